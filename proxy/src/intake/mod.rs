@@ -1,0 +1,83 @@
+//! Where connections come from: sockets bound here, or handed off by the agent.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::net::TcpStream;
+
+use crate::wire::dial::Dialer;
+
+/// Which way a connection goes, as its pod sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The pod connects.
+    Outbound,
+    /// The pod is connected to.
+    Inbound,
+}
+
+/// A pod of this node that the agent enrolled.
+#[derive(Debug)]
+pub struct Pod {
+    /// Kubernetes pod UID.
+    pub uid: String,
+    /// Pod name.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Service account.
+    pub service_account: String,
+    /// Labels.
+    pub labels: HashMap<String, String>,
+    /// Addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+/// What a connection was accepted on.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A listener that this process bound.
+    Bound,
+    /// A listening socket of a pod.
+    Pod {
+        /// The pod.
+        pod: Arc<Pod>,
+        /// Which of its sockets.
+        direction: Direction,
+    },
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Downstream {
+    /// The connection.
+    pub stream: TcpStream,
+    /// The client, IPv4-mapped addresses as IPv4.
+    pub peer: SocketAddr,
+    /// The address that it was accepted on.
+    pub local: SocketAddr,
+    /// The original destination of a redirected connection; `local` for others.
+    pub destination: SocketAddr,
+    /// What it was accepted on.
+    pub origin: Origin,
+    /// When.
+    pub accepted: Instant,
+}
+
+impl Downstream {
+    /// How upstream connections on behalf of this one are dialled: from the pod that it belongs to, and, towards the
+    /// pod's application, as its real client.
+    pub fn dialer(&self) -> Dialer {
+        match &self.origin {
+            Origin::Bound => Dialer::Host,
+            Origin::Pod { pod, direction: Direction::Outbound } => Dialer::Pod { pod: pod.clone(), client: None },
+            Origin::Pod { pod, direction: Direction::Inbound } => {
+                Dialer::Pod { pod: pod.clone(), client: Some(self.peer) }
+            }
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! weir-proxy: the L4/L7 data plane.
+//!
+//! The data path reads in one direction: `intake -> listener -> (http | tcp) -> cluster -> wire`, with `telemetry` at
+//! the edges. `config` turns protobuf into the model off the data path. `worker` owns the threads, `bootstrap` the
+//! flags and the privileges.
+
+pub mod bootstrap;
+pub mod cluster;
+pub mod config;
+pub mod http;
+pub mod intake;
+pub mod listener;
+pub mod tcp;
+pub mod telemetry;
+pub mod wire;
+pub mod worker;

@@ -1,0 +1,3 @@
+//! Sockets towards upstream.
+
+pub mod dial;

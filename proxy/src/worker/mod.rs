@@ -1,0 +1,1 @@
+//! One current-thread runtime per core: accepts for itself, owns its connections and pools, shares snapshots only.
