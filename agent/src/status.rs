@@ -1,0 +1,121 @@
+//! What the agent knows of itself, its pods and its proxies, for the API to show.
+//!
+//! Written by the reconciler and the handoff server, read by the API; never read to decide anything.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::SystemTime};
+
+use ipnet::IpNet;
+use parking_lot::RwLock;
+
+/// Shared by its writers and the API.
+pub type SharedBoard = Arc<RwLock<Board>>;
+
+/// Everything that `weirctl status` and `weirctl pod list` show, but for the counters, which live in the maps.
+#[derive(Clone, Debug)]
+pub struct Board {
+    /// Name of the pins' directory.
+    pub instance: String,
+    /// Node name.
+    pub node: String,
+    /// Root of cgroup2 that the programs are attached at.
+    pub cgroup2: PathBuf,
+    /// Directory of this instance's pins: `maps/<NAME>`, `programs/<name>`, `links/<name>`.
+    pub pin_path: PathBuf,
+    /// Whether pins of an earlier agent were adopted.
+    pub adopted: bool,
+    /// When this agent started.
+    pub started: SystemTime,
+    /// Pods of the source, whatever their state.
+    pub pods: Vec<PodStatus>,
+    /// Connected proxies, oldest first.
+    pub proxies: Vec<ProxyStatus>,
+    /// Last error of the pod source, empty when it is well.
+    pub source_error: String,
+}
+
+/// A pod of the source.
+#[derive(Clone, Debug)]
+pub struct PodStatus {
+    /// Kubernetes pod UID.
+    pub uid: String,
+    /// Pod name.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Service account.
+    pub service_account: String,
+    /// Path of its network namespace.
+    pub netns: PathBuf,
+    /// Its cookie, once read.
+    pub netns_cookie: Option<u64>,
+    /// Its addresses, once read.
+    pub ips: Vec<IpAddr>,
+    /// Its slot in the maps, while it has one.
+    pub slot: Option<u32>,
+    /// Where it stands.
+    pub state: PodState,
+    /// Ports that its probes name.
+    pub probe_ports: Vec<u16>,
+    /// Outbound ports left alone, the node's and its own.
+    pub excluded_outbound_ports: Vec<u16>,
+    /// Outbound CIDRs left alone, the node's and its own.
+    pub excluded_outbound_cidrs: Vec<IpNet>,
+    /// Inbound ports left alone, the node's and its own.
+    pub excluded_inbound_ports: Vec<u16>,
+    /// Whether it fails open.
+    pub fail_open: bool,
+    /// Listening sockets that the agent keeps for it.
+    pub listeners: u32,
+    /// When it was enrolled.
+    pub enrolled: Option<SystemTime>,
+}
+
+impl PodStatus {
+    /// `namespace/name`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Where a pod stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodState {
+    /// Redirected, and the proxy acknowledged it.
+    Enrolled,
+    /// Not yet, and why.
+    Pending(String),
+    /// On its way out.
+    Withdrawing,
+}
+
+/// A connected proxy.
+#[derive(Clone, Debug)]
+pub struct ProxyStatus {
+    /// Its version.
+    pub version: String,
+    /// Unix time of its start, in nanoseconds.
+    pub generation: u64,
+    /// Process id (`SO_PEERCRED`).
+    pub pid: i32,
+    /// User id (`SO_PEERCRED`).
+    pub uid: u32,
+    /// Workers.
+    pub workers: u32,
+    /// Where it stands.
+    pub state: ProxyState,
+    /// When it connected.
+    pub connected: SystemTime,
+    /// Open connections, as it last said while draining.
+    pub open: u64,
+}
+
+/// Where a proxy stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyState {
+    /// It has not said Ready.
+    Syncing,
+    /// It accepts.
+    Ready,
+    /// A newer one accepts.
+    Draining,
+}
