@@ -7,15 +7,15 @@
 //! Two things are made: one descriptor set of every file (custom options kept), for JSON, YAML, `Any` and validation
 //! rules; and Rust types of the files that [`TYPED_ROOTS`] reach, because each typed message costs compile time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use xshell::{Shell, cmd};
 
-/// The package that carries Envoy's `.proto` files (Envoy 1.36 and later keep these messages compatible).
+/// The package that carries Envoy's `.proto` files.
 const ENVOY_TYPES: &str = "=0.7.7";
 
 /// Include roots inside that package.
@@ -72,15 +72,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let fresh = generate(&crate_dir.join("proto"))?;
     let old = read_dir(&committed)?;
     if args.check {
-        let stale: Vec<&str> = fresh
-            .keys()
-            .chain(old.keys())
-            .filter(|name| fresh.get(*name) != old.get(*name))
-            .map(String::as_str)
-            .collect();
+        let names: BTreeSet<&String> = fresh.keys().chain(old.keys()).collect();
+        let stale: Vec<&str> =
+            names.into_iter().filter(|name| fresh.get(*name) != old.get(*name)).map(String::as_str).collect();
         ensure!(
             stale.is_empty(),
-            "proxy/proto/src/generated is not what its sources give; run `cargo xtask proto` ({} differs)",
+            "proxy/proto/src/generated is not what its sources give in {}: run `cargo xtask proto`",
             stale.join(", ")
         );
         println!("proxy/proto/src/generated: {} files are what their sources give", fresh.len());
@@ -172,16 +169,15 @@ fn relative_protos(root: &Path, dir: &Path, found: &mut Vec<PathBuf>) -> anyhow:
 /// The descriptor set of `files` and what they import, in protoc's order, without source positions.
 fn protoc(includes: &[PathBuf], files: &[PathBuf], work: &Path) -> anyhow::Result<Vec<u8>> {
     let out = work.join("descriptors.binpb");
-    let status = std::process::Command::new(protoc_bin_vendored::protoc_bin_path()?)
+    let ran = std::process::Command::new(protoc_bin_vendored::protoc_bin_path()?)
         .args(includes.iter().map(|include| format!("-I{}", include.display())))
         .arg(format!("-I{}", protoc_bin_vendored::include_path()?.display()))
         .arg("--include_imports")
         .arg(format!("--descriptor_set_out={}", out.display()))
         .args(files)
-        .status()?;
-    if !status.success() {
-        bail!("protoc failed: {status}");
-    }
+        .output()?;
+    // Its warnings concern files that are not ours.
+    ensure!(ran.status.success(), "protoc: {}", String::from_utf8_lossy(&ran.stderr));
     Ok(std::fs::read(&out)?)
 }
 

@@ -157,6 +157,10 @@ pub struct Pod {
     pub listeners: u32,
     #[prost(uint64, tag = "18")]
     pub enrolled: u64,
+    #[prost(string, repeated, tag = "19")]
+    pub outbound_listeners: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "20")]
+    pub inbound_listeners: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for Pod {
     const NAME: &'static str = "Pod";
@@ -390,6 +394,8 @@ pub struct Map {
     pub max_entries: u32,
     #[prost(string, tag = "7")]
     pub pin: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "8")]
+    pub memlock: u64,
 }
 impl ::prost::Name for Map {
     const NAME: &'static str = "Map";
@@ -503,6 +509,8 @@ pub struct Event {
     pub retransmits: u32,
     #[prost(uint64, tag = "17")]
     pub lost: u64,
+    #[prost(string, tag = "18")]
+    pub listener: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Event {
     const NAME: &'static str = "Event";
