@@ -90,7 +90,7 @@ impl Net {
             netns.sysctl(key, "1");
         }
         netns.ip(&format!(
-            "link add br0 type bridge\naddr add 10.77.{number}.1/24 dev br0\n\
+            "link add br0 type bridge mcast_snooping 0\naddr add 10.77.{number}.1/24 dev br0\n\
              addr add fd77:{number}::1/64 dev br0 nodad\nlink set br0 up"
         ));
         let node = Arc::new(Node {
@@ -114,7 +114,7 @@ impl Net {
         let first_time = self.fabric.is_none();
         let fabric = self.fabric.get_or_insert_with(|| {
             let fabric = Netns::create(&format!("{}-fabric", self.prefix));
-            fabric.ip("link add br0 type bridge\nlink set br0 up");
+            fabric.ip("link add br0 type bridge mcast_snooping 0\nlink set br0 up");
             fabric
         });
         let newest = self.nodes.len() - 1;

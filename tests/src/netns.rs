@@ -24,6 +24,10 @@ impl Netns {
         let path = PathBuf::from("/run/netns").join(name);
         let handle = File::open(&path).unwrap_or_else(|error| panic!("open {}: {error}", path.display()));
         let netns = Self { name: name.to_owned(), handle };
+        // Addresses work at once: no other host can have them.
+        for interfaces in ["all", "default"] {
+            netns.sysctl(&format!("ipv6/conf/{interfaces}/accept_dad"), "0");
+        }
         netns.ip("link set lo up");
         netns
     }
