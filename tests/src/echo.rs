@@ -21,7 +21,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::netns::Netns;
+use crate::{netns::Netns, poll::wait_for};
 
 /// A connection must make progress within this.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -137,7 +137,8 @@ fn listen(port: u16, bind: Bind) -> Vec<std::net::TcpListener> {
                 socket.listen(4096)?;
                 Ok(socket)
             };
-            listen().unwrap_or_else(|error| panic!("listen on {ip} port {port}: {error}")).into()
+            // A process that another test is about to start holds our earlier sockets between fork and exec.
+            wait_for(&format!("listen on {ip} port {port}"), Duration::from_secs(2), listen).into()
         })
         .collect()
 }
