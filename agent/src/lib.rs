@@ -1,3 +1,11 @@
 //! weir-agent: loads and pins the eBPF programs, enrolls pods, makes their sockets and hands them to the proxy.
+//!
+//! Data flows one way: `sources` say which pods there should be; `enroll` turns that, with `netns` (sockets in pods)
+//! and `redirect` (eBPF programs and maps), into enrolled pods, and tells the proxies by `handoff`; `status` is what the
+//! API shows of all that.
 
+pub mod config;
+pub mod document;
+pub mod redirect;
+pub mod sources;
 pub mod status;
