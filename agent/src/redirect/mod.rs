@@ -1,0 +1,3 @@
+//! The kernel side: the eBPF programs and maps.
+
+pub mod inspect;
