@@ -1,0 +1,155 @@
+//! Booting a kernel under QEMU and reading its verdict off the serial console.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::packages::Kernel;
+use crate::machine::Machine;
+
+/// How long a guest may take. A quiet machine needs about a minute; QEMU interprets every instruction.
+const TIMEOUT: Duration = Duration::from_secs(420);
+/// Memory of the guest, in MiB: the initrd is held twice while it is unpacked.
+const MEMORY_MIB: &str = "1536";
+/// Lines of the console that a failure shows.
+const TAIL: usize = 40;
+
+/// A guest's lines, as `weir-lab` (tests/src/bin/weir-lab.rs) writes them.
+const OK: &str = "lab: ok ";
+const FAILED: &str = "lab: FAILED ";
+const VERDICT: &str = "lab: verdict ";
+
+/// Boots the kernel and gives the number of checks that passed; an error if one failed or there is no verdict.
+pub fn boot(machine: &Machine, kernel: &Kernel, initrd: &Path, verbose: bool) -> Result<usize> {
+    // KVM is not chosen even where /dev/kvm exists: nested virtualisation may offer the file and fail.
+    let child = machine
+        .command("qemu-system-x86_64")
+        .args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", MEMORY_MIB])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(initrd)
+        .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable"])
+        .args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-display", "none"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("qemu-system-x86_64 does not start")?;
+    let mut console = Console::default();
+    let timed_out = follow(child, verbose, &mut console)?;
+    if timed_out {
+        bail!("no verdict after {} s\n{}", TIMEOUT.as_secs(), console.tail());
+    }
+    console.judge()
+}
+
+/// Reads the console until the guest is off; tells whether it had to be stopped.
+fn follow(mut child: Child, verbose: bool, console: &mut Console) -> Result<bool> {
+    let stdout = child.stdout.take().context("the console is not piped")?;
+    let stderr = child.stderr.take().context("QEMU's errors are not piped")?;
+    let (lines, received) = mpsc::channel();
+    for pipe in [Box::new(stdout) as Box<dyn std::io::Read + Send>, Box::new(stderr)] {
+        let lines = lines.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+                if lines.send(plain(&String::from_utf8_lossy(&line))).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    drop(lines);
+    let deadline = Instant::now() + TIMEOUT;
+    let timed_out = loop {
+        match received.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                if verbose || line.starts_with("lab: ") {
+                    println!("    {line}");
+                }
+                console.lines.push(line);
+            }
+            Err(RecvTimeoutError::Disconnected) => break false,
+            Err(RecvTimeoutError::Timeout) => break true,
+        }
+    };
+    if timed_out {
+        child.kill().context("QEMU cannot be stopped")?;
+    }
+    child.wait().context("QEMU")?;
+    Ok(timed_out)
+}
+
+/// A line without the escape sequences that the firmware clears its screen with.
+fn plain(line: &str) -> String {
+    let mut parts = line.trim_end().split('\x1b');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(|c: char| c.is_ascii_alphabetic()).map_or(part.len(), |at| at + 1);
+        text.push_str(&part[end..]);
+    }
+    text
+}
+
+/// What a guest wrote.
+#[derive(Default)]
+struct Console {
+    lines: Vec<String>,
+}
+
+impl Console {
+    fn judge(&self) -> Result<usize> {
+        let passed = self.starting_with(OK).count();
+        let failed: Vec<&str> = self.starting_with(FAILED).collect();
+        ensure!(failed.is_empty(), "{}\n{}", failed.join("; "), self.tail());
+        let verdict = self.starting_with(VERDICT).last();
+        ensure!(verdict == Some("passed"), "the guest ended without a verdict\n{}", self.tail());
+        ensure!(passed > 0, "the guest checked nothing\n{}", self.tail());
+        Ok(passed)
+    }
+
+    fn starting_with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+        self.lines.iter().filter_map(move |line| line.strip_prefix(prefix))
+    }
+
+    fn tail(&self) -> String {
+        let from = self.lines.len().saturating_sub(TAIL);
+        let lines: Vec<_> = self.lines[from..].iter().map(|line| format!("    | {line}")).collect();
+        lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn console(text: &str) -> Console {
+        Console { lines: text.lines().map(str::to_owned).collect() }
+    }
+
+    #[test]
+    fn escape_sequences_are_dropped() {
+        assert_eq!(plain("\x1bc\x1b[?7l\x1b[2Jguest: up\r"), "guest: up");
+        assert_eq!(plain("[    6.5] reboot"), "[    6.5] reboot");
+    }
+
+    #[test]
+    fn a_guest_passes_only_with_checks_and_a_verdict() {
+        assert_eq!(console("lab: ok a\nlab: ok b\nlab: verdict passed").judge().unwrap(), 2);
+        assert!(
+            console("lab: ok a\nlab: FAILED b: no\nlab: verdict passed")
+                .judge()
+                .unwrap_err()
+                .to_string()
+                .starts_with("b: no")
+        );
+        let panic = console("lab: ok a\nKernel panic - not syncing").judge().unwrap_err().to_string();
+        assert!(panic.starts_with("the guest ended without a verdict") && panic.contains("Kernel panic"));
+        assert!(console("lab: verdict passed").judge().is_err());
+        assert!(console("").judge().is_err());
+    }
+}

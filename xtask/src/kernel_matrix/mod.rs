@@ -1,0 +1,111 @@
+//! `cargo xtask kernel-matrix`: the same object, agent and proxy on the oldest kernel that weir supports and on a newer
+//! one, under QEMU.
+//!
+//! Each kernel is Debian's own, unpacked from its package into the cache. The guest's initrd holds busybox, iproute2,
+//! weir's programs and `weir-lab` (tests/src/bin), which makes two enrolled pods and one that is not, dials each way,
+//! kills and restarts agent and proxy, and prints one line per check. The host counts those lines; a panic, a hang or
+//! a missing verdict is a failure and shows the end of the console.
+
+mod cpio;
+mod guest;
+mod initrd;
+mod packages;
+
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::console::{self, Style};
+use crate::machine::{Machine, Need};
+use crate::workspace::{self, Built};
+use packages::Series;
+
+/// Arguments of `cargo xtask kernel-matrix`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only this series of kernels: 6.1 or 6.12
+    #[arg(long, value_name = "SERIES")]
+    kernel: Vec<Series>,
+    /// Show the guest's console while it runs
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+/// How one kernel fared.
+pub struct Verdict {
+    /// The kernel's release, or the series where none was found.
+    pub kernel: String,
+    /// What went wrong; `None` when all went well.
+    pub failure: Option<String>,
+}
+
+/// The programs that go into the guest.
+pub struct Programs {
+    agent: PathBuf,
+    proxy: PathBuf,
+    weirctl: PathBuf,
+    lab: PathBuf,
+}
+
+impl Programs {
+    /// Finds them among what cargo built.
+    pub fn of(built: &Built) -> Result<Self> {
+        Ok(Self {
+            agent: built.program("weir-agent")?,
+            proxy: built.program("weir-proxy")?,
+            weirctl: built.program("weirctl")?,
+            lab: built.program("weir-lab")?,
+        })
+    }
+
+    fn all(&self) -> [&PathBuf; 4] {
+        [&self.agent, &self.proxy, &self.weirctl, &self.lab]
+    }
+}
+
+/// Runs the task.
+pub fn run(args: Args) -> Result<()> {
+    let machine = Machine::prepare(&[Need::Build, Need::Emulator])?;
+    let built = workspace::build(&machine, &["--workspace", "--bins"])?;
+    let series = if args.kernel.is_empty() { Series::ALL.to_vec() } else { args.kernel };
+    let verdicts = run_all(&machine, &Programs::of(&built)?, &series, args.verbose);
+    let failed = verdicts.iter().filter(|verdict| verdict.failure.is_some()).count();
+    println!("\nkernel-matrix: {} passed, {failed} failed", verdicts.len() - failed);
+    if failed > 0 {
+        bail!("kernel-matrix failed");
+    }
+    Ok(())
+}
+
+/// Runs the check on every series and tells how each fared, printing as it goes.
+pub fn run_all(machine: &Machine, programs: &Programs, series: &[Series], verbose: bool) -> Vec<Verdict> {
+    series
+        .iter()
+        .map(|series| {
+            let started = Instant::now();
+            let mut kernel = series.to_string();
+            let outcome = check(machine, programs, *series, verbose, &mut kernel);
+            let seconds = started.elapsed().as_secs();
+            match &outcome {
+                Ok(checks) => {
+                    println!("{} kernel {kernel}: {checks} checks, {seconds} s", console::paint(Style::Green, "ok"))
+                }
+                Err(error) => {
+                    println!("{} kernel {kernel} ({seconds} s): {error:#}", console::paint(Style::Red, "FAILED"))
+                }
+            }
+            Verdict { kernel, failure: outcome.err().map(|error| format!("{error:#}")) }
+        })
+        .collect()
+}
+
+/// One kernel; gives the number of checks that passed in the guest, and its release in `release`.
+fn check(machine: &Machine, programs: &Programs, series: Series, verbose: bool, release: &mut String) -> Result<usize> {
+    let kernel = packages::kernel(machine, series)?;
+    kernel.release.clone_into(release);
+    console::heading(&format!("Kernel {}", kernel.release));
+    let directory = tempfile::tempdir()?;
+    let archive = directory.path().join("initrd");
+    initrd::write(machine, &kernel, programs, &archive)?;
+    guest::boot(machine, &kernel, &archive, verbose)
+}
