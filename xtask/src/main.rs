@@ -1,13 +1,16 @@
 //! weir's tasks: `cargo xtask <task>`.
 
 mod console;
+mod deny;
 mod ebpf;
 mod kernel_matrix;
 mod machine;
 mod proto;
+mod test;
 mod workspace;
 
 use clap::Parser;
+use std::fmt;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -17,18 +20,37 @@ enum Task {
     Ebpf(ebpf::Args),
     /// Regenerate the committed protobuf code, or prove that it is what the protocols give
     Proto(proto::Args),
+    /// Run every test: unit, end-to-end, generated files, kernel matrix
+    Test(test::Args),
+    /// Check the dependencies' licences, sources and duplicates
+    Deny(deny::Args),
     /// Boot Debian's 6.1 and 6.12 kernels under QEMU and redirect connections there
     KernelMatrix(kernel_matrix::Args),
 }
+
+/// A failure that the task has told in its own words: `main` adds none, so that the task's last line stays the last.
+#[derive(Debug)]
+struct Silent(&'static str);
+
+impl fmt::Display for Silent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Silent {}
 
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Ebpf(args) => ebpf::run(args),
         Task::Proto(args) => proto::run(args),
+        Task::Test(args) => test::run(args),
+        Task::Deny(args) => deny::run(args),
         Task::KernelMatrix(args) => kernel_matrix::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Silent>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
