@@ -9,7 +9,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use crate::wire::dial::Dialer;
+use crate::{wire::dial::Dialer, worker::drain::DrainWatch};
 
 /// Which way a connection goes, as its pod sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +41,10 @@ pub struct Pod {
 #[derive(Clone, Debug)]
 pub enum Origin {
     /// A listener that this process bound.
-    Bound,
+    Bound {
+        /// The listener's name in the configuration.
+        listener: Arc<str>,
+    },
     /// A listening socket of a pod.
     Pod {
         /// The pod.
@@ -66,6 +69,8 @@ pub struct Downstream {
     pub origin: Origin,
     /// When.
     pub accepted: Instant,
+    /// Follows the drain of what it was accepted on: the process's, and its pod's withdrawal.
+    pub drain: DrainWatch,
 }
 
 impl Downstream {
@@ -73,7 +78,7 @@ impl Downstream {
     /// pod's application, as its real client.
     pub fn dialer(&self) -> Dialer {
         match &self.origin {
-            Origin::Bound => Dialer::Host,
+            Origin::Bound { .. } => Dialer::Host,
             Origin::Pod { pod, direction: Direction::Outbound } => Dialer::Pod { pod: pod.clone(), client: None },
             Origin::Pod { pod, direction: Direction::Inbound } => {
                 Dialer::Pod { pod: pod.clone(), client: Some(self.peer) }

@@ -1,1 +1,7 @@
-//! telemetry
+//! What the data path tells of itself: counters and access logs.
+
+pub mod access_log;
+pub mod format;
+mod format_write;
+pub mod stats;
+pub mod writer;

@@ -1,0 +1,271 @@
+//! Access log output: workers format lines into buffers of their own, one thread writes them. When it falls behind,
+//! lines are dropped and counted, never waited for.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet, hash_map::Entry},
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+};
+
+use crate::telemetry::stats::{Counter, Shard};
+
+/// A worker hands its buffer over when it holds this many bytes, or at the flush interval.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// Buffers that may wait for the writer; beyond, they are dropped.
+const QUEUE_BUFFERS: usize = 256;
+
+/// A log file could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("access log {path}: {source}")]
+pub struct OpenError {
+    path: String,
+    source: io::Error,
+}
+
+enum Command {
+    Write { file: LogFile, lines: Vec<u8> },
+    Reopen,
+}
+
+/// A log file by its path. Clones are cheap.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LogFile(Arc<str>);
+
+impl LogFile {
+    /// A file that the writer opens when it must, unless [`LogFiles::open`] already has.
+    pub fn new(path: &str) -> Self {
+        Self(path.into())
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The open files. Open them while still privileged, then [`spawn`](LogFiles::spawn) the writer.
+#[derive(Debug, Default)]
+pub struct LogFiles {
+    files: HashMap<LogFile, File>,
+}
+
+impl LogFiles {
+    /// Opens every path for appending, creates what is missing. `/dev/stdout` and `/dev/stderr` are this process's own,
+    /// whatever they are connected to.
+    pub fn open(logs: impl IntoIterator<Item = LogFile>) -> Result<Self, OpenError> {
+        let mut files = HashMap::new();
+        for log in logs {
+            if !files.contains_key(&log) {
+                let file = open(&log).map_err(|source| OpenError { path: log.path().to_owned(), source })?;
+                files.insert(log, file);
+            }
+        }
+        Ok(Self { files })
+    }
+
+    /// Starts the writer thread.
+    pub fn spawn(self) -> io::Result<LogWriter> {
+        let (commands, queue) = sync_channel(QUEUE_BUFFERS);
+        let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || run(self.files, queue))?;
+        Ok(LogWriter { commands, thread })
+    }
+}
+
+/// The writer thread.
+#[derive(Debug)]
+pub struct LogWriter {
+    commands: SyncSender<Command>,
+    thread: JoinHandle<()>,
+}
+
+impl LogWriter {
+    /// A worker's end, which counts what it drops in `stats`.
+    pub fn handle(&self, stats: Arc<Shard>) -> LogHandle {
+        LogHandle { commands: self.commands.clone(), stats, buffers: RefCell::default() }
+    }
+
+    /// Something that asks for every file to be opened again, after a rotation.
+    pub fn reopener(&self) -> Reopener {
+        Reopener(self.commands.clone())
+    }
+
+    /// Waits until everything is written. Every [`LogHandle`] and [`Reopener`] must have been dropped.
+    pub fn finish(self) {
+        drop(self.commands);
+        if self.thread.join().is_err() {
+            tracing::error!("the access log writer panicked");
+        }
+    }
+}
+
+/// Asks the writer to open its files again.
+#[derive(Clone, Debug)]
+pub struct Reopener(SyncSender<Command>);
+
+impl Reopener {
+    /// Opens every file again by its path; one that cannot be opened stays as it is, with a warning. Blocks while the
+    /// queue is full.
+    pub fn reopen(&self) {
+        // The writer is gone only at shutdown.
+        let _ = self.0.send(Command::Reopen);
+    }
+}
+
+/// A worker's end. Dropping it hands over what is left.
+#[derive(Debug)]
+pub struct LogHandle {
+    commands: SyncSender<Command>,
+    stats: Arc<Shard>,
+    buffers: RefCell<Vec<Buffer>>,
+}
+
+#[derive(Debug)]
+struct Buffer {
+    file: LogFile,
+    lines: Vec<u8>,
+}
+
+impl LogHandle {
+    /// A handle whose lines go nowhere, for tests.
+    pub fn discard() -> Self {
+        let (commands, _) = sync_channel(1);
+        Self { commands, stats: Arc::default(), buffers: RefCell::default() }
+    }
+
+    /// Appends one line to a log: `write` formats it, the end of line included, into a buffer that may hold earlier
+    /// lines.
+    pub fn append(&self, file: &LogFile, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut buffers = self.buffers.borrow_mut();
+        let index = buffers.iter().position(|buffer| buffer.file == *file).unwrap_or_else(|| {
+            buffers.push(Buffer { file: file.clone(), lines: Vec::new() });
+            buffers.len() - 1
+        });
+        write(&mut buffers[index].lines);
+        if buffers[index].lines.len() >= BUFFER_BYTES {
+            self.hand_over(&mut buffers[index]);
+        }
+    }
+
+    /// Hands every buffer to the writer.
+    pub fn flush(&self) {
+        for buffer in self.buffers.borrow_mut().iter_mut() {
+            self.hand_over(buffer);
+        }
+    }
+
+    fn hand_over(&self, buffer: &mut Buffer) {
+        if buffer.lines.is_empty() {
+            return;
+        }
+        let lines = std::mem::take(&mut buffer.lines);
+        let Err(error) = self.commands.try_send(Command::Write { file: buffer.file.clone(), lines }) else { return };
+        let (TrySendError::Full(dropped) | TrySendError::Disconnected(dropped)) = error;
+        if let Command::Write { lines, .. } = dropped {
+            self.stats.add(Counter::AccessLogDropped, lines.iter().filter(|byte| **byte == b'\n').count() as u64);
+        }
+    }
+}
+
+impl Drop for LogHandle {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+fn open(log: &LogFile) -> io::Result<File> {
+    let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
+    match log.path() {
+        "/dev/stdout" => own(io::stdout().as_fd()),
+        "/dev/stderr" => own(io::stderr().as_fd()),
+        path => OpenOptions::new().append(true).create(true).open(path),
+    }
+}
+
+fn run(mut files: HashMap<LogFile, File>, queue: Receiver<Command>) {
+    // Logs whose last write failed: one warning, not one per buffer.
+    let mut failed: HashSet<LogFile> = HashSet::new();
+    for command in queue {
+        match command {
+            Command::Write { file: log, lines } => match write(&mut files, &log, &lines) {
+                Ok(()) => {
+                    failed.remove(&log);
+                }
+                Err(error) => {
+                    if failed.insert(log.clone()) {
+                        tracing::warn!(path = log.path(), %error, "access log lines lost");
+                    }
+                }
+            },
+            Command::Reopen => {
+                for (log, file) in &mut files {
+                    match open(log) {
+                        Ok(opened) => *file = opened,
+                        Err(error) => {
+                            tracing::warn!(path = log.path(), %error, "access log not reopened; the old file stays");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn write(files: &mut HashMap<LogFile, File>, log: &LogFile, lines: &[u8]) -> io::Result<()> {
+    let file = match files.entry(log.clone()) {
+        Entry::Occupied(file) => file.into_mut(),
+        Entry::Vacant(place) => place.insert(open(log)?),
+    };
+    file.write_all(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_arrive_in_order_and_follow_a_rotation() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.log");
+        let name = LogFile::new(path.to_str().unwrap());
+        let writer = LogFiles::open([name.clone()]).unwrap().spawn().unwrap();
+        let handle = writer.handle(Arc::default());
+        handle.append(&name, |buffer| buffer.extend_from_slice(b"one\n"));
+        handle.append(&name, |buffer| buffer.extend_from_slice(b"two\n"));
+        handle.flush();
+        let rotated = directory.path().join("access.log.1");
+        // The writer holds the file open: what is in flight lands in the rotated one.
+        std::fs::rename(&path, &rotated).unwrap();
+        writer.reopener().reopen();
+        handle.append(&name, |buffer| buffer.extend_from_slice(b"three\n"));
+        drop(handle);
+        writer.finish();
+        assert_eq!(std::fs::read_to_string(rotated).unwrap(), "one\ntwo\n");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "three\n");
+    }
+
+    #[test]
+    fn a_writer_that_falls_behind_costs_lines_not_time() {
+        let (commands, _queue) = sync_channel(1);
+        let stats = Arc::new(Shard::default());
+        let handle = LogHandle { commands, stats: stats.clone(), buffers: RefCell::default() };
+        let path = LogFile::new("/dev/null");
+        for _ in 0..3 {
+            handle.append(&path, |buffer| buffer.extend_from_slice(b"line\nline\n"));
+            handle.flush();
+        }
+        assert_eq!(stats.get(Counter::AccessLogDropped), 4);
+    }
+
+    #[test]
+    fn a_directory_that_is_missing_is_named() {
+        let error = LogFiles::open([LogFile::new("/nonexistent/access.log")]).unwrap_err();
+        assert_eq!(error.to_string(), "access log /nonexistent/access.log: No such file or directory (os error 2)");
+    }
+}

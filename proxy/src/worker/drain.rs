@@ -1,0 +1,150 @@
+//! Draining in two phases, as a type: first "finish what you have" (graceful), then "close now" (forced, at the
+//! deadline). A [`Drain`] starts it; connections hold a [`DrainWatch`], and the drain is over once all are dropped.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, time::Instant};
+
+/// How far a drain has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Draining { deadline: Option<Instant> },
+}
+
+/// The owner's end: starts the drain, and knows when nobody watches any more.
+#[derive(Debug)]
+pub struct Drain {
+    phase: watch::Sender<Phase>,
+}
+
+/// A connection's end. Clones count as open until dropped.
+#[derive(Clone, Debug)]
+pub struct DrainWatch {
+    phase: watch::Receiver<Phase>,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drain {
+    /// A drain that has not started.
+    pub fn new() -> Self {
+        Self { phase: watch::Sender::new(Phase::Serving) }
+    }
+
+    /// An end for a connection, an acceptor or a worker.
+    pub fn watch(&self) -> DrainWatch {
+        DrainWatch { phase: self.phase.subscribe() }
+    }
+
+    /// Starts the graceful phase, and with `grace` the forced one that much later. A second call only brings the
+    /// deadline forward.
+    pub fn start(&self, grace: Option<Duration>) {
+        let asked = grace.map(|grace| Instant::now() + grace);
+        self.phase.send_modify(|phase| {
+            let deadline = match *phase {
+                Phase::Draining { deadline: Some(earlier) } => Some(asked.map_or(earlier, |asked| asked.min(earlier))),
+                _ => asked,
+            };
+            *phase = Phase::Draining { deadline };
+        });
+    }
+
+    /// How many watch, the watches that no connection holds included.
+    pub fn open(&self) -> usize {
+        self.phase.receiver_count()
+    }
+
+    /// Resolves once every watch has been dropped.
+    pub async fn finished(&self) {
+        self.phase.closed().await;
+    }
+}
+
+impl DrainWatch {
+    /// Whether the graceful phase has begun.
+    pub fn is_draining(&self) -> bool {
+        *self.phase.borrow() != Phase::Serving
+    }
+
+    /// Resolves when the graceful phase begins: finish the request in hand, keep no connection alive. Never resolves
+    /// when the owner is gone without having drained.
+    pub async fn draining(&self) {
+        let mut phase = self.phase.clone();
+        if phase.wait_for(|phase| *phase != Phase::Serving).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Resolves when the deadline has passed: close now.
+    pub async fn forced(&self) {
+        let mut phase = self.phase.clone();
+        loop {
+            let deadline = match *phase.borrow_and_update() {
+                Phase::Draining { deadline } => deadline,
+                Phase::Serving => None,
+            };
+            let moved = match deadline {
+                Some(deadline) => match tokio::time::timeout_at(deadline, phase.changed()).await {
+                    Err(_) => return,
+                    Ok(moved) => moved,
+                },
+                None => phase.changed().await,
+            };
+            if moved.is_err() {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending::<()>().await,
+                }
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_phases_come_in_order_and_the_drain_ends_with_its_last_watch() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        assert!(!watch.is_draining());
+        drain.start(Some(Duration::from_secs(5)));
+        watch.draining().await;
+        let before = Instant::now();
+        watch.forced().await;
+        assert_eq!(before.elapsed().as_secs(), 5);
+        assert_eq!(drain.open(), 1);
+        drop(watch);
+        drain.finished().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_start_only_brings_the_deadline_forward() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        drain.start(Some(Duration::from_secs(60)));
+        drain.start(Some(Duration::from_secs(600)));
+        drain.start(None);
+        let before = Instant::now();
+        let forced = tokio::spawn(async move { watch.forced().await });
+        tokio::task::yield_now().await;
+        drain.start(Some(Duration::from_secs(1)));
+        forced.await.unwrap();
+        assert_eq!(before.elapsed().as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_deadline_nothing_is_forced() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        drain.start(None);
+        assert!(tokio::time::timeout(Duration::from_secs(86_400), watch.forced()).await.is_err());
+    }
+}
