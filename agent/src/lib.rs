@@ -4,8 +4,10 @@
 //! and `redirect` (eBPF programs and maps), into enrolled pods, and tells the proxies by `handoff`; `status` is what the
 //! API shows of all that.
 
+pub mod api;
 pub mod config;
 pub mod document;
+pub mod netns;
 pub mod redirect;
 pub mod sources;
 pub mod status;

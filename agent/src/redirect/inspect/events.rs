@@ -1,7 +1,7 @@
 //! The consumer of the events ring buffer: a thread that waits in poll(2) and sends what it reads to a channel.
 //!
-//! A thread, and not the runtime's reactor: registering a foreign file descriptor there takes `unsafe`, and the wait
-//! is bounded anyway so that the thread notices when nobody listens any more.
+//! A thread, and not the runtime's reactor: registering a foreign file descriptor there takes `unsafe`. It lives as long as
+//! the agent, as two readers would take each other's records; while nobody watches, nothing is written and it sleeps.
 
 use std::{os::fd::AsFd, path::PathBuf, thread};
 
@@ -21,10 +21,8 @@ use super::{Error, decode::FromBytes};
 const BATCH: usize = 256;
 /// Batches waiting for the receiver; beyond them the ring buffer fills up and the kernel counts what it drops.
 const BATCHES: usize = 16;
-/// How long the thread may outlive its receiver, in milliseconds.
-const NOTICE_MS: u16 = 200;
 
-/// Opens the ring buffer, throws away what it holds, and reads it until the stream is dropped.
+/// Opens the ring buffer, throws away what it holds, and reads it from then on.
 pub(super) fn stream(pin: PathBuf) -> Result<BoxStream<'static, Vec<Event>>, Error> {
     let opened = MapData::from_pin(&pin).and_then(Map::from_map_data).and_then(RingBuf::try_from);
     let mut ring = opened.map_err(|source| Error::Map {
@@ -42,7 +40,7 @@ pub(super) fn stream(pin: PathBuf) -> Result<BoxStream<'static, Vec<Event>>, Err
 }
 
 fn read(mut ring: RingBuf<MapData>, sender: &mpsc::Sender<Vec<Event>>) {
-    while !sender.is_closed() {
+    loop {
         let mut batch = Vec::new();
         while batch.len() < BATCH
             && let Some(record) = ring.next()
@@ -59,7 +57,7 @@ fn read(mut ring: RingBuf<MapData>, sender: &mpsc::Sender<Vec<Event>>) {
             continue;
         }
         let mut waited = [PollFd::new(ring.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waited, PollTimeout::from(NOTICE_MS)) {
+        match poll(&mut waited, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => {
                 tracing::error!(%error, "the events ring buffer cannot be waited for");

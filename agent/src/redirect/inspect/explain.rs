@@ -10,7 +10,7 @@ use std::{
 use weir_abi::{
     Endpoint, IPPROTO_MPTCP, IPPROTO_TCP, Ip, Rule,
     map::{CidrKey, INBOUND_PORT, PodConfig, PortKey},
-    verdict::{self, Direction, Tables},
+    verdict::{self, Action, Direction, Tables},
 };
 
 use super::{Error, Kernel};
@@ -154,11 +154,7 @@ fn outbound(
     let tables = KernelTables::new(kernel, false);
     let rule = verdict::outbound(&config, Some(pod), stream, number, false, &destination, &tables);
     tables.finish()?;
-    let listener = (rule == Rule::Redirected).then(|| {
-        let ip = *verdict::redirect_address(pod, &destination.ip);
-        SocketAddr::new(ip.into(), config.outbound_port as u16)
-    });
-    Ok((rule, listener))
+    Ok((rule, listener(rule, Some(pod), config.outbound_port, &destination)))
 }
 
 fn inbound(
@@ -190,7 +186,18 @@ fn inbound(
             rule = verdict::without_listener(&slot);
         }
     }
-    Ok((rule, (rule == Rule::Steered).then(|| SocketAddr::new(to.ip(), INBOUND_PORT))))
+    Ok((rule, listener(rule, Some(pod), kernel.config()?.outbound_port, &local)))
+}
+
+/// Where a connection to `destination` goes under `rule`: the proxy's listener in the pod, none if it goes to none.
+pub fn listener(rule: Rule, pod: Option<&PodConfig>, outbound_port: u32, destination: &Endpoint) -> Option<SocketAddr> {
+    match rule.action() {
+        Action::Redirect => pod.map(|pod| {
+            SocketAddr::new((*verdict::redirect_address(pod, &destination.ip)).into(), outbound_port as u16)
+        }),
+        Action::Steer => Some(SocketAddr::new(destination.ip.into(), INBOUND_PORT)),
+        Action::Pass | Action::Refuse => None,
+    }
 }
 
 fn endpoint(address: SocketAddr) -> Endpoint {

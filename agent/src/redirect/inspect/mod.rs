@@ -11,8 +11,8 @@ mod facts;
 mod pinned;
 
 pub use dump::{Entry, Field};
-pub use explain::{Explanation, Origin, Protocol, explain};
-pub use facts::{MapFacts, ProgramFacts};
+pub use explain::{ExplainError, Explanation, Origin, Protocol, explain, listener};
+pub use facts::{LinkFacts, LinkTarget, MapFacts, ProgramFacts};
 pub use pinned::Pinned;
 
 use std::{fmt, io, path::PathBuf};
@@ -57,7 +57,8 @@ pub trait Kernel: Send + Sync + 'static {
     fn count_runs(&self) -> Result<bool, Error>;
     /// Switches the writing of events on or off.
     fn set_watched(&self, watched: bool) -> Result<(), Error>;
-    /// Events as they are written; those written before the call are thrown away. At most one stream can be open.
+    /// Events as they are written; those written before the call are thrown away. To be called once: two readers would
+    /// take each other's events.
     fn events(&self) -> Result<BoxStream<'static, Vec<Event>>, Error>;
 }
 
