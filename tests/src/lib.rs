@@ -16,5 +16,6 @@ pub mod netns;
 pub mod poll;
 pub mod process;
 pub mod sweep;
+pub mod sys;
 pub mod web;
 pub mod weirctl;
