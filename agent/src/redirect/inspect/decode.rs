@@ -9,7 +9,7 @@ use weir_abi::{
 };
 
 /// A type that crosses the kernel boundary as `N` bytes.
-pub(super) trait FromBytes<const N: usize> {
+pub(in crate::redirect) trait FromBytes<const N: usize> {
     /// Reads it.
     fn from_bytes(bytes: &[u8; N]) -> Self;
 }

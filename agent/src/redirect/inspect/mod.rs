@@ -3,7 +3,7 @@
 //! Everything is opened by its pin when it is asked for, so that what is shown is what is attached, also after another
 //! agent adopted or replaced it. Only this instance's pins are looked at, never all programs or maps of the machine.
 
-mod decode;
+pub(super) mod decode;
 mod dump;
 mod events;
 mod explain;
