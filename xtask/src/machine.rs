@@ -180,7 +180,8 @@ impl Machine {
         Ok(())
     }
 
-    fn apt_install(&self, packages: &[&str]) -> Result<()> {
+    /// Installs Debian packages; asks nothing.
+    pub fn apt_install(&self, packages: &[&str]) -> Result<()> {
         run(self
             .command("apt-get")
             .env("DEBIAN_FRONTEND", "noninteractive")
@@ -302,7 +303,8 @@ fn envoy_in(venv: &Path) -> Option<PathBuf> {
         .find(|bin| bin.join("envoy").is_file())
 }
 
-fn is_debian() -> bool {
+/// Whether this is Debian or made of it.
+pub fn is_debian() -> bool {
     fs::read_to_string("/etc/os-release")
         .is_ok_and(|text| text.lines().any(|line| matches!(line, "ID=debian" | "ID_LIKE=debian" | "ID=ubuntu")))
 }

@@ -1,8 +1,0 @@
-//! `cargo xtask ebpf`.
-
-#[derive(clap::Args)]
-pub struct Args {}
-
-pub fn run(_: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
-}
