@@ -68,6 +68,11 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// A flag with a path.
+    pub fn arg_path(self, flag: &str, path: &Path) -> Self {
+        self.args([flag]).args([path])
+    }
+
     /// A variable of its environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
