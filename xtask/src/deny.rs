@@ -18,7 +18,7 @@ pub fn run(_: Args) -> Result<()> {
     machine.prepend_path(&bin)?;
     let status = machine
         .command("cargo-deny")
-        .args(["--all-features", "check", "licenses", "bans", "sources"])
+        .args(["check", "licenses", "bans", "sources"])
         .current_dir(workspace::root())
         .status()
         .context("cargo-deny does not start")?;

@@ -1,6 +1,7 @@
 //! weir's tasks: `cargo xtask <task>`.
 
 mod console;
+mod demo;
 mod deny;
 mod ebpf;
 mod kernel_matrix;
@@ -16,6 +17,8 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "weir's tasks")]
 enum Task {
+    /// Show weir between two nodes on this machine, with real connections
+    Demo(demo::Args),
     /// Rebuild ebpf/weir.bpf.o, or prove that the committed one is what the sources give
     Ebpf(ebpf::Args),
     /// Regenerate the committed protobuf code, or prove that it is what the protocols give
@@ -42,6 +45,7 @@ impl std::error::Error for Silent {}
 
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
+        Task::Demo(args) => demo::run(args),
         Task::Ebpf(args) => ebpf::run(args),
         Task::Proto(args) => proto::run(args),
         Task::Test(args) => test::run(args),

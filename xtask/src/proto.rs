@@ -50,9 +50,8 @@ const TYPED_ROOTS: &[&str] = &[
     "envoy/service/discovery/v3/ads.proto",
 ];
 
-/// Packages that hold options only: nothing typed refers to them.
-const OPTION_PACKAGES: &[&str] =
-    &["envoy.annotations", "google.api", "udpa.annotations", "validate", "xds.annotations.v3"];
+/// Packages that hold options only, which nothing reads. (`validate` is read.)
+const OPTION_PACKAGES: &[&str] = &["envoy.annotations", "google.api", "udpa.annotations", "xds.annotations.v3"];
 
 /// File name of the compressed descriptor set.
 const DESCRIPTORS: &str = "descriptors.binpb.zst";
