@@ -1,0 +1,180 @@
+//! The directory of an instance's pins, `<bpffs>/weir/<instance>`: its lock, its layout, and taking it away.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::{
+        linux::fs::MetadataExt,
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::Error;
+
+/// Only root sees the pins.
+const DIRECTORY_MODE: u32 = 0o700;
+/// Links that bring connections to the proxy; they go first, so that nothing is redirected to a listener that is gone.
+const CONNECT: &str = "weir_connect";
+
+/// An instance's pins, locked: no other agent, and no `uninstall`, touches them while this exists.
+#[derive(Debug)]
+pub struct Pins {
+    directory: PathBuf,
+    /// The lock is on the directory itself: whatever the configuration, the same pins have the same lock.
+    _lock: Flock<File>,
+}
+
+impl Pins {
+    /// Makes the directory if it is not there, and locks it.
+    pub fn lock(directory: &Path) -> Result<Self, Error> {
+        loop {
+            for part in ["maps", "programs", "links"] {
+                let part = directory.join(part);
+                DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(&part).map_err(|source| Error::Io {
+                    action: "make",
+                    path: part,
+                    source,
+                })?;
+            }
+            // An `uninstall` that ended in between took the directory away.
+            if let Some(pins) = Self::lock_existing(directory)? {
+                return Ok(pins);
+            }
+        }
+    }
+
+    /// Locks the directory; none if it is not there.
+    fn lock_existing(directory: &Path) -> Result<Option<Self>, Error> {
+        let failed = |source| Error::Io { action: "lock", path: directory.to_owned(), source };
+        let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(directory);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            nix::errno::Errno::EWOULDBLOCK => Error::AnotherAgent(directory.to_owned()),
+            errno => failed(errno.into()),
+        })?;
+        let locked = lock.metadata().map_err(failed)?;
+        let same = fs::metadata(directory).is_ok_and(|now| now.st_ino() == locked.st_ino());
+        Ok(same.then(|| Self { directory: directory.to_owned(), _lock: lock }))
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Pin of a map.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.directory.join("maps").join(name)
+    }
+
+    /// Pin of a program.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.directory.join("programs").join(name)
+    }
+
+    /// Pin of a program's link.
+    pub fn link(&self, name: &str) -> PathBuf {
+        self.directory.join("links").join(name)
+    }
+
+    /// Names of the pins in a part of the directory (`maps`, `programs` or `links`).
+    pub fn names(&self, part: &str) -> Result<Vec<String>, Error> {
+        names(&self.directory.join(part))
+    }
+}
+
+/// Removes the pins of an instance, and with them its links, which detaches the programs. Whether there were any.
+pub fn uninstall(directory: &Path) -> Result<bool, Error> {
+    let Some(pins) = Pins::lock_existing(directory)? else { return Ok(false) };
+    pins.remove()?;
+    // The directory of all instances goes with the last of them.
+    if let Some(parent) = directory.parent() {
+        let _ = fs::remove_dir(parent);
+    }
+    Ok(true)
+}
+
+impl Pins {
+    /// Removes everything: what redirects first, then what steers, then the rest.
+    pub(super) fn remove(self) -> Result<(), Error> {
+        let mut links = self.names("links")?;
+        links.sort_by_key(|name| !name.starts_with(CONNECT));
+        for name in links {
+            remove(&self.link(&name))?;
+        }
+        for part in ["programs", "maps"] {
+            for name in self.names(part)? {
+                remove(&self.directory.join(part).join(name))?;
+            }
+        }
+        for part in ["links", "programs", "maps"] {
+            remove_directory(&self.directory.join(part))?;
+        }
+        remove_directory(&self.directory)
+    }
+}
+
+fn names(directory: &Path) -> Result<Vec<String>, Error> {
+    let failed = |source| Error::Io { action: "list", path: directory.to_owned(), source };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    entries.map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// Removes a pin, if it is there.
+pub(super) fn remove(pin: &Path) -> Result<(), Error> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Io { action: "remove", path: pin.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_directory(directory: &Path) -> Result<(), Error> {
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Io { action: "remove", path: directory.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_agent_at_a_time_and_uninstall_is_idempotent() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().join("weir/blue");
+        assert!(!uninstall(&directory).unwrap());
+
+        let pins = Pins::lock(&directory).unwrap();
+        fs::write(pins.link("weir_sklookup_3"), "").unwrap();
+        fs::write(pins.map("CONFIG"), "").unwrap();
+        let message = format!(
+            "another agent runs with the pins in {}: stop it first, or choose another instance",
+            directory.display()
+        );
+        assert_eq!(Pins::lock(&directory).unwrap_err().to_string(), message);
+        assert_eq!(uninstall(&directory).unwrap_err().to_string(), message);
+        assert!(pins.map("CONFIG").exists());
+
+        drop(pins);
+        fs::create_dir(base.path().join("weir/green")).unwrap();
+        assert!(uninstall(&directory).unwrap());
+        assert!(!directory.exists() && base.path().join("weir/green").exists());
+        assert!(!uninstall(&directory).unwrap());
+    }
+}
