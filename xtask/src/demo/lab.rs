@@ -9,7 +9,7 @@
 //! All addresses exist inside the namespaces only. State lies in one directory, so that a later run (or `--down`) finds
 //! what an earlier one left.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -280,16 +280,18 @@ impl Lab {
             inside.arg(format!("--net=/run/netns/{}", node.namespace())).args(command.split(' '));
             process::start(inside, &directory, name)?;
             if name == "agent" {
-                wait_for("the agent's sockets", || async { directory.join("handoff.sock").exists() }).await?;
+                let sockets = || async { Ok(directory.join("handoff.sock").exists() || ended(node)?) };
+                wait_for("the agent's sockets", sockets).await?;
             }
         }
         let enrolled = node.pods().filter(|pod| pod.enrolled).count();
         wait_for(&format!("{}: {enrolled} enrolled pods and a ready proxy", node.name), || async {
-            self.json(node, "status").await.is_ok_and(|status| {
-                let proxies = status["proxies"].as_array().map(Vec::as_slice).unwrap_or_default();
-                let ready = proxies.iter().any(|proxy| proxy["state"] == "ready");
-                ready && number(&status["pods_enrolled"]) == enrolled as u64
-            })
+            ended(node)?;
+            // Until the agent has bound its socket, weirctl finds nobody.
+            let Ok(status) = self.json(node, "status").await else { return Ok(false) };
+            let proxies = status["proxies"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let ready = proxies.iter().any(|proxy| proxy["state"] == "ready");
+            Ok(ready && number(&status["pods_enrolled"]) == enrolled as u64)
         })
         .await
     }
@@ -415,6 +417,14 @@ fn uninstall(machine: &Machine, node: &Node) -> Result<()> {
     Ok(())
 }
 
+/// An error if the node's agent or proxy has ended; false otherwise.
+fn ended(node: &Node) -> Result<bool> {
+    for name in ["agent", "proxy"] {
+        ensure!(!process::has_ended(&node.directory(), name), "the {name} of {} ended", node.name);
+    }
+    Ok(false)
+}
+
 /// Counts in weirctl's JSON: numbers, or texts as proto3-JSON writes 64 bits.
 pub fn number(value: &Value) -> u64 {
     value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default()
@@ -432,9 +442,9 @@ fn make_directory(path: &Path) -> Result<()> {
 }
 
 /// Waits until something holds; an error with its name when it does not in time.
-pub async fn wait_for<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) -> Result<()> {
+pub async fn wait_for<F: Future<Output = Result<bool>>>(what: &str, holds: impl Fn() -> F) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
+    while !holds().await? {
         if Instant::now() > deadline {
             bail!("{what}: not there after {} s", PATIENCE.as_secs());
         }

@@ -80,6 +80,12 @@ pub fn end(directory: &Path, name: &str) {
     }
 }
 
+/// Whether a process that [`start`] recorded in this directory has ended since.
+pub fn has_ended(directory: &Path, name: &str) -> bool {
+    let text = fs::read_to_string(directory.join(name).with_extension("pid")).ok();
+    text.as_deref().and_then(Record::parse).is_some_and(|record| !record.is_running())
+}
+
 /// Ends a process by its id, whatever it is: for those left in a namespace that is the demo's own.
 pub fn end_by_id(pid: i32) {
     if let Some(started) = start_time(pid) {

@@ -49,10 +49,8 @@ async fn nodes_and_pods(lab: &Lab, show: &mut Show) -> Result<()> {
          `- outsider  10.88.1.11                         `- reviews-v2  10.88.2.11",
     );
     for pod in [&V1, &V2] {
-        wait_for("nginx", || async {
-            lab.attempt(&NODE_B_RUN.replace("{ip}", pod.ip)).await.is_ok_and(|output| output.status.success())
-        })
-        .await?;
+        wait_for("nginx", || async { Ok(lab.attempt(&NODE_B_RUN.replace("{ip}", pod.ip)).await?.status.success()) })
+            .await?;
     }
     let output = lab.attempt(&CLIENT.run(&format!("curl -sS --max-time 3 {SERVICE}"))).await?;
     show.typed(&CLIENT.run(&format!("curl -sS {SERVICE}")));
@@ -140,10 +138,8 @@ async fn live_trace(lab: &Lab, show: &mut Show) -> Result<()> {
     show.typed(&format!("{command} &"));
     let mut trace = lab.spawn(&command)?;
     let mut lines = BufReader::new(trace.stdout.take().context("the trace's output is piped")?).lines();
-    wait_for("a watcher of events", || async {
-        lab.json(&NODE_A, "status").await.is_ok_and(|status| number(&status["watchers"]) > 0)
-    })
-    .await?;
+    wait_for("a watcher of events", || async { Ok(number(&lab.json(&NODE_A, "status").await?["watchers"]) > 0) })
+        .await?;
     let request = CLIENT.run(&format!("curl -s {SERVICE}"));
     show.typed(&request);
     lab.run(&request).await?;
@@ -247,7 +243,7 @@ async fn outsider(lab: &Lab, show: &mut Show) -> Result<()> {
     let seen = V1.accesses()?.len();
     let direct = format!("http://{}:{PORT}/?[1-20]", V1.ip);
     shown(lab, show, &format!("{} | sort | uniq -c", OUTSIDER.run(&format!("curl -s '{direct}'")))).await?;
-    wait_for("nginx's log", || async { V1.accesses().is_ok_and(|all| all.len() >= seen + 20) }).await?;
+    wait_for("nginx's log", || async { Ok(V1.accesses()?.len() >= seen + 20) }).await?;
     let new: Vec<_> = V1.accesses()?.split_off(seen);
     let as_itself = new.iter().filter(|(ip, _)| ip == OUTSIDER.ip).count();
     show.check(

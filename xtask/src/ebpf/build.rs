@@ -43,12 +43,21 @@ pub fn object(machine: &Machine, toolchain: &Toolchain, target: &Path) -> Result
     ensure!(status.success(), "ebpf/programs does not build");
 
     let linked = target.join(TARGET).join("release").join(BINARY);
-    let stripped = target.join("weir.bpf.o");
-    // DWARF is only the source of BTF, and names directories.
-    run(Command::new(&toolchain.objcopy).arg("--strip-debug").arg(&linked).arg(&stripped))?;
-    let bytes = fs::read(&stripped).with_context(|| stripped.display().to_string())?;
+    let bytes = read(&linked)?;
     object::expect_ebpf(&bytes)?;
-    Ok(bytes)
+    let stripped = target.join("weir.bpf.o");
+    let mut objcopy = Command::new(&toolchain.objcopy);
+    // DWARF is only the source of BTF, and names directories.
+    objcopy.arg("--strip-debug");
+    for (name, without_hash) in object::hashed_symbols(&bytes)? {
+        objcopy.arg(format!("--redefine-sym={name}={without_hash}"));
+    }
+    run(objcopy.arg(&linked).arg(&stripped))?;
+    read(&stripped)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| path.display().to_string())
 }
 
 /// cargo for this toolchain, untouched by what the caller's environment says of other builds.

@@ -36,6 +36,37 @@ pub fn differences(committed: &[u8], fresh: &[u8]) -> Result<String> {
     Ok(format!("sections that differ: {}", differing.join(", ")))
 }
 
+/// Symbols whose name bears the hash that cargo gave their crate, which depends on where the sources lie; with the name
+/// that they have without it.
+pub fn hashed_symbols(object: &[u8]) -> Result<Vec<(String, String)>> {
+    let sections = sections(object)?;
+    let names = sections.get(".strtab").context("the object has no .strtab")?;
+    Ok(names
+        .split(|byte| *byte == 0)
+        .map(|name| String::from_utf8_lossy(name).into_owned())
+        .filter_map(|name| Some((without_crate_hash(&name)?, name)))
+        .map(|(without, name)| (name, without))
+        .collect())
+}
+
+/// A mangled name without its crates' hashes, if it has any (RFC 2603: `C`, the hash as `s` BASE62 `_`, the crate's name
+/// with its length before it).
+fn without_crate_hash(name: &str) -> Option<String> {
+    let (mut rest, mut without, mut found) = (name.strip_prefix("_R")?, String::from("_R"), false);
+    while let Some((before, after)) = rest.split_once("Cs") {
+        without.push_str(before);
+        let hash = after.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(after.len());
+        let crate_name = after[hash..].strip_prefix('_').filter(|name| name.starts_with(|c: char| c.is_ascii_digit()));
+        (rest, found) = match crate_name {
+            Some(crate_name) => (crate_name, true),
+            None => (after, found),
+        };
+        without.push_str(if crate_name.is_some() { "C" } else { "Cs" });
+    }
+    without.push_str(rest);
+    found.then_some(without)
+}
+
 /// Every section's bytes, by name.
 fn sections(object: &[u8]) -> Result<BTreeMap<String, &[u8]>> {
     expect_ebpf(object)?;
@@ -110,6 +141,17 @@ mod tests {
             "sections that differ: license (committed 4 bytes, new 4 bytes)"
         );
         assert_eq!(differences(&object, &object).unwrap(), "no section differs, only the layout of the file");
+    }
+
+    #[test]
+    fn crate_hashes_are_left_out_of_names() {
+        assert_eq!(
+            without_crate_hash("_RNCNvNtCsbL5SbV4xUhf_4weir7connect6decides_0B5_").as_deref(),
+            Some("_RNCNvNtC4weir7connect6decides_0B5_")
+        );
+        assert_eq!(without_crate_hash("_RNvNtC4weir3FooCsum"), None);
+        assert_eq!(without_crate_hash("weir_connect4"), None);
+        assert_eq!(hashed_symbols(&committed()).unwrap(), [], "they depend on the directory");
     }
 
     #[test]
