@@ -195,7 +195,7 @@ fn pods_that_are_not_enrolled_are_explained_and_left_alone() {
     let scene = Scene::new();
     let said = scene.show("default/pending", scene.server.v4(PORT), &[]);
     assert_eq!((text(&said, "rule"), text(&said, "action")), ("not-enrolled", "pass"), "{said}");
-    assert_eq!(said["enrolled"].as_bool().unwrap_or_default(), false, "{said}");
+    assert!(!said["enrolled"].as_bool().unwrap_or_default(), "{said}");
     let direct = dial(&scene.pending.netns, scene.server.v4(PORT)).expect("left alone");
     assert!(direct.client_is_true(), "{direct:?}");
     // A pod that the agent does not know.

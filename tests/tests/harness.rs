@@ -27,7 +27,7 @@ fn pods_of_two_nodes_reach_each_other_at_both_families() {
         let answer = get(&client, &format!("http://{}/", server.v6(80)));
         assert_eq!(answer.address("client").ip(), client.ipv6);
         let node = a.netns.run(|| TcpStream::connect(server.v4(80)).map(|stream| stream.local_addr()));
-        assert_eq!(node.expect("the node reaches its pods").expect("connected").is_ipv4(), true);
+        assert!(node.expect("the node reaches its pods").expect("connected").is_ipv4());
     }
     assert_eq!(curl(&client, &[&format!("http://{}/", near.v4(81))]).exit, 7, "refused");
 }
