@@ -102,7 +102,7 @@ impl Node {
 
     /// `weirctl` for its agent, as one types it.
     pub fn weirctl(&self, arguments: &str) -> String {
-        format!("weirctl --agent {}/agent.sock {arguments}", self.directory().display())
+        format!("weirctl -s {}/agent.sock {arguments}", self.directory().display())
     }
 
     fn pods(&self) -> impl Iterator<Item = &'static Pod> {
