@@ -9,6 +9,7 @@
 
 pub mod cgroup;
 pub mod echo;
+pub mod figure;
 pub mod load;
 pub mod mesh;
 pub mod net;

@@ -11,6 +11,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use weir_abi::Rule;
 use weir_tests::{
+    figure,
     mesh::{Mesh, PodSpec},
     net::{Net, Node, Pod},
     poll::wait_for,
@@ -133,13 +134,13 @@ fn weights_and_retries_hold_for_a_service_that_exists_only_in_the_mesh() {
     });
     let started = Instant::now();
     let answers = curl(&scene.client, &["--max-time", "60", &format!("http://{SERVICE}/[1-{REQUESTS}]")]);
-    println!("{REQUESTS} requests in {:?}", started.elapsed());
+    figure!("{REQUESTS} requests in {:?}", started.elapsed());
     let statuses =
         |code: &str| answers.text.lines().filter(|line| line.starts_with(&format!("HTTP/1.1 {code}"))).count();
     assert_eq!((statuses("200"), statuses("503")), (REQUESTS, 0), "retries hide the failures");
     let of = |version: &str| answers.text.lines().filter(|line| *line == version).count();
     let (v1, v2) = (of("v1"), of("v2"));
-    println!("v1 {v1}, v2 {v2}");
+    figure!("v1 {v1}, v2 {v2}");
     assert_eq!(v1 + v2, REQUESTS);
     // Binomial: 100 expected, the standard deviation is 9.
     assert!((60..=140).contains(&v1), "{v1} of {REQUESTS} went to v1, 20 % expected");
@@ -164,7 +165,7 @@ fn an_access_log_line_tells_of_the_request() {
     assert_eq!(answer.address("client").ip(), scene.client.ipv4, "from the pod's own address");
     assert_eq!(answer.header("server"), Some("envoy"));
     let line = scene.wait_for_log("the request is logged", |line| line.contains("/a/path?q=1"));
-    println!("{line}");
+    figure!("{line}");
     for part in [
         "\"GET /a/path?q=1 HTTP/1.1\" 200 - via_upstream - \"-\" 0 ".to_owned(),
         "\"tester\" \"abc-123\" \"10.96.0.10\"".to_owned(),
@@ -282,7 +283,7 @@ fn bulk_arrives_whole_and_half_closed_connections_go_on() {
     let received = digest(&mut stream);
     assert_eq!((received.0, received.1), (BYTES, sent), "and what was sent back");
     assert_eq!(serving.join().expect("served").0, BYTES);
-    println!("{} MiB each way in {:?}", BYTES >> 20, started.elapsed());
+    figure!("{} MiB each way in {:?}", BYTES >> 20, started.elapsed());
     assert_eq!(scene.mesh.ctl.counters("default/client").of(Rule::Redirected), 1);
     drop(scene.node);
 }

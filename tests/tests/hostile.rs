@@ -14,6 +14,7 @@ use weir_abi::{
 };
 use weir_tests::{
     echo::{Bind, Dialled, Echo, dial, volume},
+    figure,
     mesh::{Mesh, PodSpec, binary},
     net::{Net, Node, Pod},
     netns::Netns,
@@ -213,7 +214,7 @@ fn running_out_of_ports_hurts_only_itself() {
         }
         held
     });
-    println!("{} connections held", held.len());
+    figure!("{} connections held", held.len());
     assert!(held.len() > 100, "{}", held.len());
     scene.neighbour_is_well();
     let to: Vec<_> = (0..20).map(|port| scene.server.v4(PORT + port)).collect();
@@ -251,7 +252,7 @@ fn joining_the_proxys_reuseport_group_catches_nothing_from_outside() {
         })
         .filter_map(|at| join_group(&scene.hostile.netns, at).ok())
         .collect();
-    println!("{} sockets in the proxy's groups", thieves.len());
+    figure!("{} sockets in the proxy's groups", thieves.len());
     let to: Vec<_> = (0..20).flat_map(|port| [scene.hostile.v4(PORT + port), scene.hostile.v6(PORT + port)]).collect();
     let (results, decided) = scene.decided(|| volume(&scene.plain.netns, 1_000, 16, &to));
     for one in results {

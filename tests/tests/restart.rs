@@ -12,6 +12,7 @@ use std::{
 use weir_abi::{Rule, map::name};
 use weir_tests::{
     echo::{Bind, Echo, dial},
+    figure,
     load::{Connections, Load, Request},
     mesh::{Agent, Mesh, Place, PodSpec, Proxy},
     net::{Net, Node, Pod},
@@ -67,7 +68,7 @@ fn slowest(requests: &[Request]) -> Duration {
 
 fn assert_none_lost(what: &str, requests: &[Request]) {
     let lost: Vec<_> = requests.iter().filter(|request| !request.succeeded()).collect();
-    println!("{what}: {} requests, {} lost, slowest {:?}", requests.len(), lost.len(), slowest(requests));
+    figure!("{what}: {} requests, {} lost, slowest {:?}", requests.len(), lost.len(), slowest(requests));
     assert!(lost.is_empty(), "{what}: {} lost, the first: {:?}", lost.len(), lost.first());
     let expected = (RATE / 2) as f64 * 2.0 * AROUND.as_secs_f64();
     assert!(requests.len() as f64 > expected * 0.9, "{what}: the load did not keep its rate: {}", requests.len());
@@ -112,7 +113,7 @@ fn killing_the_proxy_refuses_no_new_connection() {
     let gone = Instant::now();
     sleep(SUCCESSION.saturating_sub(killed.elapsed() + Duration::from_millis(500)));
     scene.mesh.proxy = Proxy::start(&scene.mesh.agent);
-    println!("successor ready {:?} after the kill", killed.elapsed());
+    figure!("successor ready {:?} after the kill", killed.elapsed());
     sleep(AROUND);
     let requests = load.stop();
 
@@ -130,7 +131,7 @@ fn killing_the_proxy_refuses_no_new_connection() {
             waited += 1;
         }
     }
-    println!(
+    figure!(
         "proxy killed: {} requests, {held} of the held ones broke, {waited} waited, slowest {:?}",
         requests.len(),
         slowest(&requests)
@@ -153,7 +154,7 @@ fn a_second_proxy_takes_over_without_a_loss() {
     // Kept connections may be closed by the draining proxy between two requests: that is what a client has to expect
     // of a keep-alive connection; a request on a connection of its own never fails.
     let lost = kept.iter().filter(|request| !request.succeeded() && !request.reused).count();
-    println!(
+    figure!(
         "kept connections over a takeover: {} requests, {} failed",
         kept.len(),
         kept.iter().filter(|request| !request.succeeded()).count()
@@ -285,7 +286,7 @@ fn enrolling_and_withdrawing_two_hundred_times_leaks_nothing() {
     for _ in 0..CYCLES {
         cycle();
     }
-    println!("{CYCLES} cycles in {:?}: {before:?}", started.elapsed());
+    figure!("{CYCLES} cycles in {:?}: {before:?}", started.elapsed());
     // Closing is not instant for connections that drain.
     wait_for("all is as before", Duration::from_secs(10), || {
         let after = resources(&mesh);

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use weir_abi::Rule;
 use weir_tests::{
     echo::{Bind, Dialled, Echo, dial, volume},
+    figure,
     mesh::{Mesh, PodSpec},
     net::{Net, Node, Pod},
     poll::wait_for,
@@ -34,7 +35,7 @@ fn run(netns: &weir_tests::netns::Netns, what: &str, to: &[SocketAddr]) -> Vec<D
     let results = volume(netns, CONNECTIONS, THREADS, to);
     let took = started.elapsed();
     let (done, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-    println!(
+    figure!(
         "{what}: {} of {CONNECTIONS} connections, {THREADS} threads, {} destinations, {:.1} s, {:.0}/s",
         done.len(),
         to.len(),
