@@ -26,9 +26,10 @@ pub struct Event {
     pub source_port: u32,
     /// Original destination's port, in host byte order.
     pub destination_port: u32,
-    /// Bytes sent and acknowledged, at the close of a connection.
+    /// Bytes sent and acknowledged, at the close of a connection. As the kernel counts them (`tcpi_bytes_acked`): SYN and
+    /// FIN are one byte each.
     pub bytes_sent: u64,
-    /// Bytes received, at the close of a connection.
+    /// Bytes received, at the close of a connection, a FIN as one byte.
     pub bytes_received: u64,
     /// Smoothed round-trip time at the close of a connection, in microseconds.
     pub rtt_us: u32,

@@ -88,7 +88,7 @@ fn decide(context: &SockAddrContext, destination: Endpoint) -> Outcome {
     let netns = netns_cookie(context);
     // SAFETY: the agent replaces a pod's entry whole, and a torn read of it could only misdirect a connection of a
     // pod that is being withdrawn.
-    let Some(pod) = (unsafe { ENROLLED.get(&netns) }) else {
+    let Some(pod) = (unsafe { ENROLLED.get(netns) }) else {
         // Redirected while its pod was enrolled, and connected again since.
         storage::delete(&PEER, socket);
         return Outcome::Keep;

@@ -59,7 +59,7 @@ pub fn decision(config: &Config, decision: &Decision<'_>, with_process: bool) {
         port: decision.destination.port,
         reserved: 0,
     };
-    match FLOWS.get_ptr_mut(&key) {
+    match FLOWS.get_ptr_mut(key) {
         Some(flow) => {
             // SAFETY: the pointer is to this CPU's value, which lives as long as the program runs.
             let (count, last_seen) = unsafe { (&raw mut (*flow).count, &raw mut (*flow).last_seen) };
@@ -68,7 +68,7 @@ pub fn decision(config: &Config, decision: &Decision<'_>, with_process: bool) {
             unsafe { last_seen.write(now) };
         }
         // Full of newer flows on another CPU: the counters still have it.
-        None => drop(FLOWS.insert(&key, FlowValue { count: 1, last_seen: now }, 0)),
+        None => drop(FLOWS.insert(key, FlowValue { count: 1, last_seen: now }, 0)),
     }
     if !is_watched(config) {
         return;

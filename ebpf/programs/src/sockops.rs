@@ -73,7 +73,7 @@ fn on_accepted(context: &SockOpsContext, socket: Socket, config: &Config) {
     let netns = netns_cookie(context);
     let Ends { local, remote } = ends(context);
     // SAFETY: as in `connect`.
-    let pod = unsafe { ENROLLED.get(&netns) };
+    let pod = unsafe { ENROLLED.get(netns) };
     // Both ends of a hand-over usually have one address; looking at it first finds the last ones of a pod that was
     // withdrawn meanwhile, and spares other pods the lookup.
     if pod.is_none() && !local.ip.same(&remote.ip) {
@@ -88,9 +88,9 @@ fn on_accepted(context: &SockOpsContext, socket: Socket, config: &Config) {
     };
     let to_proxy = local.port == config.outbound_port;
     // SAFETY: an entry belongs to one connection, and only the close of that connection could remove it meanwhile.
-    if let Some(carried) = unsafe { PENDING.get(&key) } {
+    if let Some(carried) = unsafe { PENDING.get(key) } {
         let carried = *carried;
-        let _ = PENDING.remove(&key);
+        let _ = PENDING.remove(key);
         if carried.role == EndpointRole::RealClient as u32 {
             // getpeername would show the pod's own address: no fault of policy.
             let _ = storage::put(&PEER, socket, carried);
@@ -132,7 +132,7 @@ fn on_state(context: &SockOpsContext, socket: Socket, config: &Config) {
     }
     let Some(peer) = storage::get(&PEER, socket) else { return };
     // SAFETY: as in `connect`.
-    let Some(pod) = (unsafe { ENROLLED.get(&netns) }) else { return };
+    let Some(pod) = (unsafe { ENROLLED.get(netns) }) else { return };
     let inbound = peer.role == EndpointRole::RealClient as u32;
     let (rule, source, destination) =
         if inbound { (Rule::Steered, peer, ends.local) } else { (Rule::Redirected, ends.local, peer) };
@@ -152,14 +152,15 @@ fn on_state(context: &SockOpsContext, socket: Socket, config: &Config) {
     );
 }
 
-/// What a connecting socket hands over to the socket that accepts it.
+/// What a connecting socket hands over to the socket that accepts it: the original destination of an application's, the
+/// real client of the proxy's.
 #[inline(always)]
 fn carried(socket: Socket) -> Option<Endpoint> {
-    let carried = match storage::get(&UPSTREAM, socket) {
-        Some(tag) => tag,
-        None => storage::get(&PEER, socket)?,
+    let (carried, role) = match storage::get(&UPSTREAM, socket) {
+        Some(tag) => (tag, EndpointRole::RealClient),
+        None => (storage::get(&PEER, socket)?, EndpointRole::OriginalDestination),
     };
-    (carried.role != EndpointRole::Upstream as u32).then_some(carried)
+    (carried.role == role as u32).then_some(carried)
 }
 
 /// The ends of the socket: all fields are read before the family selects among them.
