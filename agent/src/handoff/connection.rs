@@ -1,0 +1,416 @@
+//! One connected proxy.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use prost::Message;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
+use weir_abi::map::MAX_PODS;
+use weir_proto::handoff::v1::{self as handoff, FromAgent, FromProxy, from_agent, from_proxy};
+
+use super::{
+    UpstreamSockets, VERSION,
+    channel::{Channel, Packet},
+};
+use crate::netns::Family;
+
+/// How long a proxy may take for Hello and what follows it.
+const HELLO: Duration = Duration::from_secs(5);
+/// How long a proxy may take to make room for one message.
+const SEND: Duration = Duration::from_secs(5);
+/// Messages waiting for a proxy: a snapshot of every pod that a node can have, and some more.
+const QUEUE: usize = 2 * MAX_PODS as usize;
+/// The most upstream sockets in one answer.
+const MAX_SOCKETS: u32 = 128;
+
+/// Names a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProxyId(pub u64);
+
+/// Who is at the other end (`SO_PEERCRED`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Process id; 0 from a pid namespace that this one does not see.
+    pub pid: i32,
+    /// User id.
+    pub uid: u32,
+}
+
+/// Listening sockets of a pod that a proxy held for an earlier agent.
+#[derive(Debug)]
+pub struct ListenersHandedBack {
+    /// The pod.
+    pub uid: String,
+    /// What each is said to be, and the socket. Not to be believed unseen.
+    pub listeners: Vec<(handoff::Listener, OwnedFd)>,
+}
+
+/// What a proxy does.
+#[derive(Debug)]
+pub enum Event {
+    /// It said Hello, and handed back what it held.
+    Connected {
+        /// The connection.
+        proxy: Proxy,
+        /// Hello.
+        hello: handoff::Hello,
+        /// Its process.
+        peer: Peer,
+        /// What it held.
+        handed_back: Vec<ListenersHandedBack>,
+    },
+    /// It answers a message.
+    Acked {
+        /// Which proxy.
+        proxy: ProxyId,
+        /// The message's id.
+        id: u64,
+        /// Empty: done.
+        error: String,
+    },
+    /// It accepts.
+    Ready(ProxyId),
+    /// It drains.
+    Draining {
+        /// Which proxy.
+        proxy: ProxyId,
+        /// Connections still open.
+        open: u64,
+    },
+    /// The connection is over.
+    Gone(ProxyId),
+}
+
+/// A message on its way, with its file descriptors kept open until it is sent.
+type Outgoing = (FromAgent, Vec<Arc<OwnedFd>>);
+
+/// Sends to one proxy. Dropping the last copy ends the connection.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// Names the connection.
+    pub id: ProxyId,
+    queue: mpsc::Sender<Outgoing>,
+    sent: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    /// Queues a message; its id, which an Ack names. None: the proxy is gone, or so far behind that it counts as gone.
+    pub fn send(&self, message: from_agent::Message, fds: Vec<Arc<OwnedFd>>) -> Option<u64> {
+        let id = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
+        self.queue.try_send((FromAgent { id, message: Some(message) }, fds)).is_ok().then_some(id)
+    }
+
+    /// For tests of whoever sends: a proxy whose messages come out at the other end.
+    #[cfg(test)]
+    pub(crate) fn fake(id: u64) -> (Self, mpsc::Receiver<Outgoing>) {
+        let (queue, outgoing) = mpsc::channel(QUEUE);
+        (Self { id: ProxyId(id), queue, sent: Arc::default() }, outgoing)
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    #[error("the proxy closed the connection")]
+    Closed,
+    #[error("no longer wanted")]
+    Dropped,
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("not a message of the handoff protocol: {0}")]
+    Decode(#[from] prost::DecodeError),
+    #[error("the proxy speaks version {0} of the handoff protocol, the agent version {VERSION}")]
+    Version(u32),
+    #[error("expected {expected}, got {got}")]
+    Unexpected { expected: &'static str, got: &'static str },
+    #[error("no {0} within {HELLO:?}")]
+    Late(&'static str),
+    #[error("the proxy took no message for {SEND:?}")]
+    Stuck,
+    #[error("the proxy says that it holds {0} pods, more than a node can have")]
+    TooMany(u32),
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+/// Serves one proxy until either side ends it; tells `events`.
+pub(super) async fn serve(
+    id: ProxyId,
+    channel: Channel,
+    events: mpsc::Sender<Event>,
+    sockets: Arc<dyn UpstreamSockets>,
+) -> Ended {
+    let peer = peer(&channel);
+    let (hello, handed_back) = match greeting(&channel).await {
+        Ok(greeting) => greeting,
+        Err(ended) => return ended,
+    };
+    let (queue, outgoing) = mpsc::channel(QUEUE);
+    let sent = Arc::new(AtomicU64::new(0));
+    // Weak, so that the connection ends when whoever decides drops the proxy.
+    let answers = (queue.downgrade(), sent.clone());
+    let connected = Event::Connected { proxy: Proxy { id, queue, sent }, hello, peer, handed_back };
+    if events.send(connected).await.is_err() {
+        return Ended::Stopping;
+    }
+    let ended = tokio::select! {
+        ended = write(&channel, outgoing) => ended,
+        ended = read(id, &channel, &events, &sockets, &answers) => ended,
+    };
+    let _ = events.send(Event::Gone(id)).await;
+    ended
+}
+
+fn peer(channel: &Channel) -> Peer {
+    let credentials = getsockopt(&channel.socket(), PeerCredentials);
+    credentials.map(|peer| Peer { pid: peer.pid(), uid: peer.uid() }).unwrap_or_default()
+}
+
+/// Hello and the ListenersBack that it announces.
+async fn greeting(channel: &Channel) -> Result<(handoff::Hello, Vec<ListenersHandedBack>), Ended> {
+    let deadline = Instant::now() + HELLO;
+    let next = async |what: &'static str| {
+        let packet = timeout_at(deadline, channel.receive()).await.map_err(|_| Ended::Late(what))??;
+        let Packet { bytes, fds } = packet.ok_or(Ended::Closed)?;
+        Ok::<_, Ended>((FromProxy::decode(&*bytes)?.message, fds))
+    };
+    let hello = match next("Hello").await? {
+        (Some(from_proxy::Message::Hello(hello)), _) => hello,
+        (other, _) => return Err(Ended::Unexpected { expected: "Hello", got: name(other.as_ref()) }),
+    };
+    if hello.version != VERSION {
+        return Err(Ended::Version(hello.version));
+    }
+    if hello.pods_held > MAX_PODS {
+        return Err(Ended::TooMany(hello.pods_held));
+    }
+    let mut handed_back = Vec::new();
+    for _ in 0..hello.pods_held {
+        match next("ListenersBack").await? {
+            // Fewer or more file descriptors than listeners: what is missing is made anew.
+            (Some(from_proxy::Message::ListenersBack(back)), fds) => handed_back
+                .push(ListenersHandedBack { uid: back.uid, listeners: back.listeners.into_iter().zip(fds).collect() }),
+            (other, _) => return Err(Ended::Unexpected { expected: "ListenersBack", got: name(other.as_ref()) }),
+        }
+    }
+    Ok((hello, handed_back))
+}
+
+async fn write(channel: &Channel, mut outgoing: mpsc::Receiver<Outgoing>) -> Ended {
+    while let Some((message, fds)) = outgoing.recv().await {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
+        match timeout(SEND, channel.send(&message.encode_to_vec(), &fds)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error.into(),
+            Err(_) => return Ended::Stuck,
+        }
+    }
+    Ended::Dropped
+}
+
+async fn read(
+    id: ProxyId,
+    channel: &Channel,
+    events: &mpsc::Sender<Event>,
+    sockets: &Arc<dyn UpstreamSockets>,
+    answers: &(mpsc::WeakSender<Outgoing>, Arc<AtomicU64>),
+) -> Ended {
+    loop {
+        let message = match channel.receive().await {
+            Ok(Some(packet)) => match FromProxy::decode(&*packet.bytes) {
+                Ok(message) => message.message,
+                Err(error) => return error.into(),
+            },
+            Ok(None) => return Ended::Closed,
+            Err(error) => return error.into(),
+        };
+        let event = match message {
+            Some(from_proxy::Message::Ack(ack)) => Event::Acked { proxy: id, id: ack.id, error: ack.error },
+            Some(from_proxy::Message::Ready(_)) => Event::Ready(id),
+            Some(from_proxy::Message::Draining(draining)) => Event::Draining { proxy: id, open: draining.open },
+            Some(from_proxy::Message::NeedSockets(need)) => {
+                let Some(queue) = answers.0.upgrade() else { return Ended::Dropped };
+                let (answer, fds) = make_sockets(need, sockets.clone()).await;
+                let message = from_agent::Message::Sockets(answer);
+                if (Proxy { id, queue, sent: answers.1.clone() }).send(message, fds).is_none() {
+                    return Ended::Stuck;
+                }
+                continue;
+            }
+            Some(other) => {
+                return Ended::Unexpected { expected: "another message after the greeting", got: name(Some(&other)) };
+            }
+            None => {
+                tracing::warn!(proxy = id.0, "the proxy sent a message that this version does not know");
+                continue;
+            }
+        };
+        if events.send(event).await.is_err() {
+            return Ended::Stopping;
+        }
+    }
+}
+
+async fn make_sockets(
+    need: handoff::NeedSockets,
+    sockets: Arc<dyn UpstreamSockets>,
+) -> (handoff::Sockets, Vec<Arc<OwnedFd>>) {
+    let (wire, count) = (need.family(), need.count.min(MAX_SOCKETS));
+    let family = match wire {
+        handoff::Family::Ipv4 => Some(Family::V4),
+        handoff::Family::Ipv6 => Some(Family::V6),
+        handoff::Family::Unspecified => None,
+    };
+    let uid = need.uid.clone();
+    let made = match family {
+        None => Err(format!("{} is not a family", need.family)),
+        Some(family) => tokio::task::spawn_blocking(move || sockets.make(&uid, family, count))
+            .await
+            .unwrap_or_else(|error| Err(error.to_string())),
+    };
+    let (fds, error) = match made {
+        Ok(fds) => (fds.into_iter().map(Arc::new).collect(), String::new()),
+        Err(error) => {
+            tracing::warn!(uid = %need.uid, %error, "no upstream sockets");
+            (Vec::new(), error)
+        }
+    };
+    (handoff::Sockets { uid: need.uid, family: wire.into(), error }, fds)
+}
+
+fn name(message: Option<&from_proxy::Message>) -> &'static str {
+    match message {
+        Some(from_proxy::Message::Hello(_)) => "Hello",
+        Some(from_proxy::Message::ListenersBack(_)) => "ListenersBack",
+        Some(from_proxy::Message::Ack(_)) => "Ack",
+        Some(from_proxy::Message::NeedSockets(_)) => "NeedSockets",
+        Some(from_proxy::Message::Ready(_)) => "Ready",
+        Some(from_proxy::Message::Draining(_)) => "Draining",
+        None => "a message that this version does not know",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::channel::tests::pair, *};
+
+    struct Files;
+
+    impl UpstreamSockets for Files {
+        fn make(&self, uid: &str, _: Family, count: u32) -> Result<Vec<OwnedFd>, String> {
+            if uid != "u1" {
+                return Err(format!("no pod {uid}"));
+            }
+            Ok((0..count).map(|_| tempfile::tempfile().unwrap().into()).collect())
+        }
+    }
+
+    struct Dialled {
+        proxy: Channel,
+        events: mpsc::Receiver<Event>,
+        served: tokio::task::JoinHandle<Ended>,
+    }
+
+    fn dial() -> Dialled {
+        let (agent, proxy) = pair();
+        let (sender, events) = mpsc::channel(16);
+        let served = tokio::spawn(serve(ProxyId(7), agent, sender, Arc::new(Files)));
+        Dialled { proxy, events, served }
+    }
+
+    impl Dialled {
+        async fn say(&self, message: from_proxy::Message, fds: &[BorrowedFd<'_>]) {
+            self.proxy.send(&FromProxy { message: Some(message) }.encode_to_vec(), fds).await.unwrap();
+        }
+
+        async fn hear(&self) -> (FromAgent, usize) {
+            let packet = self.proxy.receive().await.unwrap().unwrap();
+            (FromAgent::decode(&*packet.bytes).unwrap(), packet.fds.len())
+        }
+    }
+
+    fn hello(version: u32, pods_held: u32) -> from_proxy::Message {
+        from_proxy::Message::Hello(handoff::Hello { version, generation: 5, pods_held, ..Default::default() })
+    }
+
+    #[tokio::test]
+    async fn a_proxy_greets_hands_back_answers_and_asks() {
+        let mut dialled = dial();
+        dialled.say(hello(VERSION, 1), &[]).await;
+        let listener = handoff::Listener { address: "10.0.0.2:15001".to_owned(), ..Default::default() };
+        let back = handoff::ListenersBack { uid: "u1".to_owned(), listeners: vec![listener] };
+        let file = tempfile::tempfile().unwrap();
+        dialled.say(from_proxy::Message::ListenersBack(back), &[file.as_fd()]).await;
+        let Some(Event::Connected { proxy, hello, peer, handed_back }) = dialled.events.recv().await else {
+            panic!("not connected")
+        };
+        assert_eq!((proxy.id, hello.generation), (ProxyId(7), 5));
+        assert_eq!(peer.pid, std::process::id() as i32);
+        assert_eq!((handed_back[0].uid.as_str(), handed_back[0].listeners.len()), ("u1", 1));
+
+        let maps = from_agent::Message::Maps(handoff::Maps {});
+        assert_eq!(proxy.send(maps, vec![Arc::new(file.into())]), Some(1));
+        let (message, fds) = dialled.hear().await;
+        assert_eq!((message.id, fds), (1, 1));
+        assert!(matches!(message.message, Some(from_agent::Message::Maps(_))));
+
+        dialled.say(from_proxy::Message::Ack(handoff::Ack { id: 1, error: "no".to_owned() }), &[]).await;
+        let acked = dialled.events.recv().await;
+        assert!(matches!(acked, Some(Event::Acked { id: 1, ref error, .. }) if error == "no"), "{acked:?}");
+
+        for (uid, count, expected, error) in [("u1", 3, 3, ""), ("u1", 1000, 128, ""), ("u2", 3, 0, "no pod u2")] {
+            let family = handoff::Family::Ipv6.into();
+            let need = handoff::NeedSockets { uid: uid.to_owned(), family, count };
+            dialled.say(from_proxy::Message::NeedSockets(need), &[]).await;
+            let (message, fds) = dialled.hear().await;
+            let Some(from_agent::Message::Sockets(sockets)) = message.message else { panic!("no sockets") };
+            assert_eq!((sockets.uid.as_str(), sockets.family, fds), (uid, family, expected));
+            assert_eq!(sockets.error, error);
+        }
+        dialled.say(from_proxy::Message::Ready(handoff::Ready {}), &[]).await;
+        assert!(matches!(dialled.events.recv().await, Some(Event::Ready(ProxyId(7)))));
+
+        drop(dialled.proxy);
+        assert!(matches!(dialled.events.recv().await, Some(Event::Gone(ProxyId(7)))));
+        assert!(matches!(dialled.served.await.unwrap(), Ended::Closed));
+        assert_eq!(proxy.send(from_agent::Message::SnapshotSent(handoff::SnapshotSent {}), Vec::new()), None);
+    }
+
+    #[tokio::test]
+    async fn another_version_ends_the_connection_and_both_are_named() {
+        let dialled = dial();
+        dialled.say(hello(9, 0), &[]).await;
+        let ended = dialled.served.await.unwrap();
+        assert_eq!(ended.to_string(), "the proxy speaks version 9 of the handoff protocol, the agent version 1");
+        let dialled = dial();
+        dialled.say(from_proxy::Message::Ready(handoff::Ready {}), &[]).await;
+        assert_eq!(dialled.served.await.unwrap().to_string(), "expected Hello, got Ready");
+        let dialled = dial();
+        dialled.proxy.send(b"\xff\xff", &[]).await.unwrap();
+        assert!(matches!(dialled.served.await.unwrap(), Ended::Decode(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_takes_no_messages_is_dropped() {
+        let mut dialled = dial();
+        dialled.say(hello(VERSION, 0), &[]).await;
+        let Some(Event::Connected { proxy, .. }) = dialled.events.recv().await else { panic!("not connected") };
+        let labels = [("key".to_owned(), "x".repeat(60_000))].into();
+        let workload = handoff::Workload { labels, ..Default::default() };
+        let enroll = handoff::Enroll { workload: Some(workload), listeners: Vec::new() };
+        for _ in 0..64 {
+            proxy.send(from_agent::Message::Enroll(enroll.clone()), Vec::new());
+        }
+        assert!(matches!(dialled.served.await.unwrap(), Ended::Stuck));
+    }
+}
