@@ -55,6 +55,7 @@ impl Need {
                     [
                         tool("ip", "iproute2"),
                         tool("nsenter", "util-linux"),
+                        tool("sysctl", "procps"),
                         tool("nginx", "nginx-light"),
                         tool("curl", "curl"),
                     ]

@@ -30,8 +30,9 @@ const INCLUDES: &[&str] = &[
     "ratelimit/api",
 ];
 
-/// Our own protocols, relative to `proxy/proto/proto/`.
-const OWN: &[&str] = &["agent.proto", "handoff.proto"];
+/// Our own protocols, and what that package lacks, relative to `proxy/proto/proto/`.
+const OWN: &[&str] =
+    &["agent.proto", "handoff.proto", "udpa/type/v1/typed_struct.proto", "xds/type/v3/typed_struct.proto"];
 
 /// Files of Envoy whose messages the proxy handles as Rust types. What they import comes along.
 const TYPED_ROOTS: &[&str] = &[
