@@ -129,6 +129,11 @@ impl Stats {
         self.shards.iter().map(|shard| shard.get(counter)).sum()
     }
 
+    /// Connections open now.
+    pub fn open_connections(&self) -> u64 {
+        self.total(Counter::DownstreamCxTotal).saturating_sub(self.total(Counter::DownstreamCxDestroy))
+    }
+
     /// Every counter that is not zero, with its name.
     pub fn totals(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         Counter::ALL.into_iter().map(|counter| (counter.name(), self.total(counter))).filter(|(_, total)| *total > 0)

@@ -7,9 +7,17 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
 
-use crate::intake::Pod;
+use crate::{
+    intake::{
+        Pod,
+        stash::{Family, Waited},
+    },
+    telemetry::stats::Counter,
+};
 
 /// Where upstream connections start.
 #[derive(Clone, Debug)]
@@ -56,9 +64,51 @@ impl Dialer {
 
     /// Connects within `timeout`, TCP_NODELAY set.
     pub async fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<TcpStream, ConnectError> {
-        let stream =
-            tokio::time::timeout(timeout, TcpStream::connect(to)).await.map_err(|_| ConnectError::Timeout)??;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+        let connected = async {
+            match self {
+                Self::Host => {
+                    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                    socket.set_nodelay(true)?;
+                    socket.connect(to).await
+                }
+                Self::Pod { pod, client } => connect_from_pod(pod, *client, to).await,
+            }
+        };
+        Ok(tokio::time::timeout(timeout, connected).await.map_err(|_| ConnectError::Timeout)??)
+    }
+}
+
+/// Connects with a socket from the pod's stash. The socket is used once, whether it connects or not: what a refused
+/// connection leaves in socket storage is closed with it.
+async fn connect_from_pod(pod: &Pod, client: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+    let local = &pod.local;
+    let (fd, Waited(waited)) = local.stash.take(Family::of(to)).await?;
+    if waited {
+        local.stats.count(Counter::UpstreamSocketWaits);
+    }
+    if let Some(client) = client {
+        let maps = local.maps.load();
+        let maps = maps.as_deref().ok_or_else(|| io::Error::other("the agent has sent no maps yet"))?;
+        maps.tag_real_client(&fd, client)?;
+        // The pod's sk_lookup lets connections pass whose two addresses are the same: over the loopback interface a
+        // connection to the pod's own address looks like one from outside. The port is chosen by connect(2), which
+        // can reuse one that is taken towards other destinations; where the option is refused, by bind(2).
+        let _ = setsockopt(&fd, sockopt::IpBindAddressNoPort, &true);
+        SockRef::from(&fd).bind(&SocketAddr::new(to.ip(), 0).into())?;
+    }
+    let socket = TcpSocket::from_std_stream(fd.into());
+    socket.set_nodelay(true)?;
+    socket.connect(to).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refused_connection_is_the_kernels_answer() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let error = Dialer::Host.connect(closed, Duration::from_secs(5)).await.unwrap_err();
+        assert!(matches!(&error, ConnectError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused), "{error}");
     }
 }

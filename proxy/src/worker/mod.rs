@@ -1,7 +1,14 @@
 //! One current-thread runtime per core: accepts for itself, owns its connections and pools, and shares with the others
 //! only immutable snapshots and atomics.
 
+mod accept;
 pub mod drain;
+mod threads;
+
+pub use self::{
+    accept::Source,
+    threads::{Accepting, Workers},
+};
 
 use std::sync::Arc;
 

@@ -1,0 +1,227 @@
+//! Serving: worker threads, and this thread as the control runtime (agent, DNS, signals).
+
+use std::{
+    collections::HashSet,
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    task::LocalSet,
+};
+
+use crate::{
+    bootstrap::{Error, options::Options, privileges},
+    cluster::{Local, discovery},
+    config::{Snapshot, listener::NetworkFilter},
+    http::pool::Pools,
+    intake::{
+        bound::{self, BoundListener},
+        handoff::{Client, Status},
+        pods::Pods,
+    },
+    telemetry::{
+        stats::Stats,
+        writer::{LogFile, LogFiles, Reopener},
+    },
+    worker::{Accepting, Source, Worker, Workers, drain::Drain},
+};
+
+/// How often a draining process looks whether it is done.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
+/// A pod may take this part of the limit of open files, each connection being two or three of them.
+const POD_SHARE: u64 = 8;
+/// Connections that a pod may have open in any case.
+const LEAST_CEILING: u64 = 256;
+
+/// Binds, gives up every privilege, serves until told to end.
+pub(super) fn serve(options: &Options, snapshot: Snapshot) -> Result<(), Error> {
+    let generation = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    let open_files = privileges::raise_open_files()?;
+    let logs = LogFiles::open(log_files(&snapshot))?;
+    let bound = bound::bind(&snapshot, options.workers())?;
+    privileges::drop_all(options.user)?;
+
+    let stats = Stats::new(options.workers());
+    let drain = Drain::new();
+    let writer = logs.spawn()?;
+    let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+    let workers = (0..options.workers()).map(|index| {
+        let (snapshot, log, stats, drain) =
+            (snapshot.clone(), writer.handle(stats.worker(index)), stats.worker(index), drain.watch());
+        move || Worker { index, snapshot, pools: Pools::default(), balancers: Local::default(), log, stats, drain }
+    });
+    let workers = Rc::new(Workers::start(workers, options.file_flush_interval_msec)?);
+
+    let control = Control {
+        options,
+        generation,
+        snapshot,
+        workers: workers.clone(),
+        stats: stats.clone(),
+        drain,
+        reopener: writer.reopener(),
+        ceiling: (open_files / POD_SHARE).max(LEAST_CEILING) as usize,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = LocalSet::new().block_on(&runtime, control.run(bound));
+    // Every task of the control runtime has been dropped: nobody else has the workers.
+    if let Some(workers) = Rc::into_inner(workers) {
+        workers.join();
+    }
+    writer.finish();
+    let totals: Vec<_> = stats.totals().map(|(name, total)| format!("{name}={total}")).collect();
+    tracing::info!(totals = totals.join(" "), "ended");
+    ended
+}
+
+fn log_files(snapshot: &Snapshot) -> HashSet<LogFile> {
+    let listeners = snapshot.listeners().iter();
+    listeners
+        .flat_map(|listener| {
+            let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
+            let filters = chains.flat_map(|chain| match &chain.terminal {
+                NetworkFilter::Http(manager) => &manager.access_log,
+                NetworkFilter::Tcp(proxy) => &proxy.access_log,
+            });
+            listener.access_log.iter().chain(filters)
+        })
+        .map(|log| log.file.clone())
+        .collect()
+}
+
+struct Control<'a> {
+    options: &'a Options,
+    generation: u64,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    workers: Rc<Workers>,
+    stats: Stats,
+    drain: Drain,
+    reopener: Reopener,
+    ceiling: usize,
+}
+
+/// Why serving ends.
+#[derive(Debug)]
+enum End {
+    Signal(&'static str),
+    Superseded(Duration),
+}
+
+impl Control<'_> {
+    async fn run(self, bound: Vec<BoundListener>) -> Result<(), Error> {
+        let mut signals = Signals::new()?;
+        let (status, mut changes) = watch::channel(Status::Starting);
+        let (drain_agent, agent_drain) = watch::channel(None);
+        let accepting = Accepting::none();
+        let discovery;
+        tokio::select! {
+            started = self.start(bound, &accepting, status, agent_drain) => discovery = started?,
+            name = signals.end(&self.reopener) => {
+                tracing::info!(signal = name, "ended while starting");
+                return Ok(());
+            }
+        }
+        let end = tokio::select! {
+            name = signals.end(&self.reopener) => End::Signal(name),
+            deadline = superseded(&mut changes) => End::Superseded(deadline),
+        };
+        let grace = match end {
+            End::Signal(_) => self.options.drain_time(),
+            End::Superseded(deadline) => deadline,
+        };
+        tracing::info!(?end, ?grace, open = self.stats.open_connections(), "stopped accepting");
+        accepting.stop().await;
+        if !grace.is_zero() {
+            self.drain.start(Some(grace));
+            drain_agent.send_replace(Some(grace));
+            tokio::select! {
+                () = self.idle() => {}
+                () = tokio::time::sleep(grace) => {}
+                name = signals.end(&self.reopener) => tracing::info!(signal = name, "second signal"),
+            }
+        }
+        drop(discovery);
+        Ok(())
+    }
+
+    /// Resolves names, then accepts: from what was bound and from the agent's pods.
+    async fn start(
+        &self,
+        bound: Vec<BoundListener>,
+        accepting: &Accepting,
+        status: watch::Sender<Status>,
+        drain: watch::Receiver<Option<Duration>>,
+    ) -> Result<discovery::Running, Error> {
+        let clusters: Vec<_> = self.snapshot.load().clusters().cloned().collect();
+        let discovery = discovery::start(clusters).await?;
+        for BoundListener { name, address, sockets } in bound {
+            for (index, socket) in sockets.into_iter().enumerate() {
+                let source = Source::Bound { listener: name.clone(), drain: self.drain.watch() };
+                self.workers.accept(index, socket, source, accepting).await?;
+            }
+            tracing::info!(listener = %name, %address, "listening");
+        }
+        if let Some(path) = &self.options.source.handoff {
+            let (needs, needed) = mpsc::unbounded_channel();
+            let pods = Pods::new(self.workers.clone(), needs, self.stats.control(), self.ceiling);
+            let client = Client::new(path.clone(), self.generation, pods, needed, self.stats.clone(), status);
+            tokio::task::spawn_local(client.run(drain));
+        }
+        tracing::info!(workers = self.workers.len(), version = env!("CARGO_PKG_VERSION"), "serving");
+        Ok(discovery)
+    }
+
+    /// Resolves once no connection is open.
+    async fn idle(&self) {
+        let mut look = tokio::time::interval(DRAIN_POLL);
+        while self.stats.open_connections() > 0 {
+            look.tick().await;
+        }
+    }
+}
+
+async fn superseded(status: &mut watch::Receiver<Status>) -> Duration {
+    let superseded = |status: &Status| matches!(status, Status::Superseded(_));
+    match status.wait_for(superseded).await.map(|status| *status) {
+        Ok(Status::Superseded(deadline)) => deadline,
+        // No agent, nobody to be superseded by.
+        _ => std::future::pending().await,
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reopen: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reopen: signal(SignalKind::user_defined1())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for a signal to end and gives its name; meanwhile SIGUSR1 reopens the access logs, and SIGHUP, which
+    /// Envoy ignores, is ignored.
+    async fn end(&mut self, reopener: &Reopener) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.reopen.recv() => reopener.reopen(),
+                _ = self.hangup.recv() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The proxy's side of the handoff protocol: dials the agent, takes pods and sockets from it, and keeps serving with
+//! what it holds while no agent is there. `proto/handoff.proto` says what is sent when.
+
+use std::{
+    collections::HashSet,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    time::Duration,
+};
+
+use prost::Message;
+use tokio::sync::{mpsc, watch};
+use weir_proto::handoff::v1::{
+    Ack, Draining, FromAgent, FromProxy, Hello, ListenersBack, NeedSockets, Ready, from_agent, from_proxy,
+};
+
+use crate::{
+    intake::{
+        maps::Maps,
+        pods::Pods,
+        seqpacket::{Connection, Packet},
+        stash::{Family, Need},
+    },
+    telemetry::stats::Stats,
+};
+
+/// The version of the protocol.
+const VERSION: u32 = 1;
+/// Pauses between attempts to reach the agent. The longest is short: the agent restarts fast, and a pod's stash of
+/// upstream sockets does not last long.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a draining proxy tells how many connections it still has.
+const DRAINING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why a session with the agent ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("the agent closed the connection")]
+    Closed,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("not a message of the handoff protocol: {0}")]
+    Decode(#[from] prost::DecodeError),
+    #[error("{message} with {fds} file descriptors")]
+    FileDescriptors { message: &'static str, fds: usize },
+}
+
+/// What the client tells the rest of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Status {
+    /// Not everything is here yet.
+    #[default]
+    Starting,
+    /// Serving the agent's pods; stays so while the agent is away.
+    Ready,
+    /// A newer proxy accepts: finish, and exit after this long at the latest.
+    Superseded(Duration),
+}
+
+/// The client.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+    generation: u64,
+    pods: Pods,
+    needs: mpsc::UnboundedReceiver<Need>,
+    stats: Stats,
+    status: watch::Sender<Status>,
+}
+
+impl Client {
+    /// A client of the agent that listens at `path`. `generation` is the Unix time of this process's start in
+    /// nanoseconds; `needs` is what the pods' stashes ask for.
+    pub fn new(
+        path: PathBuf,
+        generation: u64,
+        pods: Pods,
+        needs: mpsc::UnboundedReceiver<Need>,
+        stats: Stats,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        Self { path, generation, pods, needs, stats, status }
+    }
+
+    /// Runs until `drain` says how long connections may drain: then stops accepting, and returns at once. Must run in a
+    /// `LocalSet`.
+    pub async fn run(mut self, mut drain: watch::Receiver<Option<Duration>>) {
+        let mut pause = FIRST_PAUSE;
+        let mut missing = false;
+        loop {
+            let asked = |asked: &Option<Duration>| asked.is_some();
+            let session = tokio::select! {
+                biased;
+                asked = drain.wait_for(asked) => {
+                    let grace = asked.ok().and_then(|grace| *grace).unwrap_or_default();
+                    self.pods.withdraw_all(grace).await;
+                    return;
+                }
+                session = self.dial_and_serve(&mut pause, &mut missing) => session,
+            };
+            if matches!(*self.status.borrow(), Status::Superseded(_)) {
+                // A new agent would take us for one that serves.
+                return;
+            }
+            if let Err(error) = session {
+                tracing::warn!(%error, path = %self.path.display(), pods = self.pods.len(), "lost the agent; serving with what is held");
+            }
+        }
+    }
+
+    /// One attempt to reach the agent, and the session that follows.
+    async fn dial_and_serve(&mut self, pause: &mut Duration, missing: &mut bool) -> Result<(), SessionError> {
+        match Connection::dial(&self.path).await {
+            Ok(connection) => {
+                *missing = false;
+                let result = self.session(&connection, pause).await;
+                tokio::time::sleep(*pause).await;
+                result
+            }
+            Err(error) => {
+                if !std::mem::replace(missing, true) {
+                    tracing::warn!(%error, path = %self.path.display(), "the agent is not there; trying again");
+                }
+                let jitter = pause.mul_f64(fastrand::f64() / 2.0);
+                tokio::time::sleep(*pause + jitter).await;
+                *pause = (*pause * 2).min(LONGEST_PAUSE);
+                Ok(())
+            }
+        }
+    }
+
+    /// Speaks with one agent until the connection ends.
+    async fn session(&mut self, connection: &Connection, pause: &mut Duration) -> Result<(), SessionError> {
+        // Sent apart from what is received: neither side waits for the other to read.
+        let (send, outgoing) = mpsc::unbounded_channel();
+        self.greet(&send)?;
+        tokio::select! {
+            sent = write(connection, outgoing) => Ok(sent?),
+            received = self.listen(connection, &send, pause) => received,
+        }
+    }
+
+    fn greet(&mut self, send: &Outgoing) -> io::Result<()> {
+        // Meant for an earlier agent.
+        while self.needs.try_recv().is_ok() {}
+        let hello = Hello {
+            version: VERSION,
+            generation: self.generation,
+            workers: self.pods.workers() as u32,
+            pods_held: self.pods.len() as u32,
+            proxy_version: env!("CARGO_PKG_VERSION").into(),
+        };
+        enqueue(send, from_proxy::Message::Hello(hello));
+        for (uid, listeners, fds) in self.pods.listeners() {
+            let message = from_proxy::Message::ListenersBack(ListenersBack { uid: uid.into(), listeners });
+            let fds = fds.into_iter().map(|fd| fd.try_clone_to_owned()).collect::<Result<_, _>>()?;
+            // Kept alive by the queue's own end.
+            let _ = send.send((FromProxy { message: Some(message) }, fds));
+        }
+        Ok(())
+    }
+
+    async fn listen(
+        &mut self,
+        connection: &Connection,
+        send: &Outgoing,
+        pause: &mut Duration,
+    ) -> Result<(), SessionError> {
+        let mut enrolled = HashSet::new();
+        let mut progress = tokio::time::interval(DRAINING_INTERVAL);
+        loop {
+            let packet = tokio::select! {
+                packet = connection.receive() => packet?.ok_or(SessionError::Closed)?,
+                need = self.needs.recv() => {
+                    // A pod that this agent has not enrolled yet is asked for once it is.
+                    if let Some(Need { uid, family, count }) = need.filter(|need| enrolled.contains(&*need.uid)) {
+                        let family = family.to_handoff().into();
+                        let need = NeedSockets { uid: uid.to_string(), family, count };
+                        enqueue(send, from_proxy::Message::NeedSockets(need));
+                    }
+                    continue;
+                }
+                _ = progress.tick() => {
+                    if matches!(*self.status.borrow(), Status::Superseded(_)) {
+                        let draining = Draining { open: self.stats.open_connections() };
+                        enqueue(send, from_proxy::Message::Draining(draining));
+                    }
+                    continue;
+                }
+            };
+            self.handle(packet, send, &mut enrolled).await?;
+            // The agent speaks: the next loss is a new one.
+            *pause = FIRST_PAUSE;
+        }
+    }
+
+    async fn handle(
+        &mut self,
+        packet: Packet,
+        send: &Outgoing,
+        enrolled: &mut HashSet<String>,
+    ) -> Result<(), SessionError> {
+        let Packet { bytes, fds } = packet;
+        let FromAgent { id, message } = FromAgent::decode(&*bytes)?;
+        let ack = |error: String| enqueue(send, from_proxy::Message::Ack(Ack { id, error }));
+        match message {
+            Some(from_agent::Message::Maps(_)) => {
+                let [accepted, upstream] = exactly(fds, "Maps")?;
+                self.pods.set_maps(Maps::new(accepted, upstream));
+            }
+            Some(from_agent::Message::Enroll(_)) if matches!(*self.status.borrow(), Status::Superseded(_)) => {
+                ack("this proxy is draining".into());
+            }
+            Some(from_agent::Message::Enroll(enroll)) => {
+                let uid = enroll.workload.as_ref().map_or("", |workload| &workload.uid).to_owned();
+                let sockets = fds.len();
+                match self.pods.enroll(enroll, fds).await {
+                    Ok(()) => {
+                        tracing::info!(%uid, sockets, "pod enrolled");
+                        ack(String::new());
+                    }
+                    Err(error) => {
+                        tracing::warn!(%uid, %error, "pod not enrolled");
+                        ack(error.to_string());
+                    }
+                }
+                enrolled.insert(uid);
+            }
+            Some(from_agent::Message::Sockets(sockets)) => match Family::from_handoff(sockets.family()) {
+                Some(family) => self.pods.sockets(&sockets.uid, family, &sockets.error, fds),
+                None => tracing::warn!(uid = %sockets.uid, family = sockets.family, "upstream sockets of no family"),
+            },
+            Some(from_agent::Message::Withdraw(withdraw)) => {
+                enrolled.remove(&withdraw.uid);
+                self.pods.withdraw(&withdraw.uid, Duration::from_millis(withdraw.drain_ms)).await;
+                tracing::info!(uid = %withdraw.uid, "pod withdrawn");
+                ack(String::new());
+            }
+            Some(from_agent::Message::SnapshotSent(_)) => {
+                self.pods.prune(enrolled).await;
+                enqueue(send, from_proxy::Message::Ready(Ready {}));
+                tracing::info!(pods = self.pods.len(), "serving the agent's pods");
+                self.status.send_if_modified(|status| {
+                    let first = *status == Status::Starting;
+                    if first {
+                        *status = Status::Ready;
+                    }
+                    first
+                });
+            }
+            Some(from_agent::Message::Drain(drain)) => {
+                let deadline = Duration::from_millis(drain.deadline_ms);
+                tracing::info!(?deadline, "a newer proxy accepts; draining");
+                self.pods.withdraw_all(deadline).await;
+                self.status.send_replace(Status::Superseded(deadline));
+            }
+            None => tracing::warn!(id, "the agent sent a message that this version does not know"),
+        }
+        Ok(())
+    }
+}
+
+type Outgoing = mpsc::UnboundedSender<(FromProxy, Vec<OwnedFd>)>;
+
+fn enqueue(send: &Outgoing, message: from_proxy::Message) {
+    // The receiver lives as long as the session.
+    let _ = send.send((FromProxy { message: Some(message) }, Vec::new()));
+}
+
+async fn write(
+    connection: &Connection,
+    mut outgoing: mpsc::UnboundedReceiver<(FromProxy, Vec<OwnedFd>)>,
+) -> io::Result<()> {
+    while let Some((message, fds)) = outgoing.recv().await {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        connection.send(&message.encode_to_vec(), &fds).await?;
+    }
+    Ok(())
+}
+
+fn exactly<const N: usize>(fds: Vec<OwnedFd>, message: &'static str) -> Result<[OwnedFd; N], SessionError> {
+    fds.try_into().map_err(|fds: Vec<OwnedFd>| SessionError::FileDescriptors { message, fds: fds.len() })
+}

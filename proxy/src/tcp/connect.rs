@@ -1,0 +1,224 @@
+//! Choosing and reaching an upstream for a TCP connection.
+
+use std::{
+    borrow::Cow,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::net::TcpStream;
+
+use crate::{
+    cluster::PickContext,
+    config::Cluster,
+    intake::Downstream,
+    tcp::{Settings, Target, WeightedCluster},
+    telemetry::{
+        access_log::{Entry, Flag},
+        stats::Counter,
+    },
+    wire::dial::{ConnectError, Dialer},
+    worker::Worker,
+};
+
+/// Connect timeout towards an original destination (Istio's for its PassthroughCluster).
+const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An upstream connection, counted against its cluster's limit until dropped.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) stream: TcpStream,
+    pub(super) _permit: Option<Permit>,
+}
+
+/// Why there is no upstream connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    #[error("the cluster does not exist")]
+    NoCluster,
+    #[error("the cluster has no healthy endpoint")]
+    NoEndpoint,
+    #[error("the cluster has as many connections as it may")]
+    Overflow,
+    #[error(transparent)]
+    Connect(ConnectError),
+}
+
+impl Failed {
+    /// Envoy's response flag.
+    pub(super) fn flag(&self) -> Flag {
+        match self {
+            Self::NoCluster => Flag::NoClusterFound,
+            Self::NoEndpoint => Flag::NoHealthyUpstream,
+            Self::Overflow => Flag::UpstreamOverflow,
+            Self::Connect(_) => Flag::UpstreamConnectionFailure,
+        }
+    }
+}
+
+/// Connects to the target on behalf of `downstream`, trying as many endpoints as the settings say. `entry` learns the
+/// cluster and the endpoint tried last.
+pub(super) async fn to_target(
+    worker: &Worker,
+    downstream: &Downstream,
+    settings: &Settings,
+    entry: &mut Entry,
+) -> Result<Connected, Failed> {
+    let dialer = downstream.dialer();
+    match &settings.target {
+        Target::OriginalDestination(name) => {
+            entry.upstream_cluster = Some(name.clone());
+            let stream =
+                attempt(worker, &dialer, downstream.destination, PASSTHROUGH_CONNECT_TIMEOUT, entry).await;
+            stream.map(|stream| Connected { stream, _permit: None }).map_err(Failed::Connect)
+        }
+        Target::Clusters(clusters) => {
+            let snapshot = worker.snapshot.load_full();
+            let cluster = draw(clusters, fastrand::u64(..)).and_then(|name| snapshot.cluster(name));
+            let cluster = cluster.ok_or(Failed::NoCluster)?;
+            entry.upstream_cluster = Some(cluster.name.clone());
+            to_cluster(worker, &dialer, downstream, cluster, settings.max_connect_attempts, entry).await
+        }
+    }
+}
+
+async fn to_cluster(
+    worker: &Worker,
+    dialer: &Dialer,
+    downstream: &Downstream,
+    cluster: &Arc<Cluster>,
+    attempts: u32,
+    entry: &mut Entry,
+) -> Result<Connected, Failed> {
+    let mut tried = Vec::new();
+    loop {
+        let permit = Permit::take(&cluster.usage.connections, cluster.breakers.max_connections);
+        let permit = permit.ok_or(Failed::Overflow)?;
+        let context = PickContext {
+            destination: Some(downstream.destination),
+            avoid: &tried,
+            repicks: u32::from(!tried.is_empty()),
+            ..PickContext::default()
+        };
+        let endpoint = worker.balancers.pick(cluster, &context).ok_or(Failed::NoEndpoint)?;
+        match attempt(worker, dialer, endpoint.address, cluster.connect_timeout, entry).await {
+            Ok(stream) => return Ok(Connected { stream, _permit: Some(permit) }),
+            Err(error) => {
+                entry.raise(Flag::UpstreamConnectionFailure);
+                if entry.attempts >= attempts {
+                    return Err(Failed::Connect(error));
+                }
+                tried.push(endpoint.address);
+            }
+        }
+    }
+}
+
+async fn attempt(
+    worker: &Worker,
+    dialer: &Dialer,
+    to: SocketAddr,
+    timeout: Duration,
+    entry: &mut Entry,
+) -> Result<TcpStream, ConnectError> {
+    entry.attempts += 1;
+    entry.upstream_host = Some(to);
+    worker.stats.count(Counter::UpstreamCxTotal);
+    dialer.connect(to, timeout).await.inspect_err(|error| {
+        entry.transport_failure = transport_failure(error);
+        worker.stats.count(match error {
+            ConnectError::Timeout => Counter::UpstreamCxConnectTimeout,
+            ConnectError::Io(_) => Counter::UpstreamCxConnectFail,
+        });
+    })
+}
+
+/// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`: Envoy writes spaces as underscores, and nothing for a timeout.
+fn transport_failure(error: &ConnectError) -> Cow<'static, str> {
+    match error {
+        ConnectError::Timeout => Cow::Borrowed(""),
+        ConnectError::Io(error) => {
+            // The kernel's text without Rust's "(os error N)".
+            let text = error.raw_os_error().map_or_else(|| error.to_string(), |number| os_error_text(number));
+            format!("delayed_connect_error:_{}", text.replace(' ', "_")).into()
+        }
+    }
+}
+
+fn os_error_text(number: i32) -> String {
+    let text = io::Error::from_raw_os_error(number).to_string();
+    text.strip_suffix(&format!(" (os error {number})")).unwrap_or(&text).to_owned()
+}
+
+/// The cluster that `random` falls on.
+fn draw(clusters: &[WeightedCluster], random: u64) -> Option<&Arc<str>> {
+    if let [only] = clusters {
+        return Some(&only.name);
+    }
+    let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
+    let mut point = random.checked_rem(total)?;
+    clusters.iter().find_map(|cluster| match point.checked_sub(u64::from(cluster.weight)) {
+        Some(rest) => {
+            point = rest;
+            None
+        }
+        None => Some(&cluster.name),
+    })
+}
+
+/// One of a cluster's connections, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Permit(Arc<AtomicU32>);
+
+impl Permit {
+    fn take(connections: &Arc<AtomicU32>, most: u32) -> Option<Self> {
+        let permit = Self(connections.clone());
+        // Counted before it is compared: two workers cannot both take the last one.
+        (connections.fetch_add(1, Ordering::Relaxed) < most).then_some(permit)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_share_the_draw() {
+        let cluster = |name: &str, weight| WeightedCluster { name: name.into(), weight };
+        let clusters = [cluster("a", 20), cluster("none", 0), cluster("b", 80)];
+        let names: Vec<_> = (0..100).map(|point| draw(&clusters, point).unwrap().to_string()).collect();
+        assert_eq!(names.iter().filter(|name| *name == "a").count(), 20);
+        assert_eq!(names.iter().filter(|name| *name == "b").count(), 80);
+        assert_eq!(draw(&[cluster("only", 0)], 7).map(|name| &**name), Some("only"));
+        assert_eq!(draw(&[cluster("a", 0), cluster("b", 0)], 7), None);
+        assert_eq!(draw(&[], 7), None);
+    }
+
+    #[test]
+    fn a_permit_is_given_back() {
+        let connections = Arc::default();
+        let first = Permit::take(&connections, 1).unwrap();
+        assert!(Permit::take(&connections, 1).is_none());
+        drop(first);
+        assert!(Permit::take(&connections, 1).is_some());
+        assert_eq!(connections.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn failures_read_as_envoys() {
+        let refused = ConnectError::Io(io::Error::from_raw_os_error(libc::ECONNREFUSED));
+        assert_eq!(transport_failure(&refused), "delayed_connect_error:_Connection_refused");
+        assert_eq!(transport_failure(&ConnectError::Timeout), "");
+    }
+}

@@ -1,0 +1,461 @@
+//! Bytes both ways between two TCP sockets, until both directions are done or one side fails.
+//!
+//! No buffer per connection: a worker reads into one scratch buffer and writes on at once; only what the writer does
+//! not take is kept. A direction that keeps filling the scratch is bulk and moves to splice(2), which for small
+//! messages would cost more than it saves.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    os::fd::OwnedFd,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use nix::{
+    fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice},
+    unistd::pipe2,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
+
+/// The largest multiple of the loopback's segment size below 64 KiB: most copying is between a pod and this proxy over
+/// its loopback, and with TCP_NODELAY a remainder would go out as a segment of its own.
+const SCRATCH_BYTES: usize = 65_483;
+/// Reads in a row that fill the scratch before a direction counts as bulk.
+const BULK_READS: u32 = 4;
+/// Size of a bulk direction's pipe; where the kernel grants less, it has that.
+const PIPE_BYTES: usize = 1 << 20;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
+}
+
+/// Which side something happened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client's.
+    Downstream,
+    /// The server's.
+    Upstream,
+}
+
+/// Why copying ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Both sides sent FIN and everything was delivered.
+    Finished,
+    /// No byte moved for the idle timeout.
+    Idle,
+    /// One side's socket failed: reset, or gone.
+    Failed(Side, io::Error),
+}
+
+/// What was copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Bytes from downstream.
+    pub received: u64,
+    /// Bytes delivered downstream.
+    pub sent: u64,
+}
+
+/// Copies until the end, counting into `copied` as it goes, so that the count is there when the future is dropped. When
+/// one side fails, the other is set to end with a reset too: its peer must not take the end for an orderly one.
+pub async fn both_ways(
+    downstream: &mut TcpStream,
+    upstream: &mut TcpStream,
+    idle_timeout: Option<Duration>,
+    copied: &mut Copied,
+) -> Ended {
+    let (mut up, mut down) = (OneWay::default(), OneWay::default());
+    let mut idle = idle_timeout.map(Idle::new);
+    let ended = poll_fn(|cx| {
+        let up_done = match up.poll(downstream, upstream, &mut copied.received, down.done, cx) {
+            Poll::Ready(Err(Failure::Reading(error))) => return Poll::Ready(Ended::Failed(Side::Downstream, error)),
+            Poll::Ready(Err(Failure::Writing(error))) => return Poll::Ready(Ended::Failed(Side::Upstream, error)),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
+        };
+        let down_done = match down.poll(upstream, downstream, &mut copied.sent, up.done, cx) {
+            Poll::Ready(Err(Failure::Reading(error))) => return Poll::Ready(Ended::Failed(Side::Upstream, error)),
+            Poll::Ready(Err(Failure::Writing(error))) => return Poll::Ready(Ended::Failed(Side::Downstream, error)),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
+        };
+        if up_done && down_done {
+            return Poll::Ready(Ended::Finished);
+        }
+        match &mut idle {
+            Some(idle) => idle.poll(copied.received + copied.sent, cx).map(|()| Ended::Idle),
+            None => Poll::Pending,
+        }
+    })
+    .await;
+    match &ended {
+        Ended::Failed(Side::Downstream, _) => reset_on_close(upstream),
+        Ended::Failed(Side::Upstream, _) => reset_on_close(downstream),
+        Ended::Finished | Ended::Idle => {}
+    }
+    ended
+}
+
+/// Has the socket end with RST instead of FIN when it is dropped.
+pub fn reset_on_close(stream: &TcpStream) {
+    // A socket that cannot be set is gone already.
+    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+enum Failure {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct OneWay {
+    /// What the writer has not taken yet, from `offset` on.
+    pending: Vec<u8>,
+    offset: usize,
+    /// Bulk only.
+    pipe: Option<Pipe>,
+    full_reads: u32,
+    end_of_input: bool,
+    done: bool,
+}
+
+#[derive(Debug)]
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    /// Bytes inside.
+    filled: usize,
+    size: usize,
+}
+
+impl OneWay {
+    /// Moves what can be moved; ready once the input has ended and everything is delivered. With `other_done` the
+    /// sockets are about to be closed, which says FIN as well as shutdown(2) would.
+    fn poll(
+        &mut self,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        delivered: &mut u64,
+        other_done: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>> {
+        if self.done {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(self.poll_deliver(to, delivered, cx)).map_err(Failure::Writing)?;
+            if self.end_of_input {
+                if !other_done {
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Failure::Writing)?;
+                }
+                self.done = true;
+                return Poll::Ready(Ok(()));
+            }
+            if self.full_reads >= BULK_READS && self.pipe.is_none() {
+                // Without pipes (out of descriptors) the scratch goes on serving.
+                self.pipe = Pipe::new().ok();
+                self.full_reads = 0;
+            }
+            match &mut self.pipe {
+                Some(pipe) => {
+                    let read = ready!(pipe.poll_fill(from, cx)).map_err(Failure::Reading)?;
+                    self.end_of_input = read == 0;
+                }
+                None => ready!(self.poll_through_scratch(from, to, delivered, cx))?,
+            }
+        }
+    }
+
+    fn poll_deliver(&mut self, to: &mut TcpStream, delivered: &mut u64, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.offset < self.pending.len() {
+            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending[self.offset..]))?;
+            self.offset += written;
+            *delivered += written as u64;
+        }
+        if self.offset > 0 {
+            self.pending = Vec::new();
+            self.offset = 0;
+        }
+        match &mut self.pipe {
+            Some(pipe) => pipe.poll_drain(to, delivered, cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_through_scratch(
+        &mut self,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        delivered: &mut u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(from).poll_read(cx, &mut buffer)).map_err(Failure::Reading)?;
+            let mut rest = buffer.filled();
+            if rest.is_empty() {
+                self.end_of_input = true;
+                return Poll::Ready(Ok(()));
+            }
+            self.full_reads = if rest.len() == SCRATCH_BYTES { self.full_reads + 1 } else { 0 };
+            while !rest.is_empty() {
+                match Pin::new(&mut *to).poll_write(cx, rest) {
+                    Poll::Ready(Ok(written)) => {
+                        rest = &rest[written..];
+                        *delivered += written as u64;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Writing(error))),
+                    Poll::Pending => {
+                        self.pending.extend_from_slice(rest);
+                        break;
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+impl Pipe {
+    fn new() -> io::Result<Self> {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        // Above the user's soft limit of pipe pages the kernel refuses, and the pipe keeps the size it has.
+        let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
+        let size = fcntl(&write, FcntlArg::F_GETPIPE_SZ)? as usize;
+        Ok(Self { read, write, filled: 0, size })
+    }
+
+    /// Reads into an empty pipe; 0 at the end of the input.
+    fn poll_fill(&mut self, from: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(from.poll_read_ready(cx))?;
+            let moved = from.try_io(Interest::READABLE, || {
+                Ok(splice(from, None, &self.write, None, self.size, SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK)?)
+            });
+            match moved {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(read) => {
+                    self.filled = read;
+                    return Poll::Ready(Ok(read));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Writes until the pipe is empty.
+    fn poll_drain(&mut self, to: &TcpStream, delivered: &mut u64, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.filled > 0 {
+            ready!(to.poll_write_ready(cx))?;
+            let moved = to.try_io(Interest::WRITABLE, || {
+                Ok(splice(&self.read, None, to, None, self.filled, SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK)?)
+            });
+            match moved {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(written) => {
+                    self.filled -= written;
+                    *delivered += written as u64;
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Measures idleness without touching a timer per byte: when the timer fires, it looks whether something moved since.
+struct Idle {
+    timeout: Duration,
+    timer: Pin<Box<Sleep>>,
+    moved: u64,
+    since: Instant,
+}
+
+impl Idle {
+    fn new(timeout: Duration) -> Self {
+        Self { timeout, timer: Box::pin(tokio::time::sleep(timeout)), moved: 0, since: Instant::now() }
+    }
+
+    /// Ready when `moved`, the bytes so far, has not changed for the timeout. Polled whenever something may have moved.
+    fn poll(&mut self, moved: u64, cx: &mut Context<'_>) -> Poll<()> {
+        if self.moved != moved {
+            self.moved = moved;
+            self.since = Instant::now();
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let deadline = self.since + self.timeout;
+            if deadline <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        task::JoinHandle,
+    };
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, accepted) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (client.unwrap(), accepted.unwrap().0)
+    }
+
+    /// A client, a server, and the copying between them.
+    async fn between(idle_timeout: Option<Duration>) -> (TcpStream, TcpStream, JoinHandle<(Ended, Copied)>) {
+        let (client, mut downstream) = pair().await;
+        let (mut upstream, server) = pair().await;
+        let copying = tokio::spawn(async move {
+            let mut copied = Copied::default();
+            let ended = both_ways(&mut downstream, &mut upstream, idle_timeout, &mut copied).await;
+            (ended, copied)
+        });
+        (client, server, copying)
+    }
+
+    #[tokio::test]
+    async fn each_direction_closes_by_itself() {
+        let (mut client, mut server, copying) = between(None).await;
+        client.write_all(b"request").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut request = String::new();
+        server.read_to_string(&mut request).await.unwrap();
+        assert_eq!(request, "request");
+        // The server has seen the end, and still has something to say.
+        server.write_all(b"late answer").await.unwrap();
+        drop(server);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "late answer");
+        let (ended, copied) = copying.await.unwrap();
+        assert!(matches!(ended, Ended::Finished), "{ended:?}");
+        assert_eq!(copied, Copied { received: 7, sent: 11 });
+    }
+
+    #[tokio::test]
+    async fn a_server_may_close_first() {
+        let (mut client, mut server, copying) = between(None).await;
+        server.shutdown().await.unwrap();
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+        client.write_all(b"still sending").await.unwrap();
+        drop(client);
+        let mut got = String::new();
+        server.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "still sending");
+        assert!(matches!(copying.await.unwrap().0, Ended::Finished));
+    }
+
+    #[tokio::test]
+    async fn a_reset_reaches_the_other_side() {
+        let (mut client, server, copying) = between(None).await;
+        reset_on_close(&server);
+        drop(server);
+        let error = client.read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert!(matches!(copying.await.unwrap().0, Ended::Failed(Side::Upstream, _)));
+
+        let (client, mut server, copying) = between(None).await;
+        reset_on_close(&client);
+        drop(client);
+        let error = server.read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert!(matches!(copying.await.unwrap().0, Ended::Failed(Side::Downstream, _)));
+    }
+
+    /// A byte for an offset, without a period near any block size: a lost or repeated block shows.
+    fn pattern(offset: u64) -> u8 {
+        (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+    }
+
+    async fn send(mut stream: impl AsyncWrite + Unpin, bytes: u64) {
+        let mut at = 0;
+        while at < bytes {
+            let chunk: Vec<u8> = (at..(at + 256 * 1024).min(bytes)).map(pattern).collect();
+            stream.write_all(&chunk).await.unwrap();
+            at += chunk.len() as u64;
+        }
+        stream.shutdown().await.unwrap();
+    }
+
+    async fn check(mut stream: impl AsyncRead + Unpin, slowly: bool) -> u64 {
+        let (mut at, mut buffer) = (0u64, vec![0; 256 * 1024]);
+        loop {
+            let read = stream.read(&mut buffer).await.unwrap();
+            if read == 0 {
+                return at;
+            }
+            for byte in &buffer[..read] {
+                assert_eq!(*byte, pattern(at), "at {at}");
+                at += 1;
+            }
+            if slowly {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn bulk_both_ways_at_once_arrives_unchanged() {
+        const BYTES: u64 = 16 << 20;
+        let (mut client, mut server, copying) = between(Some(Duration::from_secs(60))).await;
+        let (client_reads, client_writes) = client.split();
+        let (server_reads, server_writes) = server.split();
+        let (_, _, at_client, at_server) = tokio::join!(
+            send(client_writes, BYTES),
+            send(server_writes, BYTES + 1),
+            check(client_reads, true),
+            check(server_reads, false),
+        );
+        assert_eq!((at_server, at_client), (BYTES, BYTES + 1));
+        let (ended, copied) = copying.await.unwrap();
+        assert!(matches!(ended, Ended::Finished), "{ended:?}");
+        assert_eq!(copied, Copied { received: BYTES, sent: BYTES + 1 });
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_does_not_read_stops_the_writer() {
+        let (client, _server, copying) = between(None).await;
+        let mut written = 0;
+        let chunk = vec![0; 1 << 20];
+        while let Ok(Ok(())) = tokio::time::timeout(Duration::from_millis(200), client.writable()).await {
+            match client.try_write(&chunk) {
+                Ok(bytes) => written += bytes,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+            assert!(written < 64 << 20, "nothing held the writer back");
+        }
+        assert!(written > 0);
+        copying.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idleness_ends_it_and_traffic_puts_it_off() {
+        let began = Instant::now();
+        let (mut client, mut server, copying) = between(Some(Duration::from_secs(10))).await;
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        client.write_all(b"x").await.unwrap();
+        server.read_exact(&mut [0; 1]).await.unwrap();
+        assert!(matches!(copying.await.unwrap().0, Ended::Idle));
+        let lasted = began.elapsed().as_secs();
+        assert!((17..=18).contains(&lasted), "{lasted} s");
+    }
+}

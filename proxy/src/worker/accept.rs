@@ -1,0 +1,214 @@
+//! Accepting: what a worker does with a listening socket until it is told to stop.
+
+use std::{
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use socket2::SockRef;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use weir_abi::map::{INBOUND_PORT, OUTBOUND_PORT};
+
+use crate::{
+    intake::{Admitted, Direction, Downstream, Origin, Pod},
+    listener,
+    telemetry::stats::{Counter, Shard},
+    worker::{Worker, drain::DrainWatch},
+};
+
+/// Pause after accept(2) failed for want of file descriptors or memory.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// At most one line about failures per worker and listener in this time.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a listening socket belongs to.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A listener of the configuration.
+    Bound {
+        /// Its name.
+        listener: Arc<str>,
+        /// The process's drain.
+        drain: DrainWatch,
+    },
+    /// A pod.
+    Pod {
+        /// Swapped when the agent describes it anew.
+        pod: Arc<ArcSwap<Pod>>,
+        /// Which of its sockets.
+        direction: Direction,
+    },
+}
+
+/// Why a connection is closed as soon as it is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Refusal {
+    #[error("no original destination was recorded: the client dialled the redirect port itself")]
+    NoOriginalDestination,
+    #[error("the destination is the redirect port itself")]
+    SelfPort,
+    #[error("the pod has as many open connections as it may")]
+    TooManyConnections,
+    #[error("the client is gone already")]
+    Gone,
+}
+
+impl Refusal {
+    fn counter(self) -> Option<Counter> {
+        match self {
+            Self::NoOriginalDestination => Some(Counter::NoOriginalDestination),
+            Self::SelfPort => Some(Counter::SelfPortRefused),
+            Self::TooManyConnections => Some(Counter::DownstreamCxOverflow),
+            Self::Gone => None,
+        }
+    }
+}
+
+/// Accepts until `stop` changes or its sender is gone.
+pub(super) async fn run(worker: Rc<Worker>, listener: TcpListener, source: Source, mut stop: watch::Receiver<()>) {
+    let mut complaints = Complaints::default();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.changed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => match source.admit(stream, peer) {
+                Ok((downstream, admitted)) => carry(&worker, downstream, admitted),
+                Err(refusal) => {
+                    if let Some(counter) = refusal.counter() {
+                        worker.stats.count(counter);
+                    }
+                    tracing::debug!(%peer, ?source, reason = %refusal, "connection refused");
+                    if refusal == Refusal::TooManyConnections && complaints.may() {
+                        tracing::warn!(%peer, ?source, reason = %refusal, "connection refused");
+                    }
+                }
+            },
+            Err(error) => {
+                worker.stats.count(Counter::AcceptErrors);
+                if complaints.may() {
+                    tracing::warn!(%error, "cannot accept connections");
+                }
+                if is_exhausted(&error) {
+                    tokio::select! {
+                        _ = stop.changed() => return,
+                        () = tokio::time::sleep(EXHAUSTED_PAUSE) => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Runs the connection in a task of its own, until it ends or its drain is forced.
+fn carry(worker: &Rc<Worker>, downstream: Downstream, admitted: Option<Admitted>) {
+    let open = Open::new(worker.stats.clone(), admitted);
+    let worker = worker.clone();
+    tokio::task::spawn_local(async move {
+        let _open = open;
+        let drain = downstream.drain.clone();
+        tokio::select! {
+            biased;
+            () = listener::serve(worker, downstream) => {}
+            () = drain.forced() => {}
+        }
+    });
+}
+
+impl Source {
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) -> Result<(Downstream, Option<Admitted>), Refusal> {
+        let accepted = Instant::now();
+        let peer = canonical(peer);
+        let local = canonical(stream.local_addr().map_err(|_| Refusal::Gone)?);
+        match self {
+            Self::Bound { listener, drain } => {
+                let origin = Origin::Bound { listener: listener.clone() };
+                let drain = drain.clone();
+                Ok((Downstream { stream, peer, local, destination: local, origin, accepted, drain }, None))
+            }
+            Self::Pod { pod, direction } => {
+                let pod = pod.load_full();
+                let destination = match direction {
+                    Direction::Outbound => original_destination(&pod, &stream)?,
+                    Direction::Inbound if [OUTBOUND_PORT, INBOUND_PORT].contains(&local.port()) => {
+                        return Err(Refusal::SelfPort);
+                    }
+                    Direction::Inbound => local,
+                };
+                let Some(admitted) = pod.local.admit() else {
+                    // Fails at the client at once, instead of ending like an answer of nothing.
+                    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                    return Err(Refusal::TooManyConnections);
+                };
+                let drain = pod.local.drain.watch();
+                let origin = Origin::Pod { pod, direction: *direction };
+                Ok((Downstream { stream, peer, local, destination, origin, accepted, drain }, Some(admitted)))
+            }
+        }
+    }
+}
+
+fn original_destination(pod: &Pod, stream: &TcpStream) -> Result<SocketAddr, Refusal> {
+    let maps = pod.local.maps.load();
+    let recorded = maps.as_deref().map(|maps| maps.original_destination(stream)).transpose();
+    match recorded {
+        Ok(recorded) => recorded.flatten().map(canonical).ok_or(Refusal::NoOriginalDestination),
+        Err(error) => {
+            tracing::error!(%error, "the map of original destinations cannot be read");
+            Err(Refusal::NoOriginalDestination)
+        }
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// An open connection, counted out when dropped.
+struct Open {
+    stats: Arc<Shard>,
+    _admitted: Option<Admitted>,
+}
+
+impl Open {
+    fn new(stats: Arc<Shard>, admitted: Option<Admitted>) -> Self {
+        stats.count(Counter::DownstreamCxTotal);
+        Self { stats, _admitted: admitted }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.stats.count(Counter::DownstreamCxDestroy);
+    }
+}
+
+/// Says whether it is time for another line.
+#[derive(Default)]
+struct Complaints {
+    last: Option<Instant>,
+}
+
+impl Complaints {
+    fn may(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.last.is_none_or(|last| now.duration_since(last) >= COMPLAINT_INTERVAL);
+        if due {
+            self.last = Some(now);
+        }
+        due
+    }
+}

@@ -1,0 +1,136 @@
+//! The worker threads, and what the control thread tells them.
+
+use std::{io, net::TcpListener, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::LocalSet,
+};
+
+use crate::worker::{
+    Worker,
+    accept::{self, Source},
+};
+
+/// Tells a worker something.
+enum Command {
+    Accept {
+        listener: TcpListener,
+        source: Source,
+        stop: watch::Receiver<()>,
+        started: oneshot::Sender<io::Result<()>>,
+    },
+    Forget {
+        uid: Arc<str>,
+    },
+}
+
+/// The running workers. They end when this is dropped, with whatever is still open.
+#[derive(Debug)]
+pub struct Workers {
+    commands: Vec<mpsc::UnboundedSender<Command>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Accepting from a set of listening sockets; ends when dropped.
+#[derive(Debug)]
+pub struct Accepting {
+    stop: watch::Sender<()>,
+}
+
+impl Accepting {
+    /// Nothing yet.
+    pub fn none() -> Self {
+        Self { stop: watch::Sender::new(()) }
+    }
+
+    /// Stops, and returns once every worker has closed its end of the sockets.
+    pub async fn stop(self) {
+        self.stop.send_replace(());
+        self.stop.closed().await;
+    }
+}
+
+impl Workers {
+    /// Starts one thread for each of `workers`; each flushes its access log at `flush_interval`.
+    pub fn start<F>(workers: impl IntoIterator<Item = F>, flush_interval: Duration) -> io::Result<Self>
+    where
+        F: FnOnce() -> Worker + Send + 'static,
+    {
+        let mut running = Self { commands: Vec::new(), threads: Vec::new() };
+        for (index, worker) in workers.into_iter().enumerate() {
+            let (sender, commands) = mpsc::unbounded_channel();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || LocalSet::new().block_on(&runtime, run(Rc::new(worker()), commands, flush_interval)))?;
+            running.commands.push(sender);
+            running.threads.push(thread);
+        }
+        Ok(running)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// Has worker `index` accept from `listener` until `accepting` stops; returns once it does.
+    pub async fn accept(
+        &self,
+        index: usize,
+        listener: TcpListener,
+        source: Source,
+        accepting: &Accepting,
+    ) -> io::Result<()> {
+        let (started, done) = oneshot::channel();
+        let command = Command::Accept { listener, source, stop: accepting.stop.subscribe(), started };
+        let gone = || io::Error::other(format!("worker {index} is gone"));
+        self.commands[index].send(command).map_err(|_| gone())?;
+        done.await.map_err(|_| gone())?
+    }
+
+    /// Has every worker drop what it pooled on behalf of a withdrawn pod.
+    pub fn forget(&self, uid: &Arc<str>) {
+        for commands in &self.commands {
+            // A worker that is gone has forgotten.
+            let _ = commands.send(Command::Forget { uid: uid.clone() });
+        }
+    }
+
+    /// Ends the workers and waits for their threads.
+    pub fn join(self) {
+        drop(self.commands);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}
+
+async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>, flush_interval: Duration) {
+    let mut flush = tokio::time::interval(flush_interval);
+    flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(Command::Accept { listener, source, stop, started }) => {
+                    let result = tokio::net::TcpListener::from_std(listener).map(|listener| {
+                        tokio::task::spawn_local(accept::run(worker.clone(), listener, source, stop));
+                    });
+                    // Whoever asked may have given up.
+                    let _ = started.send(result);
+                }
+                Some(Command::Forget { uid }) => worker.pools.forget_pod(&uid),
+                None => return,
+            },
+            _ = flush.tick() => worker.log.flush(),
+        }
+    }
+}
