@@ -46,6 +46,13 @@ impl Output {
         }
     }
 
+    /// Says something beside the answer on standard error, to people: JSON's readers find it in the answer.
+    pub fn note(&self, note: impl Display) {
+        if self.format == Format::Plain {
+            eprintln!("weirctl: {note}");
+        }
+    }
+
     /// Writes an error as JSON, if JSON is wanted.
     pub fn json_error(&mut self, message: &str) -> io::Result<()> {
         if self.format == Format::Plain { Ok(()) } else { self.write("", || json!({ "error": message })) }

@@ -126,9 +126,7 @@ async fn programs(agent: &mut AgentClient<Channel>, which: &Program, output: &mu
     }
     output.write(show::prog::table(&answer.programs), || answer.programs.iter().map(show::prog::json).collect())?;
     if !answer.stats_enabled {
-        eprintln!(
-            "weirctl: runs were not counted until now (kernel.bpf_stats_enabled=0); they are for a minute from here"
-        );
+        output.note("runs were not counted until now (kernel.bpf_stats_enabled=0); they are for a minute from here");
     }
     Ok(OK)
 }
@@ -137,7 +135,7 @@ async fn trace(agent: &mut AgentClient<Channel>, what: &Trace, output: &mut Outp
     let request = pb::TraceEventsRequest { pod: what.pod.clone(), verdict: what.verdict.clone() };
     // The agent answers once events are written.
     let mut events = agent.trace_events(request).await?.into_inner();
-    eprintln!("weirctl: tracing {}", if what.pod.is_empty() { "all pods" } else { &what.pod });
+    output.note(format_args!("tracing {}", if what.pod.is_empty() { "all pods" } else { &what.pod }));
     let lines = show::event::Lines::new();
     let (mut shown, mut lost, mut code) = (0, 0, OK);
     let end = what.duration.map(|duration| tokio::time::Instant::now() + duration);
@@ -167,12 +165,12 @@ async fn trace(agent: &mut AgentClient<Channel>, what: &Trace, output: &mut Outp
             }
         };
         if event.lost > 0 {
-            eprintln!("weirctl: {} events lost", event.lost);
+            output.note(format_args!("{} events lost", event.lost));
             lost += event.lost;
         }
         output.write(lines.plain(&event), || show::event::json(&event))?;
         shown += 1;
     }
-    eprintln!("weirctl: {shown} events, {lost} lost");
+    output.note(format_args!("{shown} events, {lost} lost"));
     Ok(code)
 }

@@ -116,7 +116,8 @@ Usage: weirctl event trace [POD] [--verdict VERDICT] [--follow] [--count N] [--f
     --for DURATION  for that long (500ms, 10s, 1m)
 
        Without --follow, --count and --for: what happens within 2 s. With several: whichever
-       comes first. Says on standard error when it starts, and how many events it lost.
+       comes first. Standard error says when it starts and how many events were lost; with
+       --json each event says how many were lost before it.
 ";
 
 const STATUS: &str = "\

@@ -110,25 +110,6 @@ impl FromBytes<8> for u64 {
     }
 }
 
-/// The bytes of a lookup's key in `PORT_RULES`.
-pub(super) fn port_key(key: &PortKey) -> [u8; size_of::<PortKey>()] {
-    let mut bytes = [0; size_of::<PortKey>()];
-    bytes[..4].copy_from_slice(&key.slot.to_ne_bytes());
-    bytes[4..6].copy_from_slice(&key.port.to_ne_bytes());
-    bytes[6..].copy_from_slice(&key.kind.to_ne_bytes());
-    bytes
-}
-
-/// The bytes of the data of a lookup's key in `EXCLUDED_CIDRS`.
-pub(super) fn cidr_key(key: &CidrKey) -> [u8; size_of::<CidrKey>()] {
-    let mut bytes = [0; size_of::<CidrKey>()];
-    bytes[..4].copy_from_slice(&key.slot.to_ne_bytes());
-    for (chunk, word) in bytes[4..].chunks_exact_mut(4).zip(key.ip.0) {
-        chunk.copy_from_slice(&word.to_ne_bytes());
-    }
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,13 +156,5 @@ mod tests {
         assert_eq!(event.destination_ip, ip_at(offset_of!(Event, destination_ip)));
         assert_eq!(event.retransmits, u32_at(offset_of!(Event, retransmits)));
         assert_eq!(event.comm[0], offset_of!(Event, comm) as u8);
-    }
-
-    #[test]
-    fn keys_survive_the_round_trip() {
-        let port = PortKey { slot: 7, port: 8080, kind: 3 };
-        assert_eq!(PortKey::from_bytes(&port_key(&port)), port);
-        let cidr = CidrKey { slot: 7, ip: Ip([1, 2, 3, 4]) };
-        assert_eq!(CidrKey::from_bytes(&cidr_key(&cidr)), cidr);
     }
 }

@@ -95,7 +95,8 @@ pub struct MapFacts {
 /// The programs pinned in `directory`, with their links of the same names in `links`, by name.
 pub(super) fn programs(directory: &Path, links: &Path) -> Result<Vec<ProgramFacts>, Error> {
     let mut programs = Vec::new();
-    for name in pins(directory)? {
+    // While a program is replaced its successor is pinned under another name for a moment.
+    for name in pins(directory)?.into_iter().filter(|name| !name.ends_with("_new")) {
         let pin = directory.join(&name);
         let info = match ProgramInfo::from_pin(&pin) {
             Ok(info) => info,

@@ -114,8 +114,8 @@ pub enum Error {
         why: &'static str,
     },
     /// The flag could not be set.
-    #[error("CONFIG flag WATCHED: {0}")]
-    Watched(String),
+    #[error(transparent)]
+    Watched(Box<crate::redirect::Error>),
 }
 
 /// An error with what caused it, on one line.

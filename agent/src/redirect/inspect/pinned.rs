@@ -17,16 +17,18 @@ use weir_abi::{
     Rule,
     event::Event,
     map::{
-        CIDR_LOOKUP_BITS, CidrKey, Config, Fault, FlowKey, FlowValue, MAX_RULES, PodConfig, PortKey, SlotConfig, name,
+        CIDR_LOOKUP_BITS, CidrKey, Config, Fault, FlowKey, FlowValue, MAX_RULES, PodConfig, PortKey, SlotConfig,
+        config_flag, name,
     },
 };
 
 use super::{
     Entry, Error, Kernel, MapFacts, ProgramFacts,
-    decode::{FromBytes, cidr_key, port_key},
+    decode::FromBytes,
     dump::{self, Bytes, read_counter, read_flows},
     events, facts,
 };
+use crate::redirect::{ConfigHandle, bytes::ToBytes};
 
 /// How long the kernel counts runs after it was asked to: counting costs tens of nanoseconds a run.
 const COUNT_RUNS: Duration = Duration::from_secs(60);
@@ -36,16 +38,15 @@ const STATS_SYSCTL: &str = "/proc/sys/kernel/bpf_stats_enabled";
 /// The pins of one instance.
 pub struct Pinned {
     directory: PathBuf,
-    set_watched: Box<dyn Fn(bool) -> Result<(), String> + Send + Sync>,
+    config: ConfigHandle,
     /// While open, the kernel counts runs; until when it stays open.
     counting: Arc<Mutex<Option<(OwnedFd, Instant)>>>,
 }
 
 impl Pinned {
-    /// Looks at the pins in `directory` (`maps/`, `programs/`, `links/`). `set_watched` sets the flag of that name in
-    /// `CONFIG`, whose other flags others set.
-    pub fn new(directory: PathBuf, set_watched: impl Fn(bool) -> Result<(), String> + Send + Sync + 'static) -> Self {
-        Self { directory, set_watched: Box::new(set_watched), counting: Default::default() }
+    /// Looks at the pins in `directory` (`maps/`, `programs/`, `links/`), and sets its flag through `config`.
+    pub fn new(directory: PathBuf, config: ConfigHandle) -> Self {
+        Self { directory, config, counting: Arc::default() }
     }
 
     fn pin(&self, name: &str) -> PathBuf {
@@ -96,14 +97,14 @@ impl Kernel for Pinned {
     fn has_port_rule(&self, key: &PortKey) -> Result<bool, Error> {
         self.map(name::PORT_RULES, |map| {
             let map: HashMap<_, Bytes<{ size_of::<PortKey>() }>, u32> = map.try_into()?;
-            Ok(found(map.get(&port_key(key), 0))?.is_some())
+            Ok(found(map.get(&key.to_bytes(), 0))?.is_some())
         })
     }
 
     fn is_excluded_cidr(&self, key: &CidrKey) -> Result<bool, Error> {
         self.map(name::EXCLUDED_CIDRS, |map| {
             let map: LpmTrie<_, Bytes<{ size_of::<CidrKey>() }>, u32> = map.try_into()?;
-            Ok(found(map.get(&lpm_trie::Key::new(CIDR_LOOKUP_BITS, cidr_key(key)), 0))?.is_some())
+            Ok(found(map.get(&lpm_trie::Key::new(CIDR_LOOKUP_BITS, key.to_bytes()), 0))?.is_some())
         })
     }
 
@@ -170,7 +171,7 @@ impl Kernel for Pinned {
     }
 
     fn set_watched(&self, watched: bool) -> Result<(), Error> {
-        (self.set_watched)(watched).map_err(Error::Watched)
+        self.config.set_flag(config_flag::WATCHED, watched).map_err(|error| Error::Watched(Box::new(error)))
     }
 
     fn events(&self) -> Result<BoxStream<'static, Vec<Event>>, Error> {
