@@ -180,6 +180,16 @@ pub mod google {
         include!("google.rpc.rs");
     }
 }
+pub mod udpa {
+    pub mod r#type {
+        pub mod v1 {
+            include!("udpa.r#type.v1.rs");
+        }
+    }
+}
+pub mod validate {
+    include!("validate.rs");
+}
 pub mod weir {
     pub mod agent {
         pub mod v1 {
@@ -203,6 +213,9 @@ pub mod xds {
             pub mod v3 {
                 include!("xds.r#type.matcher.v3.rs");
             }
+        }
+        pub mod v3 {
+            include!("xds.r#type.v3.rs");
         }
     }
 }

@@ -1,0 +1,87 @@
+//! Between texts, `Any` and Rust types.
+
+use prost::{Message, Name};
+use prost_reflect::{DynamicMessage, SerializeOptions};
+use prost_types::Any;
+
+use crate::descriptors;
+use crate::error::ConfigError;
+use crate::tree::{Node, Value};
+use crate::{json, read, validate as rules, yaml};
+
+/// The message that a YAML text spells, validated.
+///
+/// # Errors
+/// What is wrong first, with its field and position: in the order YAML, fields and types, validation rules.
+pub fn from_yaml<T: Message + Name + Default>(text: &str) -> Result<T, ConfigError> {
+    from_tree(&yaml::parse(text)?)
+}
+
+/// The same from JSON.
+///
+/// # Errors
+/// As [`from_yaml`].
+pub fn from_json<T: Message + Name + Default>(text: &str) -> Result<T, ConfigError> {
+    from_tree(&json::parse(text)?)
+}
+
+/// An error about a message with the position of its field in the YAML text that the message was read from.
+pub fn locate(text: &str, error: ConfigError) -> ConfigError {
+    match yaml::parse(text) {
+        Ok(tree) => tree.locate(error),
+        Err(_) => error,
+    }
+}
+
+fn from_tree<T: Message + Name + Default>(tree: &Node) -> Result<T, ConfigError> {
+    if let Value::Null = tree.value {
+        return Err(ConfigError::new("is empty"));
+    }
+    let located = |error| tree.locate(error);
+    let message = read::message(&descriptors::of::<T>(), tree).map_err(located)?;
+    rules::message(&message).map_err(located)?;
+    message.transcode_to().map_err(|error| ConfigError::new(error.to_string()))
+}
+
+/// proto3 JSON with the field names of the `.proto` files, unset fields left out and every `Any` expanded, as in
+/// Envoy's `/config_dump`. Maps come out in no particular order.
+///
+/// # Errors
+/// An `Any` in it has an unknown type or does not decode as its type.
+pub fn to_json<T: Message + Name>(message: &T) -> Result<serde_json::Value, ConfigError> {
+    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(true);
+    to_dynamic(message)?
+        .serialize_with_options(serde_json::value::Serializer, &options)
+        .map_err(|error| ConfigError::new(error.to_string()))
+}
+
+/// Checks protoc-gen-validate's rules throughout a message, also inside every `Any` of a known type.
+///
+/// # Errors
+/// The first rule that does not hold, with its field. There is no position.
+pub fn validate<T: Message + Name>(message: &T) -> Result<(), ConfigError> {
+    rules::message(&to_dynamic(message)?)
+}
+
+fn to_dynamic<T: Message + Name>(message: &T) -> Result<DynamicMessage, ConfigError> {
+    DynamicMessage::decode(descriptors::of::<T>(), &message.encode_to_vec()[..])
+        .map_err(|error| ConfigError::new(error.to_string()))
+}
+
+/// The message inside an `Any` that must hold a `T`. Not validated: what holds the `Any` has been.
+///
+/// # Errors
+/// Another type, or bytes that are not one.
+pub fn unpack<T: Message + Name + Default>(any: &Any) -> Result<T, ConfigError> {
+    let name = type_name(any);
+    if name != T::full_name() {
+        let found = if name.is_empty() { "nothing" } else { name };
+        return Err(ConfigError::new(format!("must hold {}, not {found}", T::full_name())));
+    }
+    T::decode(&any.value[..]).map_err(|error| ConfigError::new(format!("is not a {name}: {error}")))
+}
+
+/// The full name of the type that an `Any` holds, empty for an empty `Any`.
+pub fn type_name(any: &Any) -> &str {
+    any.type_url.rsplit('/').next().unwrap_or_default()
+}
