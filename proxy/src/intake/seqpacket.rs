@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -64,7 +64,7 @@ impl Connection {
             .await
     }
 
-    /// Receives one packet into `buffer`'s capacity; none when the other side has closed.
+    /// Receives one packet; none when the other side has closed.
     pub async fn receive(&self) -> io::Result<Option<Packet>> {
         self.socket.async_io(Interest::READABLE, |socket| receive_now(socket)).await
     }
@@ -121,12 +121,4 @@ fn receive_now(socket: &OwnedFd) -> io::Result<Option<Packet>> {
     }
     bytes.truncate(received as usize);
     Ok(Some(Packet { bytes, fds }))
-}
-
-/// A listening socket, for tests that play the agent.
-pub fn listen(path: &Path) -> io::Result<OwnedFd> {
-    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-    nix::sys::socket::bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-    nix::sys::socket::listen(&fd, Backlog::new(16)?)?;
-    Ok(fd)
 }

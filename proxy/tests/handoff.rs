@@ -1,0 +1,417 @@
+//! The handoff client against an agent played by the test: real workers, real sockets, one packet at a time. The tests
+//! count this process's file descriptors, so they take turns.
+
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::unix::net::UnixListener,
+    path::PathBuf,
+    rc::Rc,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockname, listen, socket};
+use prost::Message;
+use tokio::{
+    sync::{mpsc, watch},
+    task::LocalSet,
+    time::timeout,
+};
+use weir_proto::handoff::v1::{
+    Direction, Drain, Enroll, Family, FromAgent, FromProxy, Listener, Maps, SnapshotSent, Sockets, Withdraw, Workload,
+    from_agent, from_proxy,
+};
+use weir_proxy::{
+    cluster::Local,
+    http::pool::Pools,
+    intake::{
+        handoff::{Client, Status},
+        pods::Pods,
+        seqpacket::{Connection, Packet},
+    },
+    telemetry::{
+        stats::{Counter, Stats},
+        writer::LogHandle,
+    },
+    worker::{Worker, Workers, drain},
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+static TURN: Mutex<()> = Mutex::new(());
+
+fn open_fds() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// The played agent: its listening socket, and what it has connected.
+struct Agent {
+    listener: Arc<UnixListener>,
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// A proxy's connection to the played agent.
+struct Session {
+    connection: Connection,
+    next_id: u64,
+}
+
+impl Agent {
+    fn listen() -> Self {
+        let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("handoff.sock");
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(fd.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&fd, Backlog::new(16).unwrap()).unwrap();
+        Self { listener: Arc::new(fd.into()), _directory: directory, path, _turn: turn }
+    }
+
+    async fn accept(&self) -> Session {
+        let listener = self.listener.clone();
+        let accepted = tokio::task::spawn_blocking(move || listener.accept().unwrap().0);
+        let stream = timeout(PATIENCE, accepted).await.expect("the proxy dials").unwrap();
+        stream.set_nonblocking(true).unwrap();
+        Session { connection: Connection::new(stream.into()).unwrap(), next_id: 1 }
+    }
+}
+
+impl Session {
+    async fn receive(&mut self) -> (from_proxy::Message, Vec<OwnedFd>) {
+        let packet = timeout(PATIENCE, self.connection.receive()).await.expect("the proxy says something").unwrap();
+        let Packet { bytes, fds } = packet.expect("the proxy stays");
+        (FromProxy::decode(&*bytes).unwrap().message.unwrap(), fds)
+    }
+
+    /// The next message that is no NeedSockets.
+    async fn receive_other(&mut self) -> (from_proxy::Message, Vec<OwnedFd>) {
+        loop {
+            let (message, fds) = self.receive().await;
+            if !matches!(message, from_proxy::Message::NeedSockets(_)) {
+                return (message, fds);
+            }
+        }
+    }
+
+    async fn hello(&mut self) -> u32 {
+        match self.receive().await.0 {
+            from_proxy::Message::Hello(hello) => {
+                assert_eq!((hello.version, hello.generation, hello.workers), (1, 7, 2));
+                hello.pods_held
+            }
+            other => panic!("{other:?}, not Hello"),
+        }
+    }
+
+    async fn send(&mut self, message: from_agent::Message, fds: &[BorrowedFd<'_>]) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        let message = FromAgent { id, message: Some(message) };
+        self.connection.send(&message.encode_to_vec(), fds).await.unwrap();
+        id
+    }
+
+    /// Sends what is acknowledged, and returns the error in the acknowledgement.
+    async fn ask(&mut self, message: from_agent::Message, fds: &[BorrowedFd<'_>]) -> String {
+        let id = self.send(message, fds).await;
+        match self.receive_other().await.0 {
+            from_proxy::Message::Ack(ack) => {
+                assert_eq!(ack.id, id);
+                ack.error
+            }
+            other => panic!("{other:?}, not Ack"),
+        }
+    }
+
+    async fn enroll(&mut self, uid: &str, listeners: &[&TcpListener]) -> String {
+        let fds: Vec<_> = listeners.iter().map(|listener| listener.as_fd()).collect();
+        self.ask(from_agent::Message::Enroll(enrolment(uid, listeners)), &fds).await
+    }
+
+    async fn snapshot_sent(&mut self) {
+        self.send(from_agent::Message::SnapshotSent(SnapshotSent {}), &[]).await;
+        let (message, _) = self.receive_other().await;
+        assert!(matches!(message, from_proxy::Message::Ready(_)), "{message:?}, not Ready");
+    }
+
+    async fn withdraw(&mut self, uid: &str) -> String {
+        self.ask(from_agent::Message::Withdraw(Withdraw { uid: uid.into(), drain_ms: 100 }), &[]).await
+    }
+}
+
+fn enrolment(uid: &str, listeners: &[&TcpListener]) -> Enroll {
+    let workload = Workload { uid: uid.into(), ips: vec!["127.0.0.1".into()], ..Workload::default() };
+    let listeners = listeners.iter().enumerate().map(|(worker, listener)| Listener {
+        direction: Direction::Outbound.into(),
+        worker: worker as u32,
+        address: listener.local_addr().unwrap().to_string(),
+    });
+    Enroll { workload: Some(workload), listeners: listeners.collect() }
+}
+
+/// A proxy as `bootstrap::serve` puts it together, with two workers.
+struct Proxy {
+    stats: Stats,
+    status: watch::Receiver<Status>,
+    _drain: watch::Sender<Option<Duration>>,
+    workers: Rc<Workers>,
+}
+
+impl Proxy {
+    fn start(agent: &Agent) -> Self {
+        let stats = Stats::new(2);
+        let workers = (0..2).map(|index| {
+            let (stats, drain) = (stats.worker(index), drain::Drain::new().watch());
+            move || Worker {
+                index,
+                snapshot: Arc::new(ArcSwap::default()),
+                pools: Pools::default(),
+                balancers: Local::default(),
+                log: LogHandle::discard(),
+                stats,
+                drain,
+            }
+        });
+        let workers = Rc::new(Workers::start(workers, PATIENCE).unwrap());
+        let (needs, needed) = mpsc::unbounded_channel();
+        let (status, changes) = watch::channel(Status::Starting);
+        let (drain, asked) = watch::channel(None);
+        let pods = Pods::new(workers.clone(), needs, stats.control(), 1000);
+        let client = Client::new(agent.path.clone(), 7, pods, needed, stats.clone(), status);
+        tokio::task::spawn_local(client.run(asked));
+        Self { stats, status: changes, _drain: drain, workers }
+    }
+
+    /// Connects, and waits until a worker has taken the connection and found no original destination.
+    async fn is_accepted_at(&self, address: SocketAddr) {
+        let before = self.stats.total(Counter::NoOriginalDestination);
+        let client = TcpStream::connect(address).unwrap();
+        timeout(PATIENCE, async {
+            while self.stats.total(Counter::NoOriginalDestination) == before {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("a worker accepts");
+        drop(client);
+    }
+}
+
+fn listeners(count: usize) -> Vec<TcpListener> {
+    (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect()
+}
+
+fn run<F: Future>(test: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, test)
+}
+
+fn null() -> OwnedFd {
+    std::fs::File::open("/dev/null").unwrap().into()
+}
+
+#[test]
+fn a_pod_is_served_until_it_is_withdrawn_and_listeners_come_back_to_a_new_agent() {
+    let agent = Agent::listen();
+    run(async {
+        let proxy = Proxy::start(&agent);
+        let mut session = agent.accept().await;
+        assert_eq!(session.hello().await, 0);
+        session.send(from_agent::Message::Maps(Maps {}), &[null().as_fd(), null().as_fd()]).await;
+        let sockets = listeners(3);
+        let sockets: Vec<_> = sockets.iter().collect();
+        assert_eq!(session.enroll("pod-a", &sockets).await, "");
+        assert_eq!(*proxy.status.borrow(), Status::Starting);
+        session.snapshot_sent().await;
+        // Three listeners, two workers: each has one.
+        for socket in &sockets {
+            proxy.is_accepted_at(socket.local_addr().unwrap()).await;
+        }
+        assert_eq!(*proxy.status.borrow(), Status::Ready);
+
+        // The agent dies. What is held is served on.
+        drop(session);
+        proxy.is_accepted_at(sockets[0].local_addr().unwrap()).await;
+        let mut session = agent.accept().await;
+        assert_eq!(session.hello().await, 1);
+        let (message, fds) = session.receive().await;
+        let from_proxy::Message::ListenersBack(back) = message else { panic!("{message:?}, not ListenersBack") };
+        assert_eq!((&*back.uid, fds.len()), ("pod-a", 3));
+        for (listener, fd) in back.listeners.iter().zip(&fds) {
+            let address: nix::sys::socket::SockaddrIn = getsockname(fd.as_raw_fd()).unwrap();
+            assert_eq!(listener.address, address.to_string());
+        }
+        // The new agent has the pod under the same sockets; only its description is sent.
+        assert_eq!(session.enroll("pod-a", &[]).await, "");
+        session.snapshot_sent().await;
+        proxy.is_accepted_at(sockets[2].local_addr().unwrap()).await;
+
+        // New sockets replace the old ones.
+        let others = listeners(1);
+        assert_eq!(session.enroll("pod-a", &[&others[0]]).await, "");
+        proxy.is_accepted_at(others[0].local_addr().unwrap()).await;
+
+        assert_eq!(session.withdraw("pod-a").await, "");
+        let address = others[0].local_addr().unwrap();
+        drop(others);
+        assert!(TcpStream::connect(address).is_err(), "a socket of a withdrawn pod is left");
+        assert_eq!(session.withdraw("pod-a").await, "", "a second time is no error");
+    });
+}
+
+#[test]
+fn pods_that_a_new_agent_does_not_know_are_withdrawn() {
+    let agent = Agent::listen();
+    run(async {
+        let _proxy = Proxy::start(&agent);
+        let mut session = agent.accept().await;
+        session.hello().await;
+        let mut sockets = listeners(1);
+        assert_eq!(session.enroll("pod-a", &[&sockets[0]]).await, "");
+        session.snapshot_sent().await;
+        drop(session);
+
+        let mut session = agent.accept().await;
+        session.hello().await;
+        drop(session.receive().await);
+        session.snapshot_sent().await;
+        let address = sockets.remove(0).local_addr().unwrap();
+        assert!(TcpStream::connect(address).is_err());
+    });
+}
+
+#[test]
+fn upstream_sockets_are_asked_for_and_used() {
+    let agent = Agent::listen();
+    run(async {
+        let proxy = Proxy::start(&agent);
+        let mut session = agent.accept().await;
+        session.hello().await;
+        let sockets = listeners(1);
+        let fds = [sockets[0].as_fd()];
+        session.send(from_agent::Message::Enroll(enrolment("pod-a", &[&sockets[0]])), &fds).await;
+        let need = loop {
+            if let (from_proxy::Message::NeedSockets(need), _) = session.receive().await {
+                break need;
+            }
+        };
+        assert_eq!((&*need.uid, need.family()), ("pod-a", Family::Ipv4));
+        let upstream: Vec<OwnedFd> = (0..need.count)
+            .map(|_| {
+                let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+                socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap()
+            })
+            .collect();
+        let fds: Vec<_> = upstream.iter().map(AsFd::as_fd).collect();
+        let answer = Sockets { uid: "pod-a".into(), family: Family::Ipv4.into(), error: String::new() };
+        session.send(from_agent::Message::Sockets(answer), &fds).await;
+        timeout(PATIENCE, async {
+            while proxy.stats.total(Counter::UpstreamSocketsReceived) < u64::from(need.count) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+    });
+}
+
+#[test]
+fn bad_enrolments_are_answered_with_the_reason() {
+    let agent = Agent::listen();
+    run(async {
+        let _proxy = Proxy::start(&agent);
+        let mut session = agent.accept().await;
+        session.hello().await;
+        let sockets = listeners(1);
+        let before = open_fds();
+        let enroll = |workload, listeners| from_agent::Message::Enroll(Enroll { workload, listeners });
+        let error = session.ask(enroll(None, Vec::new()), &[]).await;
+        assert_eq!(error, "workload: missing");
+        let error = session.enroll("pod-a", &[]).await;
+        assert_eq!(error, "no listeners, and none are held for this pod");
+        let message = from_agent::Message::Enroll(enrolment("pod-a", &[&sockets[0]]));
+        let error = session.ask(message.clone(), &[null().as_fd(), null().as_fd()]).await;
+        assert_eq!(error, "1 listeners with 2 file descriptors");
+        let error = session.ask(message, &[null().as_fd()]).await;
+        assert!(error.ends_with("Socket operation on non-socket (os error 88)"), "{error}");
+        assert_eq!(open_fds(), before);
+
+        // What is no message ends the session; the proxy comes back.
+        session.connection.send(b"\xff\xff\xff", &[null().as_fd()]).await.unwrap();
+        let mut session = agent.accept().await;
+        session.hello().await;
+    });
+}
+
+#[test]
+fn two_hundred_pods_come_and_go_without_a_trace() {
+    let agent = Agent::listen();
+    run(async {
+        let proxy = Proxy::start(&agent);
+        let mut session = agent.accept().await;
+        session.hello().await;
+        session.snapshot_sent().await;
+        let mut before = None;
+        for round in 0..201 {
+            let uid = format!("pod-{round}");
+            {
+                let sockets = listeners(4);
+                let sockets: Vec<_> = sockets.iter().collect();
+                assert_eq!(session.enroll(&uid, &sockets).await, "");
+                proxy.is_accepted_at(sockets[round % 4].local_addr().unwrap()).await;
+                let answer = Sockets { uid: uid.clone(), family: Family::Ipv4.into(), error: String::new() };
+                let spare: Vec<_> = (0..20).map(|_| null()).collect();
+                let spare: Vec<_> = spare.iter().map(AsFd::as_fd).collect();
+                session.send(from_agent::Message::Sockets(answer), &spare).await;
+                assert_eq!(session.withdraw(&uid).await, "");
+            }
+            if round == 0 {
+                before = Some(settled(None).await);
+            }
+        }
+        assert_eq!(settled(before).await, before.unwrap());
+        assert_eq!(proxy.stats.open_connections(), 0);
+    });
+}
+
+/// Open file descriptors once the last tasks have ended: as many as `expected`, or what they are after a while.
+async fn settled(expected: Option<usize>) -> usize {
+    let patience = Duration::from_secs(2);
+    let _ = timeout(patience, async {
+        while expected != Some(open_fds()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    open_fds()
+}
+
+#[test]
+fn a_superseded_proxy_stops_accepting_and_says_how_it_drains() {
+    let agent = Agent::listen();
+    run(async {
+        let mut proxy = Proxy::start(&agent);
+        let mut session = agent.accept().await;
+        session.hello().await;
+        let sockets = listeners(1);
+        assert_eq!(session.enroll("pod-a", &[&sockets[0]]).await, "");
+        session.snapshot_sent().await;
+        session.send(from_agent::Message::Drain(Drain { deadline_ms: 5000 }), &[]).await;
+        let superseded = Status::Superseded(Duration::from_secs(5));
+        timeout(PATIENCE, proxy.status.wait_for(|status| *status == superseded)).await.unwrap().unwrap();
+        let (message, _) = session.receive_other().await;
+        let from_proxy::Message::Draining(draining) = message else { panic!("{message:?}, not Draining") };
+        assert_eq!(draining.open, 0);
+        // The connection waits for the successor.
+        let total = proxy.stats.total(Counter::NoOriginalDestination);
+        let _client = TcpStream::connect(sockets[0].local_addr().unwrap()).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(proxy.stats.total(Counter::NoOriginalDestination), total);
+        sockets[0].accept().unwrap();
+        assert_eq!(proxy.workers.len(), 2);
+    });
+}
