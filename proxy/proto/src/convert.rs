@@ -40,7 +40,8 @@ fn from_tree<T: Message + Name + Default>(tree: &Node) -> Result<T, ConfigError>
     let located = |error| tree.locate(error);
     let message = read::message(&descriptors::of::<T>(), tree).map_err(located)?;
     rules::message(&message).map_err(located)?;
-    message.transcode_to().map_err(|error| ConfigError::new(error.to_string()))
+    // Only protobuf's limit on nesting is left to fail.
+    message.transcode_to().map_err(|_| ConfigError::new("nested too deeply"))
 }
 
 /// proto3 JSON with the field names of the `.proto` files, unset fields left out and every `Any` expanded, as in
@@ -61,6 +62,15 @@ pub fn to_json<T: Message + Name>(message: &T) -> Result<serde_json::Value, Conf
 /// The first rule that does not hold, with its field. There is no position.
 pub fn validate<T: Message + Name>(message: &T) -> Result<(), ConfigError> {
     rules::message(&to_dynamic(message)?)
+}
+
+/// Names of the fields that are set, in the order of the `.proto` file's numbers. A field without presence is set when
+/// it is not the default.
+pub fn set_fields<T: Message + Name>(message: &T) -> Vec<String> {
+    match to_dynamic(message) {
+        Ok(message) => message.fields().map(|(field, _)| field.name().to_owned()).collect(),
+        Err(_) => Vec::new(),
+    }
 }
 
 fn to_dynamic<T: Message + Name>(message: &T) -> Result<DynamicMessage, ConfigError> {

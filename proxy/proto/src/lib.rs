@@ -4,7 +4,7 @@
 //! A text goes `text -> tree (YAML or JSON, with positions) -> read (by the message's descriptor) -> validate
 //! (protoc-gen-validate rules) -> the Rust type`, all through [`from_yaml`] or [`from_json`]. What comes back is valid
 //! throughout, also inside every `Any`; a [`ConfigError`] names the field and the line. Messages that arrive in binary
-//! go through [`validate`].
+//! go through [`validate()`].
 //!
 //! `generated/` comes from `cargo xtask proto`: Rust types for what the proxy implements, and one descriptor set of
 //! Envoy's whole API, so that also messages without a Rust type are read, validated and shown.
@@ -22,7 +22,7 @@ mod yaml;
 #[expect(clippy::all, clippy::allow_attributes_without_reason, reason = "generated")]
 mod generated;
 
-pub use convert::{from_json, from_yaml, locate, to_json, type_name, unpack, validate};
+pub use convert::{from_json, from_yaml, locate, set_fields, to_json, type_name, unpack, validate};
 pub use descriptors::pool;
 pub use error::{ConfigError, FieldPath, Position, Segment};
 pub use generated::weir::{agent, handoff};

@@ -119,6 +119,8 @@ impl Builder {
             self.anchors.insert(anchor, node.clone());
         }
         match self.open.last_mut() {
+            // `---` with nothing after it.
+            None if self.root.is_some() && matches!(node.value, Value::Null) => {}
             None if self.root.is_some() => {
                 return Err(ConfigError::new("a second YAML document is not read; join them").at(node.at));
             }
@@ -226,7 +228,8 @@ mod tests {
         assert_eq!(shown("[5000000000, 1.5, 1e3, .inf]"), r#""5000000000" "1.5" "1e3" ".inf""#);
         assert_eq!(shown("[~, null, '', 'null', \"1\", !!str 1, !x 1]"), r#"null null "" "null" "1" "1" 1"#);
         assert_eq!(shown(""), "null");
-        assert_eq!(shown("---\n- a\n---\n"), "line 3 column 4: a second YAML document is not read; join them");
+        assert_eq!(shown("---\n- a\n---\n"), "\"a\"");
+        assert_eq!(shown("- a\n---\n- b\n"), "line 3 column 1: a second YAML document is not read; join them");
     }
 
     #[test]

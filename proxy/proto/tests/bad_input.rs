@@ -1,7 +1,7 @@
 //! What a user sees for each kind of mistake in a bootstrap.
 
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
-use weir_proto::{from_json, from_yaml};
+use weir_proto::{ConfigError, Segment, from_json, from_yaml, locate};
 
 const BOOTSTRAP: &str = include_str!("bootstrap.yaml");
 const MANAGER: &str = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config";
@@ -188,6 +188,8 @@ fn rules() {
         "connect_timeout: 0s",
         "47: static_resources.clusters[0].connect_timeout: must be greater than 0s",
     );
+    // Without a rule of its own: no duration may be negative.
+    refused("timeout: 1.5s", "timeout: -1s", "31: MANAGER.ROUTES[0].route.timeout: must not be negative");
     refused(
         "port_value: 1443",
         "port_value: 70000",
@@ -228,6 +230,9 @@ fn broken_texts() {
     );
     let deep = format!("node: {{ metadata: {}1{} }}", "{ a: ".repeat(2000), " }".repeat(2000));
     assert!(refusal(&deep).ends_with("nested deeper than 100 levels"), "{}", refusal(&deep));
+    // Two messages a level: protobuf's limit comes first.
+    let deep = format!("\nnode: {{ metadata: {}1{} }}", "{ a: ".repeat(60), " }".repeat(60));
+    assert_eq!(refusal(&deep), "bootstrap.yaml:2: node.metadata: nested too deeply");
 }
 
 #[test]
@@ -262,4 +267,20 @@ fn leniency() {
     for port in ["0o123", "\" 1443\"", "5000000000"] {
         assert_ne!(refusal(&changed("port_value: 1443", &format!("port_value: {port}"))), "accepted", "{port}");
     }
+}
+
+#[test]
+fn places_errors_of_others() {
+    let error = ConfigError::new("unknown cluster \"x\"").in_field("cluster").in_field("route");
+    let error =
+        ["routes", "virtual_hosts"].iter().fold(error, |error, list| error.inside(Segment::Index(0)).in_field(list));
+    let error = error.in_field("route_config").in_field("typed_config");
+    let error = ["filters", "filter_chains", "listeners"]
+        .iter()
+        .fold(error, |error, list| error.inside(Segment::Index(0)).in_field(list));
+    let error = locate(BOOTSTRAP, error.in_field("static_resources"));
+    assert_eq!(
+        error.in_file("b.yaml"),
+        format!("b.yaml:30: {MANAGER}.{ROUTES}[0].route.cluster: unknown cluster \"x\"")
+    );
 }

@@ -10,7 +10,7 @@ use weir_proto::envoy::extensions::filters::http::router::v3::Router;
 use weir_proto::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, http_connection_manager::RouteSpecifier,
 };
-use weir_proto::{from_json, from_yaml, to_json, unpack, validate};
+use weir_proto::{from_json, from_yaml, set_fields, to_json, unpack, validate};
 
 const BOOTSTRAP: &str = include_str!("bootstrap.yaml");
 
@@ -93,4 +93,12 @@ fn validates_binary_messages() {
     bootstrap.static_resources.as_mut().unwrap().clusters[1].name.clear();
     let error = validate(&bootstrap).unwrap_err();
     assert_eq!(error.in_file("xds"), "xds: static_resources.clusters[1].name: must not be empty");
+}
+
+#[test]
+fn set_fields_are_named() {
+    let bootstrap: Bootstrap = from_yaml(BOOTSTRAP).unwrap();
+    assert_eq!(set_fields(&bootstrap), ["static_resources", "admin"]);
+    let clusters = &bootstrap.static_resources.as_ref().unwrap().clusters;
+    assert_eq!(set_fields(&clusters[1]), ["name", "type", "load_assignment"]);
 }

@@ -67,8 +67,9 @@ pub(super) fn message(descriptor: &MessageDescriptor, node: &Node) -> Option<Res
 }
 
 fn typed<T: Message>(descriptor: &MessageDescriptor, value: &T) -> Result<DynamicMessage, ConfigError> {
+    // Only protobuf's limit on nesting can fail here.
     DynamicMessage::decode(descriptor.clone(), &value.encode_to_vec()[..])
-        .map_err(|error| ConfigError::new(error.to_string()))
+        .map_err(|_| ConfigError::new("nested too deeply"))
 }
 
 fn wrapper(descriptor: &MessageDescriptor, node: &Node) -> Result<DynamicMessage, ConfigError> {

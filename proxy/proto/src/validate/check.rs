@@ -146,7 +146,8 @@ pub(super) fn nanos(seconds: i64, nanos: i32) -> i128 {
     i128::from(seconds) * NANOS + i128::from(nanos)
 }
 
-fn duration_nanos(duration: &DynamicMessage) -> i128 {
+/// A `google.protobuf.Duration` in nanoseconds.
+pub(super) fn duration_nanos(duration: &DynamicMessage) -> i128 {
     let part = |name| duration.get_field_by_name(name).and_then(|value| integer(&value)).unwrap_or(0);
     part("seconds") * NANOS + part("nanos")
 }

@@ -1,7 +1,7 @@
 //! protoc-gen-validate's rules, as the descriptors carry them.
 //!
 //! The rules of a message type are read from its descriptor's options once (`rules`), and then checked against dynamic
-//! messages of it (`check`, `text`), inside out of every message that is set, through `Any` too. A rule that is not
+//! messages of it (`check`, `bounds`, `text`), for every message that is set, also in an `Any`. A rule that is not
 //! implemented makes its message type fail to compile; a test compiles every type of the API.
 
 mod bounds;
@@ -18,8 +18,13 @@ use rules::MessageRules;
 /// Checks `message` and everything in it.
 pub(crate) fn message(message: &DynamicMessage) -> Result<(), ConfigError> {
     let descriptor = message.descriptor();
-    if descriptor.full_name() == "google.protobuf.Any" {
-        return any(message);
+    match descriptor.full_name() {
+        "google.protobuf.Any" => return any(message),
+        // Envoy refuses them wherever it reads a duration, with or without a rule.
+        "google.protobuf.Duration" if check::duration_nanos(message) < 0 => {
+            return Err(ConfigError::new("must not be negative"));
+        }
+        _ => {}
     }
     let rules = MessageRules::of(&descriptor).map_err(ConfigError::new)?;
     for oneof in &rules.required_oneofs {
