@@ -12,7 +12,6 @@ use arc_swap::ArcSwap;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
-    task::LocalSet,
 };
 
 use crate::{
@@ -29,7 +28,7 @@ use crate::{
         stats::Stats,
         writer::{LogFile, LogFiles, Reopener},
     },
-    worker::{Accepting, Source, Worker, Workers, drain::Drain},
+    worker::{self, Accepting, Source, Worker, Workers, drain::Drain},
 };
 
 /// How often a draining process looks whether it is done.
@@ -68,8 +67,9 @@ pub(super) fn serve(options: &Options, snapshot: Snapshot) -> Result<(), Error> 
         reopener: writer.reopener(),
         ceiling: (open_files / POD_SHARE).max(LEAST_CEILING) as usize,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = LocalSet::new().block_on(&runtime, control.run(bound));
+    let runtime = worker::local_runtime()?;
+    let ended = runtime.block_on(control.run(bound));
+    drop(runtime);
     // Every task of the control runtime has been dropped: nobody else has the workers.
     if let Some(workers) = Rc::into_inner(workers) {
         workers.join();

@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// Runs until `drain` says how long connections may drain: then stops accepting, and returns at once. Must run in a
-    /// `LocalSet`.
+    /// `LocalSet` or a `LocalRuntime`.
     pub async fn run(mut self, mut drain: watch::Receiver<Option<Duration>>) {
         let mut pause = FIRST_PAUSE;
         let mut missing = false;

@@ -5,14 +5,15 @@ mod accept;
 pub mod drain;
 mod threads;
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+pub(crate) use self::threads::local_runtime;
 pub use self::{
     accept::Source,
     threads::{Accepting, Workers},
 };
-
-use std::sync::Arc;
-
-use arc_swap::ArcSwap;
 
 use crate::{
     cluster::Local,

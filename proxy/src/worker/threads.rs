@@ -3,8 +3,8 @@
 use std::{io, net::TcpListener, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration};
 
 use tokio::{
+    runtime::{Builder, LocalOptions, LocalRuntime},
     sync::{mpsc, oneshot, watch},
-    task::LocalSet,
 };
 
 use crate::worker::{
@@ -52,7 +52,7 @@ impl Accepting {
 }
 
 impl Workers {
-    /// Starts one thread for each of `workers`; each flushes its access log at `flush_interval`.
+    /// Starts one thread for each of `workers`, and returns once all are up; each flushes its access log at `flush_interval`.
     pub fn start<F>(workers: impl IntoIterator<Item = F>, flush_interval: Duration) -> io::Result<Self>
     where
         F: FnOnce() -> Worker + Send + 'static,
@@ -60,10 +60,16 @@ impl Workers {
         let mut running = Self { commands: Vec::new(), threads: Vec::new() };
         for (index, worker) in workers.into_iter().enumerate() {
             let (sender, commands) = mpsc::unbounded_channel();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(move || LocalSet::new().block_on(&runtime, run(Rc::new(worker()), commands, flush_interval)))?;
+            let (started, up) = std::sync::mpsc::sync_channel(1);
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                let runtime = match local_runtime() {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(started.send(Err(error))),
+                };
+                drop(started.send(Ok(())));
+                runtime.block_on(run(Rc::new(worker()), commands, flush_interval));
+            })?;
+            up.recv().map_err(io::Error::other)??;
             running.commands.push(sender);
             running.threads.push(thread);
         }
@@ -112,6 +118,12 @@ impl Workers {
             }
         }
     }
+}
+
+/// A runtime for tasks that stay on the thread that makes it. A `LocalSet` would do the same, but wakes its thread by a
+/// system call for every event, also when that thread is the one that runs.
+pub(crate) fn local_runtime() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
 }
 
 async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>, flush_interval: Duration) {

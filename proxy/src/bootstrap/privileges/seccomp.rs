@@ -135,9 +135,9 @@ const ALLOWED_OLD: &[libc::c_long] = &[];
 
 /// Puts all threads under the filter.
 pub(super) fn install() -> Result<(), Error> {
-    // clone3 passes its flags in memory, where a filter cannot see them. ENOSYS has glibc fall back to clone. Of two
-    // filters' errors the one installed later counts.
-    for program in [allow_list()?, without_clone3()?] {
+    // clone3 passes its flags in memory, where a filter cannot see them. ENOSYS has glibc fall back to clone. The second
+    // filter lets clone3 pass, so that the first one's errno counts; it forbids to install a third.
+    for program in [without_clone3()?, allow_list()?] {
         seccompiler::apply_filter_all_threads(&program).map_err(|error| Error::Filter(error.to_string()))?;
     }
     Ok(())
