@@ -165,7 +165,8 @@ fn inbound(
     to: SocketAddr,
 ) -> Result<(Rule, Option<SocketAddr>), ExplainError> {
     let local = endpoint(to);
-    if !pod.ips.contains(&local.ip) || local.ip == Ip::UNSPECIFIED {
+    let within = matches!(origin, Origin::Address(_)) && to.ip().is_loopback();
+    if !within && (!pod.ips.contains(&local.ip) || local.ip == Ip::UNSPECIFIED) {
         return Err(ExplainError::NotThePods { to, ips: Addresses(pod).to_string() });
     }
     // An MPTCP connection starts as TCP with an option: sk_lookup sees TCP.
@@ -174,7 +175,8 @@ fn inbound(
         Origin::Address(ip) => ip.into(),
         Origin::Pod | Origin::Node | Origin::HostPod => Ip::UNSPECIFIED,
     };
-    let loopback = matches!(origin, Origin::Address(ip) if ip.is_loopback());
+    // Between the pod's own addresses, and from the loopback to one of them, the kernel reports the outer interface.
+    let loopback = to.ip().is_loopback();
     // Without the pods' cgroup no process counts as the node's own.
     let node = origin == Origin::Node && kernel.config()?.pods_cgroup != 0;
     let tables = KernelTables::new(kernel, node);
@@ -313,7 +315,9 @@ mod tests {
             ("host-pod", "10.0.0.2:8080", Rule::Steered),
             ("10.0.0.9", "10.0.0.2:8080", Rule::Steered),
             ("10.0.0.2", "10.0.0.2:8080", Rule::InboundOwnAddress),
-            ("127.0.0.1", "10.0.0.2:8080", Rule::InboundLoopback),
+            ("127.0.0.1", "127.0.0.1:8080", Rule::InboundOwnAddress),
+            ("127.0.0.2", "127.0.0.1:8080", Rule::InboundLoopback),
+            ("127.0.0.1", "10.0.0.2:8080", Rule::Steered),
         ] {
             let explained = ask(&kernel, from, "tcp", to);
             assert_eq!((explained.rule, explained.direction), (rule, Direction::Inbound), "{from} {to}");
