@@ -7,7 +7,11 @@
 pub mod api;
 pub mod config;
 pub mod document;
+pub mod enroll;
+pub mod features;
+pub mod handoff;
 pub mod netns;
 pub mod redirect;
+pub mod run;
 pub mod sources;
 pub mod status;

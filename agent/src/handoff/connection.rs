@@ -109,13 +109,6 @@ impl Proxy {
         let id = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
         self.queue.try_send((FromAgent { id, message: Some(message) }, fds)).is_ok().then_some(id)
     }
-
-    /// For tests of whoever sends: a proxy whose messages come out at the other end.
-    #[cfg(test)]
-    pub(crate) fn fake(id: u64) -> (Self, mpsc::Receiver<Outgoing>) {
-        let (queue, outgoing) = mpsc::channel(QUEUE);
-        (Self { id: ProxyId(id), queue, sent: Arc::default() }, outgoing)
-    }
 }
 
 /// Why a connection ended.

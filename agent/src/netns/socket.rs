@@ -142,6 +142,11 @@ pub fn upstream(netns: &Netns, family: Family, count: u32) -> Result<Vec<OwnedFd
     })
 }
 
+/// Whether a socket still listens: whoever shares it can end that by shutdown(2).
+pub fn is_listening(socket: &OwnedFd) -> bool {
+    SockRef::from(socket).is_listener().unwrap_or(false)
+}
+
 /// Whether a socket that a proxy handed back is what it says: a listening socket of the namespace with this cookie,
 /// bound to this address.
 pub fn check_handed_back(socket: BorrowedFd<'_>, cookie: u64, address: SocketAddr) -> Result<(), Error> {

@@ -8,12 +8,17 @@ use std::{
     fs, io,
     os::linux::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use weir_abi::map::{Config, OUTBOUND_PORT};
 
+use super::ConfigHandle;
 use crate::netns::{self, Netns};
+
+/// How often the pods' cgroup is looked at.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// Why a path is not the cgroup that holds all pods.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +87,27 @@ pub fn netns_cookie(path: &Path) -> Result<u64, Error> {
 /// Writes what does not change while the agent runs.
 pub fn apply(config: &mut Config, node_netns: u64) {
     (config.node_netns, config.outbound_port) = (node_netns, OUTBOUND_PORT.into());
+}
+
+/// Follows the directory: its id changes when it is removed and made again.
+pub async fn watch(path: PathBuf, root: PathBuf, config: ConfigHandle) {
+    let mut ticks = tokio::time::interval(WATCH);
+    loop {
+        ticks.tick().await;
+        let now = PodsCgroup::find(&path, &root);
+        let known = config.get().map(|config| PodsCgroup { id: config.pods_cgroup, level: config.pods_cgroup_level });
+        let found = now.as_ref().copied().unwrap_or_default();
+        if known.as_ref().is_ok_and(|known| *known == found) {
+            continue;
+        }
+        match now {
+            Ok(found) => tracing::info!(path = %path.display(), id = found.id, "the pods' cgroup is another one now"),
+            Err(error) => tracing::warn!(%error, "no process counts as the node's own until it is there"),
+        }
+        if let Err(error) = config.update(|config| found.apply(config)) {
+            tracing::error!(%error, "the kernel has a wrong idea of the pods' cgroup");
+        }
+    }
 }
 
 #[cfg(test)]

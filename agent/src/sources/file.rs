@@ -79,6 +79,13 @@ fn problem<'a>(pod: &'a PodSpec, uids: &mut BTreeSet<&'a str>) -> Option<String>
     None
 }
 
+/// Reads the file once.
+pub fn read_once(path: &Path) -> Result<Vec<PodSpec>, Error> {
+    let text =
+        fs::read_to_string(path).map_err(|source| document::Error::Unreadable { path: path.to_owned(), source })?;
+    parse(path, &text)
+}
+
 /// Reads the file, then follows its changes until the follower is dropped.
 pub fn follow(path: PathBuf) -> Follower {
     let mut listing = Listing::default();

@@ -1,0 +1,18 @@
+//! Desired pods to enrolled pods: one reconciler.
+//!
+//! A pod is enrolled in this order: its listening sockets are made, its slot in the maps is filled, `sk_lookup` is
+//! attached to its network namespace, it is inserted into `ENROLLED`, the proxy is told and acknowledges. It is
+//! withdrawn in the reverse order, then its connections drain. What to do is decided by [`plan::plan`], a pure function
+//! of what should be and what is; the rest of this module does it.
+
+mod ground;
+pub mod plan;
+pub mod policy;
+mod proxies;
+mod reconciler;
+mod registry;
+mod slots;
+
+pub use ground::Ground;
+pub use reconciler::{Reconciler, Settings};
+pub use registry::Registry;

@@ -1,0 +1,383 @@
+//! What to do next: a pure function of the pods that should be enrolled and those that are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::policy::Policy;
+use crate::{netns::Identity, sources::PodSpec};
+
+/// A pod that should be enrolled.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// What the source says.
+    pub spec: PodSpec,
+    /// What is treated apart; or which annotation is wrong.
+    pub policy: Result<Policy, String>,
+    /// What is at the path of its network namespace.
+    pub netns: Look,
+}
+
+/// What is at the path of a network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// A namespace.
+    Found {
+        /// Which one.
+        identity: Identity,
+        /// Its cookie.
+        cookie: u64,
+    },
+    /// Nothing that is one.
+    Missing(String),
+    /// It could not be looked at; it may be there.
+    Failed(String),
+    /// An attempt failed a short while ago; it is not time to look again.
+    NotDue,
+}
+
+/// A pod that the kernel redirects.
+#[derive(Clone, Debug)]
+pub struct Enrolled {
+    /// What the source said when it was enrolled or changed.
+    pub spec: PodSpec,
+    /// What is treated apart.
+    pub policy: Policy,
+    /// Its namespace.
+    pub identity: Identity,
+    /// The cookie of its namespace.
+    pub cookie: u64,
+    /// Whether the agent holds its listening sockets.
+    pub listening: bool,
+}
+
+/// What should be and what is.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The pods of the source by uid; none while it has not said any.
+    pub wanted: Option<&'a BTreeMap<String, Wanted>>,
+    /// The enrolled pods by uid.
+    pub enrolled: &'a BTreeMap<String, Enrolled>,
+    /// Pods that an earlier agent enrolled, not taken over yet: cookie -> slot.
+    pub adopted: &'a BTreeMap<u64, u32>,
+    /// Namespaces whose last pod a proxy is still letting go, by cookie.
+    pub busy: &'a BTreeSet<u64>,
+    /// Cookie of the node's own namespace.
+    pub node_netns: u64,
+    /// Whether proxies had their time to hand sockets back.
+    pub sockets_overdue: bool,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Take a pod out, that is not wanted or whose namespace is gone.
+    Withdraw {
+        /// The pod.
+        uid: String,
+        /// Whether its namespace is gone.
+        gone: bool,
+    },
+    /// Take out what an earlier agent enrolled and nobody wants.
+    Forget {
+        /// Cookie of the namespace.
+        cookie: u64,
+        /// Its slot.
+        slot: u32,
+    },
+    /// Take over what an earlier agent enrolled.
+    Adopt {
+        /// The pod.
+        uid: String,
+        /// Its slot.
+        slot: u32,
+    },
+    /// Make listening sockets for a pod that was taken over and whose own did not come back.
+    Listen {
+        /// The pod.
+        uid: String,
+    },
+    /// Apply what changed, in place.
+    Update {
+        /// The pod.
+        uid: String,
+    },
+    /// Enroll a pod.
+    Enroll {
+        /// The pod.
+        uid: String,
+    },
+    /// Not now, and why.
+    Pend {
+        /// The pod.
+        uid: String,
+        /// The reason to show.
+        reason: String,
+    },
+}
+
+/// What to do, in this order: first what makes room, then what keeps pods working, then new pods.
+pub fn plan(view: &View<'_>) -> Vec<Step> {
+    let Some(wanted) = view.wanted else { return listens(view).collect() };
+    let mut steps = withdrawals(view, wanted);
+    let leaving: BTreeSet<&str> = steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Withdraw { uid, .. } => Some(uid.as_str()),
+            _ => None,
+        })
+        .collect();
+    let staying = |uid: &str| view.enrolled.get(uid).filter(|_| !leaving.contains(uid));
+    // Cookie -> uid: a namespace is one pod's.
+    let mut owners: BTreeMap<u64, &str> =
+        view.enrolled.keys().filter_map(|uid| Some((staying(uid)?.cookie, uid.as_str()))).collect();
+    let (mut adopts, mut updates, mut enrolls) = (Vec::new(), Vec::new(), Vec::new());
+    for (uid, pod) in wanted {
+        if let Some(enrolled) = staying(uid) {
+            updates.extend(update(uid, pod, enrolled));
+            continue;
+        }
+        let cookie = match &pod.netns {
+            Look::Found { cookie, .. } => *cookie,
+            Look::Missing(reason) | Look::Failed(reason) => {
+                enrolls.push(Step::Pend { uid: uid.clone(), reason: reason.clone() });
+                continue;
+            }
+            Look::NotDue => continue,
+        };
+        let owner = *owners.entry(cookie).or_insert(uid);
+        let step = if cookie == view.node_netns {
+            pend(uid, "its network namespace is the node's own: host-network pods are not redirected".to_owned())
+        } else if owner != uid {
+            let other = wanted.get(owner).map_or_else(|| owner.to_owned(), |pod| pod.spec.full_name());
+            pend(uid, format!("its network namespace is that of {other} too"))
+        } else if let Some(slot) = view.adopted.get(&cookie) {
+            adopts.push(Step::Adopt { uid: uid.clone(), slot: *slot });
+            continue;
+        } else if let Err(reason) = &pod.policy {
+            pend(uid, reason.clone())
+        } else if view.busy.contains(&cookie) {
+            pend(uid, "a proxy is still letting go of the pod that had its network namespace before".to_owned())
+        } else {
+            Step::Enroll { uid: uid.clone() }
+        };
+        enrolls.push(step);
+    }
+    let listens: Vec<Step> =
+        listens(view).filter(|step| !matches!(step, Step::Listen { uid } if staying(uid).is_none())).collect();
+    let forgets = forgets(view, wanted, &owners);
+    steps.extend(forgets);
+    steps.extend(adopts);
+    steps.extend(listens);
+    steps.extend(updates);
+    steps.extend(enrolls);
+    steps
+}
+
+fn pend(uid: &str, reason: String) -> Step {
+    Step::Pend { uid: uid.to_owned(), reason }
+}
+
+fn withdrawals(view: &View<'_>, wanted: &BTreeMap<String, Wanted>) -> Vec<Step> {
+    let withdrawal = |(uid, enrolled): (&String, &Enrolled)| {
+        let gone = match wanted.get(uid).map(|pod| &pod.netns) {
+            None => false,
+            Some(Look::Missing(_)) => true,
+            Some(Look::Found { identity, .. }) if *identity != enrolled.identity => true,
+            Some(_) => return None,
+        };
+        Some(Step::Withdraw { uid: uid.clone(), gone })
+    };
+    view.enrolled.iter().filter_map(withdrawal).collect()
+}
+
+/// What an earlier agent enrolled and nobody wants. While some pod's namespace cannot be looked at, it may be that one's.
+fn forgets(view: &View<'_>, wanted: &BTreeMap<String, Wanted>, owners: &BTreeMap<u64, &str>) -> Vec<Step> {
+    let unsure = |(uid, pod): (&String, &Wanted)| {
+        matches!(pod.netns, Look::Failed(_) | Look::NotDue) && !view.enrolled.contains_key(uid)
+    };
+    if wanted.iter().any(unsure) {
+        return Vec::new();
+    }
+    let unclaimed = view.adopted.iter().filter(|(cookie, _)| !owners.contains_key(*cookie));
+    unclaimed.map(|(cookie, slot)| Step::Forget { cookie: *cookie, slot: *slot }).collect()
+}
+
+fn listens<'a>(view: &View<'a>) -> impl Iterator<Item = Step> + use<'a> {
+    let overdue = view.sockets_overdue;
+    let missing = view.enrolled.iter().filter(move |(_, pod)| overdue && !pod.listening);
+    missing.map(|(uid, _)| Step::Listen { uid: uid.clone() })
+}
+
+fn update(uid: &str, pod: &Wanted, enrolled: &Enrolled) -> Option<Step> {
+    match &pod.policy {
+        // What was enrolled with the annotations before stays so.
+        Err(reason) => Some(pend(uid, format!("{reason}; what was said before still applies"))),
+        Ok(policy) => {
+            (*policy != enrolled.policy || pod.spec != enrolled.spec).then(|| Step::Update { uid: uid.to_owned() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::policy::tests::pod, *};
+    use crate::netns::Netns;
+
+    const NODE: u64 = 1;
+
+    #[derive(Default)]
+    struct World {
+        wanted: Option<BTreeMap<String, Wanted>>,
+        enrolled: BTreeMap<String, Enrolled>,
+        adopted: BTreeMap<u64, u32>,
+        busy: BTreeSet<u64>,
+        sockets_overdue: bool,
+    }
+
+    /// Any two that differ.
+    fn identity(which: &str) -> Identity {
+        Netns::identity_at(std::path::Path::new(which)).unwrap()
+    }
+
+    fn found(cookie: u64) -> Look {
+        Look::Found { identity: identity("/"), cookie }
+    }
+
+    impl World {
+        fn want(mut self, name: &str, netns: Look) -> Self {
+            let wanted = Wanted { spec: pod(name), policy: Ok(Policy::default()), netns };
+            self.wanted.get_or_insert_default().insert(format!("uid-{name}"), wanted);
+            self
+        }
+
+        fn enrolled(mut self, name: &str, cookie: u64) -> Self {
+            let enrolled = Enrolled {
+                spec: pod(name),
+                policy: Policy::default(),
+                identity: identity("/"),
+                cookie,
+                listening: true,
+            };
+            self.enrolled.insert(format!("uid-{name}"), enrolled);
+            self
+        }
+
+        fn wanted_mut(&mut self, name: &str) -> &mut Wanted {
+            self.wanted.as_mut().unwrap().get_mut(&format!("uid-{name}")).unwrap()
+        }
+
+        fn plan(&self) -> Vec<Step> {
+            plan(&View {
+                wanted: self.wanted.as_ref(),
+                enrolled: &self.enrolled,
+                adopted: &self.adopted,
+                busy: &self.busy,
+                node_netns: NODE,
+                sockets_overdue: self.sockets_overdue,
+            })
+        }
+    }
+
+    fn uid(name: &str) -> String {
+        format!("uid-{name}")
+    }
+
+    #[test]
+    fn nothing_happens_while_the_source_has_said_nothing() {
+        let mut world = World::default().enrolled("web", 5);
+        world.adopted.insert(6, 0);
+        assert_eq!(world.plan(), []);
+    }
+
+    #[test]
+    fn new_pods_are_enrolled_and_unwanted_ones_withdrawn_first() {
+        let world = World::default().want("new", found(6)).enrolled("old", 5);
+        assert_eq!(world.plan(), [Step::Withdraw { uid: uid("old"), gone: false }, Step::Enroll { uid: uid("new") }]);
+        assert_eq!(World::default().want("web", found(5)).enrolled("web", 5).plan(), []);
+    }
+
+    #[test]
+    fn a_pod_with_another_uid_in_the_same_namespace_waits_until_the_first_is_let_go() {
+        let mut world = World::default().want("new", found(5)).enrolled("old", 5);
+        assert_eq!(world.plan(), [Step::Withdraw { uid: uid("old"), gone: false }, Step::Enroll { uid: uid("new") }]);
+        world.enrolled.clear();
+        world.busy.insert(5);
+        assert!(matches!(&world.plan()[..], [Step::Pend { reason, .. }] if reason.contains("letting go")));
+        world.busy.clear();
+        assert_eq!(world.plan(), [Step::Enroll { uid: uid("new") }]);
+    }
+
+    #[test]
+    fn a_namespace_that_is_gone_or_another_one_withdraws_the_pod() {
+        let missing = Look::Missing("the network namespace does not exist".to_owned());
+        let world = World::default().want("web", missing).enrolled("web", 5);
+        let steps = world.plan();
+        assert_eq!(steps[0], Step::Withdraw { uid: uid("web"), gone: true });
+        assert!(matches!(&steps[1], Step::Pend { reason, .. } if reason.contains("does not exist")), "{steps:?}");
+
+        let other = Look::Found { identity: identity("/proc"), cookie: 6 };
+        let world = World::default().want("web", other).enrolled("web", 5);
+        assert_eq!(world.plan(), [Step::Withdraw { uid: uid("web"), gone: true }, Step::Enroll { uid: uid("web") }]);
+        let failed = Look::Failed("too many open files".to_owned());
+        assert_eq!(World::default().want("web", failed).enrolled("web", 5).plan(), []);
+    }
+
+    #[test]
+    fn changes_are_applied_in_place() {
+        let mut world = World::default().want("web", found(5)).enrolled("web", 5);
+        world.wanted_mut("web").spec.labels.insert("app".to_owned(), "web".to_owned());
+        assert_eq!(world.plan(), [Step::Update { uid: uid("web") }]);
+
+        let mut world = World::default().want("web", found(5)).enrolled("web", 5);
+        world.wanted_mut("web").policy = Ok(Policy { fail_open: true, ..Policy::default() });
+        assert_eq!(world.plan(), [Step::Update { uid: uid("web") }]);
+    }
+
+    #[test]
+    fn a_malformed_annotation_leaves_a_new_pod_pending_and_an_enrolled_one_as_it_was() {
+        let mut world = World::default().want("web", found(5));
+        world.wanted_mut("web").policy = Err("annotation x: invalid".to_owned());
+        assert_eq!(world.plan(), [pend(&uid("web"), "annotation x: invalid".to_owned())]);
+        let world = world.enrolled("web", 5);
+        let reason = "annotation x: invalid; what was said before still applies".to_owned();
+        assert_eq!(world.plan(), [pend(&uid("web"), reason)]);
+    }
+
+    #[test]
+    fn namespaces_have_one_pod_and_the_node_s_own_has_none() {
+        let world = World::default().want("a", found(5)).want("b", found(5)).want("c", found(NODE));
+        let steps = world.plan();
+        assert_eq!(steps[0], Step::Enroll { uid: uid("a") });
+        assert!(matches!(&steps[1], Step::Pend { reason, .. } if reason.ends_with("that of shop/a too")), "{steps:?}");
+        assert!(matches!(&steps[2], Step::Pend { reason, .. } if reason.contains("the node's own")), "{steps:?}");
+    }
+
+    #[test]
+    fn what_an_earlier_agent_enrolled_is_taken_over_or_forgotten() {
+        let mut world = World::default().want("web", found(5)).want("new", found(7));
+        world.adopted = BTreeMap::from([(5, 3), (6, 4)]);
+        assert_eq!(
+            world.plan(),
+            [
+                Step::Forget { cookie: 6, slot: 4 },
+                Step::Adopt { uid: uid("web"), slot: 3 },
+                Step::Enroll { uid: uid("new") }
+            ]
+        );
+        world.wanted_mut("new").netns = Look::Failed("too many open files".to_owned());
+        assert!(!world.plan().iter().any(|step| matches!(step, Step::Forget { .. })), "it may be that pod's");
+        // Taken over with the rules that the kernel has.
+        world.wanted_mut("web").policy = Err("annotation x: invalid".to_owned());
+        assert!(world.plan().contains(&Step::Adopt { uid: uid("web"), slot: 3 }));
+    }
+
+    #[test]
+    fn sockets_that_do_not_come_back_are_made_anew() {
+        let mut world = World::default().want("web", found(5)).enrolled("web", 5);
+        world.enrolled.get_mut(&uid("web")).unwrap().listening = false;
+        assert_eq!(world.plan(), []);
+        world.sockets_overdue = true;
+        assert_eq!(world.plan(), [Step::Listen { uid: uid("web") }]);
+        world.wanted = Some(BTreeMap::new());
+        assert_eq!(world.plan(), [Step::Withdraw { uid: uid("web"), gone: false }]);
+    }
+}

@@ -1,0 +1,177 @@
+//! What is treated apart for a pod: from the node's configuration, the pod's annotations and its probes.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use weir_abi::map::PortRule;
+
+use crate::{config, redirect::PodRules, sources::PodSpec};
+
+/// Istio's annotations, so that pods that have them need no others.
+const OUTBOUND_CIDRS: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
+const OUTBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
+const INBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
+const FAIL_OPEN: &str = "weir.dev/fail-open";
+
+/// What is treated apart for one pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Outbound CIDRs that are left alone.
+    pub outbound_cidrs: BTreeSet<IpNet>,
+    /// Outbound ports that are left alone.
+    pub outbound_ports: BTreeSet<u16>,
+    /// Inbound ports that are left alone.
+    pub inbound_ports: BTreeSet<u16>,
+    /// Ports that the node's own processes may reach untouched.
+    pub probe_ports: BTreeSet<u16>,
+    /// Whether connections pass untouched while no proxy is ready.
+    pub fail_open: bool,
+}
+
+/// An annotation that is not what it must be.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("annotation {name}: invalid {value:?}, expected {expected}")]
+pub struct AnnotationError {
+    name: &'static str,
+    value: String,
+    expected: &'static str,
+}
+
+impl Policy {
+    /// The policy of a pod on a node.
+    pub fn of(pod: &PodSpec, node: &config::Redirect) -> Result<Self, AnnotationError> {
+        let cidrs =
+            list(pod, OUTBOUND_CIDRS, "CIDRs such as 10.0.0.0/8,fd00::/8", |text| config::parse_cidr(text).ok())?;
+        let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
+        let outbound_ports = list(pod, OUTBOUND_PORTS, "ports such as 25,587", port)?;
+        let inbound_ports = list(pod, INBOUND_PORTS, "ports such as 22,9090", port)?;
+        let fail_open = match pod.annotations.get(FAIL_OPEN).map(String::as_str) {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(value) => {
+                let expected = "\"true\" or \"false\"";
+                return Err(AnnotationError { name: FAIL_OPEN, value: value.to_owned(), expected });
+            }
+        };
+        Ok(Self {
+            outbound_cidrs: node.exclude_outbound_cidrs.iter().copied().chain(cidrs).collect(),
+            outbound_ports: node.exclude_outbound_ports.iter().copied().chain(outbound_ports).collect(),
+            inbound_ports: node.exclude_inbound_ports.iter().copied().chain(inbound_ports).collect(),
+            probe_ports: pod.probe_ports.iter().copied().collect(),
+            fail_open,
+        })
+    }
+
+    /// What the kernel is told.
+    pub fn rules(&self) -> PodRules {
+        let with = |ports: &BTreeSet<u16>, rule: PortRule| ports.iter().map(|port| (*port, rule as u16)).collect();
+        let ports: [Vec<_>; 3] = [
+            with(&self.outbound_ports, PortRule::ExcludedOutbound),
+            with(&self.inbound_ports, PortRule::ExcludedInbound),
+            with(&self.probe_ports, PortRule::Probe),
+        ];
+        PodRules { ports: ports.into_iter().flatten().collect(), cidrs: self.outbound_cidrs.clone() }
+    }
+
+    /// The policy that the kernel was told.
+    pub fn from_rules(rules: &PodRules, fail_open: bool) -> Self {
+        let of = |rule: PortRule| {
+            rules.ports.iter().filter(|(_, kind)| *kind == rule as u16).map(|(port, _)| *port).collect()
+        };
+        Self {
+            outbound_cidrs: rules.cidrs.clone(),
+            outbound_ports: of(PortRule::ExcludedOutbound),
+            inbound_ports: of(PortRule::ExcludedInbound),
+            probe_ports: of(PortRule::Probe),
+            fail_open,
+        }
+    }
+}
+
+/// A comma-separated annotation; absent or empty, nothing.
+fn list<T>(
+    pod: &PodSpec,
+    name: &'static str,
+    expected: &'static str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Vec<T>, AnnotationError> {
+    let values = pod.annotations.get(name).map(String::as_str).unwrap_or_default();
+    let items = values.split(',').map(str::trim).filter(|item| !item.is_empty());
+    items.map(|item| parse(item).ok_or_else(|| AnnotationError { name, value: item.to_owned(), expected })).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A pod that has only a name.
+    pub(in crate::enroll) fn pod(name: &str) -> PodSpec {
+        PodSpec {
+            uid: format!("uid-{name}"),
+            name: name.to_owned(),
+            namespace: "shop".to_owned(),
+            service_account: "default".to_owned(),
+            netns: format!("/run/netns/{name}").into(),
+            labels: Default::default(),
+            annotations: Default::default(),
+            probe_ports: Vec::new(),
+        }
+    }
+
+    fn annotated(annotations: &[(&str, &str)]) -> PodSpec {
+        let mut pod = pod("web");
+        pod.annotations = annotations.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        pod
+    }
+
+    #[test]
+    fn annotations_add_to_the_node_s_exclusions() {
+        let node = config::Redirect {
+            exclude_outbound_cidrs: vec!["169.254.0.0/16".parse().unwrap()],
+            exclude_outbound_ports: vec![53],
+            exclude_inbound_ports: vec![22],
+            ..Default::default()
+        };
+        let mut pod = annotated(&[
+            (OUTBOUND_CIDRS, "10.1.2.3/8, fd00::/8"),
+            (OUTBOUND_PORTS, "25, 587,"),
+            (INBOUND_PORTS, ""),
+            (FAIL_OPEN, "true"),
+        ]);
+        pod.probe_ports = vec![8080];
+        let policy = Policy::of(&pod, &node).unwrap();
+        let cidrs: Vec<String> = policy.outbound_cidrs.iter().map(ToString::to_string).collect();
+        assert_eq!(cidrs, ["10.0.0.0/8", "169.254.0.0/16", "fd00::/8"]);
+        assert_eq!(policy.outbound_ports, BTreeSet::from([25, 53, 587]));
+        assert_eq!((policy.inbound_ports.len(), policy.fail_open), (1, true));
+
+        let rules = policy.rules();
+        assert!(rules.ports.contains(&(8080, PortRule::Probe as u16)));
+        assert!(rules.ports.contains(&(25, PortRule::ExcludedOutbound as u16)));
+        assert_eq!(Policy::from_rules(&rules, true), policy);
+    }
+
+    #[test]
+    fn bad_annotations_are_named() {
+        let error = |name, value| {
+            Policy::of(&annotated(&[(name, value)]), &config::Redirect::default()).unwrap_err().to_string()
+        };
+        assert_eq!(
+            error(OUTBOUND_CIDRS, "10.0.0.0/8,all"),
+            "annotation traffic.sidecar.istio.io/excludeOutboundIPRanges: invalid \"all\", expected CIDRs such as \
+             10.0.0.0/8,fd00::/8"
+        );
+        assert_eq!(
+            error(OUTBOUND_PORTS, "http"),
+            "annotation traffic.sidecar.istio.io/excludeOutboundPorts: invalid \"http\", expected ports such as 25,587"
+        );
+        assert_eq!(
+            error(INBOUND_PORTS, "0"),
+            "annotation traffic.sidecar.istio.io/excludeInboundPorts: invalid \"0\", expected ports such as 22,9090"
+        );
+        assert_eq!(
+            error(FAIL_OPEN, "yes"),
+            "annotation weir.dev/fail-open: invalid \"yes\", expected \"true\" or \"false\""
+        );
+    }
+}

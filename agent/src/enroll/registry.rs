@@ -1,0 +1,100 @@
+//! The network namespaces in which upstream sockets may be asked for.
+
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::{
+    handoff::UpstreamSockets,
+    netns::{self, Family, Netns},
+    redirect::Redirect,
+};
+
+/// How long a request waits for a pod that is not known, while the agent is still taking over from an earlier one.
+const SETTLING: Duration = Duration::from_secs(3);
+
+/// Namespaces by pod uid: those of enrolled pods, and of withdrawn ones while their connections drain.
+#[derive(Debug)]
+pub struct Registry {
+    redirect: Arc<Redirect>,
+    namespaces: Mutex<Namespaces>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Namespaces {
+    by_uid: HashMap<String, Entry>,
+    settled: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    netns: Arc<Netns>,
+    /// When it goes, if its pod is withdrawn.
+    until: Option<Instant>,
+}
+
+impl Registry {
+    /// An empty one. Sockets are tagged through `redirect`.
+    pub fn new(redirect: Arc<Redirect>) -> Self {
+        Self { redirect, namespaces: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// A pod is enrolled.
+    pub(super) fn insert(&self, uid: &str, netns: Arc<Netns>) {
+        self.namespaces.lock().by_uid.insert(uid.to_owned(), Entry { netns, until: None });
+        self.changed.notify_all();
+    }
+
+    /// A pod is withdrawn: its namespace is kept for so long, for connections that drain.
+    pub(super) fn drain(&self, uid: &str, drain: Duration) {
+        if let Some(entry) = self.namespaces.lock().by_uid.get_mut(uid) {
+            entry.until = Some(Instant::now() + drain);
+        }
+    }
+
+    /// Lets go of namespaces whose time is over, or that exist only because they are held here.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        let gone = |entry: &Entry| {
+            let over = entry.until.is_some_and(|until| until <= now);
+            over || (entry.until.is_some() && Netns::identity_at(entry.netns.path()) != Some(entry.netns.identity()))
+        };
+        self.namespaces.lock().by_uid.retain(|_, entry| !gone(entry));
+    }
+
+    /// Every pod of an earlier agent is taken over: what is not known now is not enrolled.
+    pub(super) fn settle(&self) {
+        self.namespaces.lock().settled = true;
+        self.changed.notify_all();
+    }
+
+    fn find(&self, uid: &str) -> Result<Arc<Netns>, String> {
+        let deadline = Instant::now() + SETTLING;
+        let mut namespaces = self.namespaces.lock();
+        loop {
+            if let Some(entry) = namespaces.by_uid.get(uid) {
+                return Ok(entry.netns.clone());
+            }
+            if namespaces.settled || self.changed.wait_until(&mut namespaces, deadline).timed_out() {
+                return Err(format!("no pod {uid} is enrolled"));
+            }
+        }
+    }
+}
+
+impl UpstreamSockets for Registry {
+    fn make(&self, uid: &str, family: Family, count: u32) -> Result<Vec<OwnedFd>, String> {
+        let netns = self.find(uid)?;
+        let sockets = netns::upstream(&netns, family, count).map_err(|error| error.to_string())?;
+        for socket in &sockets {
+            self.redirect.tag_upstream(socket).map_err(|error| error.to_string())?;
+        }
+        Ok(sockets)
+    }
+}
