@@ -1,0 +1,238 @@
+//! Endpoints from DNS: one task per cluster on the control runtime, which stores new sets as answers change.
+//!
+//! Addresses stay in use while resolution fails. A failing name is tried again with exponential pauses.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
+use tokio::{sync::oneshot, task::JoinSet};
+
+use crate::config::cluster::{Cluster, Discovery, Dns, DnsFamily, DnsName, Endpoint, EndpointSet};
+
+/// How long [`start`] waits for the first answers before connections are accepted without them.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// Never ask more often than this, whatever a TTL says.
+const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
+
+/// The resolver could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("resolver configuration (/etc/resolv.conf): {0}")]
+pub struct SetupError(String);
+
+/// Running discovery. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    _tasks: JoinSet<()>,
+}
+
+/// Starts discovery for those of `clusters` that need it, on the current runtime, and waits for their first answers, up
+/// to five seconds.
+pub async fn start(clusters: impl IntoIterator<Item = Arc<Cluster>>) -> Result<Running, SetupError> {
+    let mut tasks = JoinSet::new();
+    let mut first = Vec::new();
+    for cluster in clusters {
+        if let Discovery::Dns(dns) = &cluster.discovery {
+            let resolver = resolver(dns.family)?;
+            let (answered, answer) = oneshot::channel();
+            first.push(answer);
+            tasks.spawn(follow(cluster.clone(), resolver, answered));
+        }
+    }
+    let answers = futures_util::future::join_all(first);
+    if tokio::time::timeout(FIRST_ANSWER, answers).await.is_err() {
+        tracing::warn!("some DNS clusters have no answer yet; serving without their endpoints");
+    }
+    Ok(Running { _tasks: tasks })
+}
+
+/// Resolves names. A trait so that tests can answer.
+trait Resolve {
+    async fn resolve(&self, name: &str) -> Result<Answer, String>;
+}
+
+/// Addresses in the answer's order, and until when they hold.
+#[derive(Clone, Debug)]
+struct Answer {
+    addresses: Vec<IpAddr>,
+    ttl: Duration,
+}
+
+impl Resolve for TokioResolver {
+    async fn resolve(&self, name: &str) -> Result<Answer, String> {
+        let lookup = self.lookup_ip(name).await.map_err(|error| error.to_string())?;
+        let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
+        Ok(Answer { addresses: lookup.iter().collect(), ttl })
+    }
+}
+
+fn resolver(family: DnsFamily) -> Result<TokioResolver, SetupError> {
+    let mut builder = TokioResolver::builder_tokio().map_err(|error| SetupError(error.to_string()))?;
+    let options = builder.options_mut();
+    // Refreshing is up to us.
+    options.cache_size = 0;
+    options.ip_strategy = match family {
+        DnsFamily::Auto => LookupIpStrategy::Ipv6thenIpv4,
+        DnsFamily::V4Only => LookupIpStrategy::Ipv4Only,
+        DnsFamily::V6Only => LookupIpStrategy::Ipv6Only,
+        DnsFamily::V4Preferred => LookupIpStrategy::Ipv4thenIpv6,
+        DnsFamily::All => LookupIpStrategy::Ipv4AndIpv6,
+    };
+    builder.build().map_err(|error| SetupError(error.to_string()))
+}
+
+async fn follow(cluster: Arc<Cluster>, resolver: impl Resolve, answered: oneshot::Sender<()>) {
+    let Discovery::Dns(dns) = &cluster.discovery else { return };
+    let mut answered = Some(answered);
+    let mut known: Vec<Option<Answer>> = vec![None; dns.names.len()];
+    let mut pause = dns.failure_refresh.0;
+    loop {
+        let mut failed = false;
+        let mut shortest = None;
+        for (name, known) in dns.names.iter().zip(&mut known) {
+            match resolver.resolve(&name.host).await {
+                Ok(answer) => {
+                    shortest = Some(shortest.map_or(answer.ttl, |ttl: Duration| ttl.min(answer.ttl)));
+                    *known = Some(answer);
+                }
+                Err(error) => {
+                    failed = true;
+                    tracing::warn!(cluster = %cluster.name, name = %name.host, error, "DNS resolution failed");
+                }
+            }
+        }
+        store(&cluster, dns, &known);
+        if let Some(answered) = answered.take() {
+            // Nobody waits any more: that is fine.
+            let _ = answered.send(());
+        }
+        let sleep = if failed {
+            let now = pause;
+            pause = (pause * 2).min(dns.failure_refresh.1);
+            now.mul_f64(0.5 + fastrand::f64() / 2.0)
+        } else {
+            pause = dns.failure_refresh.0;
+            let refresh = match shortest {
+                Some(ttl) if dns.respect_ttl => ttl.max(SHORTEST_REFRESH),
+                _ => dns.refresh,
+            };
+            refresh + dns.jitter.mul_f64(fastrand::f64())
+        };
+        tokio::time::sleep(sleep).await;
+    }
+}
+
+/// Stores what is known, unless it is what is stored.
+fn store(cluster: &Cluster, dns: &Dns, known: &[Option<Answer>]) {
+    let endpoints: Vec<Endpoint> = dns
+        .names
+        .iter()
+        .zip(known)
+        .filter_map(|(name, answer)| answer.as_ref().map(|answer| (name, answer)))
+        .flat_map(|(name, answer)| {
+            let addresses =
+                if dns.strict { &answer.addresses[..] } else { &answer.addresses[..answer.addresses.len().min(1)] };
+            endpoints(name, addresses)
+        })
+        .collect();
+    let current = cluster.endpoints.load();
+    let same = |a: &Endpoint| endpoints.contains(a);
+    if current.iter().count() != endpoints.len() || !current.iter().all(same) {
+        tracing::debug!(cluster = %cluster.name, endpoints = endpoints.len(), "DNS endpoints changed");
+        cluster.endpoints.store(Arc::new(EndpointSet::new(endpoints)));
+    }
+}
+
+fn endpoints(name: &DnsName, addresses: &[IpAddr]) -> Vec<Endpoint> {
+    let hostname: Arc<str> = Arc::from(&*name.host);
+    let mut sorted = addresses.to_vec();
+    if addresses.len() > 1 {
+        sorted.sort_unstable();
+        sorted.dedup();
+    }
+    sorted
+        .into_iter()
+        .map(|ip| Endpoint {
+            address: SocketAddr::new(ip, name.port),
+            hostname: hostname.clone(),
+            template: name.template,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::config::cluster::EndpointTemplate;
+
+    struct Script(RefCell<Vec<Result<&'static [u8], &'static str>>>);
+
+    impl Resolve for Script {
+        async fn resolve(&self, _: &str) -> Result<Answer, String> {
+            let next = self.0.borrow_mut().pop().unwrap_or(Err("over"));
+            next.map(|last| Answer {
+                addresses: last.iter().map(|last| IpAddr::from([10, 0, 0, *last])).collect(),
+                ttl: Duration::from_secs(2),
+            })
+            .map_err(str::to_owned)
+        }
+    }
+
+    fn cluster(strict: bool, respect_ttl: bool) -> Arc<Cluster> {
+        let template = EndpointTemplate { weight: 1, priority: 0, healthy: true };
+        let mut cluster = Cluster::fixed("c", EndpointSet::default());
+        cluster.discovery = Discovery::Dns(Dns {
+            strict,
+            names: vec![DnsName { host: "h".into(), port: 80, template }],
+            family: DnsFamily::Auto,
+            refresh: Duration::from_secs(5),
+            respect_ttl,
+            failure_refresh: (Duration::from_secs(5), Duration::from_secs(50)),
+            jitter: Duration::ZERO,
+        });
+        Arc::new(cluster)
+    }
+
+    fn addresses(cluster: &Cluster) -> Vec<String> {
+        cluster.endpoints.load().iter().map(|endpoint| endpoint.address.to_string()).collect()
+    }
+
+    async fn run(cluster: &Arc<Cluster>, mut script: Vec<Result<&'static [u8], &'static str>>, seconds: u64) {
+        script.reverse();
+        let (answered, _answer) = oneshot::channel();
+        let follow = follow(cluster.clone(), Script(RefCell::new(script)), answered);
+        let _ = tokio::time::timeout(Duration::from_secs(seconds), follow).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strict_takes_all_addresses_and_logical_the_first() {
+        let strict = cluster(true, false);
+        run(&strict, vec![Ok(&[2, 1])], 1).await;
+        assert_eq!(addresses(&strict), ["10.0.0.1:80", "10.0.0.2:80"]);
+        let logical = cluster(false, false);
+        run(&logical, vec![Ok(&[2, 1])], 1).await;
+        assert_eq!(addresses(&logical), ["10.0.0.2:80"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_stay_while_resolution_fails() {
+        let cluster = cluster(true, false);
+        run(&cluster, vec![Ok(&[1]), Err("servfail"), Err("servfail")], 12).await;
+        assert_eq!(addresses(&cluster), ["10.0.0.1:80"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_ttl_counts_when_respected() {
+        let by_ttl = cluster(true, true);
+        run(&by_ttl, vec![Ok(&[1]), Ok(&[2])], 3).await;
+        assert_eq!(addresses(&by_ttl), ["10.0.0.2:80"]);
+        let by_rate = cluster(true, false);
+        run(&by_rate, vec![Ok(&[1]), Ok(&[2])], 3).await;
+        assert_eq!(addresses(&by_rate), ["10.0.0.1:80"]);
+    }
+}

@@ -1,0 +1,114 @@
+//! Access loggers: `file`, `stdout`, `stderr`.
+
+use std::sync::Arc;
+
+use weir_proto::envoy::{
+    config::{accesslog::v3 as accesslog, core::v3 as core},
+    extensions::access_loggers::{file::v3::FileAccessLog, file::v3::file_access_log, stream::v3 as stream},
+};
+
+use super::{Context, Error, data_source, item, sub, type_name, unpack};
+use crate::telemetry::{
+    access_log::AccessLog,
+    format::{ENVOY_DEFAULT, Format},
+    writer::LogFile,
+};
+
+pub(super) fn access_logs(
+    cx: &mut Context,
+    messages: &[accesslog::AccessLog],
+    at: &str,
+    field: &str,
+) -> Result<Vec<AccessLog>, Error> {
+    messages.iter().enumerate().map(|(index, message)| access_log(cx, message, &item(at, field, index))).collect()
+}
+
+fn access_log(cx: &mut Context, message: &accesslog::AccessLog, at: &str) -> Result<AccessLog, Error> {
+    cx.only(message, at, &["name", "typed_config"], &[])?;
+    let Some(accesslog::access_log::ConfigType::TypedConfig(any)) = &message.config_type else {
+        return Err(Error::at(sub(at, "typed_config"), "a logger is required"));
+    };
+    let at = sub(at, "typed_config");
+    let (path, format) = match type_name(any) {
+        "envoy.extensions.access_loggers.file.v3.FileAccessLog" => {
+            let file: FileAccessLog = unpack(any, &at)?;
+            let format = file_format(cx, file.access_log_format.as_ref(), &at)?;
+            (file.path, format)
+        }
+        "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog" => {
+            let log: stream::StdoutAccessLog = unpack(any, &at)?;
+            let format =
+                log.access_log_format.as_ref().map(|stream::stdout_access_log::AccessLogFormat::LogFormat(f)| f);
+            ("/dev/stdout".to_owned(), substitution(cx, format, &at)?)
+        }
+        "envoy.extensions.access_loggers.stream.v3.StderrAccessLog" => {
+            let log: stream::StderrAccessLog = unpack(any, &at)?;
+            let format =
+                log.access_log_format.as_ref().map(|stream::stderr_access_log::AccessLogFormat::LogFormat(f)| f);
+            ("/dev/stderr".to_owned(), substitution(cx, format, &at)?)
+        }
+        other => return Err(Error::at(at, format!("access logger {other} is not supported yet"))),
+    };
+    Ok(AccessLog { file: LogFile::new(&path), format: Arc::new(format) })
+}
+
+fn file_format(cx: &mut Context, format: Option<&file_access_log::AccessLogFormat>, at: &str) -> Result<Format, Error> {
+    use file_access_log::AccessLogFormat;
+    match format {
+        None => substitution(cx, None, at),
+        Some(AccessLogFormat::LogFormat(format)) => substitution(cx, Some(format), at),
+        #[expect(deprecated, reason = "published configurations use it")]
+        Some(AccessLogFormat::Format(text)) => text_format(text, &sub(at, "format")),
+        #[expect(deprecated, reason = "published configurations use it")]
+        Some(AccessLogFormat::JsonFormat(json)) => json_format(json, &sub(at, "json_format")),
+        #[expect(deprecated, reason = "published configurations use it")]
+        Some(AccessLogFormat::TypedJsonFormat(json)) => json_format(json, &sub(at, "typed_json_format")),
+    }
+}
+
+fn substitution(cx: &mut Context, message: Option<&core::SubstitutionFormatString>, at: &str) -> Result<Format, Error> {
+    use core::substitution_format_string::Format as Kind;
+    let Some(message) = message else { return text_format(ENVOY_DEFAULT, at) };
+    let at = sub(at, "log_format");
+    cx.only(
+        message,
+        &at,
+        &["text_format", "json_format", "text_format_source"],
+        &["content_type", "json_format_options"],
+    )?;
+    match &message.format {
+        None => text_format(ENVOY_DEFAULT, &at),
+        #[expect(deprecated, reason = "published configurations use it")]
+        Some(Kind::TextFormat(text)) => text_format(text, &sub(&at, "text_format")),
+        Some(Kind::TextFormatSource(source)) => {
+            let at = sub(&at, "text_format_source");
+            let text = String::from_utf8(data_source(source, &at)?).map_err(|_| Error::at(&at, "expected UTF-8"))?;
+            text_format(&text, &at)
+        }
+        Some(Kind::JsonFormat(json)) => json_format(json, &sub(&at, "json_format")),
+    }
+}
+
+fn text_format(text: &str, at: &str) -> Result<Format, Error> {
+    Format::text(text).map_err(|error| Error::at(at, error.to_string()))
+}
+
+fn json_format(message: &prost_types::Struct, at: &str) -> Result<Format, Error> {
+    Format::json(&object(message)).map_err(|error| Error::at(at, error.to_string()))
+}
+
+fn object(message: &prost_types::Struct) -> serde_json::Value {
+    serde_json::Value::Object(message.fields.iter().map(|(key, field)| (key.clone(), value(field))).collect())
+}
+
+fn value(message: &prost_types::Value) -> serde_json::Value {
+    use prost_types::value::Kind;
+    match &message.kind {
+        None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
+        Some(Kind::NumberValue(number)) => (*number).into(),
+        Some(Kind::StringValue(text)) => text.clone().into(),
+        Some(Kind::BoolValue(truth)) => (*truth).into(),
+        Some(Kind::StructValue(fields)) => object(fields),
+        Some(Kind::ListValue(list)) => list.values.iter().map(value).collect(),
+    }
+}

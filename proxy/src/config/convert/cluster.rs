@@ -1,0 +1,504 @@
+//! Clusters.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use weir_proto::envoy::{
+    config::{cluster::v3 as proto, core::v3 as core, endpoint::v3 as endpoint},
+    extensions::upstreams::http::v3 as upstreams,
+};
+
+use super::{Context, Error, duration, host_and_port, item, limit, sub, type_name, unpack};
+use crate::config::{
+    cluster::{
+        Cluster, Discovery, Dns, DnsFamily, DnsName, Endpoint, EndpointSet, EndpointTemplate, LoadBalancing,
+        Thresholds, UpstreamProtocol, Usage,
+    },
+    header_name,
+    http::Http2,
+};
+
+/// Envoy's default of `dns_refresh_rate`.
+const DNS_REFRESH: Duration = Duration::from_secs(5);
+/// Envoy's default header of `ORIGINAL_DST` clusters with `use_http_header`.
+const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
+/// The only overprovisioning factor there is for now.
+const OVERPROVISIONING: u32 = 140;
+/// Priorities go up to this.
+const MAX_PRIORITY: u32 = 128;
+
+const SUPPORTED: [&str; 26] = [
+    "name",
+    "type",
+    "connect_timeout",
+    "lb_policy",
+    "load_assignment",
+    "max_requests_per_connection",
+    "circuit_breakers",
+    "common_http_protocol_options",
+    "http_protocol_options",
+    "http2_protocol_options",
+    "typed_extension_protocol_options",
+    "dns_refresh_rate",
+    "dns_jitter",
+    "dns_failure_refresh_rate",
+    "respect_dns_ttl",
+    "dns_lookup_family",
+    "lb_config",
+    "original_dst_lb_config",
+    "round_robin_lb_config",
+    "least_request_lb_config",
+    "common_lb_config",
+    "transport_socket",
+    "protocol_selection",
+    "upstream_connection_options",
+    "outlier_detection",
+    "per_connection_buffer_limit_bytes",
+];
+
+const HARMLESS: [&str; 15] = [
+    "alt_stat_name",
+    "metadata",
+    "cleanup_interval",
+    "close_connections_on_host_health_failure",
+    "ignore_health_on_host_removal",
+    "track_timeout_budgets",
+    "track_cluster_stats",
+    "wait_for_warm_on_init",
+    "stats_matcher",
+    "preconnect_policy",
+    "lrs_report_endpoint_metrics",
+    "use_tcp_for_dns_lookups",
+    "per_connection_buffer_high_watermark_timeout",
+    "dns_resolution_config",
+    "upstream_http_protocol_options",
+];
+
+pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Cluster, Error> {
+    cx.only(message, at, &SUPPORTED, &HARMLESS)?;
+    if message.name.is_empty() {
+        return Err(Error::at(sub(at, "name"), "a name is required"));
+    }
+    raw_transport(message.transport_socket.as_ref(), &sub(at, "transport_socket"))?;
+    if message.outlier_detection.is_some() {
+        return Err(Error::at(sub(at, "outlier_detection"), "not supported yet"));
+    }
+    let assigned = assignment(cx, message.load_assignment.as_ref(), &sub(at, "load_assignment"))?;
+    let (discovery, endpoints) = discovery(cx, message, assigned, at)?;
+    let protocol = protocol(cx, message, at)?;
+    let connect_timeout = match &message.connect_timeout {
+        None => Cluster::DEFAULT_CONNECT_TIMEOUT,
+        Some(timeout) => duration(timeout, &sub(at, "connect_timeout"))?,
+    };
+    if connect_timeout.is_zero() {
+        return Err(Error::at(sub(at, "connect_timeout"), "must be greater than 0s"));
+    }
+    Ok(Cluster {
+        name: message.name.as_str().into(),
+        policy: policy(cx, message, &discovery, at)?,
+        discovery,
+        endpoints: ArcSwap::from_pointee(endpoints),
+        connect_timeout,
+        protocol: protocol.protocol,
+        http2: protocol.http2,
+        idle_timeout: protocol.idle_timeout,
+        max_requests_per_connection: protocol.max_requests_per_connection,
+        panic_threshold: common_lb(cx, message.common_lb_config.as_ref(), at)?,
+        breakers: breakers(cx, message.circuit_breakers.as_ref(), &sub(at, "circuit_breakers"))?,
+        usage: Usage::default(),
+    })
+}
+
+/// Accepts no transport socket, or one that is plain TCP.
+pub(super) fn raw_transport(message: Option<&core::TransportSocket>, at: &str) -> Result<(), Error> {
+    use core::transport_socket::ConfigType;
+    let Some(message) = message else { return Ok(()) };
+    let name = match &message.config_type {
+        Some(ConfigType::TypedConfig(any)) => type_name(any),
+        None => message.name.as_str(),
+    };
+    match name {
+        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" | "envoy.transport_sockets.raw_buffer" => Ok(()),
+        other => Err(Error::at(at, format!("transport socket {other} is not supported yet"))),
+    }
+}
+
+fn policy(cx: &mut Context, message: &proto::Cluster, discovery: &Discovery, at: &str) -> Result<LoadBalancing, Error> {
+    use proto::cluster::LbPolicy;
+    let lb_at = sub(at, "lb_policy");
+    let policy = match message.lb_policy() {
+        LbPolicy::RoundRobin => LoadBalancing::RoundRobin,
+        LbPolicy::Random => LoadBalancing::Random,
+        LbPolicy::LeastRequest => {
+            cx.ignored.push(format!("{lb_at}: LEAST_REQUEST takes turns for now"));
+            LoadBalancing::LeastRequest
+        }
+        LbPolicy::ClusterProvided => LoadBalancing::ClusterProvided,
+        other => return Err(Error::at(lb_at, format!("{} is not supported yet", other.as_str_name()))),
+    };
+    match (discovery, policy) {
+        (Discovery::OriginalDestination { .. }, LoadBalancing::ClusterProvided) => Ok(policy),
+        (Discovery::OriginalDestination { .. }, _) => {
+            Err(Error::at(lb_at, "clusters of type ORIGINAL_DST need CLUSTER_PROVIDED"))
+        }
+        (_, LoadBalancing::ClusterProvided) => {
+            Err(Error::at(lb_at, "only clusters of type ORIGINAL_DST provide their own load balancing"))
+        }
+        _ => Ok(policy),
+    }
+}
+
+fn common_lb(cx: &mut Context, message: Option<&proto::cluster::CommonLbConfig>, at: &str) -> Result<f64, Error> {
+    let Some(message) = message else { return Ok(Cluster::DEFAULT_PANIC_THRESHOLD) };
+    let at = sub(at, "common_lb_config");
+    let harmless = [
+        "update_merge_window",
+        "ignore_new_hosts_until_first_hc",
+        "consistent_hashing_lb_config",
+        "close_connections_on_host_set_change",
+        "zone_aware_lb_config",
+    ];
+    cx.only(message, &at, &["healthy_panic_threshold"], &harmless)?;
+    Ok(message.healthy_panic_threshold.as_ref().map_or(Cluster::DEFAULT_PANIC_THRESHOLD, |percent| percent.value))
+}
+
+fn breakers(cx: &mut Context, message: Option<&proto::CircuitBreakers>, at: &str) -> Result<Thresholds, Error> {
+    let mut limits = Thresholds::default();
+    let Some(message) = message else { return Ok(limits) };
+    cx.only(message, at, &["thresholds"], &[])?;
+    for (index, thresholds) in message.thresholds.iter().enumerate() {
+        let at = item(at, "thresholds", index);
+        let supported = ["priority", "max_connections", "max_pending_requests", "max_requests", "max_retries"];
+        cx.only(thresholds, &at, &supported, &["track_remaining", "max_connection_pools"])?;
+        // Envoy takes the first of each priority; every request has the default one.
+        if thresholds.priority() == core::RoutingPriority::Default {
+            limits = Thresholds {
+                max_connections: thresholds.max_connections.unwrap_or(limits.max_connections),
+                max_pending: thresholds.max_pending_requests.unwrap_or(limits.max_pending),
+                max_requests: thresholds.max_requests.unwrap_or(limits.max_requests),
+                max_retries: thresholds.max_retries.unwrap_or(limits.max_retries),
+            };
+            break;
+        }
+    }
+    Ok(limits)
+}
+
+/// An endpoint as configured: its host may be a name.
+struct Assigned {
+    host: String,
+    port: u16,
+    hostname: String,
+    template: EndpointTemplate,
+    at: String,
+}
+
+fn assignment(
+    cx: &mut Context,
+    message: Option<&endpoint::ClusterLoadAssignment>,
+    at: &str,
+) -> Result<Vec<Assigned>, Error> {
+    let Some(message) = message else { return Ok(Vec::new()) };
+    cx.only(message, at, &["cluster_name", "endpoints", "policy"], &[])?;
+    if let Some(policy) = &message.policy {
+        let at = sub(at, "policy");
+        cx.only(policy, &at, &["overprovisioning_factor"], &["endpoint_stale_after", "weighted_priority_health"])?;
+        if policy.overprovisioning_factor.is_some_and(|factor| factor != OVERPROVISIONING) {
+            return Err(Error::at(sub(&at, "overprovisioning_factor"), "only 140 is supported"));
+        }
+    }
+    let mut assigned = Vec::new();
+    for (index, locality) in message.endpoints.iter().enumerate() {
+        let at = item(at, "endpoints", index);
+        // Localities count only under locality-weighted load balancing, which is refused.
+        let harmless = ["locality", "metadata", "load_balancing_weight", "proximity"];
+        cx.only(locality, &at, &["lb_endpoints", "priority"], &harmless)?;
+        if locality.priority > MAX_PRIORITY {
+            return Err(Error::at(sub(&at, "priority"), format!("must be at most {MAX_PRIORITY}")));
+        }
+        for (index, host) in locality.lb_endpoints.iter().enumerate() {
+            assigned.push(lb_endpoint(cx, host, locality.priority, &item(&at, "lb_endpoints", index))?);
+        }
+    }
+    Ok(assigned)
+}
+
+fn lb_endpoint(cx: &mut Context, message: &endpoint::LbEndpoint, priority: u32, at: &str) -> Result<Assigned, Error> {
+    use core::HealthStatus;
+    cx.only(message, at, &["endpoint", "health_status", "load_balancing_weight"], &["metadata"])?;
+    let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(host)) = &message.host_identifier else {
+        return Err(Error::at(sub(at, "endpoint"), "an endpoint is required"));
+    };
+    let at_endpoint = sub(at, "endpoint");
+    cx.only(host, &at_endpoint, &["address", "hostname"], &["health_check_config", "observability_name"])?;
+    let (address, port, at) = host_and_port(host.address.as_ref(), &sub(&at_endpoint, "address"))?;
+    Ok(Assigned {
+        host: address.to_owned(),
+        port,
+        hostname: host.hostname.clone(),
+        template: EndpointTemplate {
+            weight: message.load_balancing_weight.unwrap_or(1).max(1),
+            priority,
+            healthy: matches!(message.health_status(), HealthStatus::Unknown | HealthStatus::Healthy),
+        },
+        at: sub(&at, "address"),
+    })
+}
+
+fn discovery(
+    cx: &mut Context,
+    message: &proto::Cluster,
+    assigned: Vec<Assigned>,
+    at: &str,
+) -> Result<(Discovery, EndpointSet), Error> {
+    use proto::cluster::{ClusterDiscoveryType, DiscoveryType};
+    let kind = match &message.cluster_discovery_type {
+        None => DiscoveryType::Static,
+        Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind)
+            .map_err(|_| Error::at(sub(at, "type"), format!("{kind} is not a discovery type")))?,
+        Some(ClusterDiscoveryType::ClusterType(_)) => {
+            return Err(Error::at(sub(at, "cluster_type"), "not supported yet"));
+        }
+    };
+    match kind {
+        DiscoveryType::Static => {
+            let endpoints = assigned
+                .into_iter()
+                .map(|assigned| {
+                    let ip = assigned.host.parse().map_err(|_| {
+                        let message = format!(
+                            "\"{}\" is not an IP address; consider setting the cluster's type to STRICT_DNS or LOGICAL_DNS",
+                            assigned.host
+                        );
+                        Error::at(&assigned.at, message)
+                    })?;
+                    Ok(Endpoint {
+                        address: std::net::SocketAddr::new(ip, assigned.port),
+                        hostname: Arc::from(assigned.hostname),
+                        template: assigned.template,
+                    })
+                })
+                .collect::<Result<Vec<_>, Error>>()?;
+            Ok((Discovery::Static, EndpointSet::new(endpoints)))
+        }
+        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
+            if kind == DiscoveryType::LogicalDns && assigned.len() != 1 {
+                let at = sub(at, "load_assignment");
+                return Err(Error::at(
+                    at,
+                    "LOGICAL_DNS clusters must have a single locality_lb_endpoint and a single lb_endpoint",
+                ));
+            }
+            let dns = dns(message, kind == DiscoveryType::StrictDns, assigned, at)?;
+            Ok((Discovery::Dns(dns), EndpointSet::default()))
+        }
+        DiscoveryType::OriginalDst => {
+            if !assigned.is_empty() {
+                return Err(Error::at(
+                    sub(at, "load_assignment"),
+                    "ORIGINAL_DST clusters must have no load assignment",
+                ));
+            }
+            Ok((original_destination(cx, message, at)?, EndpointSet::default()))
+        }
+        DiscoveryType::Eds => Err(Error::at(sub(at, "type"), "EDS is not supported yet")),
+    }
+}
+
+fn original_destination(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery, Error> {
+    let Some(proto::cluster::LbConfig::OriginalDstLbConfig(config)) = &message.lb_config else {
+        return Ok(Discovery::OriginalDestination { header: None, port: None });
+    };
+    let at = sub(at, "original_dst_lb_config");
+    cx.only(config, &at, &["use_http_header", "http_header_name", "upstream_port_override"], &[])?;
+    let header = match (config.use_http_header, config.http_header_name.as_str()) {
+        (false, _) => None,
+        (true, "") => Some(header_name(ORIGINAL_DST_HEADER, &at)?),
+        (true, name) => Some(header_name(name, &sub(&at, "http_header_name"))?),
+    };
+    let port = config
+        .upstream_port_override
+        .map(|port| {
+            u16::try_from(port)
+                .map_err(|_| Error::at(sub(&at, "upstream_port_override"), format!("{port} is not a port")))
+        })
+        .transpose()?;
+    Ok(Discovery::OriginalDestination { header, port })
+}
+
+#[expect(deprecated, reason = "the extension that replaces these fields is not supported yet")]
+fn dns(message: &proto::Cluster, strict: bool, assigned: Vec<Assigned>, at: &str) -> Result<Dns, Error> {
+    use proto::cluster::DnsLookupFamily;
+    let refresh = match &message.dns_refresh_rate {
+        None => DNS_REFRESH,
+        Some(rate) => duration(rate, &sub(at, "dns_refresh_rate"))?,
+    };
+    let failure_refresh = match &message.dns_failure_refresh_rate {
+        None => (refresh, refresh),
+        Some(rate) => {
+            let at = sub(at, "dns_failure_refresh_rate");
+            let base_at = sub(&at, "base_interval");
+            let base = rate.base_interval.as_ref().ok_or_else(|| Error::at(&base_at, "an interval is required"))?;
+            let base = duration(base, &base_at)?;
+            let max = match &rate.max_interval {
+                Some(max) => duration(max, &sub(&at, "max_interval"))?,
+                None => base * 10,
+            };
+            if max < base {
+                return Err(Error::at(sub(&at, "max_interval"), "must not be less than base_interval"));
+            }
+            (base, max)
+        }
+    };
+    let (family, respect_ttl) = (message.dns_lookup_family(), message.respect_dns_ttl);
+    Ok(Dns {
+        strict,
+        names: assigned
+            .into_iter()
+            .map(|assigned| DnsName { host: assigned.host.into(), port: assigned.port, template: assigned.template })
+            .collect(),
+        family: match family {
+            DnsLookupFamily::Auto => DnsFamily::Auto,
+            DnsLookupFamily::V4Only => DnsFamily::V4Only,
+            DnsLookupFamily::V6Only => DnsFamily::V6Only,
+            DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
+            DnsLookupFamily::All => DnsFamily::All,
+        },
+        refresh,
+        respect_ttl,
+        failure_refresh,
+        jitter: match &message.dns_jitter {
+            None => Duration::ZERO,
+            Some(jitter) => duration(jitter, &sub(at, "dns_jitter"))?,
+        },
+    })
+}
+
+/// How HTTP is spoken to a cluster.
+struct Protocol {
+    protocol: UpstreamProtocol,
+    http2: Http2,
+    idle_timeout: Option<Duration>,
+    max_requests_per_connection: u32,
+}
+
+fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Protocol, Error> {
+    #[expect(deprecated, reason = "published configurations use them")]
+    let (common, old_http2, selection, max_requests) = (
+        message.common_http_protocol_options.as_ref(),
+        message.http2_protocol_options.as_ref(),
+        message.protocol_selection(),
+        message.max_requests_per_connection,
+    );
+    let mut protocol = Protocol {
+        protocol: match (selection, old_http2) {
+            (proto::cluster::ClusterProtocolSelection::UseDownstreamProtocol, _) => UpstreamProtocol::Downstream,
+            (_, Some(_)) => UpstreamProtocol::Http2,
+            (_, None) => UpstreamProtocol::Http1,
+        },
+        http2: http2(cx, old_http2, &sub(at, "http2_protocol_options"))?,
+        idle_timeout: idle(cx, common, &sub(at, "common_http_protocol_options"))?,
+        max_requests_per_connection: max_requests
+            .or(common.and_then(|common| common.max_requests_per_connection))
+            .unwrap_or(0),
+    };
+    for (name, any) in &message.typed_extension_protocol_options {
+        let at = format!("{at}.typed_extension_protocol_options[\"{name}\"]");
+        if type_name(any) != "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" {
+            return Err(Error::at(at, format!("{} is not supported yet", type_name(any))));
+        }
+        let options: upstreams::HttpProtocolOptions = unpack(any, &at)?;
+        typed_protocol(cx, &options, &mut protocol, &at)?;
+    }
+    Ok(protocol)
+}
+
+fn typed_protocol(
+    cx: &mut Context,
+    message: &upstreams::HttpProtocolOptions,
+    protocol: &mut Protocol,
+    at: &str,
+) -> Result<(), Error> {
+    use upstreams::http_protocol_options::{UpstreamProtocolOptions, explicit_http_config::ProtocolConfig};
+    let supported = ["common_http_protocol_options", "explicit_http_config", "use_downstream_protocol_config"];
+    // They need TLS to have an effect.
+    cx.only(message, at, &supported, &["upstream_http_protocol_options", "header_validation_config"])?;
+    if let Some(common) = &message.common_http_protocol_options {
+        protocol.idle_timeout = idle(cx, Some(common), &sub(at, "common_http_protocol_options"))?;
+        protocol.max_requests_per_connection = common.max_requests_per_connection.unwrap_or(0);
+    }
+    match &message.upstream_protocol_options {
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
+            let at = sub(at, "explicit_http_config");
+            match &explicit.protocol_config {
+                Some(ProtocolConfig::HttpProtocolOptions(_)) => protocol.protocol = UpstreamProtocol::Http1,
+                Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
+                    protocol.protocol = UpstreamProtocol::Http2;
+                    protocol.http2 = http2(cx, Some(options), &sub(&at, "http2_protocol_options"))?;
+                }
+                Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+                    return Err(Error::at(sub(&at, "http3_protocol_options"), "not supported yet"));
+                }
+                None => return Err(Error::at(at, "a protocol is required")),
+            }
+        }
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => {
+            protocol.protocol = UpstreamProtocol::Downstream;
+            let at = sub(at, "use_downstream_protocol_config.http2_protocol_options");
+            protocol.http2 = http2(cx, config.http2_protocol_options.as_ref(), &at)?;
+        }
+        Some(UpstreamProtocolOptions::AutoConfig(_)) | None => {
+            return Err(Error::at(at, "expected explicit_http_config or use_downstream_protocol_config"));
+        }
+    }
+    Ok(())
+}
+
+fn idle(cx: &mut Context, message: Option<&core::HttpProtocolOptions>, at: &str) -> Result<Option<Duration>, Error> {
+    let Some(message) = message else { return Ok(Some(Cluster::DEFAULT_IDLE)) };
+    let supported = ["idle_timeout", "max_requests_per_connection"];
+    let harmless =
+        ["max_connection_duration", "max_headers_count", "max_response_headers_kb", "headers_with_underscores_action"];
+    cx.only(message, at, &supported, &harmless)?;
+    limit(message.idle_timeout.as_ref(), Some(Cluster::DEFAULT_IDLE), &sub(at, "idle_timeout"))
+}
+
+/// HTTP/2 settings of either side.
+pub(super) fn http2(cx: &mut Context, message: Option<&core::Http2ProtocolOptions>, at: &str) -> Result<Http2, Error> {
+    let mut settings = Http2::default();
+    let Some(message) = message else { return Ok(settings) };
+    let supported = ["max_concurrent_streams", "initial_stream_window_size", "initial_connection_window_size"];
+    let harmless = [
+        "hpack_table_size",
+        "max_outbound_frames",
+        "max_outbound_control_frames",
+        "max_consecutive_inbound_frames_with_empty_payload",
+        "max_inbound_priority_frames_per_stream",
+        "max_inbound_window_update_frames_per_data_frame_sent",
+        "stream_error_on_invalid_http_messaging",
+        "override_stream_error_on_invalid_http_message",
+        "connection_keepalive",
+        "use_oghttp2_codec",
+        "max_metadata_size",
+        "enable_huffman_encoding",
+        "max_header_field_size_kb",
+        "disallow_obs_text",
+        "allow_connect",
+    ];
+    cx.only(message, at, &supported, &harmless)?;
+    if let Some(streams) = message.max_concurrent_streams {
+        settings.max_concurrent_streams = streams;
+    }
+    for (field, value, setting) in [
+        ("initial_stream_window_size", message.initial_stream_window_size, &mut settings.stream_window),
+        ("initial_connection_window_size", message.initial_connection_window_size, &mut settings.connection_window),
+    ] {
+        if let Some(value) = value {
+            if !(65_535..=0x7fff_ffff).contains(&value) {
+                return Err(Error::at(sub(at, field), "expected 65535 to 2147483647"));
+            }
+            *setting = value;
+        }
+    }
+    Ok(settings)
+}

@@ -1,0 +1,107 @@
+//! Headers to add and to remove.
+
+use http::HeaderValue;
+use weir_proto::envoy::config::core::v3 as core;
+
+use super::{Context, Error, item, sub};
+use crate::{
+    config::{
+        header_name,
+        headers::{Addition, Append, HeaderChanges, Mutations, Value},
+    },
+    telemetry::format::Format,
+};
+
+/// The four header fields that routes, virtual hosts, route configurations and weighted clusters have.
+pub(super) struct Fields<'a> {
+    pub request_add: &'a [core::HeaderValueOption],
+    pub request_remove: &'a [String],
+    pub response_add: &'a [core::HeaderValueOption],
+    pub response_remove: &'a [String],
+}
+
+impl Fields<'_> {
+    pub const NAMES: [&'static str; 4] = [
+        "request_headers_to_add",
+        "request_headers_to_remove",
+        "response_headers_to_add",
+        "response_headers_to_remove",
+    ];
+
+    pub fn convert(&self, cx: &mut Context, at: &str) -> Result<HeaderChanges, Error> {
+        let [request_add, request_remove, response_add, response_remove] = Self::NAMES;
+        Ok(HeaderChanges {
+            request: Mutations {
+                add: additions(cx, self.request_add, at, request_add)?,
+                remove: removals(self.request_remove, at, request_remove)?,
+            },
+            response: Mutations {
+                add: additions(cx, self.response_add, at, response_add)?,
+                remove: removals(self.response_remove, at, response_remove)?,
+            },
+        })
+    }
+}
+
+fn removals(names: &[String], at: &str, field: &str) -> Result<Vec<http::HeaderName>, Error> {
+    names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| {
+            let at = item(at, field, index);
+            if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
+                return Err(Error::at(at, ":-prefixed or host headers may not be removed"));
+            }
+            header_name(name, &at)
+        })
+        .collect()
+}
+
+fn additions(
+    cx: &mut Context,
+    messages: &[core::HeaderValueOption],
+    at: &str,
+    field: &str,
+) -> Result<Vec<Addition>, Error> {
+    messages.iter().enumerate().map(|(index, message)| addition(cx, message, &item(at, field, index))).collect()
+}
+
+fn addition(cx: &mut Context, message: &core::HeaderValueOption, at: &str) -> Result<Addition, Error> {
+    use core::header_value_option::HeaderAppendAction;
+    cx.only(message, at, &["header", "append", "append_action", "keep_empty_value"], &[])?;
+    let header = message.header.as_ref().ok_or_else(|| Error::at(sub(at, "header"), "a header is required"))?;
+    let at = sub(at, "header");
+    if header.key.starts_with(':') || header.key.eq_ignore_ascii_case("host") {
+        return Err(Error::at(sub(&at, "key"), ":-prefixed or host headers may not be modified"));
+    }
+    #[expect(deprecated, reason = "published configurations use it")]
+    let append = match (message.append, message.append_action()) {
+        (Some(true), HeaderAppendAction::AppendIfExistsOrAdd) => Append::AppendIfExistsOrAdd,
+        (Some(false), HeaderAppendAction::AppendIfExistsOrAdd) => Append::OverwriteIfExistsOrAdd,
+        (Some(_), _) => return Err(Error::at(&at, "append and append_action cannot both be set")),
+        (None, HeaderAppendAction::AppendIfExistsOrAdd) => Append::AppendIfExistsOrAdd,
+        (None, HeaderAppendAction::AddIfAbsent) => Append::AddIfAbsent,
+        (None, HeaderAppendAction::OverwriteIfExistsOrAdd) => Append::OverwriteIfExistsOrAdd,
+        (None, HeaderAppendAction::OverwriteIfExists) => Append::OverwriteIfExists,
+    };
+    let value = if header.raw_value.is_empty() {
+        let format = Format::text(&header.value).map_err(|error| Error::at(sub(&at, "value"), error.to_string()))?;
+        match format.as_literal() {
+            Some(text) => Value::Fixed(
+                HeaderValue::from_str(text).map_err(|_| Error::at(sub(&at, "value"), "not a header value"))?,
+            ),
+            None => Value::Format(format),
+        }
+    } else {
+        Value::Fixed(
+            HeaderValue::from_bytes(&header.raw_value)
+                .map_err(|_| Error::at(sub(&at, "raw_value"), "not a header value"))?,
+        )
+    };
+    Ok(Addition {
+        name: header_name(&header.key, &sub(&at, "key"))?,
+        value,
+        append,
+        keep_empty: message.keep_empty_value,
+    })
+}

@@ -1,0 +1,312 @@
+//! The HTTP connection manager.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use weir_proto::envoy::{
+    config::core::v3 as core,
+    extensions::filters::{
+        http::router::v3 as router,
+        network::http_connection_manager::v3::{self as proto, http_connection_manager as manager},
+    },
+};
+
+use super::{Context, Error, access_log, cidrs, cluster, duration, item, limit, route, sub, type_name, unpack};
+use crate::{
+    config::http::{Codec, HttpConnectionManager, HttpFilter, Router, ServerHeader, StripPort},
+    telemetry::access_log::Wanted,
+};
+
+const SUPPORTED: [&str; 33] = [
+    "codec_type",
+    "stat_prefix",
+    "rds",
+    "route_config",
+    "scoped_routes",
+    "http_filters",
+    "common_http_protocol_options",
+    "http_protocol_options",
+    "http2_protocol_options",
+    "server_name",
+    "server_header_transformation",
+    "max_request_headers_kb",
+    "stream_idle_timeout",
+    "request_timeout",
+    "request_headers_timeout",
+    "drain_timeout",
+    "access_log",
+    "use_remote_address",
+    "xff_num_trusted_hops",
+    "internal_address_config",
+    "skip_xff_append",
+    "via",
+    "generate_request_id",
+    "preserve_external_request_id",
+    "always_set_request_id_in_response",
+    "forward_client_cert_details",
+    "upgrade_configs",
+    "normalize_path",
+    "merge_slashes",
+    "strip_matching_host_port",
+    "strip_any_host_port",
+    "strip_trailing_host_dot",
+    "path_with_escaped_slashes_action",
+];
+
+/// They change tracing, statistics or when lines are written; or need TLS to have an effect.
+const HARMLESS: [&str; 14] = [
+    "tracing",
+    "http3_protocol_options",
+    "stream_flush_timeout",
+    "drain_timeout_jitter",
+    "delayed_close_timeout",
+    "access_log_flush_interval",
+    "flush_access_log_on_new_request",
+    "access_log_options",
+    "set_current_client_cert_details",
+    "stream_error_on_invalid_http_message",
+    "request_id_extension",
+    "add_proxy_protocol_connection_state",
+    "append_local_overload",
+    "http1_safe_max_connection_duration",
+];
+
+pub(super) fn connection_manager(
+    cx: &mut Context,
+    message: &proto::HttpConnectionManager,
+    buffer_limit: usize,
+    at: &str,
+) -> Result<HttpConnectionManager, Error> {
+    cx.only(message, at, &SUPPORTED, &HARMLESS)?;
+    let routes = match &message.route_specifier {
+        Some(manager::RouteSpecifier::RouteConfig(routes)) => route::route_table(cx, routes, &sub(at, "route_config"))?,
+        Some(manager::RouteSpecifier::Rds(_)) => return Err(Error::at(sub(at, "rds"), "RDS is not supported yet")),
+        Some(manager::RouteSpecifier::ScopedRoutes(_)) => {
+            return Err(Error::at(sub(at, "scoped_routes"), "not supported yet"));
+        }
+        None => return Err(Error::at(sub(at, "route_config"), "a route configuration is required")),
+    };
+    let (filters, router) = http_filters(cx, &message.http_filters, at)?;
+    let access_log = access_log::access_logs(cx, &message.access_log, at, "access_log")?;
+    let common = common(cx, message.common_http_protocol_options.as_ref(), at)?;
+    let http1 = http1(cx, message.http_protocol_options.as_ref(), at)?;
+    if message.path_with_escaped_slashes_action()
+        != manager::PathWithEscapedSlashesAction::ImplementationSpecificDefault
+        && message.path_with_escaped_slashes_action() != manager::PathWithEscapedSlashesAction::KeepUnchanged
+    {
+        return Err(Error::at(sub(at, "path_with_escaped_slashes_action"), "only KEEP_UNCHANGED is supported yet"));
+    }
+    let text = |value: &str, field: &str| {
+        HeaderValue::from_str(value).map_err(|_| Error::at(sub(at, field), "not a header value"))
+    };
+    Ok(HttpConnectionManager {
+        stat_prefix: message.stat_prefix.as_str().into(),
+        codec: match message.codec_type() {
+            manager::CodecType::Auto => Codec::Auto,
+            manager::CodecType::Http1 => Codec::Http1,
+            manager::CodecType::Http2 => Codec::Http2,
+            manager::CodecType::Http3 => return Err(Error::at(sub(at, "codec_type"), "HTTP3 is not supported yet")),
+        },
+        http2: cluster::http2(cx, message.http2_protocol_options.as_ref(), &sub(at, "http2_protocol_options"))?,
+        routes: Arc::new(routes),
+        filters,
+        router,
+        wanted: Wanted::by(&access_log),
+        access_log,
+        server_name: match message.server_name.as_str() {
+            "" => HeaderValue::from_static("envoy"),
+            name => text(name, "server_name")?,
+        },
+        server_header: match message.server_header_transformation() {
+            manager::ServerHeaderTransformation::Overwrite => ServerHeader::Overwrite,
+            manager::ServerHeaderTransformation::AppendIfAbsent => ServerHeader::AppendIfAbsent,
+            manager::ServerHeaderTransformation::PassThrough => ServerHeader::PassThrough,
+        },
+        use_remote_address: message.use_remote_address.unwrap_or(false),
+        xff_num_trusted_hops: message.xff_num_trusted_hops,
+        skip_xff_append: message.skip_xff_append,
+        internal_addresses: match &message.internal_address_config {
+            None => Vec::new(),
+            Some(internal) => {
+                let at = sub(at, "internal_address_config");
+                cx.only(internal, &at, &["cidr_ranges"], &["unix_sockets"])?;
+                cidrs(&internal.cidr_ranges, &at, "cidr_ranges")?
+            }
+        },
+        via: match message.via.as_str() {
+            "" => None,
+            via => Some(text(via, "via")?),
+        },
+        generate_request_id: message.generate_request_id.unwrap_or(true),
+        preserve_external_request_id: message.preserve_external_request_id,
+        request_id_in_response: message.always_set_request_id_in_response,
+        accept_http_10: http1.0,
+        default_host: http1.1,
+        max_head_bytes: message
+            .max_request_headers_kb
+            .map_or(HttpConnectionManager::DEFAULT_MAX_HEAD, |kb| kb as usize * 1024),
+        max_headers: common.max_headers,
+        idle_timeout: common.idle_timeout,
+        max_connection_duration: common.max_connection_duration,
+        max_stream_duration: common.max_stream_duration,
+        max_requests_per_connection: common.max_requests,
+        stream_idle_timeout: limit(
+            message.stream_idle_timeout.as_ref(),
+            Some(HttpConnectionManager::DEFAULT_STREAM_IDLE),
+            &sub(at, "stream_idle_timeout"),
+        )?,
+        request_timeout: limit(message.request_timeout.as_ref(), None, &sub(at, "request_timeout"))?,
+        request_headers_timeout: limit(
+            message.request_headers_timeout.as_ref(),
+            None,
+            &sub(at, "request_headers_timeout"),
+        )?,
+        drain_timeout: match &message.drain_timeout {
+            None => HttpConnectionManager::DEFAULT_DRAIN,
+            Some(timeout) => duration(timeout, &sub(at, "drain_timeout"))?,
+        },
+        upgrades: upgrades(cx, &message.upgrade_configs, at)?,
+        strip_port: match &message.strip_port_mode {
+            Some(manager::StripPortMode::StripAnyHostPort(true)) => StripPort::Any,
+            _ if message.strip_matching_host_port => StripPort::Matching,
+            _ => StripPort::Never,
+        },
+        strip_trailing_host_dot: message.strip_trailing_host_dot,
+        normalize_path: message.normalize_path.unwrap_or(false),
+        merge_slashes: message.merge_slashes,
+        buffer_limit,
+    })
+}
+
+fn upgrades(cx: &mut Context, messages: &[manager::UpgradeConfig], at: &str) -> Result<Vec<Box<str>>, Error> {
+    let mut upgrades = Vec::new();
+    for (index, upgrade) in messages.iter().enumerate() {
+        let at = item(at, "upgrade_configs", index);
+        cx.only(upgrade, &at, &["upgrade_type", "enabled"], &[])?;
+        if upgrade.upgrade_type.eq_ignore_ascii_case("connect") {
+            return Err(Error::at(sub(&at, "upgrade_type"), "CONNECT is not supported yet"));
+        }
+        if upgrade.enabled.unwrap_or(true) {
+            upgrades.push(upgrade.upgrade_type.to_ascii_lowercase().into());
+        }
+    }
+    Ok(upgrades)
+}
+
+struct Common {
+    idle_timeout: Option<std::time::Duration>,
+    max_connection_duration: Option<std::time::Duration>,
+    max_stream_duration: Option<std::time::Duration>,
+    max_headers: usize,
+    max_requests: u32,
+}
+
+fn common(cx: &mut Context, message: Option<&core::HttpProtocolOptions>, at: &str) -> Result<Common, Error> {
+    let at = sub(at, "common_http_protocol_options");
+    let none = core::HttpProtocolOptions::default();
+    let message = message.unwrap_or(&none);
+    let supported = [
+        "idle_timeout",
+        "max_connection_duration",
+        "max_headers_count",
+        "max_stream_duration",
+        "max_requests_per_connection",
+        "headers_with_underscores_action",
+    ];
+    cx.only(message, &at, &supported, &["max_response_headers_kb"])?;
+    if message.headers_with_underscores_action() != core::http_protocol_options::HeadersWithUnderscoresAction::Allow {
+        return Err(Error::at(sub(&at, "headers_with_underscores_action"), "only ALLOW is supported yet"));
+    }
+    let idle = Some(HttpConnectionManager::DEFAULT_IDLE);
+    Ok(Common {
+        idle_timeout: limit(message.idle_timeout.as_ref(), idle, &sub(&at, "idle_timeout"))?,
+        max_connection_duration: limit(
+            message.max_connection_duration.as_ref(),
+            None,
+            &sub(&at, "max_connection_duration"),
+        )?,
+        max_stream_duration: limit(message.max_stream_duration.as_ref(), None, &sub(&at, "max_stream_duration"))?,
+        max_headers: message
+            .max_headers_count
+            .map_or(HttpConnectionManager::DEFAULT_MAX_HEADERS, |count| count as usize),
+        max_requests: message.max_requests_per_connection.unwrap_or(0),
+    })
+}
+
+fn http1(
+    cx: &mut Context,
+    message: Option<&core::Http1ProtocolOptions>,
+    at: &str,
+) -> Result<(bool, Option<HeaderValue>), Error> {
+    let Some(message) = message else { return Ok((false, None)) };
+    let at = sub(at, "http_protocol_options");
+    let supported = ["accept_http_10", "default_host_for_http_10", "allow_absolute_url", "send_fully_qualified_url"];
+    let harmless = [
+        "enable_trailers",
+        "override_stream_error_on_invalid_http_message",
+        "use_balsa_parser",
+        "allow_custom_methods",
+        "header_key_format",
+        "ignore_http_11_upgrade",
+    ];
+    cx.only(message, &at, &supported, &harmless)?;
+    if message.send_fully_qualified_url {
+        return Err(Error::at(sub(&at, "send_fully_qualified_url"), "not supported yet"));
+    }
+    let host = match message.default_host_for_http_10.as_str() {
+        "" => None,
+        host => Some(
+            HeaderValue::from_str(host)
+                .map_err(|_| Error::at(sub(&at, "default_host_for_http_10"), "not a header value"))?,
+        ),
+    };
+    Ok((message.accept_http_10, host))
+}
+
+fn http_filters(
+    cx: &mut Context,
+    messages: &[proto::HttpFilter],
+    at: &str,
+) -> Result<(Vec<HttpFilter>, Router), Error> {
+    let mut router = None;
+    for (index, message) in messages.iter().enumerate() {
+        let at = item(at, "http_filters", index);
+        cx.only(message, &at, &["name", "typed_config", "is_optional", "disabled"], &[])?;
+        if router.is_some() {
+            return Err(Error::at(at, "no filter may follow the router"));
+        }
+        let config = match &message.config_type {
+            Some(proto::http_filter::ConfigType::TypedConfig(any)) => Some(any),
+            _ => None,
+        };
+        // Envoy 1.40 wants a configuration even for the router; many published configurations have none.
+        let kind = config.map_or(message.name.as_str(), type_name);
+        match kind {
+            "envoy.extensions.filters.http.router.v3.Router" | "envoy.filters.http.router" | "envoy.router" => {
+                let message = match config {
+                    Some(any) => unpack(any, &sub(&at, "typed_config"))?,
+                    None => router::Router::default(),
+                };
+                router = Some(self::router(cx, &message, &sub(&at, "typed_config"))?);
+            }
+            other if message.is_optional || message.disabled => {
+                cx.ignored.push(format!("{at}: {other} is optional or disabled"));
+            }
+            other => return Err(Error::at(at, format!("HTTP filter {other} is not supported yet"))),
+        }
+    }
+    let router = router.ok_or_else(|| {
+        Error::at(sub(at, "http_filters"), "the last filter must be the router (envoy.filters.http.router)")
+    })?;
+    Ok((Vec::new(), router))
+}
+
+fn router(cx: &mut Context, message: &router::Router, at: &str) -> Result<Router, Error> {
+    let harmless =
+        ["dynamic_stats", "start_child_span", "upstream_log_options", "suppress_grpc_request_failure_code_stats"];
+    cx.only(message, at, &["suppress_envoy_headers", "respect_expected_rq_timeout"], &harmless)?;
+    Ok(Router {
+        suppress_envoy_headers: message.suppress_envoy_headers,
+        respect_expected_rq_timeout: message.respect_expected_rq_timeout,
+    })
+}

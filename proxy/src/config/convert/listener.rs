@@ -1,0 +1,309 @@
+//! Listeners, filter chains and network filters.
+
+use std::{collections::HashMap, sync::Arc};
+
+use weir_proto::envoy::{
+    config::{core::v3 as core, listener::v3 as proto},
+    extensions::filters::network::{
+        http_connection_manager::v3::HttpConnectionManager as HttpProto,
+        tcp_proxy::v3::{TcpProxy as TcpProto, tcp_proxy},
+    },
+};
+
+use super::{Context, Error, access_log, cidrs, cluster, http, item, limit, socket_address, sub, type_name, unpack};
+use crate::{
+    config::listener::{
+        FilterChain, FilterChainMatch, Listener, NetworkFilter, SourceType, TcpProxy, TrafficDirection,
+    },
+    tcp::{self, Settings, Target, WeightedCluster},
+};
+
+const SUPPORTED: [&str; 20] = [
+    "name",
+    "address",
+    "additional_addresses",
+    "filter_chains",
+    "default_filter_chain",
+    "use_original_dst",
+    "per_connection_buffer_limit_bytes",
+    "deprecated_v1",
+    "listener_filters",
+    "listener_filters_timeout",
+    "continue_on_listener_filters_timeout",
+    "transparent",
+    "freebind",
+    "traffic_direction",
+    "access_log",
+    "tcp_backlog_size",
+    "bind_to_port",
+    "internal_listener",
+    "enable_mptcp",
+    "socket_options",
+];
+
+const HARMLESS: [&str; 13] = [
+    "stat_prefix",
+    "stats_matcher",
+    "metadata",
+    "drain_type",
+    "tcp_fast_open_queue_length",
+    "connection_balance_config",
+    "reuse_port",
+    "enable_reuse_port",
+    "max_connections_to_accept_per_socket_event",
+    "ignore_global_conn_limit",
+    "bypass_overload_manager",
+    "per_connection_buffer_high_watermark_timeout",
+    "tcp_keepalive",
+];
+
+pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize, at: &str) -> Result<Listener, Error> {
+    cx.only(message, at, &SUPPORTED, &HARMLESS)?;
+    for (set, field) in [
+        (message.transparent == Some(true), "transparent"),
+        (message.enable_mptcp, "enable_mptcp"),
+        (message.listener_specifier.is_some(), "internal_listener"),
+        (!message.socket_options.is_empty(), "socket_options"),
+    ] {
+        if set {
+            return Err(Error::at(sub(at, field), "not supported yet"));
+        }
+    }
+    // Envoy names listeners without a name by a random id; a stable one is more use in logs.
+    let name = if message.name.is_empty() { format!("listener_{index}") } else { message.name.clone() };
+    let mut addresses = vec![socket_address(message.address.as_ref(), &sub(at, "address"))?];
+    for (index, additional) in message.additional_addresses.iter().enumerate() {
+        let at = item(at, "additional_addresses", index);
+        cx.only(additional, &at, &["address"], &["tcp_keepalive"])?;
+        addresses.push(socket_address(additional.address.as_ref(), &sub(&at, "address"))?);
+    }
+    let filters = listener_filters(cx, &message.listener_filters, at)?;
+    #[expect(deprecated, reason = "published configurations use it")]
+    let bind = message
+        .bind_to_port
+        .or_else(|| message.deprecated_v1.as_ref().and_then(|old| old.bind_to_port))
+        .unwrap_or(true);
+    let buffer_limit =
+        message.per_connection_buffer_limit_bytes.map_or(Listener::DEFAULT_BUFFER_LIMIT, |bytes| bytes as usize);
+    let mut filter_chains = Vec::new();
+    let mut matches = HashMap::new();
+    for (index, chain) in message.filter_chains.iter().enumerate() {
+        let at = item(at, "filter_chains", index);
+        let chain = filter_chain(cx, chain, buffer_limit, &at)?;
+        if let Some(earlier) = matches.insert(format!("{:?}", chain.matches), index) {
+            let message =
+                format!("the same matching rules as filter_chains[{earlier}]: every filter chain needs its own");
+            return Err(Error::at(sub(&at, "filter_chain_match"), message));
+        }
+        filter_chains.push(Arc::new(chain));
+    }
+    let default_filter_chain = message
+        .default_filter_chain
+        .as_ref()
+        .map(|chain| filter_chain(cx, chain, buffer_limit, &sub(at, "default_filter_chain")).map(Arc::new))
+        .transpose()?;
+    if filter_chains.is_empty() && default_filter_chain.is_none() {
+        return Err(Error::at(at, "no filter chains specified"));
+    }
+    Ok(Listener {
+        addresses,
+        bind,
+        ipv4_compat: ipv4_compat(message.address.as_ref()),
+        backlog: message.tcp_backlog_size,
+        freebind: message.freebind.unwrap_or(false),
+        direction: match message.traffic_direction() {
+            core::TrafficDirection::Unspecified => TrafficDirection::Unspecified,
+            core::TrafficDirection::Inbound => TrafficDirection::Inbound,
+            core::TrafficDirection::Outbound => TrafficDirection::Outbound,
+        },
+        use_original_destination: message.use_original_dst.unwrap_or(false),
+        restore_original_destination: filters.original_destination,
+        inspect_http: filters.http_inspector,
+        listener_filters_timeout: limit(
+            message.listener_filters_timeout.as_ref(),
+            Some(Listener::DEFAULT_FILTERS_TIMEOUT),
+            &sub(at, "listener_filters_timeout"),
+        )?,
+        continue_on_listener_filters_timeout: message.continue_on_listener_filters_timeout,
+        buffer_limit,
+        filter_chains,
+        default_filter_chain,
+        access_log: access_log::access_logs(cx, &message.access_log, at, "access_log")?,
+        ..Listener::named(&name)
+    })
+}
+
+fn ipv4_compat(address: Option<&core::Address>) -> bool {
+    matches!(
+        address.and_then(|address| address.address.as_ref()),
+        Some(core::address::Address::SocketAddress(socket)) if socket.ipv4_compat
+    )
+}
+
+#[derive(Default)]
+struct ListenerFilters {
+    original_destination: bool,
+    http_inspector: bool,
+}
+
+fn listener_filters(cx: &mut Context, messages: &[proto::ListenerFilter], at: &str) -> Result<ListenerFilters, Error> {
+    let mut filters = ListenerFilters::default();
+    for (index, message) in messages.iter().enumerate() {
+        let at = item(at, "listener_filters", index);
+        cx.only(message, &at, &["name", "typed_config"], &[])?;
+        let kind = match &message.config_type {
+            Some(proto::listener_filter::ConfigType::TypedConfig(any)) => type_name(any),
+            _ => &message.name,
+        };
+        match kind {
+            "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" | "envoy.filters.listener.original_dst" => {
+                filters.original_destination = true
+            }
+            "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
+            | "envoy.filters.listener.http_inspector" => filters.http_inspector = true,
+            other => return Err(Error::at(at, format!("listener filter {other} is not supported yet"))),
+        }
+    }
+    Ok(filters)
+}
+
+fn filter_chain(
+    cx: &mut Context,
+    message: &proto::FilterChain,
+    buffer_limit: usize,
+    at: &str,
+) -> Result<FilterChain, Error> {
+    let supported = ["filter_chain_match", "filters", "name", "transport_socket"];
+    cx.only(message, at, &supported, &["metadata", "transport_socket_connect_timeout"])?;
+    cluster::raw_transport(message.transport_socket.as_ref(), &sub(at, "transport_socket"))?;
+    let matches = match &message.filter_chain_match {
+        None => FilterChainMatch::default(),
+        Some(matches) => filter_chain_match(cx, matches, &sub(at, "filter_chain_match"))?,
+    };
+    let mut terminal = None;
+    for (index, filter) in message.filters.iter().enumerate() {
+        let at = item(at, "filters", index);
+        if terminal.is_some() {
+            return Err(Error::at(item_before(&at, index), "terminal filter is not the last one of its chain"));
+        }
+        terminal = Some(network_filter(cx, filter, buffer_limit, &at)?);
+    }
+    let terminal = terminal.ok_or_else(|| {
+        Error::at(sub(at, "filters"), "expected one of http_connection_manager and tcp_proxy as the last filter")
+    })?;
+    Ok(FilterChain { name: message.name.as_str().into(), matches, terminal })
+}
+
+fn item_before(at: &str, index: usize) -> String {
+    at.replace(&format!("filters[{index}]"), &format!("filters[{}]", index - 1))
+}
+
+fn filter_chain_match(
+    cx: &mut Context,
+    message: &proto::FilterChainMatch,
+    at: &str,
+) -> Result<FilterChainMatch, Error> {
+    let supported = [
+        "destination_port",
+        "prefix_ranges",
+        "direct_source_prefix_ranges",
+        "source_type",
+        "source_prefix_ranges",
+        "source_ports",
+        "server_names",
+        "transport_protocol",
+        "application_protocols",
+    ];
+    cx.only(message, at, &supported, &[])?;
+    let port = |port: u32, at: String| u16::try_from(port).map_err(|_| Error::at(at, format!("{port} is not a port")));
+    let mut server_names = Vec::new();
+    for (index, name) in message.server_names.iter().enumerate() {
+        let at = item(at, "server_names", index);
+        let suffix = name.strip_prefix("*.").unwrap_or(name);
+        if suffix.contains('*') {
+            return Err(Error::at(at, format!("partial wildcards are not supported: \"{name}\"")));
+        }
+        server_names.push(name.to_ascii_lowercase().into());
+    }
+    use proto::filter_chain_match::ConnectionSourceType;
+    Ok(FilterChainMatch {
+        destination_port: message.destination_port.map(|n| port(n, sub(at, "destination_port"))).transpose()?,
+        prefix_ranges: cidrs(&message.prefix_ranges, at, "prefix_ranges")?,
+        server_names,
+        transport_protocol: message.transport_protocol.as_str().into(),
+        application_protocols: message.application_protocols.iter().map(|name| name.as_str().into()).collect(),
+        direct_source_prefix_ranges: cidrs(&message.direct_source_prefix_ranges, at, "direct_source_prefix_ranges")?,
+        source_type: match message.source_type() {
+            ConnectionSourceType::Any => SourceType::Any,
+            ConnectionSourceType::SameIpOrLoopback => SourceType::SameIpOrLoopback,
+            ConnectionSourceType::External => SourceType::External,
+        },
+        source_prefix_ranges: cidrs(&message.source_prefix_ranges, at, "source_prefix_ranges")?,
+        source_ports: message
+            .source_ports
+            .iter()
+            .enumerate()
+            .map(|(index, n)| port(*n, item(at, "source_ports", index)))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn network_filter(
+    cx: &mut Context,
+    message: &proto::Filter,
+    buffer_limit: usize,
+    at: &str,
+) -> Result<NetworkFilter, Error> {
+    let Some(proto::filter::ConfigType::TypedConfig(any)) = &message.config_type else {
+        return Err(Error::at(sub(at, "typed_config"), "a configuration is required"));
+    };
+    let at = sub(at, "typed_config");
+    match type_name(any) {
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
+            let manager: HttpProto = unpack(any, &at)?;
+            Ok(NetworkFilter::Http(Arc::new(http::connection_manager(cx, &manager, buffer_limit, &at)?)))
+        }
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
+            let proxy: TcpProto = unpack(any, &at)?;
+            Ok(NetworkFilter::Tcp(Arc::new(tcp_proxy(cx, &proxy, &at)?)))
+        }
+        other => Err(Error::at(at, format!("network filter {other} is not supported yet"))),
+    }
+}
+
+fn tcp_proxy(cx: &mut Context, message: &TcpProto, at: &str) -> Result<TcpProxy, Error> {
+    let supported =
+        ["stat_prefix", "cluster", "weighted_clusters", "idle_timeout", "access_log", "max_connect_attempts"];
+    // Without subsets and hashing policies, metadata and hashes choose nothing.
+    let harmless = ["metadata_match", "hash_policy", "check_drain_close", "backoff_options"];
+    cx.only(message, at, &supported, &harmless)?;
+    let clusters = match &message.cluster_specifier {
+        Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => {
+            vec![WeightedCluster { name: cx.known_cluster(name, &sub(at, "cluster"))?, weight: 1 }]
+        }
+        Some(tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => {
+            let at = sub(at, "weighted_clusters");
+            let mut clusters = Vec::new();
+            for (index, entry) in weighted.clusters.iter().enumerate() {
+                let at = item(&at, "clusters", index);
+                cx.only(entry, &at, &["name", "weight"], &["metadata_match"])?;
+                let name = cx.known_cluster(&entry.name, &sub(&at, "name"))?;
+                clusters.push(WeightedCluster { name, weight: entry.weight });
+            }
+            if clusters.iter().all(|cluster| cluster.weight == 0) {
+                return Err(Error::at(at, "the sum of the weights must be greater than 0"));
+            }
+            clusters
+        }
+        None => return Err(Error::at(at, "expected one of cluster, weighted_clusters")),
+    };
+    Ok(TcpProxy {
+        stat_prefix: message.stat_prefix.as_str().into(),
+        settings: Settings {
+            target: Target::Clusters(clusters.into()),
+            idle_timeout: limit(message.idle_timeout.as_ref(), Some(tcp::IDLE_TIMEOUT), &sub(at, "idle_timeout"))?,
+            max_connect_attempts: message.max_connect_attempts.unwrap_or(1).max(1),
+        },
+        access_log: access_log::access_logs(cx, &message.access_log, at, "access_log")?,
+    })
+}

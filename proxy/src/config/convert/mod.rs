@@ -1,0 +1,208 @@
+//! Protobuf to model. What cannot be honoured and would change routing or security is refused, with the path of the
+//! field; what can be left out without changing where requests go is listed in [`Built::ignored`].
+
+mod access_log;
+mod cluster;
+mod headers;
+mod http;
+mod listener;
+mod matcher;
+mod retry;
+mod route;
+
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use prost::{Message, Name};
+use weir_proto::envoy::config::{bootstrap::v3::Bootstrap, core::v3 as core};
+
+use crate::config::{Error, Snapshot};
+
+/// A configuration that was accepted.
+#[derive(Debug)]
+pub struct Built {
+    /// The model.
+    pub snapshot: Snapshot,
+    /// Fields that were set and have no effect, by path.
+    pub ignored: Vec<String>,
+}
+
+/// Makes the model of a bootstrap's `static_resources`. The message has passed its protoc-gen-validate rules.
+pub fn from_bootstrap(bootstrap: &Bootstrap) -> Result<Built, Error> {
+    let mut cx = Context::default();
+    let Some(resources) = &bootstrap.static_resources else {
+        return Ok(Built { snapshot: Snapshot::default(), ignored: Vec::new() });
+    };
+    let at = "static_resources";
+    if !resources.secrets.is_empty() {
+        return Err(Error::at(format!("{at}.secrets"), "TLS is not supported yet"));
+    }
+    let mut clusters = Vec::new();
+    for (index, message) in resources.clusters.iter().enumerate() {
+        let at = item(at, "clusters", index);
+        let cluster = cluster::cluster(&mut cx, message, &at)?;
+        if !cx.clusters.insert(cluster.name.to_string()) {
+            return Err(Error::at(sub(&at, "name"), format!("there are several clusters \"{}\"", cluster.name)));
+        }
+        clusters.push(Arc::new(cluster));
+    }
+    let mut listeners = Vec::new();
+    let mut names = HashSet::new();
+    let mut bound = HashSet::new();
+    for (index, message) in resources.listeners.iter().enumerate() {
+        let at = item(at, "listeners", index);
+        let listener = listener::listener(&mut cx, message, index, &at)?;
+        if !names.insert(listener.name.clone()) {
+            return Err(Error::at(sub(&at, "name"), format!("there are several listeners \"{}\"", listener.name)));
+        }
+        for address in listener.addresses.iter().filter(|address| listener.bind && address.port() != 0) {
+            if !bound.insert(*address) {
+                return Err(Error::at(sub(&at, "address"), format!("another listener has the address {address}")));
+            }
+        }
+        listeners.push(Arc::new(listener));
+    }
+    Ok(Built { snapshot: Snapshot::new(listeners, clusters), ignored: cx.ignored })
+}
+
+/// What conversions share.
+#[derive(Debug, Default)]
+struct Context {
+    ignored: Vec<String>,
+    /// Clusters that static routes may name.
+    clusters: HashSet<String>,
+}
+
+impl Context {
+    /// Accepts `message` if the fields that are set are all in `supported` or `harmless`; notes the harmless ones.
+    fn only<M: Message + Name>(
+        &mut self,
+        message: &M,
+        at: &str,
+        supported: &[&str],
+        harmless: &[&str],
+    ) -> Result<(), Error> {
+        for field in weir_proto::set_fields(message) {
+            if harmless.contains(&&*field) {
+                self.ignored.push(sub(at, &field));
+            } else if !supported.contains(&&*field) {
+                return Err(Error::at(sub(at, &field), "not supported yet"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A cluster that a static route names must exist.
+    fn known_cluster(&self, name: &str, at: &str) -> Result<Arc<str>, Error> {
+        if self.clusters.contains(name) {
+            Ok(name.into())
+        } else {
+            Err(Error::at(at, format!("unknown cluster \"{name}\"")))
+        }
+    }
+}
+
+fn sub(at: &str, field: &str) -> String {
+    format!("{at}.{field}")
+}
+
+fn item(at: &str, field: &str, index: usize) -> String {
+    format!("{at}.{field}[{index}]")
+}
+
+/// Decodes an `Any` of type `M`.
+fn unpack<M: Message + Name + Default>(any: &prost_types::Any, at: &str) -> Result<M, Error> {
+    M::decode(&*any.value).map_err(|error| Error::at(at, format!("not a {}: {error}", M::full_name())))
+}
+
+/// The message name in an `Any`'s type URL.
+fn type_name(any: &prost_types::Any) -> &str {
+    any.type_url.rsplit('/').next().unwrap_or_default()
+}
+
+/// A duration that is not negative.
+fn duration(message: &prost_types::Duration, at: &str) -> Result<Duration, Error> {
+    Duration::try_from(*message).map_err(|_| Error::at(at, "expected a duration of at least 0"))
+}
+
+/// A duration of which 0 means "never", and an absent one `default`.
+fn limit(
+    message: Option<&prost_types::Duration>,
+    default: Option<Duration>,
+    at: &str,
+) -> Result<Option<Duration>, Error> {
+    match message {
+        None => Ok(default),
+        Some(message) => Ok(Some(duration(message, at)?).filter(|duration| !duration.is_zero())),
+    }
+}
+
+fn cidrs(messages: &[core::CidrRange], at: &str, field: &str) -> Result<Vec<IpNet>, Error> {
+    messages
+        .iter()
+        .enumerate()
+        .map(|(index, message)| {
+            let at = item(at, field, index);
+            let ip: std::net::IpAddr = message.address_prefix.parse().map_err(|_| {
+                Error::at(sub(&at, "address_prefix"), format!("\"{}\" is not an IP address", message.address_prefix))
+            })?;
+            let length = message.prefix_len.unwrap_or(0);
+            u8::try_from(length)
+                .ok()
+                .and_then(|length| IpNet::new(ip, length).ok())
+                .map(|net| net.trunc())
+                .ok_or_else(|| Error::at(sub(&at, "prefix_len"), format!("{length} is too long for {ip}")))
+        })
+        .collect()
+}
+
+/// An IP address and port.
+fn socket_address(message: Option<&core::Address>, at: &str) -> Result<SocketAddr, Error> {
+    let (host, port, at) = host_and_port(message, at)?;
+    let ip = host.parse().map_err(|_| Error::at(sub(&at, "address"), format!("\"{host}\" is not an IP address")))?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// A host and port, and the path of the socket address.
+fn host_and_port<'a>(message: Option<&'a core::Address>, at: &str) -> Result<(&'a str, u16, String), Error> {
+    use core::{address::Address, socket_address::PortSpecifier};
+    let socket = match message.and_then(|message| message.address.as_ref()) {
+        Some(Address::SocketAddress(socket)) => socket,
+        Some(Address::Pipe(_)) => return Err(Error::at(sub(at, "pipe"), "not supported yet")),
+        Some(Address::EnvoyInternalAddress(_)) => {
+            return Err(Error::at(sub(at, "envoy_internal_address"), "not supported yet"));
+        }
+        None => return Err(Error::at(at, "an address is required")),
+    };
+    let at = sub(at, "socket_address");
+    if socket.protocol() != core::socket_address::Protocol::Tcp {
+        return Err(Error::at(sub(&at, "protocol"), "expected TCP: UDP is not supported yet"));
+    }
+    if !socket.network_namespace_filepath.is_empty() {
+        return Err(Error::at(sub(&at, "network_namespace_filepath"), "not supported yet"));
+    }
+    let port = match &socket.port_specifier {
+        Some(PortSpecifier::PortValue(port)) => {
+            u16::try_from(*port).map_err(|_| Error::at(sub(&at, "port_value"), format!("{port} is not a port")))?
+        }
+        Some(PortSpecifier::NamedPort(_)) => return Err(Error::at(sub(&at, "named_port"), "not supported yet")),
+        None => return Err(Error::at(sub(&at, "port_value"), "a port is required")),
+    };
+    Ok((&socket.address, port, at))
+}
+
+/// The bytes of a data source.
+fn data_source(message: &core::DataSource, at: &str) -> Result<Vec<u8>, Error> {
+    use core::data_source::Specifier;
+    match &message.specifier {
+        None => Ok(Vec::new()),
+        Some(Specifier::InlineString(text)) => Ok(text.as_bytes().to_vec()),
+        Some(Specifier::InlineBytes(bytes)) => Ok(bytes.to_vec()),
+        Some(Specifier::Filename(path)) => {
+            std::fs::read(path).map_err(|error| Error::at(sub(at, "filename"), format!("{path}: {error}")))
+        }
+        Some(Specifier::EnvironmentVariable(name)) => std::env::var(name)
+            .map(String::into_bytes)
+            .map_err(|_| Error::at(sub(at, "environment_variable"), format!("{name} is not set"))),
+    }
+}

@@ -1,0 +1,168 @@
+//! The HTTP connection manager.
+
+use std::{sync::Arc, time::Duration};
+
+use http::HeaderValue;
+use ipnet::IpNet;
+
+use crate::{
+    config::route::RouteTable,
+    telemetry::access_log::{AccessLog, Wanted},
+};
+
+/// Which HTTP a connection speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Codec {
+    /// Found out from the first bytes.
+    #[default]
+    Auto,
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// What happens to `server` in responses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerHeader {
+    /// Set.
+    #[default]
+    Overwrite,
+    /// Set unless the upstream set it.
+    AppendIfAbsent,
+    /// Left alone.
+    PassThrough,
+}
+
+/// Whether a request's `:authority` loses its port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StripPort {
+    /// It keeps it.
+    #[default]
+    Never,
+    /// If it is the listener's.
+    Matching,
+    /// Always.
+    Any,
+}
+
+/// HTTP/2 settings of one side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// SETTINGS_MAX_CONCURRENT_STREAMS.
+    pub max_concurrent_streams: u32,
+    /// SETTINGS_INITIAL_WINDOW_SIZE, bytes.
+    pub stream_window: u32,
+    /// Window of the connection, bytes.
+    pub connection_window: u32,
+}
+
+impl Default for Http2 {
+    /// Windows large enough for 1 Gbit/s at 8 ms; bounded per stream so that one slow reader cannot hold much.
+    fn default() -> Self {
+        Self { max_concurrent_streams: 1024, stream_window: 1 << 20, connection_window: 1 << 24 }
+    }
+}
+
+/// `http_connection_manager`.
+#[derive(Debug)]
+pub struct HttpConnectionManager {
+    /// Prefix of its statistics.
+    pub stat_prefix: Arc<str>,
+    /// Which HTTP.
+    pub codec: Codec,
+    /// HTTP/2 settings.
+    pub http2: Http2,
+    /// Virtual hosts and routes.
+    pub routes: Arc<RouteTable>,
+    /// HTTP filters before the router.
+    pub filters: Vec<HttpFilter>,
+    /// The router.
+    pub router: Router,
+    /// Written per request.
+    pub access_log: Vec<AccessLog>,
+    /// The headers that `access_log` names.
+    pub wanted: Wanted,
+    /// Value of `server`.
+    pub server_name: HeaderValue,
+    /// What happens to `server`.
+    pub server_header: ServerHeader,
+    /// The peer's address is the client's.
+    pub use_remote_address: bool,
+    /// Proxies in front of this one that are trusted.
+    pub xff_num_trusted_hops: u32,
+    /// Leave `x-forwarded-for` alone.
+    pub skip_xff_append: bool,
+    /// Addresses that count as internal.
+    pub internal_addresses: Vec<IpNet>,
+    /// Value to append to `via`.
+    pub via: Option<HeaderValue>,
+    /// Set `x-request-id`.
+    pub generate_request_id: bool,
+    /// Keep an external client's `x-request-id` at the edge.
+    pub preserve_external_request_id: bool,
+    /// Send `x-request-id` in responses.
+    pub request_id_in_response: bool,
+    /// Answer HTTP/1.0.
+    pub accept_http_10: bool,
+    /// The authority of HTTP/1.0 requests without host.
+    pub default_host: Option<HeaderValue>,
+    /// Largest head of a request, bytes.
+    pub max_head_bytes: usize,
+    /// Most headers of a request.
+    pub max_headers: usize,
+    /// Close a connection without requests after so long.
+    pub idle_timeout: Option<Duration>,
+    /// Drain a connection after so long.
+    pub max_connection_duration: Option<Duration>,
+    /// Reset a stream after so long.
+    pub max_stream_duration: Option<Duration>,
+    /// Requests per connection, 0: any number.
+    pub max_requests_per_connection: u32,
+    /// Reset a stream on which nothing moved for so long.
+    pub stream_idle_timeout: Option<Duration>,
+    /// The request must be complete within.
+    pub request_timeout: Option<Duration>,
+    /// The request's head must be complete within, from its first byte.
+    pub request_headers_timeout: Option<Duration>,
+    /// From the notice that a connection drains to its end.
+    pub drain_timeout: Duration,
+    /// Upgrades that are allowed, lower case.
+    pub upgrades: Vec<Box<str>>,
+    /// What happens to the port of `:authority`.
+    pub strip_port: StripPort,
+    /// Drop a trailing dot of `:authority`.
+    pub strip_trailing_host_dot: bool,
+    /// Normalise paths by RFC 3986.
+    pub normalize_path: bool,
+    /// Fold adjacent slashes.
+    pub merge_slashes: bool,
+    /// Bytes of a request that may be buffered for a retry.
+    pub buffer_limit: usize,
+}
+
+impl HttpConnectionManager {
+    /// Envoy's default of `stream_idle_timeout`.
+    pub const DEFAULT_STREAM_IDLE: Duration = Duration::from_secs(300);
+    /// Envoy's default of `common_http_protocol_options.idle_timeout`.
+    pub const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
+    /// Envoy's default of `drain_timeout`.
+    pub const DEFAULT_DRAIN: Duration = Duration::from_secs(5);
+    /// Envoy's default of `max_request_headers_kb`.
+    pub const DEFAULT_MAX_HEAD: usize = 60 * 1024;
+    /// Envoy's default of `max_headers_count`.
+    pub const DEFAULT_MAX_HEADERS: usize = 100;
+}
+
+/// An HTTP filter before the router. There is none yet.
+#[derive(Clone, Debug)]
+pub enum HttpFilter {}
+
+/// The router filter's own settings.
+#[derive(Clone, Debug, Default)]
+pub struct Router {
+    /// No `x-envoy-*` headers of its own.
+    pub suppress_envoy_headers: bool,
+    /// Leave `x-envoy-expected-rq-timeout-ms` of the request alone.
+    pub respect_expected_rq_timeout: bool,
+}

@@ -1,0 +1,160 @@
+//! Listeners, filter chains and network filters.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+
+use crate::{config::http::HttpConnectionManager, tcp, telemetry::access_log::AccessLog};
+
+/// Which way a listener's connections go, as the workload sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficDirection {
+    /// Not said.
+    #[default]
+    Unspecified,
+    /// Towards the workload.
+    Inbound,
+    /// From the workload.
+    Outbound,
+}
+
+/// A listener.
+#[derive(Debug)]
+pub struct Listener {
+    /// Unique.
+    pub name: Arc<str>,
+    /// What it listens on; `addresses[0]` is the main one, the others are `additional_addresses`.
+    pub addresses: Vec<SocketAddr>,
+    /// Bound by this process; else reached through redirection or hand-over only.
+    pub bind: bool,
+    /// `[::]` accepts IPv4 as well.
+    pub ipv4_compat: bool,
+    /// Backlog of listen(2).
+    pub backlog: Option<u32>,
+    /// IP_FREEBIND.
+    pub freebind: bool,
+    /// Which way its connections go.
+    pub direction: TrafficDirection,
+    /// Hand connections over to the listener of their original destination; on a node, the catch-all.
+    pub use_original_destination: bool,
+    /// The `original_dst` listener filter: take the destination that netfilter recorded.
+    pub restore_original_destination: bool,
+    /// The `http_inspector` listener filter: learn the application protocol.
+    pub inspect_http: bool,
+    /// How long the listener filters may take; none: for ever.
+    pub listener_filters_timeout: Option<Duration>,
+    /// On that timeout, go on without what they would have found.
+    pub continue_on_listener_filters_timeout: bool,
+    /// Bytes that may be buffered per connection, soft.
+    pub buffer_limit: usize,
+    /// Filter chains.
+    pub filter_chains: Vec<Arc<FilterChain>>,
+    /// The filter chain for connections that none of the others matches.
+    pub default_filter_chain: Option<Arc<FilterChain>>,
+    /// Written per connection.
+    pub access_log: Vec<AccessLog>,
+}
+
+impl Listener {
+    /// Bytes that may be buffered per connection when the configuration does not say.
+    pub const DEFAULT_BUFFER_LIMIT: usize = 1 << 20;
+    /// Envoy's default of `listener_filters_timeout`.
+    pub const DEFAULT_FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
+
+    /// A listener without addresses or filter chains, with Envoy's defaults.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            addresses: Vec::new(),
+            bind: true,
+            ipv4_compat: false,
+            backlog: None,
+            freebind: false,
+            direction: TrafficDirection::Unspecified,
+            use_original_destination: false,
+            restore_original_destination: false,
+            inspect_http: false,
+            listener_filters_timeout: Some(Self::DEFAULT_FILTERS_TIMEOUT),
+            continue_on_listener_filters_timeout: false,
+            buffer_limit: Self::DEFAULT_BUFFER_LIMIT,
+            filter_chains: Vec::new(),
+            default_filter_chain: None,
+            access_log: Vec::new(),
+        }
+    }
+
+    /// Every access log of it and of its filters.
+    pub fn access_logs(&self) -> impl Iterator<Item = &AccessLog> {
+        let chains = self.filter_chains.iter().chain(&self.default_filter_chain);
+        self.access_log.iter().chain(chains.flat_map(|chain| match &chain.terminal {
+            NetworkFilter::Http(manager) => &manager.access_log,
+            NetworkFilter::Tcp(proxy) => &proxy.access_log,
+        }))
+    }
+}
+
+/// Where a connection comes from, for `source_type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SourceType {
+    /// Anywhere.
+    #[default]
+    Any,
+    /// This host: loopback, or the same address at both ends.
+    SameIpOrLoopback,
+    /// Another host.
+    External,
+}
+
+/// Which connections a filter chain takes. Empty means any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterChainMatch {
+    /// Destination port.
+    pub destination_port: Option<u16>,
+    /// Destination address.
+    pub prefix_ranges: Vec<IpNet>,
+    /// SNI, exact in lower case or `*.suffix`.
+    pub server_names: Vec<Box<str>>,
+    /// `raw_buffer` or `tls`; empty: any.
+    pub transport_protocol: Box<str>,
+    /// ALPN, or what the HTTP inspector found.
+    pub application_protocols: Vec<Box<str>>,
+    /// The peer's address, before any PROXY protocol.
+    pub direct_source_prefix_ranges: Vec<IpNet>,
+    /// Local or not.
+    pub source_type: SourceType,
+    /// The client's address.
+    pub source_prefix_ranges: Vec<IpNet>,
+    /// The client's port.
+    pub source_ports: Vec<u16>,
+}
+
+/// A filter chain; it ends in one terminal network filter.
+#[derive(Debug)]
+pub struct FilterChain {
+    /// For logs; may be empty.
+    pub name: Arc<str>,
+    /// What it takes.
+    pub matches: FilterChainMatch,
+    /// What it does.
+    pub terminal: NetworkFilter,
+}
+
+/// The terminal network filters.
+#[derive(Debug)]
+pub enum NetworkFilter {
+    /// `http_connection_manager`.
+    Http(Arc<HttpConnectionManager>),
+    /// `tcp_proxy`.
+    Tcp(Arc<TcpProxy>),
+}
+
+/// `tcp_proxy`.
+#[derive(Debug)]
+pub struct TcpProxy {
+    /// Prefix of its statistics.
+    pub stat_prefix: Arc<str>,
+    /// Where to, and how.
+    pub settings: tcp::Settings,
+    /// Written per connection.
+    pub access_log: Vec<AccessLog>,
+}

@@ -1,0 +1,163 @@
+//! Retry policies.
+
+use std::time::Duration;
+
+use crate::config::matcher::HeaderMatcher;
+
+/// What is retried: the conditions of `retry_on`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetryOn {
+    bits: u32,
+}
+
+/// The conditions, in Envoy's spelling.
+const CONDITIONS: [(&str, RetryOn); 15] = [
+    ("5xx", RetryOn::SERVER_ERROR),
+    ("gateway-error", RetryOn::GATEWAY_ERROR),
+    ("reset", RetryOn::RESET),
+    ("reset-before-request", RetryOn::RESET_BEFORE_REQUEST),
+    ("connect-failure", RetryOn::CONNECT_FAILURE),
+    ("envoy-ratelimited", RetryOn::RATE_LIMITED),
+    ("retriable-4xx", RetryOn::RETRIABLE_4XX),
+    ("refused-stream", RetryOn::REFUSED_STREAM),
+    ("retriable-status-codes", RetryOn::STATUS_CODES),
+    ("retriable-headers", RetryOn::HEADERS),
+    ("cancelled", RetryOn::GRPC_CANCELLED),
+    ("deadline-exceeded", RetryOn::GRPC_DEADLINE_EXCEEDED),
+    ("internal", RetryOn::GRPC_INTERNAL),
+    ("resource-exhausted", RetryOn::GRPC_RESOURCE_EXHAUSTED),
+    ("unavailable", RetryOn::GRPC_UNAVAILABLE),
+];
+
+impl RetryOn {
+    /// Any 5xx, and every way of not getting a response.
+    pub const SERVER_ERROR: Self = Self { bits: 1 };
+    /// 502, 503, 504, and every way of not getting a response.
+    pub const GATEWAY_ERROR: Self = Self { bits: 1 << 1 };
+    /// No response.
+    pub const RESET: Self = Self { bits: 1 << 2 };
+    /// No response, and nothing of the request was sent.
+    pub const RESET_BEFORE_REQUEST: Self = Self { bits: 1 << 3 };
+    /// The connection was not made.
+    pub const CONNECT_FAILURE: Self = Self { bits: 1 << 4 };
+    /// `x-envoy-ratelimited` is in the response.
+    pub const RATE_LIMITED: Self = Self { bits: 1 << 5 };
+    /// 409.
+    pub const RETRIABLE_4XX: Self = Self { bits: 1 << 6 };
+    /// REFUSED_STREAM.
+    pub const REFUSED_STREAM: Self = Self { bits: 1 << 7 };
+    /// One of the policy's status codes.
+    pub const STATUS_CODES: Self = Self { bits: 1 << 8 };
+    /// One of the policy's response headers.
+    pub const HEADERS: Self = Self { bits: 1 << 9 };
+    /// grpc-status 1.
+    pub const GRPC_CANCELLED: Self = Self { bits: 1 << 10 };
+    /// grpc-status 4.
+    pub const GRPC_DEADLINE_EXCEEDED: Self = Self { bits: 1 << 11 };
+    /// grpc-status 13.
+    pub const GRPC_INTERNAL: Self = Self { bits: 1 << 12 };
+    /// grpc-status 8.
+    pub const GRPC_RESOURCE_EXHAUSTED: Self = Self { bits: 1 << 13 };
+    /// grpc-status 14.
+    pub const GRPC_UNAVAILABLE: Self = Self { bits: 1 << 14 };
+
+    /// Parses a comma-separated list, into the conditions and the names that are none: Envoy ignores those.
+    pub fn parse(list: &str) -> (Self, Vec<&str>) {
+        let mut on = Self::default();
+        let mut unknown = Vec::new();
+        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            match CONDITIONS.iter().find(|(known, _)| *known == name) {
+                Some((_, condition)) => on.bits |= condition.bits,
+                None => unknown.push(name),
+            }
+        }
+        (on, unknown)
+    }
+
+    /// Whether any of `conditions` is among these.
+    pub fn any(self, conditions: Self) -> bool {
+        self.bits & conditions.bits != 0
+    }
+
+    /// Both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self { bits: self.bits | other.bits }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.bits == 0
+    }
+}
+
+/// `RetryPolicy`.
+#[derive(Clone, Debug)]
+pub struct RetryPolicy {
+    /// What is retried.
+    pub on: RetryOn,
+    /// Retries after the first attempt.
+    pub retries: u32,
+    /// An attempt that has no response after this long is over.
+    pub per_try_timeout: Option<Duration>,
+    /// Of `retriable-status-codes`.
+    pub status_codes: Vec<u16>,
+    /// Of `retriable-headers`.
+    pub response_headers: Vec<HeaderMatcher>,
+    /// Only requests that match one of these; empty: all.
+    pub request_headers: Vec<HeaderMatcher>,
+    /// Mean of the first pause is half of this.
+    pub base_interval: Duration,
+    /// Longest pause.
+    pub max_interval: Duration,
+    /// Avoid endpoints that were tried, by so many picks.
+    pub avoid_previous_hosts: Option<u32>,
+}
+
+impl RetryPolicy {
+    /// Envoy's `base_interval`.
+    pub const DEFAULT_BASE_INTERVAL: Duration = Duration::from_millis(25);
+    /// Envoy's `max_interval` is this many base intervals.
+    pub const DEFAULT_MAX_FACTOR: u32 = 10;
+
+    /// A policy with Envoy's defaults.
+    pub fn new(on: RetryOn) -> Self {
+        Self {
+            on,
+            retries: 1,
+            per_try_timeout: None,
+            status_codes: Vec::new(),
+            response_headers: Vec::new(),
+            request_headers: Vec::new(),
+            base_interval: Self::DEFAULT_BASE_INTERVAL,
+            max_interval: Self::DEFAULT_BASE_INTERVAL * Self::DEFAULT_MAX_FACTOR,
+            avoid_previous_hosts: None,
+        }
+    }
+
+    /// The pause before retry `retry` (from 1): full jitter over an exponential interval. `random` is in 0..1.
+    pub fn pause(&self, retry: u32, random: f64) -> Duration {
+        let factor = 1_u32.checked_shl(retry.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.base_interval.saturating_mul(factor).min(self.max_interval).mul_f64(random)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_parse() {
+        let (on, unknown) = RetryOn::parse("5xx, connect-failure,nonsense,");
+        assert!(on.any(RetryOn::SERVER_ERROR) && on.any(RetryOn::CONNECT_FAILURE) && !on.any(RetryOn::RESET));
+        assert_eq!(unknown, ["nonsense"]);
+    }
+
+    #[test]
+    fn pauses_grow_to_the_maximum() {
+        let policy = RetryPolicy::new(RetryOn::RESET);
+        let full = |retry| policy.pause(retry, 1.0).as_millis();
+        assert_eq!([full(1), full(2), full(3), full(4), full(5), full(64)], [25, 50, 100, 200, 250, 250]);
+        assert_eq!(policy.pause(3, 0.0), Duration::ZERO);
+    }
+}

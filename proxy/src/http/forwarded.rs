@@ -1,0 +1,224 @@
+//! Who the client is, and what the `x-forwarded-*` and `x-envoy-*` headers of its request say afterwards.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::LazyLock,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::http::HttpConnectionManager;
+
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+
+/// Headers by which a client of the mesh itself may steer it; from outside they are removed.
+const INTERNAL_ONLY: [HeaderName; 16] = [
+    HeaderName::from_static("x-envoy-retriable-status-codes"),
+    HeaderName::from_static("x-envoy-retriable-header-names"),
+    HeaderName::from_static("x-envoy-retry-on"),
+    HeaderName::from_static("x-envoy-retry-grpc-on"),
+    HeaderName::from_static("x-envoy-max-retries"),
+    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-force-trace"),
+    HeaderName::from_static("x-envoy-ip-tags"),
+    HeaderName::from_static("x-envoy-original-url"),
+    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
+    HeaderName::from_static("x-envoy-decorator-operation"),
+    HeaderName::from_static("x-envoy-attempt-count"),
+];
+
+/// Headers that only a proxy behind the edge may set.
+const BEHIND_EDGE: [HeaderName; 4] = [
+    HeaderName::from_static("x-envoy-downstream-service-cluster"),
+    HeaderName::from_static("x-envoy-downstream-service-node"),
+    HeaderName::from_static("x-envoy-original-path"),
+    HeaderName::from_static("x-envoy-original-host"),
+];
+
+/// What is known of the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Client {
+    /// Its address, as far as headers can be trusted.
+    pub address: SocketAddr,
+    /// Its address counts as internal.
+    pub internal: bool,
+    /// This hop is the edge of the trusted network.
+    pub edge: bool,
+}
+
+/// Finds out who the client is, and rewrites the headers that say so.
+pub(super) fn identify(
+    manager: &HttpConnectionManager,
+    peer: SocketAddr,
+    headers: &mut HeaderMap,
+    scheme: &'static str,
+) -> Client {
+    let hops = manager.xff_num_trusted_hops as usize;
+    let mut single = !headers.contains_key(&X_FORWARDED_FOR);
+    let mut address = peer;
+    if manager.use_remote_address {
+        if hops > 0
+            && let Some(from_header) = from_xff(headers, hops - 1)
+        {
+            address = SocketAddr::new(from_header, 0);
+        }
+        if !manager.skip_xff_append {
+            append_xff(headers, peer.ip());
+        }
+        if hops == 0 {
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        }
+    } else if let Some(from_header) = from_xff(headers, hops) {
+        address = SocketAddr::new(from_header, 0);
+        single = addresses(headers).count() == 1;
+    }
+    if !headers.contains_key(&X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
+    let internal = single && manager.internal_addresses.iter().any(|net| net.contains(&address.ip()));
+    let edge = !internal && manager.use_remote_address;
+    sanitize(manager, headers, internal, edge);
+    if edge && let Ok(value) = HeaderValue::from_str(&address.ip().to_string()) {
+        headers.insert(X_ENVOY_EXTERNAL_ADDRESS, value);
+    }
+    Client { address, internal, edge }
+}
+
+fn sanitize(manager: &HttpConnectionManager, headers: &mut HeaderMap, internal: bool, edge: bool) {
+    headers.remove(X_ENVOY_INTERNAL);
+    if internal {
+        headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+        return;
+    }
+    // One look at the headers that are there is cheaper than a look-up for each that must not be.
+    if headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
+        for name in &INTERNAL_ONLY {
+            headers.remove(name);
+        }
+        if edge {
+            for name in &BEHIND_EDGE {
+                headers.remove(name);
+            }
+        }
+    }
+    for name in &manager.routes.internal_only_headers {
+        headers.remove(name);
+    }
+}
+
+/// The elements of `x-forwarded-for`, the last one first.
+fn addresses(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(&X_FORWARDED_FOR)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .rev()
+        .flat_map(|value| value.rsplit(','))
+        .map(str::trim)
+}
+
+/// The address `skip` elements before the last of `x-forwarded-for`.
+fn from_xff(headers: &HeaderMap, skip: usize) -> Option<IpAddr> {
+    let element = addresses(headers).nth(skip)?;
+    element.parse().ok().or_else(|| element.parse::<SocketAddr>().ok().map(|address| address.ip()))
+}
+
+fn append_xff(headers: &mut HeaderMap, peer: IpAddr) {
+    // The loopback address says nothing to other hosts: Envoy sends its node's own.
+    let address = if peer.is_loopback() { *NODE_ADDRESS } else { peer };
+    let mut value = Vec::new();
+    for known in headers.get_all(&X_FORWARDED_FOR) {
+        value.extend_from_slice(known.as_bytes());
+        value.push(b',');
+    }
+    value.extend_from_slice(address.to_string().as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&value) {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+}
+
+/// The first IPv4 address of this host that is not a loopback one.
+static NODE_ADDRESS: LazyLock<IpAddr> = LazyLock::new(|| {
+    nix::ifaddrs::getifaddrs()
+        .ok()
+        .into_iter()
+        .flatten()
+        .filter_map(|interface| interface.address?.as_sockaddr_in().map(|address| IpAddr::V4(address.ip())))
+        .find(|address| !address.is_loopback())
+        .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::connection::tests::manager;
+
+    fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in list {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn peer() -> SocketAddr {
+        "10.9.9.9:4000".parse().unwrap()
+    }
+
+    #[test]
+    fn a_middle_hop_trusts_the_header_and_appends_nothing() {
+        let mut headers = headers(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2"), ("x-forwarded-proto", "https")]);
+        let client = identify(&manager(), peer(), &mut headers, "http");
+        assert_eq!(client.address, "2.2.2.2:0".parse().unwrap());
+        assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 2.2.2.2");
+        assert_eq!(headers["x-forwarded-proto"], "https");
+        assert!(!client.internal && !client.edge);
+    }
+
+    #[test]
+    fn the_edge_appends_the_peer_and_trusts_nothing() {
+        let mut manager = manager();
+        manager.use_remote_address = true;
+        let mut headers = headers(&[
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-envoy-original-path", "/x"),
+            ("x-envoy-max-retries", "9"),
+        ]);
+        let client = identify(&manager, peer(), &mut headers, "http");
+        assert_eq!(client.address, peer());
+        assert!(client.edge);
+        assert_eq!(headers["x-forwarded-for"], "1.1.1.1,10.9.9.9");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(headers["x-envoy-external-address"], "10.9.9.9");
+        assert!(!headers.contains_key("x-envoy-original-path") && !headers.contains_key("x-envoy-max-retries"));
+    }
+
+    #[test]
+    fn trusted_hops_shift_the_client() {
+        let mut manager = manager();
+        manager.use_remote_address = true;
+        manager.xff_num_trusted_hops = 1;
+        let mut headers = headers(&[("x-forwarded-for", "1.1.1.1,2.2.2.2"), ("x-forwarded-proto", "https")]);
+        let client = identify(&manager, peer(), &mut headers, "http");
+        assert_eq!(client.address.ip(), "2.2.2.2".parse::<IpAddr>().unwrap());
+        assert_eq!(headers["x-forwarded-proto"], "https");
+    }
+
+    #[test]
+    fn internal_clients_keep_their_headers() {
+        let mut manager = manager();
+        manager.internal_addresses = vec!["10.0.0.0/8".parse().unwrap()];
+        let mut headers = headers(&[("x-envoy-max-retries", "9")]);
+        assert!(identify(&manager, peer(), &mut headers, "http").internal);
+        assert_eq!(headers["x-envoy-max-retries"], "9");
+        assert_eq!(headers["x-envoy-internal"], "true");
+    }
+}

@@ -1,0 +1,182 @@
+//! Applying header changes, and removing what ends at this hop.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::{
+    config::{
+        headers::{Append, HeaderChanges, Mutations, Value},
+        route::{Route, RouteTable, VirtualHost, WeightedCluster},
+    },
+    telemetry::access_log::View,
+};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Where the changes for a request come from, from the most specific to the least.
+#[derive(Clone, Copy)]
+pub(super) struct Changes<'a> {
+    pub weighted: Option<&'a WeightedCluster>,
+    pub route: &'a Route,
+    pub virtual_host: &'a VirtualHost,
+    pub table: &'a RouteTable,
+}
+
+impl<'a> Changes<'a> {
+    /// In the order in which Envoy applies them.
+    pub fn in_order(&self) -> impl Iterator<Item = &'a HeaderChanges> {
+        let mut three = [&self.route.headers, &self.virtual_host.headers, &self.table.headers];
+        if self.table.most_specific_wins {
+            three.reverse();
+        }
+        self.weighted.map(|cluster| &cluster.headers).into_iter().chain(three)
+    }
+}
+
+/// Removes, then adds. `format` writes the value of an addition with operators; the headers are those before the
+/// additions.
+pub(super) fn apply(
+    changes: &Mutations,
+    headers: &mut HeaderMap,
+    format: impl Fn(&mut Vec<u8>, &crate::telemetry::format::Format, &HeaderMap),
+) {
+    if changes.is_empty() {
+        return;
+    }
+    for name in &changes.remove {
+        headers.remove(name);
+    }
+    let mut buffer = Vec::new();
+    let values: Vec<Option<HeaderValue>> = changes
+        .add
+        .iter()
+        .map(|addition| {
+            let value = match &addition.value {
+                Value::Fixed(value) => value.clone(),
+                Value::Format(text) => {
+                    buffer.clear();
+                    format(&mut buffer, text, headers);
+                    HeaderValue::from_bytes(&buffer).ok()?
+                }
+            };
+            (addition.keep_empty || !value.is_empty()).then_some(value)
+        })
+        .collect();
+    for (addition, value) in changes.add.iter().zip(values) {
+        let Some(value) = value else { continue };
+        let present = headers.contains_key(&addition.name);
+        match addition.append {
+            Append::AppendIfExistsOrAdd => {
+                headers.append(addition.name.clone(), value);
+            }
+            Append::AddIfAbsent if present => {}
+            Append::OverwriteIfExists if !present => {}
+            Append::AddIfAbsent | Append::OverwriteIfExists | Append::OverwriteIfExistsOrAdd => {
+                headers.insert(addition.name.clone(), value);
+            }
+        }
+    }
+}
+
+/// Applies the response changes of `changes`.
+pub(super) fn apply_to_response(changes: &Changes<'_>, headers: &mut HeaderMap, view: &View<'_>) {
+    for changes in changes.in_order() {
+        apply(&changes.response, headers, |out, format, headers| {
+            format.write_header(out, &View { response: Some(headers), ..*view });
+        });
+    }
+}
+
+/// Removes the headers that concern one connection only (RFC 9110 section 7.6.1). An upgrade keeps its own.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    if !upgrade {
+        if let Some(value) = headers.remove(header::CONNECTION) {
+            for token in value.to_str().unwrap_or_default().split(',').map(str::trim) {
+                if !matches!(token, "" | "close" | "keep-alive" | "Keep-Alive" | "te" | "TE") {
+                    headers.remove(token);
+                }
+            }
+        }
+        headers.remove(header::UPGRADE);
+    }
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+    headers.remove(header::TRANSFER_ENCODING);
+    keep_only_trailers_in_te(headers);
+}
+
+/// `te: trailers` concerns the whole path, for gRPC; anything else does not.
+fn keep_only_trailers_in_te(headers: &mut HeaderMap) {
+    let Some(te) = headers.get(header::TE) else { return };
+    let trailers = te.to_str().is_ok_and(|te| te.split(',').any(|token| token.trim() == "trailers"));
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    } else {
+        headers.remove(header::TE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::headers::Addition, telemetry::format::Format};
+
+    fn addition(name: &'static str, value: &'static str, append: Append) -> Addition {
+        Addition {
+            name: HeaderName::from_static(name),
+            value: Value::Fixed(HeaderValue::from_static(value)),
+            append,
+            keep_empty: false,
+        }
+    }
+
+    #[test]
+    fn append_actions() {
+        let mut headers = HeaderMap::new();
+        headers.insert("a", HeaderValue::from_static("1"));
+        headers.insert("gone", HeaderValue::from_static("1"));
+        let changes = Mutations {
+            remove: vec![HeaderName::from_static("gone")],
+            add: vec![
+                addition("a", "2", Append::AppendIfExistsOrAdd),
+                addition("a", "3", Append::AddIfAbsent),
+                addition("b", "1", Append::OverwriteIfExists),
+                addition("c", "1", Append::AddIfAbsent),
+                addition("d", "", Append::AppendIfExistsOrAdd),
+                addition("gone", "2", Append::OverwriteIfExistsOrAdd),
+                Addition {
+                    value: Value::Format(Format::text("%PROTOCOL%").unwrap()),
+                    ..addition("e", "", Append::AppendIfExistsOrAdd)
+                },
+            ],
+        };
+        apply(&changes, &mut headers, |out, _, _| out.extend_from_slice(b"formatted"));
+        let values: Vec<_> = headers.get_all("a").iter().collect();
+        assert_eq!(values, ["1", "2"]);
+        assert!(!headers.contains_key("b") && !headers.contains_key("d"));
+        assert_eq!(
+            (&headers["c"], &headers["gone"], &headers["e"]),
+            (&HeaderValue::from_static("1"), &HeaderValue::from_static("2"), &HeaderValue::from_static("formatted"))
+        );
+    }
+
+    #[test]
+    fn hop_by_hop_headers_end_here() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, x-hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "gzip, trailers"),
+            ("upgrade", "h2c"),
+            ("x-end", "1"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        strip_hop_by_hop(&mut headers, false);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["te", "x-end"]);
+        assert_eq!(headers["te"], "trailers");
+    }
+}

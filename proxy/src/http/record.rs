@@ -1,0 +1,70 @@
+//! The record of one request: what the access log says of it, written when it is dropped.
+
+use std::{rc::Rc, sync::Arc, time::Instant};
+
+use http::HeaderMap;
+
+use super::progress::Progress;
+use crate::{
+    config::http::HttpConnectionManager,
+    telemetry::access_log::{self, Entry, Flag},
+    worker::Worker,
+};
+
+/// A request under way. Dropping it ends it: whoever did not say [`Record::complete`] was cut off by the client.
+#[derive(Debug)]
+pub(super) struct Record {
+    worker: Rc<Worker>,
+    pub manager: Arc<HttpConnectionManager>,
+    pub entry: Entry,
+    /// The request's body, if it has one.
+    pub progress: Option<Rc<Progress>>,
+    complete: bool,
+    /// The client speaks HTTP/2.
+    pub multiplexed: bool,
+}
+
+impl Record {
+    pub fn new(worker: Rc<Worker>, manager: Arc<HttpConnectionManager>, entry: Entry, multiplexed: bool) -> Self {
+        Self { worker, manager, entry, progress: None, complete: false, multiplexed }
+    }
+
+    /// The response has ended, one way or another.
+    pub fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    pub fn keep_trailers(&mut self, trailers: &HeaderMap) {
+        self.entry.kept.trailers(&self.manager.wanted, trailers);
+    }
+
+    /// When the request was complete, if it is.
+    pub fn request_completed(&self) -> Option<Instant> {
+        match &self.progress {
+            Some(progress) => progress.completed().map(tokio::time::Instant::into_std),
+            None => Some(self.entry.start),
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.manager.access_log.is_empty() {
+            return;
+        }
+        if !self.complete {
+            if self.multiplexed {
+                self.entry.raise(Flag::DownstreamRemoteReset);
+                self.entry.details = "http2.remote_reset".into();
+            } else {
+                self.entry.raise(Flag::DownstreamConnectionTermination);
+                self.entry.details = "downstream_remote_disconnect".into();
+            }
+        }
+        self.entry.request_received = self.request_completed();
+        if let Some(progress) = &self.progress {
+            self.entry.bytes_received = progress.received();
+        }
+        access_log::write(&self.worker.log, &self.manager.access_log, &self.entry);
+    }
+}

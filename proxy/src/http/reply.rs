@@ -1,0 +1,149 @@
+//! Responses made here: their status, body, flag and details.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::{timers::Expired, upstream::Failure};
+use crate::telemetry::access_log::Flag;
+
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
+/// A response made here.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Reply {
+    pub status: StatusCode,
+    pub body: Bytes,
+    pub flag: Option<Flag>,
+    pub details: Cow<'static, str>,
+    pub headers: HeaderMap,
+    /// What gRPC clients are told instead of what the status maps to.
+    pub grpc_status: Option<u8>,
+}
+
+impl Reply {
+    /// A reply with a text.
+    pub fn new(
+        status: StatusCode,
+        body: &'static str,
+        flag: impl Into<Option<Flag>>,
+        details: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            status,
+            body: Bytes::from_static(body.as_bytes()),
+            flag: flag.into(),
+            details: details.into(),
+            headers: HeaderMap::new(),
+            grpc_status: None,
+        }
+    }
+
+    /// No route takes the request.
+    pub fn no_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "", Flag::NoRouteFound, "route_not_found")
+    }
+
+    /// The route's cluster does not exist.
+    pub fn no_cluster(status: StatusCode) -> Self {
+        Self::new(status, "", Flag::NoClusterFound, "cluster_not_found")
+    }
+
+    /// The cluster has no endpoint.
+    pub fn no_host() -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "no healthy upstream", Flag::NoHealthyUpstream, "no_healthy_upstream")
+    }
+
+    /// An attempt failed and was the last. `retried`: it was not the first.
+    pub fn failed(failure: &Failure, retried: bool) -> Self {
+        let how = if retried { "retried and the latest reset reason" } else { "reset reason" };
+        let body = format!("upstream connect error or disconnect/reset before headers. {how}: {}", failure.reason());
+        let mut reply =
+            Self { body: Bytes::from(body), ..Self::new(failure.status(), "", failure.flag(), failure.details()) };
+        if *failure == Failure::Overflow {
+            reply.headers.insert(OVERLOADED, HeaderValue::from_static("true"));
+        }
+        reply
+    }
+
+    /// A limit passed before the response began.
+    pub fn expired(which: Expired) -> Self {
+        let status = StatusCode::GATEWAY_TIMEOUT;
+        let timeout = "upstream request timeout";
+        match which {
+            Expired::Global => Self::new(status, timeout, Flag::UpstreamRequestTimeout, "response_timeout"),
+            Expired::PerTry => Self::new(status, timeout, Flag::UpstreamRequestTimeout, "upstream_per_try_timeout"),
+            Expired::Idle => Self::new(status, "stream timeout", Flag::StreamIdleTimeout, "stream_idle_timeout"),
+            Expired::MaxDuration => Self::new(status, "downstream duration timeout", None, "max_duration_timeout"),
+        }
+    }
+
+    /// The head and body as a gRPC client understands them: status 200, the error in headers.
+    pub fn into_grpc(mut self) -> Self {
+        let code = self.grpc_status.unwrap_or_else(|| grpc_status(self.status));
+        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        self.headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(code)));
+        if !self.body.is_empty()
+            && let Ok(message) = HeaderValue::from_bytes(&percent_encode(&self.body))
+        {
+            self.headers.insert(HeaderName::from_static("grpc-message"), message);
+        }
+        self.status = StatusCode::OK;
+        self.body = Bytes::new();
+        self
+    }
+}
+
+/// The gRPC status for an HTTP status, as the gRPC specification maps them.
+fn grpc_status(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+fn percent_encode(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    for byte in text {
+        if (b' '..=b'~').contains(byte) && *byte != b'%' {
+            out.push(*byte);
+        } else {
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_say_whether_there_were_retries() {
+        let text = |retried| String::from_utf8(Reply::failed(&Failure::Terminated, retried).body.to_vec()).unwrap();
+        assert_eq!(
+            text(false),
+            "upstream connect error or disconnect/reset before headers. reset reason: connection termination"
+        );
+        assert_eq!(
+            text(true),
+            "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: connection termination"
+        );
+        assert_eq!(Reply::failed(&Failure::Overflow, false).headers["x-envoy-overloaded"], "true");
+    }
+
+    #[test]
+    fn grpc_clients_get_200_and_a_grpc_status() {
+        let reply = Reply::expired(Expired::Global).into_grpc();
+        assert_eq!((reply.status, reply.body.len()), (StatusCode::OK, 0));
+        assert_eq!(reply.headers["grpc-status"], "14");
+        assert_eq!(reply.headers["grpc-message"], "upstream request timeout");
+        assert_eq!(percent_encode("a%\n".as_bytes()), b"a%25%0A");
+    }
+}

@@ -1,0 +1,273 @@
+//! Preparing a request: one form for all protocols, checked, with the headers that this hop owes it.
+//!
+//! In that form the target is a path and query only, and `host` holds the authority, whichever protocol they came by.
+
+use std::net::SocketAddr;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery};
+
+use super::{
+    forwarded::{self, Client},
+    mutate,
+    reply::Reply,
+    rewrite,
+};
+use crate::{
+    config::{
+        http::{HttpConnectionManager, StripPort},
+        route::without_port,
+    },
+    telemetry::access_log::Flag,
+};
+
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The prepared request's particulars.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    pub client: Client,
+    /// The protocol that it wants to switch to, lower case.
+    pub upgrade: Option<Box<str>>,
+}
+
+/// Prepares a request that came from `peer` to `local`. Error: what it is answered.
+pub(super) fn prepare(
+    manager: &HttpConnectionManager,
+    parts: &mut Parts,
+    peer: SocketAddr,
+    local: SocketAddr,
+    scheme: &'static str,
+) -> Result<Prepared, Reply> {
+    check_version(manager, parts)?;
+    check_framing(parts)?;
+    set_authority(manager, parts, local)?;
+    if parts.method == Method::CONNECT {
+        return Err(Reply::new(StatusCode::FORBIDDEN, "", None, "upgrade_failed"));
+    }
+    set_path(manager, parts)?;
+    let upgrade = wanted_upgrade(parts);
+    mutate::strip_hop_by_hop(&mut parts.headers, upgrade.is_some());
+    let client = forwarded::identify(manager, peer, &mut parts.headers, scheme);
+    if let Some(via) = &manager.via {
+        parts.headers.append(header::VIA, via.clone());
+    }
+    set_request_id(manager, parts, client);
+    Ok(Prepared { client, upgrade })
+}
+
+fn check_version(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Reply> {
+    if parts.version == Version::HTTP_09 || parts.version == Version::HTTP_10 {
+        if !manager.accept_http_10 {
+            return Err(Reply::new(StatusCode::UPGRADE_REQUIRED, "", None, "low_version"));
+        }
+        if let (None, Some(host)) = (parts.headers.get(header::HOST), &manager.default_host) {
+            parts.headers.insert(header::HOST, host.clone());
+        }
+    }
+    Ok(())
+}
+
+/// A request with two ways of saying where its body ends is how requests are smuggled.
+fn check_framing(parts: &Parts) -> Result<(), Reply> {
+    let Some(encoding) = parts.headers.get(header::TRANSFER_ENCODING) else { return Ok(()) };
+    let bad = |status, details| Reply::new(status, "", Flag::DownstreamProtocolError, details);
+    if parts.headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(bad(StatusCode::BAD_REQUEST, "http1.content_length_and_chunked_not_allowed"));
+    }
+    if !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Err(bad(StatusCode::NOT_IMPLEMENTED, "http1.invalid_transfer_encoding"));
+    }
+    Ok(())
+}
+
+fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: SocketAddr) -> Result<(), Reply> {
+    let missing = || Reply::new(StatusCode::BAD_REQUEST, "", None, "missing_host_header");
+    if let Some(authority) = parts.uri.authority() {
+        let value = HeaderValue::from_str(authority.as_str()).map_err(|_| missing())?;
+        parts.headers.insert(header::HOST, value);
+    }
+    let host = parts.headers.get(header::HOST).filter(|host| !host.is_empty()).ok_or_else(missing)?;
+    let mut stripped = host.as_bytes();
+    match manager.strip_port {
+        StripPort::Never => {}
+        StripPort::Any => stripped = without_port(stripped),
+        StripPort::Matching => {
+            let bare = without_port(stripped);
+            if stripped.len() > bare.len() && stripped[bare.len() + 1..] == *local.port().to_string().as_bytes() {
+                stripped = bare;
+            }
+        }
+    }
+    if manager.strip_trailing_host_dot {
+        stripped = stripped.strip_suffix(b".").unwrap_or(stripped);
+    }
+    if stripped.len() != host.len() {
+        let value = HeaderValue::from_bytes(stripped).map_err(|_| missing())?;
+        parts.headers.insert(header::HOST, value);
+    }
+    Ok(())
+}
+
+fn set_path(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Reply> {
+    let path = if manager.normalize_path || manager.merge_slashes {
+        let bad = || Reply::new(StatusCode::BAD_REQUEST, "", None, "path_normalization_failed");
+        Some(rewrite::normalize(&parts.uri, manager.normalize_path, manager.merge_slashes).ok_or_else(bad)?)
+    } else if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
+        Some(parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")))
+    } else {
+        None
+    };
+    if let Some(path) = path {
+        parts.uri = Uri::from(path);
+    }
+    Ok(())
+}
+
+fn wanted_upgrade(parts: &Parts) -> Option<Box<str>> {
+    if parts.version >= Version::HTTP_2 {
+        return None;
+    }
+    let upgrade = parts.headers.get(header::UPGRADE)?.to_str().ok()?;
+    let connection = parts.headers.get(header::CONNECTION)?.to_str().ok()?;
+    connection
+        .split(',')
+        .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+        .then(|| upgrade.trim().to_ascii_lowercase().into())
+}
+
+fn set_request_id(manager: &HttpConnectionManager, parts: &mut Parts, client: Client) {
+    if !manager.generate_request_id {
+        return;
+    }
+    let replace = client.edge && !manager.preserve_external_request_id;
+    if replace || !parts.headers.contains_key(X_REQUEST_ID) {
+        parts.headers.insert(X_REQUEST_ID, new_request_id());
+    }
+}
+
+/// A random UUID (version 4).
+fn new_request_id() -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let random = (fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let mut text = [b'-'; 36];
+    let mut at = 0;
+    for (index, byte) in random.to_be_bytes().into_iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            at += 1;
+        }
+        text[at] = HEX[usize::from(byte >> 4)];
+        text[at + 1] = HEX[usize::from(byte & 15)];
+        at += 2;
+    }
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::http::connection::tests::manager;
+
+    fn parts(uri: &str, version: Version, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().uri(uri).version(version);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn run(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<Prepared, Reply> {
+        prepare(manager, parts, "10.0.0.1:1".parse().unwrap(), "10.0.0.2:80".parse().unwrap(), "http")
+    }
+
+    #[test]
+    fn both_protocols_become_one_form() {
+        for (uri, version, headers) in [
+            ("/p?q", Version::HTTP_11, &[("host", "h")][..]),
+            ("http://h/p?q", Version::HTTP_11, &[("host", "other")]),
+            ("http://h/p?q", Version::HTTP_2, &[]),
+        ] {
+            let mut parts = parts(uri, version, headers);
+            run(&manager(), &mut parts).unwrap();
+            assert_eq!(
+                (parts.uri.to_string().as_str(), &parts.headers["host"]),
+                ("/p?q", &HeaderValue::from_static("h"))
+            );
+            assert_eq!(parts.headers[X_REQUEST_ID].len(), 36);
+        }
+    }
+
+    #[test]
+    fn refused_requests() {
+        for (uri, version, headers, status, details) in [
+            ("/", Version::HTTP_11, &[][..], 400, "missing_host_header"),
+            ("/", Version::HTTP_10, &[("host", "h")], 426, "low_version"),
+            (
+                "/",
+                Version::HTTP_11,
+                &[("host", "h"), ("transfer-encoding", "chunked"), ("content-length", "3")],
+                400,
+                "http1.content_length_and_chunked_not_allowed",
+            ),
+            (
+                "/",
+                Version::HTTP_11,
+                &[("host", "h"), ("transfer-encoding", "gzip, chunked")],
+                501,
+                "http1.invalid_transfer_encoding",
+            ),
+        ] {
+            let reply = run(&manager(), &mut parts(uri, version, headers)).unwrap_err();
+            assert_eq!((reply.status.as_u16(), &*reply.details), (status, details));
+        }
+    }
+
+    #[test]
+    fn the_clients_request_id_is_kept_unless_this_is_the_edge() {
+        let mut manager = manager();
+        let mut kept = parts("/", Version::HTTP_11, &[("host", "h"), ("x-request-id", "mine")]);
+        run(&manager, &mut kept).unwrap();
+        assert_eq!(kept.headers[X_REQUEST_ID], "mine");
+        manager.use_remote_address = true;
+        run(&manager, &mut kept).unwrap();
+        assert_ne!(kept.headers[X_REQUEST_ID], "mine");
+    }
+
+    #[test]
+    fn request_ids_are_random_uuids() {
+        let (one, two) = (new_request_id(), new_request_id());
+        let text = one.to_str().unwrap();
+        assert_ne!(one, two);
+        assert_eq!(&text[14..15], "4");
+        assert!("89ab".contains(&text[19..20]));
+        assert_eq!(text.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+    }
+
+    #[test]
+    fn ports_are_stripped_as_configured() {
+        let mut manager = manager();
+        for (mode, host, expected) in [
+            (StripPort::Never, "h:80", "h:80"),
+            (StripPort::Matching, "h:80", "h"),
+            (StripPort::Matching, "h:81", "h:81"),
+            (StripPort::Any, "h:81", "h"),
+        ] {
+            manager.strip_port = mode;
+            let mut parts = parts("/", Version::HTTP_11, &[("host", host)]);
+            run(&manager, &mut parts).unwrap();
+            assert_eq!(parts.headers["host"], expected);
+        }
+    }
+
+    #[test]
+    fn upgrades_are_recognised() {
+        let mut parts = parts(
+            "/",
+            Version::HTTP_11,
+            &[("host", "h"), ("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")],
+        );
+        assert_eq!(run(&manager(), &mut parts).unwrap().upgrade.as_deref(), Some("websocket"));
+        assert!(parts.headers.contains_key("upgrade"));
+    }
+}

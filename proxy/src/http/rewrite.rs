@@ -1,0 +1,199 @@
+//! Rewriting paths and hosts, and where redirects lead.
+
+use http::{
+    HeaderMap, HeaderValue, Uri,
+    uri::{PathAndQuery, Scheme},
+};
+
+use crate::config::route::{HostRewrite, PathMatch, PathRewrite, Redirect, RedirectPath, without_port};
+
+/// The path and query after a rewrite. None: it would not be valid.
+pub(super) fn path(rewrite: &PathRewrite, matched: &PathMatch, uri: &Uri) -> Option<PathAndQuery> {
+    let path = match rewrite {
+        PathRewrite::Prefix(prefix) => replace_prefix(uri.path(), matched, prefix).into_bytes(),
+        PathRewrite::Regex(regex) => regex.apply(uri.path().as_bytes()),
+    };
+    with_query(path, uri.query())
+}
+
+fn replace_prefix(path: &str, matched: &PathMatch, prefix: &str) -> String {
+    let rest = &path[matched.matched_len(path).min(path.len())..];
+    format!("{prefix}{rest}")
+}
+
+fn with_query(mut path: Vec<u8>, query: Option<&str>) -> Option<PathAndQuery> {
+    if let Some(query) = query {
+        path.push(b'?');
+        path.extend_from_slice(query.as_bytes());
+    }
+    PathAndQuery::from_maybe_shared(bytes::Bytes::from(path)).ok()
+}
+
+/// The new authority, if this rewrite gives one.
+pub(super) fn host(rewrite: &HostRewrite, uri: &Uri, headers: &HeaderMap, endpoint: &str) -> Option<HeaderValue> {
+    match rewrite {
+        HostRewrite::Literal(host) => Some(host.clone()),
+        HostRewrite::Auto => (!endpoint.is_empty()).then(|| HeaderValue::from_str(endpoint).ok()).flatten(),
+        HostRewrite::Header(name) => headers.get(name).filter(|value| !value.is_empty()).cloned(),
+        HostRewrite::PathRegex(regex) => HeaderValue::from_bytes(&regex.apply(uri.path().as_bytes())).ok(),
+    }
+}
+
+/// Where a redirect leads: an absolute URL.
+pub(super) fn location(redirect: &Redirect, matched: &PathMatch, uri: &Uri, authority: &str, scheme: &str) -> Vec<u8> {
+    let new_scheme = redirect.scheme.as_deref().unwrap_or(scheme);
+    let mut out = Vec::with_capacity(64);
+    out.extend_from_slice(new_scheme.as_bytes());
+    out.extend_from_slice(b"://");
+    match (&redirect.host, redirect.port) {
+        (Some(host), None) => out.extend_from_slice(host.as_bytes()),
+        (host, Some(port)) => {
+            let host = host.as_deref().map_or_else(|| without_port(authority.as_bytes()), str::as_bytes);
+            out.extend_from_slice(host);
+            out.extend_from_slice(format!(":{port}").as_bytes());
+        }
+        (None, None) => out.extend_from_slice(without_default_port(authority, scheme, new_scheme).as_bytes()),
+    }
+    let query = uri.query().filter(|_| !redirect.strip_query);
+    let (path, query): (Vec<u8>, _) = match &redirect.path {
+        None => (uri.path().into(), query),
+        Some(RedirectPath::Whole(path)) if path.contains('?') => {
+            let path = if redirect.strip_query { path.split('?').next().unwrap_or_default() } else { path };
+            (path.into(), None)
+        }
+        Some(RedirectPath::Whole(path)) => (path.as_bytes().to_vec(), query),
+        Some(RedirectPath::Prefix(prefix)) => (replace_prefix(uri.path(), matched, prefix).into(), query),
+        Some(RedirectPath::Regex(regex)) => (regex.apply(uri.path().as_bytes()), query),
+    };
+    out.extend_from_slice(&path);
+    if let Some(query) = query {
+        out.push(b'?');
+        out.extend_from_slice(query.as_bytes());
+    }
+    out
+}
+
+/// The authority, less a port that is the old scheme's default when the scheme changes.
+fn without_default_port<'a>(authority: &'a str, scheme: &str, new_scheme: &str) -> &'a str {
+    let default = if scheme == Scheme::HTTPS.as_str() { ":443" } else { ":80" };
+    if scheme == new_scheme { authority } else { authority.strip_suffix(default).unwrap_or(authority) }
+}
+
+/// RFC 3986 section 6.2.2: dot segments removed, unreserved characters not encoded. None: it leads above the root.
+pub(super) fn normalize(uri: &Uri, dots: bool, slashes: bool) -> Option<PathAndQuery> {
+    let mut segments: Vec<String> = Vec::new();
+    let path = uri.path();
+    let decoded;
+    let path = if dots {
+        decoded = decode_unreserved(path);
+        decoded.as_str()
+    } else {
+        path
+    };
+    let mut parts = path.split('/').skip(1).peekable();
+    while let Some(part) = parts.next() {
+        let last = parts.peek().is_none();
+        match part {
+            "." if dots => {
+                if last {
+                    segments.push(String::new());
+                }
+            }
+            ".." if dots => {
+                segments.pop()?;
+                if last {
+                    segments.push(String::new());
+                }
+            }
+            "" if slashes && !last => {}
+            part => segments.push(part.to_owned()),
+        }
+    }
+    with_query(format!("/{}", segments.join("/")).into_bytes(), uri.query())
+}
+
+fn decode_unreserved(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        let code = rest.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match code {
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                out.push(char::from(byte));
+                rest = &rest[at + 3..];
+            }
+            _ => {
+                out.push('%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::config::matcher::{Regex, RegexRewrite, Substitution};
+
+    fn uri(text: &'static str) -> Uri {
+        Uri::from_static(text)
+    }
+
+    #[test]
+    fn paths() {
+        let prefix = |prefix: &str, to: &str, from| {
+            let matched = PathMatch::Prefix(prefix.into());
+            path(&PathRewrite::Prefix(to.into()), &matched, &uri(from)).unwrap().to_string()
+        };
+        assert_eq!(prefix("/a", "/b", "/a/c?q=1"), "/b/c?q=1");
+        assert_eq!(prefix("/a/", "/", "/a/c"), "/c");
+        let pattern = Regex::search("^/x/(.*)$").unwrap();
+        let substitution = Substitution::parse("/\\1/y", 1).unwrap();
+        let rewrite = PathRewrite::Regex(RegexRewrite { pattern, substitution });
+        let new = path(&rewrite, &PathMatch::Prefix("/".into()), &uri("/x/z?k")).unwrap();
+        assert_eq!(new, "/z/y?k");
+    }
+
+    fn redirect() -> Redirect {
+        Redirect { status: StatusCode::FOUND, scheme: None, host: None, port: None, path: None, strip_query: false }
+    }
+
+    #[test]
+    fn locations() {
+        let matched = PathMatch::Prefix("/old".into());
+        let location = |redirect: &Redirect, authority: &str| {
+            String::from_utf8(super::location(redirect, &matched, &uri("/old/p?q=1"), authority, "http")).unwrap()
+        };
+        let https = Redirect { scheme: Some("https".into()), ..redirect() };
+        assert_eq!(location(&https, "h:8080"), "https://h:8080/old/p?q=1");
+        assert_eq!(location(&https, "h:80"), "https://h/old/p?q=1");
+        let port = Redirect { port: Some(81), ..redirect() };
+        assert_eq!(location(&port, "h:80"), "http://h:81/old/p?q=1");
+        let host = Redirect { host: Some("n".into()), strip_query: true, ..redirect() };
+        assert_eq!(location(&host, "h:80"), "http://n/old/p");
+        let whole = Redirect { path: Some(RedirectPath::Whole("/new?x=y".into())), ..redirect() };
+        assert_eq!(location(&whole, "h"), "http://h/new?x=y");
+        let prefix = Redirect { path: Some(RedirectPath::Prefix("/new".into())), ..redirect() };
+        assert_eq!(location(&prefix, "h"), "http://h/new/p?q=1");
+    }
+
+    #[test]
+    fn normal_paths() {
+        for (from, to) in [
+            ("/a/../b", "/b"),
+            ("/a/./b/", "/a/b/"),
+            ("/a/b/..", "/a/"),
+            ("/%61%2fb", "/a%2fb"),
+            ("/a//b?x=//", "/a/b?x=//"),
+        ] {
+            assert_eq!(normalize(&uri(from), true, true).unwrap(), to, "{from}");
+        }
+        assert!(normalize(&uri("/../a"), true, false).is_none());
+        assert_eq!(normalize(&uri("//a/../b"), false, true).unwrap(), "/a/../b");
+    }
+}

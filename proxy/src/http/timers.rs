@@ -1,0 +1,146 @@
+//! The limits that run while a request waits for its response and while the response's body passes. They share one
+//! timer, which is armed only when there is something to wait for.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep};
+
+use super::progress::Progress;
+
+/// Which limit has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expired {
+    /// The route's timeout.
+    Global,
+    /// The timeout of this attempt.
+    PerTry,
+    /// Nothing moved.
+    Idle,
+    /// The stream is too old.
+    MaxDuration,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Timers {
+    /// Runs from the end of the request.
+    global: Option<Duration>,
+    /// Runs from the end of the request, or from the attempt's start if that is later.
+    per_try: Option<(Duration, Instant)>,
+    idle: Option<Duration>,
+    max_duration: Option<Instant>,
+    /// When the request was complete; or how to learn it.
+    request: Request,
+    moved: Instant,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug)]
+enum Request {
+    Complete(Instant),
+    Coming(Rc<Progress>),
+}
+
+impl Timers {
+    /// Limits of a request that began at `start` and whose body, if any, is watched by `progress`.
+    pub fn new(
+        start: Instant,
+        progress: Option<&Rc<Progress>>,
+        global: Option<Duration>,
+        idle: Option<Duration>,
+        max_duration: Option<Duration>,
+    ) -> Self {
+        Self {
+            global,
+            per_try: None,
+            idle,
+            max_duration: max_duration.map(|limit| start + limit),
+            request: match progress {
+                None => Request::Complete(start),
+                Some(progress) => Request::Coming(progress.clone()),
+            },
+            moved: start,
+            sleep: None,
+        }
+    }
+
+    /// An attempt begins, with a timeout of its own.
+    pub fn attempt(&mut self, timeout: Option<Duration>) {
+        self.per_try = timeout.map(|timeout| (timeout, Instant::now()));
+    }
+
+    /// The response has begun: the attempt's own timeout has served.
+    pub fn responded(&mut self) {
+        self.per_try = None;
+        self.moved();
+    }
+
+    /// Something moved.
+    pub fn moved(&mut self) {
+        if self.idle.is_some() {
+            self.moved = Instant::now();
+        }
+    }
+
+    /// Ready when a limit has passed.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {
+        loop {
+            let Some((next, which)) = self.next(cx) else { return Poll::Pending };
+            if next <= Instant::now() {
+                return Poll::Ready(which);
+            }
+            let sleep = match &mut self.sleep {
+                Some(sleep) => {
+                    if sleep.deadline() != next {
+                        sleep.as_mut().reset(next);
+                    }
+                    sleep
+                }
+                none => none.insert(Box::pin(tokio::time::sleep_until(next))),
+            };
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// The limit that passes first.
+    fn next(&self, cx: &mut Context<'_>) -> Option<(Instant, Expired)> {
+        let (complete, moved) = match &self.request {
+            Request::Complete(at) => (Some(*at), self.moved),
+            Request::Coming(progress) => {
+                if progress.completed().is_none() {
+                    progress.wake_on_completion(cx.waker());
+                }
+                (progress.completed(), self.moved.max(progress.last()))
+            }
+        };
+        [
+            complete.zip(self.global).map(|(at, limit)| (at + limit, Expired::Global)),
+            complete.zip(self.per_try).map(|(at, (limit, start))| (at.max(start) + limit, Expired::PerTry)),
+            self.idle.map(|limit| (moved + limit, Expired::Idle)),
+            self.max_duration.map(|at| (at, Expired::MaxDuration)),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
+    }
+}
+
+/// Runs `future` until it is done or a limit passes.
+pub(super) async fn within<F: Future>(timers: &mut Timers, future: F) -> Result<F::Output, Expired> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        timers.poll(cx).map(Err)
+    })
+    .await
+}

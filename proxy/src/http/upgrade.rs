@@ -1,0 +1,133 @@
+//! Upgrades (WebSocket and other protocols on HTTP/1.1): one attempt on a connection of its own; once the upstream has
+//! switched, bytes pass both ways until both sides are done.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot, time::Instant};
+
+use super::{
+    body::{FromUpstream, RequestBody, ResponseBody},
+    mutate::{self, Changes},
+    pool::{self, InUse, Lease, Want},
+    record::Record,
+    reply::Reply,
+    response,
+    stream::Stream,
+    timers::{Timers, within},
+    upstream::Failure,
+};
+use crate::{
+    cluster::PickContext,
+    config::cluster::Cluster,
+    tcp::copy::{self, Copied},
+    telemetry::access_log::{Live, View},
+};
+
+/// An upgrade that the upstream has accepted: what is left to do when hyper has given the client's connection back.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    record: Box<Record>,
+    upstream: oneshot::Receiver<(TcpStream, Bytes)>,
+    idle: Option<Duration>,
+}
+
+/// Asks an upstream to switch protocols.
+pub(super) async fn forward(
+    mut stream: Stream,
+    changes: &Changes<'_>,
+    cluster: Arc<Cluster>,
+    timeout: Option<Duration>,
+    parts: Parts,
+) -> Response<ResponseBody> {
+    stream.keep_request(&parts);
+    let connection = stream.connection.clone();
+    let context = PickContext { destination: Some(connection.destination), ..PickContext::default() };
+    let Some(endpoint) = connection.worker.balancers.pick(&cluster, &context) else {
+        return stream.answer(Reply::no_host(), Some(changes), &parts);
+    };
+    stream.record.entry.upstream_host = Some(endpoint.address);
+    stream.record.entry.attempts = 1;
+    let want = Want {
+        cluster: &cluster,
+        address: endpoint.address,
+        dialer: &connection.dialer,
+        scope: &connection.scope,
+        http2: false,
+    };
+    let Some(in_use) = InUse::take(&cluster.usage.requests, cluster.breakers.max_requests) else {
+        return stream.answer(Reply::failed(&Failure::Overflow, false), Some(changes), &parts);
+    };
+    let start = Instant::from_std(stream.record.entry.start);
+    let mut timers = Timers::new(start, None, timeout, connection.manager.stream_idle_timeout, None);
+    let mut upgrading = match within(&mut timers, pool::connect_for_upgrade(want)).await {
+        Err(expired) => return stream.answer(Reply::expired(expired), Some(changes), &parts),
+        Ok(Err(error)) => {
+            let failure = Failure::from(error);
+            if let Some(reason) = failure.transport() {
+                stream.record.entry.transport_failure = reason.into();
+            }
+            return stream.answer(Reply::failed(&failure, false), Some(changes), &parts);
+        }
+        Ok(Ok(upgrading)) => upgrading,
+    };
+    stream.record.entry.upstream_local = upgrading.local;
+    stream.record.entry.upstream_protocol = Some("HTTP/1.1");
+    let mut request = Request::new(RequestBody::Empty);
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = parts.uri.clone();
+    *request.headers_mut() = parts.headers.clone();
+    let answered = match within(&mut timers, upgrading.sender.send_request(request)).await {
+        Err(expired) => return stream.answer(Reply::expired(expired), Some(changes), &parts),
+        Ok(Err(error)) => {
+            return stream.answer(Reply::failed(&Failure::of_exchange(&error), false), Some(changes), &parts);
+        }
+        Ok(Ok(answered)) => answered,
+    };
+    let switched = answered.status() == StatusCode::SWITCHING_PROTOCOLS;
+    timers.responded();
+    let (mut answer, incoming) = answered.into_parts();
+    let request_id = stream.request_id();
+    let entry = &mut stream.record.entry;
+    entry.response_started = Some(std::time::Instant::now());
+    entry.response_code = answer.status.as_u16();
+    entry.details = "via_upstream".into();
+    let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
+    let view = View { entry, request: Some(live), response: None };
+    mutate::apply_to_response(changes, &mut answer.headers, &view);
+    response::finish(&connection.manager, &mut answer.headers, switched, request_id);
+    entry.kept.response(&connection.manager.wanted, &answer.headers);
+    answer.version = Version::HTTP_11;
+    if !switched {
+        connection.before_response(&mut answer.headers);
+        let lease = None::<Lease>;
+        let from = FromUpstream { incoming, lease, timers, _in_use: in_use };
+        return Response::from_parts(answer, ResponseBody::upstream(from, stream.record));
+    }
+    answer.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    let idle = connection.manager.stream_idle_timeout;
+    connection.accept_upgrade(Accepted { record: stream.record, upstream: upgrading.switched, idle });
+    drop(in_use);
+    Response::from_parts(answer, ResponseBody::detached())
+}
+
+impl Accepted {
+    /// Carries bytes between the client's connection, of which `read` was read already, and the upstream's.
+    pub async fn run(self, mut client: TcpStream, read: Bytes) {
+        let Self { mut record, upstream, idle } = self;
+        let Ok((mut upstream, first)) = upstream.await else { return };
+        let mut copied = Copied::default();
+        let first_written = async {
+            upstream.write_all(&read).await?;
+            client.write_all(&first).await
+        };
+        if first_written.await.is_ok() {
+            let ended = copy::both_ways(&mut client, &mut upstream, idle, &mut copied).await;
+            tracing::debug!(?ended, "upgraded connection ended");
+        }
+        record.entry.bytes_received += copied.received + read.len() as u64;
+        record.entry.bytes_sent += copied.sent + first.len() as u64;
+        record.complete();
+    }
+}

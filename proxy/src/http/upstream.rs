@@ -1,0 +1,136 @@
+//! What went wrong with an attempt at an upstream, as Envoy names it.
+
+use std::{borrow::Cow, io};
+
+use http::StatusCode;
+
+use super::{body::h2_reset, pool::PoolError};
+use crate::{telemetry::access_log::Flag, wire::dial::ConnectError};
+
+/// An attempt that brought no response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// A circuit breaker is open.
+    Overflow,
+    /// The connection was refused or failed otherwise; how.
+    Connect(String),
+    /// The connection was not made in time.
+    ConnectTimeout,
+    /// The connection ended.
+    Terminated,
+    /// The upstream broke the protocol.
+    Protocol,
+    /// The upstream reset the stream.
+    Reset,
+    /// The upstream refused the stream: nothing was processed.
+    RefusedStream,
+    /// The client's body broke off.
+    Downstream,
+}
+
+impl Failure {
+    /// Of an exchange on an established connection.
+    pub fn of_exchange(error: &hyper::Error) -> Self {
+        if let Some(reason) = h2_reset(error) {
+            return if reason == h2::Reason::REFUSED_STREAM { Self::RefusedStream } else { Self::Reset };
+        }
+        if error.is_user() || error.is_body_write_aborted() {
+            return Self::Downstream;
+        }
+        if error.is_parse() {
+            return Self::Protocol;
+        }
+        Self::Terminated
+    }
+
+    /// The reason in bodies and details.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Overflow => "overflow",
+            Self::Connect(_) => "remote connection failure",
+            Self::ConnectTimeout => "connection timeout",
+            Self::Terminated => "connection termination",
+            Self::Protocol => "protocol error",
+            Self::Reset => "remote reset",
+            Self::RefusedStream => "remote refused stream reset",
+            Self::Downstream => "local reset",
+        }
+    }
+
+    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub fn transport(&self) -> Option<String> {
+        match self {
+            Self::Connect(how) => Some(format!("delayed_connect_error:_{}", how.replace(' ', "_"))),
+            _ => None,
+        }
+    }
+
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub fn details(&self) -> Cow<'static, str> {
+        let reason = self.reason().replace(' ', "_");
+        match self.transport() {
+            Some(transport) => format!("upstream_reset_before_response_started{{{reason}|{transport}}}").into(),
+            None => format!("upstream_reset_before_response_started{{{reason}}}").into(),
+        }
+    }
+
+    /// The response flag.
+    pub fn flag(&self) -> Flag {
+        match self {
+            Self::Overflow => Flag::UpstreamOverflow,
+            Self::Connect(_) | Self::ConnectTimeout => Flag::UpstreamConnectionFailure,
+            Self::Terminated => Flag::UpstreamConnectionTermination,
+            Self::Protocol => Flag::UpstreamProtocolError,
+            Self::Reset | Self::RefusedStream => Flag::UpstreamRemoteReset,
+            Self::Downstream => Flag::LocalReset,
+        }
+    }
+
+    /// What the client is told.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Protocol => StatusCode::BAD_GATEWAY,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The connection was never made.
+    pub fn before_connection(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::ConnectTimeout)
+    }
+}
+
+impl From<PoolError> for Failure {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Overflow => Self::Overflow,
+            PoolError::Connect(ConnectError::Timeout) => Self::ConnectTimeout,
+            PoolError::Connect(ConnectError::Io(error)) => Self::Connect(describe(&error)),
+            PoolError::Handshake => Self::Terminated,
+        }
+    }
+}
+
+/// strerror's words, without the number that `io::Error` adds.
+fn describe(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(code) => nix::errno::Errno::from_raw(code).desc().to_owned(),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_are_envoys() {
+        let refused = Failure::from(PoolError::Connect(io::Error::from_raw_os_error(libc::ECONNREFUSED).into()));
+        assert_eq!(
+            refused.details(),
+            "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}"
+        );
+        assert_eq!(Failure::Terminated.details(), "upstream_reset_before_response_started{connection_termination}");
+        assert_eq!(Failure::Protocol.status(), StatusCode::BAD_GATEWAY);
+    }
+}

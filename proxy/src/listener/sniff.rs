@@ -1,0 +1,155 @@
+//! Which HTTP a client speaks, from its first bytes, without taking them off the socket.
+
+use std::io;
+
+use tokio::{io::Interest, net::TcpStream};
+
+use crate::config::http::Codec;
+
+/// How an HTTP/2 connection with prior knowledge begins (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// A request line is looked for in this many bytes.
+const LOOK: usize = 4096;
+/// Longest method name.
+const LONGEST_METHOD: usize = 32;
+
+/// What the first bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http10,
+    Http11,
+    Http2,
+}
+
+impl Protocol {
+    /// As Envoy's HTTP inspector names it.
+    pub fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Http10 => &["http/1.0"],
+            Self::Http11 => &["http/1.1"],
+            Self::Http2 => &["h2c"],
+        }
+    }
+
+    /// What speaks it.
+    pub fn codec(self) -> Codec {
+        match self {
+            Self::Http10 | Self::Http11 => Codec::Http1,
+            Self::Http2 => Codec::Http2,
+        }
+    }
+}
+
+/// What is known after some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guess {
+    Is(Protocol),
+    NotHttp,
+    NeedsMore,
+}
+
+/// Waits for as many bytes as it takes. None: not HTTP, or the client is gone.
+pub(super) async fn sniff(stream: &TcpStream) -> Option<Protocol> {
+    let mut bytes = [0; LOOK];
+    loop {
+        let ready = stream.ready(Interest::READABLE).await.ok()?;
+        let length = match stream.try_io(Interest::READABLE, || peek(stream, &mut bytes)) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => return None,
+        };
+        match guess(&bytes[..length]) {
+            Guess::Is(protocol) => return Some(protocol),
+            Guess::NotHttp => return None,
+            Guess::NeedsMore if length == LOOK || length == 0 || ready.is_read_closed() => return None,
+            Guess::NeedsMore => {
+                // The bytes stay where they are: forget that the socket is readable, and wait for more to arrive.
+                let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+            }
+        }
+    }
+}
+
+fn peek(stream: &TcpStream, bytes: &mut [u8]) -> io::Result<usize> {
+    use nix::sys::socket::{MsgFlags, recv};
+    use std::os::fd::AsRawFd;
+    recv(stream.as_raw_fd(), bytes, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).map_err(io::Error::from)
+}
+
+fn guess(bytes: &[u8]) -> Guess {
+    let common = bytes.len().min(PREFACE.len());
+    if bytes[..common] == PREFACE[..common] {
+        return if common == PREFACE.len() { Guess::Is(Protocol::Http2) } else { Guess::NeedsMore };
+    }
+    // method SP target SP version
+    let method = bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len());
+    if method == 0 || method > LONGEST_METHOD || !bytes[..method].iter().all(|byte| is_token(*byte)) {
+        return Guess::NotHttp;
+    }
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Guess::NeedsMore };
+    let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
+    if line.ends_with(b" HTTP/1.1") {
+        Guess::Is(Protocol::Http11)
+    } else if line.ends_with(b" HTTP/1.0") {
+        Guess::Is(Protocol::Http10)
+    } else {
+        Guess::NotHttp
+    }
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[test]
+    fn guesses() {
+        for (bytes, expected) in [
+            (PREFACE, Guess::Is(Protocol::Http2)),
+            (b"PRI * HT", Guess::NeedsMore),
+            (b"PRI /x HTTP/1.1\r\n", Guess::Is(Protocol::Http11)),
+            (b"GET / HTTP/1.1\r\nhost", Guess::Is(Protocol::Http11)),
+            (b"GET / HTTP/1.0\n", Guess::Is(Protocol::Http10)),
+            (b"GE", Guess::NeedsMore),
+            (b"GET /", Guess::NeedsMore),
+            (b"GET /\r\n", Guess::NotHttp),
+            (b"\x16\x03\x01", Guess::NotHttp),
+            (b"", Guess::NeedsMore),
+        ] {
+            assert_eq!(guess(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_that_come_in_pieces_stay_on_the_socket() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let (protocol, ()) = tokio::join!(sniff(&server), async {
+            for piece in [&PREFACE[..5], &PREFACE[5..20], &PREFACE[20..]] {
+                client.write_all(piece).await.unwrap();
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        });
+        assert_eq!(protocol, Some(Protocol::Http2));
+        let mut bytes = [0; 64];
+        assert_eq!(server.try_read(&mut bytes).unwrap(), PREFACE.len());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_is_noticed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for sent in [&b""[..], b"GET"] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (server, _) = listener.accept().await.unwrap();
+            client.write_all(sent).await.unwrap();
+            drop(client);
+            assert_eq!(sniff(&server).await, None);
+        }
+    }
+}
