@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A line for each thing that is wrong.
-            for line in format!("{error:#}").lines() {
+            for line in run::describe(&error).lines() {
                 eprintln!("weir-agent: {line}");
             }
             ExitCode::FAILURE

@@ -155,6 +155,17 @@ pub fn uninstall(path: Option<&Path>, instance: Option<String>) -> anyhow::Resul
     Ok(())
 }
 
+/// An error with what caused it, but nothing twice: most of the agent's errors name their cause themselves.
+pub fn describe(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Everything that is missing, a line each.
 fn probe(config: &Config) -> anyhow::Result<Features> {
     features::probe(config).map_err(|missing| {

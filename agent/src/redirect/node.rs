@@ -42,7 +42,10 @@ pub enum Error {
         root: PathBuf,
     },
     /// The node's network namespace cannot be looked into.
-    #[error("node_processes.netns: {0}")]
+    #[error(
+        "node_processes.netns: {0}; expected a path of the node's network namespace that the agent may open (for \
+         /proc/1/ns/net it may need CAP_SYS_PTRACE)"
+    )]
     Netns(#[from] netns::Error),
 }
 
