@@ -278,7 +278,8 @@ pub fn inbound(slot: u32, protocol: u32, remote: &Ip, local: &Endpoint, loopback
     if remote.same(&local.ip) {
         return Rule::InboundOwnAddress;
     }
-    if loopback {
+    // So does one from a loopback address; from outside the kernel drops such sources (RFC 1122, section 3.2.1.3).
+    if loopback || remote.is_loopback_or_unspecified() {
         return Rule::InboundLoopback;
     }
     let port = local.port as u16;
@@ -439,6 +440,8 @@ mod tests {
         assert_eq!(decide("10.0.0.9", "10.0.0.2:80", false, false), Rule::Steered);
         assert_eq!(decide("10.0.0.2", "10.0.0.2:80", false, false), Rule::InboundOwnAddress);
         assert_eq!(decide("127.0.0.1", "127.0.0.2:80", true, false), Rule::InboundLoopback);
+        assert_eq!(decide("127.0.0.1", "10.0.0.2:80", false, false), Rule::InboundLoopback);
+        assert_eq!(decide("::1", "[fd00::2]:80", false, false), Rule::InboundLoopback);
         assert_eq!(decide("10.0.0.1", "10.0.0.2:8080", false, true), Rule::NodeProbe);
         assert_eq!(decide("10.0.0.1", "10.0.0.2:8080", false, false), Rule::Steered);
         assert_eq!(decide("10.0.0.1", "10.0.0.2:80", false, true), Rule::Steered);
