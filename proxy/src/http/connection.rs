@@ -76,7 +76,8 @@ pub async fn serve(
         worker,
         manager,
         peer: downstream.peer,
-        local: downstream.local,
+        // As Envoy restores it: a pod's listening socket is how it came, not where it was going.
+        local: downstream.destination,
         destination: downstream.destination,
         server_name,
         scope: dialer.scope(),
