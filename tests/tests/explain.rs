@@ -143,7 +143,7 @@ fn inbound_verdicts_are_what_the_kernel_does() {
     let Scene { web, plain, .. } = &scene;
     let (plain_v4, plain_v6) = (plain.ipv4.to_string(), plain.ipv6.to_string());
     let (own_v4, loopback) = (web.ipv4.to_string(), "127.0.0.1".to_owned());
-    let cases: [(&str, SocketAddr, Rule); 13] = [
+    let cases: [(&str, SocketAddr, Rule); 14] = [
         (&plain_v4, web.v4(PORT), Rule::Steered),
         (&plain_v6, web.v6(PORT), Rule::Steered),
         (&plain_v4, web.v4(PROBED), Rule::Steered),
@@ -158,6 +158,7 @@ fn inbound_verdicts_are_what_the_kernel_does() {
         (&own_v4, web.v4(PORT), Rule::InboundOwnAddress),
         // sk_lookup sees the same address at both ends.
         (&loopback, SocketAddr::from(([127, 0, 0, 1], PORT)), Rule::InboundOwnAddress),
+        (&loopback, web.v4(PORT), Rule::InboundLoopback),
     ];
     for (from, to, rule) in cases {
         let said = scene.show("default/web", to, &["--from", from]);

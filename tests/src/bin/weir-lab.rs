@@ -21,6 +21,8 @@ use weir_tests::net::{Net, Pod};
 
 /// Dials in each direction and of each family.
 const DIALS: usize = 100;
+/// Dials of each family while no agent is there: what the proxy's stash of upstream sockets must carry by itself.
+const DIALS_WITHOUT_AGENT: usize = 8;
 /// Threads that dial.
 const THREADS: usize = 8;
 /// Ports that the servers listen on: each is an original destination of its own.
@@ -70,11 +72,13 @@ fn checks() {
     // Both families, twice each way.
     let expected = 4 * DIALS as u64;
     assert_eq!(counted.of(Rule::Redirected), expected, "redirected connections of pod a: {counted:?}");
-    assert_eq!(counted.of(Rule::Steered), expected, "steered connections of pod a: {counted:?}");
+    // sk_lookup decides on packets: a SYN that an emulated machine answers too late is sent, and decided on, again.
+    let steered = counted.of(Rule::Steered);
+    assert!((expected..expected + expected / 10).contains(&steered), "steered connections of pod a: {counted:?}");
     ok("weirctl counts every one of them");
 
     mesh.agent.process.kill9();
-    dial("without an agent", &a, &b);
+    dial_times(DIALS_WITHOUT_AGENT, "without an agent", &a, &b);
     mesh.agent.restart();
     let status = mesh.ctl.json(&["status"]);
     assert_eq!(status["adopted"], true, "a restarted agent adopts the pins: {status}");
@@ -96,24 +100,29 @@ fn checks() {
     dial("after uninstall", &a, &b);
 }
 
+/// Dials [`DIALS`] times.
+fn dial(what: &str, from: &Pod, to: &Pod) {
+    dial_times(DIALS, what, from, to);
+}
+
 /// Dials from one pod to another, over both families; every connection must reach its true destination, and the server
 /// see its true client.
-fn dial(what: &str, from: &Pod, to: &Pod) {
+fn dial_times(dials: usize, what: &str, from: &Pod, to: &Pod) {
     for family in ["IPv4", "IPv6"] {
         let address = |port| if family == "IPv4" { to.v4(port) } else { to.v6(port) };
         let targets: Vec<SocketAddr> = PORTS.map(address).collect();
-        let results = volume(&from.netns, DIALS, THREADS, &targets);
+        let results = volume(&from.netns, dials, THREADS, &targets);
         let arrived: Vec<&Dialled> = results.iter().flatten().collect();
         let lost: Vec<&String> = results.iter().filter_map(|result| result.as_ref().err()).collect();
         let name = format!("{what}: {family}, {} to {}", from.name(), to.name());
-        assert!(lost.is_empty(), "{name}: {} of {DIALS} lost: {}", lost.len(), lost[0]);
-        assert_eq!(arrived.len(), DIALS, "{name}");
+        assert!(lost.is_empty(), "{name}: {} of {dials} lost: {}", lost.len(), lost[0]);
+        assert_eq!(arrived.len(), dials, "{name}");
         if let Some(wrong) = arrived.iter().find(|dialled| !dialled.destination_is_true()) {
             panic!("{name}: not the true destination: {wrong:?}");
         }
         if let Some(wrong) = arrived.iter().find(|dialled| dialled.server.peer.ip() != dialled.local.ip()) {
             panic!("{name}: not the true client: {wrong:?}");
         }
-        ok(&format!("{name}: {DIALS} dials"));
+        ok(&format!("{name}: {dials} dials"));
     }
 }
