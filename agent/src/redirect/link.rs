@@ -1,4 +1,4 @@
-//! Pinned links: made from an attached program, and given another program in place.
+//! Pinned links: made from an attached program, given another program in place, detached.
 //!
 //! aya 0.14 can pin a link and open it again, but replaces the program only of XDP and tc links. Detaching and attaching
 //! anew would leave a moment without redirect, or one with two programs at work, so `bpf(2)` is called here directly.
@@ -43,6 +43,24 @@ pub(super) fn update(pin: &Path, program: &impl AsFd) -> io::Result<Updated> {
             Ok(Updated::Gone)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Detaches the program of the link pinned at `pin`; the pin stays. Removing the pin alone would detach it too, but some
+/// time later (the kernel waits for an RCU grace period and a worker), and until then connections would still be
+/// brought to listeners that are gone.
+pub(super) fn detach(pin: &Path) -> io::Result<()> {
+    let link = match open(pin) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    // SAFETY: as above.
+    let mut attributes: bpf_attr = unsafe { zeroed() };
+    attributes.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
+    match bpf(bpf_cmd::BPF_LINK_DETACH, &mut attributes) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::Error;
+use super::{Error, link};
 
 /// Only root sees the pins.
 const DIRECTORY_MODE: u32 = 0o700;
@@ -107,7 +107,7 @@ impl Pins {
         let mut links = self.names("links")?;
         links.sort_by_key(|name| !name.starts_with(CONNECT));
         for name in links {
-            remove(&self.link(&name))?;
+            remove_link(&self.link(&name))?;
         }
         for part in ["programs", "maps"] {
             for name in self.names(part)? {
@@ -129,6 +129,15 @@ fn names(directory: &Path) -> Result<Vec<String>, Error> {
         Err(error) => return Err(failed(error)),
     };
     entries.map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// Detaches a link and removes its pin, if it is there.
+pub(super) fn remove_link(pin: &Path) -> Result<(), Error> {
+    if let Err(error) = link::detach(pin) {
+        // Without its pin it will be detached all the same, only later.
+        tracing::debug!(pin = %pin.display(), %error, "a link could not be detached");
+    }
+    remove(pin)
 }
 
 /// Removes a pin, if it is there.
