@@ -17,7 +17,7 @@ use weir_proto::handoff::v1 as handoff;
 
 use super::policy::Policy;
 use crate::{
-    handoff::{ListenersHandedBack, MAX_FDS},
+    handoff::ListenersHandedBack,
     netns::{self, Contents, Netns, PodListener},
     redirect::{self, Redirect},
     sources::PodSpec,
@@ -34,8 +34,6 @@ pub(super) enum Error {
     NoAddress,
     #[error("its network namespace was replaced meanwhile")]
     Replaced,
-    #[error("{0} listening sockets are more than fit one message ({MAX_FDS}): lower `workers`")]
-    TooManySockets(usize),
 }
 
 /// What enrolling works with.
@@ -124,7 +122,7 @@ impl Ground {
             // They lie outside the default range of source ports; the pod may have widened it.
             tracing::warn!(pod = %spec.full_name(), %error, "weir's ports are not reserved in the pod");
         }
-        let listeners = self.listeners(&netns, &redirect_ips)?;
+        let listeners = netns::listeners(&netns, &redirect_ips, self.workers)?;
         let enrolled = SystemTime::now();
         let pod = Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners, enrolled };
         self.insert(&pod).inspect_err(|_| {
@@ -145,11 +143,6 @@ impl Ground {
     fn fill_slot(&self, pod: &Pod) -> Result<(), redirect::Error> {
         let inbound: Vec<_> = pod.inbound().into_iter().map(|listener| listener.socket.clone()).collect();
         self.redirect.fill_slot(pod.slot, &pod.slot_config(), &inbound)
-    }
-
-    fn listeners(&self, netns: &Netns, redirect_ips: &[IpAddr]) -> Result<Vec<PodListener>, Error> {
-        let listeners = netns::listeners(netns, redirect_ips, self.workers)?;
-        if listeners.len() > MAX_FDS { Err(Error::TooManySockets(listeners.len())) } else { Ok(listeners) }
     }
 
     fn warn_of(&self, spec: &PodSpec, ips: &[IpAddr]) {
@@ -192,7 +185,12 @@ impl Ground {
         self.redirect.change_rules(slot, &rules, &policy.rules())?;
         self.redirect.steer(slot, &netns)?;
         let enrolled = SystemTime::now();
-        let pod = Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners: Vec::new(), enrolled };
+        let mut pod = Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners: Vec::new(), enrolled };
+        if !netns::is_held(&pod.netns, &rewritten)? {
+            // Nobody can hand sockets back: connections were refused, and need not be any longer.
+            self.listen(&mut pod)?;
+            return Ok(pod);
+        }
         // Until sockets are there for them, connections go on being rewritten to where they went before.
         let mut config = pod.pod_config();
         (config.redirect_v4, config.redirect_v6) = (present.redirect_v4, present.redirect_v6);
@@ -234,7 +232,7 @@ impl Ground {
 
     /// Makes a pod's listening sockets anew, beside those that it has, and puts them in their place.
     pub(super) fn listen(&self, pod: &mut Pod) -> Result<(), Error> {
-        pod.listeners = self.listeners(&pod.netns, &pod.redirect_ips)?;
+        pod.listeners = netns::listeners(&pod.netns, &pod.redirect_ips, self.workers)?;
         self.fill_slot(pod)?;
         Ok(self.redirect.enroll(pod.cookie, &pod.pod_config())?)
     }

@@ -6,11 +6,13 @@
 //! of what should be and what is; the rest of this module does it.
 
 mod ground;
+mod hear;
 pub mod plan;
 pub mod policy;
 mod proxies;
 mod reconciler;
 mod registry;
+mod show;
 mod slots;
 
 pub use ground::Ground;

@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    mem,
     sync::Arc,
     time::Duration,
 };
@@ -15,13 +14,13 @@ use tokio::{
     task::block_in_place,
     time::{Instant, MissedTickBehavior, interval},
 };
-use weir_abi::map::{PodConfig, config_flag};
+use weir_abi::map::PodConfig;
 
 use super::{
     ground::{Ground, Pod, Refreshed},
     plan::{self, Enrolled, Look, Step, View, Wanted},
     policy::Policy,
-    proxies::{Proxies, Told},
+    proxies::Proxies,
     registry::Registry,
     slots::Slots,
 };
@@ -63,23 +62,23 @@ pub struct Settings {
 
 /// Why a pod is not enrolled, and when to try again.
 #[derive(Debug)]
-struct Failure {
-    reason: String,
+pub(super) struct Failure {
+    pub(super) reason: String,
     pause: Duration,
     again: Instant,
 }
 
 /// A pod that a proxy has still to let go.
 #[derive(Debug)]
-struct Withdrawn {
-    status: PodStatus,
+pub(super) struct Withdrawn {
+    pub(super) status: PodStatus,
     cookie: u64,
     until: Instant,
 }
 
 /// Where a pod stands with the proxies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Served {
+pub(super) enum Served {
     /// No proxy has acknowledged it.
     #[default]
     Unknown,
@@ -91,23 +90,23 @@ enum Served {
 
 /// The reconciler.
 pub struct Reconciler {
-    ground: Ground,
-    settings: Settings,
-    board: SharedBoard,
-    registry: Arc<Registry>,
-    slots: Slots,
-    wanted: Option<BTreeMap<String, Wanted>>,
-    pods: BTreeMap<String, Pod>,
-    served: HashMap<String, Served>,
+    pub(super) ground: Ground,
+    pub(super) settings: Settings,
+    pub(super) board: SharedBoard,
+    pub(super) registry: Arc<Registry>,
+    pub(super) slots: Slots,
+    pub(super) wanted: Option<BTreeMap<String, Wanted>>,
+    pub(super) pods: BTreeMap<String, Pod>,
+    pub(super) served: HashMap<String, Served>,
     /// Enrolled by an earlier agent, not taken over yet.
-    adopted: BTreeMap<u64, PodConfig>,
-    handed_back: HashMap<String, ListenersHandedBack>,
-    hand_back_until: Instant,
-    take_over_until: Instant,
-    failures: HashMap<String, Failure>,
-    withdrawn: HashMap<String, Withdrawn>,
-    proxies: Proxies,
-    refreshed: Instant,
+    pub(super) adopted: BTreeMap<u64, PodConfig>,
+    pub(super) handed_back: HashMap<String, ListenersHandedBack>,
+    pub(super) hand_back_until: Instant,
+    pub(super) take_over_until: Instant,
+    pub(super) failures: HashMap<String, Failure>,
+    pub(super) withdrawn: HashMap<String, Withdrawn>,
+    pub(super) proxies: Proxies,
+    pub(super) refreshed: Instant,
 }
 
 impl Reconciler {
@@ -120,11 +119,9 @@ impl Reconciler {
     ) -> Result<Self, redirect::Error> {
         let adopted: BTreeMap<u64, PodConfig> = ground.redirect.enrolled()?.into_iter().collect();
         let taken: BTreeSet<u32> = adopted.values().map(|pod| pod.slot).collect();
-        for slot in ground.redirect.steered_slots()? {
-            if !taken.contains(&slot) {
-                tracing::warn!(slot, "an earlier agent ended while it enrolled a pod; its slot is cleaned");
-                ground.redirect.release(slot)?;
-            }
+        for slot in ground.redirect.used_slots()?.difference(&taken) {
+            tracing::warn!(slot, "an earlier agent ended while it enrolled or withdrew a pod; its slot is cleaned");
+            ground.redirect.release(*slot)?;
         }
         let now = Instant::now();
         Ok(Self {
@@ -236,21 +233,22 @@ impl Reconciler {
     fn look(&mut self) {
         let now = Instant::now();
         for (uid, wanted) in self.wanted.iter_mut().flatten() {
-            let path = &wanted.spec.netns;
-            let known = match (self.pods.get(uid), &wanted.netns) {
+            let pod = self.pods.get(uid);
+            if pod.is_none() && self.failures.get(uid).is_some_and(|failure| failure.again > now) {
+                wanted.netns = Look::NotDue;
+                continue;
+            }
+            let known = match (pod, &wanted.netns) {
                 (Some(pod), _) => Some((pod.netns.identity(), pod.cookie)),
                 (None, Look::Found { identity, cookie }) => Some((*identity, *cookie)),
                 (None, _) => None,
             };
+            let path = &wanted.spec.netns;
             let at_path = Netns::identity_at(path);
             wanted.netns = match known {
                 Some((identity, cookie)) if at_path == Some(identity) => Look::Found { identity, cookie },
                 _ => look(path),
             };
-            let due = self.failures.get(uid).is_none_or(|failure| failure.again <= now);
-            if !due && !self.pods.contains_key(uid) {
-                wanted.netns = Look::NotDue;
-            }
         }
     }
 
@@ -302,7 +300,7 @@ impl Reconciler {
         }
     }
 
-    fn take_back(&self, pod: &mut Pod, back: ListenersHandedBack) {
+    pub(super) fn take_back(&self, pod: &mut Pod, back: ListenersHandedBack) {
         match self.ground.take_back(pod, back) {
             Ok(true) => {}
             Ok(false) => tracing::warn!(pod = %pod.spec.full_name(), "a proxy handed back some sockets, but not all"),
@@ -434,172 +432,6 @@ impl Reconciler {
             }
             tracing::info!(pod = %pod.spec.full_name(), ips = ?pod.ips, "the pod's addresses changed");
         }
-    }
-
-    /// Once every pod of an earlier agent is taken over and has its sockets, proxies are told every pod, and that this is
-    /// all: what they hold beyond that they let go. What cannot be taken over holds that up only for a while.
-    fn settle(&mut self) {
-        let now = Instant::now();
-        let listening = now >= self.hand_back_until || self.pods.values().all(|pod| !pod.listeners.is_empty());
-        let taken_over = now >= self.take_over_until || self.adopted.is_empty();
-        if self.wanted.is_some() && taken_over {
-            self.registry.settle();
-            if listening {
-                let pods = self.pods.values().filter(|pod| !pod.listeners.is_empty());
-                self.proxies.send_snapshot(pods, &self.settings.node);
-            }
-        }
-    }
-
-    /// Takes what a proxy says. Whether it changes what is to be done.
-    fn hear(&mut self, event: Event) -> bool {
-        match event {
-            Event::Connected { proxy, hello, peer, handed_back } => {
-                let maps = match self.ground.redirect.socket_maps() {
-                    Ok(maps) => maps,
-                    Err(error) => {
-                        tracing::error!(%error, "no file descriptors for a proxy; it must dial again");
-                        return false;
-                    }
-                };
-                self.proxies.join(proxy, hello, peer, maps);
-                for back in handed_back {
-                    self.hand_back(back);
-                }
-                return true;
-            }
-            Event::Acked { proxy, id, error } => {
-                let counts = self.proxies.speaker() == Some(proxy);
-                return self.proxies.acknowledged(proxy, id).is_some_and(|told| self.acknowledged(told, error, counts));
-            }
-            Event::Ready(id) => self.proxies.ready(id, self.settings.redirect.drain),
-            Event::Draining { proxy, open } => self.proxies.draining(proxy, open),
-            Event::Gone(id) => {
-                self.proxies.leave(id);
-                self.check_sockets();
-            }
-        }
-        self.set_ready(self.proxies.any_ready());
-        false
-    }
-
-    /// A proxy can switch off a listening socket that it shares: such sockets are made anew.
-    fn check_sockets(&mut self) {
-        for pod in self.pods.values_mut() {
-            if !pod.listeners.iter().all(|listener| netns::is_listening(&listener.socket)) {
-                tracing::warn!(pod = %pod.spec.full_name(), "a listening socket does not listen any more");
-                pod.listeners.clear();
-            }
-        }
-    }
-
-    fn hand_back(&mut self, back: ListenersHandedBack) {
-        match self.pods.remove(&back.uid) {
-            Some(mut pod) => {
-                if pod.listeners.is_empty() {
-                    block_in_place(|| self.take_back(&mut pod, back));
-                }
-                self.pods.insert(pod.spec.uid.clone(), pod);
-            }
-            // Only while there is something to take over: what is not taken then is closed.
-            None if !self.adopted.is_empty() => drop(self.handed_back.insert(back.uid.clone(), back)),
-            None => {}
-        }
-    }
-
-    /// Takes what a proxy says of what it was told; `counts` if it is the one that accepts. Whether it changes what is
-    /// to be done.
-    fn acknowledged(&mut self, told: Told, error: String, counts: bool) -> bool {
-        match told {
-            Told::Enroll(uid) => {
-                let Some(pod) = self.pods.get(&uid) else { return false };
-                let served = self.served.entry(uid).or_default();
-                if error.is_empty() {
-                    if mem::replace(served, Served::Yes) != Served::Yes {
-                        tracing::info!(pod = %pod.spec.full_name(), "pod enrolled");
-                    }
-                } else {
-                    tracing::warn!(pod = %pod.spec.full_name(), %error, "a proxy does not serve the pod");
-                    if counts {
-                        *served = Served::Refused(error);
-                    }
-                }
-            }
-            Told::Update(uid) => {
-                if !error.is_empty() {
-                    tracing::warn!(uid, %error, "a proxy did not take a pod's change");
-                }
-            }
-            Told::Withdraw(uid) => {
-                let let_go = !self.proxies.letting_go(&uid);
-                if let_go {
-                    self.withdrawn.remove(&uid);
-                }
-                return let_go;
-            }
-        }
-        false
-    }
-
-    fn set_ready(&self, ready: bool) {
-        if let Err(error) = self.ground.redirect.config().set_flag(config_flag::PROXY_READY, ready) {
-            tracing::error!(%error, ready, "the kernel does not know whether a proxy is ready");
-        }
-    }
-
-    /// Shows everything on the board.
-    fn publish(&self) {
-        let listed = self.wanted.iter().flatten().map(|(uid, _)| uid).filter_map(|uid| self.pod_status(uid));
-        let leaving =
-            self.withdrawn.iter().filter(|(uid, _)| self.wanted.as_ref().is_none_or(|pods| !pods.contains_key(*uid)));
-        let pods: Vec<PodStatus> = listed.chain(leaving.map(|(_, pod)| pod.status.clone())).collect();
-        let proxies = self.proxies.status();
-        let mut board = self.board.write();
-        (board.pods, board.proxies) = (pods, proxies);
-    }
-
-    fn pod_status(&self, uid: &str) -> Option<PodStatus> {
-        let pod = self.pods.get(uid);
-        let wanted = self.wanted.as_ref().and_then(|pods| pods.get(uid));
-        let spec = pod.map(|pod| &pod.spec).or(wanted.map(|wanted| &wanted.spec))?;
-        let nothing = Policy::default();
-        let policy =
-            pod.map(|pod| &pod.policy).or(wanted.and_then(|wanted| wanted.policy.as_ref().ok())).unwrap_or(&nothing);
-        Some(PodStatus {
-            uid: spec.uid.clone(),
-            name: spec.name.clone(),
-            namespace: spec.namespace.clone(),
-            service_account: spec.service_account.clone(),
-            netns: spec.netns.clone(),
-            netns_cookie: pod.map(|pod| pod.cookie),
-            ips: pod.map(|pod| pod.ips.clone()).unwrap_or_default(),
-            slot: pod.map(|pod| pod.slot),
-            state: self.pod_state(uid, pod),
-            probe_ports: policy.probe_ports.iter().copied().collect(),
-            excluded_outbound_ports: policy.outbound_ports.iter().copied().collect(),
-            excluded_outbound_cidrs: policy.outbound_cidrs.iter().copied().collect(),
-            excluded_inbound_ports: policy.inbound_ports.iter().copied().collect(),
-            fail_open: policy.fail_open,
-            listeners: pod.map_or(0, |pod| pod.listeners.len() as u32),
-            enrolled: pod.map(|pod| pod.enrolled),
-        })
-    }
-
-    fn pod_state(&self, uid: &str, pod: Option<&Pod>) -> PodState {
-        if let Some(failure) = self.failures.get(uid) {
-            return PodState::Pending(failure.reason.clone());
-        }
-        let Some(pod) = pod else { return PodState::Pending("it is about to be enrolled".to_owned()) };
-        let reason = match self.served.get(uid) {
-            _ if pod.listeners.is_empty() => "redirected; its listening sockets are not back yet",
-            Some(Served::Yes) => return PodState::Enrolled,
-            Some(Served::Refused(error)) => {
-                return PodState::Pending(format!("redirected; the proxy refuses it: {error}"));
-            }
-            _ if self.proxies.speaker().is_none() => "redirected; no proxy is connected",
-            _ => "redirected; the proxy has not acknowledged it yet",
-        };
-        PodState::Pending(reason.to_owned())
     }
 }
 

@@ -7,7 +7,7 @@ mod address;
 mod reserved;
 mod socket;
 
-pub use socket::{Family, PodListener, check_handed_back, is_listening, listeners, upstream};
+pub use socket::{Family, PodListener, check_handed_back, is_held, is_listening, listeners, upstream};
 
 use std::{
     fs::{self, File},

@@ -127,6 +127,19 @@ fn bound(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Whether some process listens on weir's outbound port at one of these addresses of a namespace: a proxy that outlived its
+/// agent, whose listening sockets are to be had back. Blocks.
+pub fn is_held(netns: &Netns, redirect: &[IpAddr]) -> Result<bool, Error> {
+    let probe = |ip: &IpAddr| {
+        let address = SocketAddr::new(*ip, OUTBOUND_PORT);
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
+        // Without SO_REUSEPORT the port must be free of listeners; connections that linger do not count.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())
+    };
+    netns.run(|| Ok(redirect.iter().any(|ip| probe(ip).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse))))
+}
+
 /// Makes unconnected, non-blocking TCP sockets in a namespace. Blocks.
 pub fn upstream(netns: &Netns, family: Family, count: u32) -> Result<Vec<OwnedFd>, Error> {
     let domain = match family {

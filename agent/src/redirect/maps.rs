@@ -17,7 +17,9 @@ use aya::{
 use ipnet::IpNet;
 use weir_abi::{
     Endpoint, Ip,
-    map::{CidrKey, Config, FlowKey, FlowValue, MAX_LISTENERS, MAX_RULES, PodConfig, PortKey, SlotConfig, name},
+    map::{
+        CidrKey, Config, FlowKey, FlowValue, MAX_LISTENERS, MAX_PODS, MAX_RULES, PodConfig, PortKey, SlotConfig, name,
+    },
 };
 
 use super::{Error, bytes::ToBytes, inspect::decode::FromBytes};
@@ -150,6 +152,24 @@ impl PodMaps {
             absent_is_fine(self.listeners.clear_index(&index)).map_err(map_error(name::LISTENERS))?;
         }
         Ok(())
+    }
+
+    /// Slots that are filled, or that have ports or CIDRs.
+    pub(super) fn used_slots(&self) -> Result<BTreeSet<u32>, Error> {
+        let mut used = BTreeSet::new();
+        for slot in 0..MAX_PODS {
+            let bytes = self.slots.get(&slot, 0).map_err(map_error(name::SLOTS))?;
+            if SlotConfig::from_bytes(&bytes) != SlotConfig::default() {
+                used.insert(slot);
+            }
+        }
+        for key in self.port_rules.keys() {
+            used.insert(PortKey::from_bytes(&key.map_err(map_error(name::PORT_RULES))?).slot);
+        }
+        for key in self.cidrs.keys() {
+            used.insert(CidrKey::from_bytes(&key.map_err(map_error(name::EXCLUDED_CIDRS))?.data()).slot);
+        }
+        Ok(used)
     }
 
     /// The ports and CIDRs of a slot, as the kernel has them.

@@ -18,6 +18,7 @@ pub use config_handle::ConfigHandle;
 pub use maps::PodRules;
 
 use std::{
+    collections::BTreeSet,
     error, fmt,
     fs::File,
     io,
@@ -265,7 +266,7 @@ impl Redirect {
 
     /// The second half of [`Self::withdraw`], for a slot whose pod never got into `ENROLLED`.
     pub fn release(&self, slot: u32) -> Result<(), Error> {
-        pins::remove(&self.pins.link(&pod_pin(slot)))?;
+        pins::remove_link(&self.pins.link(&pod_pin(slot)))?;
         pins::remove(&self.pins.program(&pod_pin(slot)))?;
         let mut pods = self.pods.lock();
         pods.set_slot(slot, &SlotConfig::default())?;
@@ -275,12 +276,11 @@ impl Redirect {
         pods.clear_counts(slot)
     }
 
-    /// Slots with a pinned `sk_lookup` instance, whether their pod is enrolled or an agent died half-way.
-    pub fn steered_slots(&self) -> Result<Vec<u32>, Error> {
+    /// Slots of which anything is there, whether their pod is enrolled or an agent died half-way.
+    pub fn used_slots(&self) -> Result<BTreeSet<u32>, Error> {
         let names = self.pins.names("links")?.into_iter().chain(self.pins.names("programs")?);
-        let mut slots: Vec<u32> = names.filter_map(|name| slot_of(&name)).collect();
-        slots.sort_unstable();
-        slots.dedup();
+        let mut slots = self.pods.lock().used_slots()?;
+        slots.extend(names.filter_map(|name| slot_of(&name)));
         Ok(slots)
     }
 

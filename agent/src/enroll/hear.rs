@@ -1,0 +1,125 @@
+//! What the proxies say, and what they are told for it.
+
+use std::mem;
+
+use tokio::{task::block_in_place, time::Instant};
+use weir_abi::map::config_flag;
+
+use super::{Reconciler, proxies::Told, reconciler::Served};
+use crate::{
+    handoff::{Event, ListenersHandedBack},
+    netns,
+};
+
+impl Reconciler {
+    /// Once every pod of an earlier agent is taken over and has its sockets, proxies are told every pod, and that this is
+    /// all: what they hold beyond that they let go. What cannot be taken over holds that up only for a while.
+    pub(super) fn settle(&mut self) {
+        let now = Instant::now();
+        let listening = now >= self.hand_back_until || self.pods.values().all(|pod| !pod.listeners.is_empty());
+        let taken_over = now >= self.take_over_until || self.adopted.is_empty();
+        if self.wanted.is_some() && taken_over {
+            self.registry.settle();
+            if listening {
+                let pods = self.pods.values().filter(|pod| !pod.listeners.is_empty());
+                self.proxies.send_snapshot(pods, &self.settings.node);
+            }
+        }
+    }
+
+    /// Takes what a proxy says. Whether it changes what is to be done.
+    pub(super) fn hear(&mut self, event: Event) -> bool {
+        match event {
+            Event::Connected { proxy, hello, peer, handed_back } => {
+                let maps = match self.ground.redirect.socket_maps() {
+                    Ok(maps) => maps,
+                    Err(error) => {
+                        tracing::error!(%error, "no file descriptors for a proxy; it must dial again");
+                        return false;
+                    }
+                };
+                self.proxies.join(proxy, hello, peer, maps);
+                for back in handed_back {
+                    self.hand_back(back);
+                }
+                return true;
+            }
+            Event::Acked { proxy, id, error } => {
+                let counts = self.proxies.speaker() == Some(proxy);
+                return self.proxies.acknowledged(proxy, id).is_some_and(|told| self.acknowledged(told, error, counts));
+            }
+            Event::Ready(id) => self.proxies.ready(id, self.settings.redirect.drain),
+            Event::Draining { proxy, open } => self.proxies.draining(proxy, open),
+            Event::Gone(id) => {
+                self.proxies.leave(id);
+                self.check_sockets();
+            }
+        }
+        self.set_ready(self.proxies.any_ready());
+        false
+    }
+
+    /// A proxy can switch off a listening socket that it shares: such sockets are made anew.
+    pub(super) fn check_sockets(&mut self) {
+        for pod in self.pods.values_mut() {
+            if !pod.listeners.iter().all(|listener| netns::is_listening(&listener.socket)) {
+                tracing::warn!(pod = %pod.spec.full_name(), "a listening socket does not listen any more");
+                pod.listeners.clear();
+            }
+        }
+    }
+
+    pub(super) fn hand_back(&mut self, back: ListenersHandedBack) {
+        match self.pods.remove(&back.uid) {
+            Some(mut pod) => {
+                if pod.listeners.is_empty() {
+                    block_in_place(|| self.take_back(&mut pod, back));
+                }
+                self.pods.insert(pod.spec.uid.clone(), pod);
+            }
+            // Only while there is something to take over: what is not taken then is closed.
+            None if !self.adopted.is_empty() => drop(self.handed_back.insert(back.uid.clone(), back)),
+            None => {}
+        }
+    }
+
+    /// Takes what a proxy says of what it was told; `counts` if it is the one that accepts. Whether it changes what is
+    /// to be done.
+    pub(super) fn acknowledged(&mut self, told: Told, error: String, counts: bool) -> bool {
+        match told {
+            Told::Enroll(uid) => {
+                let Some(pod) = self.pods.get(&uid) else { return false };
+                let served = self.served.entry(uid).or_default();
+                if error.is_empty() {
+                    if mem::replace(served, Served::Yes) != Served::Yes {
+                        tracing::info!(pod = %pod.spec.full_name(), "pod enrolled");
+                    }
+                } else {
+                    tracing::warn!(pod = %pod.spec.full_name(), %error, "a proxy does not serve the pod");
+                    if counts {
+                        *served = Served::Refused(error);
+                    }
+                }
+            }
+            Told::Update(uid) => {
+                if !error.is_empty() {
+                    tracing::warn!(uid, %error, "a proxy did not take a pod's change");
+                }
+            }
+            Told::Withdraw(uid) => {
+                let let_go = !self.proxies.letting_go(&uid);
+                if let_go {
+                    self.withdrawn.remove(&uid);
+                }
+                return let_go;
+            }
+        }
+        false
+    }
+
+    pub(super) fn set_ready(&self, ready: bool) {
+        if let Err(error) = self.ground.redirect.config().set_flag(config_flag::PROXY_READY, ready) {
+            tracing::error!(%error, ready, "the kernel does not know whether a proxy is ready");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What the board shows of the pods: where each stands, and why.
+
+use super::{Reconciler, ground::Pod, policy::Policy, reconciler::Served};
+use crate::status::{PodState, PodStatus};
+
+impl Reconciler {
+    /// Shows everything on the board.
+    pub(super) fn publish(&self) {
+        let listed = self.wanted.iter().flatten().map(|(uid, _)| uid).filter_map(|uid| self.pod_status(uid));
+        let leaving =
+            self.withdrawn.iter().filter(|(uid, _)| self.wanted.as_ref().is_none_or(|pods| !pods.contains_key(*uid)));
+        let pods: Vec<PodStatus> = listed.chain(leaving.map(|(_, pod)| pod.status.clone())).collect();
+        let proxies = self.proxies.status();
+        let mut board = self.board.write();
+        (board.pods, board.proxies) = (pods, proxies);
+    }
+
+    pub(super) fn pod_status(&self, uid: &str) -> Option<PodStatus> {
+        let pod = self.pods.get(uid);
+        let wanted = self.wanted.as_ref().and_then(|pods| pods.get(uid));
+        let spec = pod.map(|pod| &pod.spec).or(wanted.map(|wanted| &wanted.spec))?;
+        let nothing = Policy::default();
+        let policy =
+            pod.map(|pod| &pod.policy).or(wanted.and_then(|wanted| wanted.policy.as_ref().ok())).unwrap_or(&nothing);
+        Some(PodStatus {
+            uid: spec.uid.clone(),
+            name: spec.name.clone(),
+            namespace: spec.namespace.clone(),
+            service_account: spec.service_account.clone(),
+            netns: spec.netns.clone(),
+            netns_cookie: pod.map(|pod| pod.cookie),
+            ips: pod.map(|pod| pod.ips.clone()).unwrap_or_default(),
+            slot: pod.map(|pod| pod.slot),
+            state: self.pod_state(uid, pod),
+            probe_ports: policy.probe_ports.iter().copied().collect(),
+            excluded_outbound_ports: policy.outbound_ports.iter().copied().collect(),
+            excluded_outbound_cidrs: policy.outbound_cidrs.iter().copied().collect(),
+            excluded_inbound_ports: policy.inbound_ports.iter().copied().collect(),
+            fail_open: policy.fail_open,
+            listeners: pod.map_or(0, |pod| pod.listeners.len() as u32),
+            enrolled: pod.map(|pod| pod.enrolled),
+        })
+    }
+
+    pub(super) fn pod_state(&self, uid: &str, pod: Option<&Pod>) -> PodState {
+        if let Some(failure) = self.failures.get(uid) {
+            return PodState::Pending(failure.reason.clone());
+        }
+        let Some(pod) = pod else { return PodState::Pending("it is about to be enrolled".to_owned()) };
+        let reason = match self.served.get(uid) {
+            _ if pod.listeners.is_empty() => "redirected; its listening sockets are not back yet",
+            Some(Served::Yes) => return PodState::Enrolled,
+            Some(Served::Refused(error)) => {
+                return PodState::Pending(format!("redirected; the proxy refuses it: {error}"));
+            }
+            _ if self.proxies.speaker().is_none() => "redirected; no proxy is connected",
+            _ => "redirected; the proxy has not acknowledged it yet",
+        };
+        PodState::Pending(reason.to_owned())
+    }
+}
