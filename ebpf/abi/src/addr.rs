@@ -32,14 +32,20 @@ impl Ip {
         self.0[0] == other.0[0] && self.0[1] == other.0[1] && self.0[2] == other.0[2] && self.0[3] == other.0[3]
     }
 
-    /// 127.0.0.0/8, `::1`, and the unspecified addresses, which Linux connects to the loopback.
+    /// 127.0.0.0/8 and `::1`.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        if self.is_v4() {
+            self.0[3].to_ne_bytes()[0] == 127
+        } else {
+            self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 1u32.to_be()
+        }
+    }
+
+    /// Loopback, and the unspecified addresses, which Linux connects to the loopback.
     #[inline(always)]
     pub const fn is_loopback_or_unspecified(&self) -> bool {
-        if self.is_v4() {
-            self.0[3] & 0xff == 127 || self.0[3] == 0
-        } else {
-            self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && (self.0[3] == 0 || self.0[3] == 1u32.to_be())
-        }
+        self.is_loopback() || (self.is_v4() && self.0[3] == 0) || self.same(&Self::UNSPECIFIED)
     }
 
     /// IPv6 link-local unicast, fe80::/10 (RFC 4291, section 2.5.6).
@@ -130,6 +136,7 @@ mod tests {
         let ip = |text: &str| Ip::from(text.parse::<IpAddr>().unwrap());
         for text in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::", "::1", "::ffff:127.0.0.1"] {
             assert!(ip(text).is_loopback_or_unspecified(), "{text}");
+            assert_eq!(ip(text).is_loopback(), !["0.0.0.0", "::"].contains(&text), "{text}");
         }
         for text in ["128.0.0.1", "10.0.0.127", "::2", "::ffff:10.0.0.1", "fe80::1"] {
             assert!(!ip(text).is_loopback_or_unspecified(), "{text}");

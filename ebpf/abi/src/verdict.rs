@@ -279,7 +279,7 @@ pub fn inbound(slot: u32, protocol: u32, remote: &Ip, local: &Endpoint, loopback
         return Rule::InboundOwnAddress;
     }
     // So does one from a loopback address; from outside the kernel drops such sources (RFC 1122, section 3.2.1.3).
-    if loopback || remote.is_loopback_or_unspecified() {
+    if loopback || remote.is_loopback() {
         return Rule::InboundLoopback;
     }
     let port = local.port as u16;
