@@ -317,7 +317,7 @@ mod tests {
             ("10.0.0.2", "10.0.0.2:8080", Rule::InboundOwnAddress),
             ("127.0.0.1", "127.0.0.1:8080", Rule::InboundOwnAddress),
             ("127.0.0.2", "127.0.0.1:8080", Rule::InboundLoopback),
-            ("127.0.0.1", "10.0.0.2:8080", Rule::Steered),
+            ("127.0.0.1", "10.0.0.2:8080", Rule::InboundLoopback),
         ] {
             let explained = ask(&kernel, from, "tcp", to);
             assert_eq!((explained.rule, explained.direction), (rule, Direction::Inbound), "{from} {to}");
