@@ -93,16 +93,19 @@ pub fn end_by_id(pid: i32) {
     }
 }
 
-/// When a process started, unless it has ended (a zombie has).
+/// When a process started, unless it has ended (a zombie whose threads have ended too has).
 fn start_time(pid: i32) -> Option<u64> {
     parse_start_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 fn parse_start_time(stat: &str) -> Option<u64> {
-    // The name, in parentheses, may hold spaces and parentheses itself. State is field 3, the start time field 22.
+    // The name, in parentheses, may hold spaces and parentheses itself. State is field 3 of proc_pid_stat(5), the number
+    // of threads field 20, the start time field 22.
     let (_, rest) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
-    if matches!(fields.first(), Some(&"Z" | &"X")) {
+    // A first thread that has ended leaves the process to the others: it holds files and locks until the last one ends.
+    let threads: u32 = fields.get(17)?.parse().ok()?;
+    if matches!(fields.first(), Some(&"Z" | &"X")) && threads <= 1 {
         return None;
     }
     fields.get(19)?.parse().ok()
@@ -116,7 +119,9 @@ mod tests {
     fn start_times_are_read_past_odd_names() {
         let stat = "42 (a) b)) S 1 42 42 0 -1 4194304 100 0 0 0 1 2 0 0 20 0 1 0 98765 1000 200 0";
         assert_eq!(parse_start_time(stat), Some(98765));
-        assert_eq!(parse_start_time(&stat.replace(" S ", " Z ")), None);
+        let zombie = stat.replace(" S ", " Z ");
+        assert_eq!(parse_start_time(&zombie), None);
+        assert_eq!(parse_start_time(&zombie.replace(" 20 0 1 0 ", " 20 0 3 0 ")), Some(98765), "threads are left");
     }
 
     #[test]
