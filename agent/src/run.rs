@@ -50,20 +50,29 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     raise_file_limit();
     let node_netns = node::netns_cookie(&config.node_processes.netns)?;
     let pods_cgroup = find_pods_cgroup(&config, &features)?;
-    let pins = Pins::lock(&config.pins())?;
-    let redirect = Arc::new(Redirect::start(pins, &features.cgroup2, ebpf_logs)?);
-    redirect.config().update(|config| {
-        node::apply(config, node_netns);
-        pods_cgroup.apply(config);
-    })?;
     let runtime = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-    let result = runtime.block_on(serve(&config, &features, redirect, node_netns));
+    let result = runtime.block_on(serve(&config, &features, node_netns, pods_cgroup, ebpf_logs));
     // Requests for sockets may wait on the pool of blocking threads; nobody waits for them any more.
     Runtime::shutdown_background(runtime);
     result
 }
 
-async fn serve(config: &Config, features: &Features, redirect: Arc<Redirect>, node_netns: u64) -> anyhow::Result<()> {
+async fn serve(
+    config: &Config,
+    features: &Features,
+    node_netns: u64,
+    pods_cgroup: PodsCgroup,
+    ebpf_logs: bool,
+) -> anyhow::Result<()> {
+    // What can fail for the configuration's sake comes before anything is loaded: a failed start leaves nothing behind.
+    let pins = Pins::lock(&config.pins())?;
+    let handoff = Server::bind(&config.paths.handoff, config.paths.socket_group)?;
+    let api = api::bind(&config.paths.api)?;
+    let redirect = Arc::new(Redirect::start(pins, &features.cgroup2, ebpf_logs)?);
+    redirect.config().update(|config| {
+        node::apply(config, node_netns);
+        pods_cgroup.apply(config);
+    })?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let board = Arc::new(RwLock::new(Board {
@@ -82,8 +91,6 @@ async fn serve(config: &Config, features: &Features, redirect: Arc<Redirect>, no
     let settings = Settings { node: config.node.clone(), node_netns, redirect: config.redirect.clone() };
     let reconciler = Reconciler::new(ground, settings, board.clone(), registry.clone())?;
 
-    let handoff = Server::bind(&config.paths.handoff, config.paths.socket_group)?;
-    let api = api::bind(&config.paths.api)?;
     let (events, heard) = mpsc::channel(EVENTS);
     tokio::spawn(handoff.run(events, registry));
     let source = sources::file::follow(config.source.file.path.clone());
@@ -205,6 +212,8 @@ fn start_logging(configured: &str) -> anyhow::Result<bool> {
         .with_ansi(io::stderr().is_terminal())
         .try_init()
         .map_err(|error| anyhow::anyhow!("logging cannot be started: {error}"))?;
+    // aya-log speaks to the `log` facade.
+    tracing_log::LogTracer::init().context("logging cannot be started")?;
     Ok(level >= tracing::level_filters::LevelFilter::DEBUG)
 }
 

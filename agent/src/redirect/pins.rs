@@ -90,6 +90,16 @@ impl Pins {
     }
 }
 
+impl Drop for Pins {
+    /// A start that failed before it pinned anything leaves no empty directories; those with pins stay.
+    fn drop(&mut self) {
+        for part in ["links", "programs", "maps"] {
+            let _ = fs::remove_dir(self.directory.join(part));
+        }
+        let _ = fs::remove_dir(&self.directory);
+    }
+}
+
 /// Removes the pins of an instance, and with them its links, which detaches the programs. Whether there were any.
 pub fn uninstall(directory: &Path) -> Result<bool, Error> {
     let Some(pins) = Pins::lock_existing(directory)? else { return Ok(false) };
@@ -114,10 +124,8 @@ impl Pins {
                 remove(&self.directory.join(part).join(name))?;
             }
         }
-        for part in ["links", "programs", "maps"] {
-            remove_directory(&self.directory.join(part))?;
-        }
-        remove_directory(&self.directory)
+        // The directories go with `self`.
+        Ok(())
     }
 }
 
@@ -150,15 +158,6 @@ pub(super) fn remove(pin: &Path) -> Result<(), Error> {
     }
 }
 
-fn remove_directory(directory: &Path) -> Result<(), Error> {
-    match fs::remove_dir(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::Io { action: "remove", path: directory.to_owned(), source: error })
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,8 +180,10 @@ mod tests {
         assert!(pins.map("CONFIG").exists());
 
         drop(pins);
+        assert!(directory.join("maps/CONFIG").exists(), "pins outlive the agent");
         fs::create_dir(base.path().join("weir/green")).unwrap();
         assert!(uninstall(&directory).unwrap());
+        drop(Pins::lock(&directory).unwrap());
         assert!(!directory.exists() && base.path().join("weir/green").exists());
         assert!(!uninstall(&directory).unwrap());
     }
