@@ -160,7 +160,8 @@ async fn serve(listener: std::net::TcpListener, (seen, accepted): (Arc<Mutex<Vec
             if stream.write_all(one.banner().as_bytes()).await.is_err() {
                 return;
             }
-            let mut buffer = vec![0; 64 * 1024];
+            // Small: some tests hold thousands of connections.
+            let mut buffer = vec![0; 8 * 1024];
             while let Ok(read @ 1..) = stream.read(&mut buffer).await {
                 if stream.write_all(&buffer[..read]).await.is_err() {
                     return;

@@ -217,8 +217,15 @@ impl Agent {
     /// The same at a given place, with `redirect` in its `[redirect]` table.
     #[track_caller]
     pub fn start_with(place: Place, pods: &[PodSpec], redirect: &str) -> Self {
+        let configuration = place.configuration(redirect);
+        Self::start_configured(place, pods, &configuration)
+    }
+
+    /// The same with this agent.toml.
+    #[track_caller]
+    pub fn start_configured(place: Place, pods: &[PodSpec], configuration: &str) -> Self {
         place.write_pods(pods);
-        let configuration = place.write("agent.toml", &place.configuration(redirect));
+        let configuration = place.write("agent.toml", configuration);
         let process = Self::launch(&place, &configuration).start();
         let ctl = place.weirctl();
         let mut agent = Self { place, process, configuration, ctl };
@@ -339,12 +346,31 @@ impl Proxy {
         proxy
     }
 
+    /// Starts one that may open only so many files.
+    #[track_caller]
+    pub fn start_with_files(agent: &Agent, files: u32) -> Self {
+        let launch = Launch::new("prlimit", agent.place.node.directory())
+            .args([format!("--nofile={files}:{files}")])
+            .args([binary("weir-proxy")]);
+        let mut proxy = Self::launch(launch, &agent.place, None);
+        proxy.wait_until_ready(agent);
+        proxy
+    }
+
     /// Starts one and waits for nothing.
     pub fn spawn(place: &Place, bootstrap: Option<&str>) -> Self {
-        let mut launch = Launch::new(binary("weir-proxy"), place.node.directory())
-            .netns(&place.node.netns)
-            .args([Path::new("--handoff"), &place.handoff()])
-            .args(["--concurrency", "2", "-l", "info", "--file-flush-interval-msec", "50"]);
+        Self::launch(Launch::new(binary("weir-proxy"), place.node.directory()), place, bootstrap)
+    }
+
+    fn launch<'a>(launch: Launch<'a>, place: &'a Place, bootstrap: Option<&str>) -> Self {
+        let mut launch = launch.netns(&place.node.netns).args([Path::new("--handoff"), &place.handoff()]).args([
+            "--concurrency",
+            "2",
+            "-l",
+            "info",
+            "--file-flush-interval-msec",
+            "50",
+        ]);
         if let Some(bootstrap) = bootstrap {
             launch = launch.args([Path::new("-c"), &place.write("bootstrap.yaml", bootstrap)]);
         }

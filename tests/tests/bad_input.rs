@@ -181,13 +181,23 @@ fn a_malformed_agent_configuration_is_refused() {
         ("not TOML", "workers = 2", "workers = = 2", &["agent.toml:3"]),
     ];
     for (what, from, to, words) in cases {
-        let outcome = scene.agent(|place| {
+        let bad = |place: &Place| {
             let good = place.configuration("drain = \"1s\"");
             assert!(good.contains(from), "{what}: nothing to replace");
             good.replacen(from, to, 1)
-        });
-        assert_one_clear_line(what, &outcome, words);
+        };
+        assert_one_clear_line(what, &scene.agent(bad), words);
+        let place = Place::new(&scene.node);
+        let file = place.write("agent.toml", &bad(&place));
+        let outcome = scene.launch("weir-agent").args(["check", "--config"]).args([&file]).output(PATIENCE);
+        assert_one_clear_line(&format!("{what}, check"), &outcome, words);
     }
+    let file = scene.mesh.agent.place.file("agent.toml");
+    let outcome = scene.launch("weir-agent").args(["check", "--config"]).args([&file]).output(PATIENCE);
+    assert!(
+        outcome.status.success() && outcome.stdout.contains("with everything that weir needs"),
+        "features are shown: {outcome:?}"
+    );
     let outcome = scene.launch("weir-agent").args(["run", "--config", "/nonexistent/agent.toml"]).output(PATIENCE);
     assert_one_clear_line("missing file", &outcome, &["/nonexistent/agent.toml", "No such file"]);
     scene.is_well();

@@ -363,7 +363,22 @@ fn a_trace_tells_what_happened() {
     assert!(events.iter().all(|event| text(event, "action") == "redirect"), "nothing else: {events:?}");
     assert_eq!(text(&events[0], "destination"), server.v4(PORT).to_string());
     assert!(number(&events[0]["pid"]) > 0 && !text(&events[0], "comm").is_empty(), "{}", events[0]);
-    drop((all, json));
+    let closes = ctl.start(&["-j", "event", "trace", "web", "--verdict", "close", "--follow"]);
+    wait_for("three watch", Duration::from_secs(10), || {
+        let status = ctl.try_json(&["status"])?;
+        if number(&status["watchers"]) == 3 { Ok(()) } else { Err(status.to_string()) }
+    });
+    dial(&web.netns, server.v6(PORT)).expect("redirected");
+    wait_for("a trace tells of the end", Duration::from_secs(10), || {
+        let log = closes.log();
+        let event: Value = serde_json::from_str(log.lines().next().unwrap_or_default()).map_err(|_| log)?;
+        let is_whole = text(&event, "kind") == "close"
+            && text(&event, "destination") == server.v6(PORT).to_string()
+            && number(&event["bytes_sent"]) > 0
+            && number(&event["bytes_received"]) > number(&event["bytes_sent"]);
+        if is_whole { Ok(()) } else { Err(event.to_string()) }
+    });
+    drop((all, json, closes));
     wait_for("nobody watches", Duration::from_secs(10), || {
         let status = ctl.try_json(&["status"])?;
         if number(&status["watchers"]) == 0 { Ok(()) } else { Err(status.to_string()) }

@@ -10,12 +10,12 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use weir_abi::{
     Rule,
-    map::{INBOUND_PORT, OUTBOUND_PORT},
+    map::{INBOUND_PORT, OUTBOUND_PORT, name},
 };
 use weir_tests::{
     echo::{Bind, Dialled, Echo, dial, volume},
     figure,
-    mesh::{Mesh, PodSpec, binary},
+    mesh::{Mesh, PodSpec, Proxy, binary},
     net::{Net, Node, Pod},
     netns::Netns,
     poll::wait_for,
@@ -228,6 +228,40 @@ fn running_out_of_ports_hurts_only_itself() {
     });
 }
 
+#[test]
+fn a_flood_of_connections_meets_the_pods_ceiling() {
+    // An eighth of the files that the proxy may open is one pod's share, in connections.
+    const FILES: u32 = 8_192;
+    const CEILING: usize = FILES as usize / 8;
+    const FLOOD: u16 = 2_000;
+    let mut scene = Scene::new();
+    scene.mesh.proxy.process.terminate();
+    scene.mesh.proxy = Proxy::start_with_files(&scene.mesh.agent, FILES);
+    let held: Vec<TcpStream> = scene.hostile.netns.run(|| {
+        (0..FLOOD).map(|n| TcpStream::connect(scene.server.v4(PORT + n % 20))).filter_map(Result::ok).collect()
+    });
+    scene.neighbour_is_well();
+    let served = held
+        .iter()
+        .filter(|stream| {
+            stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+            matches!((&mut &**stream).read(&mut [0; 16]), Ok(1..))
+        })
+        .count();
+    figure!("{served} of {} connections served, the ceiling is {CEILING}", held.len());
+    assert_eq!(served, CEILING, "the others were refused");
+    let said = scene.mesh.proxy.process.log();
+    assert!(
+        said.lines().any(|line| line.contains("WARN") && line.contains("connections")),
+        "the proxy said so: {said}"
+    );
+    scene.neighbour_is_well();
+    drop(held);
+    wait_for("the hostile pod is served again", Duration::from_secs(10), || {
+        dial(&scene.hostile.netns, scene.server.v4(PORT)).map(drop)
+    });
+}
+
 /// A listening socket in the SO_REUSEPORT group of the proxy's, if the kernel lets it.
 fn join_group(netns: &Netns, at: SocketAddr) -> io::Result<TcpListener> {
     netns.run(|| {
@@ -361,6 +395,13 @@ fn the_kubelets_address_and_port_open_nothing_to_another_process() {
             assert_eq!(scene.rule(Who::Node, port, web, address(web, UNDECLARED)), Rule::Steered, "round {round}");
         }
     }
+    // Nothing is remembered of a connection that has ended.
+    wait_for("no connection of the node is left", Duration::from_secs(5), || {
+        match scene.mesh.ctl.map_entries(name::NODE_CONNECTIONS) {
+            0 => Ok(()),
+            left => Err(left),
+        }
+    });
 }
 
 #[test]
