@@ -1,6 +1,6 @@
 //! The HTTP connection manager.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 use ipnet::IpNet;
@@ -93,6 +93,8 @@ pub struct HttpConnectionManager {
     pub xff_num_trusted_hops: u32,
     /// Leave `x-forwarded-for` alone.
     pub skip_xff_append: bool,
+    /// This host's address, for `x-forwarded-for` of local clients.
+    pub node_address: IpAddr,
     /// Addresses that count as internal.
     pub internal_addresses: Vec<IpNet>,
     /// Value to append to `via`.

@@ -444,20 +444,17 @@ pub fn header_matches(matcher: &HeaderMatcher, request: &RequestView<'_>) -> boo
     }
 }
 
-/// The same for headers only, of a response for example. Several values are joined by commas.
+/// The same for headers only, of a response for example. Of several values one that matches is enough.
 pub fn plain_header_matches(matcher: &HeaderMatcher, name: &HeaderName, headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(name).iter();
-    let Some(first) = values.next() else { return matcher.matches(None) };
-    match values.next() {
-        None => matcher.matches(Some(first.as_bytes())),
-        Some(second) => {
-            let mut joined = first.as_bytes().to_vec();
-            for value in std::iter::once(second).chain(values) {
-                joined.push(b',');
-                joined.extend_from_slice(value.as_bytes());
-            }
-            matcher.matches(Some(&joined))
-        }
+    let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes).peekable();
+    if values.peek().is_none() {
+        return matcher.matches(None);
+    }
+    // An inverted matcher holds when no value is what it must not be.
+    if matcher.invert {
+        values.all(|value| matcher.matches(Some(value)))
+    } else {
+        values.any(|value| matcher.matches(Some(value)))
     }
 }
 

@@ -309,7 +309,8 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Err(BodyError::Upstream(error))))
             }
             Some(Ok(frame)) => {
-                let last = from.incoming.is_end_stream();
+                // Nothing comes after trailers, and nobody may ask.
+                let last = from.incoming.is_end_stream() || frame.is_trailers();
                 if let Some(record) = &mut this.record {
                     if let Some(data) = frame.data_ref() {
                         record.entry.bytes_sent += data.len() as u64;

@@ -402,6 +402,7 @@ pub(super) mod tests {
             use_remote_address: false,
             xff_num_trusted_hops: 0,
             skip_xff_append: false,
+            node_address: [192, 0, 2, 1].into(),
             internal_addresses: Vec::new(),
             via: None,
             generate_request_id: true,

@@ -1,9 +1,6 @@
 //! Who the client is, and what the `x-forwarded-*` and `x-envoy-*` headers of its request say afterwards.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::LazyLock,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -15,7 +12,7 @@ const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal")
 const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
 /// Headers by which a client of the mesh itself may steer it; from outside they are removed.
-const INTERNAL_ONLY: [HeaderName; 16] = [
+const INTERNAL_ONLY: [HeaderName; 14] = [
     HeaderName::from_static("x-envoy-retriable-status-codes"),
     HeaderName::from_static("x-envoy-retriable-header-names"),
     HeaderName::from_static("x-envoy-retry-on"),
@@ -30,12 +27,11 @@ const INTERNAL_ONLY: [HeaderName; 16] = [
     HeaderName::from_static("x-envoy-ip-tags"),
     HeaderName::from_static("x-envoy-original-url"),
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
-    HeaderName::from_static("x-envoy-decorator-operation"),
-    HeaderName::from_static("x-envoy-attempt-count"),
 ];
 
 /// Headers that only a proxy behind the edge may set.
-const BEHIND_EDGE: [HeaderName; 4] = [
+const BEHIND_EDGE: [HeaderName; 5] = [
+    HeaderName::from_static("x-envoy-decorator-operation"),
     HeaderName::from_static("x-envoy-downstream-service-cluster"),
     HeaderName::from_static("x-envoy-downstream-service-node"),
     HeaderName::from_static("x-envoy-original-path"),
@@ -70,7 +66,7 @@ pub(super) fn identify(
             address = SocketAddr::new(from_header, 0);
         }
         if !manager.skip_xff_append {
-            append_xff(headers, peer.ip());
+            append_xff(headers, manager, peer.ip());
         }
         if hops == 0 {
             headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
@@ -130,9 +126,9 @@ fn from_xff(headers: &HeaderMap, skip: usize) -> Option<IpAddr> {
     element.parse().ok().or_else(|| element.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-fn append_xff(headers: &mut HeaderMap, peer: IpAddr) {
+fn append_xff(headers: &mut HeaderMap, manager: &HttpConnectionManager, peer: IpAddr) {
     // The loopback address says nothing to other hosts: Envoy sends its node's own.
-    let address = if peer.is_loopback() { *NODE_ADDRESS } else { peer };
+    let address = if peer.is_loopback() { manager.node_address } else { peer };
     let mut value = Vec::new();
     for known in headers.get_all(&X_FORWARDED_FOR) {
         value.extend_from_slice(known.as_bytes());
@@ -143,17 +139,6 @@ fn append_xff(headers: &mut HeaderMap, peer: IpAddr) {
         headers.insert(X_FORWARDED_FOR, value);
     }
 }
-
-/// The first IPv4 address of this host that is not a loopback one.
-static NODE_ADDRESS: LazyLock<IpAddr> = LazyLock::new(|| {
-    nix::ifaddrs::getifaddrs()
-        .ok()
-        .into_iter()
-        .flatten()
-        .filter_map(|interface| interface.address?.as_sockaddr_in().map(|address| IpAddr::V4(address.ip())))
-        .find(|address| !address.is_loopback())
-        .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
-});
 
 #[cfg(test)]
 mod tests {

@@ -105,6 +105,19 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
     keep_only_trailers_in_te(headers);
 }
 
+/// Adds this hop to `via`, in one line with those before it.
+pub(super) fn append_via(headers: &mut HeaderMap, via: &HeaderValue) {
+    let mut value = Vec::new();
+    for before in headers.get_all(header::VIA) {
+        value.extend_from_slice(before.as_bytes());
+        value.extend_from_slice(b", ");
+    }
+    value.extend_from_slice(via.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&value) {
+        headers.insert(header::VIA, value);
+    }
+}
+
 /// `te: trailers` concerns the whole path, for gRPC; anything else does not.
 fn keep_only_trailers_in_te(headers: &mut HeaderMap) {
     let Some(te) = headers.get(header::TE) else { return };

@@ -42,14 +42,17 @@ pub(super) fn prepare(
     check_framing(parts)?;
     set_authority(manager, parts, local)?;
     if parts.method == Method::CONNECT {
-        return Err(Reply::new(StatusCode::FORBIDDEN, "", None, "upgrade_failed"));
+        // Tunnels are not supported yet: there is no route for them.
+        return Err(Reply::no_route());
     }
     set_path(manager, parts)?;
     let upgrade = wanted_upgrade(parts);
     mutate::strip_hop_by_hop(&mut parts.headers, upgrade.is_some());
+    // This hop has said "100 Continue", or will when the body is read.
+    parts.headers.remove(header::EXPECT);
     let client = forwarded::identify(manager, peer, &mut parts.headers, scheme);
     if let Some(via) = &manager.via {
-        parts.headers.append(header::VIA, via.clone());
+        mutate::append_via(&mut parts.headers, via);
     }
     set_request_id(manager, parts, client);
     Ok(Prepared { client, upgrade })
@@ -58,7 +61,7 @@ pub(super) fn prepare(
 fn check_version(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Reply> {
     if parts.version == Version::HTTP_09 || parts.version == Version::HTTP_10 {
         if !manager.accept_http_10 {
-            return Err(Reply::new(StatusCode::UPGRADE_REQUIRED, "", None, "low_version"));
+            return Err(Reply::new(StatusCode::UPGRADE_REQUIRED, "Upgrade Required", None, "low_version"));
         }
         if let (None, Some(host)) = (parts.headers.get(header::HOST), &manager.default_host) {
             parts.headers.insert(header::HOST, host.clone());
@@ -109,6 +112,10 @@ fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: Sock
 }
 
 fn set_path(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Reply> {
+    if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
+        let status = StatusCode::BAD_REQUEST;
+        return Err(Reply::new(status, "Bad Request", Flag::DownstreamProtocolError, "http1.codec_error"));
+    }
     let path = if manager.normalize_path || manager.merge_slashes {
         let bad = || Reply::new(StatusCode::BAD_REQUEST, "", None, "path_normalization_failed");
         Some(rewrite::normalize(&parts.uri, manager.normalize_path, manager.merge_slashes).ok_or_else(bad)?)

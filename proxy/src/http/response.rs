@@ -23,7 +23,7 @@ pub(super) fn finish(
         ServerHeader::PassThrough => {}
     }
     if let Some(via) = &manager.via {
-        headers.append(header::VIA, via.clone());
+        mutate::append_via(headers, via);
     }
     if let Some(id) = request_id {
         headers.insert(X_REQUEST_ID, id);

@@ -260,7 +260,7 @@ fn finalize(
     let literal = changes.weighted.and_then(|cluster| cluster.host_rewrite.clone());
     let rewrite = forward.host_rewrite.as_ref().filter(|rewrite| !matches!(rewrite, HostRewrite::Auto));
     if let Some(host) = literal.or_else(|| rewrite.and_then(|rewrite| rewrite::host(rewrite, uri, headers, ""))) {
-        replace_host(headers, host, forward.append_forwarded_host, false);
+        replace_host(headers, host, forward.append_forwarded_host);
     }
     if let Some(rewrite) = &forward.path_rewrite
         && let Some(path) = rewrite::path(rewrite, &routed.route.matches.path, uri)
@@ -274,14 +274,12 @@ fn finalize(
     }
 }
 
-fn replace_host(headers: &mut HeaderMap, host: HeaderValue, forwarded: bool, original: bool) {
+fn replace_host(headers: &mut HeaderMap, host: HeaderValue, forwarded: bool) {
     if let Some(old) = headers.insert(header::HOST, host) {
         if forwarded {
             headers.append(FORWARDED_HOST, old.clone());
         }
-        if original {
-            headers.insert(ORIGINAL_HOST, old);
-        }
+        headers.insert(ORIGINAL_HOST, old);
     }
 }
 
@@ -306,6 +304,7 @@ impl Attempts<'_> {
                 },
                 BodySource::Kept(kept) => RequestBody::Kept { kept: kept.clone(), next: 0, trailers_sent: false },
             };
+            self.stream.record.entry.attempts = self.retries + 1;
             let Some(endpoint) = self.pick() else {
                 if !first_request_kept {
                     self.stream.keep_request(&self.parts);
@@ -388,17 +387,34 @@ impl Attempts<'_> {
                 rewrite::host(&HostRewrite::Auto, &self.parts.uri, &self.parts.headers, &endpoint.hostname)
             && self.tried.is_empty()
         {
-            replace_host(&mut self.parts.headers, host, self.forward.append_forwarded_host, true);
+            replace_host(&mut self.parts.headers, host, self.forward.append_forwarded_host);
         }
         if self.routed.virtual_host.attempt_count_in_request {
             self.parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.retries + 1));
         }
+        if self.retries > 0 {
+            self.lower_expected_timeout();
+        }
         self.tried.push(endpoint.address);
         let entry = &mut self.stream.record.entry;
-        entry.attempts = self.retries + 1;
         entry.upstream_host = Some(endpoint.address);
         entry.upstream_local = None;
         entry.transport_failure = "".into();
+    }
+
+    /// A retry has what is left of the whole request's time.
+    fn lower_expected_timeout(&mut self) {
+        let router = &self.stream.connection.manager.router;
+        let (None, Some(global), false) = (self.timeouts.per_try, self.timeouts.global, router.suppress_envoy_headers)
+        else {
+            return;
+        };
+        if router.respect_expected_rq_timeout {
+            return;
+        }
+        let spent = self.stream.record.request_completed().map_or(Duration::ZERO, |completed| completed.elapsed());
+        let millis = u64::try_from(global.saturating_sub(spent).as_millis()).unwrap_or(u64::MAX);
+        self.parts.headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis));
     }
 
     async fn attempt(&mut self, endpoint: &Endpoint, body: RequestBody, last: bool) -> Attempted {
@@ -529,6 +545,8 @@ impl Attempts<'_> {
         entry.kept.response(&manager.wanted, &parts.headers);
         connection.before_response(&mut parts.headers);
         parts.version = Version::HTTP_11;
+        // The upstream's own reason phrase among them: Envoy sends the standard ones.
+        parts.extensions.clear();
         let from = FromUpstream { incoming, lease: Some(lease), timers: self.timers, _in_use: in_use };
         Response::from_parts(parts, ResponseBody::upstream(from, self.stream.record))
     }

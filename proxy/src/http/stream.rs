@@ -171,7 +171,6 @@ impl Stream {
         let reply = if grpc { reply.into_grpc() } else { reply };
         let mut record = record;
         let entry = &mut record.entry;
-        entry.response_code = reply.status.as_u16();
         entry.details = reply.details;
         if let Some(flag) = reply.flag {
             entry.raise(flag);
@@ -188,6 +187,8 @@ impl Stream {
             let view = View { entry, request: Some(live), response: None };
             mutate::apply_to_response(changes, &mut headers, &view);
         }
+        // Later than the headers: as in Envoy, %RESPONSE_CODE% in them is 0.
+        entry.response_code = reply.status.as_u16();
         response::finish(&connection.manager, &mut headers, false, request_id);
         entry.kept.response(&connection.manager.wanted, &headers);
         connection.before_response(&mut headers);

@@ -99,6 +99,7 @@ pub(super) async fn forward(
     response::finish(&connection.manager, &mut answer.headers, switched, request_id);
     entry.kept.response(&connection.manager.wanted, &answer.headers);
     answer.version = Version::HTTP_11;
+    answer.extensions.clear();
     if !switched {
         connection.before_response(&mut answer.headers);
         let lease = None::<Lease>;

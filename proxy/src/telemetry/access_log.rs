@@ -356,8 +356,8 @@ impl<'a> View<'a> {
         match (name, &self.request) {
             (HeaderName::Method, Some(live)) => Some(live.method.as_str().as_bytes()),
             (HeaderName::Method, None) => kept.method.as_ref().map(|method| method.as_str().as_bytes()),
-            (HeaderName::Path, Some(live)) => Some(path_of(live.uri)),
-            (HeaderName::Path, None) => kept.uri.as_ref().map(path_of),
+            (HeaderName::Path, Some(live)) => path_of(live.uri),
+            (HeaderName::Path, None) => kept.uri.as_ref().and_then(path_of),
             (HeaderName::Scheme, Some(live)) => Some(live.scheme.as_bytes()),
             (HeaderName::Scheme, None) => kept.scheme.map(str::as_bytes),
             (HeaderName::Authority, Some(live)) => live
@@ -388,8 +388,8 @@ impl<'a> View<'a> {
     }
 }
 
-fn path_of(uri: &Uri) -> &[u8] {
-    uri.path_and_query().map_or(b"", |path| path.as_str().as_bytes())
+fn path_of(uri: &Uri) -> Option<&[u8]> {
+    uri.path_and_query().map(|path| path.as_str().as_bytes())
 }
 
 fn find<'a>(kept: &'a [(http::HeaderName, HeaderValue)], name: &http::HeaderName) -> Option<&'a [u8]> {

@@ -210,6 +210,10 @@ fn normalize(answer: &mut Answer) {
         .lines()
         .map(|line| match line.strip_prefix("x-request-id: ") {
             Some(id) if id.len() == 36 => "x-request-id: <id>".to_owned(),
+            // What is left of the timeout for a retry.
+            _ if line.starts_with("x-envoy-expected-rq-timeout-ms: 14") => {
+                "x-envoy-expected-rq-timeout-ms: <what is left>".to_owned()
+            }
             _ => line.to_owned(),
         })
         .collect::<Vec<_>>()

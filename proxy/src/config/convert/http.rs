@@ -1,6 +1,6 @@
 //! The HTTP connection manager.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::HeaderValue;
 use weir_proto::envoy::{
@@ -125,6 +125,7 @@ pub(super) fn connection_manager(
         use_remote_address: message.use_remote_address.unwrap_or(false),
         xff_num_trusted_hops: message.xff_num_trusted_hops,
         skip_xff_append: message.skip_xff_append,
+        node_address: node_address(),
         internal_addresses: match &message.internal_address_config {
             None => Vec::new(),
             Some(internal) => {
@@ -176,6 +177,17 @@ pub(super) fn connection_manager(
         merge_slashes: message.merge_slashes,
         buffer_limit,
     })
+}
+
+/// The first IPv4 address of this host that is not a loopback one.
+fn node_address() -> IpAddr {
+    nix::ifaddrs::getifaddrs()
+        .ok()
+        .into_iter()
+        .flatten()
+        .filter_map(|interface| interface.address?.as_sockaddr_in().map(|address| IpAddr::V4(address.ip())))
+        .find(|address| !address.is_loopback())
+        .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
 }
 
 fn upgrades(cx: &mut Context, messages: &[manager::UpgradeConfig], at: &str) -> Result<Vec<Box<str>>, Error> {
