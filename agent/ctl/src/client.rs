@@ -13,6 +13,8 @@ use weir_proto::agent::v1::agent_client::AgentClient;
 
 /// How long an agent may take to accept; one that is stopped never does.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an agent may take to answer; for a trace, until it starts.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The agent cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +35,7 @@ pub async fn connect(path: &Path) -> Result<AgentClient<Channel>, Unreachable> {
         let socket = socket.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
         async move { socket.map(TokioIo::new) }
     });
-    let endpoint = Endpoint::from_static("http://agent");
+    let endpoint = Endpoint::from_static("http://agent").timeout(ANSWER_TIMEOUT);
     let connecting = endpoint.connect_with_connector(connector);
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
     let connected = connected.map_err(|_| unreachable(io::ErrorKind::TimedOut.into()))?;

@@ -4,11 +4,11 @@ use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::StreamExt;
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 use weir_proto::agent::v1::{self as pb, agent_client::AgentClient};
 
 use crate::{
-    FAILED, OK, UNHEALTHY,
+    OK, UNHEALTHY,
     cli::{Program, Question, Trace},
     client::{self, Unreachable},
     output::Output,
@@ -22,8 +22,14 @@ pub enum Error {
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
     /// The agent says why not.
-    #[error("{}", .0.message())]
-    Agent(Box<tonic::Status>),
+    #[error("{0}")]
+    Agent(String),
+    /// The agent ended while it was asked.
+    #[error("the agent went away")]
+    Gone,
+    /// The agent is there and does not answer.
+    #[error("the agent does not answer")]
+    Silent,
     /// Nothing fits what was asked for.
     #[error("{0}")]
     Nothing(String),
@@ -34,7 +40,12 @@ pub enum Error {
 
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {
-        Self::Agent(Box::new(status))
+        // tonic makes statuses, too, from what goes wrong on the way: those have a source, the agent's have not.
+        match (std::error::Error::source(&status), status.code()) {
+            (Some(_), Code::Cancelled | Code::DeadlineExceeded) => Self::Silent,
+            (Some(_), _) => Self::Gone,
+            (None, _) => Self::Agent(status.message().to_owned()),
+        }
     }
 }
 
@@ -137,7 +148,7 @@ async fn trace(agent: &mut AgentClient<Channel>, what: &Trace, output: &mut Outp
     let mut events = agent.trace_events(request).await?.into_inner();
     output.note(format_args!("tracing {}", if what.pod.is_empty() { "all pods" } else { &what.pod }));
     let lines = show::event::Lines::new();
-    let (mut shown, mut lost, mut code) = (0, 0, OK);
+    let (mut shown, mut lost) = (0, 0);
     let end = what.duration.map(|duration| tokio::time::Instant::now() + duration);
     let deadline = async {
         match end {
@@ -158,11 +169,7 @@ async fn trace(agent: &mut AgentClient<Channel>, what: &Trace, output: &mut Outp
         let event = match event {
             Some(Ok(event)) => event,
             Some(Err(status)) => return Err(status.into()),
-            None => {
-                eprintln!("weirctl: the agent ended");
-                code = FAILED;
-                break;
-            }
+            None => return Err(Error::Gone),
         };
         if event.lost > 0 {
             output.note(format_args!("{} events lost", event.lost));
@@ -172,5 +179,5 @@ async fn trace(agent: &mut AgentClient<Channel>, what: &Trace, output: &mut Outp
         shown += 1;
     }
     output.note(format_args!("{shown} events, {lost} lost"));
-    Ok(code)
+    Ok(OK)
 }
