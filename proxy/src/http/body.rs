@@ -291,7 +291,7 @@ impl Body for ResponseBody {
             let expired = ready!(from.timers.poll(cx));
             let (flag, details) = match expired {
                 Expired::Global | Expired::PerTry => (Flag::UpstreamRequestTimeout, "response_timeout"),
-                Expired::Idle => (Flag::StreamIdleTimeout, "stream_idle_timeout"),
+                Expired::Idle | Expired::Request => (Flag::StreamIdleTimeout, "stream_idle_timeout"),
                 Expired::MaxDuration => (Flag::UpstreamMaxStreamDurationReached, "max_duration_timeout"),
             };
             this.broke(flag, details);

@@ -76,6 +76,9 @@ impl Reply {
             Expired::Global => Self::new(status, timeout, Flag::UpstreamRequestTimeout, "response_timeout"),
             Expired::PerTry => Self::new(status, timeout, Flag::UpstreamRequestTimeout, "upstream_per_try_timeout"),
             Expired::Idle => Self::new(status, "stream timeout", Flag::StreamIdleTimeout, "stream_idle_timeout"),
+            Expired::Request => {
+                Self::new(StatusCode::REQUEST_TIMEOUT, "request timeout", None, "request_overall_timeout")
+            }
             Expired::MaxDuration => Self::new(status, "downstream duration timeout", None, "max_duration_timeout"),
         }
     }

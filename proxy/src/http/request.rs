@@ -37,13 +37,13 @@ pub(super) fn prepare(
     peer: SocketAddr,
     local: SocketAddr,
     scheme: &'static str,
-) -> Result<Prepared, Reply> {
+) -> Result<Prepared, Box<Reply>> {
     check_version(manager, parts)?;
     check_framing(parts)?;
     set_authority(manager, parts, local)?;
     if parts.method == Method::CONNECT {
         // Tunnels are not supported yet: there is no route for them.
-        return Err(Reply::no_route());
+        return Err(Box::new(Reply::no_route()));
     }
     set_path(manager, parts)?;
     let upgrade = wanted_upgrade(parts);
@@ -58,10 +58,14 @@ pub(super) fn prepare(
     Ok(Prepared { client, upgrade })
 }
 
-fn check_version(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Reply> {
+fn refusal(status: StatusCode, body: &'static str, flag: impl Into<Option<Flag>>, details: &'static str) -> Box<Reply> {
+    Box::new(Reply::new(status, body, flag, details))
+}
+
+fn check_version(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Box<Reply>> {
     if parts.version == Version::HTTP_09 || parts.version == Version::HTTP_10 {
         if !manager.accept_http_10 {
-            return Err(Reply::new(StatusCode::UPGRADE_REQUIRED, "Upgrade Required", None, "low_version"));
+            return Err(refusal(StatusCode::UPGRADE_REQUIRED, "Upgrade Required", None, "low_version"));
         }
         if let (None, Some(host)) = (parts.headers.get(header::HOST), &manager.default_host) {
             parts.headers.insert(header::HOST, host.clone());
@@ -71,9 +75,9 @@ fn check_version(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(
 }
 
 /// A request with two ways of saying where its body ends is how requests are smuggled.
-fn check_framing(parts: &Parts) -> Result<(), Reply> {
+fn check_framing(parts: &Parts) -> Result<(), Box<Reply>> {
     let Some(encoding) = parts.headers.get(header::TRANSFER_ENCODING) else { return Ok(()) };
-    let bad = |status, details| Reply::new(status, "", Flag::DownstreamProtocolError, details);
+    let bad = |status, details| refusal(status, "", Flag::DownstreamProtocolError, details);
     if parts.headers.contains_key(header::CONTENT_LENGTH) {
         return Err(bad(StatusCode::BAD_REQUEST, "http1.content_length_and_chunked_not_allowed"));
     }
@@ -83,8 +87,8 @@ fn check_framing(parts: &Parts) -> Result<(), Reply> {
     Ok(())
 }
 
-fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: SocketAddr) -> Result<(), Reply> {
-    let missing = || Reply::new(StatusCode::BAD_REQUEST, "", None, "missing_host_header");
+fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: SocketAddr) -> Result<(), Box<Reply>> {
+    let missing = || refusal(StatusCode::BAD_REQUEST, "", None, "missing_host_header");
     if let Some(authority) = parts.uri.authority() {
         let value = HeaderValue::from_str(authority.as_str()).map_err(|_| missing())?;
         parts.headers.insert(header::HOST, value);
@@ -111,13 +115,13 @@ fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: Sock
     Ok(())
 }
 
-fn set_path(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Reply> {
+fn set_path(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Box<Reply>> {
     if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
         let status = StatusCode::BAD_REQUEST;
-        return Err(Reply::new(status, "Bad Request", Flag::DownstreamProtocolError, "http1.codec_error"));
+        return Err(refusal(status, "Bad Request", Flag::DownstreamProtocolError, "http1.codec_error"));
     }
     let path = if manager.normalize_path || manager.merge_slashes {
-        let bad = || Reply::new(StatusCode::BAD_REQUEST, "", None, "path_normalization_failed");
+        let bad = || refusal(StatusCode::BAD_REQUEST, "", None, "path_normalization_failed");
         Some(rewrite::normalize(&parts.uri, manager.normalize_path, manager.merge_slashes).ok_or_else(bad)?)
     } else if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
         Some(parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")))
@@ -184,7 +188,7 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn run(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<Prepared, Reply> {
+    fn run(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<Prepared, Box<Reply>> {
         prepare(manager, parts, "10.0.0.1:1".parse().unwrap(), "10.0.0.2:80".parse().unwrap(), "http")
     }
 

@@ -127,7 +127,8 @@ pub(super) async fn forward(
         timeouts.global,
         forward.idle_timeout.unwrap_or(manager.stream_idle_timeout),
         forward.max_stream_duration.unwrap_or(manager.max_stream_duration),
-    );
+    )
+    .with_request_timeout(manager.request_timeout);
     let attempts = Attempts {
         changes,
         routed,
@@ -243,8 +244,9 @@ fn finalize(
     for name in [&TIMEOUT, &PER_TRY_TIMEOUT, &RETRY_ON, &RETRY_GRPC_ON, &MAX_RETRIES] {
         parts.headers.remove(name);
     }
+    let respected = router.respect_expected_rq_timeout && parts.headers.contains_key(EXPECTED_TIMEOUT);
     if !router.suppress_envoy_headers
-        && !(router.respect_expected_rq_timeout && parts.headers.contains_key(EXPECTED_TIMEOUT))
+        && !respected
         && let Some(expected) = timeouts.per_try.or(timeouts.global)
     {
         let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);

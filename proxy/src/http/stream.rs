@@ -58,7 +58,7 @@ pub(super) async fn handle(
         Ok(prepared) => prepared,
         Err(reply) => {
             stream.keep_request(&parts);
-            return Ok(stream.refuse(reply));
+            return Ok(stream.refuse(*reply));
         }
     };
     stream.prepared(&parts, prepared.client.address);

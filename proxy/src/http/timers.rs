@@ -24,6 +24,8 @@ pub(super) enum Expired {
     Idle,
     /// The stream is too old.
     MaxDuration,
+    /// The request is not complete.
+    Request,
 }
 
 /// See the module.
@@ -35,6 +37,9 @@ pub(super) struct Timers {
     per_try: Option<(Duration, Instant)>,
     idle: Option<Duration>,
     max_duration: Option<Instant>,
+    /// The request must be complete by then.
+    request_by: Option<Instant>,
+    start: Instant,
     /// When the request was complete; or how to learn it.
     request: Request,
     moved: Instant,
@@ -61,6 +66,8 @@ impl Timers {
             per_try: None,
             idle,
             max_duration: max_duration.map(|limit| start + limit),
+            request_by: None,
+            start,
             request: match progress {
                 None => Request::Complete(start),
                 Some(progress) => Request::Coming(progress.clone()),
@@ -68,6 +75,11 @@ impl Timers {
             moved: start,
             sleep: None,
         }
+    }
+
+    /// The same, and the request must be complete within `limit`.
+    pub fn with_request_timeout(self, limit: Option<Duration>) -> Self {
+        Self { request_by: limit.map(|limit| self.start + limit), ..self }
     }
 
     /// An attempt begins, with a timeout of its own.
@@ -126,6 +138,7 @@ impl Timers {
             complete.zip(self.per_try).map(|(at, (limit, start))| (at.max(start) + limit, Expired::PerTry)),
             self.idle.map(|limit| (moved + limit, Expired::Idle)),
             self.max_duration.map(|at| (at, Expired::MaxDuration)),
+            self.request_by.filter(|_| complete.is_none()).map(|at| (at, Expired::Request)),
         ]
         .into_iter()
         .flatten()
@@ -143,4 +156,65 @@ pub(super) async fn within<F: Future>(timers: &mut Timers, future: F) -> Result<
         timers.poll(cx).map(Err)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn passed(timers: &mut Timers) -> (Expired, u128) {
+        let start = Instant::now();
+        let which = std::future::poll_fn(|cx| timers.poll(cx)).await;
+        (which, start.elapsed().as_millis())
+    }
+
+    fn seconds(n: u64) -> Option<Duration> {
+        Some(Duration::from_secs(n))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_limit_passes() {
+        let now = Instant::now();
+        let mut timers = Timers::new(now, None, seconds(15), seconds(300), None);
+        assert_eq!(passed(&mut timers).await, (Expired::Global, 15_000));
+        let mut timers = Timers::new(Instant::now(), None, None, seconds(300), seconds(400));
+        timers.attempt(seconds(2));
+        assert_eq!(passed(&mut timers).await, (Expired::PerTry, 2_000));
+        timers.responded();
+        assert_eq!(passed(&mut timers).await, (Expired::Idle, 300_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn timeouts_run_from_the_end_of_the_request() {
+        let progress = Rc::new(Progress::new());
+        let mut timers = Timers::new(Instant::now(), Some(&progress), seconds(5), seconds(60), None);
+        let (passed, ()) = tokio::join!(passed(&mut timers), async {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            progress.complete();
+        });
+        assert_eq!(passed, (Expired::Global, 35_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_does_not_end_has_its_own_limit() {
+        let progress = Rc::new(Progress::new());
+        let mut timers = Timers::new(Instant::now(), Some(&progress), seconds(1), seconds(60), None)
+            .with_request_timeout(seconds(10));
+        let (passed, ()) = tokio::join!(passed(&mut timers), async {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            progress.add(1);
+        });
+        assert_eq!(passed, (Expired::Request, 10_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn activity_puts_idleness_off() {
+        let progress = Rc::new(Progress::new());
+        let mut timers = Timers::new(Instant::now(), Some(&progress), None, seconds(10), None);
+        let (passed, ()) = tokio::join!(passed(&mut timers), async {
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            progress.add(1);
+        });
+        assert_eq!(passed, (Expired::Idle, 18_000));
+    }
 }

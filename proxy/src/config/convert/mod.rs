@@ -9,6 +9,8 @@ mod listener;
 mod matcher;
 mod retry;
 mod route;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
