@@ -26,7 +26,7 @@ use crate::{
     features::{self, Features},
     handoff::Server,
     redirect::{
-        Redirect,
+        self, Redirect,
         inspect::Pinned,
         node::{self, PodsCgroup},
         pins::{self, Pins},
@@ -205,16 +205,13 @@ fn start_logging(configured: &str) -> anyhow::Result<bool> {
         _ => ("log", configured.to_owned()),
     };
     let Ok(filter) = EnvFilter::try_new(&text) else { bail!(filter_problem(source, &text)) };
-    let level = filter.max_level_hint().unwrap_or(tracing::level_filters::LevelFilter::TRACE);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .try_init()
         .map_err(|error| anyhow::anyhow!("logging cannot be started: {error}"))?;
-    // aya-log speaks to the `log` facade.
-    tracing_log::LogTracer::init().context("logging cannot be started")?;
-    Ok(level >= tracing::level_filters::LevelFilter::DEBUG)
+    Ok(redirect::logs_wanted())
 }
 
 fn filter_problem(source: &str, text: &str) -> String {

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -435,10 +436,12 @@ impl Reconciler {
     }
 }
 
-fn look(path: &std::path::Path) -> Look {
-    let seen = Netns::open(path).and_then(|netns| Ok((netns.identity(), netns.look()?.cookie)));
+fn look(path: &Path) -> Look {
+    let seen = Netns::open(path).and_then(|netns| Ok((netns.identity(), netns.look()?)));
     match seen {
-        Ok((identity, cookie)) => Look::Found { identity, cookie },
+        // Looked at again with the next plan: it is about to be set up.
+        Ok((_, contents)) if contents.ips.is_empty() => Look::Failed("the pod has no address yet".to_owned()),
+        Ok((identity, contents)) => Look::Found { identity, cookie: contents.cookie },
         Err(error @ (netns::Error::Missing(_) | netns::Error::NotANamespace(_))) => Look::Missing(error.to_string()),
         Err(error) => Look::Failed(error.to_string()),
     }

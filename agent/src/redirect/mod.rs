@@ -15,6 +15,7 @@ mod object;
 pub mod pins;
 
 pub use config_handle::ConfigHandle;
+pub use logs::wanted as logs_wanted;
 pub use maps::PodRules;
 
 use std::{
