@@ -22,6 +22,17 @@ use weir_tests::{
     process::{Launch, Process},
 };
 
+/// The listeners of http.yaml, by the placeholders of their ports.
+const LISTENERS: [&str; 7] = [
+    "LISTEN",
+    "LISTEN_CHAINS",
+    "LISTEN_EDGE",
+    "LISTEN_INSPECTED",
+    "LISTEN_INTERNAL",
+    "LISTEN_TCP",
+    "LISTEN_TCP_REFUSED",
+];
+/// How long a proxy may take to start.
 const START: Duration = Duration::from_secs(30);
 
 /// One proxy under comparison.
@@ -87,13 +98,14 @@ impl Pair {
     fn start(template: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let upstream = upstream::start();
+        let greeter = upstream::start_greeter();
         let closed = free_port();
         let proxy = |name: &'static str, program: PathBuf, more: &[&str]| {
-            let ports: BTreeMap<_, _> =
-                ["LISTEN", "LISTEN_EDGE", "LISTEN_INTERNAL"].into_iter().map(|key| (key, free_port())).collect();
+            let ports: BTreeMap<_, _> = LISTENERS.into_iter().map(|key| (key, free_port())).collect();
             let log = directory.path().join(format!("{name}.access.log"));
             let mut text = data(template)
                 .replace("${UPSTREAM}", &upstream.port().to_string())
+                .replace("${GREETER}", &greeter.port().to_string())
                 .replace("${CLOSED}", &closed.to_string())
                 .replace("${LOG}", &log.display().to_string());
             for (key, port) in &ports {
@@ -452,4 +464,227 @@ fn connections() {
         thread::sleep(Duration::from_millis(300));
     });
     pair.finish();
+}
+
+/// What curl shows of a response over HTTP/2, its lines sorted.
+fn over_http2(proxy: &Proxy, case: &str, path: &str, arguments: &[&str]) -> Vec<String> {
+    let output = Command::new("curl")
+        .args(["-si", "--http2-prior-knowledge", "--max-time", "8", "-H", &format!("x-case: {case}")])
+        .args(arguments)
+        .arg(format!("http://{}{path}", proxy.address("LISTEN")))
+        .output()
+        .expect("run curl");
+    let mut lines: Vec<_> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(|line| match line.split_once(": ") {
+            Some((name @ ("date" | "x-request-id" | "x-envoy-upstream-service-time"), _)) => name.to_owned(),
+            Some(("x-envoy-expected-rq-timeout-ms", value)) if value.starts_with("14") => "<what is left>".to_owned(),
+            _ => line.trim_end().to_owned(),
+        })
+        .collect();
+    lines.sort();
+    lines.push(format!("curl: {:?}", output.status.code()));
+    lines
+}
+
+#[test]
+fn http2_on_either_side() {
+    let mut pair = Pair::start("http.yaml");
+    let grpc = ["-H", "content-type: application/grpc", "-H", "te: trailers"];
+    for (path, arguments) in [
+        ("/echo", &[][..]),
+        ("/echo", &["-d", "hello"]),
+        ("/mutate/x?q=1", &["-H", "x-what: it"]),
+        ("/direct", &[]),
+        ("/redirect/host/a", &[]),
+        ("/unrouted", &[]),
+        ("/status/503", &[]),
+        ("/retry-all/status/503", &["-d", "hello"]),
+        ("/timeout", &[]),
+        ("/refused", &[]),
+        ("/empty", &[]),
+        ("/special/garbage", &[]),
+        ("/special/trailers", &[]),
+        ("/special/no-content", &[]),
+        ("/special/head", &["--head"]),
+        ("/direct", &["--head"]),
+        ("/special/big", &["-o", "/dev/null"]),
+        ("/special/half", &[]),
+        ("/timeout", &grpc),
+        ("/refused", &grpc),
+        ("/unrouted", &grpc),
+        ("/h2-upstream/echo", &[]),
+        ("/h2-upstream/echo", &["-d", "hello"]),
+        ("/h2-upstream/special/trailers", &[]),
+        ("/h2-upstream/status/500", &[]),
+        ("/h2-upstream/timeout", &[]),
+        ("/h2-upstream/direct", &[]),
+    ] {
+        let case = format!("h2:{path}:{}", arguments.join(" "));
+        pair.compare_unlogged(&case, |proxy, case| over_http2(proxy, case, path, arguments));
+    }
+    for path in ["/h2-upstream/echo", "/h2-upstream/direct", "/h2-upstream/special/half", "/h2-upstream/timeout"] {
+        pair.compare_unlogged(&format!("h1-to-h2:{path}"), |proxy, case| ask(proxy, case, "LISTEN", &get(path, &[])));
+    }
+    pair.finish();
+}
+
+#[test]
+fn tcp_and_filter_chains() {
+    let mut pair = Pair::start("http.yaml");
+    pair.request("tcp", "LISTEN_TCP", &get("/special/chunked", &[]));
+    pair.compare("tcp-refused", |proxy, _| exchange(proxy.address("LISTEN_TCP_REFUSED"), b""));
+    let [envoy, weir] = [&pair.envoy, &pair.weir].map(|proxy| proxy.line("tcp-refused"));
+    assert!(envoy.is_some());
+    assert_eq!(envoy, weir);
+    pair.compare_unlogged("no chain", |proxy, case| ask(proxy, case, "LISTEN_CHAINS", &get("/echo", &[])));
+    pair.compare_unlogged("inspected http/1.1", |proxy, case| ask(proxy, case, "LISTEN_INSPECTED", &get("/echo", &[])));
+    pair.compare_unlogged("inspected http/1.0", |proxy, case| {
+        ask(proxy, case, "LISTEN_INSPECTED", "GET /special/chunked HTTP/1.0\nhost: h")
+    });
+    // The server speaks first: the listener filters' timeout lets the connection go on.
+    for (case, sent) in [("silent client", &b""[..]), ("not HTTP", b"\x00\x01\x02")] {
+        pair.compare_unlogged(case, |proxy, _| {
+            let mut stream = TcpStream::connect(proxy.address("LISTEN_INSPECTED")).expect("connect");
+            stream.set_read_timeout(Some(Duration::from_secs(3))).expect("a read timeout");
+            std::io::Write::write_all(&mut stream, sent).expect("send");
+            let mut greeting = [0; 11];
+            std::io::Read::read_exact(&mut stream, &mut greeting).map_err(|error| error.kind()).map(|()| greeting)
+        });
+    }
+    pair.finish();
+}
+
+/// Whether each proxy accepts a configuration.
+fn accepted(directory: &Path, text: &str) -> [(bool, String); 2] {
+    let config = directory.join("config.yaml");
+    std::fs::write(&config, text).expect("write the bootstrap");
+    [(find_envoy(), ["--disable-hot-restart"].as_slice()), (binary("weir-proxy"), &[])].map(|(program, more)| {
+        let output = Command::new(program)
+            .args(["--mode", "validate", "-l", "error", "-c"])
+            .arg(&config)
+            .args(more)
+            .output()
+            .expect("run a proxy");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    })
+}
+
+#[test]
+fn configurations_are_refused_alike() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut whole = data("http.yaml").replace("${LOG}", "/dev/null");
+    for (index, key) in LISTENERS.into_iter().chain(["UPSTREAM", "CLOSED", "GREETER"]).enumerate() {
+        whole = whole.replace(&format!("${{{key}}}"), &(20_000 + index).to_string());
+    }
+    let alike = [
+        ("as it is", "", ""),
+        ("duplicate domain", "domains: [\"tls.test\"]", "domains: [\"exact.test\"]"),
+        ("duplicate domain in another case", "domains: [\"tls.test\"]", "domains: [\"Exact.Test\"]"),
+        ("virtual hosts of one name", "name: secure", "name: domains"),
+        ("no domains", "domains: [\"tls.test\"]", "domains: []"),
+        ("unknown cluster", "cluster: empty }", "cluster: nowhere }"),
+        ("unknown weighted cluster", "name: refused, weight: 0", "name: nowhere, weight: 0"),
+        ("weights 0", "weight: 100", "weight: 0"),
+        ("bad route regex", "regex: \"/regex/[0-9]+\"", "regex: \"/regex/[0-9+\""),
+        ("look-ahead", "regex: \"/regex/[0-9]+\"", "regex: \"/regex/(?=x)\""),
+        ("bad separated prefix", "path_separated_prefix: /separated", "path_separated_prefix: /separated/"),
+        ("bad direct status", "status: 204", "status: 99"),
+        ("direct status 600", "status: 204", "status: 600"),
+        ("unknown field", "prefix_rewrite: /fresh", "prefix_rewrit: /fresh"),
+        ("wrong type", "num_retries: 2 } }", "num_retries: two } }"),
+        ("bad duration", "timeout: 0.2s, prefix_rewrite", "timeout: 200ms, prefix_rewrite"),
+        ("negative duration", "timeout: 0.2s, prefix_rewrite", "timeout: -1s, prefix_rewrite"),
+        ("unknown operator", "%PROTOCOL% %REQ(X-WHAT)%", "%NOPE%"),
+        ("half an operator", "%PROTOCOL% %REQ(X-WHAT)%", "%PROTOCOL"),
+        ("unknown operator in the log", "%ROUTE_NAME%", "%ROUTE_NAMES%"),
+        ("pseudo-header added", "key: x-overwritten", "key: \":path\""),
+        ("host added", "key: x-overwritten", "key: host"),
+        ("host removed", "request_headers_to_remove: [x-remove-me]", "request_headers_to_remove: [host]"),
+        (
+            "two rewrites",
+            "prefix_rewrite: /echo, host_rewrite_header",
+            "regex_rewrite: { pattern: { regex: x }, substitution: z }, prefix_rewrite: /echo, host_rewrite_header",
+        ),
+        (
+            "router not last",
+            "http_filters: &filters\n",
+            "http_filters: &filters\n          - name: envoy.filters.http.router\n            typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }\n",
+        ),
+        ("duplicate address", "port_value: 20002", "port_value: 20000"),
+        ("port out of range", "port_value: 20002", "port_value: 70000"),
+        ("duplicate cluster name", "name: named\n", "name: up\n"),
+        (
+            "host name in a static cluster",
+            "hostname: endpoint.test, address: { socket_address: { address: 127.0.0.1",
+            "address: { socket_address: { address: a.test",
+        ),
+        ("two names in a logical cluster", "type: STRICT_DNS", "type: LOGICAL_DNS"),
+        (
+            "endpoints in an original destination cluster",
+            "type: STRICT_DNS",
+            "lb_policy: CLUSTER_PROVIDED\n    type: ORIGINAL_DST",
+        ),
+        (
+            "cluster-provided balancing in a static cluster",
+            "- name: overflow\n    type: STATIC",
+            "- name: overflow\n    lb_policy: CLUSTER_PROVIDED\n    type: STATIC",
+        ),
+        (
+            "connect timeout 0",
+            "- name: overflow\n    type: STATIC",
+            "- name: overflow\n    connect_timeout: 0s\n    type: STATIC",
+        ),
+        (
+            "same filter chain match",
+            "{ source_type: EXTERNAL }",
+            "{ prefix_ranges: [{ address_prefix: 10.0.0.0, prefix_len: 8 }] }",
+        ),
+        ("partial wildcard server name", "{ source_type: EXTERNAL }", "{ server_names: [\"a*.test\"] }"),
+        ("bad CIDR", "address_prefix: 10.0.0.0, prefix_len: 8", "address_prefix: ten, prefix_len: 8"),
+        (
+            "filter after tcp_proxy",
+            "filters: [{ name: envoy.filters.network.tcp_proxy, typed_config: *tcp }]",
+            "filters: [{ name: a, typed_config: *tcp }, { name: b, typed_config: *tcp }]",
+        ),
+        (
+            "back-off maximum below base",
+            "num_retries: 2 } }",
+            "num_retries: 2, retry_back_off: { base_interval: 1s, max_interval: 0.1s } } }",
+        ),
+        ("unknown retry condition", "retry_on: connect-failure", "retry_on: nonsense"),
+        (
+            "small HTTP/2 window",
+            "http2_protocol_options: {}",
+            "http2_protocol_options: { initial_stream_window_size: 1000 }",
+        ),
+        ("no stat prefix", "stat_prefix: internal", "stat_prefix: \"\""),
+        ("no routes", "route_config:\n            name: routes", "rds: {}\n          x:\n            name: routes"),
+        ("query matcher without a name", "name: b, present_match", "name: \"\", present_match"),
+        ("mixed case scheme redirect", "scheme_redirect: https", "scheme_redirect: HTTPS"),
+        ("path with a query", "path: /direct-empty", "path: \"/direct-empty?x\""),
+        ("idle and unknown enum", "response_code: FOUND", "response_code: LOST"),
+    ];
+    // Envoy takes these, and then drops, mangles or resets; weir says what is wrong.
+    let stricter = [
+        ("bad substitution", "substitution: \"/echo/\\\\1\"", "substitution: \"/echo/\\\\9\""),
+        ("bad header name", "key: x-overwritten", "key: \"x overwritten\""),
+        ("duplicate listener name", "name: edge\n", "name: main\n"),
+        ("CIDR too long", "address_prefix: 10.0.0.0, prefix_len: 8", "address_prefix: 10.0.0.0, prefix_len: 40"),
+        ("no filters", "filters: [{ name: envoy.filters.network.tcp_proxy, typed_config: *tcp }]", "filters: []"),
+    ];
+    let mut differences = Vec::new();
+    let cases = alike.iter().map(|case| (case, false)).chain(stricter.iter().map(|case| (case, true)));
+    for (&(name, find, replace), stricter) in cases {
+        assert!(name == "as it is" || whole.contains(find), "{name}: nothing to replace");
+        let text = if find.is_empty() { whole.clone() } else { whole.replacen(find, replace, 1) };
+        let [(envoy, why), (weir, how)] = accepted(directory.path(), &text);
+        if envoy != (weir || stricter) || (stricter && weir) {
+            differences.push(format!("{name}: envoy accepts: {envoy} {why}\n  weir accepts: {weir} {how}"));
+        } else if !weir {
+            assert_eq!(how.trim_end().lines().count(), 1, "{name}: one line, not: {how}");
+            println!("{name}: {}", how.trim_end());
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
 }

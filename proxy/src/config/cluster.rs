@@ -27,6 +27,8 @@ pub struct Cluster {
     pub protocol: UpstreamProtocol,
     /// HTTP/2 settings.
     pub http2: Http2,
+    /// Trailers of HTTP/1 responses are passed on.
+    pub http1_trailers: bool,
     /// Close a pooled connection unused for so long; none: never.
     pub idle_timeout: Option<Duration>,
     /// Requests per connection, 0: any number.
@@ -250,6 +252,7 @@ impl Cluster {
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
             protocol: UpstreamProtocol::Http1,
             http2: Http2::default(),
+            http1_trailers: false,
             idle_timeout: Some(Self::DEFAULT_IDLE),
             max_requests_per_connection: 0,
             panic_threshold: Self::DEFAULT_PANIC_THRESHOLD,

@@ -213,6 +213,8 @@ pub(super) struct FromUpstream {
     pub incoming: Incoming,
     pub lease: Option<Lease>,
     pub timers: Timers,
+    /// Trailers are passed on.
+    pub trailers: bool,
     pub _in_use: InUse,
 }
 
@@ -222,7 +224,7 @@ impl ResponseBody {
         if head {
             record.complete();
         }
-        let source = if body.is_empty() { Source::Empty } else { Source::Full(Some(body)) };
+        let source = if head || body.is_empty() { Source::Empty } else { Source::Full(Some(body)) };
         Self { source, record: Some(record) }
     }
 
@@ -307,6 +309,10 @@ impl Body for ResponseBody {
                 let (flag, details) = after_headers(&error);
                 this.broke(flag, details);
                 Poll::Ready(Some(Err(BodyError::Upstream(error))))
+            }
+            Some(Ok(frame)) if frame.is_trailers() && !from.trailers => {
+                this.ended();
+                Poll::Ready(None)
             }
             Some(Ok(frame)) => {
                 // Nothing comes after trailers, and nobody may ask.

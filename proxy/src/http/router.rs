@@ -516,6 +516,7 @@ impl Attempts<'_> {
     }
 
     fn respond(mut self, response: Response<Incoming>, lease: Lease, in_use: InUse) -> Response<ResponseBody> {
+        let trailers = lease.is_http2() || self.cluster.http1_trailers;
         self.timers.responded();
         let connection = self.stream.connection.clone();
         let manager = &connection.manager;
@@ -549,7 +550,7 @@ impl Attempts<'_> {
         parts.version = Version::HTTP_11;
         // The upstream's own reason phrase among them: Envoy sends the standard ones.
         parts.extensions.clear();
-        let from = FromUpstream { incoming, lease: Some(lease), timers: self.timers, _in_use: in_use };
+        let from = FromUpstream { incoming, lease: Some(lease), timers: self.timers, trailers, _in_use: in_use };
         Response::from_parts(parts, ResponseBody::upstream(from, self.stream.record))
     }
 }

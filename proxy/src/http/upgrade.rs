@@ -103,7 +103,7 @@ pub(super) async fn forward(
     if !switched {
         connection.before_response(&mut answer.headers);
         let lease = None::<Lease>;
-        let from = FromUpstream { incoming, lease, timers, _in_use: in_use };
+        let from = FromUpstream { incoming, lease, timers, trailers: cluster.http1_trailers, _in_use: in_use };
         return Response::from_parts(answer, ResponseBody::upstream(from, stream.record));
     }
     answer.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

@@ -92,6 +92,24 @@ pub fn start() -> SocketAddr {
     address
 }
 
+/// Starts a server that speaks first.
+pub fn start_greeter() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port for the greeter");
+    let address = listener.local_addr().expect("the greeter's address");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let _ = stream.write_all(b"220 hello\r\n");
+                let mut line = [0; 64];
+                if let Ok(length) = stream.read(&mut line) {
+                    let _ = stream.write_all(&line[..length]);
+                }
+            });
+        }
+    });
+    address
+}
+
 fn serve(stream: TcpStream, seen: &Seen) -> Option<()> {
     let mut writer = stream.try_clone().ok()?;
     let mut reader = BufReader::new(stream);

@@ -101,6 +101,7 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         connect_timeout,
         protocol: protocol.protocol,
         http2: protocol.http2,
+        http1_trailers: protocol.http1_trailers,
         idle_timeout: protocol.idle_timeout,
         max_requests_per_connection: protocol.max_requests_per_connection,
         panic_threshold: common_lb(cx, message.common_lb_config.as_ref(), at)?,
@@ -378,14 +379,16 @@ fn dns(message: &proto::Cluster, strict: bool, assigned: Vec<Assigned>, at: &str
 struct Protocol {
     protocol: UpstreamProtocol,
     http2: Http2,
+    http1_trailers: bool,
     idle_timeout: Option<Duration>,
     max_requests_per_connection: u32,
 }
 
 fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Protocol, Error> {
     #[expect(deprecated, reason = "published configurations use them")]
-    let (common, old_http2, selection, max_requests) = (
+    let (common, http1, old_http2, selection, max_requests) = (
         message.common_http_protocol_options.as_ref(),
+        message.http_protocol_options.as_ref(),
         message.http2_protocol_options.as_ref(),
         message.protocol_selection(),
         message.max_requests_per_connection,
@@ -397,6 +400,7 @@ fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Prot
             (_, None) => UpstreamProtocol::Http1,
         },
         http2: http2(cx, old_http2, &sub(at, "http2_protocol_options"))?,
+        http1_trailers: http1.is_some_and(|options| options.enable_trailers),
         idle_timeout: idle(cx, common, &sub(at, "common_http_protocol_options"))?,
         max_requests_per_connection: max_requests
             .or(common.and_then(|common| common.max_requests_per_connection))
@@ -431,7 +435,10 @@ fn typed_protocol(
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
             let at = sub(at, "explicit_http_config");
             match &explicit.protocol_config {
-                Some(ProtocolConfig::HttpProtocolOptions(_)) => protocol.protocol = UpstreamProtocol::Http1,
+                Some(ProtocolConfig::HttpProtocolOptions(options)) => {
+                    protocol.protocol = UpstreamProtocol::Http1;
+                    protocol.http1_trailers = options.enable_trailers;
+                }
                 Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
                     protocol.protocol = UpstreamProtocol::Http2;
                     protocol.http2 = http2(cx, Some(options), &sub(&at, "http2_protocol_options"))?;

@@ -79,13 +79,8 @@ pub(super) fn route_table(
         check_clusters: message.validate_clusters.unwrap_or(true),
     };
     let mut hosts = Vec::new();
-    let mut names = std::collections::HashSet::new();
     for (index, host) in message.virtual_hosts.iter().enumerate() {
         let at = item(at, "virtual_hosts", index);
-        if !names.insert(&host.name) {
-            let message = format!("only unique names for virtual hosts are permitted: \"{}\"", host.name);
-            return Err(Error::at(sub(&at, "name"), message));
-        }
         hosts.push((virtual_host(cx, host, &inherited, &at)?, host.domains.clone()));
     }
     let mut table = RouteTable::new(&message.name, hosts).map_err(|duplicate| {
