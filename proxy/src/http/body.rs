@@ -236,7 +236,7 @@ impl ResponseBody {
     /// From upstream.
     pub(super) fn upstream(from: FromUpstream, record: Box<Record>) -> Self {
         if from.incoming.is_end_stream() {
-            if let Some(lease) = from.lease {
+            if let Some(lease) = from.lease.filter(|_| record.request_completed().is_some()) {
                 lease.release();
             }
             return Self { source: Source::Empty, record: Some(record) };
@@ -247,6 +247,8 @@ impl ResponseBody {
     fn ended(&mut self) {
         if let Source::Upstream(from) = &mut self.source
             && let Some(lease) = from.lease.take()
+            // A request that is still being sent keeps its connection busy: no use to others.
+            && self.record.as_ref().is_some_and(|record| record.request_completed().is_some())
         {
             lease.release();
         }

@@ -18,6 +18,8 @@ mod retry;
 mod rewrite;
 mod router;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod upgrade;
 mod upstream;

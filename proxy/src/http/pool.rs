@@ -17,7 +17,7 @@ use std::{
 };
 
 use hashbrown::{Equivalent, HashMap};
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, sync::oneshot, time::Instant};
 
@@ -173,15 +173,15 @@ impl Lease {
         matches!(self.sender, Sender::Http2(_))
     }
 
-    /// Sends a request. Errors come with the request if it was not sent at all.
+    /// Sends a request. An error holds the request if nothing of it was sent.
     pub(super) async fn send(
         &mut self,
         request: http::Request<RequestBody>,
-    ) -> Result<http::Response<hyper::body::Incoming>, hyper::Error> {
+    ) -> Result<http::Response<hyper::body::Incoming>, TrySendError<http::Request<RequestBody>>> {
         match &mut self.sender {
-            Sender::Http1(Some(one)) => one.sender.send_request(request).await,
+            Sender::Http1(Some(one)) => one.sender.try_send_request(request).await,
             Sender::Http1(None) => std::future::pending().await,
-            Sender::Http2(two) => two.sender.clone().send_request(request).await,
+            Sender::Http2(two) => two.sender.clone().try_send_request(request).await,
         }
     }
 

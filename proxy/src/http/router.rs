@@ -430,6 +430,9 @@ impl Attempts<'_> {
             UpstreamProtocol::Downstream => connection.multiplexed,
         };
         self.timers.attempt(self.timeouts.per_try);
+        let Some(mut request) = self.request(http2, body, last) else {
+            return Attempted::Failed(Failure::Protocol);
+        };
         let want = Want {
             cluster: &self.cluster,
             address: endpoint.address,
@@ -437,24 +440,28 @@ impl Attempts<'_> {
             scope: &connection.scope,
             http2,
         };
-        let mut lease = match within(&mut self.timers, connection.worker.pools.acquire(want)).await {
-            Err(expired) => return Attempted::Expired(expired),
-            Ok(Err(error)) => return Attempted::Failed(error.into()),
-            Ok(Ok(lease)) => lease,
-        };
-        let entry = &mut self.stream.record.entry;
-        entry.upstream_local = lease.local();
-        entry.upstream_protocol = Some(if http2 { "HTTP/2" } else { "HTTP/1.1" });
-        let Some(request) = self.request(http2, body, last) else {
-            return Attempted::Failed(Failure::Protocol);
-        };
-        match within(&mut self.timers, lease.send(request)).await {
-            Err(expired) => Attempted::Expired(expired),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, upstream = %endpoint.address, reused = lease.reused, "upstream request failed");
-                Attempted::Failed(Failure::of_exchange(&error))
+        loop {
+            let mut lease = match within(&mut self.timers, connection.worker.pools.acquire(want)).await {
+                Err(expired) => return Attempted::Expired(expired),
+                Ok(Err(error)) => return Attempted::Failed(error.into()),
+                Ok(Ok(lease)) => lease,
+            };
+            let entry = &mut self.stream.record.entry;
+            entry.upstream_local = lease.local();
+            entry.upstream_protocol = Some(if http2 { "HTTP/2" } else { "HTTP/1.1" });
+            let mut error = match within(&mut self.timers, lease.send(request)).await {
+                Err(expired) => return Attempted::Expired(expired),
+                Ok(Ok(response)) => return Attempted::Response(response, lease, in_use),
+                Ok(Err(error)) => error,
+            };
+            let unsent = error.take_message();
+            let error = error.into_error();
+            tracing::debug!(%error, upstream = %endpoint.address, reused = lease.reused, "upstream request failed");
+            match unsent {
+                // The upstream closed a pooled connection before anything was sent: that is no failed attempt.
+                Some(unsent) if lease.reused => request = unsent,
+                _ => return Attempted::Failed(Failure::of_exchange(&error)),
             }
-            Ok(Ok(response)) => Attempted::Response(response, lease, in_use),
         }
     }
 

@@ -1,0 +1,322 @@
+//! Whole requests over loopback: a client's bytes in, a scripted upstream behind.
+
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::LocalSet,
+};
+use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
+
+use super::connection;
+use crate::{
+    config::{self, Snapshot, http::Codec, listener::NetworkFilter},
+    intake::{Downstream, Origin},
+    telemetry::writer::LogHandle,
+    worker::{Worker, drain::Drain},
+};
+
+/// An upstream that answers every request with "ok" after a while, and counts.
+struct Upstream {
+    address: SocketAddr,
+    connections: Rc<Cell<usize>>,
+    requests: Rc<Cell<usize>>,
+}
+
+impl Upstream {
+    async fn start(delay: Duration) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream =
+            Self { address: listener.local_addr().unwrap(), connections: Rc::default(), requests: Rc::default() };
+        let (connections, requests) = (upstream.connections.clone(), upstream.requests.clone());
+        tokio::task::spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                connections.set(connections.get() + 1);
+                let requests = requests.clone();
+                tokio::task::spawn_local(async move {
+                    let mut bytes = vec![0; 4096];
+                    while let Ok(1..) = stream.read(&mut bytes).await {
+                        requests.set(requests.get() + 1);
+                        tokio::time::sleep(delay).await;
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                        if stream.write_all(answer).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        upstream
+    }
+}
+
+/// A worker that routes everything to `upstream`.
+struct Proxy {
+    worker: Rc<Worker>,
+    drain: Drain,
+}
+
+impl Proxy {
+    fn new(upstream: SocketAddr, manager: &str, route: &str, cluster: &str) -> Self {
+        let text = format!(
+            r#"
+static_resources:
+  listeners:
+  - name: l
+    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 1 }} }}
+    filter_chains:
+    - filters:
+      - name: h
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: x
+          {manager}
+          http_filters: [{{ name: envoy.filters.http.router }}]
+          route_config:
+            virtual_hosts:
+            - {{ name: v, domains: ["*"], routes: [{{ match: {{ prefix: / }}, route: {{ cluster: c {route} }} }}] }}
+  clusters:
+  - name: c
+    {cluster}
+    load_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }} }}] }}] }}
+"#,
+            upstream.port()
+        );
+        let bootstrap: Bootstrap = weir_proto::from_yaml(&text).unwrap();
+        let snapshot: Snapshot = config::from_bootstrap(&bootstrap).unwrap().snapshot;
+        let drain = Drain::new();
+        let worker = Rc::new(Worker {
+            index: 0,
+            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            pools: Default::default(),
+            balancers: Default::default(),
+            log: LogHandle::discard(),
+            stats: Arc::default(),
+            drain: drain.watch(),
+        });
+        Self { worker, drain }
+    }
+
+    /// A client's connection, served.
+    async fn connect(&self) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let local = stream.local_addr().unwrap();
+        let downstream = Downstream {
+            stream,
+            peer,
+            local,
+            destination: local,
+            origin: Origin::Bound { listener: "l".into() },
+            accepted: Instant::now(),
+            drain: self.drain.watch(),
+        };
+        let snapshot = self.worker.snapshot.load();
+        let NetworkFilter::Http(manager) = &snapshot.listeners()[0].filter_chains[0].terminal else { panic!("HTTP") };
+        tokio::task::spawn_local(connection::serve(
+            self.worker.clone(),
+            downstream,
+            manager.clone(),
+            Codec::Http1,
+            None,
+        ));
+        client
+    }
+
+    async fn get(&self) -> String {
+        let mut client = self.connect().await;
+        exchange(&mut client, "GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await
+    }
+}
+
+/// Sends and reads until the response is whole or the connection ends.
+async fn exchange(client: &mut TcpStream, request: &str) -> String {
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let length = client.read(&mut buffer).await.unwrap_or(0);
+        bytes.extend_from_slice(&buffer[..length]);
+        let text = String::from_utf8_lossy(&bytes);
+        if length == 0 || text.ends_with("\r\n\r\nok") {
+            return text.into_owned();
+        }
+    }
+}
+
+async fn locally<F: Future>(future: F) -> F::Output {
+    LocalSet::new().run_until(future).await
+}
+
+const NOW: Duration = Duration::ZERO;
+const REQUEST: &str = "GET / HTTP/1.1\r\nhost: h\r\n\r\n";
+
+#[tokio::test]
+async fn upstream_connections_are_used_again() {
+    locally(async {
+        let upstream = Upstream::start(NOW).await;
+        let proxy = Proxy::new(upstream.address, "", "", "");
+        let mut client = proxy.connect().await;
+        for _ in 0..3 {
+            assert!(exchange(&mut client, REQUEST).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        }
+        assert!(proxy.get().await.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert_eq!((upstream.connections.get(), upstream.requests.get()), (1, 4));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upstream_connection_serves_as_many_requests_as_it_may() {
+    locally(async {
+        let upstream = Upstream::start(NOW).await;
+        let proxy = Proxy::new(upstream.address, "", "", "max_requests_per_connection: 2");
+        for _ in 0..4 {
+            proxy.get().await;
+        }
+        assert_eq!(upstream.connections.get(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn beyond_the_limits_requests_wait_and_then_overflow() {
+    locally(async {
+        let upstream = Upstream::start(Duration::from_millis(100)).await;
+        let limits = "circuit_breakers: { thresholds: [{ max_connections: 1, max_pending_requests: 1 }] }";
+        let proxy = Proxy::new(upstream.address, "", "", limits);
+        let late = async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            proxy.get().await
+        };
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            proxy.get().await
+        };
+        let (first, second, third) = tokio::join!(proxy.get(), late, later);
+        assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+        assert!(second.starts_with("HTTP/1.1 200"), "{second}");
+        assert!(third.starts_with("HTTP/1.1 503") && third.contains("x-envoy-overloaded: true"), "{third}");
+        assert!(third.ends_with("reset reason: overflow"), "{third}");
+        assert_eq!(upstream.connections.get(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn idle_upstream_connections_are_closed() {
+    locally(async {
+        let upstream = Upstream::start(NOW).await;
+        let proxy = Proxy::new(upstream.address, "", "", "common_http_protocol_options: { idle_timeout: 0.05s }");
+        proxy.get().await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let cluster = proxy.worker.snapshot.load().cluster("c").unwrap().clone();
+        assert_eq!(cluster.usage.connections.load(std::sync::atomic::Ordering::Relaxed), 0);
+        proxy.get().await;
+        assert_eq!(upstream.connections.get(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_is_in_use_when_all_is_done() {
+    locally(async {
+        let upstream = Upstream::start(Duration::from_millis(20)).await;
+        let proxy = Proxy::new(upstream.address, "", ", timeout: 0.01s, retry_policy: { retry_on: 5xx }", "");
+        for _ in 0..3 {
+            assert!(proxy.get().await.contains("upstream request timeout"));
+        }
+        let mut gone = proxy.connect().await;
+        gone.write_all(REQUEST.as_bytes()).await.unwrap();
+        drop(gone);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let cluster = proxy.worker.snapshot.load().cluster("c").unwrap().clone();
+        let usage = &cluster.usage;
+        for gauge in [&usage.connections, &usage.pending, &usage.requests, &usage.retries] {
+            assert_eq!(gauge.load(std::sync::atomic::Ordering::Relaxed), 0, "{usage:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_drain_lets_the_request_in_hand_finish_and_closes_idle_connections() {
+    locally(async {
+        let upstream = Upstream::start(Duration::from_millis(100)).await;
+        let proxy = Proxy::new(upstream.address, "", "", "");
+        let mut busy = proxy.connect().await;
+        let mut idle = proxy.connect().await;
+        exchange(&mut idle, REQUEST).await;
+        let drain = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            proxy.drain.start(None);
+        };
+        let (answer, ()) = tokio::join!(exchange(&mut busy, REQUEST), drain);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+        assert_eq!(idle.read(&mut [0; 1]).await.unwrap(), 0);
+        assert_eq!(busy.read(&mut [0; 1]).await.unwrap(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn limits_of_the_clients_connection() {
+    locally(async {
+        let upstream = Upstream::start(NOW).await;
+        let proxy = Proxy::new(
+            upstream.address,
+            "common_http_protocol_options: { idle_timeout: 0.1s }\n          request_headers_timeout: 0.05s",
+            "",
+            "",
+        );
+        let mut silent = proxy.connect().await;
+        assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
+        let mut slow = proxy.connect().await;
+        assert!(exchange(&mut slow, "GET / HTTP/1.1\r\nhost").await.starts_with("HTTP/1.1 408"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_must_arrive_in_time() {
+    locally(async {
+        let upstream = Upstream::start(Duration::from_secs(5)).await;
+        let proxy = Proxy::new(upstream.address, "request_timeout: 0.05s", "", "");
+        let mut client = proxy.connect().await;
+        let answer = exchange(&mut client, "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\nslow").await;
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.ends_with("request timeout"), "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_has_closed_its_pooled_connection_does_not_fail_the_next_request() {
+    locally(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            // One answer a connection, which is then closed without a word in the answer.
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+            }
+        });
+        let proxy = Proxy::new(address, "", "", "");
+        let mut client = proxy.connect().await;
+        for _ in 0..20 {
+            assert!(exchange(&mut client, REQUEST).await.starts_with("HTTP/1.1 200"));
+            // The close arrives meanwhile.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
