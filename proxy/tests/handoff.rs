@@ -1,5 +1,6 @@
 //! The handoff client against an agent played by the test: real workers, real sockets, one packet at a time. The tests
 //! count this process's file descriptors, so they take turns.
+#![expect(clippy::unwrap_used, reason = "a test says enough by failing there")]
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
@@ -177,7 +178,7 @@ impl Proxy {
             }
         });
         let workers = Rc::new(Workers::start(workers, PATIENCE).unwrap());
-        let (needs, needed) = mpsc::unbounded_channel();
+        let (needs, needed) = mpsc::channel(16);
         let (status, changes) = watch::channel(Status::Starting);
         let (drain, asked) = watch::channel(None);
         let pods = Pods::new(workers.clone(), needs, stats.control(), 1000);

@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn envoys_flags() {
-        let options = parse(&["-c", "a.yaml", "--concurrency", "3", "-l", "warning", "--file-flush-interval-msec", "50"]);
+        let options =
+            parse(&["-c", "a.yaml", "--concurrency", "3", "-l", "warning", "--file-flush-interval-msec", "50"]);
         let options = options.unwrap();
         assert_eq!(options.workers(), 3);
         assert_eq!(options.log_level, LogLevel::Warning);

@@ -35,6 +35,8 @@ use crate::{
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 /// A pod may take this part of the limit of open files, each connection being two or three of them.
 const POD_SHARE: u64 = 8;
+/// Requests for upstream sockets that may wait for the agent: each pod has at most one per family under way.
+const NEEDS: usize = 2 * weir_abi::map::MAX_PODS as usize;
 /// Connections that a pod may have open in any case.
 const LEAST_CEILING: u64 = 256;
 
@@ -107,7 +109,6 @@ struct Control<'a> {
 }
 
 /// Why serving ends.
-#[derive(Debug)]
 enum End {
     Signal(&'static str),
     Superseded(Duration),
@@ -131,11 +132,11 @@ impl Control<'_> {
             name = signals.end(&self.reopener) => End::Signal(name),
             deadline = superseded(&mut changes) => End::Superseded(deadline),
         };
-        let grace = match end {
-            End::Signal(_) => self.options.drain_time(),
-            End::Superseded(deadline) => deadline,
+        let (why, grace) = match end {
+            End::Signal(name) => (name, self.options.drain_time()),
+            End::Superseded(deadline) => ("superseded", deadline),
         };
-        tracing::info!(?end, ?grace, open = self.stats.open_connections(), "stopped accepting");
+        tracing::info!(why, ?grace, open = self.stats.open_connections(), "stopped accepting");
         accepting.stop().await;
         if !grace.is_zero() {
             self.drain.start(Some(grace));
@@ -168,7 +169,7 @@ impl Control<'_> {
             tracing::info!(listener = %name, %address, "listening");
         }
         if let Some(path) = &self.options.source.handoff {
-            let (needs, needed) = mpsc::unbounded_channel();
+            let (needs, needed) = mpsc::channel(NEEDS);
             let pods = Pods::new(self.workers.clone(), needs, self.stats.control(), self.ceiling);
             let client = Client::new(path.clone(), self.generation, pods, needed, self.stats.clone(), status);
             tokio::task::spawn_local(client.run(drain));

@@ -127,8 +127,6 @@ pub struct HttpConnectionManager {
     pub request_timeout: Option<Duration>,
     /// The request's head must be complete within, from its first byte.
     pub request_headers_timeout: Option<Duration>,
-    /// From the notice that a connection drains to its end.
-    pub drain_timeout: Duration,
     /// Upgrades that are allowed, lower case.
     pub upgrades: Vec<Box<str>>,
     /// What happens to the port of `:authority`.
@@ -148,8 +146,6 @@ impl HttpConnectionManager {
     pub const DEFAULT_STREAM_IDLE: Duration = Duration::from_secs(300);
     /// Envoy's default of `common_http_protocol_options.idle_timeout`.
     pub const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
-    /// Envoy's default of `drain_timeout`.
-    pub const DEFAULT_DRAIN: Duration = Duration::from_secs(5);
     /// Envoy's default of `max_request_headers_kb`.
     pub const DEFAULT_MAX_HEAD: usize = 60 * 1024;
     /// Envoy's default of `max_headers_count`.

@@ -82,15 +82,6 @@ impl Listener {
             access_log: Vec::new(),
         }
     }
-
-    /// Every access log of it and of its filters.
-    pub fn access_logs(&self) -> impl Iterator<Item = &AccessLog> {
-        let chains = self.filter_chains.iter().chain(&self.default_filter_chain);
-        self.access_log.iter().chain(chains.flat_map(|chain| match &chain.terminal {
-            NetworkFilter::Http(manager) => &manager.access_log,
-            NetworkFilter::Tcp(proxy) => &proxy.access_log,
-        }))
-    }
 }
 
 /// Where a connection comes from, for `source_type`.

@@ -22,7 +22,7 @@ pub use self::{
     convert::{Built, from_bootstrap},
     listener::Listener,
 };
-use crate::{intake::Direction, telemetry::writer::LogFile};
+use crate::intake::Direction;
 
 /// Why a configuration is refused: the field, in the spelling of the protobuf path, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -120,11 +120,6 @@ impl Snapshot {
     /// A cluster by name.
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
         self.clusters.get(name)
-    }
-
-    /// The files of every access log, for opening them before privileges go.
-    pub fn log_files(&self) -> impl Iterator<Item = LogFile> {
-        self.listeners.iter().flat_map(|listener| listener.access_logs()).map(|log| log.file.clone())
     }
 
     /// The listener for a redirected connection: by original destination ip:port, then by wildcard address and port,

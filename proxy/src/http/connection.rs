@@ -419,7 +419,6 @@ pub(super) mod tests {
             stream_idle_timeout: Some(HttpConnectionManager::DEFAULT_STREAM_IDLE),
             request_timeout: None,
             request_headers_timeout: None,
-            drain_timeout: HttpConnectionManager::DEFAULT_DRAIN,
             upgrades: Vec::new(),
             strip_port: StripPort::Never,
             strip_trailing_host_dot: false,

@@ -20,6 +20,7 @@ mod router;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod timers;
 mod upgrade;
 mod upstream;

@@ -20,6 +20,7 @@ use super::{
     retry::{self, Outcome},
     rewrite,
     stream::{Routed, Stream},
+    timeouts::{PER_TRY_TIMEOUT, TIMEOUT, Timeouts},
     timers::{Expired, Timers, within},
     upgrade,
     upstream::Failure,
@@ -40,24 +41,12 @@ const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
-const PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 const RETRY_ON: HeaderName = HeaderName::from_static("x-envoy-retry-on");
 const RETRY_GRPC_ON: HeaderName = HeaderName::from_static("x-envoy-retry-grpc-on");
 const MAX_RETRIES: HeaderName = HeaderName::from_static("x-envoy-max-retries");
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// A response that will not be used is read to its end if it is no longer than this, to keep its connection.
 const DRAIN_LIMIT: u64 = 64 * 1024;
-
-/// How long the whole request and each attempt may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Timeouts {
-    global: Option<Duration>,
-    per_try: Option<Duration>,
-    /// The client's own `grpc-timeout` rules.
-    grpc: bool,
-}
 
 /// One attempt after another at the same request.
 struct Attempts<'a> {
@@ -114,7 +103,7 @@ pub(super) async fn forward(
         return stream.answer(reply, Some(&changes), &parts);
     }
     let policy = retry_policy(forward, &stream, &parts);
-    let timeouts = timeouts(forward, policy.as_deref(), stream.is_grpc(), &parts.headers);
+    let timeouts = Timeouts::of(forward, policy.as_deref(), stream.is_grpc(), &parts.headers);
     finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
     if wanted_upgrade.is_some() {
         return upgrade::forward(stream, &changes, cluster, forward.timeout, parts).await;
@@ -186,48 +175,6 @@ fn retry_policy(forward: &Forward, stream: &Stream, parts: &Parts) -> Option<Arc
             headers: &parts.headers,
         };
         policy.request_headers.is_empty() || policy.request_headers.iter().any(|matcher| header_matches(matcher, &view))
-    })
-}
-
-fn timeouts(forward: &Forward, policy: Option<&RetryPolicy>, grpc: bool, headers: &HeaderMap) -> Timeouts {
-    let millis = |name: &HeaderName| {
-        headers.get(name).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok())
-    };
-    let mut timeouts =
-        Timeouts { global: forward.timeout, per_try: policy.and_then(|policy| policy.per_try_timeout), grpc: false };
-    if let (true, Some(max)) = (grpc, forward.max_grpc_timeout)
-        && let Some(asked) = headers.get(&GRPC_TIMEOUT).and_then(|value| grpc_timeout(value.as_bytes()))
-    {
-        timeouts.global = Some(max.map_or(asked, |max| max.min(asked)));
-        timeouts.grpc = true;
-    }
-    if let Some(asked) = millis(&TIMEOUT) {
-        timeouts.global = Some(Duration::from_millis(asked)).filter(|asked| !asked.is_zero());
-    }
-    if let Some(asked) = millis(&PER_TRY_TIMEOUT) {
-        timeouts.per_try = Some(Duration::from_millis(asked)).filter(|asked| !asked.is_zero());
-    }
-    // An attempt that may take longer than the whole has no timeout of its own.
-    if let (Some(global), Some(per_try)) = (timeouts.global, timeouts.per_try)
-        && per_try >= global
-    {
-        timeouts.per_try = None;
-    }
-    timeouts
-}
-
-/// `grpc-timeout`: up to eight digits and a unit.
-fn grpc_timeout(value: &[u8]) -> Option<Duration> {
-    let (unit, digits) = value.split_last()?;
-    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    Some(match unit {
-        b'H' => Duration::from_secs(number.checked_mul(3600)?),
-        b'M' => Duration::from_secs(number.checked_mul(60)?),
-        b'S' => Duration::from_secs(number),
-        b'm' => Duration::from_millis(number),
-        b'u' => Duration::from_micros(number),
-        b'n' => Duration::from_nanos(number),
-        _ => return None,
     })
 }
 
@@ -582,17 +529,4 @@ fn drain(mut body: Incoming, lease: Lease) {
             lease.release();
         }
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grpc_timeouts() {
-        assert_eq!(grpc_timeout(b"100m"), Some(Duration::from_millis(100)));
-        assert_eq!(grpc_timeout(b"2H"), Some(Duration::from_secs(7200)));
-        assert_eq!(grpc_timeout(b"5"), None);
-        assert_eq!(grpc_timeout(b""), None);
-    }
 }

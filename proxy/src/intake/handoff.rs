@@ -27,10 +27,13 @@ use crate::{
 
 /// The version of the protocol.
 const VERSION: u32 = 1;
-/// Pauses between attempts to reach the agent. The longest is short: the agent restarts fast, and a pod's stash of
-/// upstream sockets does not last long.
+/// Pauses between attempts to reach the agent, before up to half as much again of jitter. The longest is short: dialling
+/// a Unix socket costs next to nothing, the agent restarts fast, and a pod's stash of upstream sockets does not last
+/// long.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// Messages that may wait to be sent; then reading waits too.
+const OUTGOING: usize = 64;
 /// How often a draining proxy tells how many connections it still has.
 const DRAINING_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -65,7 +68,7 @@ pub struct Client {
     path: PathBuf,
     generation: u64,
     pods: Pods,
-    needs: mpsc::UnboundedReceiver<Need>,
+    needs: mpsc::Receiver<Need>,
     stats: Stats,
     status: watch::Sender<Status>,
 }
@@ -77,7 +80,7 @@ impl Client {
         path: PathBuf,
         generation: u64,
         pods: Pods,
-        needs: mpsc::UnboundedReceiver<Need>,
+        needs: mpsc::Receiver<Need>,
         stats: Stats,
         status: watch::Sender<Status>,
     ) -> Self {
@@ -134,15 +137,15 @@ impl Client {
     /// Speaks with one agent until the connection ends.
     async fn session(&mut self, connection: &Connection, pause: &mut Duration) -> Result<(), SessionError> {
         // Sent apart from what is received: neither side waits for the other to read.
-        let (send, outgoing) = mpsc::unbounded_channel();
-        self.greet(&send)?;
+        let (send, outgoing) = mpsc::channel(OUTGOING);
+        let send = Outgoing(send);
         tokio::select! {
             sent = write(connection, outgoing) => Ok(sent?),
             received = self.listen(connection, &send, pause) => received,
         }
     }
 
-    fn greet(&mut self, send: &Outgoing) -> io::Result<()> {
+    async fn greet(&mut self, send: &Outgoing) -> io::Result<()> {
         // Meant for an earlier agent.
         while self.needs.try_recv().is_ok() {}
         let hello = Hello {
@@ -152,12 +155,11 @@ impl Client {
             pods_held: self.pods.len() as u32,
             proxy_version: env!("CARGO_PKG_VERSION").into(),
         };
-        enqueue(send, from_proxy::Message::Hello(hello));
+        send.send(from_proxy::Message::Hello(hello), Vec::new()).await;
         for (uid, listeners, fds) in self.pods.listeners() {
             let message = from_proxy::Message::ListenersBack(ListenersBack { uid: uid.into(), listeners });
             let fds = fds.into_iter().map(|fd| fd.try_clone_to_owned()).collect::<Result<_, _>>()?;
-            // Kept alive by the queue's own end.
-            let _ = send.send((FromProxy { message: Some(message) }, fds));
+            send.send(message, fds).await;
         }
         Ok(())
     }
@@ -168,6 +170,7 @@ impl Client {
         send: &Outgoing,
         pause: &mut Duration,
     ) -> Result<(), SessionError> {
+        self.greet(send).await?;
         let mut enrolled = HashSet::new();
         let mut progress = tokio::time::interval(DRAINING_INTERVAL);
         loop {
@@ -178,14 +181,14 @@ impl Client {
                     if let Some(Need { uid, family, count }) = need.filter(|need| enrolled.contains(&*need.uid)) {
                         let family = family.to_handoff().into();
                         let need = NeedSockets { uid: uid.to_string(), family, count };
-                        enqueue(send, from_proxy::Message::NeedSockets(need));
+                        send.send(from_proxy::Message::NeedSockets(need), Vec::new()).await;
                     }
                     continue;
                 }
                 _ = progress.tick() => {
                     if matches!(*self.status.borrow(), Status::Superseded(_)) {
                         let draining = Draining { open: self.stats.open_connections() };
-                        enqueue(send, from_proxy::Message::Draining(draining));
+                        send.send(from_proxy::Message::Draining(draining), Vec::new()).await;
                     }
                     continue;
                 }
@@ -204,14 +207,14 @@ impl Client {
     ) -> Result<(), SessionError> {
         let Packet { bytes, fds } = packet;
         let FromAgent { id, message } = FromAgent::decode(&*bytes)?;
-        let ack = |error: String| enqueue(send, from_proxy::Message::Ack(Ack { id, error }));
+        let ack = |error: String| send.send(from_proxy::Message::Ack(Ack { id, error }), Vec::new());
         match message {
             Some(from_agent::Message::Maps(_)) => {
                 let [accepted, upstream] = exactly(fds, "Maps")?;
                 self.pods.set_maps(Maps::new(accepted, upstream));
             }
             Some(from_agent::Message::Enroll(_)) if matches!(*self.status.borrow(), Status::Superseded(_)) => {
-                ack("this proxy is draining".into());
+                ack("this proxy is draining".into()).await;
             }
             Some(from_agent::Message::Enroll(enroll)) => {
                 let uid = enroll.workload.as_ref().map_or("", |workload| &workload.uid).to_owned();
@@ -219,11 +222,11 @@ impl Client {
                 match self.pods.enroll(enroll, fds).await {
                     Ok(()) => {
                         tracing::info!(%uid, sockets, "pod enrolled");
-                        ack(String::new());
+                        ack(String::new()).await;
                     }
                     Err(error) => {
                         tracing::warn!(%uid, %error, "pod not enrolled");
-                        ack(error.to_string());
+                        ack(error.to_string()).await;
                     }
                 }
                 enrolled.insert(uid);
@@ -236,11 +239,11 @@ impl Client {
                 enrolled.remove(&withdraw.uid);
                 self.pods.withdraw(&withdraw.uid, Duration::from_millis(withdraw.drain_ms)).await;
                 tracing::info!(uid = %withdraw.uid, "pod withdrawn");
-                ack(String::new());
+                ack(String::new()).await;
             }
             Some(from_agent::Message::SnapshotSent(_)) => {
                 self.pods.prune(enrolled).await;
-                enqueue(send, from_proxy::Message::Ready(Ready {}));
+                send.send(from_proxy::Message::Ready(Ready {}), Vec::new()).await;
                 tracing::info!(pods = self.pods.len(), "serving the agent's pods");
                 self.status.send_if_modified(|status| {
                     let first = *status == Status::Starting;
@@ -262,17 +265,17 @@ impl Client {
     }
 }
 
-type Outgoing = mpsc::UnboundedSender<(FromProxy, Vec<OwnedFd>)>;
+/// What waits to be sent to the agent.
+struct Outgoing(mpsc::Sender<(FromProxy, Vec<OwnedFd>)>);
 
-fn enqueue(send: &Outgoing, message: from_proxy::Message) {
-    // The receiver lives as long as the session.
-    let _ = send.send((FromProxy { message: Some(message) }, Vec::new()));
+impl Outgoing {
+    async fn send(&self, message: from_proxy::Message, fds: Vec<OwnedFd>) {
+        // The other end lives as long as the session.
+        let _ = self.0.send((FromProxy { message: Some(message) }, fds)).await;
+    }
 }
 
-async fn write(
-    connection: &Connection,
-    mut outgoing: mpsc::UnboundedReceiver<(FromProxy, Vec<OwnedFd>)>,
-) -> io::Result<()> {
+async fn write(connection: &Connection, mut outgoing: mpsc::Receiver<(FromProxy, Vec<OwnedFd>)>) -> io::Result<()> {
     while let Some((message, fds)) = outgoing.recv().await {
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         connection.send(&message.encode_to_vec(), &fds).await?;

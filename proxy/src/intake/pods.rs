@@ -69,7 +69,7 @@ pub struct Pods {
     held: HashMap<Arc<str>, Held>,
     workers: Rc<Workers>,
     maps: Arc<ArcSwapOption<Maps>>,
-    needs: mpsc::UnboundedSender<Need>,
+    needs: mpsc::Sender<Need>,
     stats: Arc<Shard>,
     ceiling: usize,
 }
@@ -91,7 +91,7 @@ struct HeldListener {
 
 impl Pods {
     /// None yet. Each may have `ceiling` connections open at a time; what their stashes need goes to `needs`.
-    pub fn new(workers: Rc<Workers>, needs: mpsc::UnboundedSender<Need>, stats: Arc<Shard>, ceiling: usize) -> Self {
+    pub fn new(workers: Rc<Workers>, needs: mpsc::Sender<Need>, stats: Arc<Shard>, ceiling: usize) -> Self {
         Self { held: HashMap::new(), workers, maps: Arc::default(), needs, stats, ceiling }
     }
 
@@ -193,7 +193,7 @@ impl Pods {
                 tracing::warn!(%uid, open = local.open(), "connections outlived the drain of their pod");
             }
             local.stash.close();
-            workers.forget(&uid);
+            workers.forget(&uid).await;
         });
     }
 

@@ -66,7 +66,7 @@ impl Connection {
 
     /// Receives one packet; none when the other side has closed.
     pub async fn receive(&self) -> io::Result<Option<Packet>> {
-        self.socket.async_io(Interest::READABLE, |socket| receive_now(socket)).await
+        self.socket.async_io(Interest::READABLE, receive_now).await
     }
 }
 
@@ -85,9 +85,8 @@ fn receive_now(socket: &OwnedFd) -> io::Result<Option<Packet>> {
     message.msg_control = control.0.as_mut_ptr().cast();
     message.msg_controllen = CONTROL_BYTES;
     // SAFETY: `message` points at buffers that outlive the call, with their true lengths.
-    let received = unsafe {
-        libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT)
-    };
+    let received =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
     if received < 0 {
         return Err(io::Error::last_os_error());
     }

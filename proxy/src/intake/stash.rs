@@ -4,13 +4,7 @@
 //! are asked for, one request at a time; a dial waits only while the stash is empty, and how often that happens decides
 //! how many the stash keeps.
 
-use std::{
-    collections::VecDeque,
-    io,
-    net::SocketAddr,
-    os::fd::OwnedFd,
-    sync::Arc,
-};
+use std::{collections::VecDeque, io, net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -68,7 +62,7 @@ impl Family {
 #[derive(Debug)]
 pub struct Stash {
     uid: Arc<str>,
-    needs: mpsc::UnboundedSender<Need>,
+    needs: mpsc::Sender<Need>,
     v4: Shelf,
     v6: Shelf,
 }
@@ -106,7 +100,7 @@ impl Default for State {
 
 impl Stash {
     /// An empty stash that asks through `needs`.
-    pub fn new(uid: Arc<str>, needs: mpsc::UnboundedSender<Need>) -> Self {
+    pub fn new(uid: Arc<str>, needs: mpsc::Sender<Need>) -> Self {
         Self { uid, needs, v4: Shelf::default(), v6: Shelf::default() }
     }
 
@@ -213,8 +207,8 @@ impl Stash {
             return;
         }
         let count = (state.target - state.sockets.len()) as u32;
-        // Without a handoff client (shutdown) nobody answers, and the dial times out.
-        state.asked = self.needs.send(Need { uid: self.uid.clone(), family, count }).is_ok();
+        // Not sent: the next dial asks. Without a handoff client (shutdown) nobody answers, and dials time out.
+        state.asked = self.needs.try_send(Need { uid: self.uid.clone(), family, count }).is_ok();
     }
 }
 
@@ -228,8 +222,8 @@ mod tests {
 
     use super::*;
 
-    fn stash() -> (Arc<Stash>, mpsc::UnboundedReceiver<Need>) {
-        let (needs, asked) = mpsc::unbounded_channel();
+    fn stash() -> (Arc<Stash>, mpsc::Receiver<Need>) {
+        let (needs, asked) = mpsc::channel(16);
         (Arc::new(Stash::new("pod".into(), needs)), asked)
     }
 

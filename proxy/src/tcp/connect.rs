@@ -73,8 +73,7 @@ pub(super) async fn to_target(
     match &settings.target {
         Target::OriginalDestination(name) => {
             entry.upstream_cluster = Some(name.clone());
-            let stream =
-                attempt(worker, &dialer, downstream.destination, PASSTHROUGH_CONNECT_TIMEOUT, entry).await;
+            let stream = attempt(worker, &dialer, downstream.destination, PASSTHROUGH_CONNECT_TIMEOUT, entry).await;
             stream.map(|stream| Connected { stream, _permit: None }).map_err(Failed::Connect)
         }
         Target::Clusters(clusters) => {
@@ -144,7 +143,7 @@ fn transport_failure(error: &ConnectError) -> Cow<'static, str> {
         ConnectError::Timeout => Cow::Borrowed(""),
         ConnectError::Io(error) => {
             // The kernel's text without Rust's "(os error N)".
-            let text = error.raw_os_error().map_or_else(|| error.to_string(), |number| os_error_text(number));
+            let text = error.raw_os_error().map_or_else(|| error.to_string(), os_error_text);
             format!("delayed_connect_error:_{}", text.replace(' ', "_")).into()
         }
     }

@@ -6,6 +6,7 @@
 
 use std::{
     cell::RefCell,
+    fmt,
     future::poll_fn,
     io,
     os::fd::OwnedFd,
@@ -54,6 +55,17 @@ pub enum Ended {
     Idle,
     /// One side's socket failed: reset, or gone.
     Failed(Side, io::Error),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished => f.write_str("finished"),
+            Self::Idle => f.write_str("idle"),
+            Self::Failed(Side::Downstream, error) => write!(f, "downstream: {error}"),
+            Self::Failed(Side::Upstream, error) => write!(f, "upstream: {error}"),
+        }
+    }
 }
 
 /// What was copied.
@@ -240,7 +252,14 @@ impl Pipe {
         loop {
             ready!(from.poll_read_ready(cx))?;
             let moved = from.try_io(Interest::READABLE, || {
-                Ok(splice(from, None, &self.write, None, self.size, SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK)?)
+                Ok(splice(
+                    from,
+                    None,
+                    &self.write,
+                    None,
+                    self.size,
+                    SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK,
+                )?)
             });
             match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -258,7 +277,14 @@ impl Pipe {
         while self.filled > 0 {
             ready!(to.poll_write_ready(cx))?;
             let moved = to.try_io(Interest::WRITABLE, || {
-                Ok(splice(&self.read, None, to, None, self.filled, SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK)?)
+                Ok(splice(
+                    &self.read,
+                    None,
+                    to,
+                    None,
+                    self.filled,
+                    SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK,
+                )?)
             });
             match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -315,8 +341,7 @@ mod tests {
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (client, accepted) =
-            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         (client.unwrap(), accepted.unwrap().0)
     }
 

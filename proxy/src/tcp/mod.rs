@@ -1,7 +1,7 @@
 //! TCP proxying: an upstream for a connection, then bytes both ways until both sides are done.
 
 mod connect;
-mod copy;
+pub(crate) mod copy;
 
 use std::{
     rc::Rc,
@@ -89,8 +89,7 @@ pub async fn proxy(
         }
     };
     line.entry.upstream_local = upstream.local_addr().ok();
-    let ended =
-        copy::both_ways(&mut downstream.stream, &mut upstream, settings.idle_timeout, &mut line.copied).await;
+    let ended = copy::both_ways(&mut downstream.stream, &mut upstream, settings.idle_timeout, &mut line.copied).await;
     if let Ended::Failed(Side::Upstream, _) = &ended {
         line.entry.raise(Flag::UpstreamRemoteReset);
     }
@@ -99,7 +98,7 @@ pub async fn proxy(
         destination = %downstream.destination,
         received = line.copied.received,
         sent = line.copied.sent,
-        ?ended,
+        %ended,
         "connection ended"
     );
 }

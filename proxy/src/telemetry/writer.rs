@@ -62,9 +62,10 @@ impl LogFiles {
     pub fn open(logs: impl IntoIterator<Item = LogFile>) -> Result<Self, OpenError> {
         let mut files = HashMap::new();
         for log in logs {
-            if !files.contains_key(&log) {
-                let file = open(&log).map_err(|source| OpenError { path: log.path().to_owned(), source })?;
-                files.insert(log, file);
+            if let Entry::Vacant(place) = files.entry(log) {
+                let log = place.key();
+                let file = open(log).map_err(|source| OpenError { path: log.path().to_owned(), source })?;
+                place.insert(file);
             }
         }
         Ok(Self { files })

@@ -12,6 +12,9 @@ use crate::worker::{
     accept::{self, Source},
 };
 
+/// Commands that may wait for a worker; then the control thread waits.
+const COMMANDS: usize = 64;
+
 /// Tells a worker something.
 enum Command {
     Accept {
@@ -28,7 +31,7 @@ enum Command {
 /// The running workers. They end when this is dropped, with whatever is still open.
 #[derive(Debug)]
 pub struct Workers {
-    commands: Vec<mpsc::UnboundedSender<Command>>,
+    commands: Vec<mpsc::Sender<Command>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -59,7 +62,7 @@ impl Workers {
     {
         let mut running = Self { commands: Vec::new(), threads: Vec::new() };
         for (index, worker) in workers.into_iter().enumerate() {
-            let (sender, commands) = mpsc::unbounded_channel();
+            let (sender, commands) = mpsc::channel(COMMANDS);
             let (started, up) = std::sync::mpsc::sync_channel(1);
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let runtime = match local_runtime() {
@@ -97,15 +100,15 @@ impl Workers {
         let (started, done) = oneshot::channel();
         let command = Command::Accept { listener, source, stop: accepting.stop.subscribe(), started };
         let gone = || io::Error::other(format!("worker {index} is gone"));
-        self.commands[index].send(command).map_err(|_| gone())?;
+        self.commands[index].send(command).await.map_err(|_| gone())?;
         done.await.map_err(|_| gone())?
     }
 
     /// Has every worker drop what it pooled on behalf of a withdrawn pod.
-    pub fn forget(&self, uid: &Arc<str>) {
+    pub async fn forget(&self, uid: &Arc<str>) {
         for commands in &self.commands {
             // A worker that is gone has forgotten.
-            let _ = commands.send(Command::Forget { uid: uid.clone() });
+            let _ = commands.send(Command::Forget { uid: uid.clone() }).await;
         }
     }
 
@@ -126,7 +129,7 @@ pub(crate) fn local_runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
 }
 
-async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>, flush_interval: Duration) {
+async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, flush_interval: Duration) {
     let mut flush = tokio::time::interval(flush_interval);
     flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -17,7 +17,7 @@ use crate::{
     telemetry::access_log::Wanted,
 };
 
-const SUPPORTED: [&str; 33] = [
+const SUPPORTED: [&str; 32] = [
     "codec_type",
     "stat_prefix",
     "rds",
@@ -33,7 +33,6 @@ const SUPPORTED: [&str; 33] = [
     "stream_idle_timeout",
     "request_timeout",
     "request_headers_timeout",
-    "drain_timeout",
     "access_log",
     "use_remote_address",
     "xff_num_trusted_hops",
@@ -53,8 +52,9 @@ const SUPPORTED: [&str; 33] = [
     "path_with_escaped_slashes_action",
 ];
 
-/// They change tracing, statistics or when lines are written; or need TLS to have an effect.
-const HARMLESS: [&str; 14] = [
+/// They change tracing, statistics, when lines are written or connections end; or need TLS to have an effect.
+const HARMLESS: [&str; 15] = [
+    "drain_timeout",
     "tracing",
     "http3_protocol_options",
     "stream_flush_timeout",
@@ -162,10 +162,6 @@ pub(super) fn connection_manager(
             None,
             &sub(at, "request_headers_timeout"),
         )?,
-        drain_timeout: match &message.drain_timeout {
-            None => HttpConnectionManager::DEFAULT_DRAIN,
-            Some(timeout) => duration(timeout, &sub(at, "drain_timeout"))?,
-        },
         upgrades: upgrades(cx, &message.upgrade_configs, at)?,
         strip_port: match &message.strip_port_mode {
             Some(manager::StripPortMode::StripAnyHostPort(true)) => StripPort::Any,

@@ -4,24 +4,24 @@
 //! connection is shared. Each is driven by a task of its own, which closes it when it idles too long. The circuit
 //! breakers' counters are the cluster's, shared with the other workers.
 
+mod connect;
+
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     hash::{Hash, Hasher},
     net::SocketAddr,
-    pin::Pin,
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::Poll,
-    time::Duration,
 };
 
 use hashbrown::{Equivalent, HashMap};
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, sync::oneshot, time::Instant};
 
-use super::{LocalExecutor, body::RequestBody};
+pub(super) use self::connect::{Upgrading, connect_for_upgrade};
+use self::connect::{connect_http1, connect_http2};
+use super::body::RequestBody;
 use crate::{
     config::cluster::{Cluster, Gauge},
     wire::dial::{ConnectError, Dialer, PoolScope},
@@ -406,155 +406,4 @@ impl Connection {
             _open: open,
         })
     }
-}
-
-async fn dial(want: &Want<'_>) -> Result<TcpStream, PoolError> {
-    want.dialer.connect(want.address, want.cluster.connect_timeout).await.map_err(PoolError::Connect)
-}
-
-fn http1_builder() -> http1::Builder {
-    http1::Builder::new()
-}
-
-async fn connect_http1(host: &Rc<Host>, want: &Want<'_>, open: InUse) -> Result<Http1, PoolError> {
-    let stream = dial(want).await?;
-    let connection = Connection::new(&stream, open);
-    let (sender, driver) = http1_builder().handshake(TokioIo::new(stream)).await.map_err(|_| PoolError::Handshake)?;
-    let host = Rc::downgrade(host);
-    let shared = Rc::downgrade(&connection);
-    let idle_timeout = want.cluster.idle_timeout;
-    tokio::task::spawn_local(async move {
-        let mut driver = std::pin::pin!(driver);
-        tokio::select! {
-            ended = &mut driver => {
-                if let Err(error) = ended {
-                    tracing::trace!(%error, "upstream connection ended");
-                }
-            }
-            () = idle_too_long(&host, &shared, idle_timeout) => {}
-        }
-        if let Some(host) = host.upgrade() {
-            host.idle.borrow_mut().retain(|one| !one.sender.is_closed());
-        }
-    });
-    Ok(Http1 { sender, connection })
-}
-
-/// Resolves when an HTTP/1 connection has been idle for `timeout`, having taken it out of the pool.
-async fn idle_too_long(host: &Weak<Host>, connection: &Weak<Connection>, timeout: Option<Duration>) {
-    let Some(timeout) = timeout else { return std::future::pending().await };
-    let mut wait = timeout;
-    loop {
-        tokio::time::sleep(wait).await;
-        let (Some(host), Some(connection)) = (host.upgrade(), connection.upgrade()) else { return };
-        let mut idle = host.idle.borrow_mut();
-        match idle.iter().position(|one| Rc::ptr_eq(&one.connection, &connection)) {
-            Some(index) => {
-                let since = connection.idle_since.get().elapsed();
-                if since >= timeout {
-                    idle.swap_remove(index);
-                    return;
-                }
-                wait = timeout - since;
-            }
-            None => wait = timeout,
-        }
-    }
-}
-
-async fn connect_http2(host: &Rc<Host>, want: &Want<'_>, open: InUse) -> Result<Http2, PoolError> {
-    let stream = dial(want).await?;
-    let connection = Connection::new(&stream, open);
-    let settings = &want.cluster.http2;
-    let (sender, mut driver) = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(settings.stream_window)
-        .initial_connection_window_size(settings.connection_window)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|_| PoolError::Handshake)?;
-    let limit = settings.max_concurrent_streams as usize;
-    connection.max_streams.set(limit.max(1));
-    let shared = Rc::downgrade(&connection);
-    let host = Rc::downgrade(host);
-    let idle_timeout = want.cluster.idle_timeout;
-    tokio::task::spawn_local(async move {
-        let driving = std::future::poll_fn(|cx| {
-            let ended = Pin::new(&mut driver).poll(cx);
-            if let Some(connection) = shared.upgrade() {
-                connection.max_streams.set(driver.current_max_send_streams().min(limit).max(1));
-            }
-            match ended {
-                Poll::Ready(ended) => Poll::Ready(ended),
-                Poll::Pending => Poll::Pending,
-            }
-        });
-        tokio::select! {
-            ended = driving => {
-                if let Err(error) = ended {
-                    tracing::trace!(%error, "upstream connection ended");
-                }
-            }
-            () = shared_idle_too_long(&shared, idle_timeout) => {}
-        }
-        if let Some(host) = host.upgrade() {
-            host.shared.borrow_mut().retain(|two| !two.sender.is_closed());
-        }
-    });
-    Ok(Http2 { sender, connection })
-}
-
-/// Resolves when an HTTP/2 connection has had no stream for `timeout`, or is spent and has none.
-async fn shared_idle_too_long(connection: &Weak<Connection>, timeout: Option<Duration>) {
-    let mut wait = timeout.unwrap_or(Duration::MAX);
-    loop {
-        let Some(connection) = connection.upgrade() else { return };
-        // Who holds the connection here keeps it alive no longer than the pool does: it is given up before waiting.
-        let done = {
-            let spent = connection.spent.get() && connection.active.get() == 0;
-            let idle = connection.idle_since.get().elapsed();
-            match timeout {
-                Some(timeout) if connection.active.get() == 0 && idle >= timeout => true,
-                Some(timeout) => {
-                    wait = if connection.active.get() == 0 { timeout - idle } else { timeout };
-                    spent
-                }
-                None => spent,
-            }
-        };
-        if done {
-            connection.spent.set(true);
-            return;
-        }
-        let _ = tokio::time::timeout(wait, connection.done.notified()).await;
-    }
-}
-
-/// A connection of its own for an upgrade: not pooled, and its bytes can be had back.
-#[derive(Debug)]
-pub(super) struct Upgrading {
-    pub sender: http1::SendRequest<RequestBody>,
-    /// The connection, and what was read beyond the response, once the upstream has switched protocols.
-    pub switched: oneshot::Receiver<(TcpStream, bytes::Bytes)>,
-    pub local: Option<SocketAddr>,
-}
-
-/// Dials for an upgrade.
-pub(super) async fn connect_for_upgrade(want: Want<'_>) -> Result<Upgrading, PoolError> {
-    let limits = &want.cluster.breakers;
-    let open = InUse::take(&want.cluster.usage.connections, limits.max_connections).ok_or(PoolError::Overflow)?;
-    let stream = dial(&want).await?;
-    let local = stream.local_addr().ok();
-    let (sender, mut driver) =
-        http1_builder().handshake(TokioIo::new(stream)).await.map_err(|_| PoolError::Handshake)?;
-    let (switched, receiver) = oneshot::channel();
-    tokio::task::spawn_local(async move {
-        let _open = open;
-        if std::future::poll_fn(|cx| driver.poll_without_shutdown(cx)).await.is_ok() {
-            let parts = driver.into_parts();
-            // Nobody waits when it was no upgrade after all.
-            let _ = switched.send((parts.io.into_inner(), parts.read_buf));
-        }
-    });
-    Ok(Upgrading { sender, switched: receiver, local })
 }

@@ -1,0 +1,81 @@
+//! How long a request may take: what its route says, and what its client may ask for.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName};
+
+use crate::config::{retry::RetryPolicy, route::Forward};
+
+pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
+pub(super) const PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// How long the whole request and each attempt may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Timeouts {
+    pub global: Option<Duration>,
+    pub per_try: Option<Duration>,
+    /// The client's own `grpc-timeout` rules.
+    pub grpc: bool,
+}
+
+impl Timeouts {
+    /// Of a request with these headers, which only an internal client can have.
+    pub fn of(forward: &Forward, policy: Option<&RetryPolicy>, grpc: bool, headers: &HeaderMap) -> Self {
+        let millis = |name: &HeaderName| {
+            headers.get(name).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok())
+        };
+        let mut timeouts = Timeouts {
+            global: forward.timeout,
+            per_try: policy.and_then(|policy| policy.per_try_timeout),
+            grpc: false,
+        };
+        if let (true, Some(max)) = (grpc, forward.max_grpc_timeout)
+            && let Some(asked) = headers.get(&GRPC_TIMEOUT).and_then(|value| grpc_timeout(value.as_bytes()))
+        {
+            timeouts.global = Some(max.map_or(asked, |max| max.min(asked)));
+            timeouts.grpc = true;
+        }
+        if let Some(asked) = millis(&TIMEOUT) {
+            timeouts.global = Some(Duration::from_millis(asked)).filter(|asked| !asked.is_zero());
+        }
+        if let Some(asked) = millis(&PER_TRY_TIMEOUT) {
+            timeouts.per_try = Some(Duration::from_millis(asked)).filter(|asked| !asked.is_zero());
+        }
+        // An attempt that may take longer than the whole has no timeout of its own.
+        if let (Some(global), Some(per_try)) = (timeouts.global, timeouts.per_try)
+            && per_try >= global
+        {
+            timeouts.per_try = None;
+        }
+        timeouts
+    }
+}
+
+/// `grpc-timeout`: up to eight digits and a unit.
+fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(number.checked_mul(3600)?),
+        b'M' => Duration::from_secs(number.checked_mul(60)?),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts() {
+        assert_eq!(grpc_timeout(b"100m"), Some(Duration::from_millis(100)));
+        assert_eq!(grpc_timeout(b"2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(grpc_timeout(b"5"), None);
+        assert_eq!(grpc_timeout(b""), None);
+    }
+}
