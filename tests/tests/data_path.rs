@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -14,7 +14,7 @@ use weir_tests::{
     mesh::{Mesh, PodSpec},
     net::{Net, Node, Pod},
     poll::wait_for,
-    web::{Nginx, WHOAMI, curl, get},
+    web::{Nginx, WHOAMI, curl, curl_with, get},
 };
 
 /// A service address that nothing but the mesh knows.
@@ -36,11 +36,16 @@ const ISTIO: &str = concat!(
 
 /// A listener for connections of pods to `address:port`.
 fn listener(address: &str, port: u16, routes: &str) -> String {
+    listener_with("traffic_direction: OUTBOUND", address, port, routes)
+}
+
+/// The same with further fields.
+fn listener_with(fields: &str, address: &str, port: u16, routes: &str) -> String {
     format!(
         "  - name: {address}_{port}
-    address: {{ socket_address: {{ address: {address}, port_value: {port} }} }}
+    address: {{ socket_address: {{ address: \"{address}\", port_value: {port} }} }}
     bind_to_port: false
-    traffic_direction: OUTBOUND
+    {fields}
     filter_chains:
     - filters:
       - name: envoy.filters.network.http_connection_manager
@@ -184,6 +189,88 @@ fn an_access_log_line_tells_of_the_request() {
     ] {
         assert!(line.contains(&part), "no {part} in {line}");
     }
+}
+
+#[test]
+fn the_original_destination_chooses_the_listener() {
+    let says = |text: &str| {
+        format!(
+            "              - match: {{ prefix: \"/\" }}
+                direct_response: {{ status: 200, body: {{ inline_string: \"{text}\" }} }}"
+        )
+    };
+    let (scene, (web, _nginx)) = Scene::new(|node| {
+        let web = server(node, "web", &self::says("web"));
+        let listeners = [
+            listener(SERVICE, 80, &says("address and port")),
+            listener("0.0.0.0", 80, &says("port")),
+            listener("::", 80, &says("port, IPv6")),
+            listener_with("traffic_direction: INBOUND", "0.0.0.0", 8080, &says("wrong direction")),
+        ];
+        (Some(bootstrap(&listeners, &[cluster("unused", "", &[web.0.v4(8080)])])), web)
+    });
+    for (to, answer) in [
+        (format!("{SERVICE}:80"), "address and port"),
+        ("10.96.0.11:80".to_owned(), "port"),
+        ("[fd00:96::10]:80".to_owned(), "port, IPv6"),
+        // Without a listener it is passed through.
+        (web.v4(8080).to_string(), "web\n"),
+        (web.v6(8080).to_string(), "web\n"),
+    ] {
+        let got = get(&scene.client, &format!("http://{to}/"));
+        assert!(got.text.ends_with(&format!("\r\n\r\n{answer}")), "{to}: {}", got.text);
+    }
+}
+
+#[test]
+fn the_listener_with_use_original_dst_takes_the_rest() {
+    let routes = "              - match: { prefix: \"/\" }\n                route: { cluster: passthrough }
+                response_headers_to_add: [{ header: { key: x-through, value: virtual-outbound } }]";
+    let (scene, (web, _nginx)) = Scene::new(|node| {
+        let web = server(node, "web", WHOAMI);
+        let rest = listener_with("use_original_dst: true\n    traffic_direction: OUTBOUND", "0.0.0.0", 15_001, routes);
+        let passthrough =
+            "  - { name: passthrough, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, connect_timeout: 5s }\n";
+        (Some(bootstrap(&[rest], &[passthrough.to_owned()])), web)
+    });
+    for to in [web.v4(8080), web.v6(8080)] {
+        let got = get(&scene.client, &format!("http://{to}/"));
+        assert_eq!(got.header("x-through"), Some("virtual-outbound"), "{}", got.text);
+        assert_eq!(got.address("server"), to);
+    }
+}
+
+#[test]
+fn an_inbound_listener_serves_whoever_comes_from_outside_as_who_it_is() {
+    let mut net = Net::new();
+    let node = net.node("a");
+    let (web, outside) = (node.pod("web"), node.pod("outside"));
+    let http = [8080, 8081].map(|port| format!("server {{ listen {port}; listen [::]:{port}; {WHOAMI} }}")).concat();
+    let _nginx = Nginx::with(&web, &http, &[8080, 8081]);
+    let routes = "              - match: { prefix: \"/\" }\n                route: { cluster: app }
+                response_headers_to_add: [{ header: { key: x-through, value: inbound } }]";
+    let listeners = ["0.0.0.0", "::"].map(|any| listener_with("traffic_direction: INBOUND", any, 8080, routes));
+    let app = "  - { name: app, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, connect_timeout: 5s }\n";
+    let spec = PodSpec::of(&web).probe_ports([8080]);
+    let _mesh = Mesh::start_with(&node, &[&spec], Some(&bootstrap(&listeners, &[app.to_owned()])));
+    for to in [web.v4(8080), web.v6(8080)] {
+        let url = format!("http://{to}/");
+        // Twice: the second client must not be taken for the first one by a connection that is used again.
+        for pod in [&outside, &node.pod("other"), &outside] {
+            let got = get(pod, &url);
+            assert_eq!(got.header("x-through"), Some("inbound"), "{}", got.text);
+            let own = if to.is_ipv4() { IpAddr::from(pod.ipv4) } else { pod.ipv6.into() };
+            assert_eq!((got.address("client").ip(), got.address("server")), (own, to), "{}", got.text);
+        }
+        // The kubelet's probe does not pass the proxy; that of a process among the pods does.
+        let probe = curl_with(node.launch("curl"), &[&url]);
+        assert_eq!((probe.status, probe.header("x-through")), (200, None), "{}", probe.text);
+        let imitation = curl_with(node.launch("curl").cgroup(&node.cgroups().pod("host-network")), &[&url]);
+        assert_eq!((imitation.status, imitation.header("x-through")), (200, Some("inbound")), "{}", imitation.text);
+    }
+    let other_port = get(&outside, &format!("http://{}/", web.v4(8081)));
+    assert_eq!(other_port.header("x-through"), None, "no listener: passed through");
+    assert_eq!(other_port.address("client").ip(), outside.ipv4);
 }
 
 #[test]
