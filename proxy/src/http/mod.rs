@@ -1,8 +1,8 @@
 //! HTTP: connections, requests, routing, retries, upstream pools.
 //!
-//! [`connection`] speaks HTTP to the client and hands each request to [`stream`], which prepares it ([`request`]), finds
-//! its route and answers it: itself ([`reply`]), or by an attempt or several at an upstream ([`router`], [`retry`],
-//! [`upstream`]) over this worker's [`pool`]. Everything is per worker and single-threaded.
+//! `connection` speaks HTTP to the client and hands each request to `stream`, which prepares it (`request`), finds
+//! its route and answers it: itself (`reply`), or by an attempt or several at an upstream (`router`, `retry`,
+//! `upstream`) over this worker's `pool`. Everything is per worker and single-threaded.
 
 mod body;
 pub mod connection;

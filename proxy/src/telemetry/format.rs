@@ -1,6 +1,6 @@
 //! Envoy's format strings: literals and command operators, `%COMMAND(PARAMETER):LENGTH%`.
 //!
-//! Parsed once, off the data path; writing is in [`format_write`](super::format_write). The same strings are used in
+//! Parsed once, off the data path; writing is in `format_write`. The same strings are used in
 //! access logs (an absent value is `-`) and in headers to add (an absent value is empty).
 
 use std::sync::Arc;

@@ -218,7 +218,7 @@ fn normalize(answer: &mut Answer) {
         })
         .collect::<Vec<_>>()
         .join("\n");
-    if answer.headers.get("x-order").is_some() {
+    if answer.headers.contains_key("x-order") {
         // An echo, whose length depends on how values are joined; the echo itself is compared.
         answer.headers.remove("content-length");
     }

@@ -11,7 +11,7 @@ use weir_proto::envoy::{
     },
 };
 
-use super::{Context, Error, access_log, cidrs, cluster, duration, item, limit, route, sub, type_name, unpack};
+use super::{Context, Error, access_log, cidrs, cluster, item, limit, route, sub, type_name, unpack};
 use crate::{
     config::http::{Codec, HttpConnectionManager, HttpFilter, Router, ServerHeader, StripPort},
     telemetry::access_log::Wanted,

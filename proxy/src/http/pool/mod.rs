@@ -19,7 +19,7 @@ use hashbrown::{Equivalent, HashMap};
 use hyper::client::conn::{TrySendError, http1, http2};
 use tokio::{net::TcpStream, sync::oneshot, time::Instant};
 
-pub(super) use self::connect::{Upgrading, connect_for_upgrade};
+pub(super) use self::connect::connect_for_upgrade;
 use self::connect::{connect_http1, connect_http2};
 use super::body::RequestBody;
 use crate::{
@@ -143,7 +143,7 @@ pub(super) struct Want<'a> {
     pub http2: bool,
 }
 
-/// The use of a connection by one request. Dropping it without [`Lease::release`] means that the response was not read
+/// The use of a connection by one request. Dropping it without releasing it means that the response was not read
 /// to its end.
 #[derive(Debug)]
 pub struct Lease {
