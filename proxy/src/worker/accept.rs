@@ -1,7 +1,7 @@
 //! Accepting: what a worker does with a listening socket until it is told to stop.
 
 use std::{
-    io,
+    fmt, io,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -47,6 +47,22 @@ pub enum Source {
     },
 }
 
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bound { listener, .. } => write!(f, "listener {listener}"),
+            Self::Pod { pod, direction } => {
+                let pod = pod.load();
+                let direction = match direction {
+                    Direction::Outbound => "outbound",
+                    Direction::Inbound => "inbound",
+                };
+                write!(f, "pod {}/{} {direction}", pod.namespace, pod.name)
+            }
+        }
+    }
+}
+
 /// Why a connection is closed as soon as it is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Refusal {
@@ -87,12 +103,18 @@ pub(super) async fn run(worker: Rc<Worker>, listener: TcpListener, source: Sourc
                     if let Some(counter) = refusal.counter() {
                         worker.stats.count(counter);
                     }
-                    tracing::debug!(%peer, ?source, reason = %refusal, "connection refused");
+                    tracing::debug!(%peer, %source, reason = %refusal, "connection refused");
                     if refusal == Refusal::TooManyConnections && complaints.may() {
-                        tracing::warn!(%peer, ?source, reason = %refusal, "connection refused");
+                        tracing::warn!(%peer, %source, reason = %refusal, "connection refused");
                     }
                 }
             },
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                // Root in the pod may destroy any socket of its namespace (SOCK_DESTROY); trying again would spin.
+                worker.stats.count(Counter::AcceptErrors);
+                tracing::warn!(%source, "a listening socket was destroyed; nothing is accepted on it any more");
+                return;
+            }
             Err(error) => {
                 worker.stats.count(Counter::AcceptErrors);
                 if complaints.may() {
