@@ -262,6 +262,38 @@ fn a_flood_of_connections_meets_the_pods_ceiling() {
     });
 }
 
+/// Time on the CPU that a process has used, in clock ticks of 10 ms (`proc(5)`).
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+    fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum()
+}
+
+#[test]
+fn destroying_the_proxys_sockets_hurts_only_itself() {
+    let scene = Scene::new();
+    // Root in a pod may: SOCK_DESTROY, as `ss --kill` asks for it. The kernel looks each socket up as a connection
+    // would find it, so it takes some rounds to get at several of a group.
+    let mut destroyed = 0;
+    for round in 0..20 {
+        let port = [OUTBOUND_PORT, INBOUND_PORT][round % 2];
+        let launch = scene.hostile.launch("ss").args(["--kill", "--tcp", "--listening", "--numeric"]);
+        let outcome = launch.args([format!("sport = :{port}")]).output(Duration::from_secs(10));
+        destroyed += outcome.stdout.lines().filter(|line| line.contains("LISTEN")).count();
+    }
+    // None where the kernel lacks CONFIG_INET_DIAG_DESTROY.
+    figure!("{destroyed} sockets destroyed");
+    scene.neighbour_is_well();
+    // Neither the proxy nor the agent spins on what is left of them.
+    let pids = [scene.mesh.proxy.process.pid(), scene.mesh.agent.process.pid()];
+    let before = pids.map(ticks);
+    std::thread::sleep(Duration::from_secs(1));
+    let used: Vec<u64> = pids.iter().zip(before).map(|(pid, before)| ticks(*pid) - before).collect();
+    figure!("clock ticks in a second: proxy {}, agent {}", used[0], used[1]);
+    assert!(used.iter().all(|ticks| *ticks < 30), "of 100 in a second: {used:?}");
+    scene.neighbour_is_well();
+}
+
 /// A listening socket in the SO_REUSEPORT group of the proxy's, if the kernel lets it.
 fn join_group(netns: &Netns, at: SocketAddr) -> io::Result<TcpListener> {
     netns.run(|| {
