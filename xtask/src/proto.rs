@@ -66,6 +66,13 @@ pub struct Args {
     check: bool,
 }
 
+impl Args {
+    /// As `--check` gives them.
+    pub fn check() -> Self {
+        Self { check: true }
+    }
+}
+
 pub fn run(args: Args) -> anyhow::Result<()> {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proxy/proto");
     let committed = crate_dir.join("src/generated");

@@ -1,7 +1,8 @@
 //! `cargo xtask test`: every test there is, with one honest sum at the end.
 //!
 //! The workspace is built once, in the debug profile, tests and programs together, and the test programs are run from
-//! here: unit tests, documentation tests, the end-to-end tests (which find weir's programs beside them), the proofs that committed generated files are
+//! here: unit tests, documentation tests, the end-to-end tests (which find weir's programs beside them), the proofs that
+//! committed generated files are
 //! what the sources give, and the kernel matrix. libtest's own `test result:` lines are added up; a program that ends
 //! badly without saying which test failed counts as one failure, and so does each check and each kernel.
 
@@ -14,8 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::console::{self, Style};
+use crate::ebpf;
 use crate::kernel_matrix::{self, Programs, Series};
 use crate::machine::{Machine, Need};
+use crate::proto;
 use crate::workspace::{self, Built, TestProgram};
 
 /// A test program or a check that takes longer hangs.
@@ -130,9 +133,8 @@ pub fn run(args: Args) -> Result<()> {
     parts.push(part("unit tests", || run_programs(&machine, &units, args.filter.as_deref())));
     parts.push(part("documentation tests", || run_documentation_tests(&machine, args.filter.as_deref())));
     if args.wants_checks() {
-        for task in ["ebpf", "proto"] {
-            parts.push(part(&format!("{task} --check"), || run_own_task(&machine, task)));
-        }
+        parts.push(part("ebpf --check", || Ok(run_check("ebpf --check", || ebpf::run(ebpf::Args::check())))));
+        parts.push(part("proto --check", || Ok(run_check("proto --check", || proto::run(proto::Args::check())))));
     }
     if args.wants_end_to_end() {
         let programs: Vec<&TestProgram> = built.tests.iter().filter(|test| is_end_to_end(test)).collect();
@@ -210,14 +212,14 @@ fn run_documentation_tests(machine: &Machine, filter: Option<&str>) -> Result<Ta
     run_runner(command.current_dir(workspace::root()))
 }
 
-fn run_own_task(machine: &Machine, task: &str) -> Result<Tally> {
-    let xtask = std::env::current_exe().context("this program's own path")?;
-    let mut command = machine.command(xtask);
-    command.args([task, "--check"]).current_dir(workspace::root()).stdin(Stdio::null());
-    let status = command.status().with_context(|| format!("{task} --check"))?;
-    let mark = if status.success() { console::paint(Style::Green, "ok") } else { console::paint(Style::Red, "FAILED") };
-    println!("{mark} {task} --check");
-    Ok(Tally::one(status.success()))
+/// In this process: the program that it runs from may have been built anew by the tests' build.
+fn run_check(name: &str, check: impl FnOnce() -> Result<()>) -> Tally {
+    let outcome = check();
+    match &outcome {
+        Ok(()) => println!("{} {name}", console::paint(Style::Green, "ok")),
+        Err(error) => println!("{} {name}: {error:#}", console::paint(Style::Red, "FAILED")),
+    }
+    Tally::one(outcome.is_ok())
 }
 
 fn run_matrix(machine: &Machine, built: &Built) -> Result<Tally> {

@@ -30,6 +30,13 @@ pub struct Args {
     nightly: bool,
 }
 
+impl Args {
+    /// As `--check` gives them.
+    pub fn check() -> Self {
+        Self { check: true, nightly: false }
+    }
+}
+
 /// The committed object.
 fn object_path() -> PathBuf {
     workspace::root().join("ebpf/weir.bpf.o")
