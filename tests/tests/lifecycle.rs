@@ -193,6 +193,25 @@ fn a_pod_with_another_namespace_is_enrolled_anew() {
 }
 
 #[test]
+fn a_namespace_that_is_removed_under_an_enrolled_pod_is_let_go() {
+    let scene = Scene::new();
+    let (stays, goes) = (scene.node.pod("stays"), scene.node.pod("goes"));
+    let specs = [&stays, &goes].map(PodSpec::of);
+    let mesh = Mesh::start(&scene.node, &specs.each_ref());
+    assert!(scene.is_carried(&mesh.agent, &goes));
+    let veth = goes.veth().to_owned();
+    drop(goes);
+    // Only weir's own sockets keep the namespace now.
+    mesh.agent.wait_pending(&specs[1], "does not exist");
+    scene.node.wait_until_gone(&veth);
+    assert!(scene.is_carried(&mesh.agent, &stays));
+    // A namespace of the same path is another one.
+    let again = scene.node.pod("goes");
+    mesh.agent.wait_enrolled(&[&specs[1]]);
+    assert!(scene.is_carried(&mesh.agent, &again));
+}
+
+#[test]
 fn a_pods_exclusions_change_while_it_is_enrolled() {
     const PORTS: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
     let scene = Scene::new();
