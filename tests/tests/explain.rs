@@ -215,29 +215,49 @@ fn pods_that_are_not_enrolled_are_explained_and_left_alone() {
 #[test]
 fn questions_that_make_no_sense_are_answered_with_one_line() {
     let scene = Scene::new();
-    for (arguments, words) in [
-        (["redirect", "show", "web", "--to", "10.0.0.1"].as_slice(), ["10.0.0.1", "IP:PORT"].as_slice()),
-        (&["redirect", "show", "web", "--to", "10.0.0.1:80", "--from", "kubelet"], &["kubelet", "host-pod"]),
-        (&["redirect", "show", "web", "--to", "10.0.0.1:80", "--protocol", "sctp"], &["sctp", "mptcp"]),
+    // 2: the command line is wrong; 1: the agent has no answer.
+    for (arguments, code, words) in [
+        (["redirect", "show", "web", "--to", "10.0.0.1"].as_slice(), 2, ["10.0.0.1", "IP:PORT"].as_slice()),
+        (&["redirect", "show", "web", "--to", "10.0.0.1:80", "--from", "kubelet"], 2, &["kubelet", "host-pod"]),
+        (&["redirect", "show", "web", "--to", "10.0.0.1:80", "--protocol", "sctp"], 2, &["sctp", "mptcp"]),
+        (&["event", "trace", "--verdict", "maybe"], 2, &["maybe"]),
+        (&["pod", "frobnicate"], 2, &["frobnicate"]),
+        (&["pdo", "list"], 2, &["pdo"]),
         (
             &["redirect", "show", "web", "--to", "192.0.2.1:80", "--from", "node"],
+            1,
             &["192.0.2.1:80", "address of the pod"],
         ),
-        (&["redirect", "show", "nobody"], &["nobody"]),
-        (&["map", "dump", "NOTHING"], &["NOTHING"]),
-        (&["event", "trace", "--verdict", "maybe"], &["maybe"]),
-        (&["pod", "frobnicate"], &["frobnicate"]),
-        (&["pdo", "list"], &["pdo"]),
+        (&["redirect", "show", "nobody"], 1, &["nobody"]),
+        (&["map", "dump", "NOTHING"], 1, &["NOTHING"]),
     ] {
         let outcome = scene.mesh.ctl.run(arguments);
-        assert!(!outcome.status.success(), "{arguments:?}: {outcome:?}");
+        assert_eq!(outcome.status.code(), Some(code), "{arguments:?}: {outcome:?}");
         assert!(words.iter().all(|word| outcome.stderr.contains(word)), "{arguments:?}: {}", outcome.stderr);
-        assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
+        assert!(!outcome.stderr.contains("panicked") && outcome.stdout.is_empty(), "{outcome:?}");
     }
     let nowhere = weir_tests::weirctl::Weirctl::new(&scene.mesh.agent.place.file("no.sock"), scene.node.directory());
     let outcome = nowhere.run(&["status"]);
-    assert!(!outcome.status.success() && outcome.stderr.contains("no.sock"), "{outcome:?}");
+    assert!(outcome.status.code() == Some(1) && outcome.stderr.contains("no.sock"), "{outcome:?}");
     assert_eq!(outcome.stderr.trim().lines().count(), 1, "{}", outcome.stderr);
+}
+
+#[test]
+fn a_checked_status_has_an_exit_code() {
+    let mut scene = Scene::new();
+    let check = |scene: &Scene| scene.mesh.ctl.run(&["status", "--check"]);
+    let outcome = check(&scene);
+    assert_eq!(outcome.status.code(), Some(3), "a pod is pending: {outcome:?}");
+    scene.mesh.agent.set_pods(&[PodSpec::of(&scene.web)]);
+    wait_for("all is well", Duration::from_secs(10), || {
+        let outcome = check(&scene);
+        if outcome.status.success() { Ok(()) } else { Err(outcome) }
+    });
+    scene.mesh.proxy.process.terminate();
+    wait_for("no proxy is there", Duration::from_secs(10), || {
+        let outcome = check(&scene);
+        if outcome.status.code() == Some(3) { Ok(()) } else { Err(outcome) }
+    });
 }
 
 #[test]
