@@ -59,7 +59,8 @@ impl Reconciler {
         false
     }
 
-    /// A proxy can switch off a listening socket that it shares: such sockets are made anew.
+    /// A proxy can switch off a listening socket that it shares, a privileged process of the pod can destroy it: such
+    /// sockets are made anew.
     pub(super) fn check_sockets(&mut self) {
         for pod in self.pods.values_mut() {
             if !pod.listeners.iter().all(|listener| netns::is_listening(&listener.socket)) {

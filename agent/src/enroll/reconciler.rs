@@ -313,7 +313,7 @@ impl Reconciler {
         let Some(mut pod) = self.pods.remove(uid) else { return };
         match self.ground.listen(&mut pod) {
             Ok(()) => {
-                tracing::warn!(pod = %pod.spec.full_name(), "no proxy handed listening sockets back; new ones are made");
+                tracing::warn!(pod = %pod.spec.full_name(), "the pod's listening sockets were gone; it has new ones");
                 self.failures.remove(uid);
                 self.proxies.enroll(&pod, &self.settings.node);
             }
@@ -407,6 +407,7 @@ impl Reconciler {
     fn tend(&mut self) {
         let now = Instant::now();
         self.registry.sweep();
+        self.check_sockets();
         let proxies = &self.proxies;
         self.withdrawn.retain(|uid, pod| now < pod.until && proxies.letting_go(uid));
         if now >= self.hand_back_until && !self.proxies.any_ready() {
@@ -417,7 +418,6 @@ impl Reconciler {
             return;
         }
         self.refreshed = now;
-        self.check_sockets();
         for (uid, pod) in &mut self.pods {
             if matches!(self.served.get(uid), Some(Served::Refused(_))) && !pod.listeners.is_empty() {
                 self.proxies.enroll(pod, &self.settings.node);
