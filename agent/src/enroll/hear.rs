@@ -20,6 +20,8 @@ impl Reconciler {
         let taken_over = now >= self.take_over_until || self.adopted.is_empty();
         if self.wanted.is_some() && taken_over {
             self.registry.settle();
+            // Of pods that nobody wants any more: they would keep their network namespaces.
+            self.handed_back.clear();
             if listening {
                 let pods = self.pods.values().filter(|pod| !pod.listeners.is_empty());
                 self.proxies.send_snapshot(pods, &self.settings.node);
