@@ -93,7 +93,7 @@ impl Weirctl {
     /// Sum of `redirect list` over the rows that `wanted` picks.
     #[track_caller]
     pub fn redirects(&self, wanted: impl Fn(&Value) -> bool) -> u64 {
-        let list = self.json(&["redirect", "list"]);
+        let list = self.json(&["redirect", "list", "--all"]);
         let rows = list.as_array().unwrap_or_else(|| panic!("not a list: {list}"));
         rows.iter().filter(|row| wanted(row)).map(|row| number(&row["count"])).sum()
     }

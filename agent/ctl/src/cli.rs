@@ -47,8 +47,13 @@ pub enum Question {
     Pods(String),
     /// `pod show POD`.
     Pod(String),
-    /// `redirect list`, "" for all.
-    Redirects(String),
+    /// `redirect list`.
+    Redirects {
+        /// The pod, "" for all.
+        pod: String,
+        /// Whether to show the proxy's own connections too.
+        all: bool,
+    },
     /// `redirect show POD`.
     RedirectSetup(String),
     /// `redirect show POD --to`.
@@ -136,6 +141,7 @@ const OPTIONS: &[Spec] = &[
     Spec { long: "count", short: Some('c'), takes: Some("a number") },
     Spec { long: "for", short: None, takes: Some("a duration") },
     Spec { long: "check", short: None, takes: None },
+    Spec { long: "all", short: Some('a'), takes: None },
 ];
 
 /// Parses the arguments after the program's name.
@@ -325,10 +331,10 @@ impl Line {
         let question = match (self.command(LIST_SHOW)?, self.word()) {
             ("help", _) => return self.help(),
             ("show", Some(pod)) => self.redirect_show(pod)?,
-            ("show", None) if !self.options.is_empty() => {
+            ("show", None) if self.options.iter().any(|(name, _)| *name != "all") => {
                 return Err(self.error("redirect show: expected a pod".to_owned()));
             }
-            (_, pod) => Question::Redirects(pod.unwrap_or_default()),
+            (_, pod) => Question::Redirects { pod: pod.unwrap_or_default(), all: self.flag("all") },
         };
         Ok(Action::Ask(question))
     }
@@ -456,8 +462,12 @@ mod tests {
         assert_eq!(asked("pod show"), Question::Pods(String::new()));
         assert_eq!(asked("pod l web"), Question::Pods("web".to_owned()));
         assert_eq!(asked("pod sh default/web"), Question::Pod("default/web".to_owned()));
-        assert_eq!(asked("r"), Question::Redirects(String::new()));
-        assert_eq!(asked("red l web"), Question::Redirects("web".to_owned()));
+        let redirects = |pod: &str, all| Question::Redirects { pod: pod.to_owned(), all };
+        assert_eq!(asked("r"), redirects("", false));
+        assert_eq!(asked("red l web"), redirects("web", false));
+        assert_eq!(asked("redirect list --all"), redirects("", true));
+        assert_eq!(asked("redirect list web -a"), redirects("web", true));
+        assert_eq!(refused("pod list --all"), "--all means nothing here");
         assert_eq!(asked("red s web"), Question::RedirectSetup("web".to_owned()));
         assert_eq!(asked("pr"), Question::Programs(Program::Any));
         assert_eq!(asked("prog show id 7"), Question::Programs(Program::Id(7)));

@@ -81,9 +81,9 @@ pub async fn ask(question: &Question, socket: &std::path::Path, output: &mut Out
                 output.write(show::redirect::setup(&pod), || show::redirect::setup_json(&pod))?;
             }
         }
-        Question::Redirects(pod) => {
+        Question::Redirects { pod, all } => {
             let request = pb::ListRedirectsRequest { pod: pod.clone() };
-            let rows = agent.list_redirects(request).await?.into_inner().redirects;
+            let rows = show::redirect::listed(agent.list_redirects(request).await?.into_inner().redirects, *all);
             output.write(show::redirect::table(&rows, now), || rows.iter().map(show::redirect::json).collect())?;
         }
         Question::Explain(explain) => {

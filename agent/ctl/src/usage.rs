@@ -63,7 +63,7 @@ Usage: weirctl pod { list | show } [POD]
 ";
 
 const REDIRECT: &str = "\
-Usage: weirctl redirect list [POD]
+Usage: weirctl redirect list [POD] [--all]
        weirctl redirect show POD
        weirctl redirect show POD --to IP:PORT [--from FROM] [--protocol PROTOCOL]
        weirctl redirect help
@@ -73,6 +73,7 @@ Usage: weirctl redirect list [POD]
        PROTOCOL := { tcp | mptcp | udp }
 
     list         original destinations that were decided on: where they went, how often, when last
+    -a, --all    the proxy's own connections too (rule proxy-socket), with which it carries the others on
     show POD     how the pod is redirected: listeners, exclusions, probe ports, decisions by rule
     show POD --to IP:PORT
                  the verdict on a connection and the rule that gives it, by the kernel's own tables

@@ -13,6 +13,16 @@ use crate::{
     time::{age, rfc3339},
 };
 
+/// The rule of the connections with which the proxy carries others on.
+const PROXY_SOCKET: &str = "proxy-socket";
+
+/// The rows to show. The proxy's own connections repeat those that they carry on, with other destinations: only if `all`
+/// are wanted.
+pub fn listed(mut rows: Vec<Redirect>, all: bool) -> Vec<Redirect> {
+    rows.retain(|row| all || row.rule != PROXY_SOCKET);
+    rows
+}
+
 /// One line for each original destination and rule.
 pub fn table(rows: &[Redirect], now: u64) -> Table {
     let mut table =
@@ -135,6 +145,14 @@ default/web  outbound   10.96.0.10:80         10.0.0.2:15001  redirect  redirect
         );
         assert_eq!(json(&row)["last_seen"], "1970-01-01T00:00:01Z");
         assert_eq!((&json(&gone)["listener"], &json(&gone)["pod"]), (&Value::Null, &Value::Null));
+    }
+
+    #[test]
+    fn the_proxys_own_connections_are_listed_only_if_asked_for() {
+        let row = |rule: &str| Redirect { rule: rule.to_owned(), ..Default::default() };
+        let rows = vec![row("redirected"), row("proxy-socket"), row("own-address")];
+        assert_eq!(listed(rows.clone(), false), [row("redirected"), row("own-address")]);
+        assert_eq!(listed(rows.clone(), true), rows);
     }
 
     #[test]
