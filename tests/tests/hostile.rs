@@ -291,6 +291,11 @@ fn destroying_the_proxys_sockets_hurts_only_itself() {
     let used: Vec<u64> = pids.iter().zip(before).map(|(pid, before)| ticks(*pid) - before).collect();
     figure!("clock ticks in a second: proxy {}, agent {}", used[0], used[1]);
     assert!(used.iter().all(|ticks| *ticks < 30), "of 100 in a second: {used:?}");
+    // And the agent makes new ones.
+    wait_for("the hostile pod is served again, both ways", Duration::from_secs(10), || {
+        dial(&scene.hostile.netns, scene.server.v4(PORT))?;
+        dial(&scene.plain.netns, scene.hostile.v4(PORT)).map(drop)
+    });
     scene.neighbour_is_well();
 }
 
