@@ -1,10 +1,10 @@
 //! `cargo xtask test`: every test there is, with one honest sum at the end.
 //!
 //! The workspace is built once, in the debug profile, tests and programs together, and the test programs are run from
-//! here: unit tests, documentation tests, the end-to-end tests (which find weir's programs beside them), the proofs that
-//! committed generated files are
-//! what the sources give, and the kernel matrix. libtest's own `test result:` lines are added up; a program that ends
-//! badly without saying which test failed counts as one failure, and so does each check and each kernel.
+//! here: unit tests, documentation tests, the proofs that committed generated files are what the sources give, the
+//! end-to-end tests (which find weir's programs beside them) and the kernel matrix. libtest's own `test result:` lines
+//! are added up; a program that ends badly without saying which test failed counts as one failure, and so does each
+//! check and each kernel.
 
 use anyhow::{Context, Result, bail};
 use std::fmt;

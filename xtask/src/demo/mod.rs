@@ -11,7 +11,7 @@ mod show;
 mod story;
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::console;
 use crate::machine::{Machine, Need};
@@ -31,6 +31,32 @@ pub struct Args {
     /// Use release binaries (the first build takes a few minutes more)
     #[arg(long)]
     release: bool,
+}
+
+/// The signals that end the demo.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hang_up.recv() => "SIGHUP",
+        }
+    }
 }
 
 /// What ended the demo.
@@ -55,21 +81,18 @@ pub fn run(args: Args) -> Result<()> {
     let programs = built.program("weirctl")?;
     machine.prepend_path(programs.parent().context("weirctl lies in a directory")?)?;
 
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
+    let mut show = Show::default();
+    // From here on a signal ends the story and not this process, so that what was made is taken down.
+    let mut signals = runtime.block_on(async { Signals::catch() })?;
     // What an earlier demo left, kept or killed.
     Lab::down(&machine)?;
     let lab = Lab::new(machine)?;
-    let mut show = Show::default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
     let outcome = runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
         // A dropped story kills the command that it waits for.
         tokio::select! {
             told = story::tell(&lab, &mut show) => told.map(|()| End::Story),
-            _ = interrupt.recv() => Ok(End::Signal("SIGINT")),
-            _ = terminate.recv() => Ok(End::Signal("SIGTERM")),
-            _ = hang_up.recv() => Ok(End::Signal("SIGHUP")),
+            name = signals.next() => Ok(End::Signal(name)),
         }
     });
     finish(&lab, &show, outcome, args.keep)
