@@ -3,7 +3,7 @@
 use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor, Value as Field};
 
-use super::{fields, scalar, wellknown};
+use super::{fields, own_json, scalar};
 use crate::descriptors::pool;
 use crate::error::ConfigError;
 use crate::tree::{Node, Value};
@@ -40,7 +40,7 @@ pub(super) fn any(descriptor: &MessageDescriptor, node: &Node) -> Result<Dynamic
         return Err(in_type(ConfigError::new(format!("unknown type {name}"))));
     };
     let mut others = entries.iter().filter(|entry| entry.key != TYPE);
-    let message = if wellknown::has_own_json(&inner) {
+    let message = if own_json::has_own_json(&inner) {
         match (others.next(), others.next()) {
             (Some(value), None) if value.key == "value" => {
                 super::message(&inner, &value.value).map_err(|error| error.in_field("value"))?

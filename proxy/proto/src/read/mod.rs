@@ -8,6 +8,7 @@
 //! Unlike Envoy, which takes the last or first of them, a field or key given twice is refused.
 
 mod any;
+mod own_json;
 mod scalar;
 mod wellknown;
 

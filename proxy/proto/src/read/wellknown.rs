@@ -7,6 +7,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor};
 use prost_types::value::Kind as Dynamic;
 use prost_types::{Duration, FieldMask, ListValue, Struct, Timestamp};
 
+use super::own_json::wrapped;
 use super::{any, fields, scalar};
 use crate::error::{ConfigError, Segment};
 use crate::tree::{Node, Value};
@@ -14,26 +15,6 @@ use crate::tree::{Node, Value};
 /// About 10,000 years, the range of `google.protobuf.Duration`.
 const MAX_SECONDS: i64 = 315_576_000_000;
 const NANOS_DIGITS: usize = 9;
-
-/// Whether the message's JSON is not a map of its fields.
-pub(super) fn has_own_json(descriptor: &MessageDescriptor) -> bool {
-    wrapped(descriptor)
-        || matches!(
-            descriptor.full_name(),
-            "google.protobuf.Any"
-                | "google.protobuf.Duration"
-                | "google.protobuf.FieldMask"
-                | "google.protobuf.ListValue"
-                | "google.protobuf.Struct"
-                | "google.protobuf.Timestamp"
-                | "google.protobuf.Value"
-        )
-}
-
-/// Whether the message is a wrapper such as `google.protobuf.UInt32Value`.
-fn wrapped(descriptor: &MessageDescriptor) -> bool {
-    descriptor.parent_file().name() == "google/protobuf/wrappers.proto"
-}
 
 /// The message, if it is one of these and spelled in its own way; None where the ordinary spelling applies.
 pub(super) fn message(descriptor: &MessageDescriptor, node: &Node) -> Option<Result<DynamicMessage, ConfigError>> {

@@ -1,11 +1,10 @@
 //! Values against rules.
 
-use prost_reflect::{DynamicMessage, MapKey, ReflectMessage, Value};
+use prost_reflect::{MapKey, ReflectMessage, Value};
 
 use super::rules::{Check, Rule};
+use super::time::{duration_nanos, seconds};
 use crate::error::{ConfigError, Segment};
-
-const NANOS: i128 = 1_000_000_000;
 
 impl Rule {
     /// Checks a field. An unset one of a message type satisfies everything but `required`.
@@ -139,26 +138,5 @@ pub(super) fn shown_key(key: &MapKey) -> String {
         MapKey::U32(key) => key.to_string(),
         MapKey::U64(key) => key.to_string(),
         MapKey::String(key) => key.clone(),
-    }
-}
-
-pub(super) fn nanos(seconds: i64, nanos: i32) -> i128 {
-    i128::from(seconds) * NANOS + i128::from(nanos)
-}
-
-/// A `google.protobuf.Duration` in nanoseconds.
-pub(super) fn duration_nanos(duration: &DynamicMessage) -> i128 {
-    let part = |name| duration.get_field_by_name(name).and_then(|value| integer(&value)).unwrap_or(0);
-    part("seconds") * NANOS + part("nanos")
-}
-
-/// `1.5s` for 1,500,000,000.
-fn seconds(nanos: &i128) -> String {
-    let sign = if *nanos < 0 { "-" } else { "" };
-    let (whole, fraction) = (nanos.abs() / NANOS, nanos.abs() % NANOS);
-    let fraction = format!("{fraction:09}");
-    match fraction.trim_end_matches('0') {
-        "" => format!("{sign}{whole}s"),
-        fraction => format!("{sign}{whole}.{fraction}s"),
     }
 }

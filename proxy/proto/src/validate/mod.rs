@@ -8,6 +8,8 @@ mod bounds;
 mod check;
 mod rules;
 mod text;
+mod time;
+mod unsupported;
 
 use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 
@@ -21,7 +23,7 @@ pub(crate) fn message(message: &DynamicMessage) -> Result<(), ConfigError> {
     match descriptor.full_name() {
         "google.protobuf.Any" => return any(message),
         // Envoy refuses them wherever it reads a duration, with or without a rule.
-        "google.protobuf.Duration" if check::duration_nanos(message) < 0 => {
+        "google.protobuf.Duration" if time::duration_nanos(message) < 0 => {
             return Err(ConfigError::new("must not be negative"));
         }
         _ => {}

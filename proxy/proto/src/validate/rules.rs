@@ -10,15 +10,13 @@ use prost_reflect::{DynamicMessage, ExtensionDescriptor, FieldDescriptor, Kind, 
 
 use super::bounds::Bounds;
 use super::text::{Lengths, Text};
+use super::time;
+use super::unsupported::Unsupported;
 use crate::descriptors::pool;
 use crate::generated::validate::field_rules::Type;
 use crate::generated::validate::{
     AnyRules, BytesRules, DurationRules, EnumRules, FieldRules, MapRules, RepeatedRules, TimestampRules,
 };
-
-/// A rule that nothing in Envoy's API uses, and that is not implemented.
-#[derive(Debug)]
-pub(super) struct Unsupported(pub String);
 
 /// The rules of one message type.
 pub(super) struct MessageRules {
@@ -287,7 +285,7 @@ fn map(rules: MapRules, kind: &Kind) -> Result<Check, Unsupported> {
 
 fn duration(rules: DurationRules) -> Check {
     let DurationRules { required: _, r#const, lt, lte, gt, gte, r#in, not_in } = rules;
-    let nanos = |duration: prost_types::Duration| super::check::nanos(duration.seconds, duration.nanos);
+    let nanos = |duration: prost_types::Duration| time::nanos(duration.seconds, duration.nanos);
     let bounds = Bounds {
         exactly: r#const.map(nanos),
         less_than: lt.map(nanos),

@@ -2,7 +2,7 @@
 
 use regex_automata::meta::Regex;
 
-use super::rules::Unsupported;
+use super::unsupported::Unsupported;
 use crate::error::ConfigError;
 use crate::generated::validate::string_rules::WellKnown;
 use crate::generated::validate::{KnownRegex, StringRules};
