@@ -4,7 +4,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::{config::http::HttpConnectionManager, tcp, telemetry::access_log::AccessLog};
+use crate::{
+    config::{http::HttpConnectionManager, tcp::Settings},
+    telemetry::access_log::AccessLog,
+};
 
 /// Which way a listener's connections go, as the workload sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +19,15 @@ pub enum TrafficDirection {
     Inbound,
     /// From the workload.
     Outbound,
+}
+
+/// Which way a connection goes, as its pod sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The pod connects.
+    Outbound,
+    /// The pod is connected to.
+    Inbound,
 }
 
 /// A listener.
@@ -145,7 +157,7 @@ pub struct TcpProxy {
     /// Prefix of its statistics.
     pub stat_prefix: Arc<str>,
     /// Where to, and how.
-    pub settings: tcp::Settings,
+    pub settings: Settings,
     /// Written per connection.
     pub access_log: Vec<AccessLog>,
 }

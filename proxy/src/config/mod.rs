@@ -11,18 +11,19 @@ pub mod listener;
 pub mod matcher;
 pub mod retry;
 pub mod route;
+pub mod tcp;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use ::http::HeaderName;
 use hashbrown::HashMap;
 
+use self::listener::Direction;
 pub use self::{
     cluster::Cluster,
     convert::{Built, from_bootstrap},
     listener::Listener,
 };
-use crate::intake::Direction;
 
 /// Why a configuration is refused: the field, in the spelling of the protobuf path, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,101 +3,18 @@
 pub mod bound;
 pub mod handoff;
 pub mod maps;
+pub mod pod;
 pub mod pods;
 pub mod seqpacket;
 pub mod stash;
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Instant,
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use arc_swap::ArcSwapOption;
 use tokio::net::TcpStream;
 
-use crate::{
-    intake::{maps::Maps, stash::Stash},
-    telemetry::stats::Shard,
-    wire::dial::Dialer,
-    worker::drain::{Drain, DrainWatch},
-};
-
-/// Which way a connection goes, as its pod sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// The pod connects.
-    Outbound,
-    /// The pod is connected to.
-    Inbound,
-}
-
-/// A pod of this node that the agent enrolled.
-#[derive(Debug)]
-pub struct Pod {
-    /// Kubernetes pod UID.
-    pub uid: String,
-    /// Pod name.
-    pub name: String,
-    /// Namespace.
-    pub namespace: String,
-    /// Service account.
-    pub service_account: String,
-    /// Labels.
-    pub labels: HashMap<String, String>,
-    /// Addresses.
-    pub ips: Vec<IpAddr>,
-    /// What this process holds for it.
-    pub local: Arc<PodLocal>,
-}
-
-/// What this process holds for a pod, also while the description of the pod changes.
-#[derive(Debug)]
-pub struct PodLocal {
-    /// Upstream sockets in its network namespace.
-    pub stash: Stash,
-    /// The agent's maps, once it has sent them.
-    pub maps: Arc<ArcSwapOption<Maps>>,
-    /// Begins with the pod's withdrawal; its watches are the pod's connections.
-    pub drain: Drain,
-    /// Counters for what happens on no worker in particular.
-    pub stats: Arc<Shard>,
-    open: AtomicUsize,
-    ceiling: usize,
-}
-
-impl PodLocal {
-    /// Nothing open yet; at most `ceiling` connections at a time.
-    pub fn new(stash: Stash, maps: Arc<ArcSwapOption<Maps>>, stats: Arc<Shard>, ceiling: usize) -> Self {
-        Self { stash, maps, drain: Drain::new(), stats, open: AtomicUsize::new(0), ceiling }
-    }
-
-    /// Counts a connection in, or says that the pod has its fill.
-    pub fn admit(self: &Arc<Self>) -> Option<Admitted> {
-        let admitted = Admitted(self.clone());
-        // Counted before it is compared: two workers cannot both take the last place.
-        (self.open.fetch_add(1, Ordering::Relaxed) < self.ceiling).then_some(admitted)
-    }
-
-    /// Connections open now.
-    pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
-    }
-}
-
-/// An open connection of a pod, counted out when dropped.
-#[derive(Debug)]
-pub struct Admitted(Arc<PodLocal>);
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+pub use self::pod::{Admitted, Pod, PodLocal};
+pub use crate::config::listener::Direction;
+use crate::{wire::dial::Dialer, worker::drain::DrainWatch};
 
 /// What a connection was accepted on.
 #[derive(Clone, Debug)]

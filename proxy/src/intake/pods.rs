@@ -17,9 +17,10 @@ use tokio::sync::mpsc;
 use weir_proto::handoff::v1 as handoff;
 
 use crate::{
+    config::listener::Direction,
     intake::{
-        Direction, Pod, PodLocal,
         maps::Maps,
+        pod::{Pod, PodLocal},
         stash::{Family, Need, Stash},
     },
     telemetry::stats::{Counter, Shard},

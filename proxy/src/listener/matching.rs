@@ -110,8 +110,8 @@ fn source_type(wanted: SourceType, facts: &Facts<'_>) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config::listener::{NetworkFilter, TcpProxy},
+    use crate::config::{
+        listener::{NetworkFilter, TcpProxy},
         tcp::Settings,
     };
 

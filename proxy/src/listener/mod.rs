@@ -13,6 +13,7 @@ use crate::{
     config::{
         http::Codec,
         listener::{Listener, NetworkFilter},
+        tcp::Settings,
     },
     http::connection,
     intake::{Direction, Downstream, Origin},
@@ -22,7 +23,7 @@ use crate::{
         format::{Format, ISTIO_DEFAULT},
         writer::LogFile,
     },
-    worker::Worker,
+    worker::state::Worker,
 };
 
 /// Serves a connection to its end.
@@ -162,5 +163,5 @@ async fn pass_through(worker: Rc<Worker>, downstream: Downstream, direction: Dir
     };
     let entry = Entry::since(downstream.accepted, downstream.destination, downstream.peer);
     let logs = LOGS.with(Clone::clone);
-    tcp::proxy(worker, downstream, &tcp::Settings::passthrough(cluster), &logs, entry).await;
+    tcp::proxy(worker, downstream, &Settings::passthrough(cluster), &logs, entry).await;
 }

@@ -15,15 +15,17 @@ use tokio::net::TcpStream;
 
 use crate::{
     cluster::PickContext,
-    config::Cluster,
+    config::{
+        Cluster,
+        tcp::{Settings, Target, WeightedCluster},
+    },
     intake::Downstream,
-    tcp::{Settings, Target, WeightedCluster},
     telemetry::{
         access_log::{Entry, Flag},
         stats::Counter,
     },
     wire::dial::{ConnectError, Dialer},
-    worker::Worker,
+    worker::state::Worker,
 };
 
 /// Connect timeout towards an original destination (Istio's for its PassthroughCluster).

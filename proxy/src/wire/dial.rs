@@ -13,7 +13,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{
     intake::{
-        Pod,
+        pod::Pod,
         stash::{Family, Waited},
     },
     telemetry::stats::Counter,

@@ -20,7 +20,7 @@ use crate::{
     intake::{Admitted, Direction, Downstream, Origin, Pod},
     listener,
     telemetry::stats::{Counter, Shard},
-    worker::{Worker, drain::DrainWatch},
+    worker::{drain::DrainWatch, state::Worker},
 };
 
 /// Pause after accept(2) failed for want of file descriptors or memory.

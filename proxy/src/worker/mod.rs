@@ -3,42 +3,12 @@
 
 mod accept;
 pub mod drain;
+pub mod state;
 mod threads;
-
-use std::sync::Arc;
-
-use arc_swap::ArcSwap;
 
 pub(crate) use self::threads::local_runtime;
 pub use self::{
     accept::Source,
+    state::Worker,
     threads::{Accepting, Workers},
 };
-
-use crate::{
-    cluster::Local,
-    config::Snapshot,
-    http::pool::Pools,
-    telemetry::{stats::Shard, writer::LogHandle},
-    worker::drain::DrainWatch,
-};
-
-/// What the connections of one worker share; each worker has one, in an `Rc`.
-#[derive(Debug)]
-pub struct Worker {
-    /// Which worker, from 0.
-    pub index: usize,
-    /// The configuration in force; load it once per connection or request.
-    pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// Upstream HTTP connections of this worker.
-    pub pools: Pools,
-    /// Load balancing state of this worker.
-    pub balancers: Local,
-    /// Access log lines go here.
-    pub log: LogHandle,
-    /// This worker's counters.
-    pub stats: Arc<Shard>,
-    /// The process-wide drain. A connection watches [`Downstream::drain`](crate::intake::Downstream), which also
-    /// follows its pod's withdrawal.
-    pub drain: DrainWatch,
-}

@@ -8,8 +8,8 @@ use tokio::{
 };
 
 use crate::worker::{
-    Worker,
     accept::{self, Source},
+    state::Worker,
 };
 
 /// Commands that may wait for a worker; then the control thread waits.

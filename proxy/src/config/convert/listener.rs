@@ -11,10 +11,8 @@ use weir_proto::envoy::{
 };
 
 use super::{Context, Error, access_log, cidrs, cluster, http, item, limit, socket_address, sub, type_name, unpack};
-use crate::{
-    config::listener::{
-        FilterChain, FilterChainMatch, Listener, NetworkFilter, SourceType, TcpProxy, TrafficDirection,
-    },
+use crate::config::{
+    listener::{FilterChain, FilterChainMatch, Listener, NetworkFilter, SourceType, TcpProxy, TrafficDirection},
     tcp::{self, Settings, Target, WeightedCluster},
 };
 
