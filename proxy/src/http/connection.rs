@@ -1,8 +1,7 @@
 //! One client connection that speaks HTTP: hyper drives it, and this watches over it (idleness, age, draining).
 
 use std::{
-    cell::{Cell, RefCell},
-    net::SocketAddr,
+    cell::Cell,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -10,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, header};
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
@@ -22,46 +20,17 @@ use tokio::{
     time::Instant,
 };
 
-use super::{LocalExecutor, stream, upgrade::Accepted};
+use super::{dispatch, downstream::Connection, executor::LocalExecutor};
 use crate::{
     config::http::{Codec, HttpConnectionManager},
     intake::Downstream,
     telemetry::access_log::{self, Entry, Flag},
-    wire::dial::{Dialer, PoolScope},
-    worker::Worker,
+    worker::state::Worker,
 };
 
 /// How long a connection that this side closed first is read on, so that the client gets the last response and not a
 /// reset: Envoy's default `delayed_close_timeout`.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// What the streams of a connection share.
-#[derive(Debug)]
-pub(super) struct Connection {
-    pub worker: Rc<Worker>,
-    pub manager: Arc<HttpConnectionManager>,
-    pub peer: SocketAddr,
-    pub local: SocketAddr,
-    /// The original destination.
-    pub destination: SocketAddr,
-    pub server_name: Option<Arc<str>>,
-    pub dialer: Dialer,
-    pub scope: PoolScope,
-    /// The client speaks HTTP/2.
-    pub multiplexed: bool,
-    active: Cell<usize>,
-    idle_since: Cell<Instant>,
-    requests: Cell<u32>,
-    /// When the first byte of a request's head came, while the rest has not.
-    head_began: Cell<Option<Instant>>,
-    head_begins: tokio::sync::Notify,
-    /// The client closed its side.
-    saw_end: Cell<bool>,
-    draining: Cell<bool>,
-    /// Asks for a graceful end.
-    ends: tokio::sync::Notify,
-    upgrade: RefCell<Option<Accepted>>,
-}
 
 /// Serves a connection to its end. `codec` says which HTTP it speaks.
 pub async fn serve(
@@ -71,30 +40,9 @@ pub async fn serve(
     codec: Codec,
     server_name: Option<Arc<str>>,
 ) {
-    let dialer = downstream.dialer();
-    let connection = Rc::new(Connection {
-        worker,
-        manager,
-        peer: downstream.peer,
-        // As Envoy restores it: a pod's listening socket is how it came, not where it was going.
-        local: downstream.destination,
-        destination: downstream.destination,
-        server_name,
-        scope: dialer.scope(),
-        dialer,
-        multiplexed: codec == Codec::Http2,
-        active: Cell::new(0),
-        idle_since: Cell::new(Instant::now()),
-        requests: Cell::new(0),
-        head_began: Cell::new(None),
-        head_begins: tokio::sync::Notify::new(),
-        saw_end: Cell::new(false),
-        draining: Cell::new(false),
-        ends: tokio::sync::Notify::new(),
-        upgrade: RefCell::new(None),
-    });
+    let connection = Connection::new(worker, &downstream, manager, codec == Codec::Http2, server_name);
     let Downstream { stream, drain, .. } = downstream;
-    let io = TokioIo::new(Watched { stream, connection: connection.clone() });
+    let io = TokioIo::new(Watched { stream, connection: connection.clone(), saw_end: Cell::new(false) });
     let watch = async {
         tokio::select! {
             () = drain.draining() => {}
@@ -114,7 +62,7 @@ async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
     let service = {
         let connection = connection.clone();
         // hyper gives the connection back (for upgrades) only from services whose futures are not pinned in it.
-        service_fn(move |request| Box::pin(stream::handle(connection.clone(), request)))
+        service_fn(move |request| Box::pin(dispatch::handle(connection.clone(), request)))
     };
     let mut serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -124,28 +72,26 @@ async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
         .serve_connection(io, service);
     let mut drain = std::pin::pin!(drain);
     let mut limits = std::pin::pin!(limits(connection));
+    let mut draining = false;
     let ended = loop {
         tokio::select! {
             biased;
             ended = std::future::poll_fn(|cx| serving.poll_without_shutdown(cx)) => break Ok(ended),
-            () = &mut drain, if !connection.draining.get() => {
-                connection.draining.set(true);
+            () = &mut drain, if !draining => {
+                draining = true;
                 Pin::new(&mut serving).graceful_shutdown();
             }
             limit = &mut limits => break Err(limit),
         }
     };
     let parts = serving.into_parts();
-    let Watched { stream, .. } = parts.io.into_inner();
+    let Watched { stream, saw_end, .. } = parts.io.into_inner();
     match ended {
-        Ok(Ok(())) => {
-            let upgrade = connection.upgrade.borrow_mut().take();
-            match upgrade {
-                Some(upgrade) => upgrade.run(stream, parts.read_buf).await,
-                None if !connection.saw_end.get() => linger(stream).await,
-                None => {}
-            }
-        }
+        Ok(Ok(())) => match connection.take_upgrade() {
+            Some(upgrade) => upgrade.run(stream, parts.read_buf).await,
+            None if !saw_end.get() => linger(stream).await,
+            None => {}
+        },
         Ok(Err(error)) => {
             tracing::debug!(peer = %connection.peer, %error, "connection ended");
             if error.is_parse() {
@@ -167,7 +113,7 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
     let manager = &connection.manager;
     let service = {
         let connection = connection.clone();
-        service_fn(move |request| stream::handle(connection.clone(), request))
+        service_fn(move |request| dispatch::handle(connection.clone(), request))
     };
     let mut serving = std::pin::pin!(
         http2::Builder::new(LocalExecutor)
@@ -180,6 +126,7 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
     );
     let mut drain = std::pin::pin!(drain);
     let mut limits = std::pin::pin!(limits(connection));
+    let mut draining = false;
     let mut idled = false;
     loop {
         tokio::select! {
@@ -190,8 +137,8 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
                 }
                 return;
             }
-            () = &mut drain, if !connection.draining.get() => {
-                connection.draining.set(true);
+            () = &mut drain, if !draining => {
+                draining = true;
                 serving.as_mut().graceful_shutdown();
             }
             _ = &mut limits, if !idled => {
@@ -220,10 +167,11 @@ async fn limits(connection: &Connection) -> Limit {
 async fn idle(connection: &Connection) {
     let Some(timeout) = connection.manager.idle_timeout else { return std::future::pending().await };
     loop {
-        let since = connection.idle_since.get();
-        let deadline = if connection.active.get() > 0 { Instant::now() + timeout } else { since + timeout };
+        let activity = &connection.activity;
+        let since = activity.idle_since();
+        let deadline = if activity.active() > 0 { Instant::now() + timeout } else { since + timeout };
         tokio::time::sleep_until(deadline).await;
-        if connection.active.get() == 0 && connection.idle_since.get() == since {
+        if activity.active() == 0 && activity.idle_since() == since {
             return;
         }
     }
@@ -233,11 +181,11 @@ async fn idle(connection: &Connection) {
 async fn slow_head(connection: &Connection) {
     let Some(timeout) = connection.manager.request_headers_timeout else { return std::future::pending().await };
     loop {
-        match connection.head_began.get() {
-            None => connection.head_begins.notified().await,
+        match connection.activity.head_began() {
+            None => connection.activity.head_begins().await,
             Some(began) => {
                 tokio::time::sleep_until(began + timeout).await;
-                if connection.head_began.get() == Some(began) {
+                if connection.activity.head_began() == Some(began) {
                     return;
                 }
             }
@@ -280,49 +228,13 @@ fn log_protocol_error(connection: &Connection, error: &hyper::Error) {
     access_log::write(&connection.worker.log, &connection.manager.access_log, &entry);
 }
 
-/// A request under way on a connection.
-pub(super) struct Active(Rc<Connection>);
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        let connection = &self.0;
-        connection.active.set(connection.active.get() - 1);
-        connection.idle_since.set(Instant::now());
-    }
-}
-
-impl Connection {
-    /// Counts a request in.
-    pub fn activate(self: Rc<Self>) -> Active {
-        self.active.set(self.active.get() + 1);
-        self.requests.set(self.requests.get() + 1);
-        self.head_began.set(None);
-        Active(self)
-    }
-
-    /// The last word on a response's headers: whether the connection ends with it.
-    pub fn before_response(&self, headers: &mut HeaderMap) {
-        let most = self.manager.max_requests_per_connection;
-        if most > 0 && self.requests.get() >= most {
-            if self.multiplexed {
-                self.ends.notify_one();
-            } else {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-        }
-    }
-
-    /// What happens once hyper has given the connection back.
-    pub fn accept_upgrade(&self, upgrade: Accepted) {
-        *self.upgrade.borrow_mut() = Some(upgrade);
-    }
-}
-
 /// A client's stream that notes what limits need to know.
 #[derive(Debug)]
 struct Watched {
     stream: TcpStream,
     connection: Rc<Connection>,
+    /// The client closed its side.
+    saw_end: Cell<bool>,
 }
 
 impl AsyncRead for Watched {
@@ -334,15 +246,10 @@ impl AsyncRead for Watched {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if let Poll::Ready(Ok(())) = &read {
-            let connection = &self.connection;
             if buffer.filled().len() == before {
-                connection.saw_end.set(buffer.remaining() > 0);
-            } else if connection.active.get() == 0
-                && connection.manager.request_headers_timeout.is_some()
-                && connection.head_began.get().is_none()
-            {
-                connection.head_began.set(Some(Instant::now()));
-                connection.head_begins.notify_one();
+                self.saw_end.set(buffer.remaining() > 0);
+            } else if self.connection.manager.request_headers_timeout.is_some() {
+                self.connection.activity.bytes_came();
             }
         }
         read
@@ -377,6 +284,8 @@ impl AsyncWrite for Watched {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use http::HeaderValue;
+
     use super::*;
     use crate::{
         config::{

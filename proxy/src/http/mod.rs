@@ -1,11 +1,16 @@
 //! HTTP: connections, requests, routing, retries, upstream pools.
 //!
-//! `connection` speaks HTTP to the client and hands each request to `stream`, which prepares it (`request`), finds
-//! its route and answers it: itself (`reply`), or by an attempt or several at an upstream (`router`, `retry`,
-//! `upstream`) over this worker's `pool`. Everything is per worker and single-threaded.
+//! `connection` speaks HTTP to the client and hands each request to `dispatch`, which prepares it (`request`), finds
+//! its route and answers its `stream`: itself (`reply`), or by an attempt or several at an upstream (`router`,
+//! `attempts`, `retry`, `upstream`) over this worker's `pool`. Everything is per worker and single-threaded.
 
+mod activity;
+mod attempts;
 mod body;
 pub mod connection;
+mod dispatch;
+mod downstream;
+mod executor;
 mod forwarded;
 mod mutate;
 pub mod pool;
@@ -13,6 +18,7 @@ mod progress;
 mod record;
 mod reply;
 mod request;
+mod request_body;
 mod response;
 mod retry;
 mod rewrite;
@@ -23,21 +29,5 @@ mod tests;
 mod timeouts;
 mod timers;
 mod upgrade;
+mod upgraded;
 mod upstream;
-
-use std::future::Future;
-
-/// Runs hyper's tasks on the worker that they belong to.
-#[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
-
-impl<F> hyper::rt::Executor<F> for LocalExecutor
-where
-    F: Future + 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
-    }
-}

@@ -10,6 +10,9 @@ use crate::{
     telemetry::access_log::View,
 };
 
+const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -126,6 +129,16 @@ fn keep_only_trailers_in_te(headers: &mut HeaderMap) {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     } else {
         headers.remove(header::TE);
+    }
+}
+
+/// The host becomes another; what it was is kept beside it, for the upstream `forwarded` too.
+pub(super) fn replace_host(headers: &mut HeaderMap, host: HeaderValue, forwarded: bool) {
+    if let Some(old) = headers.insert(header::HOST, host) {
+        if forwarded {
+            headers.append(FORWARDED_HOST, old.clone());
+        }
+        headers.insert(ORIGINAL_HOST, old);
     }
 }
 

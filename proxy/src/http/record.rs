@@ -8,7 +8,7 @@ use super::progress::Progress;
 use crate::{
     config::http::HttpConnectionManager,
     telemetry::access_log::{self, Entry, Flag},
-    worker::Worker,
+    worker::state::Worker,
 };
 
 /// A request under way. Dropping it ends it: whoever did not say [`Record::complete`] was cut off by the client.

@@ -1,23 +1,22 @@
-//! One request from its head to its response: prepared, routed, answered.
+//! A request under way, and how it is answered.
 
-use std::{convert::Infallible, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts};
 use hyper::body::{Body, Incoming};
 
 use super::{
     body::ResponseBody,
-    connection::Connection,
+    downstream::Connection,
     mutate::{self, Changes},
     progress::Progress,
     record::Record,
     reply::Reply,
-    request::{self, Prepared, X_REQUEST_ID},
-    response, rewrite, router,
+    request::X_REQUEST_ID,
+    response,
 };
 use crate::{
-    config::route::{Action, RequestView, RequireTls, Route, RouteTable, VirtualHost, is_grpc},
+    config::route::{Route, RouteTable, VirtualHost, is_grpc},
     telemetry::access_log::{Entry, Live, View},
 };
 
@@ -44,30 +43,9 @@ impl Routed {
     }
 }
 
-/// Answers a request.
-pub(super) async fn handle(
-    connection: Rc<Connection>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let _active = connection.clone().activate();
-    let (mut parts, incoming) = request.into_parts();
-    let mut stream = Stream::new(connection, &parts, &incoming);
-    let manager = stream.connection.manager.clone();
-    let Connection { peer, local, .. } = *stream.connection;
-    let prepared = match request::prepare(&manager, &mut parts, peer, local, stream.scheme) {
-        Ok(prepared) => prepared,
-        Err(reply) => {
-            stream.keep_request(&parts);
-            return Ok(stream.refuse(*reply));
-        }
-    };
-    stream.prepared(&parts, prepared.client.address);
-    let response = stream.route(parts, incoming, prepared).await;
-    Ok(response)
-}
-
 impl Stream {
-    fn new(connection: Rc<Connection>, parts: &Parts, incoming: &Incoming) -> Self {
+    /// A request whose head has come.
+    pub fn new(connection: Rc<Connection>, parts: &Parts, incoming: &Incoming) -> Self {
         let mut entry = Entry::new(connection.local, connection.peer);
         entry.protocol = Some(match parts.version {
             Version::HTTP_09 | Version::HTTP_10 => "HTTP/1.0",
@@ -90,7 +68,8 @@ impl Stream {
         }
     }
 
-    fn prepared(&mut self, parts: &Parts, client: SocketAddr) {
+    /// The head is prepared, and says who the client is.
+    pub fn prepared(&mut self, parts: &Parts, client: SocketAddr) {
         self.record.entry.downstream_remote = client;
         if self.connection.manager.request_id_in_response {
             self.request_id = parts.headers.get(X_REQUEST_ID).cloned();
@@ -101,68 +80,6 @@ impl Stream {
     pub fn keep_request(&mut self, parts: &Parts) {
         let record = &mut *self.record;
         record.entry.kept.request(&record.manager.wanted, &parts.method, &parts.uri, self.scheme, &parts.headers);
-    }
-
-    async fn route(mut self, parts: Parts, incoming: Incoming, prepared: Prepared) -> Response<ResponseBody> {
-        let table = self.connection.manager.routes.clone();
-        let random = fastrand::u64(..);
-        let (virtual_host, route) = {
-            let view = RequestView {
-                method: &parts.method,
-                uri: &parts.uri,
-                authority: parts.headers.get(header::HOST).map_or(b"", HeaderValue::as_bytes),
-                scheme: self.scheme,
-                headers: &parts.headers,
-            };
-            let domain = match &table.vhost_header {
-                Some(name) => parts.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes),
-                None => view.authority,
-            };
-            let virtual_host = table.virtual_host(domain).cloned();
-            let route = virtual_host.as_ref().and_then(|host| host.route(&view, random)).cloned();
-            (virtual_host, route)
-        };
-        let Some(virtual_host) = virtual_host else {
-            self.keep_request(&parts);
-            return self.answer(Reply::no_route(), None, &parts);
-        };
-        let must_use_tls = match virtual_host.require_tls {
-            RequireTls::None => false,
-            RequireTls::ExternalOnly => !prepared.client.internal,
-            RequireTls::All => true,
-        };
-        if must_use_tls && forwarded_scheme(&parts) != b"https" {
-            self.keep_request(&parts);
-            return self.answer(https_redirect(&parts), None, &parts);
-        }
-        let Some(route) = route else {
-            self.keep_request(&parts);
-            return self.answer(Reply::no_route(), None, &parts);
-        };
-        let routed = Routed { table, virtual_host, route };
-        if !routed.route.name.is_empty() {
-            self.record.entry.route_name = Some(routed.route.name.clone());
-        }
-        match &routed.route.action {
-            Action::Forward(_) => router::forward(self, &routed, parts, incoming, prepared.upgrade).await,
-            Action::Direct(direct) => {
-                self.keep_request(&parts);
-                let mut reply = Reply::new(direct.status, "", None, "direct_response");
-                reply.body = direct.body.clone();
-                self.answer(reply, Some(&routed.changes()), &parts)
-            }
-            Action::Redirect(redirect) => {
-                self.keep_request(&parts);
-                let authority = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-                let location =
-                    rewrite::location(redirect, &routed.route.matches.path, &parts.uri, authority, self.scheme);
-                let mut reply = Reply::new(redirect.status, "", None, "direct_response");
-                if let Ok(location) = HeaderValue::from_bytes(&location) {
-                    reply.headers.insert(header::LOCATION, location);
-                }
-                self.answer(reply, Some(&routed.changes()), &parts)
-            }
-        }
     }
 
     /// Answers with a reply made here. The route's response headers, if there is one, are applied.
@@ -199,7 +116,7 @@ impl Stream {
     }
 
     /// Answers a request that is not to be read any further, and ends its connection.
-    fn refuse(self, reply: Reply) -> Response<ResponseBody> {
+    pub fn refuse(self, reply: Reply) -> Response<ResponseBody> {
         let close = !self.connection.multiplexed;
         let parts = Request::new(()).into_parts().0;
         let mut response = self.answer(reply, None, &parts);
@@ -218,21 +135,4 @@ impl Stream {
     pub fn is_grpc(&self) -> bool {
         self.grpc
     }
-}
-
-fn forwarded_scheme(parts: &Parts) -> &[u8] {
-    parts.headers.get(super::forwarded::X_FORWARDED_PROTO).map_or(b"", HeaderValue::as_bytes)
-}
-
-fn https_redirect(parts: &Parts) -> Reply {
-    let mut reply = Reply::new(StatusCode::MOVED_PERMANENTLY, "", None, "direct_response");
-    reply.body = Bytes::new();
-    let host = parts.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
-    let mut location = b"https://".to_vec();
-    location.extend_from_slice(host);
-    location.extend_from_slice(parts.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
-    if let Ok(location) = HeaderValue::from_bytes(&location) {
-        reply.headers.insert(header::LOCATION, location);
-    }
-    reply
 }

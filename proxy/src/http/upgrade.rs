@@ -1,37 +1,28 @@
 //! Upgrades (WebSocket and other protocols on HTTP/1.1): one attempt on a connection of its own; once the upstream has
-//! switched, bytes pass both ways until both sides are done.
+//! switched, bytes pass both ways (`upgraded`).
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use super::{
-    body::{FromUpstream, RequestBody, ResponseBody},
+    body::{FromUpstream, ResponseBody},
     mutate::{self, Changes},
     pool::{self, InUse, Lease, Want},
-    record::Record,
     reply::Reply,
+    request_body::RequestBody,
     response,
     stream::Stream,
     timers::{Timers, within},
+    upgraded::Accepted,
     upstream::Failure,
 };
 use crate::{
     cluster::PickContext,
     config::cluster::Cluster,
-    tcp::copy::{self, Copied},
     telemetry::access_log::{Live, View},
 };
-
-/// An upgrade that the upstream has accepted: what is left to do when hyper has given the client's connection back.
-#[derive(Debug)]
-pub(super) struct Accepted {
-    record: Box<Record>,
-    upstream: oneshot::Receiver<(TcpStream, Bytes)>,
-    idle: Option<Duration>,
-}
 
 /// Asks an upstream to switch protocols.
 pub(super) async fn forward(
@@ -111,24 +102,4 @@ pub(super) async fn forward(
     connection.accept_upgrade(Accepted { record: stream.record, upstream: upgrading.switched, idle });
     drop(in_use);
     Response::from_parts(answer, ResponseBody::detached())
-}
-
-impl Accepted {
-    /// Carries bytes between the client's connection, of which `read` was read already, and the upstream's.
-    pub async fn run(self, mut client: TcpStream, read: Bytes) {
-        let Self { mut record, upstream, idle } = self;
-        let Ok((mut upstream, first)) = upstream.await else { return };
-        let mut copied = Copied::default();
-        let first_written = async {
-            upstream.write_all(&read).await?;
-            client.write_all(&first).await
-        };
-        if first_written.await.is_ok() {
-            let ended = copy::both_ways(&mut client, &mut upstream, idle, &mut copied).await;
-            tracing::debug!(?ended, "upgraded connection ended");
-        }
-        record.entry.bytes_received += copied.received + read.len() as u64;
-        record.entry.bytes_sent += copied.sent + first.len() as u64;
-        record.complete();
-    }
 }

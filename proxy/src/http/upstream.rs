@@ -4,7 +4,7 @@ use std::{borrow::Cow, io};
 
 use http::StatusCode;
 
-use super::{body::h2_reset, pool::PoolError};
+use super::pool::PoolError;
 use crate::{telemetry::access_log::Flag, wire::dial::ConnectError};
 
 /// An attempt that brought no response.
@@ -117,6 +117,18 @@ fn describe(error: &io::Error) -> String {
         Some(code) => nix::errno::Errno::from_raw(code).desc().to_owned(),
         None => error.to_string(),
     }
+}
+
+/// The reason of an HTTP/2 stream error, if that is what happened.
+pub(super) fn h2_reset(error: &hyper::Error) -> Option<h2::Reason> {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return if error.is_reset() { error.reason() } else { None };
+        }
+        source = error.source();
+    }
+    None
 }
 
 #[cfg(test)]

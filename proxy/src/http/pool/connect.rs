@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, sync::oneshot};
 
 use super::{Connection, Host, Http1, Http2, InUse, PoolError, Want};
-use crate::http::{LocalExecutor, body::RequestBody};
+use crate::http::{executor::LocalExecutor, request_body::RequestBody};
 
 async fn dial(want: &Want<'_>) -> Result<TcpStream, PoolError> {
     want.dialer.connect(want.address, want.cluster.connect_timeout).await.map_err(PoolError::Connect)

@@ -21,7 +21,7 @@ use tokio::{net::TcpStream, sync::oneshot, time::Instant};
 
 pub(super) use self::connect::connect_for_upgrade;
 use self::connect::{connect_http1, connect_http2};
-use super::body::RequestBody;
+use super::request_body::RequestBody;
 use crate::{
     config::cluster::{Cluster, Gauge},
     wire::dial::{ConnectError, Dialer, PoolScope},

@@ -1,0 +1,81 @@
+//! What a client's connection is doing: its limits (idleness, slow heads) read it, its requests count themselves in.
+
+use std::{cell::Cell, rc::Rc};
+
+use tokio::time::Instant;
+
+/// The requests of one connection.
+#[derive(Debug)]
+pub(super) struct Activity {
+    active: Cell<usize>,
+    idle_since: Cell<Instant>,
+    requests: Cell<u32>,
+    head_began: Cell<Option<Instant>>,
+    head_begins: tokio::sync::Notify,
+}
+
+/// A request under way on a connection.
+#[derive(Debug)]
+pub(super) struct Active(Rc<Activity>);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        let activity = &self.0;
+        activity.active.set(activity.active.get() - 1);
+        activity.idle_since.set(Instant::now());
+    }
+}
+
+impl Activity {
+    /// None yet.
+    pub fn new() -> Self {
+        Self {
+            active: Cell::new(0),
+            idle_since: Cell::new(Instant::now()),
+            requests: Cell::new(0),
+            head_began: Cell::new(None),
+            head_begins: tokio::sync::Notify::new(),
+        }
+    }
+
+    /// Counts a request in: its head is complete.
+    pub fn begin(self: &Rc<Self>) -> Active {
+        self.active.set(self.active.get() + 1);
+        self.requests.set(self.requests.get().saturating_add(1));
+        self.head_began.set(None);
+        Active(self.clone())
+    }
+
+    /// Bytes came: outside a request they begin the head of one.
+    pub fn bytes_came(&self) {
+        if self.active.get() == 0 && self.head_began.get().is_none() {
+            self.head_began.set(Some(Instant::now()));
+            self.head_begins.notify_one();
+        }
+    }
+
+    /// Requests under way.
+    pub fn active(&self) -> usize {
+        self.active.get()
+    }
+
+    /// When the last request ended, or the connection began.
+    pub fn idle_since(&self) -> Instant {
+        self.idle_since.get()
+    }
+
+    /// Requests so far.
+    pub fn requests(&self) -> u32 {
+        self.requests.get()
+    }
+
+    /// When the first byte of a request's head came, while the rest has not.
+    pub fn head_began(&self) -> Option<Instant> {
+        self.head_began.get()
+    }
+
+    /// Resolves when [`Self::head_began`] changes from none.
+    pub async fn head_begins(&self) {
+        self.head_begins.notified().await;
+    }
+}

@@ -1,0 +1,364 @@
+//! Attempts at an upstream, one after another, until one brings a response to pass on.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use http::{
+    HeaderName, HeaderValue, Request, Response, Uri, Version, header,
+    request::Parts,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use hyper::body::{Body, Incoming};
+use smallvec::SmallVec;
+
+use super::{
+    body::{FromUpstream, ResponseBody},
+    mutate::{self, Changes},
+    pool::{InUse, Lease, Want},
+    reply::Reply,
+    request_body::{Kept, RequestBody},
+    response,
+    retry::{self, Outcome},
+    rewrite,
+    stream::{Routed, Stream},
+    timeouts::{EXPECTED_TIMEOUT, Timeouts},
+    timers::{Expired, Timers, within},
+    upstream::Failure,
+};
+use crate::{
+    cluster::PickContext,
+    config::{
+        cluster::{Cluster, Discovery, Endpoint, UpstreamProtocol},
+        retry::RetryPolicy,
+        route::{Forward, HostRewrite},
+    },
+    telemetry::access_log::{Flag, Live, View},
+};
+
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+
+/// A response that will not be used is read to its end if it is no longer than this, to keep its connection.
+const DRAIN_LIMIT: u64 = 64 * 1024;
+
+/// One attempt after another at the same request.
+pub(super) struct Attempts<'a> {
+    pub stream: Stream,
+    pub routed: &'a Routed,
+    pub changes: Changes<'a>,
+    pub forward: &'a Forward,
+    pub cluster: Arc<Cluster>,
+    pub policy: Option<Arc<RetryPolicy>>,
+    pub timeouts: Timeouts,
+    pub timers: Timers,
+    pub parts: Parts,
+    pub tried: SmallVec<[SocketAddr; 4]>,
+    pub retries: u32,
+}
+
+/// Where the body of each attempt comes from.
+pub(super) enum BodySource {
+    None,
+    /// Cannot be sent twice.
+    Once(Option<Incoming>),
+    Kept(Rc<std::cell::RefCell<Kept>>),
+}
+
+/// A response to pass on, or why there is none.
+enum Attempted {
+    Response(Response<Incoming>, Lease, InUse),
+    Failed(Failure),
+    Expired(Expired),
+    NoHost,
+}
+
+impl Attempts<'_> {
+    /// Makes attempts until one brings a response to pass on or none may follow.
+    pub async fn run(mut self, mut body: BodySource) -> Response<ResponseBody> {
+        let mut first_request_kept = false;
+        loop {
+            let last = !self.can_retry(&body);
+            let attempt_body = match &mut body {
+                BodySource::None => RequestBody::Empty,
+                BodySource::Once(incoming) => match (incoming.take(), &self.stream.record.progress) {
+                    (Some(incoming), Some(progress)) => RequestBody::Stream(incoming, progress.clone()),
+                    _ => RequestBody::Empty,
+                },
+                BodySource::Kept(kept) => RequestBody::Kept { kept: kept.clone(), next: 0, trailers_sent: false },
+            };
+            self.stream.record.entry.attempts = self.retries + 1;
+            let Some(endpoint) = self.pick() else {
+                if !first_request_kept {
+                    self.stream.keep_request(&self.parts);
+                }
+                return self.give_up(Attempted::NoHost);
+            };
+            self.prepare_attempt(&endpoint);
+            self.stream.keep_request(&self.parts);
+            first_request_kept = true;
+            let attempted = self.attempt(&endpoint, attempt_body, last).await;
+            let outcome = match &attempted {
+                Attempted::Response(response, ..) => Outcome::Response(response.status(), response.headers()),
+                Attempted::Failed(failure) => Outcome::Failed(failure),
+                Attempted::Expired(Expired::PerTry) => Outcome::TimedOut,
+                Attempted::Expired(_) | Attempted::NoHost => return self.give_up(attempted),
+            };
+            if !self.policy.as_ref().is_some_and(|policy| retry::wanted(policy, outcome)) {
+                return self.finish(attempted);
+            }
+            if !self.can_retry(&body) {
+                self.stream.record.entry.raise(Flag::UpstreamRetryLimitExceeded);
+                return self.finish(attempted);
+            }
+            let limits = &self.cluster.breakers;
+            let Some(_retrying) = InUse::take(&self.cluster.usage.retries, limits.max_retries) else {
+                self.stream.record.entry.raise(Flag::UpstreamOverflow);
+                return self.finish(attempted);
+            };
+            if let Attempted::Response(response, lease, _) = attempted {
+                drain(response.into_body(), lease);
+            }
+            self.retries += 1;
+            if let Err(expired) = self.pause().await {
+                return self.give_up(Attempted::Expired(expired));
+            }
+        }
+    }
+
+    /// Whether the policy and the body allow another attempt after this one.
+    fn can_retry(&self, body: &BodySource) -> bool {
+        let replayable = match body {
+            BodySource::None => true,
+            BodySource::Once(_) => false,
+            BodySource::Kept(kept) => kept.borrow().can_replay(),
+        };
+        replayable && self.policy.as_ref().is_some_and(|policy| self.retries < policy.retries)
+    }
+
+    async fn pause(&mut self) -> Result<(), Expired> {
+        let Some(policy) = &self.policy else { return Ok(()) };
+        let pause = policy.pause(self.retries, fastrand::f64());
+        self.timers.attempt(None);
+        within(&mut self.timers, tokio::time::sleep(pause)).await
+    }
+
+    fn pick(&mut self) -> Option<Endpoint> {
+        let connection = &self.stream.connection;
+        let header = match &self.cluster.discovery {
+            Discovery::OriginalDestination { header: Some(name), .. } => {
+                self.parts.headers.get(name).and_then(|value| value.to_str().ok())
+            }
+            _ => None,
+        };
+        let repicks = match &self.policy {
+            Some(policy) if !self.tried.is_empty() => policy.avoid_previous_hosts.unwrap_or(0),
+            _ => 0,
+        };
+        let context = PickContext {
+            destination: Some(connection.destination),
+            destination_header: header,
+            avoid: &self.tried,
+            repicks,
+        };
+        connection.worker.balancers.pick(&self.cluster, &context)
+    }
+
+    fn prepare_attempt(&mut self, endpoint: &Endpoint) {
+        if let Some(HostRewrite::Auto) = &self.forward.host_rewrite
+            && let Some(host) =
+                rewrite::host(&HostRewrite::Auto, &self.parts.uri, &self.parts.headers, &endpoint.hostname)
+            && self.tried.is_empty()
+        {
+            mutate::replace_host(&mut self.parts.headers, host, self.forward.append_forwarded_host);
+        }
+        if self.routed.virtual_host.attempt_count_in_request {
+            self.parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.retries + 1));
+        }
+        if self.retries > 0 {
+            self.lower_expected_timeout();
+        }
+        self.tried.push(endpoint.address);
+        let entry = &mut self.stream.record.entry;
+        entry.upstream_host = Some(endpoint.address);
+        entry.upstream_local = None;
+        entry.transport_failure = "".into();
+    }
+
+    /// A retry has what is left of the whole request's time.
+    fn lower_expected_timeout(&mut self) {
+        let router = &self.stream.connection.manager.router;
+        let (None, Some(global), false) = (self.timeouts.per_try, self.timeouts.global, router.suppress_envoy_headers)
+        else {
+            return;
+        };
+        if router.respect_expected_rq_timeout {
+            return;
+        }
+        let spent = self.stream.record.request_completed().map_or(Duration::ZERO, |completed| completed.elapsed());
+        let millis = u64::try_from(global.saturating_sub(spent).as_millis()).unwrap_or(u64::MAX);
+        self.parts.headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis));
+    }
+
+    async fn attempt(&mut self, endpoint: &Endpoint, body: RequestBody, last: bool) -> Attempted {
+        let Some(in_use) = InUse::take(&self.cluster.usage.requests, self.cluster.breakers.max_requests) else {
+            return Attempted::Failed(Failure::Overflow);
+        };
+        let connection = self.stream.connection.clone();
+        let http2 = match self.cluster.protocol {
+            UpstreamProtocol::Http1 => false,
+            UpstreamProtocol::Http2 => true,
+            UpstreamProtocol::Downstream => connection.multiplexed,
+        };
+        self.timers.attempt(self.timeouts.per_try);
+        let Some(mut request) = self.request(http2, body, last) else {
+            return Attempted::Failed(Failure::Protocol);
+        };
+        let want = Want {
+            cluster: &self.cluster,
+            address: endpoint.address,
+            dialer: &connection.dialer,
+            scope: &connection.scope,
+            http2,
+        };
+        loop {
+            let mut lease = match within(&mut self.timers, connection.worker.pools.acquire(want)).await {
+                Err(expired) => return Attempted::Expired(expired),
+                Ok(Err(error)) => return Attempted::Failed(error.into()),
+                Ok(Ok(lease)) => lease,
+            };
+            let entry = &mut self.stream.record.entry;
+            entry.upstream_local = lease.local();
+            entry.upstream_protocol = Some(if http2 { "HTTP/2" } else { "HTTP/1.1" });
+            let mut error = match within(&mut self.timers, lease.send(request)).await {
+                Err(expired) => return Attempted::Expired(expired),
+                Ok(Ok(response)) => return Attempted::Response(response, lease, in_use),
+                Ok(Err(error)) => error,
+            };
+            let unsent = error.take_message();
+            let error = error.into_error();
+            tracing::debug!(%error, upstream = %endpoint.address, reused = lease.reused, "upstream request failed");
+            match unsent {
+                // The upstream closed a pooled connection before anything was sent: that is no failed attempt.
+                Some(unsent) if lease.reused => request = unsent,
+                _ => return Attempted::Failed(Failure::of_exchange(&error)),
+            }
+        }
+    }
+
+    /// The request for one attempt; the last one takes the headers, others copy them.
+    fn request(&mut self, http2: bool, body: RequestBody, last: bool) -> Option<Request<RequestBody>> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = self.parts.uri.clone();
+        // The response's headers may be made from the request's.
+        let needed = self.changes.in_order().any(|changes| !changes.response.is_empty());
+        *request.headers_mut() =
+            if last && !needed { std::mem::take(&mut self.parts.headers) } else { self.parts.headers.clone() };
+        if http2 {
+            let authority = request.headers_mut().remove(header::HOST)?;
+            let mut uri = http::uri::Parts::default();
+            uri.scheme = Some(Scheme::HTTP);
+            uri.authority =
+                Some(Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(authority.as_bytes())).ok()?);
+            uri.path_and_query =
+                Some(self.parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+            *request.uri_mut() = Uri::from_parts(uri).ok()?;
+            *request.version_mut() = Version::HTTP_2;
+        }
+        Some(request)
+    }
+
+    /// Ends without another attempt: with the response, or with what went wrong.
+    fn finish(self, attempted: Attempted) -> Response<ResponseBody> {
+        match attempted {
+            Attempted::Response(response, lease, in_use) => self.respond(response, lease, in_use),
+            other => self.give_up(other),
+        }
+    }
+
+    fn give_up(mut self, attempted: Attempted) -> Response<ResponseBody> {
+        let reply = match &attempted {
+            Attempted::NoHost => Reply::no_host(),
+            Attempted::Failed(failure) => {
+                if let Some(reason) = failure.transport() {
+                    self.stream.record.entry.transport_failure = reason.into();
+                }
+                Reply::failed(failure, self.retries > 0)
+            }
+            Attempted::Expired(expired) => {
+                let mut reply = Reply::expired(*expired);
+                if self.timeouts.grpc {
+                    // DEADLINE_EXCEEDED: the client's own limit.
+                    reply.grpc_status = Some(4);
+                }
+                reply
+            }
+            Attempted::Response(..) => Reply::no_host(),
+        };
+        let mut reply = reply;
+        if self.routed.virtual_host.attempt_count_in_response && self.stream.record.entry.attempts > 0 {
+            reply.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.stream.record.entry.attempts));
+        }
+        self.stream.answer(reply, Some(&self.changes), &self.parts)
+    }
+
+    fn respond(mut self, response: Response<Incoming>, lease: Lease, in_use: InUse) -> Response<ResponseBody> {
+        let trailers = lease.is_http2() || self.cluster.http1_trailers;
+        self.timers.responded();
+        let connection = self.stream.connection.clone();
+        let manager = &connection.manager;
+        let (mut parts, incoming) = response.into_parts();
+        let now = std::time::Instant::now();
+        let request_id = self.stream.request_id();
+        let completed = self.stream.record.request_completed();
+        let entry = &mut self.stream.record.entry;
+        entry.response_started = Some(now);
+        entry.response_code = parts.status.as_u16();
+        entry.details = "via_upstream".into();
+        if !manager.router.suppress_envoy_headers {
+            let service = completed.map_or(Duration::ZERO, |completed| now.saturating_duration_since(completed));
+            let millis = u64::try_from(service.as_millis()).unwrap_or(u64::MAX);
+            parts.headers.insert(SERVICE_TIME, HeaderValue::from(millis));
+        }
+        if self.routed.virtual_host.attempt_count_in_response {
+            parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.retries + 1));
+        }
+        let live = Live {
+            method: &self.parts.method,
+            uri: &self.parts.uri,
+            scheme: self.stream.scheme,
+            headers: &self.parts.headers,
+        };
+        let view = View { entry, request: Some(live), response: None };
+        mutate::apply_to_response(&self.changes, &mut parts.headers, &view);
+        response::finish(manager, &mut parts.headers, false, request_id);
+        entry.kept.response(&manager.wanted, &parts.headers);
+        connection.before_response(&mut parts.headers);
+        parts.version = Version::HTTP_11;
+        // The upstream's own reason phrase among them: Envoy sends the standard ones.
+        parts.extensions.clear();
+        let from = FromUpstream { incoming, lease: Some(lease), timers: self.timers, trailers, _in_use: in_use };
+        Response::from_parts(parts, ResponseBody::upstream(from, self.stream.record))
+    }
+}
+
+/// Reads a response that is not passed on, if it is short, so that its connection can be used again.
+fn drain(mut body: Incoming, lease: Lease) {
+    if body.is_end_stream() {
+        lease.release();
+        return;
+    }
+    if lease.is_http2() || body.size_hint().upper().is_none_or(|length| length > DRAIN_LIMIT) {
+        return;
+    }
+    tokio::task::spawn_local(async move {
+        let read = async {
+            while let Some(frame) = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
+                frame?;
+            }
+            Ok::<(), hyper::Error>(())
+        };
+        if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(1), read).await {
+            lease.release();
+        }
+    });
+}

@@ -1,0 +1,119 @@
+//! One request from its head to its response: prepared, routed, answered.
+
+use std::{convert::Infallible, rc::Rc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use hyper::body::Incoming;
+
+use super::{
+    body::ResponseBody,
+    downstream::Connection,
+    forwarded::X_FORWARDED_PROTO,
+    reply::Reply,
+    request::{self, Prepared},
+    rewrite, router,
+    stream::{Routed, Stream},
+};
+use crate::config::route::{Action, RequestView, RequireTls};
+
+/// Answers a request.
+pub(super) async fn handle(
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let _active = connection.activity.begin();
+    let (mut parts, incoming) = request.into_parts();
+    let mut stream = Stream::new(connection, &parts, &incoming);
+    let manager = stream.connection.manager.clone();
+    let Connection { peer, local, .. } = *stream.connection;
+    let prepared = match request::prepare(&manager, &mut parts, peer, local, stream.scheme) {
+        Ok(prepared) => prepared,
+        Err(reply) => {
+            stream.keep_request(&parts);
+            return Ok(stream.refuse(*reply));
+        }
+    };
+    stream.prepared(&parts, prepared.client.address);
+    let response = route(stream, parts, incoming, prepared).await;
+    Ok(response)
+}
+
+async fn route(mut stream: Stream, parts: Parts, incoming: Incoming, prepared: Prepared) -> Response<ResponseBody> {
+    let table = stream.connection.manager.routes.clone();
+    let random = fastrand::u64(..);
+    let (virtual_host, route) = {
+        let view = RequestView {
+            method: &parts.method,
+            uri: &parts.uri,
+            authority: parts.headers.get(header::HOST).map_or(b"", HeaderValue::as_bytes),
+            scheme: stream.scheme,
+            headers: &parts.headers,
+        };
+        let domain = match &table.vhost_header {
+            Some(name) => parts.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes),
+            None => view.authority,
+        };
+        let virtual_host = table.virtual_host(domain).cloned();
+        let route = virtual_host.as_ref().and_then(|host| host.route(&view, random)).cloned();
+        (virtual_host, route)
+    };
+    let Some(virtual_host) = virtual_host else {
+        stream.keep_request(&parts);
+        return stream.answer(Reply::no_route(), None, &parts);
+    };
+    let must_use_tls = match virtual_host.require_tls {
+        RequireTls::None => false,
+        RequireTls::ExternalOnly => !prepared.client.internal,
+        RequireTls::All => true,
+    };
+    if must_use_tls && forwarded_scheme(&parts) != b"https" {
+        stream.keep_request(&parts);
+        return stream.answer(https_redirect(&parts), None, &parts);
+    }
+    let Some(route) = route else {
+        stream.keep_request(&parts);
+        return stream.answer(Reply::no_route(), None, &parts);
+    };
+    let routed = Routed { table, virtual_host, route };
+    if !routed.route.name.is_empty() {
+        stream.record.entry.route_name = Some(routed.route.name.clone());
+    }
+    match &routed.route.action {
+        Action::Forward(_) => router::forward(stream, &routed, parts, incoming, prepared.upgrade).await,
+        Action::Direct(direct) => {
+            stream.keep_request(&parts);
+            let mut reply = Reply::new(direct.status, "", None, "direct_response");
+            reply.body = direct.body.clone();
+            stream.answer(reply, Some(&routed.changes()), &parts)
+        }
+        Action::Redirect(redirect) => {
+            stream.keep_request(&parts);
+            let authority = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            let location =
+                rewrite::location(redirect, &routed.route.matches.path, &parts.uri, authority, stream.scheme);
+            let mut reply = Reply::new(redirect.status, "", None, "direct_response");
+            if let Ok(location) = HeaderValue::from_bytes(&location) {
+                reply.headers.insert(header::LOCATION, location);
+            }
+            stream.answer(reply, Some(&routed.changes()), &parts)
+        }
+    }
+}
+
+fn forwarded_scheme(parts: &Parts) -> &[u8] {
+    parts.headers.get(X_FORWARDED_PROTO).map_or(b"", HeaderValue::as_bytes)
+}
+
+fn https_redirect(parts: &Parts) -> Reply {
+    let mut reply = Reply::new(StatusCode::MOVED_PERMANENTLY, "", None, "direct_response");
+    reply.body = Bytes::new();
+    let host = parts.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
+    let mut location = b"https://".to_vec();
+    location.extend_from_slice(host);
+    location.extend_from_slice(parts.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
+    if let Ok(location) = HeaderValue::from_bytes(&location) {
+        reply.headers.insert(header::LOCATION, location);
+    }
+    reply
+}

@@ -1,0 +1,84 @@
+//! A client's connection as its streams see it.
+
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc};
+
+use http::{HeaderMap, HeaderValue, header};
+
+use super::{activity::Activity, upgraded::Accepted};
+use crate::{
+    config::http::HttpConnectionManager,
+    intake::Downstream,
+    wire::dial::{Dialer, PoolScope},
+    worker::state::Worker,
+};
+
+/// What the streams of a connection share.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub worker: Rc<Worker>,
+    pub manager: Arc<HttpConnectionManager>,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    /// The original destination.
+    pub destination: SocketAddr,
+    pub server_name: Option<Arc<str>>,
+    pub dialer: Dialer,
+    pub scope: PoolScope,
+    /// The client speaks HTTP/2.
+    pub multiplexed: bool,
+    /// Its requests.
+    pub activity: Rc<Activity>,
+    /// Asks for a graceful end.
+    pub ends: tokio::sync::Notify,
+    upgrade: RefCell<Option<Accepted>>,
+}
+
+impl Connection {
+    /// Of a connection that was just accepted.
+    pub fn new(
+        worker: Rc<Worker>,
+        downstream: &Downstream,
+        manager: Arc<HttpConnectionManager>,
+        multiplexed: bool,
+        server_name: Option<Arc<str>>,
+    ) -> Rc<Self> {
+        let dialer = downstream.dialer();
+        Rc::new(Self {
+            worker,
+            manager,
+            peer: downstream.peer,
+            // As Envoy restores it: a pod's listening socket is how it came, not where it was going.
+            local: downstream.destination,
+            destination: downstream.destination,
+            server_name,
+            scope: dialer.scope(),
+            dialer,
+            multiplexed,
+            activity: Rc::new(Activity::new()),
+            ends: tokio::sync::Notify::new(),
+            upgrade: RefCell::new(None),
+        })
+    }
+
+    /// The last word on a response's headers: whether the connection ends with it.
+    pub fn before_response(&self, headers: &mut HeaderMap) {
+        let most = self.manager.max_requests_per_connection;
+        if most > 0 && self.activity.requests() >= most {
+            if self.multiplexed {
+                self.ends.notify_one();
+            } else {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
+    }
+
+    /// What happens once hyper has given the connection back.
+    pub fn accept_upgrade(&self, upgrade: Accepted) {
+        *self.upgrade.borrow_mut() = Some(upgrade);
+    }
+
+    /// The upgrade that was accepted, if one was.
+    pub fn take_upgrade(&self) -> Option<Accepted> {
+        self.upgrade.borrow_mut().take()
+    }
+}

@@ -1,0 +1,18 @@
+//! Where hyper's own tasks run.
+
+use std::future::Future;
+
+/// Runs hyper's tasks on the worker that they belong to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
