@@ -408,10 +408,6 @@ impl Reconciler {
         let now = Instant::now();
         self.registry.sweep();
         self.check_sockets();
-        if self.adopted.is_empty() {
-            // Of pods that nobody wants: a socket keeps its network namespace alive.
-            self.handed_back.clear();
-        }
         let proxies = &self.proxies;
         self.withdrawn.retain(|uid, pod| now < pod.until && proxies.letting_go(uid));
         if now >= self.hand_back_until && !self.proxies.any_ready() {
