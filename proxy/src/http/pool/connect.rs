@@ -12,7 +12,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, sync::oneshot};
 
-use super::{Connection, Host, Http1, Http2, InUse, PoolError, Want};
+use super::{Connection, Host, Http1, Http2, InUse, PoolError, Room, Want};
 use crate::http::{executor::LocalExecutor, request_body::RequestBody};
 
 async fn dial(want: &Want<'_>) -> Result<TcpStream, PoolError> {
@@ -23,9 +23,9 @@ fn http1_builder() -> http1::Builder {
     http1::Builder::new()
 }
 
-pub(super) async fn connect_http1(host: &Rc<Host>, want: &Want<'_>, open: InUse) -> Result<Http1, PoolError> {
+pub(super) async fn connect_http1(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<Http1, PoolError> {
     let stream = dial(want).await?;
-    let connection = Connection::new(&stream, open);
+    let connection = Connection::new(&stream, room);
     let (sender, driver) = http1_builder().handshake(TokioIo::new(stream)).await.map_err(|_| PoolError::Handshake)?;
     let host = Rc::downgrade(host);
     let shared = Rc::downgrade(&connection);
@@ -69,9 +69,9 @@ async fn idle_too_long(host: &Weak<Host>, connection: &Weak<Connection>, timeout
     }
 }
 
-pub(super) async fn connect_http2(host: &Rc<Host>, want: &Want<'_>, open: InUse) -> Result<Http2, PoolError> {
+pub(super) async fn connect_http2(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<Http2, PoolError> {
     let stream = dial(want).await?;
-    let connection = Connection::new(&stream, open);
+    let connection = Connection::new(&stream, room);
     let settings = &want.cluster.http2;
     let (sender, mut driver) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())

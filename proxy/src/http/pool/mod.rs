@@ -10,6 +10,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     hash::{Hash, Hasher},
+    io,
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -75,6 +76,12 @@ struct Host {
     waiting: RefCell<VecDeque<oneshot::Sender<Option<Http1>>>>,
     connecting: Cell<bool>,
     connected: tokio::sync::Notify,
+    /// Counts attempts at an HTTP/2 connection.
+    attempt: Cell<u64>,
+    /// The last attempt that failed, and why.
+    failure: RefCell<Option<(u64, PoolError)>>,
+    /// Connections made or being made.
+    open: Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -102,7 +109,24 @@ struct Connection {
     spent: Cell<bool>,
     /// Wakes the task when the connection is spent and idle.
     done: tokio::sync::Notify,
-    _open: InUse,
+    _room: Room,
+}
+
+/// A connection's place under its cluster's limit, and at its host. Dropping it lets a request that waits have it.
+#[derive(Debug)]
+struct Room {
+    in_use: Option<InUse>,
+    host: Weak<Host>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.in_use = None;
+        if let Some(host) = self.host.upgrade() {
+            host.open.set(host.open.get() - 1);
+            host.wake_one();
+        }
+    }
 }
 
 /// One of a limited number.
@@ -113,6 +137,12 @@ impl InUse {
     /// One more, unless `limit` are in use.
     pub fn take(gauge: &Gauge, limit: u32) -> Option<Self> {
         gauge.fetch_update(Relaxed, Relaxed, |used| (used < limit).then(|| used + 1)).ok().map(|_| Self(gauge.clone()))
+    }
+
+    /// One more, whatever the limit.
+    fn regardless(gauge: &Gauge) -> Self {
+        gauge.fetch_add(1, Relaxed);
+        Self(gauge.clone())
     }
 }
 
@@ -131,6 +161,21 @@ pub(super) enum PoolError {
     Connect(ConnectError),
     /// It was made and HTTP could not be started on it.
     Handshake,
+}
+
+impl PoolError {
+    /// The same, for another who waited for the same connection.
+    fn again(&self) -> Self {
+        match self {
+            Self::Overflow => Self::Overflow,
+            Self::Handshake => Self::Handshake,
+            Self::Connect(ConnectError::Timeout) => Self::Connect(ConnectError::Timeout),
+            Self::Connect(ConnectError::Io(error)) => Self::Connect(ConnectError::Io(match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(error.kind(), error.to_string()),
+            })),
+        }
+    }
 }
 
 /// What a connection is wanted for.
@@ -193,9 +238,7 @@ impl Lease {
         {
             one.connection.idle_since.set(Instant::now());
             let spent = self.max_requests > 0 && one.connection.requests.get() >= self.max_requests;
-            if spent || one.sender.is_closed() {
-                host.wake_one();
-            } else {
+            if !spent && !one.sender.is_closed() {
                 host.offer(one);
             }
         }
@@ -205,14 +248,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         match &mut self.sender {
-            Sender::Http1(one) => {
-                // Not released: dropping the sender closes the connection, and somebody else may open one.
-                if one.take().is_some()
-                    && let Some(host) = self.host.upgrade()
-                {
-                    host.wake_one();
-                }
-            }
+            // Not released: dropping the sender closes the connection, and somebody else may open one.
+            Sender::Http1(_) => {}
             Sender::Http2(two) => {
                 let connection = &two.connection;
                 connection.active.set(connection.active.get() - 1);
@@ -226,6 +263,18 @@ impl Drop for Lease {
 }
 
 impl Host {
+    /// Room for one more connection. A host without any has it in any case: the limit is shared with other hosts and
+    /// other workers, whose connections ending would wake nobody here.
+    fn room(self: &Rc<Self>, cluster: &Cluster) -> Option<Room> {
+        let gauge = &cluster.usage.connections;
+        let in_use = match self.open.get() {
+            0 => InUse::regardless(gauge),
+            _ => InUse::take(gauge, cluster.breakers.max_connections)?,
+        };
+        self.open.set(self.open.get() + 1);
+        Some(Room { in_use: Some(in_use), host: Rc::downgrade(self) })
+    }
+
     fn offer(&self, one: Http1) {
         let mut one = one;
         while let Some(waiter) = self.waiting.borrow_mut().pop_front() {
@@ -336,12 +385,13 @@ async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
             let limits = &want.cluster.breakers;
             pending = Some(InUse::take(&want.cluster.usage.pending, limits.max_pending).ok_or(PoolError::Overflow)?);
         }
-        match InUse::take(&want.cluster.usage.connections, want.cluster.breakers.max_connections) {
-            Some(open) => return Ok(lease(connect_http1(host, want, open).await?, false)),
+        match host.room(want.cluster) {
+            Some(room) => return Ok(lease(connect_http1(host, want, room).await?, false)),
             None => {
-                let (waiter, one) = oneshot::channel();
+                let (waiter, given) = oneshot::channel();
                 host.waiting.borrow_mut().push_back(waiter);
-                if let Ok(Some(one)) = one.await {
+                let mut waiting = Waiting { host, given };
+                if let Ok(Some(one)) = (&mut waiting.given).await {
                     return Ok(lease(one, true));
                 }
             }
@@ -349,7 +399,25 @@ async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
     }
 }
 
+/// A place in the queue for a connection. What was given to a request that is gone goes to the next.
+struct Waiting<'a> {
+    host: &'a Host,
+    given: oneshot::Receiver<Option<Http1>>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.given.close();
+        match self.given.try_recv() {
+            Ok(Some(one)) => self.host.offer(one),
+            Ok(None) => self.host.wake_one(),
+            Err(_) => {}
+        }
+    }
+}
+
 async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolError> {
+    let mut pending = None;
     loop {
         if let Some(two) = host.shared() {
             let connection = &two.connection;
@@ -362,17 +430,28 @@ async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
             }
             return Ok(Lease { sender: Sender::Http2(two), host: Rc::downgrade(host), max_requests, reused });
         }
-        if host.connecting.get() {
-            // One connection attempt serves all who wait; who comes too late for its streams makes the next.
-            host.connected.notified().await;
-            continue;
+        if pending.is_none() {
+            let limit = want.cluster.breakers.max_pending;
+            pending = Some(InUse::take(&want.cluster.usage.pending, limit).ok_or(PoolError::Overflow)?);
         }
-        let limits = &want.cluster.breakers;
-        let _pending = InUse::take(&want.cluster.usage.pending, limits.max_pending).ok_or(PoolError::Overflow)?;
-        let open = InUse::take(&want.cluster.usage.connections, limits.max_connections).ok_or(PoolError::Overflow)?;
+        if host.connecting.get() {
+            // One attempt serves all who wait, and fails all; who comes too late for its streams makes the next.
+            let attempt = host.attempt.get();
+            host.connected.notified().await;
+            match &*host.failure.borrow() {
+                Some((failed, error)) if *failed == attempt => return Err(error.again()),
+                _ => continue,
+            }
+        }
+        let room = host.room(want.cluster).ok_or(PoolError::Overflow)?;
         let _connecting = Connecting::new(host);
-        let two = connect_http2(host, want, open).await?;
-        host.shared.borrow_mut().push(Rc::new(two));
+        match connect_http2(host, want, room).await {
+            Ok(two) => host.shared.borrow_mut().push(Rc::new(two)),
+            Err(error) => {
+                *host.failure.borrow_mut() = Some((host.attempt.get(), error.again()));
+                return Err(error);
+            }
+        }
     }
 }
 
@@ -382,6 +461,7 @@ struct Connecting<'a>(&'a Host);
 impl<'a> Connecting<'a> {
     fn new(host: &'a Host) -> Self {
         host.connecting.set(true);
+        host.attempt.set(host.attempt.get() + 1);
         Self(host)
     }
 }
@@ -394,7 +474,7 @@ impl Drop for Connecting<'_> {
 }
 
 impl Connection {
-    fn new(stream: &TcpStream, open: InUse) -> Rc<Self> {
+    fn new(stream: &TcpStream, room: Room) -> Rc<Self> {
         Rc::new(Self {
             local: stream.local_addr().ok(),
             requests: Cell::new(0),
@@ -403,7 +483,51 @@ impl Connection {
             max_streams: Cell::new(usize::MAX),
             spent: Cell::new(false),
             done: tokio::sync::Notify::new(),
-            _open: open,
+            _room: room,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(host: &Host) -> Waiting<'_> {
+        let (waiter, given) = oneshot::channel();
+        host.waiting.borrow_mut().push_back(waiter);
+        Waiting { host, given }
+    }
+
+    #[test]
+    fn what_is_given_to_a_request_that_is_gone_goes_to_the_next() {
+        let host = Host::default();
+        let (first, mut second) = (wait(&host), wait(&host));
+        host.wake_one();
+        assert!(second.given.try_recv().is_err());
+        drop(first);
+        assert!(matches!(second.given.try_recv(), Ok(None)));
+    }
+
+    #[test]
+    fn room_that_is_given_back_wakes_who_waits() {
+        let host = Rc::new(Host::default());
+        let mut cluster = Cluster::fixed("c", Default::default());
+        cluster.breakers.max_connections = 1;
+        let room = host.room(&cluster).unwrap();
+        assert!(host.room(&cluster).is_none());
+        let mut waiting = wait(&host);
+        drop(room);
+        assert!(matches!(waiting.given.try_recv(), Ok(None)));
+        assert!(host.room(&cluster).is_some());
+    }
+
+    #[test]
+    fn a_host_without_connections_has_room_whatever_others_use() {
+        let mut cluster = Cluster::fixed("c", Default::default());
+        cluster.breakers.max_connections = 1;
+        let (one, other) = (Rc::new(Host::default()), Rc::new(Host::default()));
+        let _rooms = (one.room(&cluster).unwrap(), other.room(&cluster).unwrap());
+        assert!(one.room(&cluster).is_none() && other.room(&cluster).is_none());
+        assert_eq!(cluster.usage.connections.load(Relaxed), 2);
     }
 }
