@@ -12,6 +12,8 @@ pub(super) struct Activity {
     requests: Cell<u32>,
     head_began: Cell<Option<Instant>>,
     head_begins: tokio::sync::Notify,
+    blocked_since: Cell<Option<Instant>>,
+    blocks: tokio::sync::Notify,
 }
 
 /// A request under way on a connection.
@@ -35,6 +37,8 @@ impl Activity {
             requests: Cell::new(0),
             head_began: Cell::new(None),
             head_begins: tokio::sync::Notify::new(),
+            blocked_since: Cell::new(None),
+            blocks: tokio::sync::Notify::new(),
         }
     }
 
@@ -52,6 +56,29 @@ impl Activity {
             self.head_began.set(Some(Instant::now()));
             self.head_begins.notify_one();
         }
+    }
+
+    /// The client takes no bytes just now.
+    pub fn write_blocked(&self) {
+        if self.blocked_since.get().is_none() {
+            self.blocked_since.set(Some(Instant::now()));
+            self.blocks.notify_one();
+        }
+    }
+
+    /// The client took bytes.
+    pub fn written(&self) {
+        self.blocked_since.set(None);
+    }
+
+    /// Since when the client has taken no bytes, while there are some for it.
+    pub fn blocked_since(&self) -> Option<Instant> {
+        self.blocked_since.get()
+    }
+
+    /// Resolves when [`Self::blocked_since`] changes from none.
+    pub async fn blocks(&self) {
+        self.blocks.notified().await;
     }
 
     /// Requests under way.

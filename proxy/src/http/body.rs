@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
+    activity::Active,
     pool::{InUse, Lease},
     record::Record,
     request_body::BodyError,
@@ -23,6 +24,7 @@ use crate::telemetry::access_log::Flag;
 pub struct ResponseBody {
     source: Source,
     record: Option<Box<Record>>,
+    active: Option<Active>,
 }
 
 #[derive(Debug)]
@@ -50,12 +52,12 @@ impl ResponseBody {
             record.complete();
         }
         let source = if head || body.is_empty() { Source::Empty } else { Source::Full(Some(body)) };
-        Self { source, record: Some(record) }
+        Self { source, record: Some(record), active: None }
     }
 
     /// None, and the record is kept elsewhere.
     pub(super) fn detached() -> Self {
-        Self { source: Source::Empty, record: None }
+        Self { source: Source::Empty, record: None, active: None }
     }
 
     /// From upstream.
@@ -64,9 +66,14 @@ impl ResponseBody {
             if let Some(lease) = from.lease.filter(|_| record.request_completed().is_some()) {
                 lease.release();
             }
-            return Self { source: Source::Empty, record: Some(record) };
+            return Self { source: Source::Empty, record: Some(record), active: None };
         }
-        Self { source: Source::Upstream(Box::new(from)), record: Some(record) }
+        Self { source: Source::Upstream(Box::new(from)), record: Some(record), active: None }
+    }
+
+    /// The client's connection is not idle until this body is dropped.
+    pub(super) fn keep_active(&mut self, active: Active) {
+        self.active = Some(active);
     }
 
     fn ended(&mut self) {

@@ -102,6 +102,9 @@ async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
         Err(Limit::Idle) => {
             tracing::debug!(peer = %connection.peer, "connection idle too long");
         }
+        Err(Limit::Blocked) => {
+            tracing::debug!(peer = %connection.peer, "client does not read");
+        }
         Err(Limit::Head) => {
             tracing::debug!(peer = %connection.peer, "request headers took too long");
             answer_slow_head(stream).await;
@@ -125,7 +128,8 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
             .serve_connection(io, service)
     );
     let mut drain = std::pin::pin!(drain);
-    let mut limits = std::pin::pin!(limits(connection));
+    let mut blocked = std::pin::pin!(blocked(connection));
+    let mut idle = std::pin::pin!(idle(connection));
     let mut draining = false;
     let mut idled = false;
     loop {
@@ -141,7 +145,11 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
                 draining = true;
                 serving.as_mut().graceful_shutdown();
             }
-            _ = &mut limits, if !idled => {
+            () = &mut blocked => {
+                tracing::debug!(peer = %connection.peer, "client does not read");
+                return;
+            }
+            () = &mut idle, if !idled => {
                 idled = true;
                 serving.as_mut().graceful_shutdown();
             }
@@ -154,12 +162,14 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
 enum Limit {
     Idle,
     Head,
+    Blocked,
 }
 
 async fn limits(connection: &Connection) -> Limit {
     tokio::select! {
         () = idle(connection) => Limit::Idle,
         () = slow_head(connection) => Limit::Head,
+        () = blocked(connection) => Limit::Blocked,
     }
 }
 
@@ -186,6 +196,23 @@ async fn slow_head(connection: &Connection) {
             Some(began) => {
                 tokio::time::sleep_until(began + timeout).await;
                 if connection.activity.head_began() == Some(began) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Resolves when the client has taken no bytes for as long as a stream may be idle: its responses are not asked for
+/// more meanwhile, so that their own timers stand still.
+async fn blocked(connection: &Connection) {
+    let Some(timeout) = connection.manager.stream_idle_timeout else { return std::future::pending().await };
+    loop {
+        match connection.activity.blocked_since() {
+            None => connection.activity.blocks().await,
+            Some(since) => {
+                tokio::time::sleep_until(since + timeout).await;
+                if connection.activity.blocked_since() == Some(since) {
                     return;
                 }
             }
@@ -237,6 +264,15 @@ struct Watched {
     saw_end: Cell<bool>,
 }
 
+impl Watched {
+    fn note<T>(&self, written: &Poll<T>) {
+        match written {
+            Poll::Pending => self.connection.activity.write_blocked(),
+            Poll::Ready(_) => self.connection.activity.written(),
+        }
+    }
+}
+
 impl AsyncRead for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -248,7 +284,7 @@ impl AsyncRead for Watched {
         if let Poll::Ready(Ok(())) = &read {
             if buffer.filled().len() == before {
                 self.saw_end.set(buffer.remaining() > 0);
-            } else if self.connection.manager.request_headers_timeout.is_some() {
+            } else if !self.connection.multiplexed && self.connection.manager.request_headers_timeout.is_some() {
                 self.connection.activity.bytes_came();
             }
         }
@@ -258,7 +294,9 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note(&written);
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -278,7 +316,9 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         slices: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.note(&written);
+        written
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) async fn handle(
     connection: Rc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let _active = connection.activity.begin();
+    let active = connection.activity.begin();
     let (mut parts, incoming) = request.into_parts();
     let mut stream = Stream::new(connection, &parts, &incoming);
     let manager = stream.connection.manager.clone();
@@ -35,7 +35,8 @@ pub(super) async fn handle(
         }
     };
     stream.prepared(&parts, prepared.client.address);
-    let response = route(stream, parts, incoming, prepared).await;
+    let mut response = route(stream, parts, incoming, prepared).await;
+    response.body_mut().keep_active(active);
     Ok(response)
 }
 

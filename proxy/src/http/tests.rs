@@ -105,6 +105,21 @@ static_resources:
         Self { worker, drain }
     }
 
+    /// Another worker of the same process.
+    fn another_worker(&self) -> Self {
+        let drain = Drain::new();
+        let worker = Rc::new(Worker {
+            index: 1,
+            snapshot: self.worker.snapshot.clone(),
+            pools: Default::default(),
+            balancers: Default::default(),
+            log: LogHandle::discard(),
+            stats: Arc::default(),
+            drain: drain.watch(),
+        });
+        Self { worker, drain }
+    }
+
     /// A client's connection, served.
     async fn connect(&self) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -317,6 +332,41 @@ async fn an_upstream_that_has_closed_its_pooled_connection_does_not_fail_the_nex
             // The close arrives meanwhile.
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_is_not_idle_while_a_response_comes() {
+    locally(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let idle = Duration::from_millis(100);
+        let manager = "common_http_protocol_options: { idle_timeout: 0.1s }";
+        let proxy = Proxy::new(listener.local_addr().unwrap(), manager, "", "");
+        let upstream = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab").await.unwrap();
+            tokio::time::sleep(idle * 4).await;
+            stream.write_all(b"cd").await.unwrap();
+            stream
+        };
+        let (response, _stream) = tokio::join!(proxy.get(), upstream);
+        assert!(response.ends_with("\r\n\r\nabcd"), "{response:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_without_connections_does_not_wait_for_another_workers() {
+    locally(async {
+        let upstream = Upstream::start(NOW).await;
+        let limits = "circuit_breakers: { thresholds: [{ max_connections: 1 }] }";
+        let one = Proxy::new(upstream.address, "", "", limits);
+        let two = one.another_worker();
+        assert!(one.get().await.starts_with("HTTP/1.1 200 OK\r\n"));
+        let response = tokio::time::timeout(Duration::from_secs(5), two.get()).await;
+        assert!(response.unwrap().starts_with("HTTP/1.1 200 OK\r\n"));
     })
     .await;
 }
