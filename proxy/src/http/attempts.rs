@@ -114,7 +114,10 @@ impl Attempts<'_> {
                 self.stream.record.entry.raise(Flag::UpstreamOverflow);
                 return self.finish(attempted);
             };
-            if let Attempted::Response(response, lease, _) = attempted {
+            // A request that is still being sent keeps its connection busy: no use to others.
+            if let Attempted::Response(response, lease, _) = attempted
+                && self.stream.record.request_completed().is_some()
+            {
                 drain(response.into_body(), lease);
             }
             self.retries += 1;
