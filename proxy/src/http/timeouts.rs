@@ -56,6 +56,9 @@ impl Timeouts {
 /// `grpc-timeout`: up to eight digits and a unit.
 fn grpc_timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
     let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
     Some(match unit {
         b'H' => Duration::from_secs(number.checked_mul(3600)?),
@@ -78,5 +81,8 @@ mod tests {
         assert_eq!(grpc_timeout(b"2H"), Some(Duration::from_secs(7200)));
         assert_eq!(grpc_timeout(b"5"), None);
         assert_eq!(grpc_timeout(b""), None);
+        assert_eq!(grpc_timeout(b"+1S"), None);
+        // As a time from now it would overflow.
+        assert_eq!(grpc_timeout(b"18446744073709551615S"), None);
     }
 }
