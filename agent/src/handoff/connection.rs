@@ -20,7 +20,7 @@ use weir_proto::handoff::v1::{self as handoff, FromAgent, FromProxy, from_agent,
 
 use super::{
     UpstreamSockets, VERSION,
-    channel::{Channel, Packet},
+    channel::{Channel, MAX_PACKET_BYTES, Packet},
 };
 use crate::netns::Family;
 
@@ -157,7 +157,7 @@ pub(super) async fn serve(
         return Ended::Stopping;
     }
     let ended = tokio::select! {
-        ended = write(&channel, outgoing) => ended,
+        ended = write(id, &channel, outgoing, &events) => ended,
         ended = read(id, &channel, &events, &sockets, &answers) => ended,
     };
     let _ = events.send(Event::Gone(id)).await;
@@ -199,10 +199,28 @@ async fn greeting(channel: &Channel) -> Result<(handoff::Hello, Vec<ListenersHan
     Ok((hello, handed_back))
 }
 
-async fn write(channel: &Channel, mut outgoing: mpsc::Receiver<Outgoing>) -> Ended {
+async fn write(
+    id: ProxyId,
+    channel: &Channel,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    events: &mpsc::Sender<Event>,
+) -> Ended {
     while let Some((message, fds)) = outgoing.recv().await {
+        let bytes = message.encode_to_vec();
+        if bytes.len() > MAX_PACKET_BYTES {
+            // Sent, it would end the connection, and the next one again: one pod would keep all others from the proxy.
+            let error = format!(
+                "its description takes {} bytes, more than the {MAX_PACKET_BYTES} of a packet: it has too many labels \
+                 or addresses",
+                bytes.len()
+            );
+            if events.send(Event::Acked { proxy: id, id: message.id, error }).await.is_err() {
+                return Ended::Stopping;
+            }
+            continue;
+        }
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
-        match timeout(SEND, channel.send(&message.encode_to_vec(), &fds)).await {
+        match timeout(SEND, channel.send(&bytes, &fds)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return error.into(),
             Err(_) => return Ended::Stuck,
@@ -391,6 +409,26 @@ mod tests {
         let dialled = dial();
         dialled.proxy.send(b"\xff\xff", &[]).await.unwrap();
         assert!(matches!(dialled.served.await.unwrap(), Ended::Decode(_)));
+    }
+
+    #[tokio::test]
+    async fn a_message_that_does_not_fit_a_packet_is_refused_and_the_others_get_through() {
+        let mut dialled = dial();
+        dialled.say(hello(VERSION, 0), &[]).await;
+        let Some(Event::Connected { proxy, .. }) = dialled.events.recv().await else { panic!("not connected") };
+        let ips = (0..8_000).map(|number| format!("fd00:1234:5678:9abc:def0:1234:5678:{number:x}")).collect();
+        let workload = handoff::Workload { uid: "u1".to_owned(), ips, ..Default::default() };
+        let enroll = handoff::Enroll { workload: Some(workload), listeners: Vec::new() };
+        let message = from_agent::Message::Enroll(enroll);
+        let bytes = FromAgent { id: 1, message: Some(message.clone()) }.encoded_len();
+        assert_eq!(proxy.send(message, Vec::new()), Some(1));
+        assert_eq!(proxy.send(from_agent::Message::SnapshotSent(handoff::SnapshotSent {}), Vec::new()), Some(2));
+        let refused = dialled.events.recv().await;
+        let expected = format!(
+            "its description takes {bytes} bytes, more than the 262144 of a packet: it has too many labels or addresses"
+        );
+        assert!(matches!(refused, Some(Event::Acked { id: 1, ref error, .. }) if *error == expected), "{refused:?}");
+        assert_eq!(dialled.hear().await.0.id, 2);
     }
 
     #[tokio::test(start_paused = true)]
