@@ -135,7 +135,10 @@ impl Ground {
 
     fn insert(&self, pod: &Pod) -> Result<(), redirect::Error> {
         self.fill_slot(pod)?;
-        self.redirect.change_rules(pod.slot, &Default::default(), &pod.policy.rules())?;
+        // Of the slot's last pod nothing may be left, whatever went wrong when it was taken out: a port or CIDR too many
+        // lets connections pass.
+        let present = self.redirect.rules(pod.slot)?;
+        self.redirect.change_rules(pod.slot, &present, &pod.policy.rules())?;
         self.redirect.steer(pod.slot, &pod.netns)?;
         self.redirect.enroll(pod.cookie, &pod.pod_config())
     }
@@ -247,8 +250,12 @@ impl Ground {
                 .and_then(|()| self.redirect.set_slot(pod.slot, &pod.slot_config()))
                 .and_then(|()| self.redirect.enroll(pod.cookie, &pod.pod_config()));
             if let Err(error) = applied {
-                // Tried again from there: what was applied already is applied once more.
-                pod.policy = before;
+                // Tried again from there. What was added already goes: nobody would take it back if the pod is given
+                // its former annotations instead.
+                let after = std::mem::replace(&mut pod.policy, before);
+                if let Err(error) = self.redirect.change_rules(pod.slot, &after.rules(), &pod.policy.rules()) {
+                    tracing::error!(pod = %pod.spec.full_name(), slot = pod.slot, %error, "rules of a failed change stay");
+                }
                 return Err(error.into());
             }
         }
@@ -266,14 +273,18 @@ impl Ground {
         }
         self.warn_of(&pod.spec, &ips);
         let redirect_ips = redirect_ips(&ips, &pod.redirect_ips);
-        pod.ips = ips;
-        if redirect_ips == pod.redirect_ips {
-            self.redirect.enroll(pod.cookie, &pod.pod_config())?;
-            return Ok(Refreshed::Addresses);
+        let before = (std::mem::replace(&mut pod.ips, ips), pod.redirect_ips.clone());
+        let applied = if redirect_ips == pod.redirect_ips {
+            self.redirect.enroll(pod.cookie, &pod.pod_config()).map_err(Error::from).map(|()| Refreshed::Addresses)
+        } else {
+            pod.redirect_ips = redirect_ips;
+            self.listen(pod).map(|()| Refreshed::Sockets)
+        };
+        if applied.is_err() {
+            // Different again at the next look, and so tried again.
+            (pod.ips, pod.redirect_ips) = before;
         }
-        pod.redirect_ips = redirect_ips;
-        self.listen(pod)?;
-        Ok(Refreshed::Sockets)
+        applied
     }
 
     /// Takes a pod out of the kernel.

@@ -270,11 +270,12 @@ impl Redirect {
         pins::remove_link(&self.pins.link(&pod_pin(slot)))?;
         pins::remove(&self.pins.program(&pod_pin(slot)))?;
         let mut pods = self.pods.lock();
-        pods.set_slot(slot, &SlotConfig::default())?;
         pods.set_listeners(slot, &[] as &[OwnedFd])?;
         let rules = pods.rules(slot)?;
         pods.change_rules(slot, &rules, &PodRules::default())?;
-        pods.clear_counts(slot)
+        pods.clear_counts(slot)?;
+        // Last, because by it the next agent knows that there is something to clean if this one ends in between.
+        pods.set_slot(slot, &SlotConfig::default())
     }
 
     /// Slots of which anything is there, whether their pod is enrolled or an agent died half-way.
