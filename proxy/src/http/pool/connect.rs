@@ -12,7 +12,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, sync::oneshot};
 
-use super::{Connection, Host, Http1, Http2, InUse, PoolError, Room, Want};
+use super::host::{Connection, Host, Http1, Http2, InUse, PoolError, Room, Want};
 use crate::http::{executor::LocalExecutor, request_body::RequestBody};
 
 async fn dial(want: &Want<'_>) -> Result<TcpStream, PoolError> {

@@ -5,28 +5,30 @@
 //! breakers' counters are the cluster's, shared with the other workers.
 
 mod connect;
+mod host;
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
+    cell::RefCell,
     hash::{Hash, Hasher},
-    io,
     net::SocketAddr,
     rc::{Rc, Weak},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
 };
 
 use hashbrown::{Equivalent, HashMap};
-use hyper::client::conn::{TrySendError, http1, http2};
-use tokio::{net::TcpStream, sync::oneshot, time::Instant};
+use hyper::client::conn::TrySendError;
+use tokio::{sync::oneshot, time::Instant};
 
-pub(super) use self::connect::connect_for_upgrade;
-use self::connect::{connect_http1, connect_http2};
-use super::request_body::RequestBody;
-use crate::{
-    config::cluster::{Cluster, Gauge},
-    wire::dial::{ConnectError, Dialer, PoolScope},
+pub(super) use self::{
+    connect::connect_for_upgrade,
+    host::{InUse, PoolError, Want},
 };
+use self::{
+    connect::{connect_http1, connect_http2},
+    host::{Connecting, Host, Http1, Http2, Waiting},
+};
+use super::request_body::RequestBody;
+use crate::wire::dial::PoolScope;
 
 /// Connections of this worker.
 #[derive(Debug, Default)]
@@ -66,126 +68,6 @@ impl Equivalent<Key> for KeyRef<'_> {
     fn equivalent(&self, key: &Key) -> bool {
         self.address == key.address && *self.cluster == *key.cluster && *self.scope == key.scope
     }
-}
-
-/// The connections to one endpoint.
-#[derive(Debug, Default)]
-struct Host {
-    idle: RefCell<Vec<Http1>>,
-    shared: RefCell<Vec<Rc<Http2>>>,
-    waiting: RefCell<VecDeque<oneshot::Sender<Option<Http1>>>>,
-    connecting: Cell<bool>,
-    connected: tokio::sync::Notify,
-    /// Counts attempts at an HTTP/2 connection.
-    attempt: Cell<u64>,
-    /// The last attempt that failed, and why.
-    failure: RefCell<Option<(u64, PoolError)>>,
-    /// Connections made or being made.
-    open: Cell<usize>,
-}
-
-#[derive(Debug)]
-struct Http1 {
-    sender: http1::SendRequest<RequestBody>,
-    connection: Rc<Connection>,
-}
-
-#[derive(Debug)]
-struct Http2 {
-    sender: http2::SendRequest<RequestBody>,
-    connection: Rc<Connection>,
-}
-
-/// What a connection's task and its users share.
-#[derive(Debug)]
-struct Connection {
-    local: Option<SocketAddr>,
-    requests: Cell<u32>,
-    active: Cell<usize>,
-    idle_since: Cell<Instant>,
-    /// Streams that may be open at once.
-    max_streams: Cell<usize>,
-    /// Takes no more requests.
-    spent: Cell<bool>,
-    /// Wakes the task when the connection is spent and idle.
-    done: tokio::sync::Notify,
-    _room: Room,
-}
-
-/// A connection's place under its cluster's limit, and at its host. Dropping it lets a request that waits have it.
-#[derive(Debug)]
-struct Room {
-    in_use: Option<InUse>,
-    host: Weak<Host>,
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.in_use = None;
-        if let Some(host) = self.host.upgrade() {
-            host.open.set(host.open.get() - 1);
-            host.wake_one();
-        }
-    }
-}
-
-/// One of a limited number.
-#[derive(Debug)]
-pub(super) struct InUse(Gauge);
-
-impl InUse {
-    /// One more, unless `limit` are in use.
-    pub fn take(gauge: &Gauge, limit: u32) -> Option<Self> {
-        gauge.fetch_update(Relaxed, Relaxed, |used| (used < limit).then(|| used + 1)).ok().map(|_| Self(gauge.clone()))
-    }
-
-    /// One more, whatever the limit.
-    fn regardless(gauge: &Gauge) -> Self {
-        gauge.fetch_add(1, Relaxed);
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-/// Why there is no connection.
-#[derive(Debug)]
-pub(super) enum PoolError {
-    /// A circuit breaker is open.
-    Overflow,
-    /// It could not be made.
-    Connect(ConnectError),
-    /// It was made and HTTP could not be started on it.
-    Handshake,
-}
-
-impl PoolError {
-    /// The same, for another who waited for the same connection.
-    fn again(&self) -> Self {
-        match self {
-            Self::Overflow => Self::Overflow,
-            Self::Handshake => Self::Handshake,
-            Self::Connect(ConnectError::Timeout) => Self::Connect(ConnectError::Timeout),
-            Self::Connect(ConnectError::Io(error)) => Self::Connect(ConnectError::Io(match error.raw_os_error() {
-                Some(code) => io::Error::from_raw_os_error(code),
-                None => io::Error::new(error.kind(), error.to_string()),
-            })),
-        }
-    }
-}
-
-/// What a connection is wanted for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Want<'a> {
-    pub cluster: &'a Arc<Cluster>,
-    pub address: SocketAddr,
-    pub dialer: &'a Dialer,
-    pub scope: &'a PoolScope,
-    pub http2: bool,
 }
 
 /// The use of a connection by one request. Dropping it without releasing it means that the response was not read
@@ -262,72 +144,6 @@ impl Drop for Lease {
     }
 }
 
-impl Host {
-    /// Room for one more connection. A host without any has it in any case: the limit is shared with other hosts and
-    /// other workers, whose connections ending would wake nobody here.
-    fn room(self: &Rc<Self>, cluster: &Cluster) -> Option<Room> {
-        let gauge = &cluster.usage.connections;
-        let in_use = match self.open.get() {
-            0 => InUse::regardless(gauge),
-            _ => InUse::take(gauge, cluster.breakers.max_connections)?,
-        };
-        self.open.set(self.open.get() + 1);
-        Some(Room { in_use: Some(in_use), host: Rc::downgrade(self) })
-    }
-
-    fn offer(&self, one: Http1) {
-        let mut one = one;
-        while let Some(waiter) = self.waiting.borrow_mut().pop_front() {
-            match waiter.send(Some(one)) {
-                Ok(()) => return,
-                Err(back) => match back {
-                    Some(back) => one = back,
-                    None => return,
-                },
-            }
-        }
-        self.idle.borrow_mut().push(one);
-    }
-
-    /// Lets one waiter try to connect.
-    fn wake_one(&self) {
-        while let Some(waiter) = self.waiting.borrow_mut().pop_front() {
-            if waiter.send(None).is_ok() {
-                return;
-            }
-        }
-    }
-
-    /// An idle connection that is still good, the most recently used one.
-    fn idle(&self) -> Option<Http1> {
-        let mut idle = self.idle.borrow_mut();
-        while let Some(one) = idle.pop() {
-            if one.sender.is_ready() {
-                return Some(one);
-            }
-            if !one.sender.is_closed() {
-                // Its task has not come round since the last response: leave it a moment by trying an older one.
-                let other = idle.iter().rposition(|other| other.sender.is_ready());
-                return Some(match other {
-                    Some(index) => {
-                        let other = idle.swap_remove(index);
-                        idle.push(one);
-                        other
-                    }
-                    None => one,
-                });
-            }
-        }
-        None
-    }
-
-    fn shared(&self) -> Option<Rc<Http2>> {
-        let mut shared = self.shared.borrow_mut();
-        shared.retain(|two| !two.sender.is_closed() && !two.connection.spent.get());
-        shared.iter().find(|two| two.connection.active.get() < two.connection.max_streams.get()).cloned()
-    }
-}
-
 impl Pools {
     /// A connection, pooled or new.
     pub(super) async fn acquire(&self, want: Want<'_>) -> Result<Lease, PoolError> {
@@ -352,14 +168,6 @@ impl Pools {
         }
         let key = Key { cluster: want.cluster.name.clone(), address: want.address, scope: want.scope.clone() };
         hosts.entry(key).insert(Rc::default()).get().clone()
-    }
-}
-
-impl Host {
-    fn is_empty(&self) -> bool {
-        self.idle.borrow_mut().retain(|one| !one.sender.is_closed());
-        self.shared.borrow_mut().retain(|two| !two.sender.is_closed());
-        self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
     }
 }
 
@@ -395,23 +203,6 @@ async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
                     return Ok(lease(one, true));
                 }
             }
-        }
-    }
-}
-
-/// A place in the queue for a connection. What was given to a request that is gone goes to the next.
-struct Waiting<'a> {
-    host: &'a Host,
-    given: oneshot::Receiver<Option<Http1>>,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.given.close();
-        match self.given.try_recv() {
-            Ok(Some(one)) => self.host.offer(one),
-            Ok(None) => self.host.wake_one(),
-            Err(_) => {}
         }
     }
 }
@@ -452,82 +243,5 @@ async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
                 return Err(error);
             }
         }
-    }
-}
-
-/// An HTTP/2 connection is being made.
-struct Connecting<'a>(&'a Host);
-
-impl<'a> Connecting<'a> {
-    fn new(host: &'a Host) -> Self {
-        host.connecting.set(true);
-        host.attempt.set(host.attempt.get() + 1);
-        Self(host)
-    }
-}
-
-impl Drop for Connecting<'_> {
-    fn drop(&mut self) {
-        self.0.connecting.set(false);
-        self.0.connected.notify_waiters();
-    }
-}
-
-impl Connection {
-    fn new(stream: &TcpStream, room: Room) -> Rc<Self> {
-        Rc::new(Self {
-            local: stream.local_addr().ok(),
-            requests: Cell::new(0),
-            active: Cell::new(0),
-            idle_since: Cell::new(Instant::now()),
-            max_streams: Cell::new(usize::MAX),
-            spent: Cell::new(false),
-            done: tokio::sync::Notify::new(),
-            _room: room,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn wait(host: &Host) -> Waiting<'_> {
-        let (waiter, given) = oneshot::channel();
-        host.waiting.borrow_mut().push_back(waiter);
-        Waiting { host, given }
-    }
-
-    #[test]
-    fn what_is_given_to_a_request_that_is_gone_goes_to_the_next() {
-        let host = Host::default();
-        let (first, mut second) = (wait(&host), wait(&host));
-        host.wake_one();
-        assert!(second.given.try_recv().is_err());
-        drop(first);
-        assert!(matches!(second.given.try_recv(), Ok(None)));
-    }
-
-    #[test]
-    fn room_that_is_given_back_wakes_who_waits() {
-        let host = Rc::new(Host::default());
-        let mut cluster = Cluster::fixed("c", Default::default());
-        cluster.breakers.max_connections = 1;
-        let room = host.room(&cluster).unwrap();
-        assert!(host.room(&cluster).is_none());
-        let mut waiting = wait(&host);
-        drop(room);
-        assert!(matches!(waiting.given.try_recv(), Ok(None)));
-        assert!(host.room(&cluster).is_some());
-    }
-
-    #[test]
-    fn a_host_without_connections_has_room_whatever_others_use() {
-        let mut cluster = Cluster::fixed("c", Default::default());
-        cluster.breakers.max_connections = 1;
-        let (one, other) = (Rc::new(Host::default()), Rc::new(Host::default()));
-        let _rooms = (one.room(&cluster).unwrap(), other.room(&cluster).unwrap());
-        assert!(one.room(&cluster).is_none() && other.room(&cluster).is_none());
-        assert_eq!(cluster.usage.connections.load(Relaxed), 2);
     }
 }

@@ -1,0 +1,307 @@
+//! The connections to one endpoint, and who waits for one.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    rc::{Rc, Weak},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use hyper::client::conn::{http1, http2};
+use tokio::{net::TcpStream, sync::oneshot, time::Instant};
+
+use crate::{
+    config::cluster::{Cluster, Gauge},
+    http::request_body::RequestBody,
+    wire::dial::{ConnectError, Dialer, PoolScope},
+};
+
+/// The connections to one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Host {
+    pub idle: RefCell<Vec<Http1>>,
+    pub shared: RefCell<Vec<Rc<Http2>>>,
+    pub waiting: RefCell<VecDeque<oneshot::Sender<Option<Http1>>>>,
+    pub connecting: Cell<bool>,
+    pub connected: tokio::sync::Notify,
+    /// Counts attempts at an HTTP/2 connection.
+    pub attempt: Cell<u64>,
+    /// The last attempt that failed, and why.
+    pub failure: RefCell<Option<(u64, PoolError)>>,
+    /// Connections made or being made.
+    pub open: Cell<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Http1 {
+    pub sender: http1::SendRequest<RequestBody>,
+    pub connection: Rc<Connection>,
+}
+
+#[derive(Debug)]
+pub(super) struct Http2 {
+    pub sender: http2::SendRequest<RequestBody>,
+    pub connection: Rc<Connection>,
+}
+
+/// What a connection's task and its users share.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub local: Option<SocketAddr>,
+    pub requests: Cell<u32>,
+    pub active: Cell<usize>,
+    pub idle_since: Cell<Instant>,
+    /// Streams that may be open at once.
+    pub max_streams: Cell<usize>,
+    /// Takes no more requests.
+    pub spent: Cell<bool>,
+    /// Wakes the task when the connection is spent and idle.
+    pub done: tokio::sync::Notify,
+    _room: Room,
+}
+
+/// A connection's place under its cluster's limit, and at its host. Dropping it lets a request that waits have it.
+#[derive(Debug)]
+pub(super) struct Room {
+    in_use: Option<InUse>,
+    host: Weak<Host>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.in_use = None;
+        if let Some(host) = self.host.upgrade() {
+            host.open.set(host.open.get() - 1);
+            host.wake_one();
+        }
+    }
+}
+
+/// One of a limited number.
+#[derive(Debug)]
+pub(in crate::http) struct InUse(Gauge);
+
+impl InUse {
+    /// One more, unless `limit` are in use.
+    pub fn take(gauge: &Gauge, limit: u32) -> Option<Self> {
+        gauge.fetch_update(Relaxed, Relaxed, |used| (used < limit).then(|| used + 1)).ok().map(|_| Self(gauge.clone()))
+    }
+
+    /// One more, whatever the limit.
+    pub fn regardless(gauge: &Gauge) -> Self {
+        gauge.fetch_add(1, Relaxed);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(in crate::http) enum PoolError {
+    /// A circuit breaker is open.
+    Overflow,
+    /// It could not be made.
+    Connect(ConnectError),
+    /// It was made and HTTP could not be started on it.
+    Handshake,
+}
+
+impl PoolError {
+    /// The same, for another who waited for the same connection.
+    pub fn again(&self) -> Self {
+        match self {
+            Self::Overflow => Self::Overflow,
+            Self::Handshake => Self::Handshake,
+            Self::Connect(ConnectError::Timeout) => Self::Connect(ConnectError::Timeout),
+            Self::Connect(ConnectError::Io(error)) => Self::Connect(ConnectError::Io(match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(error.kind(), error.to_string()),
+            })),
+        }
+    }
+}
+
+/// What a connection is wanted for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::http) struct Want<'a> {
+    pub cluster: &'a Arc<Cluster>,
+    pub address: SocketAddr,
+    pub dialer: &'a Dialer,
+    pub scope: &'a PoolScope,
+    pub http2: bool,
+}
+
+impl Host {
+    /// Room for one more connection. A host without any has it in any case: the limit is shared with other hosts and
+    /// other workers, whose connections ending would wake nobody here.
+    pub fn room(self: &Rc<Self>, cluster: &Cluster) -> Option<Room> {
+        let gauge = &cluster.usage.connections;
+        let in_use = match self.open.get() {
+            0 => InUse::regardless(gauge),
+            _ => InUse::take(gauge, cluster.breakers.max_connections)?,
+        };
+        self.open.set(self.open.get() + 1);
+        Some(Room { in_use: Some(in_use), host: Rc::downgrade(self) })
+    }
+
+    pub fn offer(&self, one: Http1) {
+        let mut one = one;
+        while let Some(waiter) = self.waiting.borrow_mut().pop_front() {
+            match waiter.send(Some(one)) {
+                Ok(()) => return,
+                Err(back) => match back {
+                    Some(back) => one = back,
+                    None => return,
+                },
+            }
+        }
+        self.idle.borrow_mut().push(one);
+    }
+
+    /// Lets one waiter try to connect.
+    pub fn wake_one(&self) {
+        while let Some(waiter) = self.waiting.borrow_mut().pop_front() {
+            if waiter.send(None).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// An idle connection that is still good, the most recently used one.
+    pub fn idle(&self) -> Option<Http1> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(one) = idle.pop() {
+            if one.sender.is_ready() {
+                return Some(one);
+            }
+            if !one.sender.is_closed() {
+                // Its task has not come round since the last response: leave it a moment by trying an older one.
+                let other = idle.iter().rposition(|other| other.sender.is_ready());
+                return Some(match other {
+                    Some(index) => {
+                        let other = idle.swap_remove(index);
+                        idle.push(one);
+                        other
+                    }
+                    None => one,
+                });
+            }
+        }
+        None
+    }
+
+    pub fn shared(&self) -> Option<Rc<Http2>> {
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|two| !two.sender.is_closed() && !two.connection.spent.get());
+        shared.iter().find(|two| two.connection.active.get() < two.connection.max_streams.get()).cloned()
+    }
+}
+
+impl Host {
+    pub fn is_empty(&self) -> bool {
+        self.idle.borrow_mut().retain(|one| !one.sender.is_closed());
+        self.shared.borrow_mut().retain(|two| !two.sender.is_closed());
+        self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
+    }
+}
+
+/// A place in the queue for a connection. What was given to a request that is gone goes to the next.
+pub(super) struct Waiting<'a> {
+    pub host: &'a Host,
+    pub given: oneshot::Receiver<Option<Http1>>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.given.close();
+        match self.given.try_recv() {
+            Ok(Some(one)) => self.host.offer(one),
+            Ok(None) => self.host.wake_one(),
+            Err(_) => {}
+        }
+    }
+}
+
+/// An HTTP/2 connection is being made.
+pub(super) struct Connecting<'a>(&'a Host);
+
+impl<'a> Connecting<'a> {
+    pub fn new(host: &'a Host) -> Self {
+        host.connecting.set(true);
+        host.attempt.set(host.attempt.get() + 1);
+        Self(host)
+    }
+}
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        self.0.connecting.set(false);
+        self.0.connected.notify_waiters();
+    }
+}
+
+impl Connection {
+    pub fn new(stream: &TcpStream, room: Room) -> Rc<Self> {
+        Rc::new(Self {
+            local: stream.local_addr().ok(),
+            requests: Cell::new(0),
+            active: Cell::new(0),
+            idle_since: Cell::new(Instant::now()),
+            max_streams: Cell::new(usize::MAX),
+            spent: Cell::new(false),
+            done: tokio::sync::Notify::new(),
+            _room: room,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(host: &Host) -> Waiting<'_> {
+        let (waiter, given) = oneshot::channel();
+        host.waiting.borrow_mut().push_back(waiter);
+        Waiting { host, given }
+    }
+
+    #[test]
+    fn what_is_given_to_a_request_that_is_gone_goes_to_the_next() {
+        let host = Host::default();
+        let (first, mut second) = (wait(&host), wait(&host));
+        host.wake_one();
+        assert!(second.given.try_recv().is_err());
+        drop(first);
+        assert!(matches!(second.given.try_recv(), Ok(None)));
+    }
+
+    #[test]
+    fn room_that_is_given_back_wakes_who_waits() {
+        let host = Rc::new(Host::default());
+        let mut cluster = Cluster::fixed("c", Default::default());
+        cluster.breakers.max_connections = 1;
+        let room = host.room(&cluster).unwrap();
+        assert!(host.room(&cluster).is_none());
+        let mut waiting = wait(&host);
+        drop(room);
+        assert!(matches!(waiting.given.try_recv(), Ok(None)));
+        assert!(host.room(&cluster).is_some());
+    }
+
+    #[test]
+    fn a_host_without_connections_has_room_whatever_others_use() {
+        let mut cluster = Cluster::fixed("c", Default::default());
+        cluster.breakers.max_connections = 1;
+        let (one, other) = (Rc::new(Host::default()), Rc::new(Host::default()));
+        let _rooms = (one.room(&cluster).unwrap(), other.room(&cluster).unwrap());
+        assert!(one.room(&cluster).is_none() && other.room(&cluster).is_none());
+        assert_eq!(cluster.usage.connections.load(Relaxed), 2);
+    }
+}
