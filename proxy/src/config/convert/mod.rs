@@ -3,6 +3,7 @@
 
 mod access_log;
 mod cluster;
+mod endpoints;
 mod headers;
 mod http;
 mod listener;
