@@ -13,7 +13,7 @@ use std::{
 use tokio::{
     sync::mpsc,
     task::block_in_place,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use weir_abi::map::PodConfig;
 
@@ -36,7 +36,7 @@ use crate::{
 
 /// How often namespaces are looked after: a pod is enrolled this soon after its namespace appears.
 const TICK: Duration = Duration::from_millis(500);
-/// While there is much to do, the board is written this often.
+/// The board is written no more often than this.
 const PUBLISH: Duration = Duration::from_millis(100);
 /// How often the addresses of an enrolled pod are read again, and a pod that a proxy refused is offered again.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -151,10 +151,11 @@ impl Reconciler {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut steps = VecDeque::new();
         let mut published = Instant::now();
+        let mut shown = true;
         source.mark_changed();
         loop {
+            // In no order: a proxy that never stops talking must not keep pods from being enrolled.
             tokio::select! {
-                biased;
                 event = events.recv() => match event {
                     Some(event) => {
                         // What was planned may not hold any more, or more may be possible now.
@@ -184,9 +185,11 @@ impl Reconciler {
                         block_in_place(|| self.execute(step));
                     }
                 }
+                () = sleep_until(published + PUBLISH), if !shown => {}
             }
             self.settle();
-            if steps.is_empty() || published.elapsed() > PUBLISH {
+            shown = published.elapsed() >= PUBLISH;
+            if shown {
                 self.publish();
                 published = Instant::now();
             }
