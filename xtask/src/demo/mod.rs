@@ -28,9 +28,6 @@ pub struct Args {
     /// Take down what `--keep` left
     #[arg(long)]
     down: bool,
-    /// Use release binaries (the first build takes a few minutes more)
-    #[arg(long)]
-    release: bool,
 }
 
 /// The signals that end the demo.
@@ -75,11 +72,9 @@ pub fn run(args: Args) -> Result<()> {
         println!("The demo is down.");
         return Ok(());
     }
-    let mut arguments = vec!["--workspace", "--bins"];
-    arguments.extend(args.release.then_some("--release"));
-    let built = workspace::build(&machine, &arguments)?;
-    let programs = built.program("weirctl")?;
-    machine.prepend_path(programs.parent().context("weirctl lies in a directory")?)?;
+    let built = workspace::build(&machine, &["--workspace", "--bins"])?;
+    let weirctl = built.program("weirctl")?;
+    machine.prepend_path(weirctl.parent().context("weirctl lies in a directory")?)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
     let mut show = Show::default();
