@@ -91,7 +91,7 @@ impl Machine {
         if needs_root {
             ensure!(
                 nix::unistd::geteuid().is_root(),
-                "this task makes network namespaces and loads eBPF: run it as root (cargo xtask runs under sudo too)"
+                "this task makes network namespaces and loads eBPF: run it as root"
             );
         }
         let mut machine = Self { cache: cache_directory()?, path: search_path() };
