@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     ops::Range,
     sync::Arc,
     time::{Duration, Instant},
@@ -290,6 +290,33 @@ fn connections_made_in_other_ways_are_redirected_too() {
         let decided = mesh.ctl.counters(&spec.full_name()).since(&before);
         assert_eq!((decided.of(Rule::Redirected), decided.of(Rule::ProxySocket)), (1, 1), "{name}: {decided:?}");
     }
+}
+
+#[test]
+fn a_pod_with_several_addresses_is_redirected_from_each() {
+    let mut net = Net::new();
+    let (a, client, _b, server) = client_and_server(&mut net);
+    let [x, y, z, _] = client.ipv4.octets();
+    let second: IpAddr = [x, y, z, 250].into();
+    client.netns.ip(&format!("addr add {second}/24 dev eth0"));
+    let spec = PodSpec::of(&client);
+    let mesh = Mesh::start(&a, &[&spec]);
+    let _echo = Echo::start(&server.netns, [20_000], Bind::DualStack);
+    let _own = Echo::start(&client.netns, [20_001], Bind::DualStack);
+    let before = mesh.ctl.counters(&spec.full_name());
+    client.netns.run(|| {
+        for from in [second, client.ipv4.into()] {
+            let to = server.v4(20_000);
+            let dialled = Dialled::verify(bound(SocketAddr::new(from, 0), to).expect("connected"), to);
+            assert_eq!(dialled.unwrap_or_else(|error| panic!("{from}: {error}")).server.local, to, "{from}");
+        }
+        // Between its own addresses a connection stays in the pod.
+        let to = SocketAddr::new(second, 20_001);
+        let dialled = Dialled::verify(bound(client.v4(0), to).expect("connected"), to).expect("answered");
+        assert_eq!(dialled.server.peer.ip(), IpAddr::from(client.ipv4));
+    });
+    let decided = mesh.ctl.counters(&spec.full_name()).since(&before);
+    assert_eq!((decided.of(Rule::Redirected), decided.of(Rule::OwnAddress), decided.of(Rule::Steered)), (2, 1, 0));
 }
 
 #[test]

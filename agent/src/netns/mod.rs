@@ -13,7 +13,7 @@ use std::{
     fs::{self, File},
     io,
     net::{IpAddr, SocketAddr},
-    os::linux::fs::MetadataExt,
+    os::{linux::fs::MetadataExt, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     thread,
 };
@@ -100,7 +100,8 @@ impl Netns {
             Some(libc::ENOENT | libc::ESRCH | libc::ENOTDIR) => Error::Missing(path.to_owned()),
             _ => Error::Enter { action: "open", path: path.to_owned(), source },
         };
-        let file = File::open(path).map_err(failed)?;
+        // Whatever is there: opening a FIFO would otherwise wait for its other end.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
         let kind = nix::sys::statfs::fstatfs(&file).map_err(|errno| failed(errno.into()))?.filesystem_type();
         if kind.0 != NSFS_MAGIC {
             return Err(Error::NotANamespace(path.to_owned()));
@@ -171,6 +172,12 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let other = Netns::open(file.path()).unwrap_err().to_string();
         assert_eq!(other, format!("{} is not a network namespace", file.path().display()));
+        // Opened for reading it would wait for a writer.
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let other = Netns::open(&fifo).unwrap_err().to_string();
+        assert_eq!(other, format!("{} is not a network namespace", fifo.display()));
     }
 
     #[test]

@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_secs(5);
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PodsFile {
-    #[serde(default)]
+    // Not optional: an empty file is one that is being written, and would take every pod out of the mesh.
     pods: Vec<PodSpec>,
 }
 
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(toml, yaml);
         assert_eq!(toml[0].full_name(), "shop/web");
         assert_eq!(toml[0].service_account, "default");
-        assert!(parse(Path::new("pods.toml"), "").unwrap().is_empty());
+        assert!(parse(Path::new("pods.toml"), "pods = []").unwrap().is_empty());
     }
 
     #[test]
@@ -245,7 +245,12 @@ mod tests {
         assert_eq!(listing.pods.as_ref().map(Vec::len), Some(1));
         assert!(listing.error.contains("pods.toml:1:"), "{}", listing.error);
 
-        fs::write(&path, "").unwrap();
+        fs::write(&path, "# being written\n").unwrap();
+        let listing = next(&mut follower).await;
+        assert_eq!(listing.pods.as_ref().map(Vec::len), Some(1));
+        assert!(listing.error.contains("missing field `pods`"), "{}", listing.error);
+
+        fs::write(&path, "pods = []\n").unwrap();
         let listing = next(&mut follower).await;
         assert_eq!((listing.pods.as_ref().map(Vec::len), listing.error.as_str()), (Some(0), ""));
 

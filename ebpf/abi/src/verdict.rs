@@ -267,15 +267,24 @@ pub fn redirect_address<'a>(pod: &'a PodConfig, ip: &Ip) -> &'a Ip {
 }
 
 /// Decides an inbound connection, but for the listening socket: [`Rule::Steered`] still has to find one, else
-/// [`without_listener`] applies. `local` is the connection's destination, `loopback` whether it came over the
-/// loopback interface.
+/// [`without_listener`] applies. `pod` is none while the pod is enrolled or withdrawn, `local` the connection's
+/// destination, `loopback` whether it came over the loopback interface.
 #[inline(always)]
-pub fn inbound(slot: u32, protocol: u32, remote: &Ip, local: &Endpoint, loopback: bool, tables: &impl Tables) -> Rule {
+pub fn inbound(
+    slot: u32,
+    pod: Option<&PodConfig>,
+    protocol: u32,
+    remote: &Ip,
+    local: &Endpoint,
+    loopback: bool,
+    tables: &impl Tables,
+) -> Rule {
     if protocol != IPPROTO_TCP {
         return Rule::InboundNotTcp;
     }
-    // A connection to the pod's own address reports the outer interface although it comes over the loopback.
-    if remote.same(&local.ip) {
+    // A connection to the pod's own address reports the outer interface although it comes over the loopback: one that
+    // was redirected too, from whichever of its addresses. From outside such a source gets no answer: that stays here.
+    if remote.same(&local.ip) || pod.is_some_and(|pod| is_own(pod, remote)) {
         return Rule::InboundOwnAddress;
     }
     // So does one from a loopback address; from outside the kernel drops such sources (RFC 1122, section 3.2.1.3).
@@ -300,6 +309,9 @@ pub fn without_listener(slot: &SlotConfig) -> Rule {
 
 #[inline(always)]
 fn is_own(pod: &PodConfig, ip: &Ip) -> bool {
+    if ip.same(&Ip::UNSPECIFIED) {
+        return false;
+    }
     let mut i = 0;
     while i < MAX_POD_IPS {
         if pod.ips[i].same(ip) {
@@ -433,12 +445,16 @@ mod tests {
         let mut tables = Fake::default();
         tables.ports.insert(PortKey { slot: 7, port: 8080, kind: PortRule::Probe as u16 });
         tables.ports.insert(PortKey { slot: 7, port: 9090, kind: PortRule::ExcludedInbound as u16 });
+        let mut pod = pod();
+        pod.ips[2] = ip("10.0.0.3");
         let decide = |remote: &str, local: &str, loopback, node| {
             let tables = Fake { ports: tables.ports.clone(), cidrs: HashSet::new(), node };
-            inbound(7, IPPROTO_TCP, &ip(remote), &to(local), loopback, &tables)
+            inbound(7, Some(&pod), IPPROTO_TCP, &ip(remote), &to(local), loopback, &tables)
         };
         assert_eq!(decide("10.0.0.9", "10.0.0.2:80", false, false), Rule::Steered);
         assert_eq!(decide("10.0.0.2", "10.0.0.2:80", false, false), Rule::InboundOwnAddress);
+        assert_eq!(decide("10.0.0.3", "10.0.0.2:15001", false, false), Rule::InboundOwnAddress);
+        assert_eq!(decide("::", "10.0.0.2:80", false, false), Rule::Steered);
         assert_eq!(decide("127.0.0.1", "127.0.0.2:80", true, false), Rule::InboundLoopback);
         assert_eq!(decide("127.0.0.1", "10.0.0.2:80", false, false), Rule::InboundLoopback);
         assert_eq!(decide("::1", "[fd00::2]:80", false, false), Rule::InboundLoopback);
@@ -446,6 +462,6 @@ mod tests {
         assert_eq!(decide("10.0.0.1", "10.0.0.2:8080", false, false), Rule::Steered);
         assert_eq!(decide("10.0.0.1", "10.0.0.2:80", false, true), Rule::Steered);
         assert_eq!(decide("10.0.0.9", "10.0.0.2:9090", false, false), Rule::ExcludedInboundPort);
-        assert_eq!(inbound(7, 17, &ip("10.0.0.9"), &to("10.0.0.2:80"), false, &tables), Rule::InboundNotTcp);
+        assert_eq!(inbound(7, None, 17, &ip("10.0.0.9"), &to("10.0.0.2:80"), false, &tables), Rule::InboundNotTcp);
     }
 }

@@ -4,7 +4,7 @@
 //! instance per namespace and [`SLOT`].
 
 use crate::context::{AF_INET, field, port_from_network};
-use crate::maps::{CONFIG, LISTENERS, SLOT, SLOTS};
+use crate::maps::{CONFIG, ENROLLED, LISTENERS, SLOT, SLOTS};
 use crate::record::{self, Decision};
 use crate::tables;
 use aya_ebpf::bindings::BPF_SK_LOOKUP_F_NO_REUSEPORT;
@@ -59,7 +59,9 @@ pub fn weir_sklookup(context: SkLookupContext) -> u32 {
     let index = SLOT.load();
     // Never: both are arrays, and the agent gives a slot within them.
     let (Some(config), Some(slot)) = (CONFIG.get(0), SLOTS.get(index)) else { return SK_DROP };
-    let mut rule = verdict::inbound(index, protocol, &source.ip, &destination, loopback, &tables::Inbound(&tuple));
+    // SAFETY: as in `connect`: the agent replaces a pod's entry whole.
+    let pod = unsafe { ENROLLED.get(&slot.netns) };
+    let mut rule = verdict::inbound(index, pod, protocol, &source.ip, &destination, loopback, &tables::Inbound(&tuple));
     if matches!(rule, Rule::InboundNotTcp | Rule::InboundLoopback | Rule::InboundOwnAddress) {
         // Every datagram, and the second half of every redirected connection: not worth a flow or an event each.
         record::count(index, rule);

@@ -175,12 +175,11 @@ fn inbound(
         Origin::Address(ip) => ip.into(),
         Origin::Pod | Origin::Node | Origin::HostPod => Ip::UNSPECIFIED,
     };
-    // Between the pod's own addresses, and from the loopback to one of them, the kernel reports the outer interface.
     let loopback = to.ip().is_loopback();
     // Without the pods' cgroup no process counts as the node's own.
     let node = origin == Origin::Node && kernel.config()?.pods_cgroup != 0;
     let tables = KernelTables::new(kernel, node);
-    let mut rule = verdict::inbound(pod.slot, number, &remote, &local, loopback, &tables);
+    let mut rule = verdict::inbound(pod.slot, Some(pod), number, &remote, &local, loopback, &tables);
     tables.finish()?;
     if rule == Rule::Steered {
         let slot = kernel.slot(pod.slot)?;
