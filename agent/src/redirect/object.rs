@@ -14,8 +14,8 @@ use super::{Error, pins::Pins};
 static OBJECT: &[u8] = include_bytes_aligned!("../../../ebpf/weir.bpf.o");
 /// The ring buffer of aya-log's records.
 pub(super) const LOGS: &str = "AYA_LOGS";
-/// Every map of the object: all are pinned.
-pub(super) const MAPS: [&str; 17] = [
+/// The maps of the ABI, in its order.
+pub(super) const NAMES: [&str; 16] = [
     name::CONFIG,
     name::ENROLLED,
     name::SLOTS,
@@ -32,7 +32,6 @@ pub(super) const MAPS: [&str; 17] = [
     name::FLOWS,
     name::EVENTS,
     name::FAULTS,
-    LOGS,
 ];
 /// The global of `weir_sklookup` that says which pod an instance serves.
 const SLOT: &str = "SLOT";
@@ -72,7 +71,7 @@ impl Loader {
     pub(super) fn new(pins: &Pins, logs: bool) -> Result<Self, Error> {
         let object = Object::parse(OBJECT).map_err(|error| Error::Object(error.to_string()))?;
         let mut definitions = BTreeMap::new();
-        for name in MAPS {
+        for name in maps() {
             let map = object.maps.get(name).ok_or(Error::NoMap(name))?;
             let definition = Definition {
                 kind: map.map_type(),
@@ -85,7 +84,7 @@ impl Loader {
         let mut loader = EbpfLoader::new();
         // The programs read no kernel structure that would have to be relocated.
         loader.btf(None);
-        for name in MAPS {
+        for name in maps() {
             loader.map_pin_path(name, pins.map(name));
         }
         if logs {
@@ -111,6 +110,11 @@ impl Loader {
         self.loader.override_global(SLOT, number, true);
         self.loader.load(OBJECT).map_err(|error| Error::Object(super::chain(&error)))
     }
+}
+
+/// Every map of the object: all are pinned.
+fn maps() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().chain([LOGS])
 }
 
 fn check(name: &str, expected: &Definition, pin: &Path, directory: &Path) -> Result<(), Error> {
@@ -151,6 +155,7 @@ fn difference(expected: &Definition, found: &Definition) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redirect::{NODE_PROGRAMS, POD_PROGRAM};
     use std::collections::BTreeSet;
     use weir_abi::map::PodConfig;
 
@@ -162,8 +167,8 @@ mod tests {
         // The sections of globals are each loaded object's own.
         let maps: BTreeSet<&str> =
             object.maps.keys().map(String::as_str).filter(|name| !name.starts_with('.')).collect();
-        assert_eq!(maps, BTreeSet::from(MAPS));
-        for program in super::super::NODE_PROGRAMS.into_iter().chain([super::super::POD_PROGRAM]) {
+        assert_eq!(maps, super::maps().collect());
+        for program in NODE_PROGRAMS.into_iter().chain([POD_PROGRAM]) {
             assert!(object.programs.contains_key(program), "{program}");
         }
     }

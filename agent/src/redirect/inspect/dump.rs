@@ -12,26 +12,7 @@ use weir_abi::{
 };
 
 use super::{Error, decode::FromBytes};
-
-/// The maps that weir has, in the order of the ABI.
-pub(super) const NAMES: [&str; 16] = [
-    name::CONFIG,
-    name::ENROLLED,
-    name::SLOTS,
-    name::PORT_RULES,
-    name::EXCLUDED_CIDRS,
-    name::LISTENERS,
-    name::PEER,
-    name::ACCEPTED,
-    name::UPSTREAM,
-    name::PENDING,
-    name::NODE_SOCKETS,
-    name::NODE_CONNECTIONS,
-    name::COUNTERS,
-    name::FLOWS,
-    name::EVENTS,
-    name::FAULTS,
-];
+use crate::redirect::object::NAMES;
 
 /// A name and a value.
 pub type Field = (&'static str, String);

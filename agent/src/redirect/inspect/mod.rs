@@ -103,7 +103,7 @@ pub enum Error {
     #[error("run statistics: {}", Chain(&**.0))]
     Statistics(Box<SyscallError>),
     /// The name is not one of weir's maps.
-    #[error("no map {0:?}; expected one of {known}", known = dump::NAMES.join(", "))]
+    #[error("no map {0:?}; expected one of {known}", known = super::object::NAMES.join(", "))]
     UnknownMap(String),
     /// The kernel offers no way to iterate over a map.
     #[error("map {name} cannot be dumped: {why}")]
