@@ -88,7 +88,9 @@ impl Refusal {
 }
 
 /// Accepts until `stop` changes or its sender is gone.
-pub(super) async fn run(worker: Rc<Worker>, listener: TcpListener, source: Source, mut stop: watch::Receiver<()>) {
+pub(super) async fn run(worker: Rc<Worker>, mut stop: watch::Receiver<()>, listener: TcpListener, source: Source) {
+    // Whoever stops this waits for `stop` to be dropped and counts on a closed socket: arguments are dropped last to
+    // first, so `stop` stands before `listener`.
     let mut complaints = Complaints::default();
     loop {
         let accepted = tokio::select! {

@@ -137,7 +137,7 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, flush_in
             command = commands.recv() => match command {
                 Some(Command::Accept { listener, source, stop, started }) => {
                     let result = tokio::net::TcpListener::from_std(listener).map(|listener| {
-                        tokio::task::spawn_local(accept::run(worker.clone(), listener, source, stop));
+                        tokio::task::spawn_local(accept::run(worker.clone(), stop, listener, source));
                     });
                     // Whoever asked may have given up.
                     let _ = started.send(result);
