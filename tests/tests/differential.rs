@@ -11,6 +11,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU16, Ordering},
     thread,
     time::Duration,
 };
@@ -35,6 +36,10 @@ const LISTENERS: [&str; 7] = [
 /// How long a proxy may take to start.
 const START: Duration = Duration::from_secs(30);
 
+/// How often, and how long apart, an access log is read for a line. Cases without one wait for all of it.
+const LOG_READS: u32 = 80;
+const LOG_PAUSE: Duration = Duration::from_millis(25);
+
 /// One proxy under comparison.
 struct Proxy {
     name: &'static str,
@@ -52,13 +57,13 @@ impl Proxy {
     fn line(&self, case: &str) -> Option<String> {
         let prefix = format!("{case}|");
         let mut line = None;
-        for _ in 0..40 {
+        for _ in 0..LOG_READS {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
             line = log.lines().find(|line| line.starts_with(&prefix)).map(|line| self.without_ports(line));
             if line.is_some() {
                 break;
             }
-            thread::sleep(Duration::from_millis(25));
+            thread::sleep(LOG_PAUSE);
         }
         line
     }
@@ -77,9 +82,17 @@ struct Pair {
     differences: Vec<String>,
 }
 
+/// A port that nothing listens on, and that no other test of this process gets. Below the kernel's ephemeral ports: one
+/// of those could become somebody's source port, and two proxies that both set SO_REUSEPORT would share it unnoticed.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(port < 32_000, "no free port from 20000 to 31999");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn find_envoy() -> PathBuf {

@@ -164,7 +164,7 @@ fn read_body(stream: &mut TcpStream, mut bytes: Vec<u8>, head_request: bool, ans
 
 /// Whether the other side closes within a moment.
 fn is_closed(stream: &mut TcpStream) -> bool {
-    let _ = stream.set_read_timeout(Some(Duration::from_millis(60)));
+    let _ = stream.set_read_timeout(Some(Duration::from_millis(150)));
     let closed = matches!(stream.read(&mut [0; 1]), Ok(0));
     let _ = stream.set_read_timeout(Some(PATIENCE));
     closed
