@@ -1,0 +1,68 @@
+{{/* Labels that never change: selectors are made of them. */}}
+{{- define "weir.selector" -}}
+app.kubernetes.io/name: weir
+{{- end }}
+
+{{/* Labels of every object. */}}
+{{- define "weir.labels" -}}
+{{ include "weir.selector" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end }}
+
+{{- define "weir.agentImage" -}}
+{{- with .Values.image -}}
+{{ .repository }}/weir-agent{{ if .agentDigest }}@{{ .agentDigest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- define "weir.proxyImage" -}}
+{{- with .Values.image -}}
+{{ .repository }}/weir-proxy{{ if .proxyDigest }}@{{ .proxyDigest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* agent.toml. A list in JSON is a list in TOML, and so is a string. */}}
+{{- define "weir.agentConfig" -}}
+instance = {{ .Values.agent.instance | toJson }}
+log = {{ .Values.agent.log | toJson }}
+{{- with .Values.agent.workers }}
+workers = {{ . }}
+{{- end }}
+state = "/run/weir"
+
+[paths]
+cgroup2 = "/host/cgroup"
+proc = "/host/proc"
+
+[node_processes]
+pods_cgroup = "auto"
+
+[redirect]
+exclude_outbound_cidrs = {{ .Values.redirect.excludeOutboundCidrs | toJson }}
+exclude_outbound_ports = {{ .Values.redirect.excludeOutboundPorts | toJson }}
+exclude_inbound_ports = {{ .Values.redirect.excludeInboundPorts | toJson }}
+drain = {{ .Values.redirect.drain | toJson }}
+
+[source.kubernetes]
+istio_labels = {{ .Values.enroll.istioLabels }}
+{{- if .Values.cni.enabled }}
+
+[cni]
+conf_dir = "/host/etc/cni/net.d"
+bin_dir = "/host/opt/cni/bin"
+state_dir = "/host/var/lib/weir"
+host_state_dir = {{ .Values.host.state | toJson }}
+{{- end }}
+{{- if .Values.keeper.enabled }}
+
+[keeper]
+patience = {{ .Values.keeper.patience | toJson }}
+{{- end }}
+
+[health]
+address = {{ .Values.agent.healthAddress | toJson }}
+
+[seccomp]
+profile = "/host/var/lib/kubelet/seccomp/weir/proxy.json"
+{{- end }}
