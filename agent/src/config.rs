@@ -1,7 +1,8 @@
 //! `agent.toml`: every key, its default, and what is wrong with it.
 
 use std::{
-    fmt,
+    env, fmt,
+    net::SocketAddr,
     num::NonZeroU16,
     path::{Path, PathBuf},
     thread,
@@ -16,6 +17,8 @@ use crate::document;
 
 /// Names longer than this make no directory worth reading.
 const MAX_INSTANCE_BYTES: usize = 64;
+/// Port of the health server.
+const HEALTH_PORT: u16 = 15021;
 
 /// What the agent is told.
 #[derive(Clone, Debug, Deserialize)]
@@ -24,8 +27,8 @@ pub struct Config {
     /// Name of the directory of the pins.
     #[serde(default = "default_instance", deserialize_with = "instance")]
     pub instance: String,
-    /// Node name; the host's name by default.
-    #[serde(default = "hostname")]
+    /// Node name; `$NODE_NAME` by default, else the host's name.
+    #[serde(default = "node_name")]
     pub node: String,
     /// Listening sockets per pod, direction and family; the number of cores by default.
     #[serde(default = "cores", deserialize_with = "workers")]
@@ -44,6 +47,16 @@ pub struct Config {
     pub redirect: Redirect,
     /// Where pods come from.
     pub source: Source,
+    /// Directory for what an agent leaves to its successor; that of `paths.handoff` by default.
+    state: Option<PathBuf>,
+    /// The CNI plugin that holds pods until they are enrolled; none: nobody holds them.
+    pub cni: Option<Cni>,
+    /// The process that keeps listening sockets while neither agent nor proxy is there; none: nobody does.
+    pub keeper: Option<Keeper>,
+    /// Where the kubelet asks how the agent is; none: nowhere.
+    pub health: Option<Health>,
+    /// The proxy's seccomp profile; none: it is not written.
+    pub seccomp: Option<Seccomp>,
 }
 
 /// Files and file systems.
@@ -87,7 +100,29 @@ pub struct NodeProcesses {
     /// The node's network namespace.
     pub netns: PathBuf,
     /// The cgroup2 directory that holds all pods; none: no process counts as the node's own.
-    pub pods_cgroup: Option<PathBuf>,
+    pub pods_cgroup: Option<PodsCgroup>,
+}
+
+/// Which cgroup2 directory holds all pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodsCgroup {
+    /// The kubelet's, looked for below `paths.cgroup2`.
+    Auto,
+    /// This one.
+    At(PathBuf),
+}
+
+impl<'de> Deserialize<'de> for PodsCgroup {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        if Path::new(&text).is_absolute() {
+            return Ok(Self::At(text.into()));
+        }
+        Err(D::Error::custom(format!("invalid value {text:?}, expected \"auto\" or an absolute path")))
+    }
 }
 
 impl Default for NodeProcesses {
@@ -126,11 +161,32 @@ impl Default for Redirect {
 }
 
 /// Where pods come from.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Source {
+#[derive(Clone, Debug)]
+pub enum Source {
     /// A file, watched for changes.
-    pub file: FileSource,
+    File(FileSource),
+    /// The API server.
+    Kubernetes(KubernetesSource),
+}
+
+impl<'de> Deserialize<'de> for Source {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Tables {
+            file: Option<FileSource>,
+            kubernetes: Option<KubernetesSource>,
+        }
+        // Optional only so that its absence gets a line that says what to write.
+        let tables = Option::<Tables>::deserialize(deserializer)?.unwrap_or_default();
+        let problem = match (tables.file, tables.kubernetes) {
+            (Some(file), None) => return Ok(Self::File(file)),
+            (None, Some(kubernetes)) => return Ok(Self::Kubernetes(kubernetes)),
+            (None, None) => "no source of pods, expected [source.file] or [source.kubernetes]",
+            (Some(_), Some(_)) => "two sources of pods, expected [source.file] or [source.kubernetes], not both",
+        };
+        Err(D::Error::custom(problem))
+    }
 }
 
 /// A file of pods.
@@ -141,10 +197,124 @@ pub struct FileSource {
     pub path: PathBuf,
 }
 
+/// The pods of this node, from the API server.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KubernetesSource {
+    /// How to reach the API server; by default the service account of the agent's pod, else `$KUBECONFIG` or
+    /// `~/.kube/config`.
+    pub kubeconfig: Option<PathBuf>,
+    /// weir's own namespace, none of whose pods are enrolled; `$POD_NAMESPACE` by default.
+    pub namespace: String,
+    /// The agent's own pod; `$POD_NAME` by default.
+    pub pod: Option<String>,
+    /// Whether `istio.io/dataplane-mode` is honoured.
+    pub istio_labels: bool,
+    /// The node's procfs.
+    pub proc: PathBuf,
+}
+
+impl Default for KubernetesSource {
+    fn default() -> Self {
+        Self {
+            kubeconfig: None,
+            namespace: variable("POD_NAMESPACE").unwrap_or_else(|| "weir-system".to_owned()),
+            pod: variable("POD_NAME"),
+            istio_labels: false,
+            proc: "/proc".into(),
+        }
+    }
+}
+
+/// The CNI plugin that holds pods until they are enrolled.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cni {
+    /// The runtime's directory of CNI configurations, as the agent sees it.
+    pub conf_dir: PathBuf,
+    /// The runtime's directory of CNI plugins, as the agent sees it.
+    pub bin_dir: PathBuf,
+    /// The program that is installed there as `weir-cni`.
+    pub binary: PathBuf,
+    /// The socket that the plugin dials; the same path for the agent and on the host.
+    pub socket: PathBuf,
+    /// Directory of what the plugin goes by while no agent answers, as the agent sees it.
+    pub state_dir: PathBuf,
+    /// The same as the host sees it.
+    pub host_state_dir: PathBuf,
+}
+
+impl Default for Cni {
+    fn default() -> Self {
+        Self {
+            conf_dir: "/host/etc/cni/net.d".into(),
+            bin_dir: "/host/opt/cni/bin".into(),
+            binary: "/usr/bin/weir-cni".into(),
+            socket: "/run/weir/cni.sock".into(),
+            state_dir: "/host/var/lib/weir".into(),
+            host_state_dir: "/var/lib/weir".into(),
+        }
+    }
+}
+
+/// The process that keeps listening sockets while neither agent nor proxy is there.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keeper {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Its cgroup2 directory below `paths.cgroup2`, in which it outlives the agent's container.
+    pub cgroup: PathBuf,
+    /// How long it stays without an agent.
+    #[serde(deserialize_with = "duration")]
+    pub patience: Duration,
+}
+
+impl Default for Keeper {
+    fn default() -> Self {
+        Self { socket: "/run/weir/keeper.sock".into(), cgroup: "weir".into(), patience: Duration::from_secs(5 * 60) }
+    }
+}
+
+/// Where the kubelet asks how the agent is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Health {
+    /// Address of the HTTP server.
+    #[serde(deserialize_with = "address")]
+    pub address: SocketAddr,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { address: SocketAddr::from(([0, 0, 0, 0], HEALTH_PORT)) }
+    }
+}
+
+/// The proxy's seccomp profile.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Seccomp {
+    /// The file, in a directory below the kubelet's `seccomp`; as the agent sees it.
+    pub profile: PathBuf,
+}
+
+impl Default for Seccomp {
+    fn default() -> Self {
+        Self { profile: "/host/var/lib/kubelet/seccomp/weir/proxy.json".into() }
+    }
+}
+
 impl Config {
     /// Reads `agent.toml`.
     pub fn read(path: &Path) -> Result<Self, document::Error> {
         document::read(path)
+    }
+
+    /// Directory for what an agent leaves to its successor.
+    pub fn state(&self) -> &Path {
+        let beside = || self.paths.handoff.parent().unwrap_or(Path::new("/"));
+        self.state.as_deref().unwrap_or_else(beside)
     }
 
     /// Directory of the pins of this instance.
@@ -182,6 +352,15 @@ pub fn default_instance() -> String {
     "default".to_owned()
 }
 
+/// A variable of the environment; none if it is empty.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn node_name() -> String {
+    variable("NODE_NAME").unwrap_or_else(hostname)
+}
+
 fn hostname() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "localhost".to_owned())
 }
@@ -210,6 +389,11 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     let text = String::deserialize(deserializer)?;
     humantime::parse_duration(&text)
         .map_err(|error| D::Error::custom(format!("invalid duration {text:?} ({error}), expected one such as \"30s\"")))
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| D::Error::custom(format!("invalid address {text:?}, expected one such as 0.0.0.0:15021")))
 }
 
 fn cidrs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
@@ -245,6 +429,65 @@ mod tests {
         assert_eq!(config.redirect.drain, Duration::from_secs(30));
         assert!((1..=16).contains(&config.workers) && !config.node.is_empty());
         assert!(config.node_processes.pods_cgroup.is_none());
+        assert!(matches!(config.source, Source::File(file) if file.path == Path::new("/etc/weir/pods.toml")));
+        assert!(config.cni.is_none() && config.keeper.is_none() && config.health.is_none() && config.seccomp.is_none());
+    }
+
+    #[test]
+    fn what_runs_in_kubernetes_has_defaults_that_fit_the_chart() {
+        let config = parse(
+            "[source.kubernetes]\n[cni]\n[keeper]\n[health]\n[seccomp]\n[node_processes]\npods_cgroup = \"auto\"\n",
+        )
+        .unwrap();
+        assert_eq!(config.state(), Path::new("/run/weir"));
+        assert_eq!(config.node_processes.pods_cgroup, Some(PodsCgroup::Auto));
+        let Source::Kubernetes(source) = &config.source else { panic!("{:?}", config.source) };
+        assert_eq!((source.namespace.as_str(), source.proc.as_path()), ("weir-system", Path::new("/proc")));
+        assert!(source.kubeconfig.is_none() && !source.istio_labels);
+        let (cni, keeper) = (config.cni.unwrap(), config.keeper.unwrap());
+        assert_eq!(cni.conf_dir, Path::new("/host/etc/cni/net.d"));
+        assert_eq!(
+            (cni.socket.as_path(), keeper.socket.as_path()),
+            (Path::new("/run/weir/cni.sock"), Path::new("/run/weir/keeper.sock"))
+        );
+        assert_eq!((keeper.cgroup.as_path(), keeper.patience), (Path::new("weir"), Duration::from_secs(300)));
+        assert_eq!(config.health.unwrap().address.to_string(), "0.0.0.0:15021");
+        assert_eq!(config.seccomp.unwrap().profile, Path::new("/host/var/lib/kubelet/seccomp/weir/proxy.json"));
+    }
+
+    #[test]
+    fn every_key_of_kubernetes_is_read() {
+        let config = parse(
+            r#"
+            state = "/s"
+            [source.kubernetes]
+            kubeconfig = "/k"
+            namespace = "mesh"
+            pod = "weir-1"
+            istio_labels = true
+            proc = "/host/proc"
+            [cni]
+            conf_dir = "/c"
+            bin_dir = "/b"
+            binary = "/w"
+            socket = "/s"
+            state_dir = "/d"
+            host_state_dir = "/h"
+            [keeper]
+            socket = "/k"
+            cgroup = "other"
+            patience = "1m"
+            [health]
+            address = "[::1]:1"
+            [seccomp]
+            profile = "/p"
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.state(), Path::new("/s"));
+        let Source::Kubernetes(source) = &config.source else { panic!("{:?}", config.source) };
+        assert_eq!((source.namespace.as_str(), source.pod.as_deref()), ("mesh", Some("weir-1")));
+        assert_eq!(config.health.unwrap().address.port(), 1);
     }
 
     #[test]
@@ -285,11 +528,48 @@ mod tests {
     #[test]
     fn bad_input_is_named() {
         for (text, message) in [
-            ("", "agent.toml:1:1: missing field `source`"),
+            ("", "agent.toml:1:1: no source of pods, expected [source.file] or [source.kubernetes]"),
+            (
+                "instance = \"blue\"\n",
+                "agent.toml:1:1: no source of pods, expected [source.file] or [source.kubernetes]",
+            ),
+            ("[source]\n", "agent.toml:1:1: source: no source of pods, expected [source.file] or [source.kubernetes]"),
+            (
+                "[source.file]\npath = \"pods.toml\"\n[source.kubernetes]\n",
+                "agent.toml:1:2: source.file: two sources of pods, expected [source.file] or [source.kubernetes], not \
+                 both",
+            ),
+            (
+                "[node_processes]\npods_cgroup = \"kubepods\"\n",
+                "agent.toml:2:15: node_processes.pods_cgroup: invalid value \"kubepods\", expected \"auto\" or an \
+                 absolute path",
+            ),
+            (
+                "[health]\naddress = \"15021\"\n",
+                "agent.toml:2:11: health.address: invalid address \"15021\", expected one such as 0.0.0.0:15021",
+            ),
+            (
+                "[keeper]\npatience = \"long\"\n",
+                "agent.toml:2:12: keeper.patience: invalid duration \"long\" (expected number at 0), expected one such \
+                 as \"30s\"",
+            ),
+            (
+                "[cni]\nconf = \"/etc/cni\"\n",
+                "agent.toml:2:1: cni.conf: unknown field `conf`, expected one of `conf_dir`, `bin_dir`, `binary`, \
+                 `socket`, `state_dir`, `host_state_dir`",
+            ),
+            (
+                "[source.kubernetes]\nistio_labels = \"yes\"\n",
+                "agent.toml:2:16: source.kubernetes.istio_labels: invalid type: string \"yes\", expected a boolean",
+            ),
+            (
+                "[seccomp]\nprofile = 1\n",
+                "agent.toml:2:11: seccomp.profile: invalid type: integer `1`, expected path string",
+            ),
             (
                 "wrokers = 2\n",
                 "agent.toml:1:1: unknown field `wrokers`, expected one of `instance`, `node`, `workers`, `log`, \
-                 `paths`, `node_processes`, `redirect`, `source`",
+                 `paths`, `node_processes`, `redirect`, `source`, `state`, `cni`, `keeper`, `health`, `seccomp`",
             ),
             ("workers = 17\n", "agent.toml:1:11: workers: invalid value 17, expected 1 to 16"),
             (

@@ -61,6 +61,8 @@ fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
     let source = text[line_start..].lines().next().unwrap_or_default();
     let table = before[..line_start].lines().rev().find_map(header).unwrap_or_default();
     let key = match source.split_once('=') {
+        // Of the whole document, not of the key that it happens to begin with.
+        _ if error.span().is_none_or(|span| span.is_empty()) => String::new(),
         Some((key, _)) if header(source).is_none() && is_key(key.trim()) => join(table, key.trim()),
         _ => header(source).unwrap_or_default().to_owned(),
     };

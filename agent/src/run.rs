@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     api,
-    config::{self, Config},
+    config::{self, Config, Source},
     enroll::{Ground, Reconciler, Registry, Settings},
     features::{self, Features},
     handoff::Server,
@@ -31,7 +31,7 @@ use crate::{
         node::{self, PodsCgroup},
         pins::{self, Pins},
     },
-    sources,
+    sources::{self, Follower},
     status::Board,
 };
 
@@ -85,6 +85,8 @@ async fn serve(
         pods: Vec::new(),
         proxies: Vec::new(),
         source_error: String::new(),
+        pods_cgroup: None,
+        pods_cgroup_error: String::new(),
     }));
     let registry = Arc::new(Registry::new(redirect.clone()));
     let ground = Ground { redirect: redirect.clone(), workers: config.workers, proc: config.paths.proc.clone() };
@@ -93,9 +95,9 @@ async fn serve(
 
     let (events, heard) = mpsc::channel(EVENTS);
     tokio::spawn(handoff.run(events, registry));
-    let source = sources::file::follow(config.source.file.path.clone());
+    let source = follow(&config.source)?;
     let reconciling = tokio::spawn(reconciler.run(source, heard));
-    if let Some(path) = config.node_processes.pods_cgroup.clone() {
+    if let Some(config::PodsCgroup::At(path)) = config.node_processes.pods_cgroup.clone() {
         tokio::spawn(node::watch(path, features.cgroup2.clone(), redirect.config()));
     }
     let stop = CancellationToken::new();
@@ -131,10 +133,9 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
     let features = probe(&config)?;
     let node_netns = node::netns_cookie(&config.node_processes.netns)?;
     let pods_cgroup = match &config.node_processes.pods_cgroup {
-        Some(path) => Some((path, PodsCgroup::find(path, &features.cgroup2)?)),
-        None => None,
+        Some(config::PodsCgroup::At(path)) => Some((path, PodsCgroup::find(path, &features.cgroup2)?)),
+        _ => None,
     };
-    let pods = sources::file::read_once(&config.source.file.path)?;
     println!("configuration: {}", path.display());
     println!("instance: {}, pins in {}", config.instance, config.pins().display());
     println!("kernel: {}, with everything that weir needs", features.kernel);
@@ -144,8 +145,18 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
         Some((path, found)) => println!("pods' cgroup: {}, id {}, level {}", path.display(), found.id, found.level),
         None => println!("pods' cgroup: none, so that no process counts as the node's own"),
     }
-    println!("pods: {}, {} of them", config.source.file.path.display(), pods.len());
+    if let Source::File(file) = &config.source {
+        let pods = sources::file::read_once(&file.path)?;
+        println!("pods: {}, {} of them", file.path.display(), pods.len());
+    }
     Ok(())
+}
+
+fn follow(source: &Source) -> anyhow::Result<Follower> {
+    match source {
+        Source::File(file) => Ok(sources::file::follow(file.path.clone())),
+        Source::Kubernetes(_) => bail!("source.kubernetes: this agent takes pods from [source.file] only"),
+    }
 }
 
 /// Removes the pins and links of an instance, and tells whether there were any.
@@ -182,7 +193,7 @@ fn probe(config: &Config) -> anyhow::Result<Features> {
 }
 
 fn find_pods_cgroup(config: &Config, features: &Features) -> anyhow::Result<PodsCgroup> {
-    let Some(path) = &config.node_processes.pods_cgroup else {
+    let Some(config::PodsCgroup::At(path)) = &config.node_processes.pods_cgroup else {
         tracing::warn!(
             "node_processes.pods_cgroup is not set: no process counts as the node's own, probes are redirected"
         );

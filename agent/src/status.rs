@@ -31,6 +31,10 @@ pub struct Board {
     pub proxies: Vec<ProxyStatus>,
     /// Last error of the pod source, empty when it is well.
     pub source_error: String,
+    /// The cgroup that holds all pods, while it is known.
+    pub pods_cgroup: Option<PathBuf>,
+    /// Why it is not known; empty when it is, or when none is configured.
+    pub pods_cgroup_error: String,
 }
 
 /// A pod of the source.
@@ -44,8 +48,8 @@ pub struct PodStatus {
     pub namespace: String,
     /// Service account.
     pub service_account: String,
-    /// Path of its network namespace.
-    pub netns: PathBuf,
+    /// Path of its network namespace; none while it is not known.
+    pub netns: Option<PathBuf>,
     /// Its cookie, once read.
     pub netns_cookie: Option<u64>,
     /// Its addresses, once read.
@@ -86,6 +90,8 @@ pub enum PodState {
     Pending(String),
     /// On its way out.
     Withdrawing,
+    /// Not to be enrolled, and why.
+    PassedOver(String),
 }
 
 /// A connected proxy.

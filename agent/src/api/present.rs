@@ -23,13 +23,14 @@ pub fn pod(status: &PodStatus, kernel: &dyn Kernel) -> Result<pb::Pod, Error> {
         PodState::Enrolled => ("enrolled", ""),
         PodState::Pending(reason) => ("pending", reason.as_str()),
         PodState::Withdrawing => ("withdrawing", ""),
+        PodState::PassedOver(reason) => ("passed-over", reason.as_str()),
     };
     let mut message = pb::Pod {
         uid: status.uid.clone(),
         name: status.name.clone(),
         namespace: status.namespace.clone(),
         service_account: status.service_account.clone(),
-        netns: status.netns.display().to_string(),
+        netns: status.netns.as_ref().map_or_else(String::new, |path| path.display().to_string()),
         netns_cookie: status.netns_cookie.unwrap_or_default(),
         ips: status.ips.iter().map(IpAddr::to_string).collect(),
         slot: status.slot.unwrap_or_default(),

@@ -203,6 +203,8 @@ fn status(board: &Board, kernel: &dyn Kernel, watchers: u32) -> Result<pb::Statu
         watchers,
         source_error: board.source_error.clone(),
         node: board.node.clone(),
+        pods_cgroup: board.pods_cgroup.as_ref().map_or_else(String::new, |path| path.display().to_string()),
+        pods_cgroup_error: board.pods_cgroup_error.clone(),
     })
 }
 

@@ -38,6 +38,8 @@ pub(super) fn board(pods: Vec<PodStatus>) -> Board {
         pods,
         proxies: Vec::new(),
         source_error: String::new(),
+        pods_cgroup: None,
+        pods_cgroup_error: String::new(),
     }
 }
 
@@ -49,7 +51,7 @@ pub(super) fn pod(uid: &str, full_name: &str, cookie: u64, slot: u32) -> PodStat
         name: name.to_owned(),
         namespace: namespace.to_owned(),
         service_account: "default".to_owned(),
-        netns: format!("/run/netns/{name}").into(),
+        netns: Some(format!("/run/netns/{name}").into()),
         netns_cookie: Some(cookie),
         ips: vec![format!("10.0.0.{slot}").parse().unwrap()],
         slot: Some(slot),

@@ -20,7 +20,7 @@ use crate::{
     handoff::ListenersHandedBack,
     netns::{self, Contents, Netns, PodListener},
     redirect::{self, Redirect},
-    sources::PodSpec,
+    sources::{PodNetns, PodSpec},
 };
 
 /// Why a pod could not be enrolled or changed: its pending reason.
@@ -30,6 +30,8 @@ pub(super) enum Error {
     Netns(#[from] netns::Error),
     #[error(transparent)]
     Redirect(#[from] redirect::Error),
+    #[error("{0}")]
+    Unknown(String),
     #[error("the pod has no address yet")]
     NoAddress,
     #[error("its network namespace was replaced meanwhile")]
@@ -92,6 +94,14 @@ impl Pod {
     }
 }
 
+fn open(spec: &PodSpec) -> Result<Arc<Netns>, Error> {
+    match &spec.netns {
+        PodNetns::Path(path) => Ok(Arc::new(Netns::open(path)?)),
+        PodNetns::Held(netns) => Ok(netns.clone()),
+        PodNetns::Unknown(reason) => Err(Error::Unknown(reason.clone())),
+    }
+}
+
 fn flags(policy: &Policy) -> u32 {
     pod_flag::ENROLLED | if policy.fail_open { pod_flag::FAIL_OPEN } else { 0 }
 }
@@ -111,7 +121,7 @@ fn redirect_ips(ips: &[IpAddr], present: &[IpAddr]) -> Vec<IpAddr> {
 impl Ground {
     /// Enrolls a pod into a free slot: sockets, slot, `sk_lookup`, `ENROLLED`. On failure nothing stays.
     pub(super) fn enroll(&self, spec: PodSpec, policy: Policy, slot: u32) -> Result<Pod, Error> {
-        let netns = Arc::new(Netns::open(&spec.netns)?);
+        let netns = open(&spec)?;
         let Contents { cookie, ips } = netns.look()?;
         let redirect_ips = redirect_ips(&ips, &[]);
         if redirect_ips.is_empty() {
@@ -166,7 +176,7 @@ impl Ground {
         enrolled_cookie: u64,
         present: &PodConfig,
     ) -> Result<Pod, Error> {
-        let netns = Arc::new(Netns::open(&spec.netns)?);
+        let netns = open(&spec)?;
         let Contents { cookie, mut ips } = netns.look()?;
         if cookie != enrolled_cookie {
             return Err(Error::Replaced);

@@ -7,6 +7,7 @@
 
 mod ground;
 mod hear;
+mod outcomes;
 pub mod plan;
 pub mod policy;
 mod proxies;
@@ -16,5 +17,6 @@ mod show;
 mod slots;
 
 pub use ground::Ground;
+pub use outcomes::{Outcome, Outcomes};
 pub use reconciler::{Reconciler, Settings};
 pub use registry::Registry;

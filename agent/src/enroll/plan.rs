@@ -212,7 +212,8 @@ fn update(uid: &str, pod: &Wanted, enrolled: &Enrolled) -> Option<Step> {
         // What was enrolled with the annotations before stays so.
         Err(reason) => Some(pend(uid, format!("{reason}; what was said before still applies"))),
         Ok(policy) => {
-            (*policy != enrolled.policy || pod.spec != enrolled.spec).then(|| Step::Update { uid: uid.to_owned() })
+            let changed = *policy != enrolled.policy || !pod.spec.described_like(&enrolled.spec);
+            changed.then(|| Step::Update { uid: uid.to_owned() })
         }
     }
 }

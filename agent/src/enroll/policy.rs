@@ -103,6 +103,7 @@ fn list<T>(
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::sources::PodNetns;
 
     /// A pod that has only a name.
     pub(in crate::enroll) fn pod(name: &str) -> PodSpec {
@@ -111,7 +112,7 @@ pub(super) mod tests {
             name: name.to_owned(),
             namespace: "shop".to_owned(),
             service_account: "default".to_owned(),
-            netns: format!("/run/netns/{name}").into(),
+            netns: PodNetns::Path(format!("/run/netns/{name}").into()),
             labels: Default::default(),
             annotations: Default::default(),
             probe_ports: Vec::new(),

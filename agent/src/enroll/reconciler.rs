@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -19,6 +18,7 @@ use weir_abi::map::PodConfig;
 
 use super::{
     ground::{Ground, Pod, Refreshed},
+    outcomes::{Outcome, Outcomes},
     plan::{self, Enrolled, Look, Step, View, Wanted},
     policy::Policy,
     proxies::Proxies,
@@ -30,7 +30,7 @@ use crate::{
     handoff::{Event, ListenersHandedBack},
     netns::{self, Netns},
     redirect,
-    sources::{Follower, PodSpec},
+    sources::{Follower, PassedOver, PodNetns, PodSpec},
     status::{PodState, PodStatus, SharedBoard},
 };
 
@@ -97,6 +97,7 @@ pub struct Reconciler {
     pub(super) registry: Arc<Registry>,
     pub(super) slots: Slots,
     pub(super) wanted: Option<BTreeMap<String, Wanted>>,
+    pub(super) passed_over: Vec<PassedOver>,
     pub(super) pods: BTreeMap<String, Pod>,
     pub(super) served: HashMap<String, Served>,
     /// Enrolled by an earlier agent, not taken over yet.
@@ -107,6 +108,7 @@ pub struct Reconciler {
     pub(super) failures: HashMap<String, Failure>,
     pub(super) withdrawn: HashMap<String, Withdrawn>,
     pub(super) proxies: Proxies,
+    pub(super) outcomes: Outcomes,
     pub(super) refreshed: Instant,
 }
 
@@ -135,14 +137,21 @@ impl Reconciler {
             board,
             registry,
             wanted: None,
+            passed_over: Vec::new(),
             pods: BTreeMap::new(),
             served: HashMap::new(),
             handed_back: HashMap::new(),
             failures: HashMap::new(),
             withdrawn: HashMap::new(),
             proxies: Proxies::default(),
+            outcomes: Outcomes::default(),
             refreshed: now,
         })
+    }
+
+    /// What becomes of each pod, for those who wait for one.
+    pub fn outcomes(&self) -> Outcomes {
+        self.outcomes.clone()
     }
 
     /// Runs until the source or the proxies' events end.
@@ -171,6 +180,7 @@ impl Reconciler {
                     }
                     let listing = source.borrow_and_update().clone();
                     self.board.write().source_error = listing.error;
+                    self.passed_over = listing.passed_over;
                     if let Some(pods) = listing.pods {
                         self.want(pods);
                     }
@@ -211,6 +221,7 @@ impl Reconciler {
             wanted.insert(spec.uid.clone(), Wanted { spec, policy, netns });
         }
         self.failures.retain(|uid, _| wanted.contains_key(uid));
+        self.outcomes.retain(|uid| wanted.contains_key(uid));
         self.wanted = Some(wanted);
     }
 
@@ -247,25 +258,60 @@ impl Reconciler {
                 (None, Look::Found { identity, cookie }) => Some((*identity, *cookie)),
                 (None, _) => None,
             };
-            let path = &wanted.spec.netns;
-            let at_path = Netns::identity_at(path);
+            let there = match &wanted.spec.netns {
+                PodNetns::Path(path) => Netns::identity_at(path),
+                PodNetns::Held(netns) => Some(netns.identity()),
+                PodNetns::Unknown(_) => None,
+            };
             wanted.netns = match known {
-                Some((identity, cookie)) if at_path == Some(identity) => Look::Found { identity, cookie },
-                _ => look(path),
+                Some((identity, cookie)) if there == Some(identity) => Look::Found { identity, cookie },
+                _ => look(&wanted.spec.netns),
             };
         }
     }
 
     fn execute(&mut self, step: Step) {
-        match step {
-            Step::Withdraw { uid, gone } => self.withdraw(&uid, gone),
-            Step::Forget { cookie, slot } => self.forget(cookie, slot),
-            Step::Adopt { uid, slot } => self.adopt(&uid, slot),
-            Step::Listen { uid } => self.listen(&uid),
-            Step::Update { uid } => self.update(&uid),
-            Step::Enroll { uid } => self.enroll(&uid),
-            Step::Pend { uid, reason } => self.pend(&uid, reason),
+        let uid = match step {
+            Step::Forget { cookie, slot } => return self.forget(cookie, slot),
+            Step::Withdraw { uid, gone } => {
+                self.withdraw(&uid, gone);
+                uid
+            }
+            Step::Adopt { uid, slot } => {
+                self.adopt(&uid, slot);
+                uid
+            }
+            Step::Listen { uid } => {
+                self.listen(&uid);
+                uid
+            }
+            Step::Update { uid } => {
+                self.update(&uid);
+                uid
+            }
+            Step::Enroll { uid } => {
+                self.enroll(&uid);
+                uid
+            }
+            Step::Pend { uid, reason } => {
+                self.pend(&uid, reason);
+                uid
+            }
+        };
+        self.tell_outcome(&uid);
+    }
+
+    /// Tells those who wait for a pod where it stands.
+    fn tell_outcome(&self, uid: &str) {
+        if self.wanted.as_ref().is_none_or(|wanted| !wanted.contains_key(uid)) {
+            return;
         }
+        let outcome = match (self.pods.get(uid), self.failures.get(uid)) {
+            (Some(pod), _) => Outcome::Redirected { identity: pod.netns.identity() },
+            (None, Some(failure)) => Outcome::Pending(failure.reason.clone()),
+            (None, None) => Outcome::Pending("it is about to be enrolled".to_owned()),
+        };
+        self.outcomes.set(uid, outcome);
     }
 
     fn enroll(&mut self, uid: &str) {
@@ -439,8 +485,13 @@ impl Reconciler {
     }
 }
 
-fn look(path: &Path) -> Look {
-    let seen = Netns::open(path).and_then(|netns| Ok((netns.identity(), netns.look()?)));
+fn look(netns: &PodNetns) -> Look {
+    let inside = |netns: &Netns| Ok((netns.identity(), netns.look()?));
+    let seen = match netns {
+        PodNetns::Path(path) => Netns::open(path).and_then(|netns| inside(&netns)),
+        PodNetns::Held(netns) => inside(netns),
+        PodNetns::Unknown(reason) => return Look::Failed(reason.clone()),
+    };
     match seen {
         // Looked at again with the next plan: it is about to be set up.
         Ok((_, contents)) if contents.ips.is_empty() => Look::Failed("the pod has no address yet".to_owned()),

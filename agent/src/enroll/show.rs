@@ -1,7 +1,12 @@
 //! What the board shows of the pods: where each stands, and why.
 
+use std::path::Path;
+
 use super::{Reconciler, ground::Pod, policy::Policy, reconciler::Served};
-use crate::status::{PodState, PodStatus};
+use crate::{
+    sources::PassedOver,
+    status::{PodState, PodStatus},
+};
 
 impl Reconciler {
     /// Shows everything on the board.
@@ -9,7 +14,8 @@ impl Reconciler {
         let listed = self.wanted.iter().flatten().map(|(uid, _)| uid).filter_map(|uid| self.pod_status(uid));
         let leaving =
             self.withdrawn.iter().filter(|(uid, _)| self.wanted.as_ref().is_none_or(|pods| !pods.contains_key(*uid)));
-        let pods: Vec<PodStatus> = listed.chain(leaving.map(|(_, pod)| pod.status.clone())).collect();
+        let leaving = leaving.map(|(_, pod)| pod.status.clone());
+        let pods: Vec<PodStatus> = listed.chain(leaving).chain(self.passed_over.iter().map(passed_over)).collect();
         let proxies = self.proxies.status();
         let mut board = self.board.write();
         (board.pods, board.proxies) = (pods, proxies);
@@ -19,6 +25,7 @@ impl Reconciler {
         let pod = self.pods.get(uid);
         let wanted = self.wanted.as_ref().and_then(|pods| pods.get(uid));
         let spec = pod.map(|pod| &pod.spec).or(wanted.map(|wanted| &wanted.spec))?;
+        let netns = wanted.and_then(|wanted| wanted.spec.netns.path()).or(pod.map(|pod| pod.netns.path()));
         let nothing = Policy::default();
         let policy =
             pod.map(|pod| &pod.policy).or(wanted.and_then(|wanted| wanted.policy.as_ref().ok())).unwrap_or(&nothing);
@@ -27,7 +34,7 @@ impl Reconciler {
             name: spec.name.clone(),
             namespace: spec.namespace.clone(),
             service_account: spec.service_account.clone(),
-            netns: spec.netns.clone(),
+            netns: netns.map(Path::to_owned),
             netns_cookie: pod.map(|pod| pod.cookie),
             ips: pod.map(|pod| pod.ips.clone()).unwrap_or_default(),
             slot: pod.map(|pod| pod.slot),
@@ -57,5 +64,26 @@ impl Reconciler {
             _ => "redirected; the proxy has not acknowledged it yet",
         };
         PodState::Pending(reason.to_owned())
+    }
+}
+
+fn passed_over(pod: &PassedOver) -> PodStatus {
+    PodStatus {
+        uid: pod.uid.clone(),
+        name: pod.name.clone(),
+        namespace: pod.namespace.clone(),
+        service_account: String::new(),
+        netns: None,
+        netns_cookie: None,
+        ips: Vec::new(),
+        slot: None,
+        state: PodState::PassedOver(pod.reason.clone()),
+        probe_ports: Vec::new(),
+        excluded_outbound_ports: Vec::new(),
+        excluded_outbound_cidrs: Vec::new(),
+        excluded_inbound_ports: Vec::new(),
+        fail_open: false,
+        listeners: 0,
+        enrolled: None,
     }
 }

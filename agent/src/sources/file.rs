@@ -17,7 +17,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Follower, Listing, PodSpec};
+use super::{Follower, Listing, PodNetns, PodSpec};
 use crate::document;
 
 /// Events of one change come together; the file is read when they are over.
@@ -67,8 +67,10 @@ fn problem<'a>(pod: &'a PodSpec, uids: &mut BTreeSet<&'a str>) -> Option<String>
     if let Some((field, _)) = fields.into_iter().find(|(_, value)| value.is_empty()) {
         return Some(format!("{field}: empty, expected a name"));
     }
-    if !pod.netns.is_absolute() {
-        return Some(format!("netns: {:?} is not an absolute path, expected one such as /run/netns/NAME", pod.netns));
+    if let PodNetns::Path(path) = &pod.netns
+        && !path.is_absolute()
+    {
+        return Some(format!("netns: {path:?} is not an absolute path, expected one such as /run/netns/NAME"));
     }
     if pod.probe_ports.contains(&0) {
         return Some("probe_ports: invalid port 0, expected 1 to 65535".to_owned());
@@ -155,7 +157,7 @@ fn read(path: &Path, last_text: &mut Option<String>, listing: &mut Listing) -> b
     match result {
         Ok(pods) => {
             tracing::info!(file = %path.display(), pods = pods.len(), "pods read");
-            *listing = Listing { pods: Some(pods), error: String::new() };
+            *listing = Listing { pods: Some(pods), ..Listing::default() };
             true
         }
         Err(error) => {

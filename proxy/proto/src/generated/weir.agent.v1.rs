@@ -47,6 +47,10 @@ pub struct StatusResponse {
     pub source_error: ::prost::alloc::string::String,
     #[prost(string, tag = "17")]
     pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "18")]
+    pub pods_cgroup: ::prost::alloc::string::String,
+    #[prost(string, tag = "19")]
+    pub pods_cgroup_error: ::prost::alloc::string::String,
 }
 impl ::prost::Name for StatusResponse {
     const NAME: &'static str = "StatusResponse";
