@@ -1,0 +1,54 @@
+//! What an agent knows of its machine before it changes anything.
+
+use crate::{
+    config::{self, Config},
+    features::{self, Features},
+    redirect::node::{self, PodsCgroup},
+};
+
+/// The machine, and what the agent is told to do with it.
+pub(super) struct Node {
+    pub(super) config: Config,
+    pub(super) features: Features,
+    /// Cookie of the node's own network namespace.
+    pub(super) netns: u64,
+    /// The cgroup that holds all pods, as it was at the start.
+    pub(super) pods_cgroup: PodsCgroup,
+    /// Whether the eBPF programs' own log records are wanted.
+    pub(super) ebpf_logs: bool,
+}
+
+impl Node {
+    /// Looks at the machine; an error names everything that is missing, a line each.
+    pub(super) fn look(config: Config, ebpf_logs: bool) -> anyhow::Result<Self> {
+        let features = probe(&config)?;
+        let netns = node::netns_cookie(&config.node_processes.netns)?;
+        let pods_cgroup = find_pods_cgroup(&config, &features)?;
+        Ok(Self { config, features, netns, pods_cgroup, ebpf_logs })
+    }
+}
+
+/// Everything that is missing, a line each.
+pub(super) fn probe(config: &Config) -> anyhow::Result<Features> {
+    features::probe(config).map_err(|missing| {
+        let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!(lines.join("\n"))
+    })
+}
+
+fn find_pods_cgroup(config: &Config, features: &Features) -> anyhow::Result<PodsCgroup> {
+    let Some(config::PodsCgroup::At(path)) = &config.node_processes.pods_cgroup else {
+        tracing::warn!(
+            "node_processes.pods_cgroup is not set: no process counts as the node's own, probes are redirected"
+        );
+        return Ok(PodsCgroup::default());
+    };
+    match PodsCgroup::find(path, &features.cgroup2) {
+        Ok(found) => Ok(found),
+        Err(error @ node::Error::Missing { .. }) => {
+            tracing::warn!(%error, "no process counts as the node's own until it is there");
+            Ok(PodsCgroup::default())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
