@@ -10,6 +10,7 @@ pub mod document;
 pub mod enroll;
 pub mod features;
 pub mod handoff;
+pub mod locate;
 pub mod netns;
 pub mod redirect;
 pub mod run;

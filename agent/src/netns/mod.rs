@@ -35,7 +35,7 @@ pub enum Error {
     /// The kernel's answer to opening or entering it.
     #[error("cannot {action} the network namespace {}: {source}", path.display())]
     Enter {
-        /// "open" or "enter".
+        /// "open", "look at" or "enter".
         action: &'static str,
         /// The path.
         path: PathBuf,
@@ -93,6 +93,13 @@ pub struct Contents {
     pub ips: Vec<IpAddr>,
 }
 
+impl Identity {
+    /// Of a namespace's file.
+    pub fn of(metadata: &fs::Metadata) -> Self {
+        Self { device: metadata.st_dev(), inode: metadata.st_ino() }
+    }
+}
+
 impl Netns {
     /// Opens the namespace at a path.
     pub fn open(path: &Path) -> Result<Self, Error> {
@@ -102,13 +109,23 @@ impl Netns {
         };
         // Whatever is there: opening a FIFO would otherwise wait for its other end.
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+        Self::from_file(file, path.to_owned())
+    }
+
+    /// A namespace that is open already; `path` is what it is called.
+    pub fn from_file(file: File, path: PathBuf) -> Result<Self, Error> {
+        let failed = |source: io::Error| Error::Enter { action: "look at", path: path.clone(), source };
         let kind = nix::sys::statfs::fstatfs(&file).map_err(|errno| failed(errno.into()))?.filesystem_type();
         if kind.0 != NSFS_MAGIC {
-            return Err(Error::NotANamespace(path.to_owned()));
+            return Err(Error::NotANamespace(path));
         }
-        let metadata = file.metadata().map_err(failed)?;
-        let identity = Identity { device: metadata.st_dev(), inode: metadata.st_ino() };
-        Ok(Self { file, path: path.to_owned(), identity })
+        let identity = Identity::of(&file.metadata().map_err(failed)?);
+        Ok(Self { file, path, identity })
+    }
+
+    /// Its file.
+    pub fn into_file(self) -> File {
+        self.file
     }
 
     /// Which namespace it is.
@@ -123,8 +140,7 @@ impl Netns {
 
     /// Which namespace is at a path now; none if there is none.
     pub fn identity_at(path: &Path) -> Option<Identity> {
-        let metadata = fs::metadata(path).ok()?;
-        Some(Identity { device: metadata.st_dev(), inode: metadata.st_ino() })
+        fs::metadata(path).ok().as_ref().map(Identity::of)
     }
 
     /// Runs `inside` in this namespace, on a thread that ends with it. Blocks.
