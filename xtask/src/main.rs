@@ -4,6 +4,7 @@ mod console;
 mod demo;
 mod deny;
 mod ebpf;
+mod image;
 mod kernel_matrix;
 mod machine;
 mod proto;
@@ -27,6 +28,8 @@ enum Task {
     Test(test::Args),
     /// Check the dependencies' licences, sources and duplicates
     Deny(deny::Args),
+    /// Make the container images, as archives, without a container engine
+    Image(image::Args),
     /// Boot Debian's 6.1 and 6.12 kernels under QEMU and redirect connections there
     KernelMatrix(kernel_matrix::Args),
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Proto(args) => proto::run(args),
         Task::Test(args) => test::run(args),
         Task::Deny(args) => deny::run(args),
+        Task::Image(args) => image::run(args),
         Task::KernelMatrix(args) => kernel_matrix::run(args),
     };
     match outcome {
