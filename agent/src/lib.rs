@@ -5,6 +5,7 @@
 //! API shows of all that.
 
 pub mod api;
+pub mod cni;
 pub mod config;
 pub mod document;
 pub mod enroll;

@@ -1,0 +1,127 @@
+//! Files on the host, put in place whole: whoever reads one sees what was there before or all that is new.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::{
+        linux::fs::MetadataExt,
+        unix::fs::{OpenOptionsExt, PermissionsExt, fchown},
+    },
+    path::{Path, PathBuf},
+};
+
+/// What the names of unfinished files start and end with; container runtimes do not read such as configurations.
+const UNFINISHED: (&str, &str) = (".weir-", ".tmp");
+
+/// Whose a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    /// Permission bits.
+    pub mode: u32,
+    /// User and group; none: whoever makes it.
+    pub owner: Option<(u32, u32)>,
+}
+
+impl Ownership {
+    /// Of the one who makes it.
+    pub fn mode(mode: u32) -> Self {
+        Self { mode, owner: None }
+    }
+
+    /// That of a file.
+    pub fn of(metadata: &fs::Metadata) -> Self {
+        let owner = Some((metadata.st_uid(), metadata.st_gid()));
+        Self { mode: metadata.permissions().mode() & 0o7777, owner }
+    }
+}
+
+/// Puts a file at `path`, in the place of whatever is there.
+pub fn put(path: &Path, content: &[u8], ownership: Ownership) -> io::Result<()> {
+    let (Some(directory), Some(unfinished)) = (path.parent(), unfinished(path)) else {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    };
+    let written = write(&unfinished, content, ownership).and_then(|()| fs::rename(&unfinished, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&unfinished);
+    }
+    written?;
+    // So that it is there after a power failure too.
+    File::open(directory)?.sync_all()
+}
+
+fn write(path: &Path, content: &[u8], ownership: Ownership) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    if let Some((user, group)) = ownership.owner {
+        let made = file.metadata()?;
+        // Not asked for where it is so already: an agent without CAP_CHOWN would be refused.
+        let other = |wanted, present| (wanted != present).then_some(wanted);
+        let (user, group) = (other(user, made.st_uid()), other(group, made.st_gid()));
+        if user.is_some() || group.is_some() {
+            fchown(&file, user, group)?;
+        }
+    }
+    file.set_permissions(fs::Permissions::from_mode(ownership.mode))?;
+    file.sync_all()
+}
+
+/// The name that a file has until it is complete.
+pub fn unfinished(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    Some(path.with_file_name(format!("{}{name}{}", UNFINISHED.0, UNFINISHED.1)))
+}
+
+/// Whether a file has such a name.
+pub fn is_unfinished(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with(UNFINISHED.0) && name.ends_with(UNFINISHED.1)
+}
+
+/// Removes a file; one that is not there is no error. Whether it was there.
+pub fn remove(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_put_with_its_mode_and_nothing_is_left_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("10-net.conflist");
+        put(&path, b"one", Ownership::mode(0o640)).unwrap();
+        let made = fs::metadata(&path).unwrap();
+        assert_eq!(Ownership::of(&made).mode, 0o640);
+        // What an agent that was killed left.
+        let unfinished = unfinished(&path).unwrap();
+        assert_eq!(unfinished.file_name().unwrap(), ".weir-10-net.conflist.tmp");
+        fs::write(&unfinished, "half").unwrap();
+        put(&path, b"two", Ownership::of(&made)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        assert!(remove(&path).unwrap() && !remove(&path).unwrap());
+        let missing = directory.path().join("no/file");
+        assert_eq!(put(&missing, b"", Ownership::mode(0o600)).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_owner_is_kept() {
+        assert!(nix::unistd::geteuid().is_root(), "this test gives files away: run it as root");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        put(&path, b"one", Ownership { mode: 0o600, owner: Some((7, 8)) }).unwrap();
+        let made = fs::metadata(&path).unwrap();
+        put(&path, b"two", Ownership::of(&made)).unwrap();
+        let made = fs::metadata(&path).unwrap();
+        assert_eq!((made.st_uid(), made.st_gid()), (7, 8));
+    }
+}
