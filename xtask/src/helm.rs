@@ -37,7 +37,7 @@ const GO: Module = Module {
     hash: "h1:ZOmGe1OnfREDMIdb1Qi4G9JSuDPBLGExZMQ4nis1RXM=",
 };
 
-/// Puts a helm of version 3 or 4 on the machine's search path, if there is none.
+/// Puts a helm that will do on the machine's search path, if there is none.
 pub fn provide(machine: &mut Machine) -> Result<()> {
     if let Some(helm) = machine.find("helm")
         && let Ok(version) = output(Command::new(&helm).args(["version", "--template", "{{.Version}}"]))
@@ -47,13 +47,15 @@ pub fn provide(machine: &mut Machine) -> Result<()> {
     }
     let built = machine.cache.join(format!("helm-{VERSION}"));
     if !built.join("helm").exists() {
-        build(machine, &built).context("no helm of version 3 or 4 on PATH, and it cannot be built")?;
+        build(machine, &built).context("no helm of version 4, or 3.18 and newer, on PATH, and it cannot be built")?;
     }
     machine.prepend_path(&built)
 }
 
+/// Version 4, or 3 since 3.18, which says what is wrong with values in the same words.
 fn is_usable(version: &str) -> bool {
-    ["v3.", "v4."].iter().any(|major| version.starts_with(major))
+    let mut numbers = version.trim_start_matches('v').split('.').map_while(|number| number.parse::<u32>().ok());
+    matches!((numbers.next(), numbers.next()), (Some(4), _) | (Some(3), Some(18..)))
 }
 
 /// Builds helm aside and renames the directory when it is whole.
@@ -195,8 +197,8 @@ mod tests {
     }
 
     #[test]
-    fn majors_3_and_4_will_do() {
-        assert!(is_usable("v3.20.1") && is_usable("v4.2.4"));
-        assert!(!is_usable("v2.17.0") && !is_usable(""));
+    fn versions_3_18_and_4_will_do() {
+        assert!(is_usable("v3.18.0") && is_usable("v4.2.4") && is_usable("v3.20.1+g1234567"));
+        assert!(!is_usable("v3.9.4") && !is_usable("v2.17.0") && !is_usable(""));
     }
 }

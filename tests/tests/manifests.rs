@@ -1,0 +1,436 @@
+//! What weir asks of a cluster, read from the manifests: nothing that the API server does not know, and no privilege
+//! beyond those named here. Needs helm 3 or 4 on PATH, or the one that `cargo xtask manifests` keeps.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use k8s_openapi::{
+    api::{
+        apps::v1::DaemonSet,
+        batch::v1::Job,
+        core::v1::{ConfigMap, Namespace, ServiceAccount},
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+    },
+    serde::{Serialize, de::DeserializeOwned},
+};
+use serde_json::{Value, json};
+
+/// Values that switch everything on.
+const EVERYTHING: [&str; 8] = [
+    "bpffs.mount=true",
+    "proxy.bootstrap=static_resources: {}",
+    "proxy.concurrency=2",
+    "agent.workers=2",
+    "image.pullSecrets={registry}",
+    "nodeSelector.zone=a",
+    "podLabels.team=mesh",
+    "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution=null",
+];
+
+fn repository(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// Runs helm: `cargo xtask test` has it on PATH, others may have it where that keeps it.
+fn helm(arguments: &[&str]) -> Output {
+    let mut path = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect::<Vec<_>>();
+    let cache = env::var_os("WEIR_CACHE").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache/weir")));
+    let kept = cache.and_then(|cache| fs::read_dir(cache).ok()).into_iter().flatten().flatten();
+    path.extend(kept.map(|entry| entry.path()).filter(|path| path.join("helm").is_file()));
+    Command::new("helm")
+        .args(arguments)
+        .current_dir(repository(""))
+        .env("PATH", env::join_paths(&path).expect("paths"))
+        .output()
+        .unwrap_or_else(|error| panic!("helm does not start ({error}): run `cargo xtask manifests` once"))
+}
+
+/// The chart's objects with these values, hooks among them.
+fn chart(values: &[&str]) -> Vec<Value> {
+    let mut arguments = vec!["template", "weir", "deploy/helm/weir"];
+    arguments.extend(values.iter().flat_map(|value| ["--set", *value]));
+    let output = helm(&arguments);
+    assert!(output.status.success(), "{output:?}");
+    documents(&String::from_utf8(output.stdout).expect("UTF-8"))
+}
+
+fn committed() -> String {
+    fs::read_to_string(repository("deploy/weir.yaml")).expect("deploy/weir.yaml")
+}
+
+fn documents(text: &str) -> Vec<Value> {
+    format!("\n{text}")
+        .split("\n---\n")
+        .map(|document| serde_saphyr::from_str::<Option<Value>>(document).expect(document))
+        .filter_map(|document| document.filter(|document| !document.is_null()))
+        .collect()
+}
+
+fn one<'a>(documents: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let found: Vec<&Value> =
+        documents.iter().filter(|document| document["kind"] == kind && document["metadata"]["name"] == name).collect();
+    assert_eq!(found.len(), 1, "{kind} {name}");
+    found[0]
+}
+
+fn agent(daemon_set: &Value) -> &Value {
+    named(&daemon_set["spec"]["template"]["spec"]["initContainers"], "agent")
+}
+
+fn proxy(daemon_set: &Value) -> &Value {
+    named(&daemon_set["spec"]["template"]["spec"]["containers"], "proxy")
+}
+
+fn named<'a>(list: &'a Value, name: &str) -> &'a Value {
+    list.as_array().expect(name).iter().find(|entry| entry["name"] == name).unwrap_or_else(|| panic!("no {name}"))
+}
+
+fn strings(list: &Value) -> BTreeSet<&str> {
+    list.as_array().expect("a list").iter().map(|entry| entry.as_str().expect("a string")).collect()
+}
+
+/// The fields of `given` that are not in `kept`, or differ there.
+fn lost(path: &str, given: &Value, kept: &Value, found: &mut Vec<String>) {
+    match (given, kept) {
+        (Value::Object(given), Value::Object(kept)) => {
+            for (name, value) in given {
+                lost(&format!("{path}.{name}"), value, kept.get(name).unwrap_or(&Value::Null), found);
+            }
+        }
+        (Value::Array(given), Value::Array(kept)) if given.len() == kept.len() => {
+            for (index, (given, kept)) in given.iter().zip(kept).enumerate() {
+                lost(&format!("{path}[{index}]"), given, kept, found);
+            }
+        }
+        _ if given == kept => {}
+        _ => found.push(format!("{path}: {given} became {kept}")),
+    }
+}
+
+/// Fails if a field of the object is none of the type's.
+fn strict<T: DeserializeOwned + Serialize>(object: &Value) {
+    let name = format!("{} {}", object["kind"], object["metadata"]["name"]);
+    let typed: T = serde_json::from_value(object.clone()).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let mut found = Vec::new();
+    lost("", object, &serde_json::to_value(&typed).expect("JSON"), &mut found);
+    assert!(found.is_empty(), "{name}: {found:#?}");
+}
+
+fn check_types(objects: &[Value]) {
+    for object in objects {
+        let check = match (object["apiVersion"].as_str(), object["kind"].as_str()) {
+            (Some("v1"), Some("Namespace")) => strict::<Namespace>,
+            (Some("v1"), Some("ServiceAccount")) => strict::<ServiceAccount>,
+            (Some("v1"), Some("ConfigMap")) => strict::<ConfigMap>,
+            (Some("apps/v1"), Some("DaemonSet")) => strict::<DaemonSet>,
+            (Some("batch/v1"), Some("Job")) => strict::<Job>,
+            (Some("rbac.authorization.k8s.io/v1"), Some("ClusterRole")) => strict::<ClusterRole>,
+            (Some("rbac.authorization.k8s.io/v1"), Some("ClusterRoleBinding")) => strict::<ClusterRoleBinding>,
+            (Some("rbac.authorization.k8s.io/v1"), Some("Role")) => strict::<Role>,
+            (Some("rbac.authorization.k8s.io/v1"), Some("RoleBinding")) => strict::<RoleBinding>,
+            other => panic!("an object that this test does not know: {other:?}"),
+        };
+        check(object);
+    }
+}
+
+#[test]
+fn every_field_is_one_that_the_api_server_knows() {
+    check_types(&documents(&committed()));
+    check_types(&chart(&[]));
+    check_types(&chart(&EVERYTHING));
+}
+
+#[test]
+fn a_field_of_no_type_would_be_noticed() {
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "label": {"b": "c"}}});
+    let outcome = std::panic::catch_unwind(|| strict::<Namespace>(&object));
+    let message = *outcome.expect_err("metadata.label is no field").downcast::<String>().expect("a message");
+    assert!(message.contains(".metadata.label: "), "{message}");
+}
+
+#[test]
+fn the_committed_manifests_are_the_chart_s_without_its_hooks() {
+    let is_hook = |object: &Value| !object["metadata"]["annotations"]["helm.sh/hook"].is_null();
+    let (hooks, objects): (Vec<Value>, Vec<Value>) = chart(&[]).into_iter().partition(is_hook);
+    assert_eq!(documents(&committed()), objects);
+    let kinds: Vec<&str> = hooks.iter().filter_map(|hook| hook["kind"].as_str()).collect();
+    assert_eq!(kinds, ["ServiceAccount", "Role", "RoleBinding", "Job"]);
+    assert!(hooks.iter().all(|hook| hook["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"));
+}
+
+#[test]
+fn the_chart_has_the_workspace_s_version() {
+    let text = fs::read_to_string(repository("deploy/helm/weir/Chart.yaml")).expect("Chart.yaml");
+    let chart: Value = serde_saphyr::from_str(&text).expect("YAML");
+    assert_eq!((&chart["version"], &chart["appVersion"]), (&json!(env!("CARGO_PKG_VERSION")), &chart["version"]));
+}
+
+#[test]
+fn the_agent_has_four_capabilities_and_no_more() {
+    let objects = chart(&[]);
+    let context = &agent(one(&objects, "DaemonSet", "weir"))["securityContext"];
+    assert_eq!(
+        context,
+        &json!({
+            "runAsUser": 0,
+            "runAsGroup": 65532,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "BPF", "SYS_PTRACE"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+            "appArmorProfile": {"type": "Unconfined"},
+        })
+    );
+}
+
+#[test]
+fn the_proxy_has_nothing() {
+    for values in [&[][..], &EVERYTHING] {
+        let objects = chart(values);
+        let daemon_set = one(&objects, "DaemonSet", "weir");
+        let proxy = proxy(daemon_set);
+        assert_eq!(
+            proxy["securityContext"],
+            json!({
+                "runAsNonRoot": true,
+                "runAsUser": 65532,
+                "runAsGroup": 65532,
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "capabilities": {"drop": ["ALL"]},
+                "seccompProfile": {"type": "Localhost", "localhostProfile": "weir/proxy.json"},
+            })
+        );
+        // Neither does it write anywhere, nor has it a token.
+        let mounts = proxy["volumeMounts"].as_array().expect("mounts");
+        assert!(mounts.iter().all(|mount| mount["readOnly"] == true), "{mounts:?}");
+        let names: BTreeSet<&str> = mounts.iter().filter_map(|mount| mount["name"].as_str()).collect();
+        assert!(names.is_subset(&BTreeSet::from(["run", "bootstrap"])), "{names:?}");
+        assert_eq!(daemon_set["spec"]["template"]["spec"]["automountServiceAccountToken"], false);
+    }
+}
+
+#[test]
+fn only_the_container_that_mounts_the_bpf_file_system_is_privileged() {
+    let privileged = |objects: &[Value]| -> Vec<String> {
+        let pods = objects.iter().map(|object| &object["spec"]["template"]["spec"]);
+        pods.flat_map(|pod| ["initContainers", "containers", "ephemeralContainers"].map(|list| &pod[list]))
+            .filter_map(Value::as_array)
+            .flatten()
+            .filter(|container| !container["securityContext"]["privileged"].is_null())
+            .map(|container| container["name"].to_string())
+            .collect()
+    };
+    assert_eq!(privileged(&chart(&[])), Vec::<String>::new());
+    assert_eq!(privileged(&chart(&EVERYTHING)), ["\"mount-bpffs\""]);
+}
+
+#[test]
+fn of_the_host_s_namespaces_only_process_ids_are_shared() {
+    for object in chart(&EVERYTHING) {
+        let pod = &object["spec"]["template"]["spec"];
+        assert!(pod["hostNetwork"].is_null() && pod["hostIPC"].is_null() && pod["hostUsers"].is_null(), "{pod}");
+        let expected = if object["kind"] == "DaemonSet" { json!(true) } else { Value::Null };
+        assert_eq!(pod["hostPID"], expected, "{}", object["kind"]);
+        assert!(!object.to_string().contains("hostPort"), "{object}");
+    }
+}
+
+/// Host path, mount path, whether it is read-only, propagation.
+fn host_mounts(daemon_set: &Value, container: &Value) -> BTreeSet<(String, String, bool, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let volumes = &daemon_set["spec"]["template"]["spec"]["volumes"];
+    let mounts = container["volumeMounts"].as_array().expect("mounts");
+    let of_host = mounts.iter().filter_map(|mount| {
+        let volume = named(volumes, mount["name"].as_str().expect("a name"));
+        let path = volume["hostPath"]["path"].as_str()?;
+        let read_only = mount["readOnly"] == true;
+        Some((path.to_owned(), text(&mount["mountPath"]), read_only, text(&mount["mountPropagation"])))
+    });
+    of_host.collect()
+}
+
+fn mounts(list: &[(&str, &str, bool, &str)]) -> BTreeSet<(String, String, bool, String)> {
+    let owned = |(host, mount, read_only, propagation): &(&str, &str, bool, &str)| {
+        ((*host).to_owned(), (*mount).to_owned(), *read_only, (*propagation).to_owned())
+    };
+    list.iter().map(owned).collect()
+}
+
+#[test]
+fn of_the_host_s_files_only_these_are_mounted() {
+    let always = [
+        ("/run/weir", "/run/weir", false, ""),
+        ("/sys/fs/bpf", "/sys/fs/bpf", false, "HostToContainer"),
+        ("/proc/sys/net", "/host/proc/sys/net", false, ""),
+        ("/run/netns", "/run/netns", true, "HostToContainer"),
+        ("/var/lib/kubelet/seccomp", "/host/var/lib/kubelet/seccomp", false, ""),
+    ];
+    let by_default = [
+        ("/sys/fs/cgroup", "/host/cgroup", false, ""),
+        ("/etc/cni/net.d", "/host/etc/cni/net.d", false, ""),
+        ("/opt/cni/bin", "/host/opt/cni/bin", false, ""),
+        ("/var/lib/weir", "/host/var/lib/weir", false, ""),
+    ];
+    let objects = chart(&[]);
+    let daemon_set = one(&objects, "DaemonSet", "weir");
+    assert_eq!(host_mounts(daemon_set, agent(daemon_set)), mounts(&[&always[..], &by_default].concat()));
+    assert_eq!(host_mounts(daemon_set, proxy(daemon_set)), mounts(&[("/run/weir", "/run/weir", true, "")]));
+
+    // Without plugin and keeper less is needed, and less is there.
+    let objects = chart(&["cni.enabled=false", "keeper.enabled=false"]);
+    let daemon_set = one(&objects, "DaemonSet", "weir");
+    let read_only = ("/sys/fs/cgroup", "/host/cgroup", true, "");
+    assert_eq!(host_mounts(daemon_set, agent(daemon_set)), mounts(&[&always[..], &[read_only]].concat()));
+    let configuration = &one(&objects, "ConfigMap", "weir")["data"]["agent.toml"];
+    let configuration: toml::Table = toml::from_str(configuration.as_str().expect("text")).expect("TOML");
+    assert!(!configuration.contains_key("cni") && !configuration.contains_key("keeper"), "{configuration}");
+}
+
+#[test]
+fn the_agent_reads_pods_namespaces_and_nodes_and_writes_events() {
+    let objects = chart(&[]);
+    assert_eq!(
+        one(&objects, "ClusterRole", "weir")["rules"],
+        json!([
+            {"apiGroups": [""], "resources": ["pods", "namespaces", "nodes"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+        ])
+    );
+    let subjects = json!([{"kind": "ServiceAccount", "name": "weir", "namespace": "weir-system"}]);
+    assert_eq!(one(&objects, "ClusterRoleBinding", "weir")["subjects"], subjects);
+    let cluster_wide =
+        objects.iter().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.starts_with("ClusterRole")));
+    assert_eq!(cluster_wide.count(), 2, "one role, one binding");
+}
+
+#[test]
+fn the_uninstaller_may_annotate_its_own_namespace_and_look_at_weir() {
+    let objects = chart(&[]);
+    assert_eq!(
+        one(&objects, "Role", "weir-uninstall")["rules"],
+        json!([
+            {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["weir-system"], "verbs": ["get", "patch"]},
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+            {"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": ["weir"], "verbs": ["get"]},
+        ])
+    );
+    let pod = &one(&objects, "Job", "weir-uninstall")["spec"]["template"]["spec"];
+    assert!(pod["volumes"].is_null());
+    assert_eq!(
+        pod["containers"][0]["securityContext"],
+        json!({
+            "runAsNonRoot": true,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        })
+    );
+}
+
+#[test]
+fn a_successor_starts_before_its_predecessor_ends() {
+    let objects = chart(&[]);
+    let daemon_set = one(&objects, "DaemonSet", "weir");
+    assert_eq!(
+        daemon_set["spec"]["updateStrategy"],
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}})
+    );
+    let agent = agent(daemon_set);
+    assert_eq!(agent["restartPolicy"], "Always");
+    assert_eq!(agent["startupProbe"]["failureThreshold"], 60);
+    for (probe, path) in [("startupProbe", "started"), ("readinessProbe", "ready"), ("livenessProbe", "live")] {
+        assert_eq!(agent[probe]["httpGet"], json!({"path": format!("/healthz/{path}"), "port": "health"}));
+    }
+    assert_eq!(agent["ports"], json!([{"name": "health", "containerPort": 15021}]));
+    let pod = &daemon_set["spec"]["template"]["spec"];
+    assert_eq!(pod["priorityClassName"], "system-node-critical");
+    assert_eq!(pod["tolerations"], json!([{"operator": "Exists"}]));
+}
+
+#[test]
+fn a_namespace_that_weir_s_pods_may_run_in_is_made_unless_the_release_lives_there() {
+    let objects = chart(&[]);
+    let labels = &one(&objects, "Namespace", "weir-system")["metadata"]["labels"];
+    assert_eq!(labels["pod-security.kubernetes.io/enforce"], "privileged");
+    let output = helm(&["template", "weir", "deploy/helm/weir", "--namespace", "weir-system"]);
+    let objects = documents(&String::from_utf8(output.stdout).expect("UTF-8"));
+    assert!(objects.iter().all(|object| object["kind"] != "Namespace"));
+    let namespaces: BTreeSet<&str> =
+        objects.iter().filter_map(|object| object["metadata"]["namespace"].as_str()).collect();
+    assert_eq!(namespaces, BTreeSet::from(["weir-system"]));
+}
+
+#[test]
+fn every_capability_and_mount_says_what_fails_without_it() {
+    let text = committed();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let mut explained = BTreeSet::new();
+    for (index, line) in lines.iter().enumerate() {
+        let next = lines.get(index + 1).copied().unwrap_or_default();
+        let privilege = match line.strip_prefix("- ") {
+            Some(name) if next.starts_with("mountPath: ") => name,
+            Some(name @ ("NET_ADMIN" | "SYS_ADMIN" | "BPF" | "SYS_PTRACE")) => name,
+            _ if *line == "hostPID: true" => line,
+            _ => continue,
+        };
+        assert!(lines[index - 1].starts_with("# "), "line {}: {line} has no comment", index + 1);
+        explained.insert(privilege);
+    }
+    let objects = documents(&text);
+    let agent = agent(one(&objects, "DaemonSet", "weir"));
+    for capability in strings(&agent["securityContext"]["capabilities"]["add"]) {
+        assert!(explained.contains(capability), "{capability}");
+    }
+    for mount in agent["volumeMounts"].as_array().expect("mounts") {
+        let name = format!("name: {}", mount["name"].as_str().expect("a name"));
+        assert!(explained.contains(name.as_str()), "{name}");
+    }
+    assert!(explained.contains("hostPID: true"));
+}
+
+#[test]
+fn values_that_nothing_reads_are_refused() {
+    for (value, message) in [
+        ("agent.logs=debug", "at '/agent': additional properties 'logs' not allowed"),
+        ("namespace=Weir_System", "at '/namespace': 'Weir_System' does not match pattern"),
+        ("agent.workers=17", "at '/agent/workers': maximum: got 17, want 16"),
+        ("cni.enabled=maybe", "at '/cni/enabled': got string, want boolean"),
+        ("cni.confDir=net.d", "at '/cni/confDir': 'net.d' does not match pattern"),
+        ("keeper.patience=forever", "at '/keeper/patience': 'forever' does not match pattern"),
+        ("redirect.drain=30", "at '/redirect/drain': got number, want string"),
+        (
+            "redirect.excludeOutboundPorts={70000}",
+            "at '/redirect/excludeOutboundPorts/0': maximum: got 70,000, want 65,535",
+        ),
+        (
+            "redirect.excludeOutboundCidrs={10.0.0.1}",
+            "at '/redirect/excludeOutboundCidrs/0': '10.0.0.1' does not match pattern",
+        ),
+        ("image.pullPolicy=never", "at '/image/pullPolicy': value must be one of 'Always', 'IfNotPresent', 'Never'"),
+        ("image.agentDigest=sha256:12", "at '/image/agentDigest': 'sha256:12' does not match pattern"),
+        ("proxy.logLevel=loud", "at '/proxy/logLevel': value must be one of"),
+        ("agent.resources.requests.gpu=1", "at '/agent/resources/requests': additional properties 'gpu' not allowed"),
+        ("agent=null", "missing property 'agent'"),
+    ] {
+        for command in ["template", "lint"] {
+            let mut arguments = vec![command];
+            arguments.extend(["weir"].iter().filter(|_| command == "template"));
+            arguments.extend(["deploy/helm/weir", "--set", value]);
+            let output = helm(&arguments);
+            let text =
+                [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+            assert!(!output.status.success(), "helm {command} takes {value}");
+            assert!(text.contains(message), "helm {command} --set {value}: {text}");
+        }
+    }
+}
