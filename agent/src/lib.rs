@@ -9,6 +9,7 @@ pub mod cni;
 pub mod config;
 pub mod document;
 pub mod enroll;
+pub mod events;
 pub mod features;
 pub mod handoff;
 pub mod locate;

@@ -7,10 +7,11 @@ use weir_abi::map::PortRule;
 
 use crate::{config, redirect::PodRules, sources::PodSpec};
 
-/// Istio's annotations, so that pods that have them need no others.
-const OUTBOUND_CIDRS: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
-const OUTBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
-const INBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
+/// weir's annotations, and Istio's that say the same: pods that have those need no others. Both together add up.
+const OUTBOUND_CIDRS: [&str; 2] =
+    ["weir.dev/exclude-outbound-cidrs", "traffic.sidecar.istio.io/excludeOutboundIPRanges"];
+const OUTBOUND_PORTS: [&str; 2] = ["weir.dev/exclude-outbound-ports", "traffic.sidecar.istio.io/excludeOutboundPorts"];
+const INBOUND_PORTS: [&str; 2] = ["weir.dev/exclude-inbound-ports", "traffic.sidecar.istio.io/excludeInboundPorts"];
 const FAIL_OPEN: &str = "weir.dev/fail-open";
 
 /// What is treated apart for one pod.
@@ -88,16 +89,19 @@ impl Policy {
     }
 }
 
-/// A comma-separated annotation; absent or empty, nothing.
+/// Comma-separated annotations; absent or empty, nothing.
 fn list<T>(
     pod: &PodSpec,
-    name: &'static str,
+    names: [&'static str; 2],
     expected: &'static str,
     parse: impl Fn(&str) -> Option<T>,
 ) -> Result<Vec<T>, AnnotationError> {
-    let values = pod.annotations.get(name).map(String::as_str).unwrap_or_default();
-    let items = values.split(',').map(str::trim).filter(|item| !item.is_empty());
-    items.map(|item| parse(item).ok_or_else(|| AnnotationError { name, value: item.to_owned(), expected })).collect()
+    let values = names.into_iter().filter_map(|name| Some((name, pod.annotations.get(name)?)));
+    let items = values.flat_map(|(name, values)| values.split(',').map(move |item| (name, item.trim())));
+    let items = items.filter(|(_, item)| !item.is_empty());
+    let parsed =
+        |(name, item): (_, &str)| parse(item).ok_or_else(|| AnnotationError { name, value: item.to_owned(), expected });
+    items.map(parsed).collect()
 }
 
 #[cfg(test)]
@@ -134,10 +138,10 @@ pub(super) mod tests {
             ..Default::default()
         };
         let mut pod = annotated(&[
-            (OUTBOUND_CIDRS, "10.1.2.3/8, fd00::/8"),
-            (OUTBOUND_PORTS, "25, 587,"),
-            (INBOUND_PORTS, ""),
-            (FAIL_OPEN, "true"),
+            ("weir.dev/exclude-outbound-cidrs", "10.1.2.3/8, fd00::/8"),
+            ("weir.dev/exclude-outbound-ports", "25, 587,"),
+            ("weir.dev/exclude-inbound-ports", ""),
+            ("weir.dev/fail-open", "true"),
         ]);
         pod.probe_ports = vec![8080];
         let policy = Policy::of(&pod, &node).unwrap();
@@ -153,23 +157,40 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn istio_s_annotations_say_the_same_and_add_up() {
+        let policy = |annotations: &[(&str, &str)]| Policy::of(&annotated(annotations), &Default::default()).unwrap();
+        let istio = policy(&[
+            ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.0.0.0/8"),
+            ("traffic.sidecar.istio.io/excludeOutboundPorts", "25"),
+            ("traffic.sidecar.istio.io/excludeInboundPorts", "22"),
+        ]);
+        let own = policy(&[
+            ("weir.dev/exclude-outbound-cidrs", "10.0.0.0/8"),
+            ("weir.dev/exclude-outbound-ports", "25"),
+            ("weir.dev/exclude-inbound-ports", "22"),
+        ]);
+        assert_eq!(istio, own);
+        let both = policy(&[
+            ("weir.dev/exclude-outbound-ports", "25,26"),
+            ("traffic.sidecar.istio.io/excludeOutboundPorts", "26,27"),
+        ]);
+        assert_eq!(both.outbound_ports, BTreeSet::from([25, 26, 27]));
+    }
+
+    #[test]
     fn bad_annotations_are_named() {
         let error = |name, value| {
             Policy::of(&annotated(&[(name, value)]), &config::Redirect::default()).unwrap_err().to_string()
         };
-        assert_eq!(
-            error(OUTBOUND_CIDRS, "10.0.0.0/8,all"),
-            "annotation traffic.sidecar.istio.io/excludeOutboundIPRanges: invalid \"all\", expected CIDRs such as \
-             10.0.0.0/8,fd00::/8"
-        );
-        assert_eq!(
-            error(OUTBOUND_PORTS, "http"),
-            "annotation traffic.sidecar.istio.io/excludeOutboundPorts: invalid \"http\", expected ports such as 25,587"
-        );
-        assert_eq!(
-            error(INBOUND_PORTS, "0"),
-            "annotation traffic.sidecar.istio.io/excludeInboundPorts: invalid \"0\", expected ports such as 22,9090"
-        );
+        for (names, value, problem) in [
+            (OUTBOUND_CIDRS, "10.0.0.0/8,all", "invalid \"all\", expected CIDRs such as 10.0.0.0/8,fd00::/8"),
+            (OUTBOUND_PORTS, "http", "invalid \"http\", expected ports such as 25,587"),
+            (INBOUND_PORTS, "0", "invalid \"0\", expected ports such as 22,9090"),
+        ] {
+            for name in names {
+                assert_eq!(error(name, value), format!("annotation {name}: {problem}"));
+            }
+        }
         assert_eq!(
             error(FAIL_OPEN, "yes"),
             "annotation weir.dev/fail-open: invalid \"yes\", expected \"true\" or \"false\""

@@ -1,6 +1,7 @@
 //! Where pods come from. A source says which pods there should be; it knows nothing of how they are enrolled.
 
 pub mod file;
+pub mod kubernetes;
 
 use std::{
     collections::BTreeMap,

@@ -1,0 +1,82 @@
+//! Kubernetes events: on pods what became of them, on the node why nothing is redirected.
+//!
+//! [`story`] decides what is worth an event, [`limit`] how many there may be, [`write`] sends them. Nobody waits for an
+//! event: what cannot be written, or is too much, is dropped and counted.
+
+mod limit;
+mod story;
+mod write;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+
+use self::{
+    story::{Story, What},
+    write::{Regarding, Writer},
+};
+use crate::{
+    config::{Config, KubernetesSource, Source},
+    enroll::{Outcome, Outcomes},
+    features::Missing,
+    sources::kubernetes::{self, Handle},
+};
+
+/// An agent that cannot start tries for so long to say so.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// Without anything due, looked at again.
+const IDLE: Duration = Duration::from_secs(3600);
+
+type All = Arc<std::collections::BTreeMap<String, Outcome>>;
+
+/// Writes events of what becomes of the pods, until the outcomes or the source end.
+pub async fn run(handle: Handle, outcomes: Outcomes, instance: Option<String>) {
+    let mut writer = Writer::start(handle.client(), instance);
+    let mut follower: watch::Receiver<All> = outcomes.subscribe();
+    let mut story = Story::new(handle.inherited().clone());
+    loop {
+        let all = follower.borrow_and_update().clone();
+        let now = Instant::now();
+        for (uid, what) in story.go_on(&all, now) {
+            tell(&mut writer, &handle, &uid, &what, now);
+        }
+        let due = story.due().unwrap_or(now + IDLE);
+        tokio::select! {
+            changed = follower.changed() => if changed.is_err() { return },
+            () = sleep_until(due) => {}
+        }
+    }
+}
+
+fn tell(writer: &mut Writer, handle: &Handle, uid: &str, what: &What, now: Instant) {
+    // Nobody reads events of a pod that is gone.
+    let Some(pod) = handle.pod(uid).filter(|_| *what != What::Withdrawn || handle.is_present(uid)) else { return };
+    writer.write(Regarding::pod(&pod), what, now);
+}
+
+/// Says on the node that nothing is redirected, and why; tries for a few seconds. Where the API server is not the source
+/// of pods there is nobody to tell. Blocks.
+pub fn report_unavailable(config: &Config, missing: &[Missing]) {
+    let Source::Kubernetes(source) = &config.source else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let told = match runtime {
+        Ok(runtime) => runtime.block_on(async {
+            let told = timeout(LAST_WORDS, tell_unavailable(config, source, missing)).await;
+            told.unwrap_or_else(|_| Err(format!("no answer within {LAST_WORDS:?}")))
+        }),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(problem) = told {
+        tracing::warn!(problem, "could not write an event that says so");
+    }
+}
+
+async fn tell_unavailable(config: &Config, source: &KubernetesSource, missing: &[Missing]) -> Result<(), String> {
+    let client = kubernetes::client(source.kubeconfig.as_deref()).await.map_err(|error| error.to_string())?;
+    let reasons: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    let what = What::Unavailable(reasons.join("; "));
+    write::write_one(&client, source.pod.as_deref(), &Regarding::node(&config.node), &what).await
+}

@@ -1,0 +1,193 @@
+//! Whether a pod that is about to start is to be enrolled first: what a CNI call asks.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{
+    Handle,
+    cluster::Cluster,
+    objects::{Namespace, NamespaceObject, Pod, PodObject},
+    requests::{self, Failure},
+    selection::{self, Choice},
+    source::Message,
+};
+
+/// How long the API server is asked about a pod that was not heard of.
+const ASKING: Duration = Duration::from_secs(2);
+
+/// Whether a pod is to be enrolled before it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It is: it is to wait until it is redirected.
+    Enroll,
+    /// It is not, and why; it may start at once.
+    Pass(String),
+    /// That cannot be told now, and why.
+    Unknown(String),
+}
+
+impl From<Choice> for Admission {
+    fn from(choice: Choice) -> Self {
+        match choice {
+            // One that is held back is to wait for what the reason asks for.
+            Choice::Enroll | Choice::Hold(_) => Self::Enroll,
+            Choice::Pass(reason) => Self::Pass(reason),
+        }
+    }
+}
+
+impl Handle {
+    /// Whether a pod is to be enrolled before it starts. A pod that was not heard of is asked for, for 2 s at most.
+    pub async fn admit(&self, uid: &str, namespace: &str, name: &str) -> Admission {
+        let shared = &self.shared;
+        if namespace == shared.settings.rules.own_namespace {
+            return Admission::Pass(format!("pods of weir's own namespace {namespace} are never enrolled"));
+        }
+        if let Some(admission) = known(&shared.cluster.read(), uid) {
+            return admission;
+        }
+        let asked = match timeout(ASKING, self.ask(uid, namespace, name)).await {
+            Ok(asked) => asked,
+            Err(_) => Err(Failure::Silent(ASKING)),
+        };
+        match asked {
+            Ok((pod, of_namespace)) => self.decide(uid, pod, of_namespace).await,
+            Err(failure) => by_namespace(&shared.cluster.read(), uid, namespace, name, &failure),
+        }
+    }
+
+    async fn ask(&self, uid: &str, namespace: &str, name: &str) -> Result<(Pod, Namespace), Failure> {
+        let invalid = |what: &str, text: &str| Failure::Unreadable(format!("{text:?} is not the name of a {what}"));
+        if !is_name(namespace) {
+            return Err(invalid("namespace", namespace));
+        }
+        if !is_name(name) {
+            return Err(invalid("pod", name));
+        }
+        tracing::debug!(uid, namespace, name, "asks for a pod that was not heard of");
+        let client = &self.shared.client;
+        let path = format!("/api/v1/namespaces/{namespace}/pods");
+        let pod = requests::get::<PodObject>(client, &path, name, ASKING);
+        // The watch may not have told yet of a label that is older than the pod.
+        let namespace = requests::get::<NamespaceObject>(client, "/api/v1/namespaces", namespace, ASKING);
+        let (pod, namespace) = tokio::try_join!(pod, namespace)?;
+        Ok((pod.object, namespace.object))
+    }
+
+    async fn decide(&self, uid: &str, pod: Pod, namespace: Namespace) -> Admission {
+        let settings = &self.shared.settings;
+        if pod.uid != uid {
+            let name = pod.full_name();
+            return Admission::Unknown(format!("pod {name} is another one now: its UID is {}, not {uid}", pod.uid));
+        }
+        if pod.node != settings.node {
+            return Admission::Unknown(format!(
+                "pod {} is bound to the node {:?}, not to this one, {:?}: expected `node` of agent.toml to be the name \
+                 of this machine's Node",
+                pod.full_name(),
+                pod.node,
+                settings.node
+            ));
+        }
+        let admission = selection::choose(&pod, Some(&namespace), &settings.rules).into();
+        let _ = self.shared.learned.send(Message::Learned(Box::new((pod, namespace)))).await;
+        admission
+    }
+}
+
+/// What follows from what was heard; none if that is not enough.
+fn known(cluster: &Cluster, uid: &str) -> Option<Admission> {
+    let pod = cluster.pod(uid)?;
+    // Before the first list nothing says that there is no such namespace.
+    cluster.namespace(&pod.namespace)?;
+    Some(cluster.choose(pod).into())
+}
+
+/// What follows from the namespace alone.
+fn by_namespace(cluster: &Cluster, uid: &str, namespace: &str, name: &str, failure: &Failure) -> Admission {
+    let pod = format!("{namespace}/{name}");
+    let answered = *failure == Failure::NotFound;
+    match cluster.namespace_enrolled(namespace) {
+        // Perhaps a static pod that the kubelet has not told the API server of.
+        Some(false) => Admission::Pass(format!("its namespace {namespace} is not enrolled")),
+        Some(true) if !answered => Admission::Enroll,
+        _ if answered => Admission::Unknown(format!("the API server knows no pod {pod} (UID {uid})")),
+        _ => Admission::Unknown(format!("cannot ask the API server about pod {pod} (UID {uid}): {failure}")),
+    }
+}
+
+/// Whether it may be the name of a pod or namespace (RFC 1123 subdomain): it becomes part of a path.
+fn is_name(text: &str) -> bool {
+    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    !text.is_empty() && text.len() <= 253 && text.bytes().all(known) && text.bytes().any(|byte| byte != b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{reflector::Heard, selection::Rules},
+        *,
+    };
+
+    fn cluster() -> Cluster {
+        let mut cluster = Cluster::new("n1", Rules { own_namespace: "weir-system".to_owned(), istio_labels: false });
+        let namespace = |name: &str, value: &str| {
+            let labels = [("weir.dev/mesh".to_owned(), value.to_owned())].into();
+            NamespaceObject {
+                object: Namespace { name: name.to_owned(), labels, ..Namespace::default() },
+                version: String::new(),
+            }
+        };
+        cluster.hear_namespaces(Heard::All(vec![namespace("shop", "enabled"), namespace("plain", "disabled")]));
+        cluster
+    }
+
+    fn pod(namespace: &str, label: Option<&str>) -> PodObject {
+        let labels = label.map(|value| ("weir.dev/mesh".to_owned(), value.to_owned())).into_iter().collect();
+        let namespace = namespace.to_owned();
+        let object = Pod { uid: "u".to_owned(), namespace, node: "n1".to_owned(), labels, ..Pod::default() };
+        PodObject { object, version: String::new() }
+    }
+
+    #[test]
+    fn a_pod_that_was_heard_of_is_known() {
+        let admitted = |namespace: &str, label: Option<&str>| {
+            let mut cluster = cluster();
+            cluster.hear_pods(Heard::Applied(pod(namespace, label)));
+            known(&cluster, "u")
+        };
+        assert_eq!(admitted("shop", None), Some(Admission::Enroll));
+        assert_eq!(admitted("shop", Some("offf")), Some(Admission::Enroll), "it waits until that is put right");
+        assert!(matches!(admitted("shop", Some("disabled")), Some(Admission::Pass(_))));
+        assert!(matches!(admitted("plain", None), Some(Admission::Pass(_))));
+        assert_eq!(admitted("plain", Some("enabled")), Some(Admission::Enroll));
+        assert_eq!(admitted("new", None), None, "its namespace was not heard of yet");
+        assert_eq!(known(&cluster(), "u"), None);
+    }
+
+    #[test]
+    fn without_an_answer_the_namespace_decides() {
+        let by = |namespace: &str, failure: &Failure| by_namespace(&cluster(), "u", namespace, "web", failure);
+        let away = Failure::Unreachable("Connection refused".to_owned());
+        assert_eq!(by("plain", &away), Admission::Pass("its namespace plain is not enrolled".to_owned()));
+        assert_eq!(by("shop", &away), Admission::Enroll);
+        assert_eq!(
+            by("other", &away),
+            Admission::Unknown("cannot ask the API server about pod other/web (UID u): Connection refused".to_owned())
+        );
+        let none = Admission::Unknown("the API server knows no pod shop/web (UID u)".to_owned());
+        assert_eq!(by("shop", &Failure::NotFound), none);
+        assert!(matches!(by("plain", &Failure::NotFound), Admission::Pass(_)));
+    }
+
+    #[test]
+    fn names_stay_within_their_part_of_a_path() {
+        for name in ["web-0", "a.b", "0"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", "..", ".", "a/b", "A", "a%2fb", "a?b", "a b", &"a".repeat(254)] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Pods of this node from the API server.
+//!
+//! Three reflectors ([`reflector`]) follow the node's pods, all namespaces (their metadata) and the node. One task
+//! ([`source`]) keeps what they hear ([`cluster`]), chooses who is enrolled ([`selection`]), asks the locator for network
+//! namespaces and publishes the listing.
+//!
+//! What was heard stays while the API server is away, however long: nothing is withdrawn because a list failed. What is
+//! known is also kept in a file ([`record`]), from which an agent that starts while the API server is away begins.
+
+mod admission;
+mod client;
+mod cluster;
+pub mod health;
+mod objects;
+mod probes;
+mod record;
+mod reflector;
+mod requests;
+mod selection;
+mod source;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use kube::Client;
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, watch};
+
+pub use self::{
+    admission::Admission,
+    client::{Error, client},
+    objects::{Node, Pod},
+    record::path as record_path,
+    reflector::Timing,
+    selection::Rules,
+};
+use self::{cluster::Cluster, requests::Resource, source::Message};
+use super::{Follower, Listing};
+use crate::{
+    config::{Config, KubernetesSource},
+    locate::Locator,
+};
+
+/// Messages of the reflectors that the source has not taken yet.
+const QUEUE: usize = 1024;
+
+/// What the source goes by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of this machine's Node.
+    pub node: String,
+    /// Who is chosen.
+    pub rules: Rules,
+    /// Name of the agent's own pod.
+    pub own_pod: Option<String>,
+    /// Where what is known is kept for the next agent.
+    pub record: PathBuf,
+    /// This boot of the machine.
+    pub boot: String,
+    /// How patient the reflectors are.
+    pub timing: Timing,
+    /// How long the API server may take to give the first lists before the record is used.
+    pub first_list: Duration,
+}
+
+impl Settings {
+    /// As configured.
+    pub fn of(config: &Config, source: &KubernetesSource) -> Self {
+        Self {
+            node: config.node.clone(),
+            rules: Rules { own_namespace: source.namespace.clone(), istio_labels: source.istio_labels },
+            own_pod: source.pod.clone(),
+            record: record::path(config.state(), &config.instance),
+            boot: record::boot(Path::new("/proc")),
+            timing: Timing::default(),
+            first_list: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Which namespaces are enrolled; none until they are known.
+pub type Namespaces = Option<Arc<BTreeMap<String, bool>>>;
+
+/// Asks the source what it knows. A cheap clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    namespaces: watch::Receiver<Namespaces>,
+    uninstall: watch::Receiver<bool>,
+    inherited: Arc<BTreeSet<String>>,
+}
+
+/// What the source's task and its handles share.
+struct Shared {
+    client: Client,
+    settings: Settings,
+    cluster: RwLock<Cluster>,
+    /// To tell the source of pods that were asked for.
+    learned: mpsc::Sender<Message>,
+}
+
+impl Handle {
+    /// The client of the API server.
+    pub fn client(&self) -> Client {
+        self.shared.client.clone()
+    }
+
+    /// Which namespaces are enrolled, and every change of that.
+    pub fn namespaces(&self) -> watch::Receiver<Namespaces> {
+        self.namespaces.clone()
+    }
+
+    /// Whether the DaemonSet of the agent's own pod is being uninstalled.
+    pub fn uninstall(&self) -> watch::Receiver<bool> {
+        self.uninstall.clone()
+    }
+
+    /// A pod of this node.
+    pub fn pod(&self, uid: &str) -> Option<Arc<Pod>> {
+        self.shared.cluster.read().pod(uid).cloned()
+    }
+
+    /// Whether a pod is on this node, and not only leaving it.
+    pub fn is_present(&self, uid: &str) -> bool {
+        self.shared.cluster.read().pods().any(|pod| pod.uid == uid)
+    }
+
+    /// The node's object.
+    pub fn node(&self) -> Option<Node> {
+        self.shared.cluster.read().node_object().cloned()
+    }
+
+    /// UIDs of pods that an earlier agent had found on this node.
+    pub fn inherited(&self) -> &BTreeSet<String> {
+        &self.inherited
+    }
+}
+
+/// Follows the pods of this node until the follower is dropped. To be called within a runtime.
+pub fn follow(client: Client, settings: Settings, locator: Arc<Locator>) -> (Follower, Handle) {
+    let recalled = record::Record::recall(&settings.record, &settings.node);
+    let inherited = recalled.iter().flat_map(|record| &record.pods).filter(|pod| pod.netns.is_some());
+    let inherited = Arc::new(inherited.map(|pod| pod.pod.uid.clone()).collect());
+    let (messages, heard) = mpsc::channel(QUEUE);
+    let shared = Arc::new(Shared {
+        client,
+        cluster: RwLock::new(Cluster::new(&settings.node, settings.rules.clone())),
+        settings,
+        learned: messages.clone(),
+    });
+    let (listing, follower) = watch::channel(Listing::default());
+    let (namespaces, follow_namespaces) = watch::channel(None);
+    let (uninstall, follow_uninstall) = watch::channel(false);
+    let senders = source::Senders { listing, namespaces, uninstall };
+    tokio::spawn(source::Source::new(shared.clone(), locator, senders, recalled).run(messages, heard));
+    let handle = Handle { shared, namespaces: follow_namespaces, uninstall: follow_uninstall, inherited };
+    (follower, handle)
+}
+
+fn pods_of(node: &str) -> Resource<objects::PodObject> {
+    Resource::new("/api/v1/pods", "pods").fields(format!("spec.nodeName={node}"))
+}
+
+fn namespaces() -> Resource<objects::NamespaceObject> {
+    Resource::new("/api/v1/namespaces", "namespaces").metadata()
+}
+
+fn node(name: &str) -> Resource<objects::NodeObject> {
+    Resource::new("/api/v1/nodes", "nodes").fields(format!("metadata.name={name}")).metadata()
+}

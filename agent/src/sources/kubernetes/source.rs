@@ -1,0 +1,458 @@
+//! The task that turns what the reflectors hear into the listing.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinSet, spawn_blocking},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Namespaces, Shared,
+    health::Health,
+    objects::{Namespace, NamespaceObject, NodeObject, Pod, PodObject},
+    record::{self, Record, RecordedNetns, RecordedPod},
+    reflector::{Heard, Listener, reflect},
+    selection::Choice,
+};
+use crate::{
+    locate::Locator,
+    netns::{Identity, Netns},
+    sources::{Listing, PassedOver, PodNetns, PodSpec},
+};
+
+/// Messages that are taken before the listing is made anew.
+const BATCH: usize = 512;
+/// Listings come no faster than this.
+const PUBLISH: Duration = Duration::from_millis(20);
+/// The record is written this soon after a change.
+const WRITE: Duration = Duration::from_millis(200);
+/// How often a pod's namespace is asked for again; what is not found is asked for sooner, less and less often.
+const LOCATE: Duration = Duration::from_secs(10);
+const FIRST_LOCATE: Duration = Duration::from_millis(100);
+/// Changes that the locator tells of come together.
+const RELOCATE: Duration = Duration::from_millis(30);
+
+/// What the source hears.
+pub enum Message {
+    Pods(Heard<PodObject>),
+    Namespaces(Heard<NamespaceObject>),
+    Node(Heard<NodeObject>),
+    /// A pod that was asked for, and its namespace.
+    Learned(Box<(Pod, Namespace)>),
+}
+
+/// Where what the source says goes.
+pub struct Senders {
+    pub listing: watch::Sender<Listing>,
+    pub namespaces: watch::Sender<Namespaces>,
+    pub uninstall: watch::Sender<bool>,
+}
+
+/// A pod's namespace, as far as it is known.
+struct Located {
+    netns: Result<Arc<Netns>, String>,
+    cookie: Option<u64>,
+    pause: Duration,
+    again: Instant,
+}
+
+/// What a look for a pod's namespace gave.
+struct Found {
+    uid: String,
+    netns: Result<Arc<Netns>, String>,
+    /// Only where the namespace is another one than before.
+    cookie: Option<u64>,
+}
+
+/// The task.
+pub struct Source {
+    shared: Arc<Shared>,
+    locator: Arc<Locator>,
+    senders: Senders,
+    recalled: Option<Record>,
+    from_record: bool,
+    located: HashMap<String, Located>,
+    pods: Health,
+    namespaces: Health,
+    node: Health,
+    published: Option<Instant>,
+    publish_at: Option<Instant>,
+    record_at: Option<Instant>,
+    recall_at: Option<Instant>,
+    written: Vec<u8>,
+    write_problem: String,
+}
+
+impl Source {
+    /// A source with what an earlier agent left.
+    pub fn new(shared: Arc<Shared>, locator: Arc<Locator>, senders: Senders, recalled: Option<Record>) -> Self {
+        let recall_at = recalled.as_ref().map(|_| Instant::now() + shared.settings.first_list);
+        Self {
+            shared,
+            locator,
+            senders,
+            recalled,
+            from_record: false,
+            located: HashMap::new(),
+            pods: Health::new("pods"),
+            namespaces: Health::new("namespaces"),
+            node: Health::new("nodes"),
+            published: None,
+            publish_at: None,
+            record_at: None,
+            recall_at,
+            written: Vec::new(),
+            write_problem: String::new(),
+        }
+    }
+
+    /// Runs until nobody follows the listing.
+    pub async fn run(mut self, messages: mpsc::Sender<Message>, mut heard: mpsc::Receiver<Message>) {
+        self.seed().await;
+        let _reflectors = self.reflectors(messages);
+        let mut moved = self.locator.changed();
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let due = self.due();
+            tokio::select! {
+                _ = heard.recv_many(&mut batch, BATCH) => {}
+                Ok(()) = moved.changed() => self.relocate(),
+                () = sleep_until(due) => {}
+                () = self.senders.listing.closed() => return,
+            }
+            for message in batch.drain(..) {
+                self.hear(message);
+            }
+            self.tend().await;
+        }
+    }
+
+    /// They end with the source.
+    fn reflectors(&self, messages: mpsc::Sender<Message>) -> JoinSet<()> {
+        let Shared { client, settings, .. } = &*self.shared;
+        let timing = settings.timing;
+        let mut reflectors = JoinSet::new();
+        let listener = Listener { messages: messages.clone(), message: Message::Pods };
+        reflectors.spawn(reflect(client.clone(), super::pods_of(&settings.node), timing, listener));
+        let listener = Listener { messages: messages.clone(), message: Message::Namespaces };
+        reflectors.spawn(reflect(client.clone(), super::namespaces(), timing, listener));
+        let listener = Listener { messages, message: Message::Node };
+        reflectors.spawn(reflect(client.clone(), super::node(&settings.node), timing, listener));
+        reflectors
+    }
+
+    /// Tells the locator of the namespaces that an earlier agent knew and that are still the same.
+    async fn seed(&mut self) {
+        let Some(record) = &self.recalled else { return };
+        if record.boot != self.shared.settings.boot {
+            return;
+        }
+        let known: Vec<(String, RecordedNetns)> =
+            record.pods.iter().filter_map(|pod| Some((pod.pod.uid.clone(), pod.netns.clone()?))).collect();
+        let locator = self.locator.clone();
+        let seeding = spawn_blocking(move || {
+            for (uid, RecordedNetns { path, cookie }) in known {
+                if let Ok(netns) = Netns::open(&path)
+                    && netns.look().is_ok_and(|contents| contents.cookie == cookie)
+                {
+                    locator.seed(&uid, Arc::new(netns));
+                }
+            }
+        });
+        let _ = seeding.await;
+    }
+
+    fn hear(&mut self, message: Message) {
+        let mut cluster = self.shared.cluster.write();
+        let changed = match message {
+            Message::Pods(heard) => {
+                note(&mut self.pods, &heard);
+                cluster.hear_pods(heard)
+            }
+            Message::Namespaces(heard) => {
+                note(&mut self.namespaces, &heard);
+                cluster.hear_namespaces(heard);
+                BTreeSet::new()
+            }
+            Message::Node(heard) => {
+                note(&mut self.node, &heard);
+                cluster.hear_node(heard);
+                BTreeSet::new()
+            }
+            Message::Learned(learned) => {
+                let (pod, namespace) = *learned;
+                cluster.learn_namespace(namespace);
+                cluster.learn(pod).into_iter().collect()
+            }
+        };
+        drop(cluster);
+        let now = Instant::now();
+        for uid in changed {
+            if let Some(located) = self.located.get_mut(&uid) {
+                (located.again, located.pause) = (now, FIRST_LOCATE);
+            }
+        }
+        self.publish_soon(now);
+    }
+
+    fn publish_soon(&mut self, now: Instant) {
+        let after = self.published.map_or(now, |published| now.max(published + PUBLISH));
+        self.publish_at.get_or_insert(after);
+    }
+
+    /// The locator knows more than before.
+    fn relocate(&mut self) {
+        let soon = Instant::now() + RELOCATE;
+        for located in self.located.values_mut() {
+            // One that waits for its namespace waits no longer.
+            located.again = located.again.min(if located.netns.is_err() { Instant::now() } else { soon });
+        }
+        self.publish_soon(Instant::now());
+    }
+
+    fn due(&self) -> Instant {
+        let next = self.located.values().map(|located| located.again).min();
+        let due = [self.publish_at, self.record_at, self.recall_at, next].into_iter().flatten().min();
+        due.unwrap_or_else(|| Instant::now() + LOCATE)
+    }
+
+    async fn tend(&mut self) {
+        let now = Instant::now();
+        if self.recall_at.is_some_and(|at| at <= now) {
+            self.recall();
+        }
+        let listed = self.shared.cluster.read().listed();
+        if listed.pods && listed.namespaces {
+            (self.recalled, self.recall_at, self.from_record) = (None, None, false);
+        }
+        self.locate(now).await;
+        if self.publish_at.is_some_and(|at| at <= now) {
+            self.publish();
+            (self.publish_at, self.published) = (None, Some(now));
+        }
+        if self.record_at.is_some_and(|at| at <= now) {
+            self.record_at = None;
+            self.write().await;
+        }
+    }
+
+    /// Goes by what an earlier agent left, as the API server gave nothing in time.
+    fn recall(&mut self) {
+        self.recall_at = None;
+        let Some(record) = self.recalled.take() else { return };
+        tracing::warn!(
+            record = %self.shared.settings.record.display(), pods = record.pods.len(),
+            "goes by what an earlier agent knew, until the API server is reached"
+        );
+        let pods = record.pods.into_iter().map(|pod| pod.pod).collect();
+        self.shared.cluster.write().recall(pods, record.namespaces);
+        self.from_record = true;
+        self.publish_soon(Instant::now());
+    }
+
+    /// Looks for the namespaces of wanted pods that are due.
+    async fn locate(&mut self, now: Instant) {
+        let wanted: BTreeSet<String> = {
+            let cluster = self.shared.cluster.read();
+            let enrolled = cluster.choices().filter(|(_, choice)| *choice == Choice::Enroll);
+            enrolled.map(|(pod, _)| pod.uid.clone()).collect()
+        };
+        self.located.retain(|uid, _| wanted.contains(uid));
+        let due = wanted.into_iter().filter(|uid| self.located.get(uid).is_none_or(|located| located.again <= now));
+        let due: Vec<(String, Option<Identity>)> = due
+            .map(|uid| {
+                let before = self.located.get(&uid).and_then(|located| located.netns.as_ref().ok());
+                let identity = before.map(|netns| netns.identity());
+                (uid, identity)
+            })
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        let locator = self.locator.clone();
+        let looking =
+            spawn_blocking(move || due.into_iter().map(|(uid, before)| look(&locator, uid, before)).collect());
+        let found: Vec<Found> = looking.await.unwrap_or_default();
+        let now = Instant::now();
+        for Found { uid, netns, cookie } in found {
+            if netns.is_err() && self.shared.cluster.write().left(&uid) {
+                tracing::debug!(uid, "the last of a deleted pod is gone");
+                self.located.remove(&uid);
+                self.publish_soon(now);
+                continue;
+            }
+            let before = self.located.remove(&uid);
+            let same = before.as_ref().is_some_and(|before| match (&before.netns, &netns) {
+                (Ok(before), Ok(netns)) => before.identity() == netns.identity(),
+                (Err(before), Err(reason)) => before == reason,
+                _ => false,
+            });
+            let pause = match (&netns, &before) {
+                (Ok(_), _) => LOCATE,
+                (Err(_), Some(before)) if before.netns.is_err() => (before.pause * 3 / 2).min(LOCATE),
+                (Err(_), _) => FIRST_LOCATE,
+            };
+            let cookie = cookie.or(before.and_then(|before| before.cookie)).filter(|_| netns.is_ok());
+            self.located.insert(uid, Located { netns, cookie, pause, again: now + pause });
+            if !same {
+                self.publish_soon(now);
+            }
+        }
+    }
+
+    /// Makes the listing anew and tells it, and what else follows, if it is another one.
+    fn publish(&mut self) {
+        let cluster = self.shared.cluster.read();
+        let listed = cluster.listed();
+        let known = listed.pods && listed.namespaces || self.from_record;
+        let error = self.problem(listed.node && cluster.node_object().is_none());
+        let mut listing = Listing { error, ..Listing::default() };
+        if known {
+            let mut pods = Vec::new();
+            for (pod, choice) in cluster.choices() {
+                let netns = match choice {
+                    Choice::Pass(reason) => {
+                        listing.passed_over.push(passed_over(pod, reason));
+                        continue;
+                    }
+                    Choice::Hold(reason) => PodNetns::Unknown(reason),
+                    Choice::Enroll => self.netns(&pod.uid),
+                };
+                pods.push(spec(pod, netns));
+            }
+            listing.pods = Some(pods);
+        }
+        let uninstalled =
+            self.shared.settings.own_pod.as_deref().is_some_and(|own_pod| cluster.is_uninstalled(own_pod));
+        let namespaces = (listed.namespaces || self.from_record).then(|| Arc::new(cluster.enrolled_namespaces()));
+        drop(cluster);
+        self.senders.namespaces.send_if_modified(|present| {
+            let changed = *present != namespaces && namespaces.is_some();
+            if changed {
+                *present = namespaces;
+            }
+            changed
+        });
+        self.senders.uninstall.send_if_modified(|present| std::mem::replace(present, uninstalled) != uninstalled);
+        self.senders.listing.send_if_modified(|present| {
+            let same = present.pods == listing.pods
+                && present.passed_over == listing.passed_over
+                && present.error == listing.error;
+            if !same {
+                *present = listing;
+            }
+            !same
+        });
+        if listed.pods && listed.namespaces {
+            self.record_at.get_or_insert_with(|| Instant::now() + WRITE);
+        }
+    }
+
+    fn netns(&self, uid: &str) -> PodNetns {
+        match self.located.get(uid).map(|located| &located.netns) {
+            Some(Ok(netns)) => PodNetns::Held(netns.clone()),
+            Some(Err(reason)) => PodNetns::Unknown(reason.clone()),
+            None => PodNetns::Unknown("the pod's network namespace was not looked for yet".to_owned()),
+        }
+    }
+
+    fn problem(&self, no_node: bool) -> String {
+        let failing = [&self.pods, &self.namespaces, &self.node].into_iter().find_map(Health::problem);
+        let node = &self.shared.settings.node;
+        match failing {
+            Some(problem) if self.from_record => format!("{problem}; the pods are those that an earlier agent knew"),
+            Some(problem) => problem,
+            None if no_node => format!(
+                "the API server knows no node {node:?}: expected `node` of agent.toml (or $NODE_NAME) to be the name of \
+                 this machine's Node"
+            ),
+            None => String::new(),
+        }
+    }
+
+    /// Keeps what is known for the next agent.
+    async fn write(&mut self) {
+        let (path, record) = (self.shared.settings.record.clone(), self.record());
+        let before = std::mem::take(&mut self.written);
+        let writing = spawn_blocking(move || write_record(path, &record, before));
+        let problem = match writing.await {
+            Ok(Ok(written)) => {
+                self.written = written;
+                String::new()
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        if !problem.is_empty() && problem != self.write_problem {
+            tracing::warn!(
+                record = %self.shared.settings.record.display(), %problem,
+                "the record of pods cannot be written: an agent that starts without the API server will know less"
+            );
+        }
+        self.write_problem = problem;
+    }
+
+    fn record(&self) -> Record {
+        let cluster = self.shared.cluster.read();
+        let recorded = |pod: &Arc<Pod>| {
+            let located = self.located.get(&pod.uid);
+            let netns = located.and_then(|located| {
+                let (netns, cookie) = (located.netns.as_ref().ok()?, located.cookie?);
+                Some(RecordedNetns { path: netns.path().to_owned(), cookie })
+            });
+            RecordedPod { pod: (**pod).clone(), netns }
+        };
+        let settings = &self.shared.settings;
+        let namespaces = cluster.namespaces().cloned().collect();
+        Record::new(&settings.node, &settings.boot, namespaces, cluster.pods().map(recorded).collect())
+    }
+}
+
+fn note<K>(health: &mut Health, heard: &Heard<K>) {
+    match heard {
+        Heard::Well => health.well(),
+        Heard::Failed(failure) => health.failed(failure.clone()),
+        _ => {}
+    }
+}
+
+fn look(locator: &Locator, uid: String, before: Option<Identity>) -> Found {
+    let netns = locator.find(&uid).map_err(|not_yet| not_yet.to_string());
+    let new = netns.as_ref().ok().filter(|netns| Some(netns.identity()) != before);
+    let cookie = new.and_then(|netns| netns.look().ok()).map(|contents| contents.cookie);
+    Found { uid, netns, cookie }
+}
+
+/// Writes a record unless it is what was written before; what is in the file then.
+fn write_record(path: PathBuf, record: &Record, before: Vec<u8>) -> io::Result<Vec<u8>> {
+    let text = record.to_text().map_err(io::Error::other)?;
+    if text != before {
+        record::write(&path, &text)?;
+    }
+    Ok(text)
+}
+
+fn spec(pod: &Pod, netns: PodNetns) -> PodSpec {
+    PodSpec {
+        uid: pod.uid.clone(),
+        name: pod.name.clone(),
+        namespace: pod.namespace.clone(),
+        service_account: pod.service_account.clone(),
+        netns,
+        labels: pod.labels.clone(),
+        annotations: pod.annotations.clone(),
+        probe_ports: pod.probe_ports.clone(),
+    }
+}
+
+fn passed_over(pod: &Pod, reason: String) -> PassedOver {
+    PassedOver { uid: pod.uid.clone(), namespace: pod.namespace.clone(), name: pod.name.clone(), reason }
+}
