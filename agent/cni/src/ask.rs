@@ -1,11 +1,8 @@
 //! Asking the agent over its socket, never longer than until a deadline.
 
 use std::{
-    io::{self, BufRead, BufReader, IoSlice, Read},
-    os::{
-        fd::{AsRawFd, BorrowedFd},
-        unix::net::UnixStream,
-    },
+    io::IoSlice,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -13,20 +10,23 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{
+        AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, sendmsg, socket,
+    },
 };
 
-use crate::protocol::{Answer, LONGEST, Request, Verdict, line};
+use crate::protocol::{Answer, LONGEST, Request, Verdict, packet};
 
 /// A socket whose backlog is full is tried again after this.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoAnswer {
     /// Nobody is at the socket.
-    #[error("no agent answers ({0})")]
-    Unreachable(io::Error),
+    #[error("no agent answers ({})", .0.desc())]
+    Unreachable(Errno),
     /// Somebody is, and says nothing.
     #[error("the agent does not answer")]
     Silent,
@@ -41,7 +41,7 @@ pub enum NoAnswer {
 /// A connection to the agent on which a request was sent.
 #[derive(Debug)]
 pub struct Asked {
-    stream: BufReader<UnixStream>,
+    socket: OwnedFd,
 }
 
 impl Asked {
@@ -52,52 +52,48 @@ impl Asked {
         netns: Option<BorrowedFd<'_>>,
         deadline: Instant,
     ) -> Result<Self, NoAnswer> {
-        let stream = dial(path, deadline)?;
-        let request = line(request);
+        let socket = dial(path, deadline)?;
+        let request = packet(request);
         let descriptors: Vec<_> = netns.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&descriptors)];
         let rights = if descriptors.is_empty() { &rights[..0] } else { &rights[..] };
-        set_timeout(&stream, deadline)?;
-        // The socket's buffer is empty and larger than a request.
-        match sendmsg::<UnixAddr>(stream.as_raw_fd(), &[IoSlice::new(&request)], rights, MsgFlags::MSG_NOSIGNAL, None) {
-            Ok(sent) if sent == request.len() => Ok(Self { stream: BufReader::new(stream) }),
-            Ok(_) | Err(Errno::EAGAIN) => Err(NoAnswer::Silent),
-            Err(_) => Err(NoAnswer::Ended),
-        }
+        // Nothing was sent before: there is room.
+        let data = [IoSlice::new(&request)];
+        let sent = sendmsg::<UnixAddr>(socket.as_raw_fd(), &data, rights, MsgFlags::MSG_NOSIGNAL, None);
+        sent.map(|_| Self { socket }).map_err(|_| NoAnswer::Ended)
     }
 
     /// The next answer.
     pub fn answer(&mut self, deadline: Instant) -> Result<Answer, NoAnswer> {
-        let mut text = Vec::new();
+        let mut bytes = vec![0; LONGEST];
         loop {
-            // Set anew for each read: an agent that sends a byte now and then must not be waited for longer.
-            set_timeout(self.stream.get_ref(), deadline)?;
-            let room = (LONGEST - text.len()) as u64;
-            let available = self.stream.fill_buf().map(<[u8]>::len);
-            match available {
+            match recv(self.socket.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return Err(NoAnswer::Ended),
-                Ok(available) => {
-                    let mut part = self.stream.by_ref().take(room.min(available as u64));
-                    part.read_until(b'\n', &mut text).map_err(|_| NoAnswer::Ended)?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    return Err(NoAnswer::Silent);
-                }
+                Ok(received) => return understood(&bytes[..received]),
+                Err(Errno::EAGAIN | Errno::EINTR) => self.wait(deadline)?,
                 Err(_) => return Err(NoAnswer::Ended),
             }
-            if text.last() == Some(&b'\n') {
-                return understood(&text);
-            }
-            if text.len() >= LONGEST {
-                return Err(NoAnswer::NotUnderstood(format!("longer than {LONGEST} bytes")));
-            }
+        }
+    }
+
+    fn wait(&self, deadline: Instant) -> Result<(), NoAnswer> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(NoAnswer::Silent);
+        }
+        // Rounded up: a fraction of a millisecond would be no wait at all.
+        let left = left + Duration::from_millis(1);
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut polled = [PollFd::new(std::os::fd::AsFd::as_fd(&self.socket), PollFlags::POLLIN)];
+        match poll(&mut polled, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(NoAnswer::Unreachable(errno)),
         }
     }
 }
 
-fn understood(text: &[u8]) -> Result<Answer, NoAnswer> {
-    match serde_json::from_slice(text) {
+fn understood(packet: &[u8]) -> Result<Answer, NoAnswer> {
+    match serde_json::from_slice(packet) {
         Ok(Answer { verdict: Verdict::Other, version, .. }) => {
             Err(NoAnswer::NotUnderstood(format!("it speaks version {version} of the protocol")))
         }
@@ -107,31 +103,16 @@ fn understood(text: &[u8]) -> Result<Answer, NoAnswer> {
 }
 
 /// Connects. Without blocking: to a listener that accepts nobody, that would last as long as it lives.
-fn dial(path: &Path, deadline: Instant) -> Result<UnixStream, NoAnswer> {
-    let unreachable = |errno: Errno| NoAnswer::Unreachable(errno.into());
-    let address = UnixAddr::new(path).map_err(unreachable)?;
+fn dial(path: &Path, deadline: Instant) -> Result<OwnedFd, NoAnswer> {
+    let address = UnixAddr::new(path).map_err(NoAnswer::Unreachable)?;
     loop {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let dialled = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(unreachable)?;
-        match connect(dialled.as_raw_fd(), &address) {
-            Ok(()) => {
-                let stream = UnixStream::from(dialled);
-                stream.set_nonblocking(false).map_err(NoAnswer::Unreachable)?;
-                return Ok(stream);
-            }
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(NoAnswer::Unreachable)?;
+        match connect(socket.as_raw_fd(), &address) {
+            Ok(()) => return Ok(socket),
             Err(Errno::EAGAIN) if Instant::now() < deadline => thread::sleep(BUSY_PAUSE),
             Err(Errno::EAGAIN) => return Err(NoAnswer::Silent),
-            Err(errno) => return Err(unreachable(errno)),
+            Err(errno) => return Err(NoAnswer::Unreachable(errno)),
         }
     }
-}
-
-fn set_timeout(stream: &UnixStream, deadline: Instant) -> Result<(), NoAnswer> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    // None would mean for ever.
-    if left.is_zero() {
-        return Err(NoAnswer::Silent);
-    }
-    let set = stream.set_read_timeout(Some(left)).and_then(|()| stream.set_write_timeout(Some(left)));
-    set.map_err(NoAnswer::Unreachable)
 }

@@ -1,7 +1,7 @@
 //! What the plugin and the agent say to each other.
 //!
-//! One connection for each call, a line of JSON a message: one [`Request`], with the pod's network namespace as a file
-//! descriptor beside its first byte, then [`Answer`]s, of which the last is final. Plugin and agent may be of different
+//! A SOCK_SEQPACKET connection for each call, a JSON object a packet: one [`Request`], with the pod's network namespace
+//! as a file descriptor beside it, then [`Answer`]s, of which the last is final. Plugin and agent may be of different
 //! versions of weir, so the protocol only grows: both ignore fields that they do not know and have a value for every
 //! field that is absent. An answer that the plugin does not know counts as none.
 
@@ -90,11 +90,9 @@ impl Answer {
 }
 
 /// A message as it is sent.
-pub fn line(message: &impl Serialize) -> Vec<u8> {
+pub fn packet(message: &impl Serialize) -> Vec<u8> {
     // Strings, numbers and unit variants always serialise.
-    let mut line = serde_json::to_vec(message).unwrap_or_default();
-    line.push(b'\n');
-    line
+    serde_json::to_vec(message).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -102,13 +100,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_one_line() {
+    fn what_is_sent_is_what_is_received() {
         let request = Request { command: Command::Add, name: "a\nb".to_owned(), ..Request::default() };
-        let line = line(&request);
-        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
-        assert_eq!(serde_json::from_slice::<Request>(&line).unwrap(), request);
-        let answer = Answer::new(Verdict::Wait, "");
-        assert_eq!(serde_json::to_string(&answer).unwrap(), "{\"version\":1,\"verdict\":\"wait\",\"reason\":\"\"}");
+        assert_eq!(serde_json::from_slice::<Request>(&packet(&request)).unwrap(), request);
+        let answer = packet(&Answer::new(Verdict::Wait, ""));
+        assert_eq!(String::from_utf8(answer).unwrap(), "{\"version\":1,\"verdict\":\"wait\",\"reason\":\"\"}");
     }
 
     #[test]

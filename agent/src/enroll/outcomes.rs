@@ -56,7 +56,7 @@ impl Outcomes {
     }
 
     /// Says where a pod stands.
-    pub(super) fn set(&self, uid: &str, outcome: Outcome) {
+    pub(crate) fn set(&self, uid: &str, outcome: Outcome) {
         self.current.send_if_modified(|all| {
             let changed = all.get(uid) != Some(&outcome);
             if changed {

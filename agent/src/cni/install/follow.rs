@@ -13,12 +13,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use weir_cni::namespaces::Namespaces;
+use weir_cni::namespaces;
 
 use super::{
     Error, Place, State, failed,
     file::{Ownership, put},
 };
+use crate::sources::kubernetes::Namespaces;
 
 /// Looked at without an event now and then: the directory may come late, and events get lost.
 const POLL: Duration = Duration::from_secs(5);
@@ -39,18 +40,21 @@ pub fn follow(place: Place, stop: CancellationToken) -> watch::Receiver<State> {
     state
 }
 
-/// Writes the list of enrolled namespaces whenever it changes, until `stop`. While it is not known the last one stays.
+/// Writes the list of enrolled namespaces whenever the source learns of a change, until `stop`. While it is not known the last one stays.
 /// Once the task has ended, the file is not touched any more.
 pub fn follow_namespaces(
     place: Place,
-    mut namespaces: watch::Receiver<Option<BTreeSet<String>>>,
+    mut namespaces: watch::Receiver<Namespaces>,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
         while !stop.is_cancelled() {
             let known = namespaces.borrow_and_update().clone();
+            let enrolled =
+                known.map(|known| known.iter().filter(|(_, is)| **is).map(|(name, _)| name.clone()).collect());
             let writing = place.clone();
-            let written = blocking(move || known.map_or(Ok(()), |enrolled| writing.write_namespaces(enrolled))).await;
+            let written =
+                blocking(move || enrolled.map_or(Ok(()), |enrolled| writing.write_namespaces(enrolled))).await;
             let next = async {
                 match written {
                     Ok(()) => namespaces.changed().await.is_ok(),
@@ -72,9 +76,9 @@ impl Place {
     /// Writes the list of enrolled namespaces, unless it is there. Blocks.
     pub fn write_namespaces(&self, enrolled: BTreeSet<String>) -> Result<(), Error> {
         let path = self.namespaces();
-        let wanted = Namespaces { enrolled };
+        let wanted = namespaces::Namespaces { enrolled };
         // Of one that cannot be read the plugin takes nothing either.
-        if path.exists() && Namespaces::read(&path).is_ok_and(|present| present == wanted) {
+        if path.exists() && namespaces::Namespaces::read(&path).is_ok_and(|present| present == wanted) {
             return Ok(());
         }
         std::fs::create_dir_all(&self.cni.state_dir)

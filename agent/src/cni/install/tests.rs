@@ -1,6 +1,9 @@
 //! On a host of files.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::{
+    os::unix::fs::{PermissionsExt, symlink},
+    sync::Arc,
+};
 
 use super::*;
 
@@ -229,7 +232,8 @@ async fn the_list_of_namespaces_follows_what_is_enrolled() {
     for (known, expected) in
         [(vec!["demo", "shop"], "{\"enrolled\":[\"demo\",\"shop\"]}\n"), (vec![], "{\"enrolled\":[]}\n")]
     {
-        sender.send_replace(Some(known.into_iter().map(str::to_owned).collect()));
+        let known = known.into_iter().map(|name| (name.to_owned(), true)).chain([("other".to_owned(), false)]);
+        sender.send_replace(Some(Arc::new(known.collect())));
         let written = async {
             while fs::read_to_string(&path).unwrap_or_default() != expected {
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
