@@ -1,6 +1,6 @@
 //! `weir-agent`: see `--help`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use weir_agent::{config, run};
@@ -27,6 +27,18 @@ enum Command {
         #[arg(short, long, value_name = "FILE", default_value = "/etc/weir/agent.toml")]
         config: PathBuf,
     },
+    /// Holds copies of the pods' listening sockets while no agent is there. The agent starts it.
+    Keep {
+        /// The instance whose agents it serves.
+        #[arg(long, value_name = "NAME", value_parser = config::check_instance)]
+        instance: String,
+        /// Where agents dial it.
+        #[arg(long, value_name = "PATH")]
+        socket: PathBuf,
+        /// Without an agent for so long it ends.
+        #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+        patience: Duration,
+    },
     /// Detaches and removes everything that an agent left in the kernel. Nothing to remove is no error.
     Uninstall {
         /// agent.toml, for the instance and the place of its pins.
@@ -42,6 +54,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run { config } => run::run(&config),
         Command::Check { config } => run::check(&config),
+        Command::Keep { instance, socket, patience } => run::keep(&instance, &socket, patience),
         Command::Uninstall { config, instance } => run::uninstall(config.as_deref(), instance),
     };
     match result {

@@ -19,20 +19,20 @@ pub const MAX_FDS: usize = 253;
 
 /// A packet.
 #[derive(Debug)]
-pub(super) struct Packet {
+pub(crate) struct Packet {
     /// Its bytes.
-    pub(super) bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// The file descriptors beside it.
-    pub(super) fds: Vec<OwnedFd>,
+    pub(crate) fds: Vec<OwnedFd>,
 }
 
 /// A socket of the runtime.
 #[derive(Debug)]
-pub(super) struct Channel(AsyncFd<OwnedFd>);
+pub(crate) struct Channel(AsyncFd<OwnedFd>);
 
 impl Channel {
     /// Takes over a non-blocking socket.
-    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         // As much as the system allows; a failure leaves the default, which holds any sensible message.
         let _ = SockRef::from(&socket).set_send_buffer_size(MAX_PACKET_BYTES);
         // SAFETY: the socket is owned by the `AsyncFd` from here on, which nothing takes it out of or replaces it in.
@@ -41,12 +41,12 @@ impl Channel {
     }
 
     /// The socket.
-    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         self.0.get_ref().as_fd()
     }
 
     /// Accepts a connection, if this is a listening socket.
-    pub(super) async fn accept(&self) -> io::Result<OwnedFd> {
+    pub(crate) async fn accept(&self) -> io::Result<OwnedFd> {
         let accept = |socket: &OwnedFd| {
             let (accepted, _) = SockRef::from(socket).accept_raw()?;
             accepted.set_cloexec(true)?;
@@ -57,25 +57,28 @@ impl Channel {
     }
 
     /// Sends one packet.
-    pub(super) async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&raw)];
-        let control = if raw.is_empty() { &[] } else { &rights[..] };
-        let send = |socket: &OwnedFd| {
-            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-            let sent = sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None);
-            sent.map(drop).map_err(io::Error::from)
-        };
-        self.0.async_io(tokio::io::Interest::WRITABLE, send).await
+    pub(crate) async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.0.async_io(tokio::io::Interest::WRITABLE, |socket| send(socket, bytes, fds)).await
     }
 
     /// Receives one packet; none when the other side has closed.
-    pub(super) async fn receive(&self) -> io::Result<Option<Packet>> {
+    pub(crate) async fn receive(&self) -> io::Result<Option<Packet>> {
         self.0.async_io(tokio::io::Interest::READABLE, receive).await
     }
 }
 
-fn receive(socket: &OwnedFd) -> io::Result<Option<Packet>> {
+/// Sends one packet if there is room for it.
+pub(crate) fn send(socket: &OwnedFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control = if raw.is_empty() { &[] } else { &rights[..] };
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    let sent = sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None);
+    sent.map(drop).map_err(io::Error::from)
+}
+
+/// Receives one packet if there is one; none when the other side has closed.
+pub(crate) fn receive(socket: &OwnedFd) -> io::Result<Option<Packet>> {
     let mut bytes = vec![0; MAX_PACKET_BYTES];
     // With room for as many file descriptors as a packet can have, none is ever cut off and lost.
     let mut control = nix::cmsg_space!([std::os::fd::RawFd; MAX_FDS]);
@@ -107,13 +110,13 @@ fn cut_off(what: &str) -> io::Error {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     use std::io::{Read, Seek, Write};
 
     /// Two connected channels.
-    pub(in crate::handoff) fn pair() -> (Channel, Channel) {
+    pub(crate) fn pair() -> (Channel, Channel) {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (left, right) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
         (Channel::new(left).unwrap(), Channel::new(right).unwrap())

@@ -3,7 +3,7 @@
 //! Each proxy has a connection of its own, with a deadline for every message: one that is stuck is dropped, and holds up
 //! neither the reconciler nor another proxy. What to send is decided elsewhere; this module speaks.
 
-mod channel;
+pub(crate) mod channel;
 mod connection;
 mod fleet;
 mod server;
@@ -11,11 +11,14 @@ mod server;
 pub use channel::MAX_FDS;
 pub use connection::{Event, ListenersHandedBack, Peer, Proxy, ProxyId};
 pub use fleet::{Fleet, Member};
-pub use server::{Error, Server};
+pub use server::Server;
 
 use std::os::fd::OwnedFd;
 
-use crate::netns::Family;
+use weir_abi::verdict::Direction;
+use weir_proto::handoff::v1 as wire;
+
+use crate::netns::{Family, PodListener};
 
 /// The version of the protocol.
 pub const VERSION: u32 = 1;
@@ -24,4 +27,13 @@ pub const VERSION: u32 = 1;
 pub trait UpstreamSockets: Send + Sync + 'static {
     /// Unconnected, tagged sockets in a pod's network namespace; else why not. Blocks.
     fn make(&self, uid: &str, family: Family, count: u32) -> Result<Vec<OwnedFd>, String>;
+}
+
+/// What a listening socket is called when it is passed on.
+pub fn listener(listener: &PodListener) -> wire::Listener {
+    let direction = match listener.direction {
+        Direction::Outbound => wire::Direction::Outbound,
+        Direction::Inbound => wire::Direction::Inbound,
+    };
+    wire::Listener { direction: direction.into(), worker: listener.worker, address: listener.address.to_string() }
 }

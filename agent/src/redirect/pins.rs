@@ -11,6 +11,7 @@ use std::{
 };
 
 use nix::fcntl::{Flock, FlockArg};
+use parking_lot::Mutex;
 
 use super::{Error, link};
 
@@ -19,12 +20,12 @@ const DIRECTORY_MODE: u32 = 0o700;
 /// Links that bring connections to the proxy; they go first, so that nothing is redirected to a listener that is gone.
 const CONNECT: &str = "weir_connect";
 
-/// An instance's pins, locked: no other agent, and no `uninstall`, touches them while this exists.
+/// An instance's pins, locked: no other agent, and no `uninstall`, touches them while this exists and was not released.
 #[derive(Debug)]
 pub struct Pins {
     directory: PathBuf,
     /// The lock is on the directory itself: whatever the configuration, the same pins have the same lock.
-    _lock: Flock<File>,
+    lock: Mutex<Option<Flock<File>>>,
 }
 
 impl Pins {
@@ -61,7 +62,13 @@ impl Pins {
         })?;
         let locked = lock.metadata().map_err(failed)?;
         let same = fs::metadata(directory).is_ok_and(|now| now.st_ino() == locked.st_ino());
-        Ok(same.then(|| Self { directory: directory.to_owned(), _lock: lock }))
+        Ok(same.then(|| Self { directory: directory.to_owned(), lock: Mutex::new(Some(lock)) }))
+    }
+
+    /// Lets go of the lock: from here on the pins are another agent's, and whatever still refers to this leaves them
+    /// alone.
+    pub fn release(&self) {
+        drop(self.lock.lock().take());
     }
 
     /// The directory.
@@ -93,6 +100,9 @@ impl Pins {
 impl Drop for Pins {
     /// A start that failed before it pinned anything leaves no empty directories; those with pins stay.
     fn drop(&mut self) {
+        if self.lock.get_mut().is_none() {
+            return;
+        }
         for part in ["links", "programs", "maps"] {
             let _ = fs::remove_dir(self.directory.join(part));
         }
@@ -181,6 +191,17 @@ mod tests {
 
         drop(pins);
         assert!(directory.join("maps/CONFIG").exists(), "pins outlive the agent");
+
+        let released = Pins::lock(&directory).unwrap();
+        released.release();
+        let next = Pins::lock(&directory).expect("free, although the former agent is still there");
+        fs::remove_file(next.map("CONFIG")).unwrap();
+        drop(released);
+        assert!(directory.join("maps").exists(), "its directories are not the former's any more");
+        drop(next);
+        let pins = Pins::lock(&directory).unwrap();
+        fs::write(pins.map("CONFIG"), "").unwrap();
+        drop(pins);
         fs::create_dir(base.path().join("weir/green")).unwrap();
         assert!(uninstall(&directory).unwrap());
         drop(Pins::lock(&directory).unwrap());

@@ -1,15 +1,17 @@
-//! `run`, `check` and `uninstall`: what the command line asks for, put together from the other modules.
+//! `run`, `check`, `keep` and `uninstall`: what the command line asks for, put together from the other modules.
 //!
 //! [`node::Node`] is what an agent knows of its machine before it changes anything, [`lead::Leading`] all that runs while
 //! it is the one that enrols pods.
 
 mod check;
+mod keep;
 mod lead;
 mod logging;
 mod node;
 mod uninstall;
 
 pub use check::check;
+pub use keep::keep;
 pub use uninstall::uninstall;
 
 use std::path::Path;
