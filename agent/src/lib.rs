@@ -12,6 +12,7 @@ pub mod enroll;
 pub mod events;
 pub mod features;
 pub mod handoff;
+pub mod health;
 pub mod keeper;
 pub mod lead;
 pub mod locate;

@@ -18,7 +18,7 @@ use weir_proto::handoff::v1 as handoff;
 use super::policy::Policy;
 use crate::{
     handoff::ListenersHandedBack,
-    netns::{self, Contents, Netns, PodListener},
+    netns::{self, AddressChanges, Contents, Netns, PodListener},
     redirect::{self, Redirect},
     sources::{PodNetns, PodSpec},
 };
@@ -64,6 +64,8 @@ pub(super) struct Pod {
     /// Empty for a pod that was taken over, until its sockets come back or are made anew.
     pub(super) listeners: Vec<PodListener>,
     pub(super) enrolled: SystemTime,
+    /// Tells of changes since its addresses were read, until somebody takes it to listen.
+    pub(super) changes: Option<AddressChanges>,
 }
 
 impl Pod {
@@ -122,6 +124,7 @@ impl Ground {
     /// Enrolls a pod into a free slot: sockets, slot, `sk_lookup`, `ENROLLED`. On failure nothing stays.
     pub(super) fn enroll(&self, spec: PodSpec, policy: Policy, slot: u32) -> Result<Pod, Error> {
         let netns = open(&spec)?;
+        let changes = Some(AddressChanges::of(&netns)?);
         let Contents { cookie, ips } = netns.look()?;
         let redirect_ips = redirect_ips(&ips, &[]);
         if redirect_ips.is_empty() {
@@ -134,7 +137,7 @@ impl Ground {
         }
         let listeners = netns::listeners(&netns, &redirect_ips, self.workers)?;
         let enrolled = SystemTime::now();
-        let pod = Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners, enrolled };
+        let pod = Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners, enrolled, changes };
         self.insert(&pod).inspect_err(|_| {
             if let Err(error) = self.redirect.release(slot) {
                 tracing::error!(slot, %error, "a slot is not clean after a failed enrolment");
@@ -177,6 +180,7 @@ impl Ground {
         present: &PodConfig,
     ) -> Result<Pod, Error> {
         let netns = open(&spec)?;
+        let changes = Some(AddressChanges::of(&netns)?);
         let Contents { cookie, mut ips } = netns.look()?;
         if cookie != enrolled_cookie {
             return Err(Error::Replaced);
@@ -198,7 +202,8 @@ impl Ground {
         self.redirect.change_rules(slot, &rules, &policy.rules())?;
         self.redirect.steer(slot, &netns)?;
         let enrolled = SystemTime::now();
-        let mut pod = Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners: Vec::new(), enrolled };
+        let listeners = Vec::new();
+        let mut pod = Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners, enrolled, changes };
         if !netns::is_held(&pod.netns, &rewritten)? {
             // Nobody can hand sockets back: connections were refused, and need not be any longer.
             self.listen(&mut pod)?;
@@ -270,6 +275,18 @@ impl Ground {
             }
         }
         pod.spec = spec;
+        Ok(())
+    }
+
+    /// Makes an enrolled pod another one in the same namespace.
+    pub(super) fn rename(&self, pod: &mut Pod, spec: PodSpec, policy: Policy) -> Result<(), Error> {
+        let netns = open(&spec)?;
+        if netns.identity() != pod.netns.identity() {
+            return Err(Error::Replaced);
+        }
+        let changes = AddressChanges::of(&netns)?;
+        self.update(pod, spec, policy)?;
+        (pod.netns, pod.changes) = (netns, Some(changes));
         Ok(())
     }
 

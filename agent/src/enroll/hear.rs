@@ -1,6 +1,6 @@
 //! What the proxies say, and what they are told for it.
 
-use std::mem;
+use std::{mem, path::Path};
 
 use tokio::{task::block_in_place, time::Instant};
 use weir_abi::map::config_flag;
@@ -8,7 +8,7 @@ use weir_abi::map::config_flag;
 use super::{Reconciler, proxies::Told, reconciler::Served};
 use crate::{
     handoff::{Event, ListenersHandedBack},
-    netns,
+    netns::{self, Identity, Netns},
 };
 
 impl Reconciler {
@@ -17,8 +17,7 @@ impl Reconciler {
     pub(super) fn settle(&mut self) {
         let now = Instant::now();
         let listening = now >= self.hand_back_until || self.pods.values().all(|pod| !pod.listeners.is_empty());
-        let taken_over = now >= self.take_over_until || self.adopted.is_empty();
-        if self.wanted.is_some() && taken_over {
+        if self.wanted.is_some() && self.taken_over() {
             self.registry.settle();
             // Of pods that nobody wants any more: they would keep their network namespaces.
             self.handed_back.clear();
@@ -27,6 +26,11 @@ impl Reconciler {
                 self.proxies.send_snapshot(pods, &self.settings.node);
             }
         }
+    }
+
+    /// Whether the pods of an earlier agent are taken over, or had their time.
+    pub(super) fn taken_over(&self) -> bool {
+        Instant::now() >= self.take_over_until || self.adopted.is_empty()
     }
 
     /// Takes what a proxy says. Whether it changes what is to be done.
@@ -40,7 +44,8 @@ impl Reconciler {
                         return false;
                     }
                 };
-                self.proxies.join(proxy, hello, peer, maps);
+                let own = is_own(self.settings.own_netns, peer.pid);
+                self.proxies.join(proxy, hello, peer, own, maps);
                 for back in handed_back {
                     self.hand_back(back);
                 }
@@ -125,4 +130,10 @@ impl Reconciler {
             tracing::error!(%error, ready, "the kernel does not know whether a proxy is ready");
         }
     }
+}
+
+/// Whether a process is in the agent's own pod; one that cannot be looked at counts as such.
+fn is_own(own_netns: Option<Identity>, pid: i32) -> bool {
+    let its = Netns::identity_at(Path::new(&format!("/proc/{pid}/ns/net")));
+    own_netns.zip(its).is_none_or(|(own, its)| own == its)
 }

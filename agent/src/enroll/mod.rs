@@ -5,6 +5,7 @@
 //! withdrawn in the reverse order, then its connections drain. What to do is decided by [`plan::plan`], a pure function
 //! of what should be and what is; the rest of this module does it.
 
+mod addresses;
 mod ground;
 mod hear;
 mod outcomes;
@@ -15,6 +16,7 @@ mod reconciler;
 mod registry;
 mod show;
 mod slots;
+mod steps;
 
 pub use ground::Ground;
 pub use outcomes::{Outcome, Outcomes};

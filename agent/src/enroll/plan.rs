@@ -36,11 +36,11 @@ pub enum Look {
 
 /// A pod that the kernel redirects.
 #[derive(Clone, Debug)]
-pub struct Enrolled {
+pub struct Enrolled<'a> {
     /// What the source said when it was enrolled or changed.
-    pub spec: PodSpec,
+    pub spec: &'a PodSpec,
     /// What is treated apart.
-    pub policy: Policy,
+    pub policy: &'a Policy,
     /// Its namespace.
     pub identity: Identity,
     /// The cookie of its namespace.
@@ -55,7 +55,7 @@ pub struct View<'a> {
     /// The pods of the source by uid; none while it has not said any.
     pub wanted: Option<&'a BTreeMap<String, Wanted>>,
     /// The enrolled pods by uid.
-    pub enrolled: &'a BTreeMap<String, Enrolled>,
+    pub enrolled: &'a BTreeMap<&'a str, Enrolled<'a>>,
     /// Pods that an earlier agent enrolled, not taken over yet: cookie -> slot.
     pub adopted: &'a BTreeMap<u64, u32>,
     /// Namespaces whose last pod a proxy is still letting go, by cookie.
@@ -82,6 +82,13 @@ pub enum Step {
         cookie: u64,
         /// Its slot.
         slot: u32,
+    },
+    /// Give a pod the place of one that leaves, in the same namespace, so that there is no gap between the two.
+    Replace {
+        /// The pod.
+        uid: String,
+        /// The one that leaves.
+        of: String,
     },
     /// Take over what an earlier agent enrolled.
     Adopt {
@@ -114,22 +121,32 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// The pod that it is about, if that is known.
+    pub fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Forget { .. } => None,
+            Self::Withdraw { uid, .. }
+            | Self::Replace { uid, .. }
+            | Self::Adopt { uid, .. }
+            | Self::Listen { uid }
+            | Self::Update { uid }
+            | Self::Enroll { uid }
+            | Self::Pend { uid, .. } => Some(uid),
+        }
+    }
+}
+
 /// What to do, in this order: first what makes room, then what keeps pods working, then new pods.
 pub fn plan(view: &View<'_>) -> Vec<Step> {
     let Some(wanted) = view.wanted else { return listens(view).collect() };
-    let mut steps = withdrawals(view, wanted);
-    let leaving: BTreeSet<&str> = steps
-        .iter()
-        .filter_map(|step| match step {
-            Step::Withdraw { uid, .. } => Some(uid.as_str()),
-            _ => None,
-        })
-        .collect();
-    let staying = |uid: &str| view.enrolled.get(uid).filter(|_| !leaving.contains(uid));
+    let mut leaving = leaving(view, wanted);
+    let stays: BTreeSet<&str> = view.enrolled.keys().copied().filter(|uid| !leaving.contains_key(uid)).collect();
+    let staying = |uid: &str| view.enrolled.get(uid).filter(|_| stays.contains(uid));
     // Cookie -> uid: a namespace is one pod's.
     let mut owners: BTreeMap<u64, &str> =
-        view.enrolled.keys().filter_map(|uid| Some((staying(uid)?.cookie, uid.as_str()))).collect();
-    let (mut adopts, mut updates, mut enrolls) = (Vec::new(), Vec::new(), Vec::new());
+        stays.iter().filter_map(|uid| Some((view.enrolled.get(uid)?.cookie, *uid))).collect();
+    let (mut replaces, mut adopts, mut updates, mut enrolls) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (uid, pod) in wanted {
         if let Some(enrolled) = staying(uid) {
             updates.extend(update(uid, pod, enrolled));
@@ -154,6 +171,10 @@ pub fn plan(view: &View<'_>) -> Vec<Step> {
             continue;
         } else if let Err(reason) = &pod.policy {
             pend(uid, reason.clone())
+        } else if let Some(of) = replaced(view, &leaving, uid, &pod.netns) {
+            leaving.remove(of);
+            replaces.push(Step::Replace { uid: uid.clone(), of: of.to_owned() });
+            continue;
         } else if view.busy.contains(&cookie) {
             pend(uid, "a proxy is still letting go of the pod that had its network namespace before".to_owned())
         } else {
@@ -163,8 +184,10 @@ pub fn plan(view: &View<'_>) -> Vec<Step> {
     }
     let listens: Vec<Step> =
         listens(view).filter(|step| !matches!(step, Step::Listen { uid } if staying(uid).is_none())).collect();
-    let forgets = forgets(view, wanted, &owners);
-    steps.extend(forgets);
+    let withdraw = |(uid, gone): (&str, bool)| Step::Withdraw { uid: uid.to_owned(), gone };
+    let mut steps = replaces;
+    steps.extend(leaving.into_iter().map(withdraw));
+    steps.extend(forgets(view, wanted, &owners));
     steps.extend(adopts);
     steps.extend(listens);
     steps.extend(updates);
@@ -176,23 +199,33 @@ fn pend(uid: &str, reason: String) -> Step {
     Step::Pend { uid: uid.to_owned(), reason }
 }
 
-fn withdrawals(view: &View<'_>, wanted: &BTreeMap<String, Wanted>) -> Vec<Step> {
-    let withdrawal = |(uid, enrolled): (&String, &Enrolled)| {
-        let gone = match wanted.get(uid).map(|pod| &pod.netns) {
+/// The enrolled pods that are to be taken out, and whether their namespaces are gone. One whose namespace is not known
+/// just now stays: its connections may not pass in the clear because somebody could not tell where they come from.
+fn leaving<'a>(view: &View<'a>, wanted: &BTreeMap<String, Wanted>) -> BTreeMap<&'a str, bool> {
+    let leaves = |(uid, enrolled): (&&'a str, &Enrolled<'_>)| {
+        let gone = match wanted.get(*uid).map(|pod| &pod.netns) {
             None => false,
             Some(Look::Missing(_)) => true,
             Some(Look::Found { identity, .. }) if *identity != enrolled.identity => true,
             Some(_) => return None,
         };
-        Some(Step::Withdraw { uid: uid.clone(), gone })
+        Some((*uid, gone))
     };
-    view.enrolled.iter().filter_map(withdrawal).collect()
+    view.enrolled.iter().filter_map(leaves).collect()
+}
+
+/// The pod that leaves and has the namespace of this one, which is not enrolled itself.
+fn replaced<'a>(view: &View<'a>, leaving: &BTreeMap<&'a str, bool>, uid: &str, netns: &Look) -> Option<&'a str> {
+    let Look::Found { identity, cookie } = netns else { return None };
+    let has_it =
+        |of: &&&'a str| view.enrolled.get(**of).is_some_and(|pod| (pod.identity, pod.cookie) == (*identity, *cookie));
+    if view.enrolled.contains_key(uid) { None } else { leaving.keys().find(has_it).copied() }
 }
 
 /// What an earlier agent enrolled and nobody wants. While some pod's namespace cannot be looked at, it may be that one's.
 fn forgets(view: &View<'_>, wanted: &BTreeMap<String, Wanted>, owners: &BTreeMap<u64, &str>) -> Vec<Step> {
     let unsure = |(uid, pod): (&String, &Wanted)| {
-        matches!(pod.netns, Look::Failed(_) | Look::NotDue) && !view.enrolled.contains_key(uid)
+        matches!(pod.netns, Look::Failed(_) | Look::NotDue) && !view.enrolled.contains_key(uid.as_str())
     };
     if wanted.iter().any(unsure) {
         return Vec::new();
@@ -204,15 +237,15 @@ fn forgets(view: &View<'_>, wanted: &BTreeMap<String, Wanted>, owners: &BTreeMap
 fn listens<'a>(view: &View<'a>) -> impl Iterator<Item = Step> + use<'a> {
     let overdue = view.sockets_overdue;
     let missing = view.enrolled.iter().filter(move |(_, pod)| overdue && !pod.listening);
-    missing.map(|(uid, _)| Step::Listen { uid: uid.clone() })
+    missing.map(|(uid, _)| Step::Listen { uid: (*uid).to_owned() })
 }
 
-fn update(uid: &str, pod: &Wanted, enrolled: &Enrolled) -> Option<Step> {
+fn update(uid: &str, pod: &Wanted, enrolled: &Enrolled<'_>) -> Option<Step> {
     match &pod.policy {
         // What was enrolled with the annotations before stays so.
         Err(reason) => Some(pend(uid, format!("{reason}; what was said before still applies"))),
         Ok(policy) => {
-            let changed = *policy != enrolled.policy || !pod.spec.described_like(&enrolled.spec);
+            let changed = policy != enrolled.policy || !pod.spec.described_like(enrolled.spec);
             changed.then(|| Step::Update { uid: uid.to_owned() })
         }
     }
@@ -228,10 +261,18 @@ mod tests {
     #[derive(Default)]
     struct World {
         wanted: Option<BTreeMap<String, Wanted>>,
-        enrolled: BTreeMap<String, Enrolled>,
+        enrolled: BTreeMap<String, Own>,
         adopted: BTreeMap<u64, u32>,
         busy: BTreeSet<u64>,
         sockets_overdue: bool,
+    }
+
+    /// An enrolled pod.
+    struct Own {
+        spec: PodSpec,
+        policy: Policy,
+        cookie: u64,
+        listening: bool,
     }
 
     /// Any two that differ.
@@ -251,13 +292,7 @@ mod tests {
         }
 
         fn enrolled(mut self, name: &str, cookie: u64) -> Self {
-            let enrolled = Enrolled {
-                spec: pod(name),
-                policy: Policy::default(),
-                identity: identity("/"),
-                cookie,
-                listening: true,
-            };
+            let enrolled = Own { spec: pod(name), policy: Policy::default(), cookie, listening: true };
             self.enrolled.insert(format!("uid-{name}"), enrolled);
             self
         }
@@ -267,9 +302,14 @@ mod tests {
         }
 
         fn plan(&self) -> Vec<Step> {
+            let mut enrolled = BTreeMap::new();
+            for (uid, Own { spec, policy, cookie, listening }) in &self.enrolled {
+                let (identity, cookie, listening) = (identity("/"), *cookie, *listening);
+                enrolled.insert(uid.as_str(), Enrolled { spec, policy, identity, cookie, listening });
+            }
             plan(&View {
                 wanted: self.wanted.as_ref(),
-                enrolled: &self.enrolled,
+                enrolled: &enrolled,
                 adopted: &self.adopted,
                 busy: &self.busy,
                 node_netns: NODE,
@@ -297,10 +337,24 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_with_another_uid_in_the_same_namespace_waits_until_the_first_is_let_go() {
+    fn a_pod_takes_the_place_of_one_that_leaves_its_namespace() {
+        let replace = Step::Replace { uid: uid("new"), of: uid("old") };
         let mut world = World::default().want("new", found(5)).enrolled("old", 5);
-        assert_eq!(world.plan(), [Step::Withdraw { uid: uid("old"), gone: false }, Step::Enroll { uid: uid("new") }]);
-        world.enrolled.clear();
+        assert_eq!(world.plan(), std::slice::from_ref(&replace));
+        // The other's path is gone, the namespace is not.
+        let missing = Look::Missing("gone".to_owned());
+        let both = World::default().want("old", missing).want("new", found(5)).enrolled("old", 5);
+        assert!(both.plan().contains(&replace) && both.plan().len() == 2, "{:?}", both.plan());
+        // Two cannot have it.
+        let two = World::default().want("new", found(5)).want("third", found(5)).enrolled("old", 5);
+        assert!(matches!(&two.plan()[..], [first, Step::Pend { .. }] if *first == replace), "{:?}", two.plan());
+        world.wanted_mut("new").policy = Err("annotation x: invalid".to_owned());
+        assert_eq!(world.plan()[0], Step::Withdraw { uid: uid("old"), gone: false });
+    }
+
+    #[test]
+    fn a_namespace_is_free_when_its_last_pod_is_let_go() {
+        let mut world = World::default().want("new", found(5));
         world.busy.insert(5);
         assert!(matches!(&world.plan()[..], [Step::Pend { reason, .. }] if reason.contains("letting go")));
         world.busy.clear();
@@ -318,7 +372,7 @@ mod tests {
         let other = Look::Found { identity: identity("/proc"), cookie: 6 };
         let world = World::default().want("web", other).enrolled("web", 5);
         assert_eq!(world.plan(), [Step::Withdraw { uid: uid("web"), gone: true }, Step::Enroll { uid: uid("web") }]);
-        let failed = Look::Failed("too many open files".to_owned());
+        let failed = Look::Failed("the pod's sandbox was taken down, and there is no new one yet".to_owned());
         assert_eq!(World::default().want("web", failed).enrolled("web", 5).plan(), []);
     }
 

@@ -36,6 +36,8 @@ struct Connected {
     peer: Peer,
     since: SystemTime,
     open: u64,
+    /// Whether it is in the agent's own pod.
+    own: bool,
     /// Whether it was sent every pod that was enrolled when it came.
     synced: bool,
 }
@@ -50,15 +52,15 @@ pub(super) struct Proxies {
 
 impl Proxies {
     /// A proxy said Hello: it gets the maps now and its snapshot when the agent has one.
-    pub(super) fn join(&mut self, proxy: Proxy, hello: handoff::Hello, peer: Peer, maps: [OwnedFd; 2]) {
+    pub(super) fn join(&mut self, proxy: Proxy, hello: handoff::Hello, peer: Peer, own: bool, maps: [OwnedFd; 2]) {
         tracing::info!(
             proxy = proxy.id.0, pid = peer.pid, uid = peer.uid, version = %hello.proxy_version, workers = hello.workers,
-            pods_held = hello.pods_held, "a proxy connected"
+            pods_held = hello.pods_held, own, "a proxy connected"
         );
         self.fleet.join(proxy.id, hello.generation);
         proxy.send(from_agent::Message::Maps(handoff::Maps {}), maps.into_iter().map(Arc::new).collect());
         let since = SystemTime::now();
-        self.connected.insert(proxy.id, Connected { proxy, hello, peer, since, open: 0, synced: false });
+        self.connected.insert(proxy.id, Connected { proxy, hello, peer, since, open: 0, own, synced: false });
     }
 
     /// A connection is over.
@@ -93,6 +95,20 @@ impl Proxies {
     /// Whether some proxy accepts.
     pub(super) fn any_ready(&self) -> bool {
         self.fleet.acceptor().is_some()
+    }
+
+    /// Whether the proxy that accepts is in the agent's own pod. That of an earlier generation is about to go.
+    pub(super) fn own_ready(&self) -> bool {
+        self.acceptor().is_some_and(|proxy| proxy.own)
+    }
+
+    /// Whether the proxy that accepts was sent every pod.
+    pub(super) fn acceptor_synced(&self) -> bool {
+        self.acceptor().is_some_and(|proxy| proxy.synced)
+    }
+
+    fn acceptor(&self) -> Option<&Connected> {
+        self.connected.get(&self.fleet.acceptor()?)
     }
 
     /// The proxy whose word on a pod counts.

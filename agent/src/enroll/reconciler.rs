@@ -17,8 +17,9 @@ use tokio::{
 use weir_abi::map::PodConfig;
 
 use super::{
+    addresses::Addresses,
     ground::{Ground, Pod, Refreshed},
-    outcomes::{Outcome, Outcomes},
+    outcomes::Outcomes,
     plan::{self, Enrolled, Look, Step, View, Wanted},
     policy::Policy,
     proxies::Proxies,
@@ -28,27 +29,23 @@ use super::{
 use crate::{
     config,
     handoff::{Event, ListenersHandedBack},
-    netns::{self, Netns},
+    health::{Health, Progress, Stage},
+    netns::{self, Identity, Netns},
     redirect,
     sources::{Follower, PassedOver, PodNetns, PodSpec},
-    status::{PodState, PodStatus, SharedBoard},
+    status::{PodStatus, SharedBoard},
 };
 
 /// How often namespaces are looked after: a pod is enrolled this soon after its namespace appears.
 const TICK: Duration = Duration::from_millis(500);
 /// The board is written no more often than this.
 const PUBLISH: Duration = Duration::from_millis(100);
-/// How often the addresses of an enrolled pod are read again, and a pod that a proxy refused is offered again.
-const REFRESH: Duration = Duration::from_secs(30);
+/// How often a pod that a proxy refused is offered again.
+const OFFER: Duration = Duration::from_secs(30);
 /// How long a restarted agent waits for proxies to hand listening sockets back.
 const HAND_BACK: Duration = Duration::from_secs(2);
 /// When proxies are told that they know every pod, although some of an earlier agent could not be taken over.
 const TAKE_OVER: Duration = Duration::from_secs(10);
-/// Pauses between attempts to enroll a pod, doubling from the first to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How long a proxy may take to let go of a pod before its namespace counts as free.
-const LET_GO: Duration = Duration::from_secs(5);
 
 /// What the reconciler goes by.
 #[derive(Clone, Debug)]
@@ -59,22 +56,24 @@ pub struct Settings {
     pub node_netns: u64,
     /// What holds for every pod.
     pub redirect: config::Redirect,
+    /// The agent's own namespace, if it is a pod's: a proxy in another one is another pod's.
+    pub own_netns: Option<Identity>,
 }
 
 /// Why a pod is not enrolled, and when to try again.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) reason: String,
-    pause: Duration,
-    again: Instant,
+    pub(super) pause: Duration,
+    pub(super) again: Instant,
 }
 
 /// A pod that a proxy has still to let go.
 #[derive(Debug)]
 pub(super) struct Withdrawn {
     pub(super) status: PodStatus,
-    cookie: u64,
-    until: Instant,
+    pub(super) cookie: u64,
+    pub(super) until: Instant,
 }
 
 /// Where a pod stands with the proxies.
@@ -98,6 +97,7 @@ pub struct Reconciler {
     pub(super) slots: Slots,
     pub(super) wanted: Option<BTreeMap<String, Wanted>>,
     pub(super) passed_over: Vec<PassedOver>,
+    source_error: String,
     pub(super) pods: BTreeMap<String, Pod>,
     pub(super) served: HashMap<String, Served>,
     /// Enrolled by an earlier agent, not taken over yet.
@@ -109,7 +109,9 @@ pub struct Reconciler {
     pub(super) withdrawn: HashMap<String, Withdrawn>,
     pub(super) proxies: Proxies,
     pub(super) outcomes: Outcomes,
-    pub(super) refreshed: Instant,
+    pub(super) addresses: Addresses,
+    health: Health,
+    offered: Instant,
 }
 
 impl Reconciler {
@@ -119,6 +121,7 @@ impl Reconciler {
         settings: Settings,
         board: SharedBoard,
         registry: Arc<Registry>,
+        health: Health,
     ) -> Result<Self, redirect::Error> {
         let adopted: BTreeMap<u64, PodConfig> = ground.redirect.enrolled()?.into_iter().collect();
         let taken: BTreeSet<u32> = adopted.values().map(|pod| pod.slot).collect();
@@ -138,6 +141,7 @@ impl Reconciler {
             registry,
             wanted: None,
             passed_over: Vec::new(),
+            source_error: String::new(),
             pods: BTreeMap::new(),
             served: HashMap::new(),
             handed_back: HashMap::new(),
@@ -145,7 +149,9 @@ impl Reconciler {
             withdrawn: HashMap::new(),
             proxies: Proxies::default(),
             outcomes: Outcomes::default(),
-            refreshed: now,
+            addresses: Addresses::default(),
+            health,
+            offered: now,
         })
     }
 
@@ -179,13 +185,14 @@ impl Reconciler {
                         return;
                     }
                     let listing = source.borrow_and_update().clone();
-                    self.board.write().source_error = listing.error;
-                    self.passed_over = listing.passed_over;
+                    self.board.write().source_error = listing.error.clone();
+                    (self.passed_over, self.source_error) = (listing.passed_over, listing.error);
                     if let Some(pods) = listing.pods {
                         self.want(pods);
                     }
                     steps = self.plan();
                 }
+                Some(uid) = self.addresses.changed() => block_in_place(|| self.readdress(&uid)),
                 _ = tick.tick() => {
                     block_in_place(|| self.tend());
                     steps = self.plan();
@@ -198,6 +205,7 @@ impl Reconciler {
                 () = sleep_until(published + PUBLISH), if !shown => {}
             }
             self.settle();
+            self.health.enter(Stage::Leading(self.progress()));
             shown = published.elapsed() >= PUBLISH;
             if shown {
                 self.publish();
@@ -211,14 +219,17 @@ impl Reconciler {
         let mut before = self.wanted.take().unwrap_or_default();
         let mut wanted = BTreeMap::new();
         for spec in pods {
-            let policy = Policy::of(&spec, &self.settings.redirect).map_err(|error| error.to_string());
-            let earlier = before.remove(&spec.uid).filter(|pod| pod.spec == spec);
-            if earlier.is_none() {
-                // Something changed: it is worth another attempt at once.
-                self.failures.remove(&spec.uid);
-            }
-            let netns = earlier.map_or(Look::NotDue, |pod| pod.netns);
-            wanted.insert(spec.uid.clone(), Wanted { spec, policy, netns });
+            let uid = spec.uid.clone();
+            let pod = match before.remove(&uid) {
+                Some(earlier) if earlier.spec == spec => Wanted { spec, ..earlier },
+                _ => {
+                    // Something changed: it is worth another attempt at once.
+                    self.failures.remove(&uid);
+                    let policy = Policy::of(&spec, &self.settings.redirect).map_err(|error| error.to_string());
+                    Wanted { spec, policy, netns: Look::NotDue }
+                }
+            };
+            wanted.insert(uid, pod);
         }
         self.failures.retain(|uid, _| wanted.contains_key(uid));
         self.outcomes.retain(|uid| wanted.contains_key(uid));
@@ -229,8 +240,7 @@ impl Reconciler {
     fn plan(&mut self) -> VecDeque<Step> {
         block_in_place(|| self.look());
         let now = Instant::now();
-        let enrolled: BTreeMap<String, Enrolled> =
-            self.pods.iter().map(|(uid, pod)| (uid.clone(), enrolled(pod))).collect();
+        let enrolled = self.pods.iter().map(|(uid, pod)| (uid.as_str(), enrolled(pod))).collect();
         let adopted = self.adopted.iter().map(|(cookie, pod)| (*cookie, pod.slot)).collect();
         let busy = self.withdrawn.values().filter(|pod| now < pod.until).map(|pod| pod.cookie).collect();
         let view = View {
@@ -270,188 +280,6 @@ impl Reconciler {
         }
     }
 
-    fn execute(&mut self, step: Step) {
-        let uid = match step {
-            Step::Forget { cookie, slot } => return self.forget(cookie, slot),
-            Step::Withdraw { uid, gone } => {
-                self.withdraw(&uid, gone);
-                uid
-            }
-            Step::Adopt { uid, slot } => {
-                self.adopt(&uid, slot);
-                uid
-            }
-            Step::Listen { uid } => {
-                self.listen(&uid);
-                uid
-            }
-            Step::Update { uid } => {
-                self.update(&uid);
-                uid
-            }
-            Step::Enroll { uid } => {
-                self.enroll(&uid);
-                uid
-            }
-            Step::Pend { uid, reason } => {
-                self.pend(&uid, reason);
-                uid
-            }
-        };
-        self.tell_outcome(&uid);
-    }
-
-    /// Tells those who wait for a pod where it stands.
-    fn tell_outcome(&self, uid: &str) {
-        if self.wanted.as_ref().is_none_or(|wanted| !wanted.contains_key(uid)) {
-            return;
-        }
-        let outcome = match (self.pods.get(uid), self.failures.get(uid)) {
-            (Some(pod), _) => Outcome::Redirected { identity: pod.netns.identity() },
-            (None, Some(failure)) => Outcome::Pending(failure.reason.clone()),
-            (None, None) => Outcome::Pending("it is about to be enrolled".to_owned()),
-        };
-        self.outcomes.set(uid, outcome);
-    }
-
-    fn enroll(&mut self, uid: &str) {
-        let Some((spec, Ok(policy))) = self.wanted(uid) else { return };
-        let name = spec.full_name();
-        let Some(slot) = self.slots.take() else { return self.fail(uid, redirect::Error::NoSlot.to_string()) };
-        match self.ground.enroll(spec, policy, slot) {
-            Ok(pod) => {
-                tracing::info!(pod = %name, uid, slot, netns = pod.cookie, ips = ?pod.ips, "pod redirected");
-                self.registry.insert(uid, pod.netns.clone());
-                self.proxies.enroll(&pod, &self.settings.node);
-                self.keep(uid, pod);
-            }
-            Err(error) => {
-                self.slots.free(slot);
-                self.fail(uid, error.to_string());
-            }
-        }
-    }
-
-    fn adopt(&mut self, uid: &str, slot: u32) {
-        let Some((spec, policy)) = self.wanted(uid) else { return };
-        let Some((cookie, present)) = self.adopted.iter().find(|(_, pod)| pod.slot == slot) else { return };
-        let (cookie, present, name) = (*cookie, *present, spec.full_name());
-        match self.ground.adopt(spec, policy.ok(), cookie, &present) {
-            Ok(mut pod) => {
-                self.adopted.remove(&cookie);
-                self.registry.insert(uid, pod.netns.clone());
-                if let Some(back) = self.handed_back.remove(uid) {
-                    self.take_back(&mut pod, back);
-                }
-                tracing::info!(pod = %name, uid, slot, sockets = pod.listeners.len(), "pod taken over");
-                self.keep(uid, pod);
-            }
-            Err(error) => self.fail(uid, error.to_string()),
-        }
-    }
-
-    pub(super) fn take_back(&self, pod: &mut Pod, back: ListenersHandedBack) {
-        match self.ground.take_back(pod, back) {
-            Ok(true) => {}
-            Ok(false) => tracing::warn!(pod = %pod.spec.full_name(), "a proxy handed back some sockets, but not all"),
-            Err(error) => tracing::warn!(pod = %pod.spec.full_name(), %error, "sockets handed back are not used"),
-        }
-    }
-
-    fn listen(&mut self, uid: &str) {
-        let Some(mut pod) = self.pods.remove(uid) else { return };
-        match self.ground.listen(&mut pod) {
-            Ok(()) => {
-                tracing::warn!(pod = %pod.spec.full_name(), "the pod's listening sockets were gone; it has new ones");
-                self.failures.remove(uid);
-                self.proxies.enroll(&pod, &self.settings.node);
-            }
-            Err(error) => {
-                pod.listeners.clear();
-                self.fail(uid, error.to_string());
-            }
-        }
-        self.pods.insert(uid.to_owned(), pod);
-    }
-
-    fn update(&mut self, uid: &str) {
-        let Some((spec, Ok(policy))) = self.wanted(uid) else { return };
-        let Some(pod) = self.pods.get_mut(uid) else { return };
-        match self.ground.update(pod, spec, policy) {
-            Ok(()) => {
-                tracing::info!(pod = %pod.spec.full_name(), uid, "pod changed");
-                self.failures.remove(uid);
-                self.proxies.update(pod, &self.settings.node);
-            }
-            Err(error) => self.fail(uid, error.to_string()),
-        }
-    }
-
-    fn withdraw(&mut self, uid: &str, gone: bool) {
-        let Some(status) = self.pod_status(uid) else { return };
-        let Some(pod) = self.pods.remove(uid) else { return };
-        self.served.remove(uid);
-        self.failures.remove(uid);
-        self.take_out(pod.cookie, pod.slot);
-        let drain = if gone { Duration::ZERO } else { self.settings.redirect.drain };
-        self.registry.drain(uid, drain);
-        self.proxies.withdraw(uid, drain);
-        tracing::info!(pod = %pod.spec.full_name(), uid, slot = pod.slot, netns_gone = gone, "pod withdrawn");
-        if self.proxies.letting_go(uid) {
-            let status = PodStatus { state: PodState::Withdrawing, slot: None, listeners: 0, ..status };
-            let until = Instant::now() + LET_GO;
-            self.withdrawn.insert(uid.to_owned(), Withdrawn { status, cookie: pod.cookie, until });
-        }
-    }
-
-    fn forget(&mut self, cookie: u64, slot: u32) {
-        self.adopted.remove(&cookie);
-        self.take_out(cookie, slot);
-        tracing::info!(netns = cookie, slot, "a pod that an earlier agent enrolled is not wanted any more");
-    }
-
-    /// Takes a pod out of the kernel; what fails is tried again.
-    fn take_out(&mut self, cookie: u64, slot: u32) {
-        match self.ground.withdraw(cookie, slot) {
-            Ok(()) => self.slots.free(slot),
-            Err(error) => {
-                tracing::error!(netns = cookie, slot, %error, "a pod is not out of the kernel yet");
-                self.adopted.insert(cookie, PodConfig { slot, ..PodConfig::default() });
-            }
-        }
-    }
-
-    fn keep(&mut self, uid: &str, pod: Pod) {
-        self.failures.remove(uid);
-        self.withdrawn.remove(uid);
-        self.served.insert(uid.to_owned(), Served::Unknown);
-        self.pods.insert(uid.to_owned(), pod);
-    }
-
-    /// An attempt failed: the next one comes after a pause, each longer than the one before.
-    fn fail(&mut self, uid: &str, reason: String) {
-        let pause =
-            self.failures.get(uid).map_or(FIRST_PAUSE, |failure| failure.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        self.pend(uid, reason);
-        if let Some(failure) = self.failures.get_mut(uid) {
-            (failure.pause, failure.again) = (pause, Instant::now() + pause);
-        }
-    }
-
-    /// Not now; looked at again with the next plan.
-    fn pend(&mut self, uid: &str, reason: String) {
-        let before = self.failures.get(uid);
-        if before.is_none_or(|failure| failure.reason != reason) {
-            tracing::warn!(uid, %reason, "pod is pending");
-        }
-        self.failures.insert(uid.to_owned(), Failure { reason, pause: Duration::ZERO, again: Instant::now() });
-    }
-
-    fn wanted(&self, uid: &str) -> Option<(PodSpec, Result<Policy, String>)> {
-        let wanted = self.wanted.as_ref()?.get(uid)?;
-        Some((wanted.spec.clone(), wanted.policy.clone()))
-    }
-
     /// What is done now and then.
     fn tend(&mut self) {
         let now = Instant::now();
@@ -463,24 +291,40 @@ impl Reconciler {
             // An earlier agent may have left it set.
             self.set_ready(false);
         }
-        if now < self.refreshed + REFRESH {
+        if now < self.offered + OFFER {
             return;
         }
-        self.refreshed = now;
-        for (uid, pod) in &mut self.pods {
+        self.offered = now;
+        for (uid, pod) in &self.pods {
             if matches!(self.served.get(uid), Some(Served::Refused(_))) && !pod.listeners.is_empty() {
                 self.proxies.enroll(pod, &self.settings.node);
             }
-            match self.ground.refresh(pod) {
-                Ok(Refreshed::Same) => continue,
-                Ok(Refreshed::Addresses) => self.proxies.update(pod, &self.settings.node),
-                Ok(Refreshed::Sockets) => self.proxies.enroll(pod, &self.settings.node),
-                Err(error) => {
-                    tracing::warn!(pod = %pod.spec.full_name(), %error, "the pod's addresses cannot be read again");
-                    continue;
-                }
+        }
+    }
+
+    /// Reads a pod's addresses again.
+    pub(super) fn readdress(&mut self, uid: &str) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        match self.ground.refresh(pod) {
+            Ok(Refreshed::Same) => return,
+            Ok(Refreshed::Addresses) => self.proxies.update(pod, &self.settings.node),
+            Ok(Refreshed::Sockets) => self.proxies.enroll(pod, &self.settings.node),
+            Err(error) => {
+                tracing::warn!(pod = %pod.spec.full_name(), %error, "the pod's addresses cannot be read again");
+                self.addresses.again(uid);
+                return;
             }
-            tracing::info!(pod = %pod.spec.full_name(), ips = ?pod.ips, "the pod's addresses changed");
+        }
+        tracing::info!(pod = %pod.spec.full_name(), ips = ?pod.ips, "the pod's addresses changed");
+    }
+
+    /// What the kubelet is told.
+    fn progress(&self) -> Progress {
+        Progress {
+            taken_over: self.taken_over(),
+            unlisted: self.wanted.is_none().then(|| self.source_error.clone()),
+            proxy_ready: self.proxies.own_ready(),
+            snapshot_sent: self.proxies.acceptor_synced(),
         }
     }
 }
@@ -501,10 +345,10 @@ fn look(netns: &PodNetns) -> Look {
     }
 }
 
-fn enrolled(pod: &Pod) -> Enrolled {
+fn enrolled(pod: &Pod) -> Enrolled<'_> {
     Enrolled {
-        spec: pod.spec.clone(),
-        policy: pod.policy.clone(),
+        spec: &pod.spec,
+        policy: &pod.policy,
         identity: pod.netns.identity(),
         cookie: pod.cookie,
         listening: !pod.listeners.is_empty(),

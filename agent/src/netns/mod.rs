@@ -6,8 +6,10 @@
 mod address;
 mod reserved;
 mod socket;
+mod watch;
 
 pub use socket::{Family, PodListener, check_handed_back, is_held, is_listening, listeners, upstream};
+pub use watch::AddressChanges;
 
 use std::{
     fs::{self, File},

@@ -116,8 +116,13 @@ fn reconciler(
 ) -> anyhow::Result<Reconciler> {
     let config = &node.config;
     let ground = Ground { redirect: redirect.clone(), workers: config.workers, proc: config.paths.proc.clone() };
-    let settings = Settings { node: config.node.clone(), node_netns: node.netns, redirect: config.redirect.clone() };
-    Ok(Reconciler::new(ground, settings, board.clone(), registry.clone())?)
+    let settings = Settings {
+        node: config.node.clone(),
+        node_netns: node.netns,
+        redirect: config.redirect.clone(),
+        own_netns: node.own_netns()?,
+    };
+    Ok(Reconciler::new(ground, settings, board.clone(), registry.clone(), node.health.clone())?)
 }
 
 fn follow(source: &Source) -> anyhow::Result<Follower> {

@@ -22,7 +22,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::config::Config;
+use crate::{config::Config, health};
 use lead::Leading;
 use node::Node;
 
@@ -43,6 +43,10 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
 }
 
 async fn serve(node: &Node) -> anyhow::Result<()> {
+    if let Some(settings) = &node.config.health {
+        let listener = health::bind(settings.address).await?;
+        tokio::spawn(health::serve(listener, node.health.clone()));
+    }
     let mut leading = Leading::start(node)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,8 +1,12 @@
 //! What an agent knows of its machine before it changes anything.
 
+use std::path::Path;
+
 use crate::{
     config::{self, Config},
     features::{self, Features},
+    health::Health,
+    netns::{Identity, Netns},
     redirect::node::{self, PodsCgroup},
 };
 
@@ -16,6 +20,8 @@ pub(super) struct Node {
     pub(super) pods_cgroup: PodsCgroup,
     /// Whether the eBPF programs' own log records are wanted.
     pub(super) ebpf_logs: bool,
+    /// What the kubelet is told.
+    pub(super) health: Health,
 }
 
 impl Node {
@@ -24,7 +30,13 @@ impl Node {
         let features = probe(&config)?;
         let netns = node::netns_cookie(&config.node_processes.netns)?;
         let pods_cgroup = find_pods_cgroup(&config, &features)?;
-        Ok(Self { config, features, netns, pods_cgroup, ebpf_logs })
+        Ok(Self { config, features, netns, pods_cgroup, ebpf_logs, health: Health::default() })
+    }
+
+    /// The agent's own network namespace, if it is a pod's.
+    pub(super) fn own_netns(&self) -> anyhow::Result<Option<Identity>> {
+        let own = Netns::open(Path::new("/proc/self/ns/net"))?;
+        Ok((own.look()?.cookie != self.netns).then(|| own.identity()))
     }
 }
 
