@@ -1,10 +1,14 @@
 //! The command line: `[OPTIONS] OBJECT COMMAND [ARGUMENTS]`, options anywhere, names by unique prefix.
 
-use std::{ffi::OsString, net::IpAddr, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::VecDeque, ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use weir_abi::Rule;
 
-use crate::{output::Format, usage::Topic};
+use crate::{
+    grammar::{self, Command, HELP, OBJECTS, Object, Opt},
+    output::Format,
+    question::{Explain, Program, Question, Trace},
+};
 
 /// Names the agent's socket when no option does.
 pub const SOCKET_VARIABLE: &str = "WEIR_AGENT_SOCKET";
@@ -12,14 +16,50 @@ pub const SOCKET_VARIABLE: &str = "WEIR_AGENT_SOCKET";
 const SOCKET: &str = "/run/weir/agent.sock";
 /// How long `event trace` watches when nothing says when to stop.
 const SNAPSHOT: Duration = Duration::from_secs(2);
+/// How long an agent may take to answer, and, for a trace, to start.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for a node of a cluster: through the API server, the kubelet and the container runtime.
+const NODE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an uninstall waits.
+const UNINSTALL_WAIT: Duration = Duration::from_secs(120);
+/// weir's own namespace.
+const WEIR_NAMESPACE: &str = "weir-system";
+
+/// The object that is a whole cluster's always.
+const UNINSTALL: &str = "uninstall";
+
+/// What this program was started as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// weirctl: on a node, or for a cluster if an option says so.
+    Weirctl,
+    /// kubectl's plugin: for a cluster.
+    Kubectl,
+}
+
+impl Name {
+    /// As which path it was started: kubectl finds its plugins by name.
+    pub fn of(path: &std::path::Path) -> Self {
+        match path.file_stem().and_then(|name| name.to_str()) {
+            Some("kubectl-weir" | "kubectl_weir") => Self::Kubectl,
+            _ => Self::Weirctl,
+        }
+    }
+
+    /// As users type it.
+    pub fn typed(self) -> &'static str {
+        match self {
+            Self::Weirctl => "weirctl",
+            Self::Kubectl => "kubectl weir",
+        }
+    }
+}
 
 /// A whole command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Invocation {
     /// How to print.
     pub format: Format,
-    /// The agent's socket.
-    pub socket: PathBuf,
     /// What to do.
     pub action: Action,
 }
@@ -27,82 +67,69 @@ pub struct Invocation {
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Print help.
-    Help(Topic),
-    /// Print weirctl's version.
+    /// Print help, on an object or in general.
+    Help(Option<&'static Object>),
+    /// Print this program's version.
     Version,
-    /// Ask the agent.
-    Ask(Question),
+    /// Print versions, those in the cluster too.
+    Versions(Cluster),
+    /// Ask the agent of this node.
+    Ask {
+        /// What.
+        question: Question,
+        /// Its socket.
+        socket: PathBuf,
+        /// How long it may take.
+        timeout: Duration,
+    },
+    /// Ask nodes of a cluster.
+    AskCluster {
+        /// What; pods by name.
+        question: Question,
+        /// Which cluster, and whom there.
+        cluster: Cluster,
+    },
+    /// Take weir off the nodes of a cluster.
+    Uninstall {
+        /// Which.
+        cluster: Cluster,
+        /// How long they may take.
+        wait: Duration,
+    },
+    /// Write a completion script for a shell.
+    Completion(&'static str),
+    /// Write manual pages.
+    Man(PathBuf),
 }
 
-/// What to ask the agent.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Question {
-    /// `status`.
-    Status {
-        /// Whether the exit code tells of what needs attention.
-        check: bool,
-    },
-    /// `pod list`, "" for all.
-    Pods(String),
-    /// `pod show POD`.
-    Pod(String),
-    /// `redirect list`.
-    Redirects {
-        /// The pod, "" for all.
-        pod: String,
-        /// Whether to show the proxy's own connections too.
-        all: bool,
-    },
-    /// `redirect show POD`.
-    RedirectSetup(String),
-    /// `redirect show POD --to`.
-    Explain(Explain),
-    /// `prog list`.
-    Programs(Program),
-    /// `map list`.
-    Maps,
-    /// `map dump`.
-    Dump(String),
-    /// `event trace`.
-    Trace(Trace),
+/// A cluster, and whom to ask there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its kubeconfig, if not one that is found.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context there, if not the current one.
+    pub context: Option<String>,
+    /// Pods of which namespaces.
+    pub namespace: Namespace,
+    /// weir's own.
+    pub weir_namespace: String,
+    /// Only this node.
+    pub node: Option<String>,
+    /// How long a node may take.
+    pub timeout: Duration,
+    /// The agents' socket, if not where it is by default.
+    pub socket: Option<PathBuf>,
 }
 
-/// Which programs to show.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Program {
+/// Pods of which namespaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Namespace {
+    /// That of the context.
+    Current,
+    /// This one.
+    Named(String),
     /// All.
-    Any,
-    /// The one with this kernel id.
-    Id(u32),
-    /// Those of this name.
-    Name(String),
-}
-
-/// A connection to explain.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Explain {
-    /// The pod.
-    pub pod: String,
-    /// The destination.
-    pub to: SocketAddr,
-    /// Who connects.
-    pub from: String,
-    /// What it speaks.
-    pub protocol: String,
-}
-
-/// What to watch and when to stop.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Trace {
-    /// The pod, "" for all.
-    pub pod: String,
-    /// The verdict, "" for all.
-    pub verdict: String,
-    /// Stop after so many events.
-    pub count: Option<u64>,
-    /// Stop after so long.
-    pub duration: Option<Duration>,
+    All,
 }
 
 /// A command line that means nothing.
@@ -111,41 +138,12 @@ pub struct UsageError {
     /// What is wrong and what was expected.
     pub message: String,
     /// Whose help may help.
-    pub topic: Topic,
+    pub topic: Option<&'static Object>,
 }
-
-const OBJECTS: &[&str] = &["pod", "redirect", "prog", "map", "event", "status", "version", "help"];
-const LIST_SHOW: &[&str] = &["list", "show", "help"];
-const MAP_COMMANDS: &[&str] = &["list", "show", "dump", "help"];
-const EVENT_COMMANDS: &[&str] = &["trace", "help"];
-
-/// An option: its names and whether a value follows.
-struct Spec {
-    long: &'static str,
-    short: Option<char>,
-    takes: Option<&'static str>,
-}
-
-const OPTIONS: &[Spec] = &[
-    Spec { long: "json", short: Some('j'), takes: None },
-    Spec { long: "pretty", short: Some('p'), takes: None },
-    Spec { long: "socket", short: Some('s'), takes: Some("a path") },
-    Spec { long: "agent", short: None, takes: Some("a path") },
-    Spec { long: "version", short: Some('V'), takes: None },
-    Spec { long: "help", short: Some('h'), takes: None },
-    Spec { long: "to", short: None, takes: Some("IP:PORT") },
-    Spec { long: "from", short: None, takes: Some("pod, node, host-pod or an IP address") },
-    Spec { long: "protocol", short: None, takes: Some("tcp, mptcp or udp") },
-    Spec { long: "verdict", short: None, takes: Some("an action, close or a rule") },
-    Spec { long: "follow", short: Some('f'), takes: None },
-    Spec { long: "count", short: Some('c'), takes: Some("a number") },
-    Spec { long: "for", short: None, takes: Some("a duration") },
-    Spec { long: "check", short: None, takes: None },
-    Spec { long: "all", short: Some('a'), takes: None },
-];
 
 /// Parses the arguments after the program's name.
 pub fn parse(
+    name: Name,
     arguments: impl IntoIterator<Item = String>,
     socket_variable: Option<OsString>,
 ) -> Result<Invocation, UsageError> {
@@ -156,23 +154,21 @@ pub fn parse(
         (false, true) => Format::Json,
         (false, false) => Format::Plain,
     };
-    let socket = line.value("agent").or(line.value("socket")).map(PathBuf::from);
-    let socket = socket.or(socket_variable.map(PathBuf::from)).unwrap_or_else(|| SOCKET.into());
-    let action = line.action()?;
+    let action = line.action(name, socket_variable)?;
     line.finish()?;
-    Ok(Invocation { format, socket, action })
+    Ok(Invocation { format, action })
 }
 
 /// The arguments, taken off as they are understood.
 struct Line {
-    topic: Topic,
-    words: std::collections::VecDeque<String>,
+    topic: Option<&'static Object>,
+    words: VecDeque<String>,
     options: Vec<(&'static str, String)>,
 }
 
 impl Line {
     fn split(arguments: impl IntoIterator<Item = String>) -> Result<Self, UsageError> {
-        let mut line = Self { topic: Topic::General, words: Default::default(), options: Vec::new() };
+        let mut line = Self { topic: None, words: VecDeque::new(), options: Vec::new() };
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
             if argument == "--" {
@@ -181,17 +177,17 @@ impl Line {
             }
             if let Some(long) = argument.strip_prefix("--") {
                 let (name, value) = long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
-                let spec = OPTIONS.iter().find(|spec| spec.long == name);
-                let spec = spec.ok_or_else(|| line.error(format!("unknown option --{name}")))?;
-                line.option(spec, &format!("--{name}"), value.map(str::to_owned), &mut arguments)?;
+                let option = grammar::options().find(|option| option.long == name);
+                let option = option.ok_or_else(|| line.error(format!("unknown option --{name}")))?;
+                line.option(option, &format!("--{name}"), value.map(str::to_owned), &mut arguments)?;
             } else if let Some(shorts) = argument.strip_prefix('-').filter(|shorts| !shorts.is_empty()) {
                 for (at, short) in shorts.char_indices() {
-                    let spec = OPTIONS.iter().find(|spec| spec.short == Some(short));
-                    let spec = spec.ok_or_else(|| line.error(format!("unknown option -{short}")))?;
+                    let option = grammar::options().find(|option| option.short == Some(short));
+                    let option = option.ok_or_else(|| line.error(format!("unknown option -{short}")))?;
                     let rest = &shorts[at + short.len_utf8()..];
-                    let value = (spec.takes.is_some() && !rest.is_empty()).then(|| rest.to_owned());
-                    line.option(spec, &format!("-{short}"), value, &mut arguments)?;
-                    if spec.takes.is_some() {
+                    let value = (option.value.is_some() && !rest.is_empty()).then(|| rest.to_owned());
+                    line.option(option, &format!("-{short}"), value, &mut arguments)?;
+                    if option.value.is_some() {
                         break;
                     }
                 }
@@ -204,28 +200,32 @@ impl Line {
 
     fn option(
         &mut self,
-        spec: &Spec,
+        option: &'static Opt,
         written: &str,
         value: Option<String>,
         rest: &mut impl Iterator<Item = String>,
     ) -> Result<(), UsageError> {
-        let value = match (spec.takes, value) {
+        let value = match (&option.value, value) {
             (None, None) => String::new(),
             (None, Some(value)) => return Err(self.error(format!("{written} takes no value, got {value:?}"))),
             (Some(_), Some(value)) => value,
-            (Some(expected), None) => {
-                rest.next().ok_or_else(|| self.error(format!("{written}: expected {expected} after it")))?
+            (Some(takes), None) => {
+                rest.next().ok_or_else(|| self.error(format!("{written}: expected {} after it", takes.expected)))?
             }
         };
-        if spec.takes.is_some() && self.options.iter().any(|(name, _)| *name == spec.long) {
+        if option.value.is_some() && self.has(option.long) {
             return Err(self.error(format!("{written} is given twice")));
         }
-        self.options.push((spec.long, value));
+        self.options.push((option.long, value));
         Ok(())
     }
 
     fn error(&self, message: String) -> UsageError {
         UsageError { message, topic: self.topic }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.options.iter().any(|(given, _)| *given == name)
     }
 
     fn flag(&mut self, name: &str) -> bool {
@@ -237,6 +237,14 @@ impl Line {
     fn value(&mut self, name: &str) -> Option<String> {
         let at = self.options.iter().position(|(given, _)| *given == name)?;
         Some(self.options.remove(at).1)
+    }
+
+    fn duration(&mut self, name: &str) -> Result<Option<Duration>, UsageError> {
+        let Some(text) = self.value(name) else { return Ok(None) };
+        match humantime::parse_duration(&text) {
+            Ok(duration) if !duration.is_zero() => Ok(Some(duration)),
+            _ => Err(self.error(format!("--{name}: {text:?}: expected a duration like 500ms, 10s or 1m"))),
+        }
     }
 
     fn word(&mut self) -> Option<String> {
@@ -254,96 +262,169 @@ impl Line {
         }
     }
 
-    fn action(&mut self) -> Result<Action, UsageError> {
+    /// What is left means nothing any more.
+    fn help(&mut self) -> Action {
+        self.words.clear();
+        self.options.clear();
+        Action::Help(self.topic)
+    }
+
+    fn action(&mut self, name: Name, socket_variable: Option<OsString>) -> Result<Action, UsageError> {
         if self.flag("version") {
-            self.words.clear();
+            self.help();
             return Ok(Action::Version);
         }
         let help = self.flag("help");
         let Some(object) = self.word() else {
-            return if help {
-                Ok(Action::Help(Topic::General))
-            } else {
-                Err(self.error("expected an object".to_owned()))
-            };
+            return if help { Ok(self.help()) } else { Err(self.error("expected an object".to_owned())) };
         };
-        let object = self.name("object", &object, OBJECTS)?;
-        self.topic = match object {
-            "pod" => Topic::Pod,
-            "redirect" => Topic::Redirect,
-            "prog" => Topic::Prog,
-            "map" => Topic::Map,
-            "event" => Topic::Event,
-            "status" => Topic::Status,
-            _ => Topic::General,
+        let names = OBJECTS.iter().map(|object| (object.name, object.abbreviated)).chain([(HELP, true)]);
+        let object = self.name("object", &object, &names.collect::<Vec<_>>())?;
+        self.topic = OBJECTS.iter().find(|known| known.name == object);
+        let Some(object) = self.topic.filter(|_| !help) else { return Ok(self.help()) };
+        let Some(command) = self.command(object)? else { return Ok(self.help()) };
+
+        let given = self.value("agent").or(self.value("socket")).map(PathBuf::from);
+        let timeout = self.duration("timeout")?;
+        let cluster = self.cluster(name, timeout, given.clone())?;
+        let for_cluster =
+            |cluster: Option<Cluster>, line: &Self| cluster.ok_or_else(|| line.error("expected --cluster".to_owned()));
+        match object.name {
+            "version" => return Ok(cluster.map_or(Action::Version, Action::Versions)),
+            "completion" => return self.completion(command),
+            "man" => return Ok(Action::Man(self.required(command, "man")?.into())),
+            UNINSTALL => {
+                let wait = self.duration("wait")?.unwrap_or(UNINSTALL_WAIT);
+                return Ok(Action::Uninstall { cluster: for_cluster(cluster, self)?, wait });
+            }
+            _ => {}
+        }
+        let question = match object.name {
+            "pod" => self.pod(command),
+            "redirect" => self.redirect(command)?,
+            "prog" => self.prog()?,
+            "map" if command.name == "dump" => Question::Dump(self.required(command, "map dump")?.to_ascii_uppercase()),
+            "map" => Question::Maps,
+            "event" => self.trace()?,
+            _ => Question::Status { check: self.flag("check") },
         };
-        if help || object == "help" {
-            self.words.clear();
-            return Ok(Action::Help(self.topic));
-        }
-        match object {
-            "pod" => self.pod(),
-            "redirect" => self.redirect(),
-            "prog" => self.prog(),
-            "map" => self.map(),
-            "event" => self.event(),
-            "status" => self.status(),
-            _ => Ok(Action::Version),
-        }
+        Ok(match cluster {
+            Some(cluster) => Action::AskCluster { question, cluster },
+            None => Action::Ask {
+                question,
+                socket: given.or(socket_variable.map(PathBuf::from)).unwrap_or_else(|| SOCKET.into()),
+                timeout: timeout.unwrap_or(AGENT_TIMEOUT),
+            },
+        })
     }
 
-    /// The name that `given` is, or that only it begins.
-    fn name(&self, what: &str, given: &str, names: &[&'static str]) -> Result<&'static str, UsageError> {
-        if let Some(name) = names.iter().find(|name| **name == given) {
+    /// The name that `given` is, or that only it begins, of those that may be shortened.
+    fn name(&self, what: &str, given: &str, names: &[(&'static str, bool)]) -> Result<&'static str, UsageError> {
+        if let Some((name, _)) = names.iter().find(|(name, _)| *name == given) {
             return Ok(name);
         }
-        let matches: Vec<&'static str> = names.iter().copied().filter(|name| name.starts_with(given)).collect();
+        let begun = names.iter().filter(|(name, abbreviated)| *abbreviated && name.starts_with(given));
+        let matches: Vec<&'static str> = begun.map(|(name, _)| *name).collect();
         match matches[..] {
             [name] if !given.is_empty() => Ok(name),
-            [] | [_] => Err(self.error(format!("unknown {what} {given:?}; expected {}", names.join(", ")))),
+            [] | [_] => {
+                let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+                Err(self.error(format!("unknown {what} {given:?}; expected {}", names.join(", "))))
+            }
             _ => Err(self.error(format!("{what} {given:?} is ambiguous: {}", matches.join(", ")))),
         }
     }
 
-    /// The next word as a command; the first one of `names` when there is none.
-    fn command(&mut self, names: &[&'static str]) -> Result<&'static str, UsageError> {
-        match self.word() {
-            Some(given) => self.name("command", &given, names),
-            None => Ok(names[0]),
+    /// The next word as a command of the object, the first one when there is none; none for help.
+    fn command(&mut self, object: &'static Object) -> Result<Option<&'static Command>, UsageError> {
+        let first = object.commands.first();
+        if let Some(alone) = first.filter(|command| command.name.is_empty()) {
+            return Ok(Some(alone).filter(|_| self.words.front().is_none_or(|word| word != HELP)));
+        }
+        let Some(given) = self.word() else {
+            // What goes on until it is interrupted is not begun by the way.
+            return if object.name == "event" {
+                Err(self.error("event: expected trace or help".to_owned()))
+            } else {
+                Ok(first)
+            };
+        };
+        let names = object.commands.iter().map(|command| command.name).chain([HELP]);
+        let name = self.name("command", &given, &names.map(|name| (name, true)).collect::<Vec<_>>())?;
+        Ok(object.commands.iter().find(|command| command.name == name))
+    }
+
+    /// The word that a command needs.
+    fn required(&mut self, command: &Command, written: &str) -> Result<String, UsageError> {
+        let expected = command.value.as_ref().map_or("nothing", |value| value.expected);
+        self.word().ok_or_else(|| self.error(format!("{written}: expected {expected}")))
+    }
+
+    /// The cluster to ask, if one is to be asked.
+    fn cluster(
+        &mut self,
+        name: Name,
+        timeout: Option<Duration>,
+        socket: Option<PathBuf>,
+    ) -> Result<Option<Cluster>, UsageError> {
+        let own = self.topic.is_some_and(|object| object.name == UNINSTALL);
+        let asked = self.flag("cluster") || self.has("kubeconfig") || self.has("context");
+        if !asked && !own && name == Name::Weirctl {
+            return match grammar::CLUSTER.iter().find(|option| self.has(option.long)) {
+                Some(option) => {
+                    Err(self
+                        .error(format!("--{} is for a whole cluster: kubectl weir, or weirctl --cluster", option.long)))
+                }
+                None => Ok(None),
+            };
+        }
+        let namespace = match (self.value("namespace"), self.flag("all-namespaces")) {
+            (Some(_), true) => return Err(self.error("--namespace and --all-namespaces exclude each other".to_owned())),
+            (Some(namespace), false) => Namespace::Named(namespace),
+            (None, true) => Namespace::All,
+            (None, false) => Namespace::Current,
+        };
+        Ok(Some(Cluster {
+            kubeconfig: self.value("kubeconfig").map(PathBuf::from),
+            context: self.value("context"),
+            namespace,
+            weir_namespace: self.value("weir-namespace").unwrap_or_else(|| WEIR_NAMESPACE.to_owned()),
+            node: self.value("node"),
+            timeout: timeout.unwrap_or(NODE_TIMEOUT),
+            socket,
+        }))
+    }
+
+    fn completion(&mut self, command: &Command) -> Result<Action, UsageError> {
+        let given = self.required(command, "completion")?;
+        match grammar::SHELLS.iter().find(|shell| **shell == given) {
+            Some(shell) => Ok(Action::Completion(shell)),
+            None => Err(self.error(format!("completion: {given:?}: expected bash, zsh or fish"))),
         }
     }
 
-    fn help(&mut self) -> Result<Action, UsageError> {
-        self.words.clear();
-        Ok(Action::Help(self.topic))
-    }
-
-    fn pod(&mut self) -> Result<Action, UsageError> {
-        let question = match (self.command(LIST_SHOW)?, self.word()) {
-            ("help", _) => return self.help(),
+    fn pod(&mut self, command: &Command) -> Question {
+        match (command.name, self.word()) {
             ("show", Some(pod)) => Question::Pod(pod),
-            (_, pod) => Question::Pods(pod.unwrap_or_default()),
-        };
-        Ok(Action::Ask(question))
+            (_, pod) => Question::Pods { pod: pod.unwrap_or_default(), all: self.flag("all") },
+        }
     }
 
-    fn redirect(&mut self) -> Result<Action, UsageError> {
-        let question = match (self.command(LIST_SHOW)?, self.word()) {
-            ("help", _) => return self.help(),
-            ("show", Some(pod)) => self.redirect_show(pod)?,
-            ("show", None) if self.options.iter().any(|(name, _)| *name != "all") => {
-                return Err(self.error("redirect show: expected a pod".to_owned()));
+    fn redirect(&mut self, command: &Command) -> Result<Question, UsageError> {
+        match (command.name, self.word()) {
+            ("show", Some(pod)) => self.redirect_show(pod),
+            ("show", None) if ["to", "from", "protocol"].iter().any(|option| self.has(option)) => {
+                Err(self.error("redirect show: expected a pod".to_owned()))
             }
-            (_, pod) => Question::Redirects { pod: pod.unwrap_or_default(), all: self.flag("all") },
-        };
-        Ok(Action::Ask(question))
+            (_, pod) => Ok(Question::Redirects { pod: pod.unwrap_or_default(), all: self.flag("all") }),
+        }
     }
 
     fn redirect_show(&mut self, pod: String) -> Result<Question, UsageError> {
         let (to, from, protocol) = (self.value("to"), self.value("from"), self.value("protocol"));
         let Some(to) = to else {
             return match (from, protocol) {
-                (None, None) => Ok(Question::RedirectSetup(pod)),
+                (None, None) => Ok(Question::Setup(pod)),
                 _ => Err(self.error("--from and --protocol belong to --to IP:PORT".to_owned())),
             };
         };
@@ -359,39 +440,18 @@ impl Line {
         Ok(Question::Explain(Explain { pod, to, from, protocol }))
     }
 
-    fn prog(&mut self) -> Result<Action, UsageError> {
-        if self.command(LIST_SHOW)? == "help" {
-            return self.help();
-        }
-        let program = match self.word() {
+    fn prog(&mut self) -> Result<Question, UsageError> {
+        Ok(Question::Programs(match self.word() {
             None => Program::Any,
             Some(word) if word == "id" => {
                 let id = self.word().ok_or_else(|| self.error("id: expected a number after it".to_owned()))?;
                 Program::Id(id.parse().map_err(|_| self.error(format!("id: {id:?}: expected a number")))?)
             }
             Some(name) => Program::Name(name),
-        };
-        Ok(Action::Ask(Question::Programs(program)))
+        }))
     }
 
-    fn map(&mut self) -> Result<Action, UsageError> {
-        let question = match self.command(MAP_COMMANDS)? {
-            "help" => return self.help(),
-            "dump" => {
-                let name = self.word();
-                let name = name.ok_or_else(|| self.error("map dump: expected the name of a map".to_owned()))?;
-                Question::Dump(name.to_ascii_uppercase())
-            }
-            _ => Question::Maps,
-        };
-        Ok(Action::Ask(question))
-    }
-
-    fn event(&mut self) -> Result<Action, UsageError> {
-        let Some(given) = self.word() else { return Err(self.error("event: expected trace or help".to_owned())) };
-        if self.name("command", &given, EVENT_COMMANDS)? == "help" {
-            return self.help();
-        }
+    fn trace(&mut self) -> Result<Question, UsageError> {
         let pod = self.word().unwrap_or_default();
         let verdict = self.value("verdict").unwrap_or_default();
         const OUTCOMES: [&str; 6] = ["", "redirect", "steer", "pass", "refuse", "close"];
@@ -407,26 +467,11 @@ impl Line {
                 _ => return Err(self.error(format!("--count: {text:?}: expected a number of events, at least 1"))),
             },
         };
-        let duration = match self.value("for") {
-            None => None,
-            Some(text) => match humantime::parse_duration(&text) {
-                Ok(duration) => Some(duration),
-                Err(_) => return Err(self.error(format!("--for: {text:?}: expected a duration like 500ms, 10s or 1m"))),
-            },
-        };
-        let bounded = self.flag("follow") || count.is_some() || duration.is_some();
+        let duration = self.duration("for")?;
+        let until_stdin_ends = self.flag("stdin");
+        let bounded = self.flag("follow") || count.is_some() || duration.is_some() || until_stdin_ends;
         let duration = if bounded { duration } else { Some(SNAPSHOT) };
-        Ok(Action::Ask(Question::Trace(Trace { pod, verdict, count, duration })))
-    }
-
-    fn status(&mut self) -> Result<Action, UsageError> {
-        if let Some(given) = self.word() {
-            let command = self.name("command", &given, LIST_SHOW)?;
-            if command == "help" {
-                return self.help();
-            }
-        }
-        Ok(Action::Ask(Question::Status { check: self.flag("check") }))
+        Ok(Question::Trace(Trace { pod, verdict, count, duration, until_stdin_ends }))
     }
 }
 
@@ -435,13 +480,13 @@ mod tests {
     use super::*;
 
     fn parse_line(line: &str) -> Result<Invocation, UsageError> {
-        parse(line.split_whitespace().map(str::to_owned), None)
+        parse(Name::Weirctl, line.split_whitespace().map(str::to_owned), None)
     }
 
     #[track_caller]
     fn asked(line: &str) -> Question {
         match parse_line(line).unwrap().action {
-            Action::Ask(question) => question,
+            Action::Ask { question, .. } => question,
             other => panic!("{other:?}"),
         }
     }
@@ -452,23 +497,26 @@ mod tests {
     }
 
     fn trace(pod: &str, verdict: &str, count: Option<u64>, duration: Option<Duration>) -> Question {
-        Question::Trace(Trace { pod: pod.to_owned(), verdict: verdict.to_owned(), count, duration })
+        let (pod, verdict) = (pod.to_owned(), verdict.to_owned());
+        Question::Trace(Trace { pod, verdict, count, duration, until_stdin_ends: false })
     }
 
     #[test]
     fn objects_and_commands_shorten_to_unique_prefixes() {
-        assert_eq!(asked("pod list"), Question::Pods(String::new()));
-        assert_eq!(asked("po"), Question::Pods(String::new()));
-        assert_eq!(asked("pod show"), Question::Pods(String::new()));
-        assert_eq!(asked("pod l web"), Question::Pods("web".to_owned()));
+        let pods = |pod: &str, all| Question::Pods { pod: pod.to_owned(), all };
+        assert_eq!(asked("pod list"), pods("", false));
+        assert_eq!(asked("po"), pods("", false));
+        assert_eq!(asked("pod show"), pods("", false));
+        assert_eq!(asked("pod l web"), pods("web", false));
+        assert_eq!(asked("pod list --all"), pods("", true));
         assert_eq!(asked("pod sh default/web"), Question::Pod("default/web".to_owned()));
         let redirects = |pod: &str, all| Question::Redirects { pod: pod.to_owned(), all };
         assert_eq!(asked("r"), redirects("", false));
         assert_eq!(asked("red l web"), redirects("web", false));
         assert_eq!(asked("redirect list --all"), redirects("", true));
         assert_eq!(asked("redirect list web -a"), redirects("web", true));
-        assert_eq!(refused("pod list --all"), "--all means nothing here");
-        assert_eq!(asked("red s web"), Question::RedirectSetup("web".to_owned()));
+        assert_eq!(refused("prog list --all"), "--all means nothing here");
+        assert_eq!(asked("red s web"), Question::Setup("web".to_owned()));
         assert_eq!(asked("pr"), Question::Programs(Program::Any));
         assert_eq!(asked("prog show id 7"), Question::Programs(Program::Id(7)));
         assert_eq!(asked("prog show weir_connect4"), Question::Programs(Program::Name("weir_connect4".to_owned())));
@@ -478,7 +526,8 @@ mod tests {
         assert_eq!(refused("p"), "object \"p\" is ambiguous: pod, prog");
         assert_eq!(
             refused("pods"),
-            "unknown object \"pods\"; expected pod, redirect, prog, map, event, status, version, help"
+            "unknown object \"pods\"; expected pod, redirect, prog, map, event, status, uninstall, version, completion, man, \
+             help"
         );
         assert_eq!(refused("map drop"), "unknown command \"drop\"; expected list, show, dump, help");
         assert_eq!(refused(""), "expected an object");
@@ -492,19 +541,23 @@ mod tests {
             "pod -js/a list web",
             "pod --agent /a l web -j",
         ] {
-            let invocation = parse_line(line).unwrap();
-            assert_eq!((invocation.format, invocation.socket), (Format::Json, PathBuf::from("/a")), "{line}");
-            assert_eq!(invocation.action, Action::Ask(Question::Pods("web".to_owned())), "{line}");
+            let question = Question::Pods { pod: "web".to_owned(), all: false };
+            let action = Action::Ask { question, socket: "/a".into(), timeout: AGENT_TIMEOUT };
+            assert_eq!(parse_line(line).unwrap(), Invocation { format: Format::Json, action }, "{line}");
         }
         assert_eq!(parse_line("-p pod").unwrap().format, Format::Pretty);
         assert_eq!(parse_line("-jp pod").unwrap().format, Format::Pretty);
-        assert_eq!(asked("pod list -- -web"), Question::Pods("-web".to_owned()));
+        assert_eq!(asked("pod show -- -web"), Question::Pod("-web".to_owned()));
     }
 
     #[test]
     fn the_socket_comes_from_the_option_the_environment_or_the_default() {
         let socket = |line: &str, variable: Option<&str>| {
-            parse(line.split_whitespace().map(str::to_owned), variable.map(Into::into)).unwrap().socket
+            let words = line.split_whitespace().map(str::to_owned);
+            match parse(Name::Weirctl, words, variable.map(Into::into)).unwrap().action {
+                Action::Ask { socket, .. } => socket,
+                other => panic!("{other:?}"),
+            }
         };
         assert_eq!(socket("-s /a pod", Some("/b")), PathBuf::from("/a"));
         assert_eq!(socket("pod", Some("/b")), PathBuf::from("/b"));
@@ -514,17 +567,25 @@ mod tests {
     #[test]
     fn help_and_version_are_found_at_every_level() {
         for (line, topic) in [
-            ("help", Topic::General),
-            ("-h", Topic::General),
-            ("pod help", Topic::Pod),
-            ("redirect -h", Topic::Redirect),
-            ("redirect show --help", Topic::Redirect),
-            ("prog h", Topic::Prog),
-            ("map help", Topic::Map),
-            ("event help", Topic::Event),
-            ("status help", Topic::Status),
+            ("help", None),
+            ("-h", None),
+            ("-j help", None),
+            ("pod help", Some("pod")),
+            ("redirect -h", Some("redirect")),
+            ("redirect show --to 1.1.1.1:1 --help", Some("redirect")),
+            ("prog h", Some("prog")),
+            ("map help", Some("map")),
+            ("event help", Some("event")),
+            ("status help", Some("status")),
+            ("uninstall help", Some("uninstall")),
+            ("completion help", Some("completion")),
+            ("man -h", Some("man")),
+            ("version help", Some("version")),
         ] {
-            assert_eq!(parse_line(line).unwrap().action, Action::Help(topic), "{line}");
+            match parse_line(line).unwrap().action {
+                Action::Help(object) => assert_eq!(object.map(|object| object.name), topic, "{line}"),
+                other => panic!("{line}: {other:?}"),
+            }
         }
         for line in ["version", "-V", "--version", "v"] {
             assert_eq!(parse_line(line).unwrap().action, Action::Version, "{line}");
@@ -594,6 +655,104 @@ mod tests {
         assert_eq!(refused("pod --json=yes"), "--json takes no value, got \"yes\"");
         assert_eq!(refused("map dump"), "map dump: expected the name of a map");
         assert_eq!(refused("prog show id x"), "id: \"x\": expected a number");
-        assert_eq!(parse_line("map drop").unwrap_err().topic, Topic::Map);
+        assert_eq!(parse_line("map drop").unwrap_err().topic.unwrap().name, "map");
+    }
+
+    #[track_caller]
+    fn cluster(name: Name, line: &str) -> (Question, Cluster) {
+        match parse(name, line.split_whitespace().map(str::to_owned), None).unwrap().action {
+            Action::AskCluster { question, cluster } => (question, cluster),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_asked_by_name_or_option() {
+        assert_eq!(Name::of("/usr/local/bin/kubectl-weir".as_ref()), Name::Kubectl);
+        assert_eq!(Name::of("./weirctl".as_ref()), Name::Weirctl);
+        let (question, asked) = cluster(Name::Kubectl, "pod list -n demo");
+        assert_eq!(question, Question::Pods { pod: String::new(), all: false });
+        let all = Cluster {
+            kubeconfig: None,
+            context: None,
+            namespace: Namespace::Named("demo".to_owned()),
+            weir_namespace: "weir-system".to_owned(),
+            node: None,
+            timeout: NODE_TIMEOUT,
+            socket: None,
+        };
+        assert_eq!(asked, all);
+        let line = "map dump flows --kubeconfig /k --context c -A --weir-namespace w --node n1 --timeout 3s -s /a";
+        let (question, asked) = cluster(Name::Weirctl, line);
+        assert_eq!(question, Question::Dump("FLOWS".to_owned()));
+        let every = Cluster {
+            kubeconfig: Some("/k".into()),
+            context: Some("c".to_owned()),
+            namespace: Namespace::All,
+            weir_namespace: "w".to_owned(),
+            node: Some("n1".to_owned()),
+            timeout: Duration::from_secs(3),
+            socket: Some("/a".into()),
+        };
+        assert_eq!(asked, every);
+        assert_eq!(cluster(Name::Weirctl, "--cluster status").1.namespace, Namespace::Current);
+        for (line, message) in [
+            ("pod list -n demo", "--namespace is for a whole cluster: kubectl weir, or weirctl --cluster"),
+            ("pod list -A", "--all-namespaces is for a whole cluster: kubectl weir, or weirctl --cluster"),
+            ("--cluster pod list -A -n demo", "--namespace and --all-namespaces exclude each other"),
+            ("pod list --timeout 0s", "--timeout: \"0s\": expected a duration like 500ms, 10s or 1m"),
+        ] {
+            assert_eq!(refused(line), message, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_uninstall_is_a_clusters_always() {
+        match parse_line("uninstall --wait 30s -n demo").unwrap().action {
+            Action::Uninstall { cluster, wait } => {
+                assert_eq!((cluster.weir_namespace.as_str(), wait), ("weir-system", Duration::from_secs(30)));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(refused("uninst").starts_with("unknown object \"uninst\""), "what removes is written out");
+        assert_eq!(refused("uninstall --wait soon"), "--wait: \"soon\": expected a duration like 500ms, 10s or 1m");
+    }
+
+    #[test]
+    fn completion_and_pages_say_where_to() {
+        assert_eq!(parse_line("completion bash").unwrap().action, Action::Completion("bash"));
+        assert_eq!(parse_line("man /tmp/man").unwrap().action, Action::Man("/tmp/man".into()));
+        assert_eq!(refused("completion"), "completion: expected bash, zsh or fish");
+        assert_eq!(refused("completion tcsh"), "completion: \"tcsh\": expected bash, zsh or fish");
+        assert_eq!(refused("man"), "man: expected a directory");
+    }
+
+    #[test]
+    fn a_question_is_the_command_line_that_asks_it() {
+        for line in [
+            "status",
+            "status --check",
+            "pod list",
+            "pod list -a web",
+            "pod show -- -web",
+            "redirect list",
+            "redirect list demo/web --all",
+            "redirect show web",
+            "redirect show web --to [fd00::1]:80 --from node --protocol mptcp",
+            "prog",
+            "prog show id 7",
+            "prog show weir_connect4",
+            "map",
+            "map dump flows",
+            "event trace",
+            "event trace web --stdin --verdict refuse -c 5 --for 1m",
+        ] {
+            let question = asked(line);
+            let again = parse(Name::Weirctl, question.arguments(), None).unwrap().action;
+            assert!(matches!(again, Action::Ask { question: again, .. } if again == question), "{line}");
+        }
+        let renamed = asked("redirect show web --to 10.0.0.1:80").about("demo/web");
+        assert_eq!(renamed.pod(), Some("demo/web"));
+        assert_eq!(asked("map list").about("demo/web"), Question::Maps);
     }
 }

@@ -1,20 +1,29 @@
 //! weirctl: shows what weir redirects, where and why, in bpftool's grammar.
 //!
-//! It asks the agent over its unix socket and decides nothing itself. Works on a node and through `kubectl exec`: no
-//! terminal is assumed, there are no colours, and a reader that goes away ends it quietly.
+//! On a node it asks the agent over its unix socket. As `kubectl weir`, it asks the weirctl of each node through the API
+//! server, and prints what they say with the same code. It decides nothing itself. No terminal is assumed, there are no
+//! colours, and a reader that goes away ends it quietly.
 
+mod agent;
+mod answer;
 mod cli;
-mod client;
+mod cluster;
+mod grammar;
+mod node;
 mod output;
-mod run;
+mod pages;
+mod question;
 mod show;
+mod stop;
 mod table;
 mod time;
 mod usage;
 
-use std::process::ExitCode;
+use std::{io, path::PathBuf, process::ExitCode};
 
-use cli::{Action, Invocation};
+use cli::{Action, Invocation, Name};
+use cluster::Outcome;
+use node::Node;
 use output::Output;
 
 /// Done.
@@ -26,23 +35,50 @@ const USAGE: u8 = 2;
 /// `status --check`: the agent answers, but something needs attention.
 const UNHEALTHY: u8 = 3;
 
+/// Why nothing was shown.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Node(#[from] node::Error),
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
+    #[error("standard output: {0}")]
+    Output(#[from] io::Error),
+    #[error("man: {}: {source}", directory.display())]
+    Man { directory: PathBuf, source: io::Error },
+}
+
+impl Error {
+    /// Whether whoever read the answer has seen enough.
+    fn is_broken_pipe(&self) -> bool {
+        let (Self::Output(error)
+        | Self::Node(node::Error::Output(error))
+        | Self::Cluster(cluster::Error::Output(error))) = self
+        else {
+            return false;
+        };
+        error.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
-    let invocation = match cli::parse(arguments, std::env::var_os(cli::SOCKET_VARIABLE)) {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().map_or(Name::Weirctl, |path| Name::of(path.as_ref()));
+    let arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
+    let invocation = match cli::parse(name, arguments, std::env::var_os(cli::SOCKET_VARIABLE)) {
         Ok(invocation) => invocation,
         Err(error) => {
-            eprintln!("weirctl: {}\n\n{}", error.message, usage::text(error.topic));
+            eprintln!("{}: {}\n\n{}", name.typed(), error.message, usage::text(name, error.topic));
             return ExitCode::from(USAGE);
         }
     };
-    let mut output = Output::stdout(invocation.format);
-    match execute(&invocation, &mut output).await {
+    let mut output = Output::stdout(name.typed(), invocation.format);
+    match execute(name, invocation, &mut output).await {
         Ok(code) => ExitCode::from(code),
-        // Whoever read it has seen enough.
-        Err(run::Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(OK),
+        Err(error) if error.is_broken_pipe() => ExitCode::from(OK),
         Err(error) => {
-            eprintln!("weirctl: {error}");
+            output.note(&error);
             // bpftool's habit. Nobody is left to tell if it cannot be written.
             let _ = output.json_error(&error.to_string());
             ExitCode::from(FAILED)
@@ -50,16 +86,37 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn execute(invocation: &Invocation, output: &mut Output) -> Result<u8, run::Error> {
-    match &invocation.action {
-        Action::Help(topic) => {
-            output.text(usage::text(*topic))?;
-            Ok(OK)
+async fn execute(name: Name, invocation: Invocation, output: &mut Output) -> Result<u8, Error> {
+    let outcome = match invocation.action {
+        Action::Help(object) => {
+            output.text(usage::text(name, object))?;
+            Outcome::Done
         }
         Action::Version => {
-            run::version(output)?;
-            Ok(OK)
+            let version = env!("CARGO_PKG_VERSION");
+            let json = || Ok(serde_json::json!({ "version": version }));
+            output.answer(format_args!("{} {version}\n", name.typed()), json)?;
+            Outcome::Done
         }
-        Action::Ask(question) => run::ask(question, &invocation.socket, output).await,
-    }
+        Action::Completion(shell) => {
+            output.text(pages::completion(name, shell)?)?;
+            Outcome::Done
+        }
+        Action::Man(directory) => {
+            pages::manual(&directory).map_err(|source| Error::Man { directory, source })?;
+            Outcome::Done
+        }
+        Action::Ask { question, socket, timeout } => {
+            let well = Node::connect(&socket, timeout).await?.ask(&question, output).await?;
+            if well { Outcome::Done } else { Outcome::Unhealthy }
+        }
+        Action::AskCluster { question, cluster } => cluster::ask(&question, &cluster, output).await?,
+        Action::Versions(cluster) => cluster::versions(&cluster, output).await?,
+        Action::Uninstall { cluster, wait } => cluster::uninstall(&cluster, wait, output).await?,
+    };
+    Ok(match outcome {
+        Outcome::Done => OK,
+        Outcome::Incomplete => FAILED,
+        Outcome::Unhealthy => UNHEALTHY,
+    })
 }

@@ -20,14 +20,32 @@ pub enum Format {
 
 /// Where answers go.
 pub struct Output {
+    name: &'static str,
     format: Format,
     to: Box<dyn Write>,
 }
 
 impl Output {
-    /// Standard output.
-    pub fn stdout(format: Format) -> Self {
-        Self { format, to: Box::new(io::stdout()) }
+    /// Standard output of a program as users type it.
+    pub fn stdout(name: &'static str, format: Format) -> Self {
+        Self { name, format, to: Box::new(io::stdout()) }
+    }
+
+    /// A buffer.
+    #[cfg(test)]
+    pub fn buffer(format: Format) -> (Self, tests::Buffer) {
+        let buffer = tests::Buffer::default();
+        (Self { name: "weirctl", format, to: Box::new(buffer.clone()) }, buffer)
+    }
+
+    /// Whether text is wanted.
+    pub fn is_plain(&self) -> bool {
+        self.format == Format::Plain
+    }
+
+    /// The program as users type it.
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     /// Writes text as it is, whatever the format.
@@ -37,35 +55,40 @@ impl Output {
         self.to.flush()
     }
 
-    /// Writes one of the two, whichever the format wants.
-    pub fn write(&mut self, plain: impl Display, json: impl FnOnce() -> Value) -> io::Result<()> {
+    /// Writes an answer as text or as JSON.
+    pub fn answer(&mut self, plain: impl Display, json: impl FnOnce() -> serde_json::Result<Value>) -> io::Result<()> {
         match self.format {
             Format::Plain => self.text(plain),
-            Format::Json => self.text(format_args!("{}\n", json())),
-            Format::Pretty => self.text(format_args!("{:#}\n", json())),
+            Format::Json => self.text(format_args!("{}\n", json()?)),
+            Format::Pretty => self.text(format_args!("{:#}\n", json()?)),
         }
     }
 
-    /// Says something beside the answer on standard error, to people: JSON's readers find it in the answer.
+    /// Says something beside the answer on standard error.
     pub fn note(&self, note: impl Display) {
-        if self.format == Format::Plain {
-            eprintln!("weirctl: {note}");
-        }
+        eprintln!("{}: {note}", self.name);
     }
 
     /// Writes an error as JSON, if JSON is wanted.
     pub fn json_error(&mut self, message: &str) -> io::Result<()> {
-        if self.format == Format::Plain { Ok(()) } else { self.write("", || json!({ "error": message })) }
+        if self.format == Format::Plain { Ok(()) } else { self.answer("", || Ok(json!({ "error": message }))) }
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use std::{cell::RefCell, rc::Rc};
 
     #[derive(Clone, Default)]
-    struct Buffer(Rc<RefCell<Vec<u8>>>);
+    pub struct Buffer(Rc<RefCell<Vec<u8>>>);
+
+    impl Buffer {
+        /// What was written since the last time.
+        pub fn text(&self) -> String {
+            String::from_utf8(self.0.take()).unwrap()
+        }
+    }
 
     impl Write for Buffer {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -79,12 +102,10 @@ mod tests {
     #[test]
     fn the_format_chooses() {
         let written = |format| {
-            let buffer = Buffer::default();
-            let mut output = Output { format, to: Box::new(buffer.clone()) };
-            output.write("one\n", || json!([{ "a": 1 }])).unwrap();
+            let (mut output, buffer) = Output::buffer(format);
+            output.answer("one\n", || Ok(json!([{ "a": 1 }]))).unwrap();
             output.json_error("no").unwrap();
-            let bytes = buffer.0.take();
-            String::from_utf8(bytes).unwrap()
+            buffer.text()
         };
         assert_eq!(written(Format::Plain), "one\n");
         assert_eq!(written(Format::Json), "[{\"a\":1}]\n{\"error\":\"no\"}\n");

@@ -65,6 +65,13 @@ impl Facts {
     pub fn line(&mut self, name: &str, value: impl AsRef<str>) {
         self.0.push((name.to_owned(), clean(value.as_ref())));
     }
+
+    /// Says of which node this is, where that does not go without saying.
+    pub fn node(&mut self, node: Option<&str>) {
+        if let Some(node) = node {
+            self.line("node", node);
+        }
+    }
 }
 
 impl fmt::Display for Facts {

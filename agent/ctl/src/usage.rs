@@ -1,131 +1,238 @@
-//! What `help` prints, as bpftool does.
+//! What `help` prints, as bpftool does, from the grammar.
 
-/// What help is asked about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Topic {
-    /// weirctl.
-    General,
-    /// `pod`.
-    Pod,
-    /// `redirect`.
-    Redirect,
-    /// `prog`.
-    Prog,
-    /// `map`.
-    Map,
-    /// `event`.
-    Event,
-    /// `status`.
-    Status,
-}
+use std::fmt::Write;
 
-/// The help text, ending with a line break.
-pub fn text(topic: Topic) -> &'static str {
-    match topic {
-        Topic::General => GENERAL,
-        Topic::Pod => POD,
-        Topic::Redirect => REDIRECT,
-        Topic::Prog => PROG,
-        Topic::Map => MAP,
-        Topic::Event => EVENT,
-        Topic::Status => STATUS,
+use crate::{
+    cli::Name,
+    grammar::{CLUSTER, Command, GENERAL, HELP, OBJECTS, Object, Opt, Value},
+};
+
+/// How wide a line may be.
+const WIDTH: usize = 100;
+/// Where what explains a name starts, unless the names are wider.
+const COLUMN: usize = 18;
+
+/// What there is to know of every command.
+pub const REMARKS: &[(&str, &str)] = &[
+    (
+        "Abbreviation",
+        "objects and commands may be shortened to any prefix that only one of them has; uninstall, completion and man \
+         are written out.",
+    ),
+    (
+        "Exit codes",
+        "0 done; 1 an agent, a node or the cluster is unreachable or has no answer; 2 the command line is wrong; 3 \
+         (status --check) something needs attention.",
+    ),
+];
+
+/// The help text on an object or in general, ending with a line break.
+pub fn text(name: Name, object: Option<&'static Object>) -> String {
+    match object {
+        Some(object) => of_object(name, object),
+        None => general(name),
     }
 }
 
-const GENERAL: &str = "\
-Usage: weirctl [OPTIONS] OBJECT { COMMAND | help }
-       weirctl version
+fn general(name: Name) -> String {
+    let program = name.typed();
+    let objects: Vec<&str> = OBJECTS.iter().map(|object| object.name).collect();
+    let mut text = format!("Usage: {program} [OPTIONS] OBJECT {{ COMMAND | {HELP} }}\n\n");
+    wrap(&mut text, 7, &format!("OBJECT := {{ {} }}", objects.join(" | ")));
+    text.push('\n');
+    explained(&mut text, OBJECTS.iter().map(|object| (object.name.to_owned(), object.about)));
+    text.push('\n');
+    explained(&mut text, GENERAL.iter().map(|option| (shown(option), option.about)));
+    let of_cluster = match name {
+        Name::Weirctl => "\n       For a whole cluster, as kubectl weir does:\n\n",
+        Name::Kubectl => "\n       Which cluster, and whom there:\n\n",
+    };
+    text.push_str(of_cluster);
+    explained(&mut text, CLUSTER.iter().map(|option| (shown(option), option.about)));
+    for (title, remark) in REMARKS {
+        text.push('\n');
+        wrap(&mut text, 7, &format!("{title}: {remark}"));
+    }
+    text
+}
 
-       OBJECT := { pod | redirect | prog | map | event | status }
-       OPTIONS := { {-j|--json} | {-p|--pretty} | {-s|--socket} PATH | {-V|--version} | {-h|--help} }
+fn of_object(name: Name, object: &'static Object) -> String {
+    let mut text = String::new();
+    for command in object.commands {
+        let lead = if text.is_empty() { "Usage: " } else { "       " };
+        hang(&mut text, lead, 15, &line(name, object, command));
+    }
+    let _ = writeln!(text, "       {} {} {HELP}", name.typed(), object.name);
+    let meanings = meanings(name, object);
+    if !meanings.is_empty() {
+        text.push('\n');
+    }
+    for (word, is) in meanings {
+        let _ = writeln!(text, "       {word} := {is}");
+    }
+    text.push('\n');
+    let mut seen: Vec<&str> = Vec::new();
+    let mut lines: Vec<(String, &str)> = Vec::new();
+    for command in object.commands {
+        lines.push((if command.name.is_empty() { object.name } else { command.name }.to_owned(), command.about));
+        for option in command.options {
+            if !seen.contains(&option.long) {
+                seen.push(option.long);
+                lines.push((shown(option), option.about));
+            }
+        }
+    }
+    explained(&mut text, lines.into_iter());
+    if !object.notes.is_empty() {
+        text.push('\n');
+        wrap(&mut text, 7, object.notes);
+    }
+    text
+}
 
-       Objects and commands may be shortened to any prefix that only one of them has.
+/// What a command takes, as a usage line says it.
+pub fn line(name: Name, object: &Object, command: &Command) -> String {
+    let mut line = format!("{} {}", name.typed(), object.name);
+    if !command.name.is_empty() {
+        line = format!("{line} {}", command.name);
+    }
+    if let Some(value) = &command.value {
+        let _ = if command.required { write!(line, " {}", value.name) } else { write!(line, " [{}]", value.name) };
+    }
+    for option in command.options {
+        let _ = write!(line, " [--{}", option.long);
+        if let Some(value) = &option.value {
+            let _ = write!(line, " {}", value.name);
+        }
+        line.push(']');
+    }
+    line
+}
 
-    -j, --json         JSON: one array or object; event trace: one object a line
-    -p, --pretty       JSON, indented
-    -s, --socket PATH  the agent's socket, also --agent; default: $WEIR_AGENT_SOCKET,
-                       else /run/weir/agent.sock
-    -V, --version      weirctl's version
-    -h, --help         this help
+/// What the words of an object's usage stand for.
+pub fn meanings(name: Name, object: &'static Object) -> Vec<(&'static str, String)> {
+    let mut meanings: Vec<(&str, String)> = Vec::new();
+    for value in object.commands.iter().flat_map(values) {
+        if !value.is.is_empty() && meanings.iter().all(|(known, _)| *known != value.name) {
+            // Through the API server there are no names but these.
+            let is = if name == Name::Kubectl { value.is.replace("UID | ", "") } else { value.is.to_owned() };
+            meanings.push((value.name, is));
+        }
+    }
+    meanings
+}
 
-       Exit codes: 0 done; 1 the agent is unreachable or has no answer; 2 the command line is
-       wrong; 3 (status --check) something needs attention.
-";
+fn values(command: &'static Command) -> impl Iterator<Item = &'static Value> {
+    command.value.iter().chain(command.options.iter().filter_map(|option| option.value.as_ref()))
+}
 
-const POD: &str = "\
-Usage: weirctl pod { list | show } [POD]
-       weirctl pod help
+/// An option as it is written.
+fn shown(option: &Opt) -> String {
+    let mut text = option.short.map_or_else(String::new, |short| format!("-{short}, "));
+    let _ = write!(text, "--{}", option.long);
+    if let Some(value) = &option.value {
+        let _ = write!(text, " {}", value.name);
+    }
+    text
+}
 
-       POD := { UID | NAMESPACE/NAME | NAME }
+/// Names and, in a column, what they are.
+fn explained<'a>(text: &mut String, lines: impl Iterator<Item = (String, &'a str)> + Clone) {
+    let width = lines.clone().map(|(name, _)| name.len() + 2).max().unwrap_or_default().clamp(COLUMN, 2 * COLUMN - 6);
+    for (name, about) in lines {
+        hang(text, &format!("    {name:<width$}"), 4 + width, about);
+    }
+}
 
-    list         pods that the agent knows: state, addresses, and why one is pending
-    show         the same; with POD: everything of that pod
-";
+/// A paragraph with a margin.
+fn wrap(text: &mut String, margin: usize, paragraph: &str) {
+    hang(text, &" ".repeat(margin), margin, paragraph);
+}
 
-const REDIRECT: &str = "\
+/// A paragraph whose first line starts with `lead` and the others at a margin.
+fn hang(text: &mut String, lead: &str, margin: usize, paragraph: &str) {
+    let mut line = lead.to_owned();
+    let mut empty = true;
+    // What stands in brackets stays together.
+    let mut words: Vec<String> = Vec::new();
+    for word in paragraph.split(' ') {
+        match words.last_mut() {
+            Some(last) if last.starts_with('[') && !last.ends_with(']') => *last = format!("{last} {word}"),
+            _ => words.push(word.to_owned()),
+        }
+    }
+    for word in words {
+        if !empty && line.len() + 1 + word.len() > WIDTH {
+            let _ = writeln!(text, "{line}");
+            line = " ".repeat(margin);
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line.push_str(&word);
+        empty = false;
+    }
+    let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str) -> &'static Object {
+        OBJECTS.iter().find(|object| object.name == name).unwrap()
+    }
+
+    #[test]
+    fn an_object_has_its_commands_words_and_options() {
+        assert_eq!(
+            text(Name::Weirctl, Some(object("map"))),
+            "\
+Usage: weirctl map list
+       weirctl map show
+       weirctl map dump NAME
+       weirctl map help
+
+    list              weir's eBPF maps
+    show              the same
+    dump              the entries of a map, decoded; per-CPU values summed, unused array entries
+                      left out
+"
+        );
+        let redirect = text(Name::Weirctl, Some(object("redirect")));
+        assert!(
+            redirect.starts_with(
+                "\
 Usage: weirctl redirect list [POD] [--all]
-       weirctl redirect show POD
-       weirctl redirect show POD --to IP:PORT [--from FROM] [--protocol PROTOCOL]
+       weirctl redirect show [POD] [--to IP:PORT] [--from FROM] [--protocol PROTOCOL] [--all]
        weirctl redirect help
 
        POD := { UID | NAMESPACE/NAME | NAME }
        FROM := { pod | node | host-pod | IP }
        PROTOCOL := { tcp | mptcp | udp }
 
-    list         original destinations that were decided on: where they went, how often, when last
-    -a, --all    the proxy's own connections too (rule proxy-socket), with which it carries the others on
-    show POD     how the pod is redirected: listeners, exclusions, probe ports, decisions by rule
-    show POD --to IP:PORT
-                 the verdict on a connection and the rule that gives it, by the kernel's own tables
-    --from       who connects: a process of the pod (default); a process of the node, outside the
-                 pods' cgroups; one of a pod on the host's network; somebody at an address
-    --protocol   default tcp
-";
+"
+            ),
+            "{redirect}"
+        );
+        assert!(text(Name::Kubectl, Some(object("redirect"))).contains("POD := { NAMESPACE/NAME | NAME }"));
+    }
 
-const PROG: &str = "\
-Usage: weirctl prog { list | show } [PROG]
-       weirctl prog help
-
-       PROG := { NAME | id ID }
-
-    list         weir's eBPF programs: id, type, tag, where attached, runs and time spent in them
-
-       Runs count while the kernel is told to count them: always with sysctl
-       kernel.bpf_stats_enabled=1, else for a minute after each prog list.
-";
-
-const MAP: &str = "\
-Usage: weirctl map { list | show }
-       weirctl map dump NAME
-       weirctl map help
-
-    list         weir's eBPF maps
-    dump         the entries of a map, decoded; per-CPU values summed, unused array entries left out
-";
-
-const EVENT: &str = "\
-Usage: weirctl event trace [POD] [--verdict VERDICT] [--follow] [--count N] [--for DURATION]
-       weirctl event help
-
-       POD := { UID | NAMESPACE/NAME | NAME }
-       VERDICT := { redirect | steer | pass | refuse | close | RULE }
-
-    trace           decisions and closed connections as they happen, one line each
-    --verdict       only these: an outcome, the end of connections, or a rule as redirect list shows it
-    -f, --follow    until interrupted
-    -c, --count N   until N events were shown
-    --for DURATION  for that long (500ms, 10s, 1m)
-
-       Without --follow, --count and --for: what happens within 2 s. With several: whichever
-       comes first. Standard error says when it starts and how many events were lost; with
-       --json each event says how many were lost before it.
-";
-
-const STATUS: &str = "\
-Usage: weirctl status [--check]
-       weirctl status help
-
-    status       the agent, connected proxies, pods enrolled and pending with reasons, refused
-                 connections, faults of the eBPF programs
-    --check      exit with 3 unless a proxy is ready, no pod is pending and the pod source is well
-";
+    #[test]
+    fn everything_is_there_and_no_line_is_too_long() {
+        for name in [Name::Weirctl, Name::Kubectl] {
+            let mut all = text(name, None);
+            for object in OBJECTS {
+                assert!(all.contains(&format!("    {:<12}", object.name)), "{}", object.name);
+                all.push_str(&text(name, Some(object)));
+            }
+            for option in crate::grammar::options().filter(|option| option.long != "agent") {
+                assert!(all.contains(&format!("--{}", option.long)), "{}", option.long);
+            }
+            for line in all.lines() {
+                assert!(line.len() <= WIDTH && !line.ends_with(' '), "{line:?}");
+            }
+        }
+    }
+}

@@ -1,129 +1,195 @@
 //! `pod list` and `pod show`.
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use weir_abi::Rule;
-use weir_proto::agent::v1::Pod;
+use weir_proto::agent::v1 as pb;
 
-use super::{counts_json, list, optional};
+use super::{
+    Counts, list, number, optional,
+    rows::{One, Rows},
+    shown, sorted,
+};
 use crate::{
     table::{Facts, Table},
-    time::{age, rfc3339},
+    time::{Time, age},
 };
 
-/// `namespace/name`.
-pub fn full_name(pod: &Pod) -> String {
-    format!("{}/{}", pod.namespace, pod.name)
+/// The state of a pod that the agent knows and does not enrol.
+const PASSED_OVER: &str = "passed-over";
+const PENDING: &str = "pending";
+
+/// A pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// Kubernetes' UID.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    service_account: String,
+    /// `enrolled`, `pending`, `withdrawing` or `passed-over`.
+    pub state: String,
+    /// Why it is pending or passed over.
+    pub reason: Option<String>,
+    netns: Option<String>,
+    netns_cookie: Option<u64>,
+    ips: Vec<String>,
+    slot: Option<u32>,
+    listeners: u32,
+    enrolled: Time,
+    /// How it is redirected.
+    #[serde(flatten)]
+    pub setup: Setup,
 }
 
-/// Whether the kernel has a slot for it: 0 is a slot, too.
-pub fn has_slot(pod: &Pod) -> bool {
-    pod.listeners > 0 || pod.state != "pending"
+/// How a pod is redirected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Setup {
+    outbound_listeners: Vec<String>,
+    inbound_listeners: Vec<String>,
+    excluded_outbound_cidrs: Vec<String>,
+    excluded_outbound_ports: Vec<u32>,
+    excluded_inbound_ports: Vec<u32>,
+    probe_ports: Vec<u32>,
+    fail_open: bool,
+    counters: Counts,
+}
+
+impl From<pb::Pod> for Pod {
+    fn from(pod: pb::Pod) -> Self {
+        // 0 is a slot, too.
+        let has_slot = pod.listeners > 0 || ![PENDING, PASSED_OVER].contains(&pod.state.as_str());
+        Self {
+            uid: pod.uid,
+            namespace: pod.namespace,
+            name: pod.name,
+            service_account: pod.service_account,
+            state: pod.state,
+            reason: optional(pod.reason),
+            netns: optional(pod.netns),
+            netns_cookie: (pod.netns_cookie != 0).then_some(pod.netns_cookie),
+            ips: pod.ips,
+            slot: has_slot.then_some(pod.slot),
+            listeners: pod.listeners,
+            enrolled: Time(pod.enrolled),
+            setup: Setup {
+                outbound_listeners: pod.outbound_listeners,
+                inbound_listeners: pod.inbound_listeners,
+                excluded_outbound_cidrs: pod.excluded_outbound_cidrs,
+                excluded_outbound_ports: pod.excluded_outbound_ports,
+                excluded_inbound_ports: pod.excluded_inbound_ports,
+                probe_ports: pod.probe_ports,
+                fail_open: pod.fail_open,
+                counters: sorted(pod.counters),
+            },
+        }
+    }
+}
+
+impl Pod {
+    /// `namespace/name`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Whether it is to be enrolled.
+    pub fn is_wanted(&self) -> bool {
+        self.state != PASSED_OVER
+    }
 }
 
 /// One line a pod.
-pub fn table(pods: &[Pod], now: u64) -> Table {
-    let mut table =
-        Table::new(["POD", "STATE", "IPS", "SLOT", "NETNS", "REDIRECTED", "STEERED", "REFUSED", "AGE", "REASON"]);
-    for pod in pods {
-        let count = |rule: Rule| pod.counters.get(rule.name()).copied().unwrap_or_default();
-        table.row([
-            full_name(pod),
+pub fn table(pods: &Rows<Pod>, now: Time) -> Table {
+    let header = ["POD", "STATE", "IPS", "SLOT", "NETNS", "REDIRECTED", "STEERED", "REFUSED", "AGE", "REASON"];
+    pods.table(header, |pod| {
+        [
+            pod.full_name(),
             pod.state.clone(),
             list(&pod.ips),
-            if has_slot(pod) { pod.slot.to_string() } else { String::new() },
-            if pod.netns_cookie == 0 { String::new() } else { pod.netns_cookie.to_string() },
-            count(Rule::Redirected).to_string(),
-            count(Rule::Steered).to_string(),
-            refused(pod).to_string(),
+            number(pod.slot),
+            number(pod.netns_cookie),
+            pod.setup.count(Rule::Redirected).to_string(),
+            pod.setup.count(Rule::Steered).to_string(),
+            pod.setup.refused().to_string(),
             age(now, pod.enrolled),
-            pod.reason.clone(),
-        ]);
-    }
-    table
+            shown(&pod.reason).to_owned(),
+        ]
+    })
 }
 
-/// Decisions that refused a connection.
-fn refused(pod: &Pod) -> u64 {
-    let refusing = Rule::ALL.into_iter().filter(|rule| rule.action() == weir_abi::Action::Refuse);
-    refusing.filter_map(|rule| pod.counters.get(rule.name())).sum()
+impl Setup {
+    fn count(&self, rule: Rule) -> u64 {
+        self.counters.get(rule.name()).copied().unwrap_or_default()
+    }
+
+    /// Decisions that refused a connection.
+    fn refused(&self) -> u64 {
+        let refusing = Rule::ALL.into_iter().filter(|rule| rule.action() == weir_abi::Action::Refuse);
+        refusing.map(|rule| self.count(rule)).sum()
+    }
+
+    /// Adds what is set up.
+    pub fn facts(&self, facts: &mut Facts) {
+        facts.line("outbound to", list(&self.outbound_listeners));
+        facts.line("inbound to", list(&self.inbound_listeners));
+        facts.line("excluded outbound CIDRs", list(&self.excluded_outbound_cidrs));
+        facts.line("excluded outbound ports", list(&self.excluded_outbound_ports));
+        facts.line("excluded inbound ports", list(&self.excluded_inbound_ports));
+        facts.line("probe ports", list(&self.probe_ports));
+        facts.line("without a proxy", if self.fail_open { "passes (fail-open)" } else { "waits or is refused" });
+    }
+
+    /// Decisions by rule, in the order of the rules' numbers; those that happened.
+    pub fn decisions(&self) -> Table {
+        let mut table = Table::new(["DIRECTION", "RULE", "VERDICT", "COUNT"]);
+        for rule in Rule::ALL {
+            if let Some(count) = self.counters.get(rule.name()) {
+                table.row(
+                    [rule.direction().name(), rule.name(), rule.action().name(), &count.to_string()].map(str::to_owned),
+                );
+            }
+        }
+        table
+    }
 }
 
 /// Everything of a pod.
-pub fn facts(pod: &Pod, now: u64) -> String {
+pub fn facts(One { node, item: pod }: &One<Pod>, now: Time) -> String {
     let mut facts = Facts::new();
-    facts.line("pod", full_name(pod));
+    facts.line("pod", pod.full_name());
+    facts.node(node.as_deref());
     facts.line("uid", &pod.uid);
     facts.line("service account", &pod.service_account);
     facts.line("state", &pod.state);
-    if !pod.reason.is_empty() {
-        facts.line("reason", &pod.reason);
+    if let Some(reason) = &pod.reason {
+        facts.line("reason", reason);
     }
-    facts.line("enrolled", if pod.enrolled == 0 { String::new() } else { format!("{} ago", age(now, pod.enrolled)) });
-    facts.line("netns", &pod.netns);
-    facts.line("netns cookie", if pod.netns_cookie == 0 { String::new() } else { pod.netns_cookie.to_string() });
+    if !pod.is_wanted() {
+        return facts.to_string();
+    }
+    facts.line(
+        "enrolled",
+        if pod.enrolled == Time(0) { String::new() } else { format!("{} ago", age(now, pod.enrolled)) },
+    );
+    facts.line("netns", shown(&pod.netns));
+    facts.line("netns cookie", number(pod.netns_cookie));
     facts.line("addresses", list(&pod.ips));
-    facts.line("slot", if has_slot(pod) { pod.slot.to_string() } else { String::new() });
+    facts.line("slot", number(pod.slot));
     facts.line("sockets kept", pod.listeners.to_string());
-    set_up(&mut facts, pod);
-    format!("{facts}\n{}", decisions(pod))
-}
-
-/// How the pod is redirected.
-pub fn set_up(facts: &mut Facts, pod: &Pod) {
-    facts.line("outbound to", list(&pod.outbound_listeners));
-    facts.line("inbound to", list(&pod.inbound_listeners));
-    facts.line("excluded outbound CIDRs", list(&pod.excluded_outbound_cidrs));
-    facts.line("excluded outbound ports", list(&pod.excluded_outbound_ports));
-    facts.line("excluded inbound ports", list(&pod.excluded_inbound_ports));
-    facts.line("probe ports", list(&pod.probe_ports));
-    facts.line("without a proxy", if pod.fail_open { "passes (fail-open)" } else { "waits or is refused" });
-}
-
-/// Decisions by rule, in the order of the rules' numbers; those that happened.
-pub fn decisions(pod: &Pod) -> Table {
-    let mut table = Table::new(["DIRECTION", "RULE", "VERDICT", "COUNT"]);
-    for rule in Rule::ALL {
-        if let Some(count) = pod.counters.get(rule.name()) {
-            table.row(
-                [rule.direction().name(), rule.name(), rule.action().name(), &count.to_string()].map(str::to_owned),
-            );
-        }
-    }
-    table
-}
-
-/// A pod as JSON.
-pub fn json(pod: &Pod) -> Value {
-    json!({
-        "uid": pod.uid,
-        "namespace": pod.namespace,
-        "name": pod.name,
-        "service_account": pod.service_account,
-        "state": pod.state,
-        "reason": optional(&pod.reason),
-        "netns": pod.netns,
-        "netns_cookie": (pod.netns_cookie != 0).then_some(pod.netns_cookie),
-        "ips": pod.ips,
-        "slot": has_slot(pod).then_some(pod.slot),
-        "listeners": pod.listeners,
-        "enrolled": optional(&rfc3339(pod.enrolled)),
-        "outbound_listeners": pod.outbound_listeners,
-        "inbound_listeners": pod.inbound_listeners,
-        "excluded_outbound_cidrs": pod.excluded_outbound_cidrs,
-        "excluded_outbound_ports": pod.excluded_outbound_ports,
-        "excluded_inbound_ports": pod.excluded_inbound_ports,
-        "probe_ports": pod.probe_ports,
-        "fail_open": pod.fail_open,
-        "counters": counts_json(&pod.counters),
-    })
+    pod.setup.facts(&mut facts);
+    format!("{facts}\n{}", pod.setup.decisions())
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use serde_json::Value;
 
     pub(in crate::show) fn web() -> Pod {
-        Pod {
+        Pod::from(pb::Pod {
             uid: "u1".to_owned(),
             name: "web".to_owned(),
             namespace: "default".to_owned(),
@@ -139,20 +205,20 @@ pub(super) mod tests {
             outbound_listeners: vec!["10.0.0.2:15001".to_owned()],
             inbound_listeners: vec!["10.0.0.2:15006".to_owned()],
             ..Default::default()
-        }
+        })
     }
 
     #[test]
     fn pods_are_a_table_with_reasons() {
-        let late = Pod {
+        let late = Pod::from(pb::Pod {
             name: "late".to_owned(),
             namespace: "default".to_owned(),
             state: "pending".to_owned(),
             reason: "netns /run/netns/late: no such file".to_owned(),
             ..Default::default()
-        };
+        });
         assert_eq!(
-            table(&[late, web()], 5_000_000_001).to_string(),
+            table(&Rows::here(vec![late, web()]), Time(5_000_000_001)).to_string(),
             "\
 POD           STATE     IPS               SLOT  NETNS  REDIRECTED  STEERED  REFUSED  AGE  REASON
 default/late  pending   -                 -     -      0           0        0        -    netns /run/netns/late: no such file
@@ -163,7 +229,7 @@ default/web   enrolled  10.0.0.2,fd00::2  0     4711   2           3        1   
 
     #[test]
     fn a_pod_shows_its_decisions_in_the_order_of_the_rules() {
-        let text = facts(&web(), 5_000_000_001);
+        let text = facts(&One::here(web()), Time(5_000_000_001));
         assert!(text.contains("excluded outbound ports  -\n"), "{text}");
         assert!(
             text.ends_with(
@@ -180,9 +246,39 @@ inbound    steered      steer     3
 
     #[test]
     fn json_has_every_name() {
-        let value = json(&web());
+        let value = super::super::read_back(&web());
         assert_eq!(value["counters"]["redirected"], 2);
         assert_eq!((&value["slot"], &value["reason"]), (&0.into(), &Value::Null));
         assert_eq!(value.as_object().unwrap().len(), 20);
+    }
+
+    #[test]
+    fn a_pod_that_is_passed_over_shows_why_and_no_more() {
+        let pod = Pod::from(pb::Pod {
+            uid: "u1".to_owned(),
+            name: "dns".to_owned(),
+            namespace: "kube-system".to_owned(),
+            state: PASSED_OVER.to_owned(),
+            reason: "it is on the host's network".to_owned(),
+            ..Default::default()
+        });
+        assert!(!pod.is_wanted() && pod.slot.is_none());
+        assert_eq!(
+            facts(&One::here(pod).of_node("n1"), Time(0)),
+            "\
+pod              kube-system/dns
+node             n1
+uid              u1
+service account  -
+state            passed-over
+reason           it is on the host's network
+"
+        );
+    }
+
+    #[test]
+    fn names_that_another_version_does_not_write_have_their_default() {
+        let pod: Pod = serde_json::from_str(r#"{"name": "web", "state": "enrolled", "new": 1}"#).unwrap();
+        assert_eq!((pod.name.as_str(), pod.slot, pod.is_wanted()), ("web", None, true));
     }
 }

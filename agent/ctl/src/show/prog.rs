@@ -1,50 +1,70 @@
 //! `prog list`.
 
-use serde_json::{Value, json};
-use weir_proto::agent::v1::Program;
+use serde::{Deserialize, Serialize};
+use weir_proto::agent::v1 as pb;
 
-use super::optional;
+use super::{number, optional, rows::Rows, shown};
 use crate::{
     table::Table,
-    time::{nanoseconds, rfc3339},
+    time::{Time, nanoseconds},
 };
 
+/// An eBPF program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Program {
+    /// The kernel's id.
+    pub id: u32,
+    /// Its name, of which the kernel keeps 15 characters.
+    pub name: String,
+    r#type: String,
+    tag: String,
+    attach: Option<String>,
+    link_id: Option<u32>,
+    run_count: u64,
+    run_time_ns: u64,
+    loaded: Time,
+    bytes_translated: u32,
+    bytes_jited: u32,
+    memlock: u64,
+    pin: String,
+}
+
+impl From<pb::Program> for Program {
+    fn from(program: pb::Program) -> Self {
+        Self {
+            id: program.id,
+            name: program.name,
+            r#type: program.r#type,
+            tag: program.tag,
+            attach: optional(program.attach),
+            link_id: (program.link_id != 0).then_some(program.link_id),
+            run_count: program.run_count,
+            run_time_ns: program.run_time_ns,
+            loaded: Time(program.loaded),
+            bytes_translated: program.bytes_translated,
+            bytes_jited: program.bytes_jited,
+            memlock: program.memlock,
+            pin: program.pin,
+        }
+    }
+}
+
 /// One line a program.
-pub fn table(programs: &[Program]) -> Table {
-    let mut table = Table::new(["ID", "NAME", "TYPE", "TAG", "ATTACHED", "LINK", "RUNS", "RUN-TIME", "PER-RUN"]);
-    for program in programs {
+pub fn table(programs: &Rows<Program>) -> Table {
+    programs.table(["ID", "NAME", "TYPE", "TAG", "ATTACHED", "LINK", "RUNS", "RUN-TIME", "PER-RUN"], |program| {
         let per_run = program.run_time_ns.checked_div(program.run_count);
-        table.row([
+        [
             program.id.to_string(),
             program.name.clone(),
             program.r#type.clone(),
             program.tag.clone(),
-            program.attach.clone(),
-            if program.link_id == 0 { String::new() } else { program.link_id.to_string() },
+            shown(&program.attach).to_owned(),
+            number(program.link_id),
             program.run_count.to_string(),
             nanoseconds(program.run_time_ns),
             per_run.map_or_else(String::new, nanoseconds),
-        ]);
-    }
-    table
-}
-
-/// A program as JSON.
-pub fn json(program: &Program) -> Value {
-    json!({
-        "id": program.id,
-        "name": program.name,
-        "type": program.r#type,
-        "tag": program.tag,
-        "attach": optional(&program.attach),
-        "link_id": (program.link_id != 0).then_some(program.link_id),
-        "run_count": program.run_count,
-        "run_time_ns": program.run_time_ns,
-        "loaded": optional(&rfc3339(program.loaded)),
-        "bytes_translated": program.bytes_translated,
-        "bytes_jited": program.bytes_jited,
-        "memlock": program.memlock,
-        "pin": program.pin,
+        ]
     })
 }
 
@@ -54,25 +74,28 @@ mod tests {
 
     #[test]
     fn programs_are_a_table() {
-        let program = |id, run_count| Program {
-            id,
-            name: "weir_connect4".to_owned(),
-            r#type: "cgroup_sock_addr".to_owned(),
-            tag: "00000000000000ab".to_owned(),
-            attach: "cgroup /sys/fs/cgroup".to_owned(),
-            link_id: 9,
-            run_count,
-            run_time_ns: run_count * 250,
-            ..Default::default()
+        let program = |id, run_count| {
+            Program::from(pb::Program {
+                id,
+                name: "weir_connect4".to_owned(),
+                r#type: "cgroup_sock_addr".to_owned(),
+                tag: "00000000000000ab".to_owned(),
+                attach: "cgroup /sys/fs/cgroup".to_owned(),
+                link_id: 9,
+                run_count,
+                run_time_ns: run_count * 250,
+                ..Default::default()
+            })
         };
         assert_eq!(
-            table(&[program(7, 8), program(12, 0)]).to_string(),
+            table(&Rows::here(vec![program(7, 8), program(12, 0)])).to_string(),
             "\
 ID  NAME           TYPE              TAG               ATTACHED               LINK  RUNS  RUN-TIME  PER-RUN
 7   weir_connect4  cgroup_sock_addr  00000000000000ab  cgroup /sys/fs/cgroup  9     8     2.0us     250ns
 12  weir_connect4  cgroup_sock_addr  00000000000000ab  cgroup /sys/fs/cgroup  9     0     0ns       -
 "
         );
-        assert_eq!(json(&program(7, 8))["run_time_ns"], 2000);
+        let value = super::super::read_back(&program(7, 8));
+        assert_eq!((&value["run_time_ns"], &value["loaded"]), (&2000.into(), &serde_json::Value::Null));
     }
 }

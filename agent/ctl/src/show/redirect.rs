@@ -1,130 +1,168 @@
 //! `redirect list` and `redirect show`.
 
-use serde_json::{Value, json};
-use weir_proto::agent::v1::{ExplainResponse, Pod, Redirect};
+use serde::{Deserialize, Serialize};
+use weir_proto::agent::v1 as pb;
 
 use super::{
-    counts_json, optional,
-    pod::{decisions, full_name, set_up},
+    optional,
+    pod::{Pod, Setup},
+    rows::{One, Rows},
+    shown,
 };
 use crate::{
-    cli::Explain,
+    question::Explain,
     table::{Facts, Table},
-    time::{age, rfc3339},
+    time::{Time, age},
 };
 
 /// The rule of the connections with which the proxy carries others on.
 const PROXY_SOCKET: &str = "proxy-socket";
 
-/// The rows to show. The proxy's own connections repeat those that they carry on, with other destinations: only if `all`
-/// are wanted.
-pub fn listed(mut rows: Vec<Redirect>, all: bool) -> Vec<Redirect> {
-    rows.retain(|row| all || row.rule != PROXY_SOCKET);
-    rows
+/// An original destination, and what was decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Redirect {
+    pod_uid: Option<String>,
+    /// `namespace/name`; none for a pod that is gone.
+    pub pod: Option<String>,
+    direction: String,
+    original_destination: String,
+    listener: Option<String>,
+    action: String,
+    rule: String,
+    count: u64,
+    last_seen: Time,
+}
+
+impl From<pb::Redirect> for Redirect {
+    fn from(row: pb::Redirect) -> Self {
+        Self {
+            pod_uid: optional(row.pod_uid),
+            pod: optional(row.pod),
+            direction: row.direction,
+            original_destination: row.original_destination,
+            listener: optional(row.listener).filter(|listener| listener != "-"),
+            action: row.action,
+            rule: row.rule,
+            count: row.count,
+            last_seen: Time(row.last_seen),
+        }
+    }
+}
+
+impl Redirect {
+    /// Whether it is one with which the proxy carries on others, which it repeats, with other destinations.
+    pub fn is_the_proxys(&self) -> bool {
+        self.rule == PROXY_SOCKET
+    }
 }
 
 /// One line for each original destination and rule.
-pub fn table(rows: &[Redirect], now: u64) -> Table {
-    let mut table =
-        Table::new(["POD", "DIRECTION", "ORIGINAL-DESTINATION", "LISTENER", "VERDICT", "RULE", "COUNT", "LAST-SEEN"]);
-    for row in rows {
-        table.row([
-            row.pod.clone(),
+pub fn table(rows: &Rows<Redirect>, now: Time) -> Table {
+    let header = ["POD", "DIRECTION", "ORIGINAL-DESTINATION", "LISTENER", "VERDICT", "RULE", "COUNT", "LAST-SEEN"];
+    rows.table(header, |row| {
+        [
+            shown(&row.pod).to_owned(),
             row.direction.clone(),
             row.original_destination.clone(),
-            row.listener.clone(),
+            shown(&row.listener).to_owned(),
             row.action.clone(),
             row.rule.clone(),
             row.count.to_string(),
             age(now, row.last_seen),
-        ]);
-    }
-    table
-}
-
-/// A row as JSON.
-pub fn json(row: &Redirect) -> Value {
-    json!({
-        "pod_uid": optional(&row.pod_uid),
-        "pod": optional(&row.pod),
-        "direction": row.direction,
-        "original_destination": row.original_destination,
-        "listener": optional(row.listener.trim_start_matches('-')),
-        "action": row.action,
-        "rule": row.rule,
-        "count": row.count,
-        "last_seen": optional(&rfc3339(row.last_seen)),
+        ]
     })
 }
 
 /// How a pod is redirected.
-pub fn setup(pod: &Pod) -> String {
-    let mut facts = Facts::new();
-    facts.line("pod", full_name(pod));
-    facts.line("state", &pod.state);
-    if !pod.reason.is_empty() {
-        facts.line("reason", &pod.reason);
-    }
-    set_up(&mut facts, pod);
-    format!("{facts}\n{}", decisions(pod))
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodSetup {
+    pod_uid: String,
+    pod: String,
+    state: String,
+    reason: Option<String>,
+    #[serde(flatten)]
+    setup: Setup,
 }
 
-/// How a pod is redirected, as JSON.
-pub fn setup_json(pod: &Pod) -> Value {
-    json!({
-        "pod_uid": pod.uid,
-        "pod": full_name(pod),
-        "state": pod.state,
-        "reason": optional(&pod.reason),
-        "outbound_listeners": pod.outbound_listeners,
-        "inbound_listeners": pod.inbound_listeners,
-        "excluded_outbound_cidrs": pod.excluded_outbound_cidrs,
-        "excluded_outbound_ports": pod.excluded_outbound_ports,
-        "excluded_inbound_ports": pod.excluded_inbound_ports,
-        "probe_ports": pod.probe_ports,
-        "fail_open": pod.fail_open,
-        "counters": counts_json(&pod.counters),
-    })
+impl From<Pod> for PodSetup {
+    fn from(pod: Pod) -> Self {
+        Self { pod: pod.full_name(), pod_uid: pod.uid, state: pod.state, reason: pod.reason, setup: pod.setup }
+    }
+}
+
+/// How a pod is redirected, as text.
+pub fn setup(One { node, item: pod }: &One<PodSetup>) -> String {
+    let mut facts = Facts::new();
+    facts.line("pod", &pod.pod);
+    facts.node(node.as_deref());
+    facts.line("state", &pod.state);
+    if let Some(reason) = &pod.reason {
+        facts.line("reason", reason);
+    }
+    pod.setup.facts(&mut facts);
+    format!("{facts}\n{}", pod.setup.decisions())
 }
 
 /// The verdict on one connection.
-pub fn verdict(answer: &ExplainResponse, asked: &Explain) -> String {
-    let mut facts = Facts::new();
-    facts.line("pod", &answer.pod);
-    facts.line("from", &asked.from);
-    facts.line("to", &answer.to);
-    facts.line("protocol", &asked.protocol);
-    facts.line("direction", &answer.direction);
-    facts.line("verdict", &answer.action);
-    facts.line("rule", &answer.rule);
-    facts.line("listener", &answer.listener);
-    facts.line("hint", &answer.hint);
-    facts.to_string()
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Verdict {
+    pod: String,
+    enrolled: bool,
+    from: String,
+    to: String,
+    protocol: String,
+    direction: String,
+    action: String,
+    rule: String,
+    listener: Option<String>,
+    hint: String,
 }
 
-/// The verdict on one connection, as JSON.
-pub fn verdict_json(answer: &ExplainResponse, asked: &Explain) -> Value {
-    json!({
-        "pod": answer.pod,
-        "enrolled": answer.enrolled,
-        "from": asked.from,
-        "to": answer.to,
-        "protocol": asked.protocol,
-        "direction": answer.direction,
-        "action": answer.action,
-        "rule": answer.rule,
-        "listener": optional(&answer.listener),
-        "hint": answer.hint,
-    })
+impl Verdict {
+    /// The agent's answer to what was asked.
+    pub fn new(answer: pb::ExplainResponse, asked: &Explain) -> Self {
+        Self {
+            pod: answer.pod,
+            enrolled: answer.enrolled,
+            from: asked.from.clone(),
+            to: answer.to,
+            protocol: asked.protocol.clone(),
+            direction: answer.direction,
+            action: answer.action,
+            rule: answer.rule,
+            listener: optional(answer.listener),
+            hint: answer.hint,
+        }
+    }
+}
+
+/// The verdict on one connection, as text.
+pub fn verdict(One { node, item: verdict }: &One<Verdict>) -> String {
+    let mut facts = Facts::new();
+    facts.line("pod", &verdict.pod);
+    facts.node(node.as_deref());
+    facts.line("from", &verdict.from);
+    facts.line("to", &verdict.to);
+    facts.line("protocol", &verdict.protocol);
+    facts.line("direction", &verdict.direction);
+    facts.line("verdict", &verdict.action);
+    facts.line("rule", &verdict.rule);
+    facts.line("listener", shown(&verdict.listener));
+    facts.line("hint", &verdict.hint);
+    facts.to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     #[test]
     fn rows_say_where_connections_went() {
-        let row = Redirect {
+        let row = Redirect::from(pb::Redirect {
             pod_uid: "u1".to_owned(),
             pod: "default/web".to_owned(),
             direction: "outbound".to_owned(),
@@ -134,25 +172,25 @@ mod tests {
             rule: "redirected".to_owned(),
             count: 12,
             last_seen: 1_000_000_000,
-        };
-        let gone = Redirect { listener: "-".to_owned(), ..Default::default() };
+        });
+        let gone = Redirect::from(pb::Redirect { listener: "-".to_owned(), ..Default::default() });
         assert_eq!(
-            table(std::slice::from_ref(&row), 4_000_000_000).to_string(),
+            table(&Rows::here(vec![row.clone()]), Time(4_000_000_000)).to_string(),
             "\
 POD          DIRECTION  ORIGINAL-DESTINATION  LISTENER        VERDICT   RULE        COUNT  LAST-SEEN
 default/web  outbound   10.96.0.10:80         10.0.0.2:15001  redirect  redirected  12     3s
 "
         );
-        assert_eq!(json(&row)["last_seen"], "1970-01-01T00:00:01Z");
-        assert_eq!((&json(&gone)["listener"], &json(&gone)["pod"]), (&Value::Null, &Value::Null));
+        assert_eq!(super::super::read_back(&row)["last_seen"], "1970-01-01T00:00:01Z");
+        let gone = super::super::read_back(&gone);
+        assert_eq!((&gone["listener"], &gone["pod"], &gone["last_seen"]), (&Value::Null, &Value::Null, &Value::Null));
     }
 
     #[test]
-    fn the_proxys_own_connections_are_listed_only_if_asked_for() {
-        let row = |rule: &str| Redirect { rule: rule.to_owned(), ..Default::default() };
-        let rows = vec![row("redirected"), row("proxy-socket"), row("own-address")];
-        assert_eq!(listed(rows.clone(), false), [row("redirected"), row("own-address")]);
-        assert_eq!(listed(rows.clone(), true), rows);
+    fn the_setup_is_that_of_the_pod() {
+        let value = super::super::read_back(&PodSetup::from(super::super::pod::tests::web()));
+        assert_eq!((&value["pod"], &value["counters"]["steered"]), (&"default/web".into(), &3.into()));
+        assert_eq!(value.as_object().unwrap().len(), 12);
     }
 
     #[test]
@@ -163,7 +201,7 @@ default/web  outbound   10.96.0.10:80         10.0.0.2:15001  redirect  redirect
             from: "node".to_owned(),
             protocol: "tcp".to_owned(),
         };
-        let answer = ExplainResponse {
+        let answer = pb::ExplainResponse {
             pod: "default/web".to_owned(),
             direction: "inbound".to_owned(),
             action: "pass".to_owned(),
@@ -173,8 +211,10 @@ default/web  outbound   10.96.0.10:80         10.0.0.2:15001  redirect  redirect
             listener: String::new(),
             enrolled: true,
         };
+        let answer = Verdict::new(answer, &asked);
+        assert_eq!(super::super::read_back(&answer).as_object().unwrap().len(), 10);
         assert_eq!(
-            verdict(&answer, &asked),
+            verdict(&One::here(answer)),
             "\
 pod        default/web
 from       node

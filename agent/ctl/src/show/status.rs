@@ -1,113 +1,295 @@
-//! `status`.
+//! `status`: of one node in full, of a whole cluster one line a node.
 
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use weir_proto::agent::v1::{Proxy, StatusResponse};
+use weir_proto::agent::v1 as pb;
 
-use super::{counts, counts_json, optional, pod, sorted};
+use super::{Counts, counts, optional, pod::Pod, rows::placed, shown, sorted};
 use crate::{
-    table::Facts,
-    time::{age, rfc3339},
+    table::{Facts, Table},
+    time::{Time, age},
 };
 
-/// What an operator looks at first.
-pub fn plain(status: &StatusResponse, now: u64) -> String {
-    let mut facts = Facts::new();
-    facts.line(
-        "agent",
-        format!(
-            "{} pid {}, instance {}, node {}, up {}",
-            status.version,
-            status.pid,
-            status.instance,
-            status.node,
-            age(now, status.started)
-        ),
-    );
-    facts.line("kernel", &status.kernel);
-    facts.line("cgroup2", &status.cgroup2);
-    facts.line("pins", format!("{}{}", status.pin_path, if status.adopted { " (adopted)" } else { "" }));
-    let ready = status.proxies.iter().filter(|proxy| is_ready(proxy)).count();
-    facts.line("proxies", format!("{} connected, {ready} ready", status.proxies.len()));
-    for proxy in &status.proxies {
-        let mut line = format!(
-            "{} {} pid {} uid {}, {} workers, connected {} ago",
-            proxy.state,
-            proxy.version,
-            proxy.pid,
-            proxy.uid,
-            proxy.workers,
-            age(now, proxy.connected)
-        );
-        if proxy.state == "draining" {
-            line.push_str(&format!(", {} connections open", proxy.open));
+/// Pods that the line of a node names; of the others it says how many there are.
+const NAMED: usize = 3;
+/// The fault that counts events which watchers did not see.
+const EVENT_DROPPED: &str = "event-dropped";
+
+/// A node's agent, proxies and pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    version: String,
+    instance: String,
+    node: String,
+    pid: u32,
+    started: Time,
+    kernel: String,
+    cgroup2: String,
+    pods_cgroup: Option<String>,
+    pods_cgroup_error: Option<String>,
+    pin_path: String,
+    adopted: bool,
+    healthy: bool,
+    proxies: Vec<Proxy>,
+    pods_enrolled: u32,
+    pods_pending: u32,
+    pending: Vec<Pod>,
+    source_error: Option<String>,
+    refused: Counts,
+    faults: Counts,
+    watchers: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Proxy {
+    version: String,
+    /// Nanoseconds since 1970, which are more than a JSON number holds exactly.
+    generation: String,
+    pid: i32,
+    uid: u32,
+    workers: u32,
+    state: String,
+    connected: Time,
+    open: u64,
+}
+
+impl From<pb::StatusResponse> for Status {
+    fn from(status: pb::StatusResponse) -> Self {
+        let mut status = Self {
+            version: status.version,
+            instance: status.instance,
+            node: status.node,
+            pid: status.pid,
+            started: Time(status.started),
+            kernel: status.kernel,
+            cgroup2: status.cgroup2,
+            pods_cgroup: optional(status.pods_cgroup),
+            pods_cgroup_error: optional(status.pods_cgroup_error),
+            pin_path: status.pin_path,
+            adopted: status.adopted,
+            healthy: false,
+            proxies: status.proxies.into_iter().map(Proxy::from).collect(),
+            pods_enrolled: status.pods_enrolled,
+            pods_pending: status.pods_pending,
+            pending: status.pending.into_iter().map(Pod::from).collect(),
+            source_error: optional(status.source_error),
+            refused: sorted(status.refused),
+            faults: sorted(status.faults),
+            watchers: status.watchers,
+        };
+        status.healthy = status.attention().is_empty();
+        status
+    }
+}
+
+impl From<pb::Proxy> for Proxy {
+    fn from(proxy: pb::Proxy) -> Self {
+        Self {
+            version: proxy.version,
+            generation: proxy.generation.to_string(),
+            pid: proxy.pid,
+            uid: proxy.uid,
+            workers: proxy.workers,
+            state: proxy.state,
+            connected: Time(proxy.connected),
+            open: proxy.open,
         }
-        facts.line("", line);
     }
-    facts.line("pods", format!("{} enrolled, {} pending", status.pods_enrolled, status.pods_pending));
-    for pending in &status.pending {
-        facts.line("", format!("{}: {}", pod::full_name(pending), pending.reason));
-    }
-    facts.line("pod source", if status.source_error.is_empty() { "ok" } else { &status.source_error });
-    facts.line("refused", counts(sorted(&status.refused)));
-    facts.line("faults", counts(sorted(&status.faults).into_iter().filter(|(_, count)| *count > 0)));
-    facts.line("watchers", status.watchers.to_string());
-    facts.to_string()
 }
 
-fn is_ready(proxy: &Proxy) -> bool {
-    proxy.state == "ready"
+impl Proxy {
+    fn is_ready(&self) -> bool {
+        self.state == "ready"
+    }
 }
 
-/// Whether nothing needs attention.
-pub fn is_healthy(status: &StatusResponse) -> bool {
-    status.proxies.iter().any(is_ready) && status.pods_pending == 0 && status.source_error.is_empty()
+impl Status {
+    /// Whether nothing needs attention.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy
+    }
+
+    /// What an operator looks at first.
+    pub fn plain(&self, now: Time) -> String {
+        let mut facts = Facts::new();
+        let (version, pid, instance, node) = (&self.version, self.pid, &self.instance, &self.node);
+        let up = age(now, self.started);
+        facts.line("agent", format!("{version} pid {pid}, instance {instance}, node {node}, up {up}"));
+        facts.line("kernel", &self.kernel);
+        facts.line("cgroup2", &self.cgroup2);
+        facts.line(
+            "pods' cgroup",
+            self.pods_cgroup_error.as_ref().or(self.pods_cgroup.as_ref()).map_or("", |text| text),
+        );
+        facts.line("pins", format!("{}{}", self.pin_path, if self.adopted { " (adopted)" } else { "" }));
+        let ready = self.proxies.iter().filter(|proxy| proxy.is_ready()).count();
+        facts.line("proxies", format!("{} connected, {ready} ready", self.proxies.len()));
+        for proxy in &self.proxies {
+            let mut line = format!(
+                "{} {} pid {} uid {}, {} workers, connected {} ago",
+                proxy.state,
+                proxy.version,
+                proxy.pid,
+                proxy.uid,
+                proxy.workers,
+                age(now, proxy.connected)
+            );
+            if proxy.state == "draining" {
+                line.push_str(&format!(", {} connections open", proxy.open));
+            }
+            facts.line("", line);
+        }
+        facts.line("pods", format!("{} enrolled, {} pending", self.pods_enrolled, self.pods_pending));
+        for pending in &self.pending {
+            facts.line("", format!("{}: {}", pending.full_name(), shown(&pending.reason)));
+        }
+        facts.line("pod source", self.source_error.as_deref().unwrap_or("ok"));
+        facts.line("refused", counts(&self.refused));
+        facts.line("faults", counts(self.faults.iter().filter(|(_, count)| **count > 0)));
+        facts.line("watchers", self.watchers.to_string());
+        facts.to_string()
+    }
+
+    /// The versions of its proxies, the accepting one's first.
+    fn proxy_versions(&self) -> Vec<&str> {
+        let mut proxies: Vec<&Proxy> = self.proxies.iter().collect();
+        proxies.sort_by_key(|proxy| !proxy.is_ready());
+        let mut versions: Vec<&str> = Vec::new();
+        for proxy in proxies {
+            if !versions.contains(&proxy.version.as_str()) {
+                versions.push(&proxy.version);
+            }
+        }
+        versions
+    }
+
+    /// What needs attention, in few words each.
+    fn attention(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.proxies.iter().any(Proxy::is_ready) {
+            notes.push("no proxy is ready".to_owned());
+        }
+        if let Some(error) = &self.source_error {
+            notes.push(format!("pod source: {error}"));
+        }
+        if let Some(error) = &self.pods_cgroup_error {
+            notes.push(format!("pods' cgroup: {error}"));
+        }
+        let named = self.pending.iter().take(NAMED);
+        notes.extend(named.map(|pod| format!("{}: {}", pod.full_name(), shown(&pod.reason))));
+        match (self.pods_pending as usize).saturating_sub(NAMED.min(self.pending.len())) {
+            0 => {}
+            more => notes.push(format!("{more} more pending")),
+        }
+        notes
+    }
+}
+
+/// What a node of a cluster said.
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its status, or why there is none.
+    pub status: Result<Status, String>,
+}
+
+/// One line a node.
+pub fn table(nodes: &[Node]) -> Table {
+    let mut table =
+        Table::new(["NODE", "HEALTHY", "AGENT", "PROXY", "ENROLLED", "PENDING", "REFUSED", "FAULTS", "DROPS", "NOTES"]);
+    for node in nodes {
+        let cells = match &node.status {
+            Err(why) => ["no", "", "", "", "", "", "", "", why].map(str::to_owned),
+            Ok(status) => {
+                let dropped = status.faults.get(EVENT_DROPPED).copied().unwrap_or_default();
+                [
+                    if status.healthy { "yes" } else { "no" }.to_owned(),
+                    status.version.clone(),
+                    status.proxy_versions().join(","),
+                    status.pods_enrolled.to_string(),
+                    status.pods_pending.to_string(),
+                    status.refused.values().sum::<u64>().to_string(),
+                    (status.faults.values().sum::<u64>() - dropped).to_string(),
+                    dropped.to_string(),
+                    status.attention().join("; "),
+                ]
+            }
+        };
+        table.row(std::iter::once(node.name.clone()).chain(cells));
+    }
+    table
+}
+
+/// The same as JSON: each node's status, or its error.
+pub fn nodes_json(nodes: &[Node]) -> serde_json::Result<Value> {
+    let node = |node: &Node| match &node.status {
+        Ok(status) => Ok(placed(&node.name, serde_json::to_value(status)?)),
+        Err(why) => Ok(json!({ "node": node.name, "error": why })),
+    };
+    nodes.iter().map(node).collect()
+}
+
+/// What each node runs.
+pub fn versions(nodes: &[Node]) -> Table {
+    let mut table = Table::new(["NODE", "AGENT", "PROXY"]);
+    for node in nodes {
+        let (agent, proxies) = node.versions();
+        table.row([node.name.clone(), agent.unwrap_or_default().to_owned(), proxies.join(",")]);
+    }
+    table
 }
 
 /// The same as JSON.
-pub fn json(status: &StatusResponse) -> Value {
-    json!({
-        "version": status.version,
-        "instance": status.instance,
-        "node": status.node,
-        "pid": status.pid,
-        "started": optional(&rfc3339(status.started)),
-        "kernel": status.kernel,
-        "cgroup2": status.cgroup2,
-        "pin_path": status.pin_path,
-        "adopted": status.adopted,
-        "healthy": is_healthy(status),
-        "proxies": status.proxies.iter().map(proxy_json).collect::<Vec<_>>(),
-        "pods_enrolled": status.pods_enrolled,
-        "pods_pending": status.pods_pending,
-        "pending": status.pending.iter().map(pod::json).collect::<Vec<_>>(),
-        "source_error": optional(&status.source_error),
-        "refused": counts_json(&status.refused),
-        "faults": counts_json(&status.faults),
-        "watchers": status.watchers,
-    })
+pub fn versions_json(nodes: &[Node]) -> Value {
+    let node = |node: &Node| {
+        let (agent, proxies) = node.versions();
+        json!({ "node": node.name, "agent": agent, "proxies": proxies })
+    };
+    nodes.iter().map(node).collect()
 }
 
-fn proxy_json(proxy: &Proxy) -> Value {
-    json!({
-        "version": proxy.version,
-        // Nanoseconds since 1970 are more than a JSON number holds exactly.
-        "generation": proxy.generation.to_string(),
-        "pid": proxy.pid,
-        "uid": proxy.uid,
-        "workers": proxy.workers,
-        "state": proxy.state,
-        "connected": optional(&rfc3339(proxy.connected)),
-        "open": proxy.open,
-    })
+impl Node {
+    fn versions(&self) -> (Option<&str>, Vec<&str>) {
+        match &self.status {
+            Ok(status) => (Some(&status.version), status.proxy_versions()),
+            Err(_) => (None, Vec::new()),
+        }
+    }
+}
+
+/// Who runs another version than the others: one line, none where all are the same.
+pub fn skew(nodes: &[Node], own: &str) -> Option<String> {
+    let mut versions: BTreeSet<(&str, String)> = BTreeSet::new();
+    versions.insert((own, "weirctl here".to_owned()));
+    for node in nodes {
+        let Ok(status) = &node.status else { continue };
+        versions.insert((&status.version, format!("agent on {}", node.name)));
+        versions.extend(status.proxy_versions().iter().map(|version| (*version, format!("proxy on {}", node.name))));
+    }
+    let distinct: BTreeSet<&str> = versions.iter().map(|(version, _)| *version).collect();
+    if distinct.len() < 2 {
+        return None;
+    }
+    let of = |version: &str| {
+        let who: Vec<&str> = versions.iter().filter(|(its, _)| *its == version).map(|(_, who)| who.as_str()).collect();
+        match who.len() {
+            0..=NAMED => format!("{version} ({})", who.join(", ")),
+            _ => format!("{version} ({} and {} more)", who[..NAMED].join(", "), who.len() - NAMED),
+        }
+    };
+    Some(format!("versions differ: {}", distinct.into_iter().map(of).collect::<Vec<_>>().join("; ")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_proto::agent::v1::Pod;
 
-    fn status() -> StatusResponse {
-        StatusResponse {
+    fn answer() -> pb::StatusResponse {
+        pb::StatusResponse {
             version: "0.1.0".to_owned(),
             instance: "default".to_owned(),
             node: "node-a".to_owned(),
@@ -117,7 +299,7 @@ mod tests {
             cgroup2: "/sys/fs/cgroup".to_owned(),
             pin_path: "/sys/fs/bpf/weir/default".to_owned(),
             adopted: true,
-            proxies: vec![Proxy {
+            proxies: vec![pb::Proxy {
                 version: "0.1.0".to_owned(),
                 pid: 40,
                 uid: 65532,
@@ -128,14 +310,14 @@ mod tests {
             }],
             pods_enrolled: 3,
             pods_pending: 1,
-            pending: vec![Pod {
+            pending: vec![pb::Pod {
                 namespace: "default".to_owned(),
                 name: "late".to_owned(),
                 reason: "no netns".to_owned(),
                 state: "pending".to_owned(),
                 ..Default::default()
             }],
-            faults: [("pending-insert".to_owned(), 2), ("event-dropped".to_owned(), 0)].into(),
+            faults: [("pending-insert".to_owned(), 2), (EVENT_DROPPED.to_owned(), 0)].into(),
             refused: [("no-listener".to_owned(), 5)].into(),
             ..Default::default()
         }
@@ -143,37 +325,77 @@ mod tests {
 
     #[test]
     fn what_needs_attention_stands_out() {
+        let status = Status::from(answer());
         assert_eq!(
-            plain(&status(), 61_000_000_000),
+            status.plain(Time(61_000_000_000)),
             "\
-agent       0.1.0 pid 12, instance default, node node-a, up 60s
-kernel      6.18.44
-cgroup2     /sys/fs/cgroup
-pins        /sys/fs/bpf/weir/default (adopted)
-proxies     1 connected, 1 ready
-            ready 0.1.0 pid 40 uid 65532, 2 workers, connected 60s ago
-pods        3 enrolled, 1 pending
-            default/late: no netns
-pod source  ok
-refused     no-listener 5
-faults      pending-insert 2
-watchers    0
+agent         0.1.0 pid 12, instance default, node node-a, up 60s
+kernel        6.18.44
+cgroup2       /sys/fs/cgroup
+pods' cgroup  -
+pins          /sys/fs/bpf/weir/default (adopted)
+proxies       1 connected, 1 ready
+              ready 0.1.0 pid 40 uid 65532, 2 workers, connected 60s ago
+pods          3 enrolled, 1 pending
+              default/late: no netns
+pod source    ok
+refused       no-listener 5
+faults        pending-insert 2
+watchers      0
 "
         );
-        let value = json(&status());
-        assert_eq!((&value["faults"]["event-dropped"], &value["healthy"]), (&0.into(), &false.into()));
+        let value = super::super::read_back(&status);
+        assert_eq!((&value["faults"][EVENT_DROPPED], &value["healthy"]), (&0.into(), &false.into()));
     }
 
     #[test]
     fn health_needs_a_ready_proxy_and_nothing_pending() {
-        let mut status = status();
-        assert!(!is_healthy(&status));
-        status.pods_pending = 0;
-        assert!(is_healthy(&status));
-        status.source_error = "pods.toml: line 3".to_owned();
-        assert!(!is_healthy(&status));
-        status.source_error.clear();
-        status.proxies[0].state = "draining".to_owned();
-        assert!(!is_healthy(&status));
+        let healthy = |change: &dyn Fn(&mut pb::StatusResponse)| {
+            let mut answer = answer();
+            (answer.pods_pending, answer.pending) = (0, Vec::new());
+            change(&mut answer);
+            Status::from(answer).is_healthy()
+        };
+        assert!(healthy(&|_| {}));
+        assert!(!Status::from(answer()).is_healthy());
+        assert!(!healthy(&|answer| answer.pods_pending = 1));
+        assert!(!healthy(&|answer| answer.source_error = "pods.toml: line 3".to_owned()));
+        assert!(!healthy(&|answer| answer.pods_cgroup_error = "no kubepods below /sys/fs/cgroup".to_owned()));
+        assert!(!healthy(&|answer| answer.proxies[0].state = "draining".to_owned()));
+    }
+
+    #[test]
+    fn a_cluster_has_one_line_a_node() {
+        let mut busy = answer();
+        busy.node = "node-b".to_owned();
+        busy.pods_pending = 5;
+        busy.pending = vec![busy.pending[0].clone(); 5];
+        busy.faults.insert(EVENT_DROPPED.to_owned(), 7);
+        busy.proxies.push(pb::Proxy {
+            version: "0.0.9".to_owned(),
+            state: "draining".to_owned(),
+            ..Default::default()
+        });
+        let mut well = answer();
+        (well.pods_pending, well.pending) = (0, Vec::new());
+        let node = |name: &str, status| Node { name: name.to_owned(), status };
+        let nodes =
+            [node("a", Ok(well.clone().into())), node("b", Ok(busy.into())), node("c", Err("no weir pod".to_owned()))];
+        assert_eq!(
+            table(&nodes).to_string(),
+            "\
+NODE  HEALTHY  AGENT  PROXY        ENROLLED  PENDING  REFUSED  FAULTS  DROPS  NOTES
+a     yes      0.1.0  0.1.0        3         0        5        2       0      -
+b     no       0.1.0  0.1.0,0.0.9  3         5        5        2       7      default/late: no netns; default/late: no netns; default/late: no netns; 2 more pending
+c     no       -      -            -         -        -        -       -      no weir pod
+"
+        );
+        let skewed = skew(&nodes, "0.1.0").unwrap();
+        assert_eq!(
+            skewed,
+            "versions differ: 0.0.9 (proxy on b); 0.1.0 (agent on a, agent on b, proxy on a and 2 more)"
+        );
+        assert_eq!(skew(&nodes[..1], "0.1.0"), None);
+        assert!(skew(&[node("a", Ok(well.into()))], "0.2.0").is_some());
     }
 }

@@ -1,0 +1,229 @@
+//! Runs a node's weirctl in its weir pod, by exec through the API server.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use kube::api::{AttachParams, AttachedProcess};
+use tokio::io::AsyncReadExt;
+
+use super::{connect::Connection, error::said, place::AGENT};
+use crate::{answer::Answer, question::Question};
+
+/// What is run there.
+const WEIRCTL: &str = "weirctl";
+/// Bytes that a node's answer may have.
+const MAX_ANSWER: u64 = 64 << 20;
+/// Bytes of an answer under way between the connection and whoever reads it.
+const BUFFER: usize = 64 << 10;
+/// weirctl's exit code for a command line that it does not know.
+const USAGE: i32 = 2;
+
+/// One weir pod.
+#[derive(Clone)]
+pub struct Remote<'a> {
+    /// Its cluster.
+    pub connection: &'a Connection,
+    /// Its name.
+    pub pod: String,
+}
+
+impl Remote<'_> {
+    /// The command line of a question there.
+    fn command(&self, question: &Question) -> Vec<String> {
+        let mut command = vec![WEIRCTL.to_owned(), "--json".to_owned()];
+        if let Some(socket) = &self.connection.cluster.socket {
+            command.push(format!("--socket={}", socket.display()));
+        }
+        // Shorter than what is waited here: it is better to hear that an agent does not answer than to hear nothing.
+        let timeout = self.connection.cluster.timeout / 2;
+        command.push(format!("--timeout={}ms", timeout.as_millis().max(1)));
+        command.extend(question.arguments());
+        command
+    }
+
+    /// Starts to ask a question. Those with a standard input end with it.
+    pub async fn start(&self, question: &Question, stdin: bool) -> Result<AttachedProcess, String> {
+        let parameters = AttachParams {
+            container: Some(AGENT.to_owned()),
+            stdin,
+            max_stdout_buf_size: Some(BUFFER),
+            ..AttachParams::default()
+        };
+        let namespace = &self.connection.cluster.weir_namespace;
+        let pods = self.connection.pods(namespace);
+        let started = pods.exec(&self.pod, self.command(question), &parameters);
+        match tokio::time::timeout(self.connection.cluster.timeout, started).await {
+            Ok(Ok(process)) => Ok(process),
+            Ok(Err(error)) => Err(refusal(error, namespace, &self.pod)),
+            Err(_) => Err(silence(self.connection.cluster.timeout)),
+        }
+    }
+
+    /// Asks a question: the answer, and what the weirctl there says beside it.
+    pub async fn ask(&self, question: &Question) -> Result<(Answer, Vec<String>), String> {
+        let timeout = self.connection.cluster.timeout;
+        let ran = tokio::time::timeout(timeout, async {
+            let process = self.start(question, false).await?;
+            Ran::of(process).await
+        });
+        ran.await.map_err(|_| silence(timeout))??.answer(question)
+    }
+}
+
+fn silence(timeout: Duration) -> String {
+    format!("no answer within {}", humantime::format_duration(timeout))
+}
+
+/// Why nothing could be run.
+fn refusal(error: kube::Error, namespace: &str, pod: &str) -> String {
+    match error {
+        kube::Error::Api(status) => match status.code {
+            403 => format!(
+                "exec into its weir pod {pod} is not allowed: {}; it takes the verbs create and get on pods/exec in \
+                 namespace {namespace}",
+                status.message
+            ),
+            404 => format!("its weir pod {pod} is gone: {}", status.message),
+            _ => format!("exec into its weir pod {pod}: {}", said(&status)),
+        },
+        error => format!("exec into its weir pod {pod}: {error}"),
+    }
+}
+
+/// What a weirctl that was run to its end wrote.
+#[derive(Debug, PartialEq, Eq)]
+struct Ran {
+    stdout: String,
+    stderr: String,
+    end: Result<i32, String>,
+}
+
+impl Ran {
+    async fn of(mut process: AttachedProcess) -> Result<Self, String> {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let (out, err, status) = (process.stdout(), process.stderr(), process.take_status());
+        let read = async |stream: Option<_>, into: &mut Vec<u8>| match stream {
+            Some(stream) => tokio::io::AsyncReadExt::take(stream, MAX_ANSWER).read_to_end(into).await.map(|_| ()),
+            None => Ok(()),
+        };
+        let (out, err) = tokio::join!(read(out, &mut stdout), read(err, &mut stderr));
+        out.and(err).map_err(|error| error.to_string())?;
+        if stdout.len() as u64 == MAX_ANSWER {
+            return Err(format!("its answer has more than {} MiB", MAX_ANSWER >> 20));
+        }
+        let status = match status {
+            Some(status) => status.await,
+            None => None,
+        };
+        let end = match status {
+            Some(status) => Ok(ending(&status)),
+            None => Err(process.join().await.err().map_or_else(String::new, |error| format!(": {error}"))),
+        };
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let end = end.map_err(|why| format!("the connection broke off before its answer was there{why}"))?;
+        Ok(Self { stdout: text(&stdout), stderr: text(&stderr), end })
+    }
+
+    /// What it means.
+    fn answer(self, question: &Question) -> Result<(Answer, Vec<String>), String> {
+        let said = said_beside(&self.stderr);
+        let first = || said.first().cloned().unwrap_or_else(|| "it does not say why".to_owned());
+        match self.end {
+            Ok(0) => {}
+            Ok(USAGE) => {
+                return Err(format!("its weir is of another version, whose weirctl refuses the question: {}", first()));
+            }
+            Ok(code @ (126 | 127)) => {
+                return Err(format!("no weirctl in its weir pod (exit code {code}): {}", first()));
+            }
+            Ok(_) => return Err(first()),
+            Err(why) => return Err(format!("weirctl in its weir pod: {why}")),
+        }
+        let answer = Answer::from_json(question, &self.stdout);
+        answer
+            .map(|answer| (answer, said))
+            .map_err(|error| format!("its weir is of another version, whose answer cannot be read: {error}"))
+    }
+}
+
+/// What weirctl wrote to standard error, but for its name, and what follows an empty line (help).
+pub fn said_beside(stderr: &str) -> Vec<String> {
+    let lines = stderr.lines().take_while(|line| !line.is_empty());
+    lines.map(|line| line.strip_prefix("weirctl: ").unwrap_or(line).to_owned()).collect()
+}
+
+/// The exit code that a status of the API server tells, or why there is none.
+pub fn ending(status: &Status) -> Result<i32, String> {
+    if status.status.as_deref() == Some("Success") {
+        return Ok(0);
+    }
+    let causes = status.details.iter().flat_map(|details| details.causes.iter().flatten());
+    let mut codes = causes.filter(|cause| cause.reason.as_deref() == Some("ExitCode"));
+    let code = codes.find_map(|cause| cause.message.as_deref().and_then(|code| code.parse().ok()));
+    code.ok_or_else(|| status.message.clone().unwrap_or_else(|| "it did not run".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn ran(end: Result<i32, &str>, stdout: &str, stderr: &str) -> Result<(Answer, Vec<String>), String> {
+        let end = end.map_err(str::to_owned);
+        Ran { stdout: stdout.to_owned(), stderr: stderr.to_owned(), end }.answer(&Question::Maps)
+    }
+
+    #[test]
+    fn statuses_tell_exit_codes() {
+        let status = |value| ending(&serde_json::from_value(value).unwrap());
+        assert_eq!(status(json!({ "status": "Success" })), Ok(0));
+        let causes = json!([{ "reason": "ExitCode", "message": "3" }]);
+        assert_eq!(
+            status(json!({ "status": "Failure", "reason": "NonZeroExitCode", "details": { "causes": causes } })),
+            Ok(3)
+        );
+        let error = status(json!({ "status": "Failure", "message": "container not found (\"agent\")" }));
+        assert_eq!(error, Err("container not found (\"agent\")".to_owned()));
+    }
+
+    #[test]
+    fn an_answer_comes_with_what_is_said_beside_it() {
+        let (answer, said) = ran(Ok(0), "[]\n", "weirctl: runs were not counted until now\n").unwrap();
+        assert!(matches!(answer, Answer::Maps(rows) if rows.iter().next().is_none()));
+        assert_eq!(said, ["runs were not counted until now"]);
+    }
+
+    #[test]
+    fn what_is_no_answer_says_why() {
+        let error = |end, stdout, stderr| ran(end, stdout, stderr).unwrap_err();
+        assert_eq!(
+            error(Ok(1), "{\"error\":\"x\"}", "weirctl: the agent does not answer within 5s\n"),
+            "the agent does not answer within 5s"
+        );
+        assert_eq!(
+            error(Ok(2), "", "weirctl: unknown option --new\n\nUsage: weirctl\n"),
+            "its weir is of another version, whose weirctl refuses the question: unknown option --new"
+        );
+        assert!(error(Ok(0), "OK", "").starts_with("its weir is of another version, whose answer cannot be read: "));
+        assert_eq!(error(Ok(127), "", ""), "no weirctl in its weir pod (exit code 127): it does not say why");
+        assert_eq!(error(Err("no container"), "", ""), "weirctl in its weir pod: no container");
+    }
+
+    #[test]
+    fn a_refused_exec_names_the_verbs() {
+        let api = |code, message: &str| {
+            let status = kube::core::Status { code, message: message.to_owned(), ..Default::default() };
+            refusal(kube::Error::Api(Box::new(status)), "weir-system", "weir-x")
+        };
+        assert_eq!(
+            api(403, "pods \"weir-x\" is forbidden"),
+            "exec into its weir pod weir-x is not allowed: pods \"weir-x\" is forbidden; it takes the verbs create and \
+             get on pods/exec in namespace weir-system"
+        );
+        assert_eq!(api(404, "not found"), "its weir pod weir-x is gone: not found");
+        assert_eq!(
+            api(500, "error dialing backend: connection refused"),
+            "exec into its weir pod weir-x: error dialing backend: connection refused"
+        );
+    }
+}

@@ -1,0 +1,163 @@
+//! Events of several nodes in one stream, as they come.
+
+use kube::api::AttachedProcess;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    sync::mpsc,
+    task::JoinSet,
+};
+
+use super::{
+    Outcome,
+    connect::Connection,
+    error::Error,
+    exec::{Remote, ending},
+    find::Asked,
+};
+use crate::{
+    answer::is_in,
+    output::Output,
+    question::{Question, Trace},
+    show::{
+        event::{Event, Lines},
+        rows::One,
+    },
+    stop::interrupted,
+};
+
+/// Events that may wait to be printed.
+const WAITING: usize = 1024;
+
+/// What comes from a node.
+enum Said {
+    Event(Box<Event>),
+    /// Something beside the events.
+    Beside(String),
+    /// No more comes, though it was not asked to end; why, unless that was said.
+    Failed(Option<String>),
+}
+
+/// Follows events on all nodes until whatever ends the trace, here or there. It ends on the nodes, too.
+pub async fn trace(
+    connection: &Connection,
+    asked: &Asked,
+    what: &Trace,
+    output: &mut Output,
+) -> Result<Outcome, Error> {
+    let interrupted = interrupted()?;
+    tokio::pin!(interrupted);
+    // Counted here, over all nodes, and ended here: but for its time, which starts there when it starts to watch.
+    let question = match asked.question.clone() {
+        Question::Trace(trace) => Question::Trace(Trace { count: None, until_stdin_ends: true, ..trace }),
+        question => question,
+    };
+    let (said, mut saying) = mpsc::channel(WAITING);
+    // Dropped at the end, whereupon the connections close, their standard inputs end there, and so do the traces.
+    let mut tasks = JoinSet::new();
+    for (node, pod) in &asked.nodes {
+        let (node, pod, said) = (node.clone(), pod.clone(), said.clone());
+        let (connection, question) = (connection.clone(), question.clone());
+        tasks.spawn(async move {
+            let end = match pod {
+                Ok(pod) => follow(&Remote { connection: &connection, pod }, &question, &node, &said).await,
+                Err(why) => Err(Some(why)),
+            };
+            if let Err(why) = end {
+                let _ = said.send((node, Said::Failed(why))).await;
+            }
+        });
+    }
+    drop(said);
+    let lines = Lines::new();
+    let (mut shown, mut lost, mut failed) = (0, 0, false);
+    while what.count.is_none_or(|count| shown < count) {
+        let next = tokio::select! {
+            next = saying.recv() => next,
+            () = &mut interrupted => break,
+        };
+        match next {
+            None => break,
+            Some((node, Said::Beside(line))) => output.note(format_args!("node {node}: {line}")),
+            Some((node, Said::Failed(why))) => {
+                failed = true;
+                if let Some(why) = why {
+                    output.note(format_args!("node {node}: {why}"));
+                }
+            }
+            Some((node, Said::Event(event))) => {
+                lost += event.lost;
+                let wanted = asked.one_pod || connection.namespace.as_ref().is_none_or(|of| is_in(&event.pod, of));
+                if wanted {
+                    let event = One::here(*event).of_node(&node);
+                    output.answer(lines.plain(&event), || event.json())?;
+                    shown += 1;
+                }
+            }
+        }
+    }
+    output.note(format_args!("{shown} events, {lost} lost"));
+    Ok(if failed { Outcome::Incomplete } else { Outcome::Done })
+}
+
+type Sender = mpsc::Sender<(String, Said)>;
+
+/// Follows the events of one node to their end.
+async fn follow(remote: &Remote<'_>, question: &Question, node: &str, said: &Sender) -> Result<(), Option<String>> {
+    let mut process = remote.start(question, true).await?;
+    // Held: its end is the end of the trace.
+    let _stdin = process.stdin();
+    let (stdout, stderr, status) = (process.stdout(), process.stderr(), process.take_status());
+    let events = lines(stdout, node, said, |line| match serde_json::from_str::<serde_json::Value>(line) {
+        // Said on standard error, too.
+        Ok(error) if error.get("error").is_some() => Ok(None),
+        Ok(event) => serde_json::from_value(event).map(|event| Some(Said::Event(Box::new(event)))),
+        Err(error) => Err(error),
+    });
+    let (mut spoke, mut over) = (false, false);
+    let beside = lines(stderr, node, said, |line| {
+        // What follows an empty line is help.
+        over |= line.is_empty();
+        spoke = true;
+        let line = line.strip_prefix("weirctl: ").unwrap_or(line).to_owned();
+        Ok((!over).then_some(Said::Beside(line)))
+    });
+    let (events, beside) = tokio::join!(events, beside);
+    events.and(beside)?;
+    let status = match status {
+        Some(status) => status.await,
+        None => None,
+    };
+    match status.as_ref().map(ending) {
+        Some(Ok(0)) => Ok(()),
+        Some(Ok(code)) => Err((!spoke).then(|| format!("its trace ended with exit code {code}"))),
+        Some(Err(why)) => Err(Some(format!("weirctl in its weir pod: {why}"))),
+        None => Err(Some(broken(process).await)),
+    }
+}
+
+async fn broken(process: AttachedProcess) -> String {
+    let why = process.join().await.err().map_or_else(String::new, |error| format!(": {error}"));
+    format!("the connection broke off{why}")
+}
+
+/// Reads lines to their end and passes on what each means.
+async fn lines(
+    stream: Option<impl AsyncRead + Unpin>,
+    node: &str,
+    said: &Sender,
+    mut read: impl FnMut(&str) -> Result<Option<Said>, serde_json::Error>,
+) -> Result<(), String> {
+    let Some(stream) = stream else { return Ok(()) };
+    let mut lines = BufReader::new(stream).lines();
+    while let Some(line) = lines.next_line().await.map_err(|error| error.to_string())? {
+        let read = read(&line);
+        let read =
+            read.map_err(|error| format!("its weir is of another version, whose events cannot be read: {error}"))?;
+        if let Some(read) = read
+            && said.send((node.to_owned(), read)).await.is_err()
+        {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
