@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod cgroup;
+pub mod cni;
 pub mod echo;
 pub mod figure;
 pub mod load;

@@ -111,13 +111,13 @@ fn hold(call: &Call, settings: &Settings) -> Result<String, Error> {
         let first = if held { end } else { Instant::now() + FIRST_ANSWER.min(settings.wait) };
         let answered = Asked::send(&settings.socket, &request, netns.as_ref().ok().map(AsFd::as_fd), first).and_then(
             |mut asked| {
-                let answer = asked.answer(first)?;
-                if answer.verdict != Verdict::Wait {
-                    return Ok(answer);
+                let mut answer = asked.answer(first)?;
+                while answer.verdict == Verdict::Wait {
+                    // Whatever comes of it: the pod is one to be enrolled.
+                    held = true;
+                    answer = asked.answer(end)?;
                 }
-                // Whatever comes of it: the pod is one to be enrolled.
-                held = true;
-                asked.answer(end)
+                Ok(answer)
             },
         );
         let reason = match answered {
@@ -161,7 +161,9 @@ fn request(call: &Call, command: protocol::Command, wait: Duration) -> Request {
 /// Asks once, briefly.
 fn ask(call: &Call, command: protocol::Command, settings: &Settings) -> Result<Answer, NoAnswer> {
     let deadline = Instant::now() + BRIEF;
-    Asked::send(&settings.socket, &request(call, command, BRIEF), None, deadline)?.answer(deadline)
+    let netns = File::open(&call.netns);
+    let netns = netns.as_ref().ok().map(AsFd::as_fd);
+    Asked::send(&settings.socket, &request(call, command, BRIEF), netns, deadline)?.answer(deadline)
 }
 
 /// Tells the agent. If it cannot be told, it finds out otherwise.

@@ -5,3 +5,6 @@
 //! configuration and takes it out again.
 
 pub mod install;
+mod server;
+
+pub use server::{Admission, Admit, Answers, Server};

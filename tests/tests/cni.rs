@@ -1,0 +1,296 @@
+//! The CNI plugin as the container runtime runs it: environment, standard input, exit codes and JSON.
+
+use std::{fs, os::linux::fs::MetadataExt, path::Path, thread, time::Duration};
+
+use serde_json::{Value, json};
+use weir_tests::cni::{Call, PREVIOUS, Script, Step, listener};
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+/// The list of enrolled namespaces that an agent left.
+fn list(directory: &Path, text: &str) {
+    fs::write(directory.join("namespaces.json"), text).expect("a file of this test");
+}
+
+#[test]
+fn pods_that_are_none_of_weir_s_start_at_once_whatever_state_weir_is_in() {
+    let directory = directory();
+    let at = directory.path();
+    let foreign = || Call::new("ADD", at).pod("other", "web", "u");
+    // No agent, no list.
+    Call::new("ADD", at).run().passed();
+    list(at, "{\"enrolled\":[\"demo\",\"weir-system\"]}");
+    foreign().run().passed();
+    // weir's own, and what Kubernetes has not made.
+    Call::new("ADD", at).pod("weir-system", "weir-abcde", "u").run().passed();
+    Call::new("ADD", at).without("CNI_ARGS").run().passed();
+    Call::new("ADD", at).env("CNI_ARGS", "IgnoreUnknown=1;nonsense;;=").run().passed();
+    // A list that is not one, or cannot be read.
+    for text in ["", "[]", "{\"enrolled\":\"demo\"}"] {
+        list(at, text);
+        let answer = Call::new("ADD", at).run();
+        answer.passed();
+        assert!(answer.stderr.contains("namespaces.json: "), "{answer:?}");
+    }
+    fs::remove_file(at.join("namespaces.json")).unwrap();
+    fs::create_dir(at.join("namespaces.json")).unwrap();
+    Call::new("ADD", at).run().passed();
+    // A socket that nobody serves, and something else in its place.
+    drop(listener(&at.join("cni.sock"), 1));
+    foreign().run().passed();
+    fs::remove_file(at.join("cni.sock")).unwrap();
+    fs::write(at.join("cni.sock"), "").unwrap();
+    foreign().run().passed();
+    fs::remove_file(at.join("cni.sock")).unwrap();
+    // A network namespace that cannot be opened is not weir's to complain of.
+    foreign().env("CNI_NETNS", "/nonexistent").run().passed();
+    // An agent that hangs.
+    let _hanging = Script::start(at, &[Step::Hang]);
+    foreign().run().passed();
+}
+
+#[test]
+fn an_agent_that_accepts_nobody_holds_up_nobody_else() {
+    let directory = directory();
+    let at = directory.path();
+    list(at, "{\"enrolled\":[\"demo\"]}");
+    let _listening = listener(&at.join("cni.sock"), 0);
+    // The second finds no room in the backlog.
+    for _ in 0..2 {
+        Call::new("ADD", at).pod("other", "web", "u").run().passed();
+        Call::new("DEL", at).run().is_silent();
+    }
+    let held = Call::new("ADD", at).key("wait", "1s").run().error(11);
+    assert_eq!(
+        held,
+        "weir holds the pod demo/web: its namespace is enrolled, and for 1s the agent does not answer; it is tried \
+         again"
+    );
+}
+
+#[test]
+fn a_pod_of_an_enrolled_namespace_is_held_while_no_agent_answers() {
+    let directory = directory();
+    let at = directory.path();
+    list(at, "{\"enrolled\":[\"demo\"]}");
+    let held = Call::new("ADD", at).key("wait", "1s").run().error(11);
+    assert_eq!(
+        held,
+        "weir holds the pod demo/web: its namespace is enrolled, and for 1s no agent answers (No such file or \
+         directory); it is tried again"
+    );
+    // One that comes in time.
+    let late = {
+        let at = at.to_owned();
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(500));
+            Script::start(&at, &[Step::verdict("enrolled", "")])
+        })
+    };
+    Call::new("ADD", at).run().passed();
+    drop(late.join().unwrap());
+    // Each of these is no answer.
+    for (steps, problem) in [
+        (vec![Step::Hang], "the agent does not answer"),
+        (vec![], "the agent ended the connection"),
+        (
+            vec![Step::Say("garbage".to_owned())],
+            "the agent's answer is not understood: expected value at line 1 column 1",
+        ),
+        (
+            vec![Step::Say(json!({"version": 7, "verdict": "later", "when": 1}).to_string())],
+            "the agent's answer is not understood: it speaks version 7 of the protocol",
+        ),
+        (vec![Step::verdict("unsure", "the API server is away")], "the API server is away"),
+    ] {
+        let _script = Script::start(at, &steps);
+        let held = Call::new("ADD", at).key("wait", "1s").run().error(11);
+        assert_eq!(
+            held,
+            format!("weir holds the pod demo/web: its namespace is enrolled, and for 1s {problem}; it is tried again")
+        );
+        // A pod of another namespace does not care.
+        Call::new("ADD", at).pod("other", "web", "u").run().passed();
+    }
+}
+
+#[test]
+fn the_agent_decides_when_it_answers() {
+    let directory = directory();
+    let at = directory.path();
+    list(at, "{\"enrolled\":[\"demo\"]}");
+    {
+        let script = Script::start(at, &[Step::verdict("pass", "it says disabled")]);
+        let answer = Call::new("ADD", at).run();
+        answer.passed();
+        assert!(answer.stderr.contains("passed: it says disabled"), "{answer:?}");
+        // All that the agent needs, and the namespace itself.
+        let heard = &script.heard()[0];
+        let expected = json!({
+            "version": 1, "command": "add", "container_id": "0123456789abcdef", "netns": "/proc/self/ns/net",
+            "uid": "uid-web", "namespace": "demo", "name": "web", "wait_ms": 120_000,
+        });
+        assert_eq!(heard.request, expected);
+        let own = fs::metadata("/proc/self/ns/net").unwrap();
+        assert_eq!(heard.file, Some((own.st_dev(), own.st_ino())));
+    }
+    let wait = || Step::verdict("wait", "");
+    {
+        // A pod whose namespace is not listed: once the agent has said that it is to be enrolled, it is waited for.
+        let longer_than_for_others = Step::Pause(Duration::from_millis(2500));
+        let _script = Script::start(at, &[wait(), longer_than_for_others, Step::verdict("enrolled", "")]);
+        Call::new("ADD", at).pod("new", "web", "u").run().passed();
+    }
+    for namespace in ["demo", "new"] {
+        let refused = [wait(), Step::verdict("refused", "annotation weir.dev/fail-open: invalid \"x\"")];
+        let _script = Script::start(at, &refused);
+        let message = Call::new("ADD", at).pod(namespace, "web", "u").run().error(11);
+        assert_eq!(
+            message,
+            format!(
+                "weir holds the pod {namespace}/web: annotation weir.dev/fail-open: invalid \"x\"; it is tried again"
+            )
+        );
+    }
+    {
+        let _script = Script::start(at, &[wait(), Step::Hang]);
+        let message = Call::new("ADD", at).pod("new", "web", "u").key("wait", "1s").run().error(11);
+        assert!(message.contains("for 1s the agent does not answer"), "{message}");
+    }
+}
+
+#[test]
+fn a_call_whose_agent_ends_is_taken_to_its_successor() {
+    let directory = directory();
+    let at = directory.path().to_owned();
+    // It had said that the pod is to be enrolled: that holds, although the list does not say so.
+    let first = Script::start(&at, &[Step::verdict("wait", "")]);
+    let calling = {
+        let at = at.clone();
+        thread::spawn(move || Call::new("ADD", &at).run())
+    };
+    weir_tests::poll::wait_for("the first agent is asked", Duration::from_secs(30), || {
+        if first.heard().is_empty() { Err("not yet") } else { Ok(()) }
+    });
+    drop(first);
+    let second = Script::start(&at, &[Step::verdict("wait", ""), Step::verdict("enrolled", "")]);
+    calling.join().unwrap().passed();
+    assert!(!second.heard().is_empty());
+}
+
+#[test]
+fn a_del_never_fails() {
+    let directory = directory();
+    let at = directory.path();
+    list(at, "{\"enrolled\":[\"demo\"]}");
+    Call::new("DEL", at).run().is_silent();
+    Call::new("DEL", at).without("CNI_NETNS").without("CNI_ARGS").run().is_silent();
+    for input in ["", "nonsense", "{}", "{\"cniVersion\":\"9.0.0\"}", "{\"cniVersion\":\"1.0.0\",\"socket\":7}"] {
+        let answer = Call::new("DEL", at).input(input).run();
+        answer.is_silent();
+        assert!(answer.stderr.contains("passed, although "), "{answer:?}");
+    }
+    for steps in [vec![Step::Hang], vec![], vec![Step::Say("?".to_owned())], vec![Step::verdict("refused", "no")]] {
+        let script = Script::start(at, &steps);
+        Call::new("DEL", at).run().is_silent();
+        let heard = &script.heard()[0];
+        assert_eq!(
+            (&heard.request["command"], &heard.request["container_id"]),
+            (&json!("del"), &json!("0123456789abcdef"))
+        );
+    }
+}
+
+#[test]
+fn check_asks_the_agent_and_takes_none_for_yes() {
+    let directory = directory();
+    let at = directory.path();
+    let check = || Call::new("CHECK", at);
+    check().run().is_silent();
+    for (verdict, well) in [("enrolled", true), ("pass", true), ("unsure", true), ("refused", false)] {
+        let script = Script::start(at, &[Step::verdict(verdict, "no slot is free")]);
+        let answer = check().run();
+        if well {
+            answer.is_silent();
+        } else {
+            assert_eq!(answer.error(100), "the pod demo/web is not redirected: no slot is free");
+        }
+        assert!(script.heard()[0].file.is_some());
+    }
+    let _hanging = Script::start(at, &[Step::Hang]);
+    check().run().is_silent();
+}
+
+#[test]
+fn the_rest_of_the_specification_is_served() {
+    let directory = directory();
+    let at = directory.path();
+    // Without an agent the node is ready all the same: pods of others start.
+    Call::new("STATUS", at).key("cniVersion", "1.1.0").run().is_silent();
+    let attachments = json!([{"containerID": "c", "ifname": "eth0"}]);
+    Call::new("GC", at).key("cniVersion", "1.1.0").key("cni.dev/valid-attachments", attachments).run().is_silent();
+    let answer = Call::new("VERSION", at).input("{\"cniVersion\":\"1.0.0\"}").run();
+    let versions: Value = serde_json::from_str(&answer.stdout).unwrap();
+    let expected = json!({
+        "cniVersion": "1.0.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"],
+    });
+    assert_eq!(versions, expected);
+    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        Call::new("ADD", at).key("cniVersion", version).run().passed();
+    }
+    // Keys of others, and capabilities that a runtime fills in.
+    Call::new("ADD", at).key("runtimeConfig", json!({"portMappings": []})).key("dns", json!({})).run().passed();
+    let log = at.join("log");
+    Call::new("ADD", at).key("log", log.to_str().unwrap()).run().passed();
+    let line = fs::read_to_string(&log).unwrap();
+    assert!(line.contains("Add demo/web 0123456789abcdef: passed: no agent answers"), "{line}");
+    // A log that cannot be written.
+    Call::new("ADD", at).key("log", "/nonexistent/log").run().passed();
+}
+
+#[test]
+fn bad_input_is_named_in_the_runtime_s_language() {
+    let directory = directory();
+    let at = directory.path();
+    let add = || Call::new("ADD", at);
+    for (call, code, message) in [
+        (
+            add().env("CNI_COMMAND", "PATCH"),
+            4,
+            "CNI_COMMAND: invalid \"PATCH\", expected one of ADD, DEL, CHECK, STATUS, VERSION, GC",
+        ),
+        (
+            add().without("CNI_COMMAND"),
+            4,
+            "CNI_COMMAND: missing, expected one of ADD, DEL, CHECK, STATUS, VERSION, GC: weir-cni is run by container \
+             runtimes",
+        ),
+        (add().without("CNI_CONTAINERID"), 4, "CNI_CONTAINERID: missing, ADD needs it"),
+        (add().env("CNI_NETNS", ""), 4, "CNI_NETNS: missing, ADD needs it"),
+        (Call::new("CHECK", at).without("CNI_IFNAME"), 4, "CNI_IFNAME: missing, CHECK needs it"),
+        (
+            add().input("{"),
+            6,
+            "the network configuration is no JSON object: EOF while parsing an object at line 1 column 1",
+        ),
+        (
+            add().key("cniVersion", "0.2.0"),
+            1,
+            "cniVersion: \"0.2.0\" is not known, expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
+        ),
+        (add().key("socket", "cni.sock"), 7, "socket: invalid \"cni.sock\", expected an absolute path"),
+        (add().key("wait", 10), 7, "wait: invalid 10, expected a time up to 2m such as \"10s\""),
+        (Call::new("STATUS", at).key("ownNamespace", ""), 7, "ownNamespace: invalid \"\", expected a namespace"),
+        (
+            add().first(),
+            7,
+            "prevResult: missing, expected the result of the plugin that makes the pod's interface: weir-cni comes \
+             after it",
+        ),
+    ] {
+        assert_eq!(call.run().error(code), message);
+    }
+    assert!(PREVIOUS.contains("1.50"), "a number that would change if it were read and written");
+}
