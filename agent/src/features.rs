@@ -154,7 +154,7 @@ fn check_btf(path: &Path) -> Result<(), Missing> {
 }
 
 /// A directory on the disk can stand in for a BPF file system until the first pin fails, so its kind is asked for.
-fn check_bpffs(path: &Path) -> Result<(), Missing> {
+pub(crate) fn check_bpffs(path: &Path) -> Result<(), Missing> {
     match statfs(path) {
         Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => Ok(()),
         _ => Err(Missing::Bpffs(path.to_owned())),

@@ -39,6 +39,12 @@ enum Command {
         #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
         patience: Duration,
     },
+    /// Mounts the BPF file system where it is not mounted.
+    MountBpffs {
+        /// Where.
+        #[arg(default_value = "/sys/fs/bpf")]
+        path: PathBuf,
+    },
     /// Detaches and removes everything that an agent left in the kernel. Nothing to remove is no error.
     Uninstall {
         /// agent.toml, for the instance and the place of its pins.
@@ -55,6 +61,7 @@ fn main() -> ExitCode {
         Command::Run { config } => run::run(&config),
         Command::Check { config } => run::check(&config),
         Command::Keep { instance, socket, patience } => run::keep(&instance, &socket, patience),
+        Command::MountBpffs { path } => run::mount_bpffs(&path),
         Command::Uninstall { config, instance } => run::uninstall(config.as_deref(), instance),
     };
     match result {

@@ -7,11 +7,13 @@ mod check;
 mod keep;
 mod lead;
 mod logging;
+mod mount;
 mod node;
 mod uninstall;
 
 pub use check::check;
 pub use keep::keep;
+pub use mount::mount_bpffs;
 pub use uninstall::uninstall;
 
 use std::path::Path;
