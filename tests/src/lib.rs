@@ -9,6 +9,7 @@
 
 pub mod apiserver;
 pub mod cgroup;
+pub mod cluster;
 pub mod cni;
 pub mod echo;
 pub mod figure;

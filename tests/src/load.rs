@@ -1,12 +1,15 @@
 //! A steady load: HTTP requests at a fixed rate, started on time whatever became of the earlier ones (open loop).
 
 use std::{
+    io::ErrorKind,
+    mem::MaybeUninit,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -24,8 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub enum Connections {
     /// One for each request.
     New,
-    /// Idle ones are used again.
+    /// Idle ones are used again, and a request on one that was closed meanwhile is lost.
     KeepAlive,
+    /// Idle ones are used again unless they were closed meanwhile, as HTTP clients do.
+    Pooled,
 }
 
 /// What became of one request.
@@ -35,6 +40,8 @@ pub struct Request {
     pub started: Instant,
     /// Whether it went over a connection that an earlier request had used.
     pub reused: bool,
+    /// Idle connections that turned out to be closed before one was found, or made.
+    pub stale: u32,
     /// When its connection was established.
     pub connected: Option<Instant>,
     /// When it ended.
@@ -69,7 +76,8 @@ impl Load {
             nix::sched::setns(handle, nix::sched::CloneFlags::CLONE_NEWNET)
                 .expect("setns into a namespace of this test");
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(drive(to, rate, connections, results, stopped));
+            let done = move |request| results.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+            runtime.block_on(drive(to, rate, connections, done, stopped));
         });
         Self { done, stop: Some(stop), thread: Some(thread) }
     }
@@ -89,13 +97,15 @@ impl Load {
     }
 }
 
-async fn drive(
+/// Starts `rate` requests a second until `stopped`, waits for those under way, and gives each to `done` as it ends.
+pub async fn drive(
     to: SocketAddr,
     rate: u32,
     connections: Connections,
-    done: Arc<Mutex<Vec<Request>>>,
+    done: impl Fn(Request) + Send + Sync + 'static,
     mut stopped: oneshot::Receiver<()>,
 ) {
+    let done = Arc::new(done);
     let idle: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
     let mut ticks = interval(Duration::from_secs(1) / rate);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -105,8 +115,7 @@ async fn drive(
             _ = ticks.tick() => {
                 let (idle, done) = (idle.clone(), done.clone());
                 running.spawn(async move {
-                    let request = one(to, connections, &idle).await;
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+                    done(one(to, connections, &idle).await);
                 });
                 while running.try_join_next().is_some() {}
             }
@@ -118,7 +127,14 @@ async fn drive(
 
 async fn one(to: SocketAddr, connections: Connections, idle: &Mutex<Vec<TcpStream>>) -> Request {
     let started = Instant::now();
-    let pooled = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let mut stale = 0;
+    let pooled = loop {
+        let stream = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match stream {
+            Some(stream) if connections == Connections::Pooled && !is_idle(&stream) => stale += 1,
+            other => break other,
+        }
+    };
     let reused = pooled.is_some();
     let mut connected = None;
     let exchange = async {
@@ -131,13 +147,19 @@ async fn one(to: SocketAddr, connections: Connections, idle: &Mutex<Vec<TcpStrea
             }
         };
         let status = ask(&mut stream, to, connections).await?;
-        if connections == Connections::KeepAlive {
+        if connections != Connections::New {
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
         }
         Ok(status)
     };
     let answer = timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
-    Request { started, reused, connected, ended: Instant::now(), answer }
+    Request { started, reused, stale, connected, ended: Instant::now(), answer }
+}
+
+/// Whether a connection is open with nothing to read: the end of the stream is something to read.
+fn is_idle(stream: &TcpStream) -> bool {
+    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+    matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
 /// One GET; reads the whole answer, which must have a Content-Length.
