@@ -7,7 +7,7 @@ mod limit;
 mod story;
 mod write;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -20,7 +20,7 @@ use self::{
 };
 use crate::{
     config::{Config, KubernetesSource, Source},
-    enroll::{Outcome, Outcomes},
+    enroll::Outcome,
     features::Missing,
     sources::kubernetes::{self, Handle},
 };
@@ -30,22 +30,22 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Without anything due, looked at again.
 const IDLE: Duration = Duration::from_secs(3600);
 
-type All = Arc<std::collections::BTreeMap<String, Outcome>>;
+/// Where every wanted pod stands.
+type All = Arc<BTreeMap<String, Outcome>>;
 
-/// Writes events of what becomes of the pods, until the outcomes or the source end.
-pub async fn run(handle: Handle, outcomes: Outcomes, instance: Option<String>) {
+/// Writes events of what becomes of the pods, until there are no more outcomes. `instance` is the agent's own pod.
+pub async fn run(handle: Handle, mut outcomes: watch::Receiver<All>, instance: Option<String>) {
     let mut writer = Writer::start(handle.client(), instance);
-    let mut follower: watch::Receiver<All> = outcomes.subscribe();
     let mut story = Story::new(handle.inherited().clone());
     loop {
-        let all = follower.borrow_and_update().clone();
+        let all = outcomes.borrow_and_update().clone();
         let now = Instant::now();
         for (uid, what) in story.go_on(&all, now) {
             tell(&mut writer, &handle, &uid, &what, now);
         }
         let due = story.due().unwrap_or(now + IDLE);
         tokio::select! {
-            changed = follower.changed() => if changed.is_err() { return },
+            changed = outcomes.changed() => if changed.is_err() { return },
             () = sleep_until(due) => {}
         }
     }

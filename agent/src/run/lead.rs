@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use parking_lot::RwLock;
 use tokio::{
     sync::mpsc,
@@ -10,14 +10,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::node::Node;
+use super::{node::Node, pods::Pods};
 use crate::{
-    api,
-    config::{self, Source},
+    api, cni, config,
     enroll::{Ground, Reconciler, Registry, Settings},
     handoff::Server,
     redirect::{Redirect, inspect::Pinned, node, pins::Pins},
-    sources::{self, Follower},
     status::{Board, SharedBoard},
 };
 
@@ -36,12 +34,14 @@ pub(super) struct Leading {
 
 impl Leading {
     /// Takes the lead: locks the pins, makes the sockets, loads or adopts what the kernel has, and starts everything.
-    pub(super) fn start(node: &Node) -> anyhow::Result<Self> {
+    pub(super) async fn start(node: &Node) -> anyhow::Result<Self> {
         let Node { config, features, .. } = node;
         // What can fail for the configuration's sake comes before anything is loaded: a failed start leaves nothing behind.
+        let pods = Pods::prepare(node).await?;
         let pins = Pins::lock(&config.pins())?;
         let handoff = Server::bind(&config.paths.handoff, config.paths.socket_group)?;
         let api = api::bind(&config.paths.api)?;
+        let cni = config.cni.as_ref().map(|cni| cni::Server::bind(&cni.socket)).transpose()?;
         let redirect = Arc::new(Redirect::start(pins, &features.cgroup2, node.ebpf_logs)?);
         redirect.config().update(|config| {
             node::apply(config, node.netns);
@@ -54,7 +54,13 @@ impl Leading {
         let mut others = JoinSet::new();
         let (events, heard) = mpsc::channel(EVENTS);
         others.spawn(handoff.run(events, registry));
-        let source = follow(&config.source)?;
+        let (source, kubernetes) = pods.follow(node)?;
+        if let Some(kubernetes) = &kubernetes {
+            kubernetes.write_events(&reconciler.outcomes(), &mut others);
+            if let Some(cni) = cni {
+                kubernetes.answer_cni(cni, reconciler.outcomes(), &mut others);
+            }
+        }
         let reconciling = tokio::spawn(reconciler.run(source, heard));
         if let Some(config::PodsCgroup::At(path)) = config.node_processes.pods_cgroup.clone() {
             others.spawn(node::watch(path, features.cgroup2.clone(), redirect.config()));
@@ -123,11 +129,4 @@ fn reconciler(
         own_netns: node.own_netns()?,
     };
     Ok(Reconciler::new(ground, settings, board.clone(), registry.clone(), node.health.clone())?)
-}
-
-fn follow(source: &Source) -> anyhow::Result<Follower> {
-    match source {
-        Source::File(file) => Ok(sources::file::follow(file.path.clone())),
-        Source::Kubernetes(_) => bail!("source.kubernetes: this agent takes pods from [source.file] only"),
-    }
 }

@@ -9,6 +9,7 @@ mod lead;
 mod logging;
 mod mount;
 mod node;
+mod pods;
 mod uninstall;
 
 pub use check::check;
@@ -49,7 +50,7 @@ async fn serve(node: &Node) -> anyhow::Result<()> {
         let listener = health::bind(settings.address).await?;
         tokio::spawn(health::serve(listener, node.health.clone()));
     }
-    let mut leading = Leading::start(node)?;
+    let mut leading = Leading::start(node).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let ended = tokio::select! {

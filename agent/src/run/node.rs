@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::{
     config::{self, Config},
-    features::{self, Features},
+    events,
+    features::{self, Features, Missing},
     health::Health,
     netns::{Identity, Netns},
     redirect::node::{self, PodsCgroup},
@@ -27,7 +28,10 @@ pub(super) struct Node {
 impl Node {
     /// Looks at the machine; an error names everything that is missing, a line each.
     pub(super) fn look(config: Config, ebpf_logs: bool) -> anyhow::Result<Self> {
-        let features = probe(&config)?;
+        let features = features::probe(&config).map_err(|missing| {
+            events::report_unavailable(&config, &missing);
+            lines(&missing)
+        })?;
         let netns = node::netns_cookie(&config.node_processes.netns)?;
         let pods_cgroup = find_pods_cgroup(&config, &features)?;
         Ok(Self { config, features, netns, pods_cgroup, ebpf_logs, health: Health::default() })
@@ -42,10 +46,12 @@ impl Node {
 
 /// Everything that is missing, a line each.
 pub(super) fn probe(config: &Config) -> anyhow::Result<Features> {
-    features::probe(config).map_err(|missing| {
-        let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!(lines.join("\n"))
-    })
+    features::probe(config).map_err(|missing| lines(&missing))
+}
+
+fn lines(missing: &[Missing]) -> anyhow::Error {
+    let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    anyhow::anyhow!(lines.join("\n"))
 }
 
 fn find_pods_cgroup(config: &Config, features: &Features) -> anyhow::Result<PodsCgroup> {

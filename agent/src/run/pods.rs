@@ -1,0 +1,81 @@
+//! Where pods come from, as configured, and what else the API server is for.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use kube::Client;
+use tokio::task::JoinSet;
+
+use super::node::Node;
+use crate::{
+    cni,
+    config::{KubernetesSource, Source},
+    enroll::Outcomes,
+    events,
+    locate::{self, Locator},
+    netns::Netns,
+    sources::{
+        self, Follower,
+        kubernetes::{self, Handle, Settings},
+    },
+};
+
+/// The source of pods, not followed yet.
+pub(super) enum Pods {
+    File,
+    Kubernetes(Client, KubernetesSource),
+}
+
+/// What there is besides the pods themselves when they come from the API server.
+pub(super) struct Kubernetes {
+    /// What the source knows.
+    handle: Handle,
+    /// Where pods' network namespaces are.
+    locator: Arc<Locator>,
+    /// Name of the agent's own pod.
+    own_pod: Option<String>,
+}
+
+impl Pods {
+    /// What fails for the configuration's sake; nothing is asked of the API server yet.
+    pub(super) async fn prepare(node: &Node) -> anyhow::Result<Self> {
+        Ok(match &node.config.source {
+            Source::File(_) => Self::File,
+            Source::Kubernetes(source) => {
+                Self::Kubernetes(kubernetes::client(source.kubeconfig.as_deref()).await?, source.clone())
+            }
+        })
+    }
+
+    /// Follows the pods. To be called within a runtime.
+    pub(super) fn follow(self, node: &Node) -> anyhow::Result<(Follower, Option<Kubernetes>)> {
+        let (client, source) = match (self, &node.config.source) {
+            (Self::Kubernetes(client, source), _) => (client, source),
+            (Self::File, Source::File(file)) => return Ok((sources::file::follow(file.path.clone()), None)),
+            (Self::File, Source::Kubernetes(_)) => anyhow::bail!("the source of pods was not prepared"),
+        };
+        let locator = Arc::new(locator(node, &source)?);
+        let settings = Settings::of(&node.config, &source);
+        let (follower, handle) = kubernetes::follow(client, settings, locator.clone());
+        Ok((follower, Some(Kubernetes { handle, locator, own_pod: source.pod })))
+    }
+}
+
+impl Kubernetes {
+    /// Writes events of what becomes of pods.
+    pub(super) fn write_events(&self, outcomes: &Outcomes, tasks: &mut JoinSet<()>) {
+        tasks.spawn(events::run(self.handle.clone(), outcomes.subscribe(), self.own_pod.clone()));
+    }
+
+    /// Answers the CNI plugin.
+    pub(super) fn answer_cni(&self, server: cni::Server, outcomes: Outcomes, tasks: &mut JoinSet<()>) {
+        let (pods, locator) = (self.handle.clone(), self.locator.clone());
+        tasks.spawn(server.run(cni::Answers { pods, locator, outcomes }));
+    }
+}
+
+fn locator(node: &Node, source: &KubernetesSource) -> anyhow::Result<Locator> {
+    let path = &node.config.node_processes.netns;
+    let node_netns = Netns::open(path).context("node_processes.netns")?.identity();
+    Ok(Locator::new(locate::Settings::new(node.features.cgroup2.clone(), source.proc.clone(), node_netns)))
+}
