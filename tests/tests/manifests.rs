@@ -311,14 +311,14 @@ fn the_agent_reads_pods_namespaces_and_nodes_and_writes_events() {
 }
 
 #[test]
-fn the_uninstaller_may_annotate_its_own_namespace_and_look_at_weir() {
+fn the_uninstaller_may_annotate_its_own_namespace_and_see_what_is_in_it() {
     let objects = chart(&[]);
     assert_eq!(
         one(&objects, "Role", "weir-uninstall")["rules"],
         json!([
-            {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["weir-system"], "verbs": ["get", "patch"]},
+            {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["weir-system"], "verbs": ["patch"]},
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
-            {"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": ["weir"], "verbs": ["get"]},
+            {"apiGroups": ["apps"], "resources": ["daemonsets"], "verbs": ["list"]},
         ])
     );
     let pod = &one(&objects, "Job", "weir-uninstall")["spec"]["template"]["spec"];
@@ -347,7 +347,7 @@ fn a_successor_starts_before_its_predecessor_ends() {
     );
     let agent = agent(daemon_set);
     assert_eq!(agent["restartPolicy"], "Always");
-    assert_eq!(agent["startupProbe"]["failureThreshold"], 60);
+    assert_eq!(agent["startupProbe"]["failureThreshold"], 120);
     for (probe, path) in [("startupProbe", "started"), ("readinessProbe", "ready"), ("livenessProbe", "live")] {
         assert_eq!(agent[probe]["httpGet"], json!({"path": format!("/healthz/{path}"), "port": "health"}));
     }

@@ -61,7 +61,9 @@ patience = {{ .Values.keeper.patience | toJson }}
 {{- end }}
 
 [health]
-address = {{ .Values.agent.healthAddress | toJson }}
+{{- with .Values.agent.healthAddress }}
+address = {{ printf (contains ":" . | ternary "[%s]:15021" "%s:15021") . | toJson }}
+{{- end }}
 
 [seccomp]
 profile = "/host/var/lib/kubelet/seccomp/weir/proxy.json"
