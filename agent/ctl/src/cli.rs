@@ -287,15 +287,18 @@ impl Line {
         let given = self.value("agent").or(self.value("socket")).map(PathBuf::from);
         let timeout = self.duration("timeout")?;
         let cluster = self.cluster(name, timeout, given.clone())?;
-        let for_cluster =
-            |cluster: Option<Cluster>, line: &Self| cluster.ok_or_else(|| line.error("expected --cluster".to_owned()));
         match object.name {
             "version" => return Ok(cluster.map_or(Action::Version, Action::Versions)),
             "completion" => return self.completion(command),
             "man" => return Ok(Action::Man(self.required(command, "man")?.into())),
             UNINSTALL => {
                 let wait = self.duration("wait")?.unwrap_or(UNINSTALL_WAIT);
-                return Ok(Action::Uninstall { cluster: for_cluster(cluster, self)?, wait });
+                let mut cluster = cluster.ok_or_else(|| self.error("uninstall is for a cluster".to_owned()))?;
+                // It is about no pods: the only namespace that can be meant is weir's own.
+                if let Namespace::Named(namespace) = &cluster.namespace {
+                    cluster.weir_namespace.clone_from(namespace);
+                }
+                return Ok(Action::Uninstall { cluster, wait });
             }
             _ => {}
         }
@@ -708,9 +711,9 @@ mod tests {
 
     #[test]
     fn an_uninstall_is_a_clusters_always() {
-        match parse_line("uninstall --wait 30s -n demo").unwrap().action {
+        match parse_line("uninstall --wait 30s -n mesh").unwrap().action {
             Action::Uninstall { cluster, wait } => {
-                assert_eq!((cluster.weir_namespace.as_str(), wait), ("weir-system", Duration::from_secs(30)));
+                assert_eq!((cluster.weir_namespace.as_str(), wait), ("mesh", Duration::from_secs(30)));
             }
             other => panic!("{other:?}"),
         }

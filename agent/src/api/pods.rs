@@ -4,12 +4,22 @@ use std::{collections::HashMap, net::IpAddr};
 
 use crate::status::{Board, PodStatus};
 
+/// Letters that a name may be mistyped by.
+const TYPOS: usize = 2;
+/// Names that are told where one was not found.
+const NEAR: usize = 5;
+
 /// Why a query names no pod, or more than one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lookup {
     /// Nothing matches.
-    #[error("no pod {0:?}; expected a uid, namespace/name or name that `weirctl pod list` shows")]
-    None(String),
+    #[error("no pod {query:?}; {near}")]
+    None {
+        /// What was asked for.
+        query: String,
+        /// What there is that may have been meant.
+        near: String,
+    },
     /// Several match.
     #[error("pod {query:?} is ambiguous: {matches}")]
     Several {
@@ -29,7 +39,7 @@ pub fn find<'a>(board: &'a Board, query: &str) -> Result<&'a PodStatus, Lookup> 
         matches.retain(|pod| pod.uid == query);
     }
     match matches[..] {
-        [] => Err(Lookup::None(query.to_owned())),
+        [] => Err(Lookup::None { query: query.to_owned(), near: near(board, query) }),
         [pod] => Ok(pod),
         _ => {
             let mut names: Vec<String> =
@@ -38,6 +48,55 @@ pub fn find<'a>(board: &'a Board, query: &str) -> Result<&'a PodStatus, Lookup> 
             Err(Lookup::Several { query: query.to_owned(), matches: names.join(", ") })
         }
     }
+}
+
+/// What may have been meant by a query that names no pod.
+fn near(board: &Board, query: &str) -> String {
+    let name = query.rsplit('/').next().unwrap_or_default();
+    let alike = |pod: &&PodStatus| {
+        // A workload's name is the beginning of its pods' names.
+        pod.name.starts_with(name)
+            || name.starts_with(&pod.name)
+            || is_mistyped(&pod.name, name)
+            || is_mistyped(&pod.full_name(), query)
+    };
+    let listed = |mut names: Vec<String>| {
+        names.sort();
+        names.dedup();
+        let more = if names.len() > NEAR { ", ..." } else { "" };
+        names.truncate(NEAR);
+        format!("{}{more}", names.join(", "))
+    };
+    let pods: Vec<String> = board.pods.iter().filter(alike).map(PodStatus::full_name).collect();
+    if !pods.is_empty() {
+        return format!("there is {}", listed(pods));
+    }
+    if board.pods.is_empty() {
+        return "the agent knows of no pods on this node".to_owned();
+    }
+    let namespaces = board.pods.iter().map(|pod| pod.namespace.clone()).collect();
+    format!("the agent knows of pods on this node in namespaces {}", listed(namespaces))
+}
+
+/// Whether one name may have been typed for another: few letters differ, and most do not.
+fn is_mistyped(name: &str, typed: &str) -> bool {
+    let letters = distance(name, typed);
+    letters <= TYPOS && 2 * letters < name.len().max(typed.len())
+}
+
+/// Levenshtein's distance.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, from) in one.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in other.iter().enumerate() {
+            let changed = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[other.len()]
 }
 
 /// A pod's identity in lists and events.
@@ -117,10 +176,27 @@ mod tests {
             find(&board, "web").unwrap_err().to_string(),
             "pod \"web\" is ambiguous: default/web (uid u1), prod/web (uid u2)"
         );
+        let none = |query: &str| find(&board, query).unwrap_err().to_string();
+        assert_eq!(none("wb"), "no pod \"wb\"; there is default/web, prod/web");
+        assert_eq!(none("demo/web"), "no pod \"demo/web\"; there is default/web, prod/web");
         assert_eq!(
-            find(&board, "wb").unwrap_err().to_string(),
-            "no pod \"wb\"; expected a uid, namespace/name or name that `weirctl pod list` shows"
+            none("elsewhere"),
+            "no pod \"elsewhere\"; the agent knows of pods on this node in namespaces default, prod"
         );
+        let empty = super::super::tests::board(Vec::new());
+        assert_eq!(
+            find(&empty, "web").unwrap_err().to_string(),
+            "no pod \"web\"; the agent knows of no pods on this node"
+        );
+    }
+
+    #[test]
+    fn a_distance_is_the_letters_to_change() {
+        for (one, other, letters) in
+            [("web", "web", 0), ("wb", "web", 1), ("wbe", "web", 2), ("", "web", 3), ("a", "", 1)]
+        {
+            assert_eq!(distance(one, other), letters, "{one} {other}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{
     pods::Names,
 };
 use crate::{
+    keeper,
     redirect::inspect::{Entry, Error, Field, Kernel, LinkTarget, MapFacts, ProgramFacts, listener},
     status::{Board, PodState, PodStatus, ProxyState, ProxyStatus},
 };
@@ -87,6 +88,16 @@ pub fn proxy(status: &ProxyStatus) -> pb::Proxy {
         state: state.to_owned(),
         connected: unix_ns(status.connected),
         open: status.open,
+    }
+}
+
+/// The keeper.
+pub fn keeper(status: keeper::Status) -> pb::Keeper {
+    pb::Keeper {
+        pid: status.pid.unwrap_or_default(),
+        pods: status.pods,
+        sockets: status.sockets,
+        problem: status.problem,
     }
 }
 

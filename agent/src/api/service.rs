@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     redirect::inspect::{Error, ExplainError, Kernel, explain},
-    status::{Board, PodState, SharedBoard},
+    status::{Board, PodState, PodStatus, SharedBoard},
 };
 
 /// Answers requests.
@@ -94,7 +94,12 @@ impl Agent for Service {
                 .map_err(|_| Status::invalid_argument(format!("to: {:?}: expected IP:PORT", request.to)))?;
             let from = request.from.parse().map_err(Status::invalid_argument)?;
             let protocol = request.protocol.parse().map_err(Status::invalid_argument)?;
-            let explained = explain(kernel, pod.netns_cookie, from, protocol, to)?;
+            let mut explained = explain(kernel, pod.netns_cookie, from, protocol, to)?;
+            if let PodState::PassedOver(reason) | PodState::Pending(reason) = &pod.state
+                && !explained.enrolled
+            {
+                explained.hint = format!("{}: {reason}", explained.hint);
+            }
             Ok(pb::ExplainResponse {
                 pod: pod.full_name(),
                 direction: explained.direction.name().to_owned(),
@@ -157,12 +162,23 @@ impl Agent for Service {
         self.ask(move |board, _| {
             let pod = match request.pod.as_str() {
                 "" => None,
-                query => Some(pods::find(board, query)?.uid.clone()),
+                query => Some(watched(pods::find(board, query)?)?),
             };
             let watch = hub.watch(Filter { pod, verdict })?;
             Ok(Box::pin(watch) as Self::TraceEventsStream)
         })
         .await
+    }
+}
+
+/// The uid of a pod that there may be events of.
+fn watched(pod: &PodStatus) -> Result<String, Status> {
+    match &pod.state {
+        PodState::PassedOver(reason) => Err(Status::failed_precondition(format!(
+            "pod {} is passed over, so that there are no events of it: {reason}",
+            pod.full_name()
+        ))),
+        _ => Ok(pod.uid.clone()),
     }
 }
 
@@ -205,13 +221,15 @@ fn status(board: &Board, kernel: &dyn Kernel, watchers: u32) -> Result<pb::Statu
         node: board.node.clone(),
         pods_cgroup: board.pods_cgroup.as_ref().map_or_else(String::new, |path| path.display().to_string()),
         pods_cgroup_error: board.pods_cgroup_error.clone(),
+        pods_passed_over: board.pods.iter().filter(|pod| matches!(pod.state, PodState::PassedOver(_))).count() as u32,
+        keeper: board.keeper.status().map(present::keeper),
     })
 }
 
 impl From<Lookup> for Status {
     fn from(error: Lookup) -> Self {
         match error {
-            Lookup::None(_) => Self::not_found(error.to_string()),
+            Lookup::None { .. } => Self::not_found(error.to_string()),
             Lookup::Several { .. } => Self::failed_precondition(error.to_string()),
         }
     }

@@ -40,6 +40,7 @@ pub(super) fn board(pods: Vec<PodStatus>) -> Board {
         source_error: String::new(),
         pods_cgroup: None,
         pods_cgroup_error: String::new(),
+        keeper: crate::keeper::Keeper::off(),
     }
 }
 
@@ -142,6 +143,35 @@ async fn pods_come_with_their_counters_and_listeners() {
     );
     assert_eq!(web.probe_ports, [8080, 9000]);
     assert_eq!(message(list("nobody").await).0, Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_pod_that_is_passed_over_says_why_everywhere() {
+    let mut dns = pod("u3", "kube-system/dns", 13, 0);
+    (dns.slot, dns.netns_cookie, dns.ips) = (None, None, Vec::new());
+    dns.state = PodState::PassedOver("it is on the host's network".to_owned());
+    let mut board = two_pods();
+    board.pods.push(dns);
+    let mut running = start(Fake::with_pod(11, 4, &["10.0.0.4"]), board).await;
+    let client = &mut running.client;
+    let status = client.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.pods_passed_over, status.pods_pending, status.keeper), (1, 1, None));
+    let list = client.list_pods(pb::ListPodsRequest { pod: "dns".to_owned() }).await.unwrap().into_inner().pods;
+    assert_eq!(
+        (list[0].state.as_str(), list[0].reason.as_str(), list[0].netns_cookie),
+        ("passed-over", "it is on the host's network", 0)
+    );
+    let asked = pb::ExplainRequest { pod: "dns".to_owned(), to: "10.96.0.10:80".to_owned(), ..Default::default() };
+    let answer = client.explain(asked).await.unwrap().into_inner();
+    assert_eq!(
+        (answer.rule.as_str(), answer.hint.as_str()),
+        ("not-enrolled", "the network namespace is not enrolled: it is on the host's network")
+    );
+    let trace = pb::TraceEventsRequest { pod: "dns".to_owned(), verdict: String::new() };
+    assert_eq!(
+        message(client.trace_events(trace).await.map(|_| ())).1,
+        "pod kube-system/dns is passed over, so that there are no events of it: it is on the host's network"
+    );
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use crate::{
     api, cni, config,
     enroll::{Ground, Reconciler, Registry, Settings},
     handoff::Server,
+    keeper::Keeper,
     redirect::{Redirect, inspect::Pinned, node, pins::Pins},
     status::{Board, SharedBoard},
 };
@@ -60,10 +61,11 @@ impl Leading {
             if let Some(cni) = cni {
                 kubernetes.answer_cni(cni, reconciler.outcomes(), &mut others);
             }
+            kubernetes.install_cni(&mut others);
         }
         let reconciling = tokio::spawn(reconciler.run(source, heard));
-        if let Some(config::PodsCgroup::At(path)) = config.node_processes.pods_cgroup.clone() {
-            others.spawn(node::watch(path, features.cgroup2.clone(), redirect.config()));
+        if let Some(place) = config.node_processes.pods_cgroup.clone() {
+            others.spawn(node::watch(place, features.root(), redirect.config(), board.clone()));
         }
         let stop = CancellationToken::new();
         let kernel = Arc::new(Pinned::new(redirect.directory().to_owned(), redirect.config()));
@@ -111,6 +113,7 @@ fn board(node: &Node, redirect: &Redirect) -> SharedBoard {
         source_error: String::new(),
         pods_cgroup: None,
         pods_cgroup_error: String::new(),
+        keeper: Keeper::off(),
     }))
 }
 

@@ -19,7 +19,9 @@ use crate::cli::{Cluster, Namespace};
 const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
 /// Names the kubeconfig files.
 const KUBECONFIG: &str = "KUBECONFIG";
-/// What weir's pods and its DaemonSet are known by.
+/// The name of weir's DaemonSet.
+pub const DAEMON_SET: &str = "weir";
+/// What its pods are known by.
 pub const WEIR: &str = "app.kubernetes.io/name=weir";
 
 /// A cluster that can be asked.
@@ -75,10 +77,10 @@ impl Connection {
         Ok(self.ask(self.pods(&self.cluster.weir_namespace).list(&list)).await?.items)
     }
 
-    /// weir's DaemonSets: one, unless something is wrong.
-    pub async fn weir_daemon_sets(&self) -> Result<Vec<DaemonSet>, Error> {
+    /// weir's DaemonSet.
+    pub async fn weir_daemon_set(&self) -> Result<Option<DaemonSet>, Error> {
         let api: Api<DaemonSet> = Api::namespaced(self.client.clone(), &self.cluster.weir_namespace);
-        Ok(self.ask(api.list(&ListParams::default().labels(WEIR))).await?.items)
+        self.ask(api.get_opt(DAEMON_SET)).await
     }
 
     /// The names of all nodes.

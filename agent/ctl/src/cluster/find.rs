@@ -60,8 +60,8 @@ fn one(weirs: &Weirs, node: &str) -> Weirs {
 /// All nodes that weir is to be on.
 async fn all(connection: &Connection, mut weirs: Weirs) -> Weirs {
     // Whoever may not look at these may still ask the nodes that have weir.
-    let (sets, nodes) = tokio::join!(connection.weir_daemon_sets(), connection.nodes());
-    let wanted = place::wanted(&sets.unwrap_or_default());
+    let (set, nodes) = tokio::join!(connection.weir_daemon_set(), connection.nodes());
+    let wanted = set.ok().flatten().as_ref().map_or(0, place::wanted);
     for node in place::without_weir(&weirs, wanted, &nodes.unwrap_or_default()) {
         weirs.insert(node, Err("no weir pod, though the DaemonSet wants more than it has".to_owned()));
     }

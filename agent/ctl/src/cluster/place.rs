@@ -35,16 +35,17 @@ pub fn weirs(pods: &[Pod]) -> Weirs {
 
 /// Nodes that should have a weir pod and have none, as far as can be told: a DaemonSet says on how many nodes it wants
 /// pods, not on which.
-pub fn without_weir(weirs: &Weirs, wanted: i32, nodes: &[String]) -> BTreeSet<String> {
-    if usize::try_from(wanted).is_ok_and(|wanted| wanted <= weirs.len()) {
+pub fn without_weir(weirs: &Weirs, wanted: usize, nodes: &[String]) -> BTreeSet<String> {
+    if wanted <= weirs.len() {
         return BTreeSet::new();
     }
     nodes.iter().filter(|node| !weirs.contains_key(*node)).cloned().collect()
 }
 
 /// On how many nodes weir is to run.
-pub fn wanted(sets: &[DaemonSet]) -> i32 {
-    sets.iter().filter_map(|set| set.status.as_ref()).map(|status| status.desired_number_scheduled).sum()
+pub fn wanted(set: &DaemonSet) -> usize {
+    let wanted = set.status.as_ref().map_or(0, |status| status.desired_number_scheduled);
+    usize::try_from(wanted).unwrap_or_default()
 }
 
 /// The node of a pod, or why nobody can be asked about it.

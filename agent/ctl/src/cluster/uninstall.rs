@@ -23,7 +23,12 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{AT_ONCE, Outcome, connect::Connection, error::Error, place};
+use super::{
+    AT_ONCE, Outcome,
+    connect::{Connection, DAEMON_SET},
+    error::Error,
+    place,
+};
 use crate::{cli::Cluster, output::Output};
 
 /// What the agents look for.
@@ -40,7 +45,7 @@ type Progress = BTreeMap<String, Result<(), String>>;
 /// Has every node take weir off, and waits until all have.
 pub async fn uninstall(cluster: &Cluster, wait: Duration, output: &mut Output) -> Result<Outcome, Error> {
     let connection = Connection::open(cluster).await?;
-    let set = the_one(connection.weir_daemon_sets().await?, &cluster.weir_namespace)?;
+    let set = connection.weir_daemon_set().await?.ok_or_else(|| none(&cluster.weir_namespace))?;
     annotate(&connection, &set).await?;
     let deadline = Instant::now() + wait;
     let mut progress = Progress::new();
@@ -64,7 +69,7 @@ pub async fn uninstall(cluster: &Cluster, wait: Duration, output: &mut Output) -
         }
     }
     if !complete && progress.values().all(Result::is_ok) {
-        let (on, wanted) = (progress.len(), place::wanted(std::slice::from_ref(&set)));
+        let (on, wanted) = (progress.len(), place::wanted(&set));
         output.note(format_args!(
             "uninstalled on {on} nodes, and the DaemonSet wants weir on {wanted}; on those without a weir pod: \
              weir-agent uninstall"
@@ -74,20 +79,11 @@ pub async fn uninstall(cluster: &Cluster, wait: Duration, output: &mut Output) -
     Ok(if complete { Outcome::Done } else { Outcome::Incomplete })
 }
 
-/// weir's DaemonSet.
-fn the_one(mut sets: Vec<DaemonSet>, namespace: &str) -> Result<DaemonSet, Error> {
-    match (sets.pop(), sets.len()) {
-        (Some(set), 0) => Ok(set),
-        (None, _) => Err(Error::Other(format!(
-            "no DaemonSet with the label app.kubernetes.io/name=weir in namespace {namespace} (another one: \
-             --weir-namespace): weir is not installed there, or what it left can only be removed on each node: \
-             weir-agent uninstall"
-        ))),
-        (Some(_), more) => Err(Error::Other(format!(
-            "{} DaemonSets with the label app.kubernetes.io/name=weir in namespace {namespace}; expected one",
-            more + 1
-        ))),
-    }
+fn none(namespace: &str) -> Error {
+    Error::Other(format!(
+        "no DaemonSet {DAEMON_SET} in namespace {namespace} (another one: --weir-namespace): weir is not installed \
+         there, or only each node can remove what is left: weir-agent uninstall"
+    ))
 }
 
 async fn annotate(connection: &Connection, set: &DaemonSet) -> Result<(), Error> {
@@ -115,8 +111,7 @@ async fn round(
         }
         progress.insert(node, answer);
     }
-    let wanted = usize::try_from(place::wanted(std::slice::from_ref(set))).unwrap_or_default();
-    Ok(progress.values().all(Result::is_ok) && progress.len() >= wanted)
+    Ok(progress.values().all(Result::is_ok) && progress.len() >= place::wanted(set))
 }
 
 /// The pods of the DaemonSet whose nodes are not done. One that is leaving is not there to answer.
@@ -224,14 +219,6 @@ mod tests {
             report(&progress).to_string(),
             r#"[{"node":"n1","uninstalled":true,"reason":null},{"node":"n2","uninstalled":false,"reason":"draining"}]"#
         );
-    }
-
-    #[test]
-    fn it_takes_one_daemon_set() {
-        let error = the_one(Vec::new(), "weir-system").unwrap_err().to_string();
-        assert!(error.starts_with("no DaemonSet with the label app.kubernetes.io/name=weir in namespace weir-system"));
-        let error = the_one(vec![DaemonSet::default(), DaemonSet::default()], "w").unwrap_err().to_string();
-        assert_eq!(error, "2 DaemonSets with the label app.kubernetes.io/name=weir in namespace w; expected one");
     }
 
     #[tokio::test]

@@ -36,11 +36,46 @@ pub struct Status {
     proxies: Vec<Proxy>,
     pods_enrolled: u32,
     pods_pending: u32,
+    pods_passed_over: u32,
     pending: Vec<Pod>,
     source_error: Option<String>,
     refused: Counts,
     faults: Counts,
     watchers: u32,
+    keeper: Option<Keeper>,
+}
+
+/// What keeps the listening sockets while there is no agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Keeper {
+    pid: Option<i32>,
+    pods: u32,
+    sockets: u32,
+    problem: Option<String>,
+}
+
+impl From<pb::Keeper> for Keeper {
+    fn from(keeper: pb::Keeper) -> Self {
+        Self {
+            pid: (keeper.pid != 0).then_some(keeper.pid),
+            pods: keeper.pods,
+            sockets: keeper.sockets,
+            problem: optional(keeper.problem),
+        }
+    }
+}
+
+impl Keeper {
+    fn plain(&self) -> String {
+        let Self { pods, sockets, .. } = self;
+        let kept = format!("{sockets} sockets of {pods} pods");
+        match (self.pid, &self.problem) {
+            (Some(pid), None) => format!("pid {pid}, {kept}"),
+            (Some(pid), Some(problem)) => format!("pid {pid}, {kept}: {problem}"),
+            (None, problem) => format!("none: {}", problem.as_deref().unwrap_or("not started yet")),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,11 +110,13 @@ impl From<pb::StatusResponse> for Status {
             proxies: status.proxies.into_iter().map(Proxy::from).collect(),
             pods_enrolled: status.pods_enrolled,
             pods_pending: status.pods_pending,
+            pods_passed_over: status.pods_passed_over,
             pending: status.pending.into_iter().map(Pod::from).collect(),
             source_error: optional(status.source_error),
             refused: sorted(status.refused),
             faults: sorted(status.faults),
             watchers: status.watchers,
+            keeper: status.keeper.map(Keeper::from),
         };
         status.healthy = status.attention().is_empty();
         status
@@ -143,7 +180,11 @@ impl Status {
             }
             facts.line("", line);
         }
-        facts.line("pods", format!("{} enrolled, {} pending", self.pods_enrolled, self.pods_pending));
+        let mut pods = format!("{} enrolled, {} pending", self.pods_enrolled, self.pods_pending);
+        if self.pods_passed_over > 0 {
+            pods.push_str(&format!(", {} passed over", self.pods_passed_over));
+        }
+        facts.line("pods", pods);
         for pending in &self.pending {
             facts.line("", format!("{}: {}", pending.full_name(), shown(&pending.reason)));
         }
@@ -151,6 +192,7 @@ impl Status {
         facts.line("refused", counts(&self.refused));
         facts.line("faults", counts(self.faults.iter().filter(|(_, count)| **count > 0)));
         facts.line("watchers", self.watchers.to_string());
+        facts.line("keeper", self.keeper.as_ref().map_or_else(|| "off".to_owned(), Keeper::plain));
         facts.to_string()
     }
 
@@ -178,6 +220,9 @@ impl Status {
         }
         if let Some(error) = &self.pods_cgroup_error {
             notes.push(format!("pods' cgroup: {error}"));
+        }
+        if let Some(problem) = self.keeper.as_ref().and_then(|keeper| keeper.problem.as_ref()) {
+            notes.push(format!("keeper: {problem}"));
         }
         let named = self.pending.iter().take(NAMED);
         notes.extend(named.map(|pod| format!("{}: {}", pod.full_name(), shown(&pod.reason))));
@@ -342,8 +387,17 @@ pod source    ok
 refused       no-listener 5
 faults        pending-insert 2
 watchers      0
+keeper        off
 "
         );
+        let keeper = |pid, problem: &str| {
+            let keeper = pb::Keeper { pid, pods: 3, sockets: 12, problem: problem.to_owned() };
+            Status::from(pb::StatusResponse { pods_passed_over: 2, keeper: Some(keeper), ..answer() })
+        };
+        let text = keeper(77, "").plain(Time(0));
+        assert!(text.contains("3 enrolled, 1 pending, 2 passed over\n"), "{text}");
+        assert!(text.ends_with("keeper        pid 77, 12 sockets of 3 pods\n"), "{text}");
+        assert!(keeper(0, "no such file").plain(Time(0)).ends_with("keeper        none: no such file\n"));
         let value = super::super::read_back(&status);
         assert_eq!((&value["faults"][EVENT_DROPPED], &value["healthy"]), (&0.into(), &false.into()));
     }
@@ -361,6 +415,8 @@ watchers      0
         assert!(!healthy(&|answer| answer.pods_pending = 1));
         assert!(!healthy(&|answer| answer.source_error = "pods.toml: line 3".to_owned()));
         assert!(!healthy(&|answer| answer.pods_cgroup_error = "no kubepods below /sys/fs/cgroup".to_owned()));
+        let trouble = pb::Keeper { problem: "it ended".to_owned(), ..Default::default() };
+        assert!(!healthy(&|answer| answer.keeper = Some(trouble.clone())));
         assert!(!healthy(&|answer| answer.proxies[0].state = "draining".to_owned()));
     }
 

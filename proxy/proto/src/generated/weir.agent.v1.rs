@@ -51,6 +51,10 @@ pub struct StatusResponse {
     pub pods_cgroup: ::prost::alloc::string::String,
     #[prost(string, tag = "19")]
     pub pods_cgroup_error: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "20")]
+    pub pods_passed_over: u32,
+    #[prost(message, optional, tag = "21")]
+    pub keeper: ::core::option::Option<Keeper>,
 }
 impl ::prost::Name for StatusResponse {
     const NAME: &'static str = "StatusResponse";
@@ -60,6 +64,27 @@ impl ::prost::Name for StatusResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/weir.agent.v1.StatusResponse".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Keeper {
+    #[prost(int32, tag = "1")]
+    pub pid: i32,
+    #[prost(uint32, tag = "2")]
+    pub pods: u32,
+    #[prost(uint32, tag = "3")]
+    pub sockets: u32,
+    #[prost(string, tag = "4")]
+    pub problem: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Keeper {
+    const NAME: &'static str = "Keeper";
+    const PACKAGE: &'static str = "weir.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "weir.agent.v1.Keeper".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/weir.agent.v1.Keeper".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
