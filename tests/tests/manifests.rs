@@ -318,7 +318,7 @@ fn the_uninstaller_may_annotate_its_own_namespace_and_see_what_is_in_it() {
         json!([
             {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["weir-system"], "verbs": ["patch"]},
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
-            {"apiGroups": ["apps"], "resources": ["daemonsets"], "verbs": ["list"]},
+            {"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": ["weir"], "verbs": ["get"]},
         ])
     );
     let pod = &one(&objects, "Job", "weir-uninstall")["spec"]["template"]["spec"];
