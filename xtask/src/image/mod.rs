@@ -40,6 +40,9 @@ pub struct Args {
     /// What image names start with
     #[arg(long, value_name = "NAME", default_value = "ghcr.io/weir-mesh")]
     repository: String,
+    /// Write the root file systems as tar files, too
+    #[arg(long)]
+    rootfs: bool,
     /// Tag of the images [default: the workspace's version]
     #[arg(long)]
     tag: Option<String>,
@@ -103,6 +106,10 @@ pub fn run(args: Args) -> Result<()> {
                 .iter()
                 .map(|name| build::program(directory, name, *architecture).map(|program| (*name, program)));
             let layer = layer(content.name, &programs.collect::<Result<Vec<_>>>()?, &materials)?;
+            if args.rootfs {
+                let path = output.join(format!("{}-{tag}-{}.rootfs.tar", content.name, architecture.name()));
+                fs::write(&path, &layer).with_context(|| path.display().to_string())?;
+            }
             images.push(Image { architecture: architecture.in_oci(), layer });
         }
         let description = Description {
