@@ -1,11 +1,12 @@
 //! What the agent needs of the machine, looked at before anything is changed. Each thing that is missing is one line that
 //! says what to do about it.
 
-use std::{
-    fs, io,
-    os::linux::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+mod mounts;
+
+pub(crate) use mounts::check_bpffs;
+pub use mounts::find_cgroup2;
+
+use std::path::{Path, PathBuf};
 
 use aya::{
     maps::MapType,
@@ -13,20 +14,24 @@ use aya::{
     sys::{is_map_supported, is_program_supported},
 };
 use caps::{CapSet, Capability};
-use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
-use crate::config::Config;
+use crate::{
+    config::{Config, Source},
+    redirect::node::Root,
+};
+use mounts::NodeInit;
 
 /// The lowest kernel on which a process without capabilities may use a map that it was handed.
 const KERNEL: (u32, u32) = (5, 19);
-/// The inode number of cgroup2's root; a container that has no other finds its own cgroup at the mount.
-const ROOT_INODE: u64 = 1;
 /// Capabilities, and what for.
 const CAPABILITIES: [(Capability, &str); 3] = [
     (Capability::CAP_BPF, "load eBPF programs and maps"),
     (Capability::CAP_NET_ADMIN, "attach them"),
     (Capability::CAP_SYS_ADMIN, "enter the network namespaces of pods"),
 ];
+/// The capability that the pods of Kubernetes take besides: their namespaces are found by their processes.
+const FOR_KUBERNETES: (Capability, &str) =
+    (Capability::CAP_SYS_PTRACE, "open the network namespaces of other users' processes");
 
 /// What a machine lacks.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +47,7 @@ pub enum Missing {
     Btf(PathBuf),
     /// A capability.
     #[error(
-        "the agent lacks {capability}, which it needs to {purpose}: run it as root, or give it BPF, NET_ADMIN and SYS_ADMIN"
+        "the agent lacks {capability}, which it needs to {purpose}: run it as root, or give it {all}", all = all(capability)
     )]
     Capability {
         /// Its name.
@@ -68,6 +73,34 @@ pub enum Missing {
          node's processes: expected the host's cgroup2 mount, in a container as a hostPath", .0.display()
     )]
     NotCgroupRoot(PathBuf),
+    /// Cgroup2, but only what the agent's container has of it.
+    #[error(
+        "{} (paths.cgroup2) is the cgroup of the agent's own container, so that programs attached there would see no \
+         pod: expected the node's /sys/fs/cgroup as a hostPath", .0.display()
+    )]
+    OwnCgroup(PathBuf),
+    /// A BPF file system that goes with the container.
+    #[error(
+        "the BPF file system at {} (paths.bpffs) is not the node's, so that pins would go with the agent's container: \
+         mount it on the node (mount -t bpf bpf /sys/fs/bpf), and into the container as a hostPath", .0.display()
+    )]
+    PrivateBpffs(PathBuf),
+    /// The agent has a pid namespace of its own.
+    #[error(
+        "the agent is process 1, so that it does not see the node's processes: the agent's pod needs hostPID: true"
+    )]
+    HostPid,
+    /// What the node's init sees is not to be seen.
+    #[error(
+        "cannot see what the node's init sees ({}: {reason}): the agent's pod needs hostPID: true, and the agent \
+         SYS_PTRACE", path.display()
+    )]
+    NodeInit {
+        /// What was looked at.
+        path: PathBuf,
+        /// Why it was not seen.
+        reason: String,
+    },
     /// A path cannot be looked at.
     #[error("cannot look at {} ({key}): {reason}", path.display())]
     Path {
@@ -105,6 +138,15 @@ pub struct Features {
     pub kernel: String,
     /// Root of cgroup2.
     pub cgroup2: PathBuf,
+    /// Its depth below the true root.
+    pub cgroup2_level: u32,
+}
+
+impl Features {
+    /// The root of cgroup2, as the node sees it.
+    pub fn root(&self) -> Root {
+        Root { path: self.cgroup2.clone(), level: self.cgroup2_level }
+    }
 }
 
 /// Looks for everything; else all that is missing. Blocks.
@@ -115,21 +157,29 @@ pub fn probe(config: &Config) -> Result<Features, Vec<Missing>> {
     check(check_kernel(&kernel));
     check(check_btf(&config.paths.btf));
     let held = caps::read(None, CapSet::Effective).unwrap_or_default();
-    for (capability, purpose) in CAPABILITIES {
+    let kubernetes = match &config.source {
+        Source::Kubernetes(source) => Some(NodeInit { proc: &source.proc }),
+        Source::File(_) => None,
+    };
+    for (capability, purpose) in CAPABILITIES.into_iter().chain(kubernetes.map(|_| FOR_KUBERNETES)) {
         if !held.contains(&capability) {
             check(Err(Missing::Capability { capability: capability.to_string(), purpose }));
         }
     }
-    check(check_bpffs(&config.paths.bpffs));
-    let cgroup2 = find_cgroup2(config.paths.cgroup2.as_deref());
-    let cgroup2 = match cgroup2 {
-        Ok(path) => {
-            check(check_cgroup2(&path));
-            path
-        }
+    if kubernetes.is_some() && std::process::id() == 1 {
+        check(Err(Missing::HostPid));
+    }
+    check(match kubernetes {
+        Some(init) => mounts::check_shared_bpffs(&config.paths.bpffs, init),
+        None => check_bpffs(&config.paths.bpffs),
+    });
+    let found = find_cgroup2(config.paths.cgroup2.as_deref());
+    let cgroup2 = found.and_then(|path| mounts::check_cgroup2(&path, kubernetes).map(|level| Root { path, level }));
+    let root = match cgroup2 {
+        Ok(root) => Some(root),
         Err(error) => {
             check(Err(error));
-            PathBuf::new()
+            None
         }
     };
     // Without the capability every type looks missing.
@@ -138,7 +188,21 @@ pub fn probe(config: &Config) -> Result<Features, Vec<Missing>> {
             check(result);
         }
     }
-    if missing.is_empty() { Ok(Features { kernel, cgroup2 }) } else { Err(missing) }
+    match root {
+        Some(Root { path, level }) if missing.is_empty() => {
+            Ok(Features { kernel, cgroup2: path, cgroup2_level: level })
+        }
+        _ => Err(missing),
+    }
+}
+
+/// What the agent needs in all, given that it lacks this.
+fn all(lacking: &str) -> &'static str {
+    if lacking == "CAP_SYS_PTRACE" {
+        "BPF, NET_ADMIN, SYS_ADMIN and SYS_PTRACE"
+    } else {
+        "BPF, NET_ADMIN and SYS_ADMIN"
+    }
 }
 
 fn check_kernel(release: &str) -> Result<(), Missing> {
@@ -151,44 +215,6 @@ fn check_kernel(release: &str) -> Result<(), Missing> {
 
 fn check_btf(path: &Path) -> Result<(), Missing> {
     if path.is_file() { Ok(()) } else { Err(Missing::Btf(path.to_owned())) }
-}
-
-/// A directory on the disk can stand in for a BPF file system until the first pin fails, so its kind is asked for.
-pub(crate) fn check_bpffs(path: &Path) -> Result<(), Missing> {
-    match statfs(path) {
-        Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => Ok(()),
-        _ => Err(Missing::Bpffs(path.to_owned())),
-    }
-}
-
-/// The root of cgroup2: the configured one, else where it is mounted.
-pub fn find_cgroup2(configured: Option<&Path>) -> Result<PathBuf, Missing> {
-    if let Some(path) = configured {
-        return Ok(path.to_owned());
-    }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    cgroup2_mount(&mounts).ok_or(Missing::NoCgroup2)
-}
-
-/// The first mount of the whole of cgroup2 in `/proc/self/mountinfo` (proc(5)).
-fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        (kind.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(point.replace("\\040", " ")))
-    })
-}
-
-fn check_cgroup2(path: &Path) -> Result<(), Missing> {
-    let failed =
-        |error: io::Error| Missing::Path { path: path.to_owned(), key: "paths.cgroup2", reason: error.to_string() };
-    let kind = statfs(path).map_err(|errno| failed(errno.into()))?.filesystem_type();
-    if kind != CGROUP2_SUPER_MAGIC {
-        return Err(Missing::NotCgroup2(path.to_owned()));
-    }
-    let inode = fs::metadata(path).map_err(failed)?.st_ino();
-    if inode == ROOT_INODE { Ok(()) } else { Err(Missing::NotCgroupRoot(path.to_owned())) }
 }
 
 fn bpf_types() -> Vec<Result<(), Missing>> {
@@ -244,33 +270,9 @@ mod tests {
     }
 
     #[test]
-    fn the_mount_of_cgroup2_is_found() {
-        let hybrid = "30 24 0:26 / /sys/fs/cgroup rw shared:9 - tmpfs tmpfs rw\n\
-                      31 30 0:27 /kubepods/pod1 /elsewhere rw - cgroup2 cgroup2 rw\n\
-                      32 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:10 - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup2_mount(hybrid), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(cgroup2_mount("30 24 0:26 / /sys/fs/cgroup rw shared:9 - tmpfs tmpfs rw\n"), None);
-    }
-
-    #[test]
     fn what_is_not_there_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        assert_eq!(
-            check_bpffs(path).unwrap_err().to_string(),
-            format!(
-                "no BPF file system is mounted at {path} (paths.bpffs): mount it with `mount -t bpf bpf {path}`, in \
-                 Kubernetes on the host",
-                path = path.display()
-            )
-        );
-        assert_eq!(
-            check_cgroup2(path).unwrap_err().to_string(),
-            format!(
-                "{} (paths.cgroup2) is not a cgroup2 file system: expected the directory where cgroup2 is mounted",
-                path.display()
-            )
-        );
         assert_eq!(
             check_btf(&path.join("vmlinux")).unwrap_err().to_string(),
             format!(
@@ -278,10 +280,6 @@ mod tests {
                  distributions' kernels since Linux 5.10 are",
                 path.display()
             )
-        );
-        assert_eq!(
-            check_cgroup2(&path.join("none")).unwrap_err().to_string(),
-            format!("cannot look at {}/none (paths.cgroup2): No such file or directory (os error 2)", path.display())
         );
         assert_eq!(
             Missing::NotCgroupRoot("/c".into()).to_string(),
@@ -294,6 +292,12 @@ mod tests {
             capability.to_string(),
             "the agent lacks CAP_BPF, which it needs to load eBPF programs and maps: run it as root, or give it BPF, \
              NET_ADMIN and SYS_ADMIN"
+        );
+        let (capability, purpose) = FOR_KUBERNETES;
+        assert_eq!(
+            Missing::Capability { capability: capability.to_string(), purpose }.to_string(),
+            "the agent lacks CAP_SYS_PTRACE, which it needs to open the network namespaces of other users' processes: \
+             run it as root, or give it BPF, NET_ADMIN, SYS_ADMIN and SYS_PTRACE"
         );
     }
 }

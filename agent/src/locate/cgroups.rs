@@ -152,6 +152,11 @@ impl Base {
     }
 }
 
+/// The directories that hold all pods, below a root: one, unless the kubelet was given another root or driver.
+pub fn directories_of_all_pods(root: &Path) -> Vec<PathBuf> {
+    bases(root, DEPTH).into_iter().map(|base| base.path).collect()
+}
+
 /// The directories of all pods, so far below a directory.
 fn bases(directory: &Path, depth: usize) -> Vec<Base> {
     subdirectories(directory)

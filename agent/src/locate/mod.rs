@@ -8,6 +8,8 @@
 mod cgroups;
 mod decide;
 
+pub use cgroups::directories_of_all_pods;
+
 use std::{
     collections::HashMap,
     fs, io,

@@ -74,7 +74,8 @@ fn open(pin: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i32> {
+/// `bpf(2)`: a file descriptor or 0.
+pub(super) fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i32> {
     // SAFETY: `attributes` is a whole `bpf_attr` of that size, and the pointers in it outlive the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<bpf_attr>()) };
     // A file descriptor or 0, both of which fit.

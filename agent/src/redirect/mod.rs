@@ -4,6 +4,7 @@
 //! its own object in place, so that an enrolled pod is never without redirect. Only [`pins::uninstall`] removes them,
 //! and a first start that fails takes back what it had pinned.
 
+pub mod ancestor;
 mod bytes;
 mod config_handle;
 pub mod inspect;

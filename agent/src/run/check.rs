@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{logging, node};
 use crate::{
-    config::{self, Config, Source},
+    config::{Config, Source},
     redirect::node::{self as redirect_node, PodsCgroup},
     sources,
 };
@@ -15,10 +15,8 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
     logging::filter("log", &config.log)?;
     let features = node::probe(&config)?;
     let node_netns = redirect_node::netns_cookie(&config.node_processes.netns)?;
-    let pods_cgroup = match &config.node_processes.pods_cgroup {
-        Some(config::PodsCgroup::At(path)) => Some((path, PodsCgroup::find(path, &features.cgroup2)?)),
-        _ => None,
-    };
+    let place = config.node_processes.pods_cgroup.as_ref();
+    let pods_cgroup = place.map(|place| PodsCgroup::find(place, &features.root())).transpose()?;
     println!("configuration: {}", path.display());
     println!("instance: {}, pins in {}", config.instance, config.pins().display());
     println!("kernel: {}, with everything that weir needs", features.kernel);

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{node::Node, pods::Pods};
 use crate::{
-    api, cni, config,
+    api, cni,
     enroll::{Ground, Reconciler, Registry, Settings},
     handoff::Server,
     keeper::Keeper,

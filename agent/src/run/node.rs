@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::{
-    config::{self, Config},
+    config::Config,
     events,
     features::{self, Features, Missing},
     health::Health,
@@ -55,18 +55,18 @@ fn lines(missing: &[Missing]) -> anyhow::Error {
 }
 
 fn find_pods_cgroup(config: &Config, features: &Features) -> anyhow::Result<PodsCgroup> {
-    let Some(config::PodsCgroup::At(path)) = &config.node_processes.pods_cgroup else {
+    let Some(place) = &config.node_processes.pods_cgroup else {
         tracing::warn!(
             "node_processes.pods_cgroup is not set: no process counts as the node's own, probes are redirected"
         );
         return Ok(PodsCgroup::default());
     };
-    match PodsCgroup::find(path, &features.cgroup2) {
-        Ok(found) => Ok(found),
-        Err(error @ node::Error::Missing { .. }) => {
+    match PodsCgroup::find(place, &features.root()) {
+        Ok((_, found)) => Ok(found),
+        Err(error @ node::Error::Elsewhere { .. }) => Err(error.into()),
+        Err(error) => {
             tracing::warn!(%error, "no process counts as the node's own until it is there");
             Ok(PodsCgroup::default())
         }
-        Err(error) => Err(error.into()),
     }
 }
