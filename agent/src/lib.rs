@@ -19,6 +19,7 @@ pub mod locate;
 pub mod netns;
 pub mod redirect;
 pub mod run;
+pub mod seccomp;
 pub mod sources;
 pub mod status;
 pub mod unix;

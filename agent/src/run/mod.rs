@@ -25,7 +25,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{config::Config, health};
+use crate::{config::Config, health, seccomp};
 use lead::Leading;
 use node::Node;
 
@@ -46,6 +46,9 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
 }
 
 async fn serve(node: &Node) -> anyhow::Result<()> {
+    if let Some(settings) = &node.config.seccomp {
+        seccomp::write(&settings.profile)?;
+    }
     if let Some(settings) = &node.config.health {
         let listener = health::bind(settings.address).await?;
         tokio::spawn(health::serve(listener, node.health.clone()));

@@ -5,14 +5,16 @@
 //! be is left alone.
 
 pub mod conflist;
-mod file;
+pub(crate) mod file;
 mod follow;
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use weir_cni::{
     config::{Settings, TYPE},
     namespaces::FILE,
@@ -72,6 +74,9 @@ pub enum Error {
          chart", .0.display()
     )]
     Contested(PathBuf),
+    /// It was taken out meanwhile, by this agent.
+    #[error("the CNI plugin was taken out")]
+    TakenOut,
 }
 
 /// Where the plugin stands.
@@ -85,11 +90,13 @@ pub enum State {
     Failed(String),
 }
 
-/// The plugin's place on the host.
+/// The plugin's place on the host. A clone is the same place.
 #[derive(Clone, Debug)]
 pub struct Place {
     cni: config::Cni,
     entry: String,
+    /// Held while something is put in place. True from when the plugin was taken out: nothing is put in place any more.
+    taken_out: Arc<Mutex<bool>>,
 }
 
 impl Place {
@@ -101,7 +108,7 @@ impl Place {
             own_namespace: own_namespace.to_owned(),
             ..Settings::default()
         };
-        Self { cni, entry: settings.entry() }
+        Self { cni, entry: settings.entry(), taken_out: Arc::default() }
     }
 
     /// The installed program.
@@ -116,6 +123,7 @@ impl Place {
 
     /// Puts the program in place, unless the same is there. Blocks.
     pub fn install_program(&self) -> Result<(), Error> {
+        let _placing = self.placing()?;
         let program = self.program();
         let own = fs::read(&self.cni.binary).map_err(failed("cni.binary", "read", &self.cni.binary))?;
         let mode = Ownership::mode(0o755);
@@ -133,6 +141,7 @@ impl Place {
     /// Puts the entry into the configuration that the runtime goes by, and takes it out of all others. The file that
     /// has it, and whether anything was changed. Blocks.
     pub fn install_entry(&self) -> Result<(PathBuf, bool), Error> {
+        let _placing = self.placing()?;
         let main = self.main()?.ok_or_else(|| Error::NoConfiguration(self.cni.conf_dir.clone()))?;
         let (text, metadata) = self.read(&main)?;
         let malformed = |problem| Error::Malformed { path: main.clone(), problem };
@@ -156,8 +165,9 @@ impl Place {
         Ok((target, changes))
     }
 
-    /// Takes the entry out of every file. Blocks.
+    /// Takes the entry out of every file. From then on nothing is put in place here any more. Blocks.
     pub fn remove_entry(&self) -> Result<(), Error> {
+        *self.taken_out.lock() = true;
         self.clean(None)
     }
 
@@ -186,6 +196,11 @@ impl Place {
         self.remove_entry()?;
         self.remove_state()?;
         self.remove_program()
+    }
+
+    fn placing(&self) -> Result<MutexGuard<'_, bool>, Error> {
+        let taken_out = self.taken_out.lock();
+        if *taken_out { Err(Error::TakenOut) } else { Ok(taken_out) }
     }
 
     /// The names in the directory of configurations, in the runtime's order.
