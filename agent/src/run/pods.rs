@@ -5,10 +5,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use kube::Client;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
 use crate::{
-    cni,
+    cni::{
+        self,
+        install::{self, Place},
+    },
     config::{KubernetesSource, Source},
     enroll::Outcomes,
     events,
@@ -34,6 +38,8 @@ pub(super) struct Kubernetes {
     locator: Arc<Locator>,
     /// Name of the agent's own pod.
     own_pod: Option<String>,
+    /// Where the CNI plugin is put, if it is to be.
+    cni: Option<Place>,
 }
 
 impl Pods {
@@ -57,7 +63,8 @@ impl Pods {
         let locator = Arc::new(locator(node, &source)?);
         let settings = Settings::of(&node.config, &source);
         let (follower, handle) = kubernetes::follow(client, settings, locator.clone());
-        Ok((follower, Some(Kubernetes { handle, locator, own_pod: source.pod })))
+        let cni = node.config.cni.clone().map(|cni| Place::new(cni, &source.namespace));
+        Ok((follower, Some(Kubernetes { handle, locator, own_pod: source.pod, cni })))
     }
 }
 
@@ -71,6 +78,18 @@ impl Kubernetes {
     pub(super) fn answer_cni(&self, server: cni::Server, outcomes: Outcomes, tasks: &mut JoinSet<()>) {
         let (pods, locator) = (self.handle.clone(), self.locator.clone());
         tasks.spawn(server.run(cni::Answers { pods, locator, outcomes }));
+    }
+
+    /// Puts the CNI plugin into the runtime's configuration and keeps it there, until the tasks are dropped.
+    pub(super) fn install_cni(&self, tasks: &mut JoinSet<()>) {
+        let Some(place) = &self.cni else { return };
+        let stop = CancellationToken::new();
+        let state = install::follow(place.clone(), stop.clone());
+        install::follow_namespaces(place.clone(), self.handle.namespaces(), stop.clone());
+        tasks.spawn(async move {
+            let (_stop, _state) = (stop.drop_guard(), state);
+            std::future::pending().await
+        });
     }
 }
 

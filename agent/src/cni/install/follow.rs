@@ -31,8 +31,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// An entry that somebody takes out is put back no more often than this.
 const CONTESTED: Duration = Duration::from_secs(30);
 
-/// Puts the plugin in place and keeps it there until `stop`; it stays in place then. Once the sender of what is returned
-/// is gone, no file is touched any more.
+/// Puts the plugin in place and keeps it there until `stop`, when it stays in place, or until it is taken out.
 pub fn follow(place: Place, stop: CancellationToken) -> watch::Receiver<State> {
     let waiting = Error::NoConfiguration(place.cni.conf_dir.clone()).to_string();
     let (sender, state) = watch::channel(State::Waiting(waiting));
@@ -40,8 +39,8 @@ pub fn follow(place: Place, stop: CancellationToken) -> watch::Receiver<State> {
     state
 }
 
-/// Writes the list of enrolled namespaces whenever the source learns of a change, until `stop`. While it is not known the last one stays.
-/// Once the task has ended, the file is not touched any more.
+/// Writes the list of enrolled namespaces whenever the source learns of a change, until `stop`. While it is not known
+/// the last one stays.
 pub fn follow_namespaces(
     place: Place,
     mut namespaces: watch::Receiver<Namespaces>,
@@ -58,6 +57,7 @@ pub fn follow_namespaces(
             let next = async {
                 match written {
                     Ok(()) => namespaces.changed().await.is_ok(),
+                    Err(Error::TakenOut) => false,
                     Err(error) => {
                         tracing::error!(%error, "the CNI plugin does not know which namespaces are enrolled");
                         sleep(POLL).await;
@@ -75,6 +75,7 @@ pub fn follow_namespaces(
 impl Place {
     /// Writes the list of enrolled namespaces, unless it is there. Blocks.
     pub fn write_namespaces(&self, enrolled: BTreeSet<String>) -> Result<(), Error> {
+        let _placing = self.placing()?;
         let path = self.namespaces();
         let wanted = namespaces::Namespaces { enrolled };
         // Of one that cannot be read the plugin takes nothing either.
@@ -110,6 +111,7 @@ async fn keep(place: Place, state: watch::Sender<State>, stop: CancellationToken
                 contest.count(changed, &file, Instant::now());
                 State::Installed(file)
             }
+            Err(Error::TakenOut) => return,
             Ok(None) => State::Failed(Error::Contested(contest.file.clone()).to_string()),
             Err(error @ Error::NoConfiguration(_)) => State::Waiting(error.to_string()),
             Err(error) => State::Failed(error.to_string()),

@@ -91,6 +91,11 @@ fn what_was_installed_is_taken_out_without_a_trace() {
     host.place.remove().unwrap();
     assert_eq!(host.snapshot(), before);
     assert!(!host.directory.path().join("state").exists());
+    // What follows the configuration at that time does not bring it back.
+    assert!(matches!(host.place.install_program(), Err(Error::TakenOut)));
+    assert!(matches!(host.place.install_entry(), Err(Error::TakenOut)));
+    assert!(matches!(host.place.write_namespaces(Default::default()), Err(Error::TakenOut)));
+    assert_eq!(host.snapshot(), before);
     // Again, and where there never was anything.
     host.place.remove().unwrap();
     fs::remove_dir_all(host.directory.path().join("net.d")).unwrap();
