@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{AttachParams, AttachedProcess};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, ReadHalf, SimplexStream};
 
 use super::{connect::Connection, error::said, place::AGENT};
 use crate::{answer::Answer, question::Question};
@@ -42,7 +46,7 @@ impl Remote<'_> {
     }
 
     /// Starts to ask a question. Those with a standard input end with it.
-    pub async fn start(&self, question: &Question, stdin: bool) -> Result<AttachedProcess, String> {
+    pub async fn start(&self, question: &Question, stdin: bool) -> Result<Running, String> {
         let parameters = AttachParams {
             container: Some(AGENT.to_owned()),
             stdin,
@@ -53,7 +57,7 @@ impl Remote<'_> {
         let pods = self.connection.pods(namespace);
         let started = pods.exec(&self.pod, self.command(question), &parameters);
         match tokio::time::timeout(self.connection.cluster.timeout, started).await {
-            Ok(Ok(process)) => Ok(process),
+            Ok(Ok(process)) => Ok(Running::new(process)),
             Ok(Err(error)) => Err(refusal(error, namespace, &self.pod)),
             Err(_) => Err(silence(self.connection.cluster.timeout)),
         }
@@ -63,8 +67,8 @@ impl Remote<'_> {
     pub async fn ask(&self, question: &Question) -> Result<(Answer, Vec<String>), String> {
         let timeout = self.connection.cluster.timeout;
         let ran = tokio::time::timeout(timeout, async {
-            let process = self.start(question, false).await?;
-            Ran::of(process).await
+            let running = self.start(question, false).await?;
+            Ran::of(running).await
         });
         ran.await.map_err(|_| silence(timeout))??.answer(question)
     }
@@ -90,6 +94,52 @@ fn refusal(error: kube::Error, namespace: &str, pod: &str) -> String {
     }
 }
 
+/// What comes from one.
+pub type Stream = ReadHalf<SimplexStream>;
+
+/// A weirctl that runs.
+pub struct Running {
+    process: AttachedProcess,
+    end: Shared<BoxFuture<'static, Option<Status>>>,
+}
+
+impl Running {
+    fn new(mut process: AttachedProcess) -> Self {
+        let end = process.take_status();
+        let end = async move {
+            match end {
+                Some(end) => end.await,
+                None => None,
+            }
+        };
+        Self { process, end: end.boxed().shared() }
+    }
+
+    /// Its standard output and standard error, once.
+    pub fn streams(&mut self) -> (Option<Stream>, Option<Stream>) {
+        (self.process.stdout(), self.process.stderr())
+    }
+
+    /// Waits until the connection breaks off. The streams do not end then: what is left in them can be read, and then
+    /// nothing comes any more.
+    pub fn broken(&self) -> impl Future<Output = ()> + use<> {
+        let end = self.end.clone();
+        async move {
+            if end.await.is_some() {
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Its exit code or why it has none; an error if the connection broke off.
+    pub async fn end(self) -> Result<Result<i32, String>, String> {
+        match self.end.await {
+            Some(status) => Ok(ending(&status)),
+            None => Err(self.process.join().await.err().map_or_else(String::new, |error| format!(": {error}"))),
+        }
+    }
+}
+
 /// What a weirctl that was run to its end wrote.
 #[derive(Debug, PartialEq, Eq)]
 struct Ran {
@@ -99,29 +149,28 @@ struct Ran {
 }
 
 impl Ran {
-    async fn of(mut process: AttachedProcess) -> Result<Self, String> {
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let (out, err, status) = (process.stdout(), process.stderr(), process.take_status());
-        let read = async |stream: Option<_>, into: &mut Vec<u8>| match stream {
-            Some(stream) => tokio::io::AsyncReadExt::take(stream, MAX_ANSWER).read_to_end(into).await.map(|_| ()),
-            None => Ok(()),
+    async fn of(mut running: Running) -> Result<Self, String> {
+        let (out, err) = running.streams();
+        let read = async |stream: Option<Stream>| {
+            let mut bytes = Vec::new();
+            if let Some(stream) = stream {
+                AsyncReadExt::take(stream, MAX_ANSWER).read_to_end(&mut bytes).await?;
+            }
+            Ok::<_, std::io::Error>(bytes)
         };
-        let (out, err) = tokio::join!(read(out, &mut stdout), read(err, &mut stderr));
-        out.and(err).map_err(|error| error.to_string())?;
+        let broken = running.broken();
+        let (stdout, stderr) = tokio::select! {
+            biased;
+            read = async { tokio::try_join!(read(out), read(err)) } => read.map_err(|error| error.to_string())?,
+            () = broken => Default::default(),
+        };
         if stdout.len() as u64 == MAX_ANSWER {
             return Err(format!("its answer has more than {} MiB", MAX_ANSWER >> 20));
         }
-        let status = match status {
-            Some(status) => status.await,
-            None => None,
-        };
-        let end = match status {
-            Some(status) => Ok(ending(&status)),
-            None => Err(process.join().await.err().map_or_else(String::new, |error| format!(": {error}"))),
-        };
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let end = running.end().await;
         let end = end.map_err(|why| format!("the connection broke off before its answer was there{why}"))?;
-        Ok(Self { stdout: text(&stdout), stderr: text(&stderr), end })
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Self { stdout: text(stdout), stderr: text(stderr), end })
     }
 
     /// What it means.
@@ -147,13 +196,13 @@ impl Ran {
 }
 
 /// What weirctl wrote to standard error, but for its name, and what follows an empty line (help).
-pub fn said_beside(stderr: &str) -> Vec<String> {
+fn said_beside(stderr: &str) -> Vec<String> {
     let lines = stderr.lines().take_while(|line| !line.is_empty());
     lines.map(|line| line.strip_prefix("weirctl: ").unwrap_or(line).to_owned()).collect()
 }
 
 /// The exit code that a status of the API server tells, or why there is none.
-pub fn ending(status: &Status) -> Result<i32, String> {
+fn ending(status: &Status) -> Result<i32, String> {
     if status.status.as_deref() == Some("Success") {
         return Ok(0);
     }

@@ -1,8 +1,7 @@
 //! Events of several nodes in one stream, as they come.
 
-use kube::api::AttachedProcess;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    io::{AsyncBufReadExt, BufReader},
     sync::mpsc,
     task::JoinSet,
 };
@@ -11,7 +10,7 @@ use super::{
     Outcome,
     connect::Connection,
     error::Error,
-    exec::{Remote, ending},
+    exec::{Remote, Stream},
     find::Asked,
 };
 use crate::{
@@ -103,10 +102,9 @@ type Sender = mpsc::Sender<(String, Said)>;
 
 /// Follows the events of one node to their end.
 async fn follow(remote: &Remote<'_>, question: &Question, node: &str, said: &Sender) -> Result<(), Option<String>> {
-    let mut process = remote.start(question, true).await?;
-    // Held: its end is the end of the trace.
-    let _stdin = process.stdin();
-    let (stdout, stderr, status) = (process.stdout(), process.stderr(), process.take_status());
+    let mut running = remote.start(question, true).await?;
+    let (stdout, stderr) = running.streams();
+    let broken = running.broken();
     let events = lines(stdout, node, said, |line| match serde_json::from_str::<serde_json::Value>(line) {
         // Said on standard error, too.
         Ok(error) if error.get("error").is_some() => Ok(None),
@@ -121,28 +119,22 @@ async fn follow(remote: &Remote<'_>, question: &Question, node: &str, said: &Sen
         let line = line.strip_prefix("weirctl: ").unwrap_or(line).to_owned();
         Ok((!over).then_some(Said::Beside(line)))
     });
-    let (events, beside) = tokio::join!(events, beside);
-    events.and(beside)?;
-    let status = match status {
-        Some(status) => status.await,
-        None => None,
-    };
-    match status.as_ref().map(ending) {
-        Some(Ok(0)) => Ok(()),
-        Some(Ok(code)) => Err((!spoke).then(|| format!("its trace ended with exit code {code}"))),
-        Some(Err(why)) => Err(Some(format!("weirctl in its weir pod: {why}"))),
-        None => Err(Some(broken(process).await)),
+    tokio::select! {
+        biased;
+        read = async { tokio::try_join!(events, beside) } => read.map(|_| ())?,
+        () = broken => {}
     }
-}
-
-async fn broken(process: AttachedProcess) -> String {
-    let why = process.join().await.err().map_or_else(String::new, |error| format!(": {error}"));
-    format!("the connection broke off{why}")
+    match running.end().await {
+        Ok(Ok(0)) => Ok(()),
+        Ok(Ok(code)) => Err((!spoke).then(|| format!("its trace ended with exit code {code}"))),
+        Ok(Err(why)) => Err(Some(format!("weirctl in its weir pod: {why}"))),
+        Err(why) => Err(Some(format!("the connection broke off{why}"))),
+    }
 }
 
 /// Reads lines to their end and passes on what each means.
 async fn lines(
-    stream: Option<impl AsyncRead + Unpin>,
+    stream: Option<Stream>,
     node: &str,
     said: &Sender,
     mut read: impl FnMut(&str) -> Result<Option<Said>, serde_json::Error>,
