@@ -179,7 +179,7 @@ fn the_agent_has_four_capabilities_and_no_more() {
         context,
         &json!({
             "runAsUser": 0,
-            "runAsGroup": 65532,
+            "runAsGroup": 0,
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
             "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "BPF", "SYS_PTRACE"]},
