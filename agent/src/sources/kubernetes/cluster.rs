@@ -67,9 +67,14 @@ impl Cluster {
         self.listed
     }
 
-    /// The node's object; none if there is none of this name, or it was not heard of yet.
-    pub fn node_object(&self) -> Option<&Node> {
-        self.node_object.as_ref()
+    /// Whether there was a list of nodes, and this one was not in it, or is gone since.
+    pub fn lacks_node(&self) -> bool {
+        self.listed.node && self.node_object.is_none()
+    }
+
+    /// Whether a pod is on this node, and not only leaving it.
+    pub fn is_present(&self, uid: &str) -> bool {
+        self.pods.contains_key(uid)
     }
 
     /// A pod by its UID, also one that leaves.
@@ -119,8 +124,8 @@ impl Cluster {
     }
 
     /// A pod that left is gone for good.
-    pub fn left(&mut self, uid: &str) -> bool {
-        self.leaving.remove(uid).is_some()
+    pub fn left(&mut self, uid: &str) {
+        self.leaving.remove(uid);
     }
 
     /// Whether the DaemonSet of this agent's own pod is being uninstalled.
@@ -293,7 +298,7 @@ mod tests {
         assert_eq!(cluster.hear_pods(Heard::Deleted(pod("old"))), ["old".to_owned()].into());
         cluster.hear_pods(Heard::Applied(pod("new")));
         assert_eq!(enrolled(&cluster), ["new", "old"], "its containers may still run");
-        assert!(cluster.left("old"));
+        cluster.left("old");
         assert_eq!(enrolled(&cluster), ["new"]);
     }
 
@@ -380,12 +385,12 @@ mod tests {
     #[test]
     fn the_node_is_known_by_its_name() {
         let mut cluster = cluster();
-        let node = |name: &str| seen(Node { name: name.to_owned(), ..Node::default() });
+        assert!(!cluster.lacks_node(), "nobody said so");
+        let node = |name: &str| seen(Node { name: name.to_owned() });
         cluster.hear_node(Heard::All(vec![node("n2"), node("n1")]));
-        assert_eq!(cluster.node_object().map(|node| node.name.as_str()), Some("n1"));
         cluster.hear_node(Heard::Deleted(node("n2")));
-        assert!(cluster.node_object().is_some());
+        assert!(!cluster.lacks_node());
         cluster.hear_node(Heard::Deleted(node("n1")));
-        assert!(cluster.node_object().is_none() && cluster.listed().node);
+        assert!(cluster.lacks_node());
     }
 }

@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, watch};
 pub use self::{
     admission::Admission,
     client::{Error, client},
-    objects::{Node, Pod},
+    objects::Pod,
     record::path as record_path,
     reflector::Timing,
     selection::Rules,
@@ -126,12 +126,7 @@ impl Handle {
 
     /// Whether a pod is on this node, and not only leaving it.
     pub fn is_present(&self, uid: &str) -> bool {
-        self.shared.cluster.read().pods().any(|pod| pod.uid == uid)
-    }
-
-    /// The node's object.
-    pub fn node(&self) -> Option<Node> {
-        self.shared.cluster.read().node_object().cloned()
+        self.shared.cluster.read().is_present(uid)
     }
 
     /// UIDs of pods that an earlier agent had found on this node.

@@ -72,13 +72,10 @@ pub struct Namespace {
 }
 
 /// A node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// Name.
     pub name: String,
-    /// UID of its object.
-    pub uid: String,
 }
 
 /// Objects as the API server sends them.
@@ -219,8 +216,8 @@ impl From<wire::Partial> for NamespaceObject {
 
 impl From<wire::Partial> for NodeObject {
     fn from(object: wire::Partial) -> Self {
-        let wire::Metadata { name, uid, resource_version, .. } = object.metadata;
-        Self { object: Node { name, uid }, version: resource_version }
+        let wire::Metadata { name, resource_version, .. } = object.metadata;
+        Self { object: Node { name }, version: resource_version }
     }
 }
 

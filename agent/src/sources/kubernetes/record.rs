@@ -4,7 +4,9 @@
 //! The file is replaced at once. One that cannot be read is set aside, not deleted, and costs nothing but its content.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -126,7 +128,12 @@ pub fn boot(proc: &Path) -> String {
 /// Puts a file in its place at once.
 pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension(format!("json.{}", std::process::id()));
-    let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path));
+    let written = (|| {
+        // Nobody else has to know who runs here.
+        let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(text)?;
+        fs::rename(&temporary, path)
+    })();
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }

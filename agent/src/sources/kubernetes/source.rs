@@ -37,6 +37,8 @@ const WRITE: Duration = Duration::from_millis(200);
 /// How often a pod's namespace is asked for again; what is not found is asked for sooner, less and less often.
 const LOCATE: Duration = Duration::from_secs(10);
 const FIRST_LOCATE: Duration = Duration::from_millis(100);
+/// How often a pod that leaves is looked after.
+const LEAVING: Duration = Duration::from_secs(1);
 /// Changes that the locator tells of come together.
 const RELOCATE: Duration = Duration::from_millis(30);
 
@@ -283,8 +285,10 @@ impl Source {
         let found: Vec<Found> = looking.await.unwrap_or_default();
         let now = Instant::now();
         for Found { uid, netns, cookie } in found {
-            if netns.is_err() && self.shared.cluster.write().left(&uid) {
+            let present = self.shared.cluster.read().is_present(&uid);
+            if netns.is_err() && !present {
                 tracing::debug!(uid, "the last of a deleted pod is gone");
+                self.shared.cluster.write().left(&uid);
                 self.located.remove(&uid);
                 self.publish_soon(now);
                 continue;
@@ -296,6 +300,7 @@ impl Source {
                 _ => false,
             });
             let pause = match (&netns, &before) {
+                (Ok(_), _) if !present => LEAVING,
                 (Ok(_), _) => LOCATE,
                 (Err(_), Some(before)) if before.netns.is_err() => (before.pause * 3 / 2).min(LOCATE),
                 (Err(_), _) => FIRST_LOCATE,
@@ -313,7 +318,7 @@ impl Source {
         let cluster = self.shared.cluster.read();
         let listed = cluster.listed();
         let known = listed.pods && listed.namespaces || self.from_record;
-        let error = self.problem(listed.node && cluster.node_object().is_none());
+        let error = self.problem(cluster.lacks_node());
         let mut listing = Listing { error, ..Listing::default() };
         if known {
             let mut pods = Vec::new();
