@@ -18,6 +18,7 @@ use weir_proto::handoff::v1 as handoff;
 use super::policy::Policy;
 use crate::{
     handoff::ListenersHandedBack,
+    keeper::Keeper,
     netns::{self, AddressChanges, Contents, Netns, PodListener},
     redirect::{self, Redirect},
     sources::{PodNetns, PodSpec},
@@ -47,6 +48,8 @@ pub struct Ground {
     pub workers: u32,
     /// Where procfs is mounted writable.
     pub proc: PathBuf,
+    /// Holds copies of the pods' listening sockets while no agent is there.
+    pub keeper: Keeper,
 }
 
 /// A pod that the kernel redirects.
@@ -229,7 +232,7 @@ impl Ground {
                 _ => Direction::Outbound,
             };
             netns::check_handed_back(socket.as_fd(), pod.cookie, address)?;
-            listeners.push(PodListener { direction, worker: listener.worker, address, socket: Arc::new(socket) });
+            listeners.push(PodListener { direction, worker: listener.worker, address, socket });
         }
         let bound = |direction, port, ip: Option<IpAddr>| {
             listeners.iter().any(|listener: &PodListener| {

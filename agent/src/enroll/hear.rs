@@ -21,6 +21,11 @@ impl Reconciler {
             self.registry.settle();
             // Of pods that nobody wants any more: they would keep their network namespaces.
             self.handed_back.clear();
+            self.ground.keeper.settle();
+            let complete = self.pods.values().all(|pod| !pod.listeners.is_empty());
+            if complete || now >= self.take_over_until {
+                self.milestones.send_if_modified(|milestones| !mem::replace(&mut milestones.settled, true));
+            }
             if listening {
                 let pods = self.pods.values().filter(|pod| !pod.listeners.is_empty());
                 self.proxies.send_snapshot(pods, &self.settings.node);
@@ -82,6 +87,7 @@ impl Reconciler {
             Some(mut pod) => {
                 if pod.listeners.is_empty() {
                     block_in_place(|| self.take_back(&mut pod, back));
+                    self.keep_sockets(&pod);
                 }
                 self.pods.insert(pod.spec.uid.clone(), pod);
             }

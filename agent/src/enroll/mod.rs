@@ -8,6 +8,7 @@
 mod addresses;
 mod ground;
 mod hear;
+mod order;
 mod outcomes;
 pub mod plan;
 pub mod policy;
@@ -19,6 +20,7 @@ mod slots;
 mod steps;
 
 pub use ground::Ground;
+pub use order::{Milestones, Order, Progressing};
 pub use outcomes::{Outcome, Outcomes};
 pub use reconciler::{Reconciler, Settings};
 pub use registry::Registry;

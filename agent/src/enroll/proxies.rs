@@ -36,6 +36,8 @@ struct Connected {
     peer: Peer,
     since: SystemTime,
     open: u64,
+    /// Whether it drains and has no connection left.
+    drained: bool,
     /// Whether it is in the agent's own pod.
     own: bool,
     /// Whether it was sent every pod that was enrolled when it came.
@@ -60,7 +62,8 @@ impl Proxies {
         self.fleet.join(proxy.id, hello.generation);
         proxy.send(from_agent::Message::Maps(handoff::Maps {}), maps.into_iter().map(Arc::new).collect());
         let since = SystemTime::now();
-        self.connected.insert(proxy.id, Connected { proxy, hello, peer, since, open: 0, own, synced: false });
+        self.connected
+            .insert(proxy.id, Connected { proxy, hello, peer, since, open: 0, drained: false, own, synced: false });
     }
 
     /// A connection is over.
@@ -74,9 +77,13 @@ impl Proxies {
     pub(super) fn ready(&mut self, id: ProxyId, drain: Duration) {
         for superseded in self.fleet.ready(id) {
             tracing::info!(proxy = superseded.0, by = id.0, "a newer proxy accepts; the older one drains");
-            let deadline_ms = drain.as_millis() as u64;
-            self.send(superseded, from_agent::Message::Drain(handoff::Drain { deadline_ms }), Vec::new());
+            self.send_drain(superseded, drain);
         }
+    }
+
+    fn send_drain(&mut self, id: ProxyId, drain: Duration) {
+        let deadline_ms = drain.as_millis() as u64;
+        self.send(id, from_agent::Message::Drain(handoff::Drain { deadline_ms }), Vec::new());
     }
 
     /// A proxy drains, with so many connections open.
@@ -84,7 +91,21 @@ impl Proxies {
         self.fleet.draining(id);
         if let Some(connected) = self.connected.get_mut(&id) {
             connected.open = open;
+            connected.drained = open == 0;
         }
+    }
+
+    /// All proxies are to drain; none will accept any more.
+    pub(super) fn drain(&mut self, drain: Duration) {
+        for id in self.fleet.serving().collect::<Vec<_>>() {
+            self.fleet.draining(id);
+            self.send_drain(id, drain);
+        }
+    }
+
+    /// Whether all proxies said that they have no connection left.
+    pub(super) fn drained(&self) -> bool {
+        self.connected.values().all(|connected| connected.drained)
     }
 
     /// What a proxy acknowledges; none for what needs no answer.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::block_in_place,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
@@ -19,6 +19,7 @@ use weir_abi::map::PodConfig;
 use super::{
     addresses::Addresses,
     ground::{Ground, Pod, Refreshed},
+    order::{Leaving, Milestones, Order},
     outcomes::Outcomes,
     plan::{self, Enrolled, Look, Step, View, Wanted},
     policy::Policy,
@@ -110,6 +111,8 @@ pub struct Reconciler {
     pub(super) proxies: Proxies,
     pub(super) outcomes: Outcomes,
     pub(super) addresses: Addresses,
+    pub(super) leaving: Option<Leaving>,
+    pub(super) milestones: watch::Sender<Milestones>,
     health: Health,
     offered: Instant,
 }
@@ -150,6 +153,8 @@ impl Reconciler {
             proxies: Proxies::default(),
             outcomes: Outcomes::default(),
             addresses: Addresses::default(),
+            leaving: None,
+            milestones: watch::Sender::default(),
             health,
             offered: now,
         })
@@ -160,14 +165,20 @@ impl Reconciler {
         self.outcomes.clone()
     }
 
-    /// Runs until the source or the proxies' events end.
-    pub async fn run(mut self, mut source: Follower, mut events: mpsc::Receiver<Event>) {
+    /// Runs until it is ordered to stop, or the source or the proxies' events end. The pods' sockets.
+    pub async fn run(
+        mut self,
+        mut source: Follower,
+        mut events: mpsc::Receiver<Event>,
+        mut orders: watch::Receiver<Order>,
+    ) -> Vec<ListenersHandedBack> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut steps = VecDeque::new();
         let mut published = Instant::now();
         let mut shown = true;
         source.mark_changed();
+        orders.mark_changed();
         loop {
             // In no order: a proxy that never stops talking must not keep pods from being enrolled.
             tokio::select! {
@@ -178,16 +189,24 @@ impl Reconciler {
                             steps = self.plan();
                         }
                     }
-                    None => return,
+                    None => return self.give_up(),
+                },
+                ordered = orders.changed() => match (ordered, *orders.borrow_and_update()) {
+                    (Err(_), _) | (_, Order::Stop) => return self.give_up(),
+                    (_, Order::Leave) => {
+                        self.leave();
+                        steps = self.plan();
+                    }
+                    (_, Order::Enroll) => {}
                 },
                 changed = source.changed() => {
                     if changed.is_err() {
-                        return;
+                        return self.give_up();
                     }
                     let listing = source.borrow_and_update().clone();
                     self.board.write().source_error = listing.error.clone();
                     (self.passed_over, self.source_error) = (listing.passed_over, listing.error);
-                    if let Some(pods) = listing.pods {
+                    if let Some(pods) = listing.pods.filter(|_| self.leaving.is_none()) {
                         self.want(pods);
                     }
                     steps = self.plan();
@@ -205,6 +224,7 @@ impl Reconciler {
                 () = sleep_until(published + PUBLISH), if !shown => {}
             }
             self.settle();
+            self.go_on_leaving();
             self.health.enter(Stage::Leading(self.progress()));
             shown = published.elapsed() >= PUBLISH;
             if shown {
@@ -215,7 +235,7 @@ impl Reconciler {
     }
 
     /// Takes what the source says.
-    fn want(&mut self, pods: Vec<PodSpec>) {
+    pub(super) fn want(&mut self, pods: Vec<PodSpec>) {
         let mut before = self.wanted.take().unwrap_or_default();
         let mut wanted = BTreeMap::new();
         for spec in pods {
@@ -308,7 +328,10 @@ impl Reconciler {
         match self.ground.refresh(pod) {
             Ok(Refreshed::Same) => return,
             Ok(Refreshed::Addresses) => self.proxies.update(pod, &self.settings.node),
-            Ok(Refreshed::Sockets) => self.proxies.enroll(pod, &self.settings.node),
+            Ok(Refreshed::Sockets) => {
+                self.ground.keeper.keep(uid, &pod.listeners);
+                self.proxies.enroll(pod, &self.settings.node);
+            }
             Err(error) => {
                 tracing::warn!(pod = %pod.spec.full_name(), %error, "the pod's addresses cannot be read again");
                 self.addresses.again(uid);

@@ -132,6 +132,7 @@ impl Reconciler {
             Ok(()) => {
                 tracing::warn!(pod = %pod.spec.full_name(), "the pod's listening sockets were gone; it has new ones");
                 self.failures.remove(uid);
+                self.keep_sockets(&pod);
                 self.proxies.enroll(&pod, &self.settings.node);
             }
             Err(error) => {
@@ -169,6 +170,7 @@ impl Reconciler {
         self.served.remove(uid);
         self.failures.remove(uid);
         self.addresses.forget(uid);
+        self.ground.keeper.forget(uid);
         self.registry.drain(uid, drain);
         self.proxies.withdraw(uid, drain);
         if self.proxies.letting_go(uid) {
@@ -199,6 +201,7 @@ impl Reconciler {
         self.failures.remove(uid);
         self.withdrawn.remove(uid);
         self.served.insert(uid.to_owned(), Served::Unknown);
+        self.keep_sockets(&pod);
         if let Some(changes) = pod.changes.take() {
             self.addresses.follow(uid, changes);
         }

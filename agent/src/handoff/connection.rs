@@ -52,7 +52,15 @@ pub struct ListenersHandedBack {
     /// The pod.
     pub uid: String,
     /// What each is said to be, and the socket. Not to be believed unseen.
-    pub listeners: Vec<(handoff::Listener, OwnedFd)>,
+    pub listeners: Vec<(handoff::Listener, Arc<OwnedFd>)>,
+}
+
+impl ListenersHandedBack {
+    /// Pairs what a message says with the file descriptors beside it. Where there are more of one than of the other, what
+    /// is missing is made anew.
+    pub fn pair(uid: String, listeners: Vec<handoff::Listener>, fds: Vec<OwnedFd>) -> Self {
+        Self { uid, listeners: listeners.into_iter().zip(fds.into_iter().map(Arc::new)).collect() }
+    }
 }
 
 /// What a proxy does.
@@ -190,9 +198,9 @@ async fn greeting(channel: &Channel) -> Result<(handoff::Hello, Vec<ListenersHan
     let mut handed_back = Vec::new();
     for _ in 0..hello.pods_held {
         match next("ListenersBack").await? {
-            // Fewer or more file descriptors than listeners: what is missing is made anew.
-            (Some(from_proxy::Message::ListenersBack(back)), fds) => handed_back
-                .push(ListenersHandedBack { uid: back.uid, listeners: back.listeners.into_iter().zip(fds).collect() }),
+            (Some(from_proxy::Message::ListenersBack(back)), fds) => {
+                handed_back.push(ListenersHandedBack::pair(back.uid, back.listeners, fds));
+            }
             (other, _) => return Err(Ended::Unexpected { expected: "ListenersBack", got: name(other.as_ref()) }),
         }
     }

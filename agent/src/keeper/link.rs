@@ -94,10 +94,7 @@ impl Link {
         let mut all = Vec::new();
         loop {
             match self.answer().await? {
-                (Reply::Kept(pod), fds) => {
-                    let listeners = pod.listeners.into_iter().zip(fds).collect();
-                    all.push(ListenersHandedBack { uid: pod.uid, listeners });
-                }
+                (Reply::Kept(pod), fds) => all.push(ListenersHandedBack::pair(pod.uid, pod.listeners, fds)),
                 (Reply::Fetched(_), _) => return Ok(all),
                 // Answers to what was asked before.
                 _ => {}

@@ -16,7 +16,7 @@ mod start;
 mod table;
 mod wire;
 
-pub use client::{Keeper, Status};
+pub use client::{Caring, Keeper, Status};
 pub use process::{Error, keep};
 
 use std::{

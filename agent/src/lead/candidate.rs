@@ -53,12 +53,24 @@ pub enum Error {
     },
 }
 
+/// Where an agent stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// It is about to lead.
+    #[default]
+    Asks,
+    /// It leads.
+    Leads,
+    /// Another one leads, that superseded it.
+    Waits,
+}
+
 /// An agent that leads, or waits for its turn.
 #[derive(Debug)]
 pub struct Candidate {
     place: Place,
     identity: Identity,
-    leads: watch::Sender<bool>,
+    standing: watch::Sender<Standing>,
     /// Whether to ask: one that was superseded waits until the lock is free.
     asks: bool,
 }
@@ -66,18 +78,18 @@ pub struct Candidate {
 impl Candidate {
     /// An agent that wants to lead.
     pub fn new(place: Place, identity: Identity) -> Self {
-        Self { place, identity, leads: watch::Sender::new(false), asks: true }
+        Self { place, identity, standing: watch::Sender::default(), asks: true }
     }
 
-    /// Whether it leads.
-    pub fn leads(&self) -> watch::Receiver<bool> {
-        self.leads.subscribe()
+    /// Where it stands.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
     }
 
     /// Takes the lead. The first time whoever has it is asked to step down; later, or if that one refuses, this waits
     /// until the lock is free. `held` is what a tenure before this one held.
     pub async fn take(&mut self, held: Vec<ListenersHandedBack>) -> Result<Tenure, Error> {
-        self.leads.send_replace(false);
+        self.standing.send_replace(if self.asks { Standing::Asks } else { Standing::Waits });
         let mut inherited = held;
         let mut predecessor = None;
         let mut nobody_since = None;
@@ -96,6 +108,7 @@ impl Candidate {
                     Ok(Asked::Refused { refusal, by }) => {
                         tracing::warn!(%refusal, %by, "another agent leads; this one waits until it ends");
                         self.asks = false;
+                        self.standing.send_replace(Standing::Waits);
                     }
                     Ok(Asked::Nobody) => {
                         if nobody_since.get_or_insert_with(Instant::now).elapsed() > NOBODY {
@@ -117,7 +130,7 @@ impl Candidate {
         lineage.write(&self.place.lineage).map_err(failed("write"))?;
         let post = Post::open(&self.place.socket, self.identity.clone(), lineage.clone())?;
         tracing::info!(identity = %self.identity, pods = inherited.len(), "this agent leads");
-        self.leads.send_replace(true);
+        self.standing.send_replace(Standing::Leads);
         Ok(Tenure { pins, inherited, lineage, turn: Turn { post, predecessor } })
     }
 
@@ -141,7 +154,7 @@ impl Candidate {
         loop {
             match timeout_at(deadline, former.hear()).await.map_err(io::Error::from)?? {
                 (Reply::Handed(Handed { uid, listeners }), fds) => {
-                    handed.push(ListenersHandedBack { uid, listeners: listeners.into_iter().zip(fds).collect() });
+                    handed.push(ListenersHandedBack::pair(uid, listeners, fds));
                 }
                 (Reply::SteppedDown(_), _) => return Ok(Asked::SteppedDown(handed, former)),
                 (Reply::Answer(_), _) => return Err(unexpected("sockets")),
@@ -236,7 +249,7 @@ mod tests {
 
     fn held(uid: &str) -> Vec<ListenersHandedBack> {
         let file = tempfile::tempfile().unwrap().into();
-        vec![ListenersHandedBack { uid: uid.to_owned(), listeners: vec![(Listener::default(), file)] }]
+        vec![ListenersHandedBack::pair(uid.to_owned(), vec![Listener::default()], vec![file])]
     }
 
     async fn step_down(tenure: Tenure, held: Vec<ListenersHandedBack>) -> Parting {
@@ -251,9 +264,9 @@ mod tests {
     async fn the_lead_passes_with_the_sockets_and_comes_back_when_it_is_free() {
         let directory = tempfile::tempdir().unwrap();
         let (mut old, mut new) = (candidate(directory.path(), "old"), candidate(directory.path(), "new"));
-        let leads = old.leads();
+        let standing = old.standing();
         let first = old.take(Vec::new()).await.unwrap();
-        assert!(*leads.borrow() && first.inherited.is_empty());
+        assert!(*standing.borrow() == Standing::Leads && first.inherited.is_empty());
 
         let stepping_down = tokio::spawn(step_down(first, held("u1")));
         let mut second = new.take(Vec::new()).await.unwrap();

@@ -15,7 +15,7 @@ mod holder;
 mod lineage;
 mod wire;
 
-pub use candidate::{Candidate, Error, Tenure, Turn};
+pub use candidate::{Candidate, Error, Standing, Tenure, Turn};
 pub use holder::{Heir, Parting};
 pub use lineage::{Identity, Lineage};
 

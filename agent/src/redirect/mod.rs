@@ -213,6 +213,16 @@ impl Redirect {
         self.pins.directory()
     }
 
+    /// Lets go of the lock: another agent leads from here on. Nothing may be changed any more.
+    pub fn retire(&self) {
+        self.pins.release();
+    }
+
+    /// Takes everything out of the kernel: links, programs and maps. Nothing may be changed any more.
+    pub fn remove(&self) -> Result<(), Error> {
+        self.pins.remove()
+    }
+
     /// What holds for the whole node.
     pub fn config(&self) -> ConfigHandle {
         self.config.clone()

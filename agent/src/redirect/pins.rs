@@ -100,13 +100,9 @@ impl Pins {
 impl Drop for Pins {
     /// A start that failed before it pinned anything leaves no empty directories; those with pins stay.
     fn drop(&mut self) {
-        if self.lock.get_mut().is_none() {
-            return;
+        if self.lock.get_mut().is_some() {
+            self.remove_directories();
         }
-        for part in ["links", "programs", "maps"] {
-            let _ = fs::remove_dir(self.directory.join(part));
-        }
-        let _ = fs::remove_dir(&self.directory);
     }
 }
 
@@ -114,16 +110,23 @@ impl Drop for Pins {
 pub fn uninstall(directory: &Path) -> Result<bool, Error> {
     let Some(pins) = Pins::lock_existing(directory)? else { return Ok(false) };
     pins.remove()?;
-    // The directory of all instances goes with the last of them.
-    if let Some(parent) = directory.parent() {
-        let _ = fs::remove_dir(parent);
-    }
     Ok(true)
 }
 
 impl Pins {
+    /// Removes the directories that are empty; that of all instances goes with the last of them.
+    fn remove_directories(&self) {
+        for part in ["links", "programs", "maps"] {
+            let _ = fs::remove_dir(self.directory.join(part));
+        }
+        let _ = fs::remove_dir(&self.directory);
+        if let Some(parent) = self.directory.parent() {
+            let _ = fs::remove_dir(parent);
+        }
+    }
+
     /// Removes everything: what redirects first, then what steers, then the rest.
-    pub(super) fn remove(self) -> Result<(), Error> {
+    pub(super) fn remove(&self) -> Result<(), Error> {
         let mut links = self.names("links")?;
         links.sort_by_key(|name| !name.starts_with(CONNECT));
         for name in links {
@@ -134,7 +137,7 @@ impl Pins {
                 remove(&self.directory.join(part).join(name))?;
             }
         }
-        // The directories go with `self`.
+        self.remove_directories();
         Ok(())
     }
 }

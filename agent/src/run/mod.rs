@@ -17,20 +17,31 @@ pub use keep::keep;
 pub use mount::mount_bpffs;
 pub use uninstall::uninstall;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
+    sync::watch,
 };
+use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, health, seccomp};
+use crate::{
+    config::Config,
+    handoff::ListenersHandedBack,
+    health::{self, Health, Stage},
+    lead::{Candidate, Heir, Identity, Parting, Place, Standing, Tenure},
+    redirect::Redirect,
+    seccomp,
+};
 use lead::Leading;
 use node::Node;
 
 /// Threads of the runtime; one may be busy with a step of the reconciler.
 const THREADS: usize = 2;
+/// How long what still runs when the agent steps down may take.
+const LAST_STEPS: Duration = Duration::from_secs(3);
 
 /// Enrolls pods until SIGTERM or SIGINT. Pins, and with them the redirect, stay.
 pub fn run(path: &Path) -> anyhow::Result<()> {
@@ -38,14 +49,41 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let ebpf_logs = logging::start(&config.log)?;
     let node = Node::look(config, ebpf_logs)?;
     raise_file_limit();
-    let runtime = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-    let result = runtime.block_on(serve(&node));
-    // Requests for sockets may wait on the pool of blocking threads; nobody waits for them any more.
-    Runtime::shutdown_background(runtime);
+    let outer = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let result = live(&outer, &node);
+    Runtime::shutdown_background(outer);
     result
 }
 
-async fn serve(node: &Node) -> anyhow::Result<()> {
+/// Leads, steps down, waits and leads again, until the end. Each time that the agent leads has a runtime of its own: what
+/// it leaves running ends with that.
+fn live(outer: &Runtime, node: &Node) -> anyhow::Result<()> {
+    let end = outer.block_on(start(node))?;
+    let place = Place::new(&node.config.pins(), node.config.state(), &node.config.instance);
+    let mut candidate = Candidate::new(place, Identity::own()?);
+    outer.spawn(tell_standing(candidate.standing(), node.health.clone()));
+    let mut held = Vec::new();
+    loop {
+        let taken = outer.block_on(end.run_until_cancelled(candidate.take(std::mem::take(&mut held))));
+        let Some(tenure) = taken.transpose()? else { return Ok(()) };
+        let inner = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
+        let led = inner.block_on(lead(node, tenure, &end));
+        // Requests for sockets may wait on the pool of blocking threads; nobody waits for them any more.
+        inner.shutdown_timeout(LAST_STEPS);
+        let Some((heir, redirect, sockets)) = led? else { return Ok(()) };
+        redirect.retire();
+        drop(redirect);
+        node.health.enter(Stage::Superseded);
+        match outer.block_on(end.run_until_cancelled(heir.hand_over(sockets))) {
+            Some(Parting::Done) => {}
+            Some(Parting::Broken(sockets)) => held = sockets,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// What is done once, and what lasts as long as the process: the profile of the proxy, signals to end it, and what the kubelet asks.
+async fn start(node: &Node) -> anyhow::Result<CancellationToken> {
     if let Some(settings) = &node.config.seccomp {
         seccomp::write(&settings.profile)?;
     }
@@ -53,17 +91,48 @@ async fn serve(node: &Node) -> anyhow::Result<()> {
         let listener = health::bind(settings.address).await?;
         tokio::spawn(health::serve(listener, node.health.clone()));
     }
-    let mut leading = Leading::start(node).await?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let end = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let told = end.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(end)
+}
+
+/// The kubelet is told of an agent that waits; one that leads tells itself how far it has come.
+async fn tell_standing(mut standing: watch::Receiver<Standing>, health: Health) {
+    loop {
+        if *standing.borrow_and_update() == Standing::Waits {
+            health.enter(Stage::Superseded);
+        }
+        if standing.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Leads until the end, or until another agent is to lead: which one, what it takes over and the pods' sockets.
+async fn lead(
+    node: &Node,
+    tenure: Tenure,
+    end: &CancellationToken,
+) -> anyhow::Result<Option<(Heir, Arc<Redirect>, Vec<ListenersHandedBack>)>> {
+    let mut leading = Leading::start(node, tenure).await?;
     let ended = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        error = leading.failed() => Err(error),
+        () = end.cancelled() => Ok(None),
+        over = leading.over() => over.map(Some),
     };
-    tracing::info!("agent stops; the redirect stays");
-    leading.stop().await;
-    ended
+    match &ended {
+        Ok(Some(heir)) => tracing::info!(heir = %heir.identity(), "agent steps down; the redirect stays"),
+        _ => tracing::info!("agent stops; the redirect stays"),
+    }
+    let (redirect, sockets) = leading.stop().await;
+    Ok(ended?.map(|heir| (heir, redirect, sockets)))
 }
 
 /// An error with what caused it, but nothing twice: most of the agent's errors name their cause themselves.
