@@ -38,6 +38,7 @@ pub const PREVIOUS: &str = r#"{ "cniVersion": "1.0.0", "interfaces": [{"name":"e
 /// A call of the plugin.
 #[derive(Clone, Debug)]
 pub struct Call {
+    program: PathBuf,
     environment: BTreeMap<String, String>,
     /// But for the previous result.
     configuration: Value,
@@ -79,7 +80,20 @@ impl Call {
             "wait": "2m",
         });
         let previous = (command == "ADD" || command == "CHECK").then(|| PREVIOUS.to_owned());
-        Self { environment, configuration, previous, input: None }.pod("demo", "web", "uid-web")
+        let program = binary("weir-cni");
+        Self { program, environment, configuration, previous, input: None }.pod("demo", "web", "uid-web")
+    }
+
+    /// Of the program at this path.
+    pub fn program(mut self, path: &Path) -> Self {
+        self.program = path.to_owned();
+        self
+    }
+
+    /// With this entry of a list, which the runtime gives its version and name.
+    pub fn entry(mut self, entry: &Value) -> Self {
+        self.configuration = entry.clone();
+        self.key("cniVersion", "1.0.0").key("name", "net")
     }
 
     /// Of this pod.
@@ -135,7 +149,7 @@ impl Call {
     /// Runs the plugin.
     #[track_caller]
     pub fn run(&self) -> Answer {
-        let mut child = Command::new(binary("weir-cni"))
+        let mut child = Command::new(&self.program)
             .env_clear()
             .envs(&self.environment)
             .stdin(Stdio::piped())

@@ -1,9 +1,18 @@
 //! The CNI plugin as the container runtime runs it: environment, standard input, exit codes and JSON.
 
-use std::{fs, os::linux::fs::MetadataExt, path::Path, thread, time::Duration};
+use std::{fs, net::TcpStream, os::linux::fs::MetadataExt, path::Path, sync::Arc, thread, time::Duration};
 
 use serde_json::{Value, json};
-use weir_tests::cni::{Call, PREVIOUS, Script, Step, listener};
+use weir_tests::{
+    apiserver::{self, ApiServer, PodObject, Resource, namespace},
+    cni::{Call, PREVIOUS, Script, Step, listener},
+    mesh::{Agent, Place, binary},
+    net::{Net, Node, Pod},
+    poll::wait_for,
+};
+
+/// Whatever is to happen happens within this, also on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -171,9 +180,7 @@ fn a_call_whose_agent_ends_is_taken_to_its_successor() {
         let at = at.clone();
         thread::spawn(move || Call::new("ADD", &at).run())
     };
-    weir_tests::poll::wait_for("the first agent is asked", Duration::from_secs(30), || {
-        if first.heard().is_empty() { Err("not yet") } else { Ok(()) }
-    });
+    wait_for("the first agent is asked", PATIENCE, || if first.heard().is_empty() { Err("not yet") } else { Ok(()) });
     drop(first);
     let second = Script::start(&at, &[Step::verdict("wait", ""), Step::verdict("enrolled", "")]);
     calling.join().unwrap().passed();
@@ -293,4 +300,172 @@ fn bad_input_is_named_in_the_runtime_s_language() {
         assert_eq!(call.run().error(code), message);
     }
     assert!(PREVIOUS.contains("1.50"), "a number that would change if it were read and written");
+}
+
+/// A node with an agent whose pods come from an API server, and a container runtime's directories.
+struct Scene {
+    agent: Agent,
+    server: ApiServer,
+    node: Arc<Node>,
+    _net: Net,
+}
+
+/// Where no host is: a connection to it is established only if it is redirected.
+const ELSEWHERE: &str = "10.96.0.10:80";
+const CONFLIST: &str = "{\n  \"cniVersion\": \"1.0.0\",\n  \"name\": \"net\",\n  \"plugins\": [\n    {\n      \
+                        \"type\": \"bridge\"\n    }\n  ]\n}\n";
+
+impl Scene {
+    /// The namespace `demo` is enrolled, `other` is not.
+    fn new() -> Self {
+        let mut net = Net::new();
+        let node = net.node("a");
+        let server = ApiServer::start();
+        server.put(apiserver::node("a"));
+        server.put(namespace("demo", &["weir.dev/mesh=enabled"]));
+        server.put(namespace("other", &[]));
+        let place = Place::new(&node);
+        for directory in ["net.d", "bin", "proc", "proc/1"] {
+            fs::create_dir(place.file(directory)).expect("a directory of this test");
+        }
+        // A machine's init may be hidden from its containers.
+        std::os::unix::fs::symlink("/", place.file("proc/1/root")).expect("a link of this test");
+        fs::write(place.file("net.d/10-net.conflist"), CONFLIST).expect("a file of this test");
+        let file = |name| place.file(name).display().to_string();
+        let file_source = format!("[source.file]\npath = {:?}\n", place.pods());
+        let configuration = place.configuration("drain = \"1s\"").replace(
+            &file_source,
+            &format!(
+                "[source.kubernetes]\nkubeconfig = {:?}\nnamespace = \"weir-system\"\nproc = {:?}\n[cni]\nconf_dir = {:?}\n\
+                 bin_dir = {:?}\nbinary = {:?}\nsocket = {:?}\nstate_dir = {:?}\nhost_state_dir = {:?}\n",
+                server.kubeconfig(node.directory()),
+                file("proc"),
+                file("net.d"),
+                file("bin"),
+                binary("weir-cni"),
+                file("cni.sock"),
+                file("state"),
+                file("state"),
+            ),
+        );
+        let agent = Agent::start_configured(place, &[], &configuration);
+        Self { agent, server, node, _net: net }
+    }
+
+    /// What the runtime would run: the plugin and the entry that the agent has put into place.
+    fn call(&self, command: &str, pod: &Pod, container: &str) -> Call {
+        let place = &self.agent.place;
+        let list = wait_for("the plugin is installed", PATIENCE, || {
+            let text = fs::read_to_string(place.file("net.d/10-net.conflist")).expect("a file of this test");
+            let list: Value = serde_json::from_str(&text).expect("a list that is whole at any time");
+            match list["plugins"].get(1) {
+                Some(entry) if place.file("state/namespaces.json").exists() => Ok(entry.clone()),
+                _ => Err(text),
+            }
+        });
+        Call::new(command, place.node().directory())
+            .program(&place.file("bin/weir-cni"))
+            .entry(&list)
+            .env("CNI_CONTAINERID", container)
+            .env("CNI_NETNS", &pod.netns.path().display().to_string())
+    }
+
+    fn add(&self, pod: &Pod, namespace: &str, container: &str) -> Call {
+        let name = pod.name();
+        self.call("ADD", pod, container).pod(namespace, name, &format!("uid-{name}"))
+    }
+
+    fn object(&self, pod: &Pod, namespace: &str) -> PodObject {
+        PodObject::new(namespace, pod.name(), "a").phase("Pending")
+    }
+}
+
+/// Whether connections of the pod are redirected. Nothing of the pod's has run yet.
+fn is_redirected(pod: &Pod) -> bool {
+    let elsewhere = ELSEWHERE.parse().expect("an address");
+    pod.netns.run(|| TcpStream::connect_timeout(&elsewhere, Duration::from_secs(10)).is_ok())
+}
+
+#[test]
+fn a_pod_is_redirected_when_the_plugin_returns() {
+    let scene = Scene::new();
+    let (first, plain) = (scene.node.pod("first"), scene.node.pod("plain"));
+    scene.server.put(scene.object(&first, "demo"));
+    scene.server.put(scene.object(&plain, "other"));
+    scene.add(&first, "demo", "c1").run().passed();
+    assert!(is_redirected(&first));
+    scene.call("CHECK", &first, "c1").pod("demo", "first", "uid-first").run().is_silent();
+    scene.add(&plain, "other", "c2").run().passed();
+    assert!(!is_redirected(&plain));
+
+    // The sandbox is made anew, and the runtime tells of the end of the one before when it likes.
+    let second = scene.node.pod("second");
+    scene.add(&second, "demo", "c3").pod("demo", "first", "uid-first").run().passed();
+    assert!(is_redirected(&second));
+    scene.call("DEL", &first, "c1").pod("demo", "first", "uid-first").run().is_silent();
+    assert!(is_redirected(&second));
+    scene.call("DEL", &second, "c3").pod("demo", "first", "uid-first").run().is_silent();
+    // Its pod may still get another sandbox; until then nothing of it runs.
+    scene.server.delete(Resource::Pods, "demo/first");
+    wait_for("the pod is withdrawn", PATIENCE, || if is_redirected(&second) { Err("redirected") } else { Ok(()) });
+}
+
+#[test]
+fn a_pod_that_cannot_be_enrolled_is_held_with_the_reason() {
+    let scene = Scene::new();
+    let pod = scene.node.pod("odd");
+    scene.server.put(scene.object(&pod, "demo").annotations(&["weir.dev/fail-open=perhaps"]));
+    let message = scene.add(&pod, "demo", "c1").key("wait", "3s").run().error(11);
+    assert!(message.contains("weir holds the pod demo/odd: annotation weir.dev/fail-open"), "{message}");
+    // The kubelet tries again, and meanwhile the annotation was mended.
+    scene.call("DEL", &pod, "c1").pod("demo", "odd", "uid-odd").run().is_silent();
+    scene.server.put(scene.object(&pod, "demo"));
+    scene.add(&pod, "demo", "c2").run().passed();
+    assert!(is_redirected(&pod));
+}
+
+#[test]
+fn a_pod_that_comes_while_no_agent_is_there_waits_for_the_next() {
+    let mut scene = Scene::new();
+    let (pod, plain) = (scene.node.pod("late"), scene.node.pod("plain"));
+    let (add, add_plain) = (scene.add(&pod, "demo", "c1"), scene.add(&plain, "other", "c2"));
+    scene.agent.process.kill9();
+    scene.server.put(scene.object(&pod, "demo"));
+    add_plain.run().passed();
+    let held = add.clone().key("wait", "1s").run().error(11);
+    assert!(held.contains("its namespace is enrolled, and for 1s no agent answers"), "{held}");
+    let adding = thread::spawn(move || add.key("wait", "2m").run());
+    scene.agent.restart();
+    adding.join().unwrap().passed();
+    assert!(is_redirected(&pod));
+}
+
+#[test]
+fn many_pods_start_at_the_same_time() {
+    let scene = Scene::new();
+    let pods: Vec<Pod> = (0..20).map(|number| scene.node.pod(&format!("p{number}"))).collect();
+    let calls: Vec<Call> = pods.iter().map(|pod| scene.add(pod, "demo", &format!("c-{}", pod.name()))).collect();
+    for pod in &pods {
+        scene.server.put(scene.object(pod, "demo"));
+    }
+    thread::scope(|scope| {
+        let adding: Vec<_> = calls.iter().map(|call| scope.spawn(|| call.clone().key("wait", "2m").run())).collect();
+        for adding in adding {
+            adding.join().unwrap().passed();
+        }
+    });
+    assert!(pods.iter().all(is_redirected));
+}
+
+#[test]
+fn the_network_s_file_gets_the_entry_again_when_its_owner_writes_it_anew() {
+    let scene = Scene::new();
+    let pod = scene.node.pod("any");
+    let _ = scene.call("ADD", &pod, "c1");
+    let place = &scene.agent.place;
+    fs::write(place.file("net.d/10-net.conflist"), CONFLIST.replace("bridge", "another")).unwrap();
+    wait_for("the entry is there again", PATIENCE, || {
+        let text = fs::read_to_string(place.file("net.d/10-net.conflist")).unwrap();
+        if text.contains("another") && text.contains("weir-cni") { Ok(()) } else { Err(text) }
+    });
 }
