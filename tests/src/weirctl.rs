@@ -14,7 +14,9 @@ use crate::{
 };
 
 /// A call must answer within this.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an agent may take on a slow machine; without it, weirctl gives up earlier.
+const TIMEOUT: &str = "--timeout=20s";
 
 /// weirctl against one agent.
 #[derive(Clone, Debug)]
@@ -31,7 +33,7 @@ impl Weirctl {
 
     fn launch(&self, arguments: &[&str]) -> Launch<'static> {
         let api = self.api.display().to_string();
-        Launch::new(binary("weirctl"), &self.directory).args(["--agent", &api]).args(arguments)
+        Launch::new(binary("weirctl"), &self.directory).args(["--agent", &api, TIMEOUT]).args(arguments)
     }
 
     /// Runs it to its end.

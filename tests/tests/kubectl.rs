@@ -149,7 +149,7 @@ fn a_list_is_that_of_all_nodes() {
         ]
     );
     let command = |node: &str| {
-        let words = ["weirctl", "--json", "--timeout=5000ms", "pod", "list"];
+        let words = ["weirctl", "--json", "--notes", "--timeout=5000ms", "pod", "list"];
         (format!("weir-{node}"), words.map(str::to_owned).to_vec())
     };
     assert_eq!(scene.server.commands(), [command("n1"), command("n2")]);
@@ -371,7 +371,7 @@ fn a_trace_follows_all_nodes_until_it_is_interrupted() {
         open => Err(open),
     });
     for (_, command) in scene.server.commands() {
-        assert_eq!(command[3..], ["event", "trace", "--follow", "--stdin"]);
+        assert_eq!(command[4..], ["event", "trace", "--follow", "--stdin"]);
     }
 }
 
@@ -394,6 +394,10 @@ fn a_trace_counts_over_all_nodes_and_says_what_broke() {
     assert!(said.iter().any(|line| line.starts_with("kubectl weir: node n1: the connection broke off")), "{said:?}");
     assert!(said.contains(&"kubectl weir: node n2: the agent went away"), "{said:?}");
     assert_eq!(said.last(), Some(&"kubectl weir: 1 events, 3 lost"));
+    let outcome = scene.run("-j event trace --follow");
+    let mut said: Vec<&str> = outcome.stderr.lines().collect();
+    said.sort_unstable();
+    assert!(said.len() == 2 && said[1] == "kubectl weir: node n2: the agent went away", "{said:?}");
 }
 
 #[test]

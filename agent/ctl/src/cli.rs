@@ -60,6 +60,8 @@ impl Name {
 pub struct Invocation {
     /// How to print.
     pub format: Format,
+    /// Whether to say what is beside the answer whatever the format.
+    pub notes: bool,
     /// What to do.
     pub action: Action,
 }
@@ -154,9 +156,10 @@ pub fn parse(
         (false, true) => Format::Json,
         (false, false) => Format::Plain,
     };
+    let notes = line.flag("notes");
     let action = line.action(name, socket_variable)?;
     line.finish()?;
-    Ok(Invocation { format, action })
+    Ok(Invocation { format, notes, action })
 }
 
 /// The arguments, taken off as they are understood.
@@ -546,7 +549,7 @@ mod tests {
         ] {
             let question = Question::Pods { pod: "web".to_owned(), all: false };
             let action = Action::Ask { question, socket: "/a".into(), timeout: AGENT_TIMEOUT };
-            assert_eq!(parse_line(line).unwrap(), Invocation { format: Format::Json, action }, "{line}");
+            assert_eq!(parse_line(line).unwrap(), Invocation { format: Format::Json, notes: false, action }, "{line}");
         }
         assert_eq!(parse_line("-p pod").unwrap().format, Format::Pretty);
         assert_eq!(parse_line("-jp pod").unwrap().format, Format::Pretty);

@@ -93,6 +93,7 @@ const DURATION: &str = "a duration like 500ms, 10s or 1m";
 pub const GENERAL: &[Opt] = &[
     flag("json", Some('j'), "JSON: one array or object; event trace: one object a line"),
     flag("pretty", Some('p'), "JSON, indented"),
+    flag("notes", None, "say what is beside the answer (standard error) with JSON, too"),
     option(
         "socket",
         Some('s'),

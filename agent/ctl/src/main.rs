@@ -73,12 +73,12 @@ async fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    let mut output = Output::stdout(name.typed(), invocation.format);
+    let mut output = Output::stdout(name.typed(), invocation.format, invocation.notes);
     match execute(name, invocation, &mut output).await {
         Ok(code) => ExitCode::from(code),
         Err(error) if error.is_broken_pipe() => ExitCode::from(OK),
         Err(error) => {
-            output.note(&error);
+            output.complain(&error);
             // bpftool's habit. Nobody is left to tell if it cannot be written.
             let _ = output.json_error(&error.to_string());
             ExitCode::from(FAILED)

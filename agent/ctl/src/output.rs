@@ -22,20 +22,21 @@ pub enum Format {
 pub struct Output {
     name: &'static str,
     format: Format,
+    notes: bool,
     to: Box<dyn Write>,
 }
 
 impl Output {
-    /// Standard output of a program as users type it.
-    pub fn stdout(name: &'static str, format: Format) -> Self {
-        Self { name, format, to: Box::new(io::stdout()) }
+    /// Standard output of a program as users type it, and whether notes are wanted whatever the format.
+    pub fn stdout(name: &'static str, format: Format, notes: bool) -> Self {
+        Self { name, format, notes, to: Box::new(io::stdout()) }
     }
 
     /// A buffer.
     #[cfg(test)]
     pub fn buffer(format: Format) -> (Self, tests::Buffer) {
         let buffer = tests::Buffer::default();
-        (Self { name: "weirctl", format, to: Box::new(buffer.clone()) }, buffer)
+        (Self { name: "weirctl", format, notes: false, to: Box::new(buffer.clone()) }, buffer)
     }
 
     /// Whether text is wanted.
@@ -64,9 +65,21 @@ impl Output {
         }
     }
 
-    /// Says something beside the answer on standard error.
+    /// Says something beside the answer on standard error: to people, or if it is asked for.
     pub fn note(&self, note: impl Display) {
-        eprintln!("{}: {note}", self.name);
+        if self.notes() {
+            self.complain(note);
+        }
+    }
+
+    /// Whether notes are wanted.
+    pub fn notes(&self) -> bool {
+        self.notes || self.is_plain()
+    }
+
+    /// Says on standard error what went wrong.
+    pub fn complain(&self, what: impl Display) {
+        eprintln!("{}: {what}", self.name);
     }
 
     /// Writes an error as JSON, if JSON is wanted.

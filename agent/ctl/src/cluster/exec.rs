@@ -34,7 +34,7 @@ pub struct Remote<'a> {
 impl Remote<'_> {
     /// The command line of a question there.
     fn command(&self, question: &Question) -> Vec<String> {
-        let mut command = vec![WEIRCTL.to_owned(), "--json".to_owned()];
+        let mut command = vec![WEIRCTL.to_owned(), "--json".to_owned(), "--notes".to_owned()];
         if let Some(socket) = &self.connection.cluster.socket {
             command.push(format!("--socket={}", socket.display()));
         }
@@ -176,22 +176,25 @@ impl Ran {
     /// What it means.
     fn answer(self, question: &Question) -> Result<(Answer, Vec<String>), String> {
         let said = said_beside(&self.stderr);
-        let first = || said.first().cloned().unwrap_or_else(|| "it does not say why".to_owned());
         match self.end {
             Ok(0) => {}
-            Ok(USAGE) => {
-                return Err(format!("its weir is of another version, whose weirctl refuses the question: {}", first()));
-            }
-            Ok(code @ (126 | 127)) => {
-                return Err(format!("no weirctl in its weir pod (exit code {code}): {}", first()));
-            }
-            Ok(_) => return Err(first()),
+            Ok(code) => return Err(failure(code, said.first().map(String::as_str))),
             Err(why) => return Err(format!("weirctl in its weir pod: {why}")),
         }
         let answer = Answer::from_json(question, &self.stdout);
         answer
             .map(|answer| (answer, said))
             .map_err(|error| format!("its weir is of another version, whose answer cannot be read: {error}"))
+    }
+}
+
+/// Why a weirctl that ended with this exit code has no answer, by what it said.
+pub fn failure(code: i32, said: Option<&str>) -> String {
+    let said = said.unwrap_or("it does not say why");
+    match code {
+        USAGE => format!("its weir is of another version, whose weirctl refuses the question: {said}"),
+        126 | 127 => format!("no weirctl in its weir pod (exit code {code}): {said}"),
+        _ => said.to_owned(),
     }
 }
 

@@ -65,7 +65,7 @@ pub async fn ask(question: &Question, cluster: &Cluster, output: &mut Output) ->
             output.note(format_args!("node {}: {line}", reply.node));
         }
         if let Err(why) = &reply.answer {
-            output.note(format_args!("node {}: {why}", reply.node));
+            output.complain(format_args!("node {}: {why}", reply.node));
         }
     }
     let failed = replies.iter().any(|reply| reply.answer.is_err());
@@ -100,7 +100,7 @@ pub async fn versions(cluster: &Cluster, output: &mut Output) -> Result<Outcome,
     let nodes = nodes(replies(&connection, &asked, &question).await);
     for node in &nodes {
         if let Err(why) = &node.status {
-            output.note(format_args!("node {}: {why}", node.name));
+            output.complain(format_args!("node {}: {why}", node.name));
         }
     }
     let name = output.name();

@@ -1,5 +1,6 @@
 //! Events of several nodes in one stream, as they come.
 
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     sync::mpsc,
@@ -10,7 +11,7 @@ use super::{
     Outcome,
     connect::Connection,
     error::Error,
-    exec::{Remote, Stream},
+    exec::{Remote, Stream, failure},
     find::Asked,
 };
 use crate::{
@@ -32,8 +33,21 @@ enum Said {
     Event(Box<Event>),
     /// Something beside the events.
     Beside(String),
-    /// No more comes, though it was not asked to end; why, unless that was said.
-    Failed(Option<String>),
+    /// No more comes, though it was not asked to end.
+    Failed(Failure),
+}
+
+/// Why no more comes.
+struct Failure {
+    why: String,
+    /// Whether it was said beside the events.
+    told: bool,
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self { why, told: false }
+    }
 }
 
 /// Follows events on all nodes until whatever ends the trace, here or there. It ends on the nodes, too.
@@ -59,10 +73,10 @@ pub async fn trace(
         tasks.spawn(async move {
             let end = match pod {
                 Ok(pod) => follow(&Remote { connection: &connection, pod }, &question, &node, &said).await,
-                Err(why) => Err(Some(why)),
+                Err(why) => Err(why.into()),
             };
-            if let Err(why) = end {
-                let _ = said.send((node, Said::Failed(why))).await;
+            if let Err(failure) = end {
+                let _ = said.send((node, Said::Failed(failure))).await;
             }
         });
     }
@@ -77,10 +91,10 @@ pub async fn trace(
         match next {
             None => break,
             Some((node, Said::Beside(line))) => output.note(format_args!("node {node}: {line}")),
-            Some((node, Said::Failed(why))) => {
+            Some((node, Said::Failed(Failure { why, told }))) => {
                 failed = true;
-                if let Some(why) = why {
-                    output.note(format_args!("node {node}: {why}"));
+                if !told || !output.notes() {
+                    output.complain(format_args!("node {node}: {why}"));
                 }
             }
             Some((node, Said::Event(event))) => {
@@ -101,34 +115,38 @@ pub async fn trace(
 type Sender = mpsc::Sender<(String, Said)>;
 
 /// Follows the events of one node to their end.
-async fn follow(remote: &Remote<'_>, question: &Question, node: &str, said: &Sender) -> Result<(), Option<String>> {
+async fn follow(remote: &Remote<'_>, question: &Question, node: &str, said: &Sender) -> Result<(), Failure> {
     let mut running = remote.start(question, true).await?;
     let (stdout, stderr) = running.streams();
     let broken = running.broken();
-    let events = lines(stdout, node, said, |line| match serde_json::from_str::<serde_json::Value>(line) {
-        // Said on standard error, too.
-        Ok(error) if error.get("error").is_some() => Ok(None),
-        Ok(event) => serde_json::from_value(event).map(|event| Some(Said::Event(Box::new(event)))),
-        Err(error) => Err(error),
+    let events = lines(stdout, node, said, |line| {
+        let line: Value = serde_json::from_str(line)?;
+        // The last one, if it fails; it is on standard error, too.
+        let event = line.get("error").is_none().then(|| serde_json::from_value(line)).transpose()?;
+        Ok(event.map(|event| Said::Event(Box::new(event))))
     });
-    let (mut spoke, mut over) = (false, false);
+    let (mut last, mut over) = (None, false);
     let beside = lines(stderr, node, said, |line| {
         // What follows an empty line is help.
         over |= line.is_empty();
-        spoke = true;
+        if over {
+            return Ok(None);
+        }
         let line = line.strip_prefix("weirctl: ").unwrap_or(line).to_owned();
-        Ok((!over).then_some(Said::Beside(line)))
+        last = Some(line.clone());
+        Ok(Some(Said::Beside(line)))
     });
     tokio::select! {
         biased;
         read = async { tokio::try_join!(events, beside) } => read.map(|_| ())?,
         () = broken => {}
     }
-    match running.end().await {
-        Ok(Ok(0)) => Ok(()),
-        Ok(Ok(code)) => Err((!spoke).then(|| format!("its trace ended with exit code {code}"))),
-        Ok(Err(why)) => Err(Some(format!("weirctl in its weir pod: {why}"))),
-        Err(why) => Err(Some(format!("the connection broke off{why}"))),
+    match (running.end().await, last) {
+        (Ok(Ok(0)), _) => Ok(()),
+        (Ok(Ok(1)), Some(why)) => Err(Failure { why, told: true }),
+        (Ok(Ok(code)), last) => Err(failure(code, last.as_deref()).into()),
+        (Ok(Err(why)), _) => Err(format!("weirctl in its weir pod: {why}").into()),
+        (Err(why), _) => Err(format!("the connection broke off{why}").into()),
     }
 }
 

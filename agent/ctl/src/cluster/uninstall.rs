@@ -57,7 +57,7 @@ pub async fn uninstall(cluster: &Cluster, wait: Duration, output: &mut Output) -
         }
         if Instant::now() >= deadline {
             if let Err(error) = round {
-                output.note(error);
+                output.complain(error);
             }
             break false;
         }
@@ -65,12 +65,12 @@ pub async fn uninstall(cluster: &Cluster, wait: Duration, output: &mut Output) -
     };
     for (node, state) in &progress {
         if let Err(why) = state {
-            output.note(format_args!("node {node}: not uninstalled: {why}; there: weir-agent uninstall"));
+            output.complain(format_args!("node {node}: not uninstalled: {why}; there: weir-agent uninstall"));
         }
     }
     if !complete && progress.values().all(Result::is_ok) {
         let (on, wanted) = (progress.len(), place::wanted(&set));
-        output.note(format_args!(
+        output.complain(format_args!(
             "uninstalled on {on} nodes, and the DaemonSet wants weir on {wanted}; on those without a weir pod: \
              weir-agent uninstall"
         ));
