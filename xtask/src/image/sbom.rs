@@ -46,7 +46,8 @@ pub fn document(name: &str, version: &str, crates: &BTreeSet<Component>, linked:
     let mut components: Vec<Value> = crates
         .iter()
         .map(|found| {
-            let purl = format!("pkg:cargo/{}@{}", found.name, found.version);
+            // Package URLs write a plus sign by its number.
+            let purl = format!("pkg:cargo/{}@{}", found.name, found.version.replace('+', "%2B"));
             let mut component = library(&found.name, &found.version, purl);
             if !found.license.is_empty() {
                 component["licenses"] = json!([{"expression": found.license}]);
@@ -79,7 +80,7 @@ mod tests {
         let tree = "weirctl v0.1.0 (/src/agent/ctl)|Apache-2.0|\n\
                     bytes v1.12.1|MIT|https://github.com/tokio-rs/bytes\n\n\
                     bytes v1.12.1|MIT|https://github.com/tokio-rs/bytes\n\
-                    old v0.1.0|MIT/Apache-2.0|\n";
+                    old v0.1.0+1.2|MIT/Apache-2.0|\n";
         let crates = components(tree).unwrap();
         assert_eq!(crates.len(), 3);
         let document: Value =
@@ -88,6 +89,7 @@ mod tests {
         assert_eq!(components[0]["purl"], "pkg:cargo/bytes@1.12.1");
         assert_eq!(components[0]["externalReferences"][0]["url"], "https://github.com/tokio-rs/bytes");
         assert_eq!(components[1]["licenses"][0]["expression"], "MIT OR Apache-2.0");
+        assert_eq!(components[1]["purl"], "pkg:cargo/old@0.1.0%2B1.2");
         assert_eq!(components[3]["purl"], "pkg:generic/glibc@2.36");
     }
 
