@@ -1,8 +1,17 @@
 //! The agent with pods from an API server: labels, absence of the server, restarts, sandboxes that are replaced, events.
 //!
-//! Pods are namespaces with a process in a cgroup named as the kubelet names it, by which the agent finds them.
+//! Pods are namespaces with a process in a cgroup named as the kubelet names it, by which the agent finds them. The
+//! agent's view of the node's processes is a directory of this test: a machine's own init may not be looked at in it.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::Value;
 use weir_abi::Rule;
@@ -38,11 +47,20 @@ struct Running {
     uid: String,
 }
 
+/// The node's processes, as the agent sees them.
+fn proc(node: &Node) -> PathBuf {
+    node.directory().join("proc")
+}
+
 fn configuration(place: &Place, server: &ApiServer) -> String {
     let kubeconfig = server.kubeconfig(place.node().directory());
     let configured = place.configuration("drain = \"1s\"");
     let (before, _) = configured.split_once("[source.file]").expect("the usual source");
-    let own = format!("namespace = \"weir-system\"\npod = \"weir-x\"\nkubeconfig = {kubeconfig:?}\n");
+    let proc = proc(place.node());
+    fs::create_dir_all(&proc).expect("a directory of this test");
+    // Whoever looks is its own init.
+    let _ = symlink("/proc/self", proc.join("1"));
+    let own = format!("namespace = \"weir-system\"\npod = \"weir-x\"\nkubeconfig = {kubeconfig:?}\nproc = {proc:?}\n");
     format!("{before}[source.kubernetes]\n{own}")
 }
 
@@ -73,7 +91,10 @@ impl Scene {
     fn sandbox(&self, pod: &Pod, uid: &str) -> Process {
         let container = self.node.cgroups().pods().join(format!("pod{uid}/sandbox"));
         fs::create_dir_all(&container).expect("a cgroup of this test");
-        self.node.launch("sleep").netns(&pod.netns).cgroup(&container).args(["3600"]).start()
+        let process = self.node.launch("sleep").netns(&pod.netns).cgroup(&container).args(["3600"]).start();
+        let pid = process.pid().to_string();
+        symlink(Path::new("/proc").join(&pid), proc(&self.node).join(&pid)).expect("a new process has a new id");
+        process
     }
 
     /// Runs a pod that the API server knows by this object.
