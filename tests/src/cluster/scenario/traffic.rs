@@ -134,7 +134,7 @@ fn kinds(cluster: &Cluster, near: &str, far: &str) -> Result<Vec<Kind>, String> 
     let lookup = format!("nslookup far.{MESH}.svc.cluster.local");
     // busybox's nslookup knows UDP only; a query of DNS over TCP is 2 bytes of length before the same.
     let over_tcp = "exec 3<>/dev/tcp/$(awk '/^nameserver/ { print $2; exit }' /etc/resolv.conf)/53 && \
-                    printf '\\x00\\x2a\\x12\\x34\\x01\\x00\\x00\\x01\\x00\\x00\\x00\\x00\\x00\\x00\
+                    printf '\\x00\\x36\\x12\\x34\\x01\\x00\\x00\\x01\\x00\\x00\\x00\\x00\\x00\\x00\
                     \\x0akubernetes\\x07default\\x03svc\\x07cluster\\x05local\\x00\\x00\\x01\\x00\\x01' >&3 && \
                     timeout 5 dd bs=1 count=8 <&3 2>/dev/null | od -An -tx1";
     let over_tcp = format!("bash -c {}", quoted(over_tcp));
@@ -189,7 +189,14 @@ fn kinds(cluster: &Cluster, near: &str, far: &str) -> Result<Vec<Kind>, String> 
         kind("DNS over UDP", &client, lookup, "Address", vec![]),
         kind("DNS over TCP", &client, over_tcp, "12 34", vec![out(&client)]),
         kind("ExternalName", &client, get("external"), "far", vec![out(&client), into(&far_pod)]),
-        kind("the pod to itself by its own service", &near_pod, get("near"), "near", vec![out(&near_pod)]),
+        // By its short name it would find its own host's name, which is its own address.
+        kind(
+            "the pod to itself by its own service",
+            &near_pod,
+            get(&format!("near.{MESH}")),
+            "near",
+            vec![out(&near_pod), into(&near_pod)],
+        ),
         kind(
             "the pod to itself by its own address",
             &near_pod,
