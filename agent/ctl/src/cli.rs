@@ -35,6 +35,8 @@ pub enum Name {
     Weirctl,
     /// kubectl's plugin: for a cluster.
     Kubectl,
+    /// What kubectl asks to complete that plugin's command lines.
+    Completer,
 }
 
 impl Name {
@@ -42,6 +44,7 @@ impl Name {
     pub fn of(path: &std::path::Path) -> Self {
         match path.file_stem().and_then(|name| name.to_str()) {
             Some("kubectl-weir" | "kubectl_weir") => Self::Kubectl,
+            Some("kubectl_complete-weir") => Self::Completer,
             _ => Self::Weirctl,
         }
     }
@@ -50,7 +53,7 @@ impl Name {
     pub fn typed(self) -> &'static str {
         match self {
             Self::Weirctl => "weirctl",
-            Self::Kubectl => "kubectl weir",
+            Self::Kubectl | Self::Completer => "kubectl weir",
         }
     }
 }
@@ -676,6 +679,7 @@ mod tests {
     fn a_cluster_is_asked_by_name_or_option() {
         assert_eq!(Name::of("/usr/local/bin/kubectl-weir".as_ref()), Name::Kubectl);
         assert_eq!(Name::of("./weirctl".as_ref()), Name::Weirctl);
+        assert_eq!(Name::of("/usr/bin/kubectl_complete-weir".as_ref()), Name::Completer);
         let (question, asked) = cluster(Name::Kubectl, "pod list -n demo");
         assert_eq!(question, Question::Pods { pod: String::new(), all: false });
         let all = Cluster {

@@ -8,6 +8,7 @@ mod agent;
 mod answer;
 mod cli;
 mod cluster;
+mod complete;
 mod grammar;
 mod node;
 mod output;
@@ -66,6 +67,11 @@ async fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let name = arguments.next().map_or(Name::Weirctl, |path| Name::of(path.as_ref()));
     let arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
+    if name == Name::Completer {
+        let words: Vec<String> = arguments.collect();
+        let written = Output::stdout(name.typed(), output::Format::Plain, false).text(complete::complete(&words));
+        return ExitCode::from(if written.is_ok() { OK } else { FAILED });
+    }
     let invocation = match cli::parse(name, arguments, std::env::var_os(cli::SOCKET_VARIABLE)) {
         Ok(invocation) => invocation,
         Err(error) => {

@@ -28,7 +28,7 @@ const ABOUT: &str = "shows what weir redirects, where and why";
 pub fn completion(name: Name, shell: &str) -> io::Result<String> {
     let program = match name {
         Name::Weirctl => WEIRCTL,
-        Name::Kubectl => PLUGIN,
+        Name::Kubectl | Name::Completer => PLUGIN,
     };
     let shell: Shell = shell.parse().map_err(io::Error::other)?;
     let mut script = Vec::new();

@@ -45,7 +45,7 @@ fn general(name: Name) -> String {
     explained(&mut text, GENERAL.iter().map(|option| (shown(option), option.about)));
     let of_cluster = match name {
         Name::Weirctl => "\n       For a whole cluster, as kubectl weir does:\n\n",
-        Name::Kubectl => "\n       Which cluster, and whom there:\n\n",
+        Name::Kubectl | Name::Completer => "\n       Which cluster, and whom there:\n\n",
     };
     text.push_str(of_cluster);
     explained(&mut text, CLUSTER.iter().map(|option| (shown(option), option.about)));

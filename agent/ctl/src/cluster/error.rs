@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use kube::client::AuthError;
+
 /// Why there is no answer from a cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -66,11 +68,11 @@ impl Error {
                 _ => Self::Api(said(&status)),
             },
             kube::Error::HyperError(error) => Self::Unreachable { url, why: root(&error) },
-            kube::Error::Service(error) => match error.downcast_ref::<kube::client::AuthError>() {
-                Some(error) => Self::Kubeconfig { of: None, why: error.to_string() },
+            kube::Error::Service(error) => match error.downcast_ref::<AuthError>() {
+                Some(error) => Self::Kubeconfig { of: None, why: credentials(error) },
                 None => Self::Unreachable { url, why: root(&*error) },
             },
-            kube::Error::Auth(error) => Self::Kubeconfig { of: None, why: error.to_string() },
+            kube::Error::Auth(error) => Self::Kubeconfig { of: None, why: credentials(&error) },
             error => Self::Other(root(&error)),
         }
     }
@@ -79,6 +81,19 @@ impl Error {
     pub fn silent(url: &str, timeout: Duration) -> Self {
         let why = format!("no answer within {}", humantime::format_duration(timeout));
         Self::Unreachable { url: url.to_owned(), why }
+    }
+}
+
+/// Why there are no credentials.
+fn credentials(error: &AuthError) -> String {
+    match error {
+        AuthError::AuthExecStart(error) => format!("its credential plugin cannot be run: {error}"),
+        AuthError::AuthExecRun { out, .. } => {
+            let said = String::from_utf8_lossy(&out.stderr);
+            let said = said.trim().lines().last().map_or_else(String::new, |line| format!(": {line}"));
+            format!("its credential plugin failed ({}){said}", out.status)
+        }
+        error => error.to_string(),
     }
 }
 

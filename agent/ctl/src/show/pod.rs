@@ -97,8 +97,13 @@ impl Pod {
 
     /// Whether it is to be enrolled.
     pub fn is_wanted(&self) -> bool {
-        self.state != PASSED_OVER
+        is_wanted(&self.state)
     }
+}
+
+/// Whether a pod in this state is to be enrolled.
+pub fn is_wanted(state: &str) -> bool {
+    state != PASSED_OVER
 }
 
 /// One line a pod.

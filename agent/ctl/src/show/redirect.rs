@@ -5,7 +5,7 @@ use weir_proto::agent::v1 as pb;
 
 use super::{
     optional,
-    pod::{Pod, Setup},
+    pod::{self, Pod, Setup},
     rows::{One, Rows},
     shown,
 };
@@ -100,6 +100,9 @@ pub fn setup(One { node, item: pod }: &One<PodSetup>) -> String {
     facts.line("state", &pod.state);
     if let Some(reason) = &pod.reason {
         facts.line("reason", reason);
+    }
+    if !pod::is_wanted(&pod.state) {
+        return facts.to_string();
     }
     pod.setup.facts(&mut facts);
     format!("{facts}\n{}", pod.setup.decisions())
