@@ -7,7 +7,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::SystemTime};
 use ipnet::IpNet;
 use parking_lot::RwLock;
 
-use crate::keeper::Keeper;
+use crate::{cni::install, keeper::Keeper};
 
 /// Shared by its writers and the API.
 pub type SharedBoard = Arc<RwLock<Board>>;
@@ -37,6 +37,8 @@ pub struct Board {
     pub pods_cgroup: Option<PathBuf>,
     /// Why it is not known; empty when it is, or when none is configured.
     pub pods_cgroup_error: String,
+    /// Where the CNI plugin stands; none where it is off.
+    pub cni: Option<install::State>,
     /// What keeps the listening sockets while there is no agent. It knows itself how it is.
     pub keeper: Keeper,
 }

@@ -223,6 +223,8 @@ fn status(board: &Board, kernel: &dyn Kernel, watchers: u32) -> Result<pb::Statu
         pods_cgroup_error: board.pods_cgroup_error.clone(),
         pods_passed_over: board.pods.iter().filter(|pod| matches!(pod.state, PodState::PassedOver(_))).count() as u32,
         keeper: board.keeper.status().map(present::keeper),
+        cni: board.cni.as_ref().and_then(|cni| cni.file()).map_or_else(String::new, |path| path.display().to_string()),
+        cni_error: board.cni.as_ref().and_then(|cni| cni.problem()).unwrap_or_default().to_owned(),
     })
 }
 

@@ -40,6 +40,7 @@ pub(super) fn board(pods: Vec<PodStatus>) -> Board {
         source_error: String::new(),
         pods_cgroup: None,
         pods_cgroup_error: String::new(),
+        cni: None,
         keeper: crate::keeper::Keeper::off(),
     }
 }

@@ -74,7 +74,7 @@ impl Leading {
             if let Some(cni) = cni {
                 kubernetes.answer_cni(cni, reconciler.outcomes(), &mut others);
             }
-            kubernetes.install_cni(&mut others);
+            kubernetes.install_cni(board.clone(), &mut others);
         }
         let reconciling = tokio::spawn(reconciler.run(source, heard, ordered));
         if let Some(place) = config.node_processes.pods_cgroup.clone() {
@@ -141,6 +141,7 @@ fn board(node: &Node, redirect: &Redirect, keeper: &Keeper) -> SharedBoard {
         source_error: String::new(),
         pods_cgroup: None,
         pods_cgroup_error: String::new(),
+        cni: None,
         keeper: keeper.clone(),
     }))
 }

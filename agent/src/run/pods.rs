@@ -22,6 +22,7 @@ use crate::{
         self, Follower,
         kubernetes::{self, Handle, Settings},
     },
+    status::SharedBoard,
 };
 
 /// The source of pods, not followed yet.
@@ -81,14 +82,19 @@ impl Kubernetes {
     }
 
     /// Puts the CNI plugin into the runtime's configuration and keeps it there, until the tasks are dropped.
-    pub(super) fn install_cni(&self, tasks: &mut JoinSet<()>) {
+    pub(super) fn install_cni(&self, board: SharedBoard, tasks: &mut JoinSet<()>) {
         let Some(place) = &self.cni else { return };
         let stop = CancellationToken::new();
-        let state = install::follow(place.clone(), stop.clone());
+        let mut state = install::follow(place.clone(), stop.clone());
         install::follow_namespaces(place.clone(), self.handle.namespaces(), stop.clone());
         tasks.spawn(async move {
-            let (_stop, _state) = (stop.drop_guard(), state);
-            std::future::pending().await
+            let _stop = stop.drop_guard();
+            loop {
+                board.write().cni = Some(state.borrow_and_update().clone());
+                if state.changed().await.is_err() {
+                    return;
+                }
+            }
         });
     }
 }

@@ -43,6 +43,8 @@ pub struct Status {
     faults: Counts,
     watchers: u32,
     keeper: Option<Keeper>,
+    cni: Option<String>,
+    cni_error: Option<String>,
 }
 
 /// What keeps the listening sockets while there is no agent.
@@ -117,6 +119,8 @@ impl From<pb::StatusResponse> for Status {
             faults: sorted(status.faults),
             watchers: status.watchers,
             keeper: status.keeper.map(Keeper::from),
+            cni: optional(status.cni),
+            cni_error: optional(status.cni_error),
         };
         status.healthy = status.attention().is_empty();
         status
@@ -192,6 +196,7 @@ impl Status {
         facts.line("refused", counts(&self.refused));
         facts.line("faults", counts(self.faults.iter().filter(|(_, count)| **count > 0)));
         facts.line("watchers", self.watchers.to_string());
+        facts.line("cni", self.cni_error.as_ref().or(self.cni.as_ref()).map_or("off", |text| text));
         facts.line("keeper", self.keeper.as_ref().map_or_else(|| "off".to_owned(), Keeper::plain));
         facts.to_string()
     }
@@ -221,6 +226,9 @@ impl Status {
         if let Some(error) = &self.pods_cgroup_error {
             notes.push(format!("pods' cgroup: {error}"));
         }
+        if let Some(error) = &self.cni_error {
+            notes.push(format!("cni: {error}"));
+        }
         if let Some(problem) = self.keeper.as_ref().and_then(|keeper| keeper.problem.as_ref()) {
             notes.push(format!("keeper: {problem}"));
         }
@@ -248,7 +256,8 @@ pub fn table(nodes: &[Node]) -> Table {
         Table::new(["NODE", "HEALTHY", "AGENT", "PROXY", "ENROLLED", "PENDING", "REFUSED", "FAULTS", "DROPS", "NOTES"]);
     for node in nodes {
         let cells = match &node.status {
-            Err(why) => ["no", "", "", "", "", "", "", "", why].map(str::to_owned),
+            // Why is said on standard error.
+            Err(_) => ["no", "", "", "", "", "", "", "", "no answer"].map(str::to_owned),
             Ok(status) => {
                 let dropped = status.faults.get(EVENT_DROPPED).copied().unwrap_or_default();
                 [
@@ -387,6 +396,7 @@ pod source    ok
 refused       no-listener 5
 faults        pending-insert 2
 watchers      0
+cni           off
 keeper        off
 "
         );
@@ -415,6 +425,7 @@ keeper        off
         assert!(!healthy(&|answer| answer.pods_pending = 1));
         assert!(!healthy(&|answer| answer.source_error = "pods.toml: line 3".to_owned()));
         assert!(!healthy(&|answer| answer.pods_cgroup_error = "no kubepods below /sys/fs/cgroup".to_owned()));
+        assert!(!healthy(&|answer| answer.cni_error = "/etc/cni/net.d has no CNI configuration yet".to_owned()));
         let trouble = pb::Keeper { problem: "it ended".to_owned(), ..Default::default() };
         assert!(!healthy(&|answer| answer.keeper = Some(trouble.clone())));
         assert!(!healthy(&|answer| answer.proxies[0].state = "draining".to_owned()));
@@ -443,7 +454,7 @@ keeper        off
 NODE  HEALTHY  AGENT  PROXY        ENROLLED  PENDING  REFUSED  FAULTS  DROPS  NOTES
 a     yes      0.1.0  0.1.0        3         0        5        2       0      -
 b     no       0.1.0  0.1.0,0.0.9  3         5        5        2       7      default/late: no netns; default/late: no netns; default/late: no netns; 2 more pending
-c     no       -      -            -         -        -        -       -      no weir pod
+c     no       -      -            -         -        -        -       -      no answer
 "
         );
         let skewed = skew(&nodes, "0.1.0").unwrap();

@@ -90,6 +90,24 @@ pub enum State {
     Failed(String),
 }
 
+impl State {
+    /// The file that has the entry.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Installed(file) => Some(file),
+            Self::Waiting(_) | Self::Failed(_) => None,
+        }
+    }
+
+    /// Why no file has it.
+    pub fn problem(&self) -> Option<&str> {
+        match self {
+            Self::Installed(_) => None,
+            Self::Waiting(reason) | Self::Failed(reason) => Some(reason),
+        }
+    }
+}
+
 /// The plugin's place on the host. A clone is the same place.
 #[derive(Clone, Debug)]
 pub struct Place {

@@ -55,6 +55,10 @@ pub struct StatusResponse {
     pub pods_passed_over: u32,
     #[prost(message, optional, tag = "21")]
     pub keeper: ::core::option::Option<Keeper>,
+    #[prost(string, tag = "22")]
+    pub cni: ::prost::alloc::string::String,
+    #[prost(string, tag = "23")]
+    pub cni_error: ::prost::alloc::string::String,
 }
 impl ::prost::Name for StatusResponse {
     const NAME: &'static str = "StatusResponse";
