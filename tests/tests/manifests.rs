@@ -6,6 +6,7 @@ use std::{
     env, fs,
     path::PathBuf,
     process::{Command, Output},
+    time::Duration,
 };
 
 use k8s_openapi::{
@@ -18,6 +19,7 @@ use k8s_openapi::{
     serde::{Serialize, de::DeserializeOwned},
 };
 use serde_json::{Value, json};
+use weir_tests::{mesh::binary, process::Launch};
 
 /// Values that switch everything on.
 const EVERYTHING: [&str; 8] = [
@@ -368,6 +370,37 @@ fn a_namespace_that_weir_s_pods_may_run_in_is_made_unless_the_release_lives_ther
     let namespaces: BTreeSet<&str> =
         objects.iter().filter_map(|object| object["metadata"]["namespace"].as_str()).collect();
     assert_eq!(namespaces, BTreeSet::from(["weir-system"]));
+}
+
+/// What `weir-agent check` says of a configuration, if it does not like it; what it says of this machine is not asked.
+fn problem_of(configuration: &str) -> Option<String> {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("agent.toml");
+    fs::write(&path, configuration).expect("a file of this test");
+    let outcome = Launch::new(binary("weir-agent"), directory.path())
+        .args(["check", "--config", &path.display().to_string()])
+        .output(Duration::from_secs(30));
+    outcome.stderr.contains("agent.toml:").then_some(outcome.stderr)
+}
+
+#[test]
+fn the_agent_takes_the_chart_s_configuration() {
+    let exclusions = [
+        "redirect.excludeOutboundCidrs={10.0.0.0/8,fd00::/8}",
+        "redirect.excludeOutboundPorts={25,587}",
+        "redirect.excludeInboundPorts={9100}",
+        "agent.healthAddress=::",
+        "host.cgroup2=/sys/fs/cgroup/unified",
+        "enroll.istioLabels=true",
+        "keeper.patience=1m30s",
+    ];
+    for values in [&[][..], &EVERYTHING, &exclusions, &["cni.enabled=false", "keeper.enabled=false"]] {
+        let objects = chart(values);
+        let configuration = one(&objects, "ConfigMap", "weir")["data"]["agent.toml"].as_str().expect("text");
+        assert_eq!(problem_of(configuration), None, "{configuration}");
+    }
+    let problem = problem_of("wrokers = 1\n[source.kubernetes]\n").expect("no such key");
+    assert!(problem.contains("unknown field `wrokers`"), "{problem}");
 }
 
 #[test]
