@@ -78,6 +78,8 @@ impl Story {
                     pending.reason.clone_from(reason);
                     let due = now >= pending.since + PENDING && pending.told.as_ref() != Some(reason);
                     if due {
+                        // Now it is this agent's story.
+                        self.inherited.remove(uid);
                         pending.told = Some(reason.clone());
                         told.push((uid.clone(), What::Failed(reason.clone())));
                     }
@@ -153,5 +155,11 @@ mod tests {
         assert_eq!(story.go_on(&at(Some(redirected())), now), []);
         assert_eq!(story.go_on(&at(None), now), told(Some(What::Withdrawn)));
         assert_eq!(story.go_on(&at(Some(redirected())), now), told(Some(What::Enrolled)));
+
+        let mut story = Story::new(["u".to_owned()].into());
+        story.go_on(&at(Some(pending("annotation x: invalid"))), now);
+        story.go_on(&at(Some(pending("annotation x: invalid"))), now + PENDING);
+        let enrolled = story.go_on(&at(Some(redirected())), now + PENDING);
+        assert_eq!(enrolled, told(Some(What::Enrolled)), "it was said that it is not");
     }
 }

@@ -129,6 +129,9 @@ pub fn boot(proc: &Path) -> String {
 pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension(format!("json.{}", std::process::id()));
     let written = (|| {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
         // Nobody else has to know who runs here.
         let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(text)?;

@@ -1,12 +1,6 @@
 //! The task that turns what the reflectors hear into the listing.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    io,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -17,14 +11,14 @@ use tokio::{
 use super::{
     Namespaces, Shared,
     health::Health,
+    locations::{Locations, Wanted},
     objects::{Namespace, NamespaceObject, NodeObject, Pod, PodObject},
-    record::{self, Record, RecordedNetns, RecordedPod},
+    record::{self, Record, RecordedPod},
     reflector::{Heard, Listener, reflect},
     selection::Choice,
 };
 use crate::{
     locate::Locator,
-    netns::{Identity, Netns},
     sources::{Listing, PassedOver, PodNetns, PodSpec},
 };
 
@@ -32,16 +26,10 @@ use crate::{
 const BATCH: usize = 512;
 /// Listings come no faster than this.
 const PUBLISH: Duration = Duration::from_millis(20);
+/// Without anything due, looked at again.
+const IDLE: Duration = Duration::from_secs(60);
 /// The record is written this soon after a change.
 const WRITE: Duration = Duration::from_millis(200);
-/// How often a pod's namespace is asked for again; what is not found is asked for sooner, less and less often.
-const LOCATE: Duration = Duration::from_secs(10);
-const FIRST_LOCATE: Duration = Duration::from_millis(100);
-/// How often a pod that leaves is looked after.
-const LEAVING: Duration = Duration::from_secs(1);
-/// Changes that the locator tells of come together.
-const RELOCATE: Duration = Duration::from_millis(30);
-
 /// What the source hears.
 pub enum Message {
     Pods(Heard<PodObject>),
@@ -58,30 +46,14 @@ pub struct Senders {
     pub uninstall: watch::Sender<bool>,
 }
 
-/// A pod's namespace, as far as it is known.
-struct Located {
-    netns: Result<Arc<Netns>, String>,
-    cookie: Option<u64>,
-    pause: Duration,
-    again: Instant,
-}
-
-/// What a look for a pod's namespace gave.
-struct Found {
-    uid: String,
-    netns: Result<Arc<Netns>, String>,
-    /// Only where the namespace is another one than before.
-    cookie: Option<u64>,
-}
-
 /// The task.
 pub struct Source {
     shared: Arc<Shared>,
-    locator: Arc<Locator>,
+    locations: Locations,
+    moved: watch::Receiver<u64>,
     senders: Senders,
     recalled: Option<Record>,
     from_record: bool,
-    located: HashMap<String, Located>,
     pods: Health,
     namespaces: Health,
     node: Health,
@@ -99,11 +71,11 @@ impl Source {
         let recall_at = recalled.as_ref().map(|_| Instant::now() + shared.settings.first_list);
         Self {
             shared,
-            locator,
+            locations: Locations::new(locator.clone()),
+            moved: locator.changed(),
             senders,
             recalled,
             from_record: false,
-            located: HashMap::new(),
             pods: Health::new("pods"),
             namespaces: Health::new("namespaces"),
             node: Health::new("nodes"),
@@ -120,13 +92,12 @@ impl Source {
     pub async fn run(mut self, messages: mpsc::Sender<Message>, mut heard: mpsc::Receiver<Message>) {
         self.seed().await;
         let _reflectors = self.reflectors(messages);
-        let mut moved = self.locator.changed();
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let due = self.due();
             tokio::select! {
                 _ = heard.recv_many(&mut batch, BATCH) => {}
-                Ok(()) = moved.changed() => self.relocate(),
+                Ok(()) = self.moved.changed() => self.news(),
                 () = sleep_until(due) => {}
                 () = self.senders.listing.closed() => return,
             }
@@ -157,19 +128,8 @@ impl Source {
         if record.boot != self.shared.settings.boot {
             return;
         }
-        let known: Vec<(String, RecordedNetns)> =
-            record.pods.iter().filter_map(|pod| Some((pod.pod.uid.clone(), pod.netns.clone()?))).collect();
-        let locator = self.locator.clone();
-        let seeding = spawn_blocking(move || {
-            for (uid, RecordedNetns { path, cookie }) in known {
-                if let Ok(netns) = Netns::open(&path)
-                    && netns.look().is_ok_and(|contents| contents.cookie == cookie)
-                {
-                    locator.seed(&uid, Arc::new(netns));
-                }
-            }
-        });
-        let _ = seeding.await;
+        let known = record.pods.iter().filter_map(|pod| Some((pod.pod.uid.clone(), pod.netns.clone()?))).collect();
+        self.locations.seed(known).await;
     }
 
     fn hear(&mut self, message: Message) {
@@ -198,9 +158,7 @@ impl Source {
         drop(cluster);
         let now = Instant::now();
         for uid in changed {
-            if let Some(located) = self.located.get_mut(&uid) {
-                (located.again, located.pause) = (now, FIRST_LOCATE);
-            }
+            self.locations.changed(&uid, now);
         }
         self.publish_soon(now);
     }
@@ -210,20 +168,13 @@ impl Source {
         self.publish_at.get_or_insert(after);
     }
 
-    /// The locator knows more than before.
-    fn relocate(&mut self) {
-        let soon = Instant::now() + RELOCATE;
-        for located in self.located.values_mut() {
-            // One that waits for its namespace waits no longer.
-            located.again = located.again.min(if located.netns.is_err() { Instant::now() } else { soon });
-        }
-        self.publish_soon(Instant::now());
+    fn news(&mut self) {
+        self.locations.news(Instant::now());
     }
 
     fn due(&self) -> Instant {
-        let next = self.located.values().map(|located| located.again).min();
-        let due = [self.publish_at, self.record_at, self.recall_at, next].into_iter().flatten().min();
-        due.unwrap_or_else(|| Instant::now() + LOCATE)
+        let due = [self.publish_at, self.record_at, self.recall_at, self.locations.due()].into_iter().flatten().min();
+        due.unwrap_or_else(|| Instant::now() + IDLE)
     }
 
     async fn tend(&mut self) {
@@ -260,56 +211,20 @@ impl Source {
         self.publish_soon(Instant::now());
     }
 
-    /// Looks for the namespaces of wanted pods that are due.
+    /// Looks for the namespaces of wanted pods.
     async fn locate(&mut self, now: Instant) {
-        let wanted: BTreeSet<String> = {
+        let wanted = {
             let cluster = self.shared.cluster.read();
             let enrolled = cluster.choices().filter(|(_, choice)| *choice == Choice::Enroll);
-            enrolled.map(|(pod, _)| pod.uid.clone()).collect()
+            enrolled.map(|(pod, _)| Wanted { uid: pod.uid.clone(), leaving: !cluster.is_present(&pod.uid) }).collect()
         };
-        self.located.retain(|uid, _| wanted.contains(uid));
-        let due = wanted.into_iter().filter(|uid| self.located.get(uid).is_none_or(|located| located.again <= now));
-        let due: Vec<(String, Option<Identity>)> = due
-            .map(|uid| {
-                let before = self.located.get(&uid).and_then(|located| located.netns.as_ref().ok());
-                let identity = before.map(|netns| netns.identity());
-                (uid, identity)
-            })
-            .collect();
-        if due.is_empty() {
-            return;
+        let changes = self.locations.look(wanted, now).await;
+        for uid in &changes.gone {
+            tracing::debug!(uid, "the last of a deleted pod is gone");
+            self.shared.cluster.write().left(uid);
         }
-        let locator = self.locator.clone();
-        let looking =
-            spawn_blocking(move || due.into_iter().map(|(uid, before)| look(&locator, uid, before)).collect());
-        let found: Vec<Found> = looking.await.unwrap_or_default();
-        let now = Instant::now();
-        for Found { uid, netns, cookie } in found {
-            let present = self.shared.cluster.read().is_present(&uid);
-            if netns.is_err() && !present {
-                tracing::debug!(uid, "the last of a deleted pod is gone");
-                self.shared.cluster.write().left(&uid);
-                self.located.remove(&uid);
-                self.publish_soon(now);
-                continue;
-            }
-            let before = self.located.remove(&uid);
-            let same = before.as_ref().is_some_and(|before| match (&before.netns, &netns) {
-                (Ok(before), Ok(netns)) => before.identity() == netns.identity(),
-                (Err(before), Err(reason)) => before == reason,
-                _ => false,
-            });
-            let pause = match (&netns, &before) {
-                (Ok(_), _) if !present => LEAVING,
-                (Ok(_), _) => LOCATE,
-                (Err(_), Some(before)) if before.netns.is_err() => (before.pause * 3 / 2).min(LOCATE),
-                (Err(_), _) => FIRST_LOCATE,
-            };
-            let cookie = cookie.or(before.and_then(|before| before.cookie)).filter(|_| netns.is_ok());
-            self.located.insert(uid, Located { netns, cookie, pause, again: now + pause });
-            if !same {
-                self.publish_soon(now);
-            }
+        if changes.any || !changes.gone.is_empty() {
+            self.publish_soon(Instant::now());
         }
     }
 
@@ -329,7 +244,7 @@ impl Source {
                         continue;
                     }
                     Choice::Hold(reason) => PodNetns::Unknown(reason),
-                    Choice::Enroll => self.netns(&pod.uid),
+                    Choice::Enroll => self.locations.netns(&pod.uid),
                 };
                 pods.push(spec(pod, netns));
             }
@@ -358,14 +273,6 @@ impl Source {
         });
         if listed.pods && listed.namespaces {
             self.record_at.get_or_insert_with(|| Instant::now() + WRITE);
-        }
-    }
-
-    fn netns(&self, uid: &str) -> PodNetns {
-        match self.located.get(uid).map(|located| &located.netns) {
-            Some(Ok(netns)) => PodNetns::Held(netns.clone()),
-            Some(Err(reason)) => PodNetns::Unknown(reason.clone()),
-            None => PodNetns::Unknown("the pod's network namespace was not looked for yet".to_owned()),
         }
     }
 
@@ -407,14 +314,7 @@ impl Source {
 
     fn record(&self) -> Record {
         let cluster = self.shared.cluster.read();
-        let recorded = |pod: &Arc<Pod>| {
-            let located = self.located.get(&pod.uid);
-            let netns = located.and_then(|located| {
-                let (netns, cookie) = (located.netns.as_ref().ok()?, located.cookie?);
-                Some(RecordedNetns { path: netns.path().to_owned(), cookie })
-            });
-            RecordedPod { pod: (**pod).clone(), netns }
-        };
+        let recorded = |pod: &Arc<Pod>| RecordedPod { pod: (**pod).clone(), netns: self.locations.record(&pod.uid) };
         let settings = &self.shared.settings;
         let namespaces = cluster.namespaces().cloned().collect();
         Record::new(&settings.node, &settings.boot, namespaces, cluster.pods().map(recorded).collect())
@@ -427,13 +327,6 @@ fn note<K>(health: &mut Health, heard: &Heard<K>) {
         Heard::Failed(failure) => health.failed(failure.clone()),
         _ => {}
     }
-}
-
-fn look(locator: &Locator, uid: String, before: Option<Identity>) -> Found {
-    let netns = locator.find(&uid).map_err(|not_yet| not_yet.to_string());
-    let new = netns.as_ref().ok().filter(|netns| Some(netns.identity()) != before);
-    let cookie = new.and_then(|netns| netns.look().ok()).map(|contents| contents.cookie);
-    Found { uid, netns, cookie }
 }
 
 /// Writes a record unless it is what was written before; what is in the file then.
