@@ -22,4 +22,5 @@ pub mod run;
 pub mod seccomp;
 pub mod sources;
 pub mod status;
+pub mod uninstall;
 pub mod unix;

@@ -24,6 +24,10 @@ use crate::{
     sources::{PodNetns, PodSpec},
 };
 
+/// weir's ports in a pod, and what says that they were reserved.
+const RESERVED: [(u16, u32); 2] =
+    [(OUTBOUND_PORT, pod_flag::RESERVED_OUTBOUND), (INBOUND_PORT, pod_flag::RESERVED_INBOUND)];
+
 /// Why a pod could not be enrolled or changed: its pending reason.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -67,6 +71,8 @@ pub(super) struct Pod {
     /// Empty for a pod that was taken over, until its sockets come back or are made anew.
     pub(super) listeners: Vec<PodListener>,
     pub(super) enrolled: SystemTime,
+    /// Which of weir's ports were reserved in its namespace, as bits of [`pod_flag`].
+    pub(super) reserved: u32,
     /// Tells of changes since its addresses were read, until somebody takes it to listen.
     pub(super) changes: Option<AddressChanges>,
 }
@@ -86,7 +92,13 @@ impl Pod {
         let of = |v4: bool| {
             self.redirect_ips.iter().find(|ip| ip.is_ipv4() == v4).map_or(Ip::UNSPECIFIED, |ip| (*ip).into())
         };
-        PodConfig { slot: self.slot, flags: self.flags(), ips, redirect_v4: of(true), redirect_v6: of(false) }
+        PodConfig {
+            slot: self.slot,
+            flags: self.flags() | self.reserved,
+            ips,
+            redirect_v4: of(true),
+            redirect_v6: of(false),
+        }
     }
 
     fn slot_config(&self) -> SlotConfig {
@@ -134,19 +146,51 @@ impl Ground {
             return Err(Error::NoAddress);
         }
         self.warn_of(&spec, &ips);
-        if let Err(error) = netns.reserve_ports(&self.proc, &[OUTBOUND_PORT, INBOUND_PORT]) {
-            // They lie outside the default range of source ports; the pod may have widened it.
-            tracing::warn!(pod = %spec.full_name(), %error, "weir's ports are not reserved in the pod");
-        }
-        let listeners = netns::listeners(&netns, &redirect_ips, self.workers)?;
+        let reserved = self.reserve_ports(&spec, &netns);
         let enrolled = SystemTime::now();
-        let pod = Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners, enrolled, changes };
-        self.insert(&pod).inspect_err(|_| {
-            if let Err(error) = self.redirect.release(slot) {
-                tracing::error!(slot, %error, "a slot is not clean after a failed enrolment");
+        let listeners = Vec::new();
+        let mut pod =
+            Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners, enrolled, reserved, changes };
+        if let Err(error) = self.open_up(&mut pod) {
+            self.release_ports(&pod);
+            return Err(error);
+        }
+        Ok(pod)
+    }
+
+    /// Makes the pod's sockets, and redirects to them.
+    fn open_up(&self, pod: &mut Pod) -> Result<(), Error> {
+        pod.listeners = netns::listeners(&pod.netns, &pod.redirect_ips, self.workers)?;
+        self.insert(pod).inspect_err(|_| {
+            if let Err(error) = self.redirect.release(pod.slot) {
+                tracing::error!(slot = pod.slot, %error, "a slot is not clean after a failed enrolment");
             }
         })?;
-        Ok(pod)
+        Ok(())
+    }
+
+    /// Reserves weir's ports in the pod's namespace. Which of them were not, as bits of [`pod_flag`].
+    fn reserve_ports(&self, spec: &PodSpec, netns: &Netns) -> u32 {
+        match netns.reserve_ports(&self.proc, &[OUTBOUND_PORT, INBOUND_PORT]) {
+            Ok(added) => RESERVED.iter().filter(|(port, _)| added.contains(port)).map(|(_, bit)| bit).sum(),
+            Err(error) => {
+                // They lie outside the default range of source ports; the pod may have widened it.
+                tracing::warn!(pod = %spec.full_name(), %error, "weir's ports are not reserved in the pod");
+                0
+            }
+        }
+    }
+
+    /// Gives back the ports that were reserved for weir in the pod's namespace.
+    pub(super) fn release_ports(&self, pod: &Pod) {
+        let reserved = RESERVED.iter().filter(|(_, bit)| pod.reserved & bit != 0);
+        let ports: Vec<u16> = reserved.map(|(port, _)| *port).collect();
+        if ports.is_empty() {
+            return;
+        }
+        if let Err(error) = pod.netns.release_ports(&self.proc, &ports) {
+            tracing::warn!(pod = %pod.spec.full_name(), %error, "weir's ports stay reserved in the pod");
+        }
     }
 
     fn insert(&self, pod: &Pod) -> Result<(), redirect::Error> {
@@ -206,7 +250,9 @@ impl Ground {
         self.redirect.steer(slot, &netns)?;
         let enrolled = SystemTime::now();
         let listeners = Vec::new();
-        let mut pod = Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners, enrolled, changes };
+        let reserved = present.flags & (pod_flag::RESERVED_OUTBOUND | pod_flag::RESERVED_INBOUND);
+        let mut pod =
+            Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners, enrolled, reserved, changes };
         if !netns::is_held(&pod.netns, &rewritten)? {
             // Nobody can hand sockets back: connections were refused, and need not be any longer.
             self.listen(&mut pod)?;

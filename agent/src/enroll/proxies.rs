@@ -59,7 +59,7 @@ impl Proxies {
             proxy = proxy.id.0, pid = peer.pid, uid = peer.uid, version = %hello.proxy_version, workers = hello.workers,
             pods_held = hello.pods_held, own, "a proxy connected"
         );
-        self.fleet.join(proxy.id, hello.generation);
+        self.fleet.join(proxy.id, own, hello.generation);
         proxy.send(from_agent::Message::Maps(handoff::Maps {}), maps.into_iter().map(Arc::new).collect());
         let since = SystemTime::now();
         self.connected

@@ -160,6 +160,9 @@ impl Reconciler {
         let Some(status) = self.pod_status(uid) else { return };
         let Some(pod) = self.pods.remove(uid) else { return };
         self.take_out(pod.cookie, pod.slot);
+        if !gone {
+            self.ground.release_ports(&pod);
+        }
         let drain = if gone { Duration::ZERO } else { self.settings.redirect.drain };
         tracing::info!(pod = %pod.spec.full_name(), uid, slot = pod.slot, netns_gone = gone, "pod withdrawn");
         self.let_go(uid, status, pod.cookie, drain);

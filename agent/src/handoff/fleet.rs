@@ -1,4 +1,7 @@
-//! Which of the connected proxies accepts: the newest that said Ready. The older ones drain.
+//! Which of the connected proxies accepts: the newest of the agent's own pod that said Ready. The others drain.
+//!
+//! A proxy of another pod is that of an earlier or of a failed rollout, however late its container was started; it accepts
+//! while there is no other.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +11,19 @@ use crate::status::ProxyState;
 /// A connected proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
+    /// Whether it is in the agent's own pod.
+    pub own: bool,
     /// Unix time of its start, in nanoseconds.
     pub generation: u64,
     /// Where it stands.
     pub state: ProxyState,
+}
+
+impl Member {
+    /// The higher one goes before.
+    fn rank(&self, id: ProxyId) -> (bool, u64, ProxyId) {
+        (self.own, self.generation, id)
+    }
 }
 
 /// The connected proxies.
@@ -22,8 +34,8 @@ pub struct Fleet {
 
 impl Fleet {
     /// A proxy said Hello.
-    pub fn join(&mut self, id: ProxyId, generation: u64) {
-        self.members.insert(id, Member { generation, state: ProxyState::Syncing });
+    pub fn join(&mut self, id: ProxyId, own: bool, generation: u64) {
+        self.members.insert(id, Member { own, generation, state: ProxyState::Syncing });
     }
 
     /// A proxy is gone.
@@ -57,7 +69,7 @@ impl Fleet {
     /// The proxy that accepts; none while none is ready.
     pub fn acceptor(&self) -> Option<ProxyId> {
         let ready = self.members.iter().filter(|(_, member)| member.state == ProxyState::Ready);
-        ready.max_by_key(|(id, member)| (member.generation, **id)).map(|(id, _)| *id)
+        ready.max_by_key(|(id, member)| member.rank(**id)).map(|(id, _)| *id)
     }
 
     /// The proxies that are to know of pods: those that do not drain.
@@ -68,7 +80,7 @@ impl Fleet {
     /// The proxy whose word on a pod counts: the one that accepts, else the newest that will.
     pub fn speaker(&self) -> Option<ProxyId> {
         let serving = self.members.iter().filter(|(_, member)| member.state != ProxyState::Draining);
-        self.acceptor().or_else(|| serving.max_by_key(|(id, member)| (member.generation, **id)).map(|(id, _)| *id))
+        self.acceptor().or_else(|| serving.max_by_key(|(id, member)| member.rank(**id)).map(|(id, _)| *id))
     }
 
     /// Where a proxy stands.
@@ -88,12 +100,12 @@ mod tests {
     #[test]
     fn the_newest_that_is_ready_accepts_and_the_older_drain() {
         let mut fleet = Fleet::default();
-        fleet.join(id(1), 100);
+        fleet.join(id(1), true, 100);
         assert_eq!((fleet.acceptor(), fleet.speaker()), (None, Some(id(1))));
         assert_eq!(fleet.ready(id(1)), []);
         assert_eq!(fleet.acceptor(), Some(id(1)));
 
-        fleet.join(id(2), 200);
+        fleet.join(id(2), true, 200);
         assert_eq!(fleet.acceptor(), Some(id(1)), "a newer one accepts only when it is ready");
         assert_eq!(fleet.serving().collect::<Vec<_>>(), [id(1), id(2)]);
         assert_eq!(fleet.ready(id(2)), [id(1)]);
@@ -107,12 +119,26 @@ mod tests {
     #[test]
     fn an_older_one_that_is_ready_later_drains_at_once() {
         let mut fleet = Fleet::default();
-        fleet.join(id(1), 200);
-        fleet.join(id(2), 100);
+        fleet.join(id(1), true, 200);
+        fleet.join(id(2), true, 100);
         assert_eq!(fleet.ready(id(1)), []);
         assert_eq!(fleet.ready(id(2)), [id(2)]);
         assert_eq!(fleet.acceptor(), Some(id(1)));
         fleet.draining(id(1));
         assert_eq!(fleet.acceptor(), None);
+    }
+
+    #[test]
+    fn a_proxy_of_another_pod_accepts_only_while_there_is_no_other() {
+        let mut fleet = Fleet::default();
+        fleet.join(id(1), false, 100);
+        assert_eq!(fleet.ready(id(1)), []);
+        assert_eq!(fleet.acceptor(), Some(id(1)));
+        fleet.join(id(2), true, 200);
+        assert_eq!(fleet.ready(id(2)), [id(1)]);
+        // The old pod's container is started again, after the new one's.
+        fleet.join(id(3), false, 300);
+        assert_eq!(fleet.ready(id(3)), [id(3)]);
+        assert_eq!(fleet.acceptor(), Some(id(2)));
     }
 }

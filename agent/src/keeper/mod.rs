@@ -18,6 +18,7 @@ mod wire;
 
 pub use client::{Caring, Keeper, Status};
 pub use process::{Error, keep};
+pub use start::dismiss;
 
 use std::{
     path::{Path, PathBuf},

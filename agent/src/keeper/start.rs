@@ -126,6 +126,18 @@ fn last_words(settings: &Settings) -> Option<String> {
     log.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
 }
 
+/// Has a keeper end that no agent is connected to, if there is one, and removes what it left. What went wrong.
+pub async fn dismiss(settings: &Settings) -> Result<(), String> {
+    let dismissed = match Link::dial(&settings.socket, &settings.instance).await {
+        Ok(link) => link.dismiss().await,
+        Err(error) if error.is_absence() => Ok(()),
+        Err(error) => Err(error),
+    };
+    dismissed.map_err(|error| format!("the keeper at {}: {error}", settings.socket.display()))?;
+    clean_up(settings).await;
+    Ok(())
+}
+
 /// Removes what a keeper that has ended left: its socket, its log and, once it is empty, its cgroup.
 pub(super) async fn clean_up(settings: &Settings) {
     for path in [settings.socket.clone(), settings.log()] {

@@ -167,9 +167,14 @@ impl Netns {
     }
 
     /// Takes weir's ports out of the range that connections get their source ports from, so that the application does
-    /// not happen to sit on them. `proc` is where procfs is mounted writable. Blocks.
-    pub fn reserve_ports(&self, proc: &Path, ports: &[u16]) -> Result<(), Error> {
+    /// not happen to sit on them. `proc` is where procfs is mounted writable. Those that were not reserved before. Blocks.
+    pub fn reserve_ports(&self, proc: &Path, ports: &[u16]) -> Result<Vec<u16>, Error> {
         self.run(|| reserved::reserve(proc, ports))
+    }
+
+    /// Gives ports back that were reserved. Blocks.
+    pub fn release_ports(&self, proc: &Path, ports: &[u16]) -> Result<(), Error> {
+        self.run(|| reserved::release(proc, ports))
     }
 }
 

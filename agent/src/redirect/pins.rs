@@ -48,7 +48,7 @@ impl Pins {
     }
 
     /// Locks the directory; none if it is not there.
-    fn lock_existing(directory: &Path) -> Result<Option<Self>, Error> {
+    pub fn lock_existing(directory: &Path) -> Result<Option<Self>, Error> {
         let failed = |source| Error::Io { action: "lock", path: directory.to_owned(), source };
         let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(directory);
         let file = match opened {
@@ -106,13 +106,6 @@ impl Drop for Pins {
     }
 }
 
-/// Removes the pins of an instance, and with them its links, which detaches the programs. Whether there were any.
-pub fn uninstall(directory: &Path) -> Result<bool, Error> {
-    let Some(pins) = Pins::lock_existing(directory)? else { return Ok(false) };
-    pins.remove()?;
-    Ok(true)
-}
-
 impl Pins {
     /// Removes the directories that are empty; that of all instances goes with the last of them.
     fn remove_directories(&self) {
@@ -126,7 +119,7 @@ impl Pins {
     }
 
     /// Removes everything: what redirects first, then what steers, then the rest.
-    pub(super) fn remove(&self) -> Result<(), Error> {
+    pub fn remove(&self) -> Result<(), Error> {
         let mut links = self.names("links")?;
         links.sort_by_key(|name| !name.starts_with(CONNECT));
         for name in links {
@@ -179,6 +172,9 @@ mod tests {
     fn one_agent_at_a_time_and_uninstall_is_idempotent() {
         let base = tempfile::tempdir().unwrap();
         let directory = base.path().join("weir/blue");
+        let uninstall = |directory: &Path| -> Result<bool, Error> {
+            Pins::lock_existing(directory)?.map(|pins| pins.remove()).transpose().map(|removed| removed.is_some())
+        };
         assert!(!uninstall(&directory).unwrap());
 
         let pins = Pins::lock(&directory).unwrap();

@@ -1,16 +1,23 @@
 //! All that runs while this agent is the one that enrols pods: it holds the pins' lock and the sockets.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context;
 use parking_lot::RwLock;
 use tokio::{
     sync::{mpsc, watch},
-    task::{JoinHandle, JoinSet},
+    task::{JoinHandle, JoinSet, block_in_place},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{node::Node, pods::Pods};
+use super::{
+    node::Node,
+    pods::{Kubernetes, Pods},
+};
 use crate::{
     api, cni,
     enroll::{Ground, Order, Progressing, Reconciler, Registry, Settings},
@@ -19,10 +26,13 @@ use crate::{
     lead::{Heir, Tenure, Turn},
     redirect::{Redirect, inspect::Pinned, node},
     status::{Board, SharedBoard},
+    uninstall::Remains,
 };
 
 /// What proxies said and the reconciler has not heard yet.
 const EVENTS: usize = 256;
+/// After a failed attempt to remove everything.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The tasks of an agent that leads.
 pub(super) struct Leading {
@@ -31,13 +41,34 @@ pub(super) struct Leading {
     turn: Turn,
     redirect: Arc<Redirect>,
     /// Sees to the keeper.
-    _caring: Caring,
+    caring: Caring,
+    /// Whether weir is being taken off the cluster.
+    uninstall: Option<watch::Receiver<bool>>,
+    remains: Remains,
     /// Ends the API; whoever still watches events sees the end of their stream.
     stop: CancellationToken,
     serving: JoinHandle<Result<(), api::Error>>,
     reconciling: JoinHandle<Vec<ListenersHandedBack>>,
     /// The rest, which ends when it is dropped.
     others: JoinSet<()>,
+}
+
+/// Why an agent does not lead any more.
+pub(super) enum Over {
+    /// Another one is to.
+    Superseded(Heir),
+    /// weir is being taken off the cluster.
+    Uninstall,
+}
+
+/// What is left of an agent that led.
+pub(super) struct Stopped {
+    /// The pins, still locked.
+    pub(super) redirect: Arc<Redirect>,
+    /// The pods' listening sockets.
+    pub(super) sockets: Vec<ListenersHandedBack>,
+    caring: Caring,
+    remains: Remains,
 }
 
 impl Leading {
@@ -76,6 +107,8 @@ impl Leading {
             }
             kubernetes.install_cni(board.clone(), &mut others);
         }
+        let uninstall = kubernetes.as_ref().map(Kubernetes::uninstall);
+        let remains = Remains::new(config, &features.cgroup2, kubernetes.as_ref().and_then(Kubernetes::cni));
         let reconciling = tokio::spawn(reconciler.run(source, heard, ordered));
         if let Some(place) = config.node_processes.pods_cgroup.clone() {
             others.spawn(node::watch(place, features.root(), redirect.config(), board.clone()));
@@ -88,19 +121,28 @@ impl Leading {
             kernel = %features.kernel, cgroup2 = %features.cgroup2.display(), pins = %redirect.directory().display(),
             adopted = redirect.adopted(), "agent started"
         );
-        Ok(Self { orders, milestones, turn, redirect, _caring: caring, stop, serving, reconciling, others })
+        Ok(Self { orders, milestones, turn, redirect, caring, uninstall, remains, stop, serving, reconciling, others })
     }
 
-    /// Waits until another agent is to lead, or until something ends that should not.
-    pub(super) async fn over(&mut self) -> anyhow::Result<Heir> {
-        let Self { milestones, turn, serving, reconciling, .. } = self;
+    /// Waits until another agent is to lead, or weir is to go, or something ends that should not.
+    pub(super) async fn over(&mut self) -> anyhow::Result<Over> {
+        let Self { milestones, turn, serving, reconciling, uninstall, .. } = self;
+        let told = async {
+            if let Some(uninstall) = uninstall
+                && uninstall.wait_for(|uninstall| *uninstall).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
+        };
         let settled = async {
             if milestones.wait_for(|milestones| milestones.settled).await.is_err() {
                 std::future::pending().await
             }
         };
         tokio::select! {
-            heir = turn.over(settled) => Ok(heir),
+            heir = turn.over(settled) => Ok(Over::Superseded(heir)),
+            () = told => Ok(Over::Uninstall),
             ended = serving => {
                 ended.context("the API server ended")??;
                 Err(anyhow::anyhow!("the API server ended"))
@@ -112,10 +154,34 @@ impl Leading {
         }
     }
 
-    /// Ends everything, after the step in hand. Pins, and with them the redirect, stay. What was led, and the pods'
-    /// listening sockets.
-    pub(super) async fn stop(self) -> (Arc<Redirect>, Vec<ListenersHandedBack>) {
-        let Self { orders, turn, redirect, stop, serving, reconciling, mut others, .. } = self;
+    /// Takes weir off the node: withdraws every pod, lets connections drain (until `end` at the latest), and removes what
+    /// agents leave. What could not be removed is tried again, until `end`.
+    pub(super) async fn uninstall(self, end: &CancellationToken) {
+        let mut problems: Vec<String> = block_in_place(|| self.remains.close_cni()).err().into_iter().collect();
+        self.orders.send_replace(Order::Leave);
+        let mut milestones = self.milestones.clone();
+        let _ = end.run_until_cancelled(milestones.wait_for(|milestones| milestones.left)).await;
+        let Stopped { redirect, caring, remains, .. } = self.stop().await;
+        problems.extend(block_in_place(|| redirect.remove()).err().map(|error| error.to_string()));
+        caring.dismiss().await;
+        problems.extend(block_in_place(|| remains.sweep()));
+        while !problems.is_empty() {
+            tracing::error!(problems = %problems.join("; "), "weir is not off this node yet");
+            if end.run_until_cancelled(sleep(AGAIN)).await.is_none() {
+                return;
+            }
+            problems = block_in_place(|| {
+                let closed = remains.close_cni().err().into_iter();
+                let removed = redirect.remove().err().map(|error| error.to_string());
+                closed.chain(removed).chain(remains.sweep()).collect()
+            });
+        }
+        tracing::info!("weir is off this node");
+    }
+
+    /// Ends everything, after the step in hand. Pins, and with them the redirect, stay.
+    pub(super) async fn stop(self) -> Stopped {
+        let Self { orders, turn, redirect, caring, remains, stop, serving, reconciling, mut others, .. } = self;
         drop(turn);
         orders.send_replace(Order::Stop);
         let sockets = if reconciling.is_finished() { Vec::new() } else { reconciling.await.unwrap_or_default() };
@@ -124,7 +190,7 @@ impl Leading {
             let _ = serving.await;
         }
         others.shutdown().await;
-        (redirect, sockets)
+        Stopped { redirect, caring, remains, sockets }
     }
 }
 

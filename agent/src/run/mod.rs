@@ -35,7 +35,7 @@ use crate::{
     redirect::Redirect,
     seccomp,
 };
-use lead::Leading;
+use lead::{Leading, Over, Stopped};
 use node::Node;
 
 /// Threads of the runtime; one may be busy with a step of the reconciler.
@@ -70,7 +70,15 @@ fn live(outer: &Runtime, node: &Node) -> anyhow::Result<()> {
         let led = inner.block_on(lead(node, tenure, &end));
         // Requests for sockets may wait on the pool of blocking threads; nobody waits for them any more.
         inner.shutdown_timeout(LAST_STEPS);
-        let Some((heir, redirect, sockets)) = led? else { return Ok(()) };
+        let (heir, redirect, sockets) = match led? {
+            Led::Ended => return Ok(()),
+            Led::Uninstalled => {
+                node.health.enter(Stage::Uninstalled);
+                outer.block_on(end.cancelled());
+                return Ok(());
+            }
+            Led::Superseded(heir, redirect, sockets) => (heir, redirect, sockets),
+        };
         redirect.retire();
         drop(redirect);
         node.health.enter(Stage::Superseded);
@@ -116,23 +124,43 @@ async fn tell_standing(mut standing: watch::Receiver<Standing>, health: Health) 
     }
 }
 
-/// Leads until the end, or until another agent is to lead: which one, what it takes over and the pods' sockets.
-async fn lead(
-    node: &Node,
-    tenure: Tenure,
-    end: &CancellationToken,
-) -> anyhow::Result<Option<(Heir, Arc<Redirect>, Vec<ListenersHandedBack>)>> {
+/// How leading ended.
+enum Led {
+    /// The process is to end.
+    Ended,
+    /// Another agent is to lead.
+    Superseded(Heir, Arc<Redirect>, Vec<ListenersHandedBack>),
+    /// weir is off the node.
+    Uninstalled,
+}
+
+/// Leads until the end, until another agent is to lead, or until weir is to go.
+async fn lead(node: &Node, tenure: Tenure, end: &CancellationToken) -> anyhow::Result<Led> {
     let mut leading = Leading::start(node, tenure).await?;
-    let ended = tokio::select! {
+    let over = tokio::select! {
         () = end.cancelled() => Ok(None),
         over = leading.over() => over.map(Some),
     };
-    match &ended {
-        Ok(Some(heir)) => tracing::info!(heir = %heir.identity(), "agent steps down; the redirect stays"),
-        _ => tracing::info!("agent stops; the redirect stays"),
+    match over {
+        Ok(Some(Over::Uninstall)) => {
+            leading.uninstall(end).await;
+            Ok(Led::Uninstalled)
+        }
+        Ok(Some(Over::Superseded(heir))) => {
+            tracing::info!(heir = %heir.identity(), "agent steps down; the redirect stays");
+            let Stopped { redirect, sockets, .. } = leading.stop().await;
+            Ok(Led::Superseded(heir, redirect, sockets))
+        }
+        Ok(None) => {
+            tracing::info!("agent stops; the redirect stays");
+            leading.stop().await;
+            Ok(Led::Ended)
+        }
+        Err(error) => {
+            leading.stop().await;
+            Err(error)
+        }
     }
-    let (redirect, sockets) = leading.stop().await;
-    Ok(ended?.map(|heir| (heir, redirect, sockets)))
 }
 
 /// An error with what caused it, but nothing twice: most of the agent's errors name their cause themselves.

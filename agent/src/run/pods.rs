@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use kube::Client;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
@@ -73,6 +73,16 @@ impl Kubernetes {
     /// Writes events of what becomes of pods.
     pub(super) fn write_events(&self, outcomes: &Outcomes, tasks: &mut JoinSet<()>) {
         tasks.spawn(events::run(self.handle.clone(), outcomes.subscribe(), self.own_pod.clone()));
+    }
+
+    /// Whether weir is being taken off the cluster.
+    pub(super) fn uninstall(&self) -> watch::Receiver<bool> {
+        self.handle.uninstall()
+    }
+
+    /// Where the CNI plugin is kept.
+    pub(super) fn cni(&self) -> Option<Place> {
+        self.cni.clone()
     }
 
     /// Answers the CNI plugin.

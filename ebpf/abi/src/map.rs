@@ -116,6 +116,11 @@ pub mod pod_flag {
     pub const ENROLLED: u32 = 1;
     /// The pod opted out of failing closed.
     pub const FAIL_OPEN: u32 = 2;
+    /// Only in [`PodConfig`](super::PodConfig), for whoever takes the pod out: weir reserved its outbound port in the
+    /// pod's namespace.
+    pub const RESERVED_OUTBOUND: u32 = 4;
+    /// The same for its inbound port.
+    pub const RESERVED_INBOUND: u32 = 8;
 }
 
 /// What the `sk_lookup` instance of a pod knows, by slot.

@@ -295,7 +295,13 @@ fn rule(number: u32) -> String {
 }
 
 fn pod_flags(flags: u32) -> String {
-    names(flags, &[(pod_flag::ENROLLED, "enrolled"), (pod_flag::FAIL_OPEN, "fail-open")])
+    let known = [
+        (pod_flag::ENROLLED, "enrolled"),
+        (pod_flag::FAIL_OPEN, "fail-open"),
+        (pod_flag::RESERVED_OUTBOUND, "reserved-outbound"),
+        (pod_flag::RESERVED_INBOUND, "reserved-inbound"),
+    ];
+    names(flags, &known)
 }
 
 /// Names of the bits that are set, bits without a name in hexadecimal.

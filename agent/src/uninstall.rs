@@ -1,0 +1,119 @@
+//! What weir leaves on a node, and taking it away.
+//!
+//! An agent that ends leaves everything: a crash is not an uninstall. Told that weir is to go, it takes its entry out of
+//! the container runtime's configuration first, so that no pod is held for an agent that is not there; then it withdraws
+//! every pod and lets its connections drain; then links and pins, the keeper, and the files go, and last the CNI plugin,
+//! as a runtime that has read the entry runs it once more. Every step may be repeated.
+
+use std::{
+    fs, io,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+};
+
+use nix::sys::socket::SockType;
+
+use crate::{
+    cni::install::{Place, file},
+    config::{Config, Source},
+    keeper, lead, sources, unix,
+};
+
+/// weir's namespace where nothing says otherwise; the CNI entry that is taken out does not depend on it.
+const NAMESPACE: &str = "weir-system";
+
+/// What an agent of this configuration leaves on the node, but for the pins.
+#[derive(Debug)]
+pub struct Remains {
+    cni: Option<Place>,
+    keeper: Option<keeper::Settings>,
+    sockets: Vec<(PathBuf, SockType)>,
+    files: Vec<PathBuf>,
+    /// Removed if they are empty then.
+    directories: Vec<PathBuf>,
+}
+
+impl Remains {
+    /// By the configuration. `cni` is the place of the CNI plugin that is kept in place by now, if it is.
+    pub fn new(config: &Config, cgroup2: &Path, cni: Option<Place>) -> Self {
+        let own_namespace = match &config.source {
+            Source::Kubernetes(source) => &source.namespace,
+            Source::File(_) => NAMESPACE,
+        };
+        let cni = cni.or_else(|| config.cni.clone().map(|cni| Place::new(cni, own_namespace)));
+        let keeper = config.keeper.as_ref().map(|keeper| {
+            keeper::Settings::new(&config.instance, &keeper.socket, cgroup2.join(&keeper.cgroup), keeper.patience)
+        });
+        let place = lead::Place::new(&config.pins(), config.state(), &config.instance);
+        let mut sockets = vec![
+            (config.paths.handoff.clone(), SockType::SeqPacket),
+            (config.paths.api.clone(), SockType::Stream),
+            (place.socket, SockType::SeqPacket),
+        ];
+        sockets.extend(config.cni.as_ref().map(|cni| (cni.socket.clone(), SockType::SeqPacket)));
+        let mut files = vec![place.lineage, sources::kubernetes::record_path(config.state(), &config.instance)];
+        files.extend(config.seccomp.as_ref().map(|seccomp| seccomp.profile.clone()));
+        let sockets_of_keeper = config.keeper.as_ref().map(|keeper| &keeper.socket);
+        let inside = sockets.iter().map(|(path, _)| path).chain(&files).chain(sockets_of_keeper);
+        let mut directories: Vec<PathBuf> = inside.filter_map(|path| path.parent().map(Path::to_owned)).collect();
+        directories.sort();
+        directories.dedup();
+        Self { cni, keeper, sockets, files, directories }
+    }
+
+    /// First: no pod is held any more. Blocks.
+    pub fn close_cni(&self) -> Result<(), String> {
+        let Some(cni) = &self.cni else { return Ok(()) };
+        cni.remove_entry().map_err(|error| error.to_string())
+    }
+
+    /// The keeper, unless an agent sees to it.
+    pub async fn dismiss_keeper(&self) -> Result<(), String> {
+        match &self.keeper {
+            Some(keeper) => keeper::dismiss(keeper).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The rest, once nothing is redirected: what could not be removed. Blocks.
+    pub fn sweep(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut note = |removed: Result<(), String>| problems.extend(removed.err());
+        if let Some(cni) = &self.cni {
+            note(cni.remove_state().map_err(|error| error.to_string()));
+        }
+        for (path, kind) in &self.sockets {
+            // Another instance's, in spite of the configuration.
+            if unix::listener_at(path, *kind).is_none() && is_socket(path) {
+                note(remove(path));
+            }
+        }
+        for path in &self.files {
+            note(remove(path));
+        }
+        for path in &self.directories {
+            // It is somebody else's too, or a mount point, or not there.
+            let _ = fs::remove_dir(path);
+        }
+        if let Some(cni) = &self.cni {
+            note(cni.remove_program().map_err(|error| error.to_string()));
+        }
+        problems
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+fn remove(path: &Path) -> Result<(), String> {
+    for path in [Some(path.to_owned()), file::unfinished(path)].into_iter().flatten() {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(format!("cannot remove {}: {error}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
