@@ -152,6 +152,19 @@ impl Place {
         self.file("agent.sock")
     }
 
+    /// The keeper's cgroup.
+    pub fn keeper_cgroup(&self) -> PathBuf {
+        self.node.cgroups().root().join(format!("keeper-{}", self.instance))
+    }
+
+    /// The tables of agent.toml that switch the keeper on.
+    pub fn keeper(&self, patience: &str) -> String {
+        let root = crate::cgroup::root();
+        let cgroup = self.keeper_cgroup();
+        let cgroup = cgroup.strip_prefix(root).expect("below the root of cgroup2");
+        format!("[keeper]\nsocket = {:?}\ncgroup = {cgroup:?}\npatience = {patience:?}\n", self.file("keeper.sock"))
+    }
+
     /// The directory of the pins.
     pub fn pins(&self) -> PathBuf {
         Path::new(BPFFS).join("weir").join(&self.instance)
@@ -257,6 +270,15 @@ impl Agent {
         assert!(self.process.ended().is_some(), "the agent still runs");
         self.process = Self::launch(&self.place, &self.configuration).start();
         self.wait_until_ready();
+    }
+
+    /// Starts another one at the same place, which takes the lead, and gives the former.
+    #[track_caller]
+    pub fn succeed(&mut self) -> Process {
+        let successor = Self::launch(&self.place, &self.configuration).start();
+        let former = std::mem::replace(&mut self.process, successor);
+        self.wait_until_ready();
+        former
     }
 
     /// Changes the pods.

@@ -1,0 +1,232 @@
+//! Agents and proxies that follow each other: taking over from a living one, and ending together.
+
+use std::{fs, net::SocketAddr, sync::Arc, thread::sleep, time::Duration};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use weir_tests::{
+    figure,
+    load::{Connections, Load, Request},
+    mesh::{Agent, Mesh, Place, PodSpec, Proxy},
+    net::{Net, Node, Pod},
+    poll::wait_for,
+    process::Process,
+    web::Nginx,
+    weirctl::number,
+};
+
+/// Requests a second.
+const RATE: u32 = 200;
+/// How long the load runs around what is done to it.
+const AROUND: Duration = Duration::from_millis(1000);
+/// How long nobody is there: a pod that is deleted is replaced within some seconds.
+const AWAY: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const OK: &str = r#"location / { return 200 "ok\n"; }"#;
+
+/// A node with a client and a server, both enrolled, an agent with a keeper, and a proxy.
+struct Scene {
+    mesh: Mesh,
+    client: Pod,
+    server: Pod,
+    _nginx: Nginx,
+    _node: Arc<Node>,
+    _net: Net,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let mut net = Net::alone();
+        let node = net.node("a");
+        let (client, server) = (node.pod("client"), node.pod("server"));
+        let nginx = Nginx::start(&server, 80, OK);
+        let specs = [&client, &server].map(PodSpec::of);
+        let place = Place::new(&node);
+        let configuration = place.configuration("drain = \"30s\"") + &place.keeper("60s");
+        let agent = Agent::start_configured(place, &specs, &configuration);
+        let proxy = Proxy::start(&agent);
+        agent.wait_enrolled(&specs.each_ref());
+        let mesh = Mesh { proxy, ctl: agent.ctl.clone(), agent };
+        let scene = Self { mesh, client, server, _nginx: nginx, _node: node, _net: net };
+        scene.keeper();
+        scene
+    }
+
+    fn to(&self) -> SocketAddr {
+        self.server.v4(80)
+    }
+
+    fn load(&self) -> Load {
+        Load::start(&self.client.netns, self.to(), RATE, Connections::New)
+    }
+
+    fn specs(&self) -> [PodSpec; 2] {
+        [&self.client, &self.server].map(PodSpec::of)
+    }
+
+    /// The keeper's process, once it keeps the sockets of both pods.
+    #[track_caller]
+    fn keeper(&self) -> u32 {
+        wait_for("the keeper keeps both pods' sockets", PATIENCE, || {
+            let status = self.mesh.ctl.try_json(&["status"])?;
+            let keeper = &status["keeper"];
+            let pid = keeper["pid"].as_u64().unwrap_or_default() as u32;
+            if pid != 0 && keeper["pods"] == 2 && number(&keeper["sockets"]) > 0 {
+                Ok(pid)
+            } else {
+                Err(keeper.to_string())
+            }
+        })
+    }
+
+    /// Everything works as in the beginning.
+    #[track_caller]
+    fn settle(&mut self) {
+        self.mesh.agent.wait_enrolled(&self.specs().each_ref());
+        self.mesh.proxy.wait_until_ready(&self.mesh.agent);
+        self.keeper();
+    }
+
+    /// The next agent and the next proxy, which take over from those that live. The former ones, still alive.
+    #[track_caller]
+    fn upgrade(&mut self) -> (Process, Proxy) {
+        let agent = self.mesh.agent.succeed();
+        let successor = Proxy::start(&self.mesh.agent);
+        let proxy = std::mem::replace(&mut self.mesh.proxy, successor);
+        self.settle();
+        (agent, proxy)
+    }
+
+    #[track_caller]
+    fn start_again(&mut self) {
+        self.mesh.agent.restart();
+        self.mesh.proxy = Proxy::start(&self.mesh.agent);
+        self.settle();
+    }
+}
+
+#[track_caller]
+fn assert_none_lost(what: &str, requests: &[Request]) {
+    let lost: Vec<_> = requests.iter().filter(|request| !request.succeeded()).collect();
+    let slowest = requests.iter().map(|request| request.ended - request.started).max().unwrap_or_default();
+    figure!("{what}: {} requests, {} lost, slowest {slowest:?}", requests.len(), lost.len());
+    assert!(lost.is_empty(), "{what}: {} lost, the first: {:?}", lost.len(), lost.first());
+    assert!(!requests.is_empty());
+}
+
+#[test]
+fn three_generations_take_over_from_each_other_without_a_loss() {
+    let mut scene = Scene::new();
+    let keeper = scene.keeper();
+    let load = scene.load();
+    for _ in 0..3 {
+        sleep(AROUND);
+        let (mut agent, mut proxy) = scene.upgrade();
+        assert_eq!(scene.mesh.ctl.json(&["status"])["adopted"], true);
+        assert!(agent.ended().is_none(), "the former agent waits until it is told to end: {}", agent.log());
+        // The kubelet ends the old pod: its proxy first, then its agent.
+        proxy.process.terminate();
+        assert!(agent.terminate().success(), "{}", agent.log());
+        assert_eq!(scene.keeper(), keeper, "the same keeper serves the next agent");
+    }
+    sleep(AROUND);
+    assert_none_lost("three takeovers", &load.stop());
+}
+
+#[test]
+fn agent_and_proxy_end_together_and_connections_wait_for_their_successors() {
+    let mut scene = Scene::new();
+    let keeper = scene.keeper();
+    let load = scene.load();
+    sleep(AROUND);
+    scene.mesh.proxy.process.terminate();
+    assert!(scene.mesh.agent.process.terminate().success());
+    sleep(AWAY);
+    scene.start_again();
+    assert_eq!(scene.keeper(), keeper);
+    sleep(AROUND);
+    assert_none_lost("agent and proxy ended", &load.stop());
+}
+
+#[test]
+fn agent_and_proxy_are_killed_and_new_connections_wait() {
+    let mut scene = Scene::new();
+    let load = scene.load();
+    sleep(AROUND);
+    let killed = std::time::Instant::now();
+    scene.mesh.proxy.process.kill9();
+    scene.mesh.agent.process.kill9();
+    let gone = std::time::Instant::now();
+    sleep(AWAY);
+    scene.start_again();
+    sleep(AROUND);
+    // What the proxy held when it was killed breaks.
+    let (held, others): (Vec<_>, Vec<_>) =
+        load.stop().into_iter().partition(|request| request.started < gone && request.ended >= killed);
+    assert!(held.iter().all(|request| request.connected.is_some()), "none was refused: {held:?}");
+    assert_none_lost("agent and proxy killed", &others);
+}
+
+#[test]
+fn an_agent_that_dies_after_taking_over_gives_the_lead_back() {
+    let mut scene = Scene::new();
+    let load = scene.load();
+    sleep(AROUND);
+    let former = scene.mesh.agent.succeed();
+    let mut successor = std::mem::replace(&mut scene.mesh.agent.process, former);
+    sleep(AROUND);
+    successor.kill9();
+    // The former answers again.
+    scene.mesh.agent.wait_until_ready();
+    scene.settle();
+    sleep(AROUND);
+    // And steps down for the next.
+    let (mut agent, mut proxy) = scene.upgrade();
+    proxy.process.terminate();
+    agent.terminate();
+    sleep(AROUND);
+    assert_none_lost("a takeover that failed, and one that did not", &load.stop());
+}
+
+#[test]
+fn a_keeper_that_is_killed_is_replaced_and_filled() {
+    let mut scene = Scene::new();
+    let keeper = scene.keeper();
+    let load = scene.load();
+    kill(Pid::from_raw(keeper as i32), Signal::SIGKILL).expect("the keeper runs");
+    wait_for("there is another keeper", PATIENCE, || {
+        let pid = scene.mesh.ctl.try_json(&["status"])?["keeper"]["pid"].as_u64().unwrap_or_default();
+        if pid != 0 && pid != u64::from(keeper) { Ok(()) } else { Err(format!("pid {pid}")) }
+    });
+    scene.keeper();
+    scene.mesh.proxy.process.terminate();
+    scene.mesh.agent.process.terminate();
+    sleep(AWAY);
+    scene.start_again();
+    sleep(AROUND);
+    assert_none_lost("a restart after the keeper was killed", &load.stop());
+}
+
+#[test]
+fn the_keeper_holds_nothing_but_sockets() {
+    let scene = Scene::new();
+    let pid = scene.keeper();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    for line in ["Uid:\t65532\t65532\t65532\t65532", "Gid:\t65532\t65532\t65532\t65532", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(line), "{line} in {status}");
+    }
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert!(status.contains(&format!("{set}:\t0000000000000000")), "{set} in {status}");
+    }
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
+    let own = scene.mesh.agent.place.keeper_cgroup();
+    let own = own.strip_prefix(weir_tests::cgroup::root()).expect("below the root").display().to_string();
+    assert!(cgroup.lines().any(|line| line == format!("0::/{own}")), "{own} in {cgroup}");
+    let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("it runs").replace('\0', " ");
+    assert!(title.starts_with("weir-agent keep --instance "), "{title}");
+    let root = fs::read_dir(format!("/proc/{pid}/root")).expect("root may look").count();
+    assert_eq!(root, 0, "it sees no file");
+}
