@@ -52,8 +52,11 @@ pub async fn run(handle: Handle, mut outcomes: watch::Receiver<All>, instance: O
 }
 
 fn tell(writer: &mut Writer, handle: &Handle, uid: &str, what: &What, now: Instant) {
-    // Nobody reads events of a pod that is gone.
-    let Some(pod) = handle.pod(uid).filter(|_| *what != What::Withdrawn || handle.is_present(uid)) else { return };
+    let Some(pod) = handle.pod(uid) else { return };
+    // That a pod came to its end is no news, and nobody reads events of one that is gone.
+    if *what == What::Withdrawn && (pod.finished || !handle.is_present(uid)) {
+        return;
+    }
     writer.write(Regarding::pod(&pod), what, now);
 }
 

@@ -40,6 +40,8 @@ const SERIES: Duration = Duration::from_secs(6 * 60);
 const MAX_NOTE: usize = 1024;
 /// Room for what follows an object's name in that of an event, whose limit is 253 bytes.
 const MAX_NAME: usize = 230;
+/// The API server's word for a namespace that is being deleted: nothing can be made in it any more.
+const TERMINATING: &str = "NamespaceTerminating";
 /// How often lost events are told in the log.
 const TELL_LOST: Duration = Duration::from_secs(60);
 
@@ -120,7 +122,7 @@ struct Written {
 
 async fn send_all(client: Client, instance: Option<String>, mut events: mpsc::Receiver<(Regarding, What)>) {
     let mut written: HashMap<(String, &'static str, String), Written> = HashMap::new();
-    let mut last_problem = String::new();
+    let mut last_cause = String::new();
     while let Some((regarding, what)) = events.recv().await {
         let now = Instant::now();
         written.retain(|_, event| now < event.at + SERIES);
@@ -141,11 +143,41 @@ async fn send_all(client: Client, instance: Option<String>, mut events: mpsc::Re
             }),
             Err(problem) => Err(problem),
         };
-        let problem = sent.err().unwrap_or_default();
-        if !problem.is_empty() && problem != last_problem {
-            tracing::warn!(problem, "Kubernetes events cannot be written (the agent goes on without)");
+        match sent {
+            Ok(()) => last_cause.clear(),
+            Err(Problem { ending: true, text, .. }) => tracing::debug!(problem = text, "an event comes too late"),
+            Err(Problem { cause, text, .. }) => {
+                if cause != last_cause {
+                    tracing::warn!(problem = text, "Kubernetes events cannot be written (the agent goes on without)");
+                }
+                last_cause = cause;
+            }
         }
-        last_problem = problem;
+    }
+}
+
+/// Why an event was not written.
+#[derive(Debug, PartialEq, Eq)]
+struct Problem {
+    /// The same for all events that fail for the same cause.
+    cause: String,
+    text: String,
+    /// Whether it is that the namespace is being deleted, with all that is in it.
+    ending: bool,
+}
+
+impl From<kube::Error> for Problem {
+    fn from(error: kube::Error) -> Self {
+        let kube::Error::Api(status) = error else { return Self::of(error.to_string()) };
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        let ending = causes.into_iter().any(|cause| cause.reason == TERMINATING);
+        Self { cause: format!("{} {}", status.code, status.reason), text: status.message, ending }
+    }
+}
+
+impl Problem {
+    fn of(text: String) -> Self {
+        Self { cause: text.clone(), text, ending: false }
     }
 }
 
@@ -156,16 +188,13 @@ pub async fn write_one(
     regarding: &Regarding,
     what: &What,
 ) -> Result<(), String> {
-    within(create(client, instance, regarding, what)).await.map(drop)
+    within(create(client, instance, regarding, what)).await.map(drop).map_err(|problem| problem.text)
 }
 
-async fn within<T>(answer: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
+async fn within<T>(answer: impl Future<Output = kube::Result<T>>) -> Result<T, Problem> {
     match timeout(PATIENCE, answer).await {
-        Ok(answer) => answer.map_err(|error| match error {
-            kube::Error::Api(status) => status.message,
-            error => error.to_string(),
-        }),
-        Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+        Ok(answer) => answer.map_err(Problem::from),
+        Err(_) => Err(Problem::of(format!("no answer within {PATIENCE:?}"))),
     }
 }
 
@@ -273,6 +302,24 @@ mod tests {
             (&"weir-agent".into(), &"weir-abc".into())
         );
         assert!(json["metadata"]["name"].as_str().unwrap().starts_with("web."));
+    }
+
+    #[test]
+    fn a_refusal_is_told_by_its_cause_and_the_end_of_a_namespace_is_none() {
+        let problem = |text: &str| Problem::from(kube::Error::Api(serde_json::from_str(text).unwrap()));
+        let forbidden = |name: &str| {
+            problem(&format!(
+                r#"{{"kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden",
+                    "message": "events.events.k8s.io is forbidden: {name}"}}"#
+            ))
+        };
+        assert_eq!(forbidden("web.1").cause, forbidden("web.2").cause);
+        assert!(forbidden("web.1").text.ends_with("web.1") && !forbidden("web.1").ending);
+        let ending = problem(
+            r#"{"kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden", "message": "no",
+                "details": {"causes": [{"reason": "NamespaceTerminating", "message": "no", "field": "x"}]}}"#,
+        );
+        assert!(ending.ending);
     }
 
     #[test]
