@@ -390,7 +390,6 @@ fn the_agent_takes_the_chart_s_configuration() {
         "redirect.excludeOutboundPorts={25,587}",
         "redirect.excludeInboundPorts={9100}",
         "agent.healthAddress=::",
-        "host.cgroup2=/sys/fs/cgroup/unified",
         "enroll.istioLabels=true",
         "keeper.patience=1m30s",
     ];

@@ -32,7 +32,7 @@ workers = {{ . }}
 state = "/run/weir"
 
 [paths]
-cgroup2 = {{ printf "/host/cgroup%s" (trimPrefix "/sys/fs/cgroup" .Values.host.cgroup2) | toJson }}
+cgroup2 = "/host/cgroup"
 proc = "/host/proc"
 
 [node_processes]
