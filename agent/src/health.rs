@@ -1,6 +1,6 @@
 //! What the kubelet is told of the agent: whether it lives, has started, is ready, was uninstalled.
 //!
-//! The parts of the agent say how they stand; what is answered is decided by [`answer`], a pure function. An agent that
+//! The parts of the agent say how they stand; what is answered is decided by `answer`, a pure function. An agent that
 //! gave the lead to its successor stays ready: a rolling update ends by the old pod being deleted, not by its probes.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};

@@ -1,6 +1,6 @@
 //! Kubernetes events: on pods what became of them, on the node why nothing is redirected.
 //!
-//! [`story`] decides what is worth an event, [`limit`] how many there may be, [`write`] sends them. Nobody waits for an
+//! `story` decides what is worth an event, `limit` how many there may be, `write` sends them. Nobody waits for an
 //! event: what cannot be written, or is too much, is dropped and counted.
 
 mod limit;

@@ -1,9 +1,9 @@
 //! Which network namespace a pod has, by the pod's UID.
 //!
 //! From the CNI call where there was one: it comes before the pod's first process, and a later one says when the
-//! namespace is over. Else by the pod's cgroup ([`cgroups`]) to a process, and by that to its namespace. Either way the
+//! namespace is over. Else by the pod's cgroup (`cgroups`) to a process, and by that to its namespace. Either way the
 //! namespace is held open from then on, so that nothing else can be taken for it, and let go when the pod has left it:
-//! a namespace lives as long as somebody holds it. What follows from what is seen is decided by [`decide`].
+//! a namespace lives as long as somebody holds it. What follows from what is seen is decided by `decide`.
 
 mod cgroups;
 mod decide;

@@ -1,6 +1,6 @@
 //! `run`, `check`, `keep` and `uninstall`: what the command line asks for, put together from the other modules.
 //!
-//! [`node::Node`] is what an agent knows of its machine before it changes anything, [`lead::Leading`] all that runs while
+//! `node::Node` is what an agent knows of its machine before it changes anything, `lead::Leading` all that runs while
 //! it is the one that enrols pods.
 
 mod check;

@@ -1,11 +1,11 @@
 //! Pods of this node from the API server.
 //!
-//! Three reflectors ([`reflector`]) follow the node's pods, all namespaces (their metadata) and the node. One task
-//! ([`source`]) keeps what they hear ([`cluster`]), chooses who is enrolled ([`selection`]), looks for their network
-//! namespaces ([`locations`]) and publishes the listing.
+//! Three reflectors (`reflector`) follow the node's pods, all namespaces (their metadata) and the node. One task
+//! (`source`) keeps what they hear (`cluster`), chooses who is enrolled (`selection`), looks for their network
+//! namespaces (`locations`) and publishes the listing.
 //!
 //! What was heard stays while the API server is away, however long: nothing is withdrawn because a list failed. What is
-//! known is also kept in a file ([`record`]), from which an agent that starts while the API server is away begins.
+//! known is also kept in a file (`record`), from which an agent that starts while the API server is away begins.
 
 mod admission;
 mod client;
