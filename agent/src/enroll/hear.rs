@@ -1,6 +1,10 @@
 //! What the proxies say, and what they are told for it.
 
-use std::{mem, path::Path};
+use std::{
+    mem,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use tokio::{task::block_in_place, time::Instant};
 use weir_abi::map::config_flag;
@@ -49,7 +53,8 @@ impl Reconciler {
                         return false;
                     }
                 };
-                let own = is_own(self.settings.own_netns, peer.pid);
+                let own = is_own(self.settings.own_netns, peer.pid)
+                    || hello.generation >= unix_nanoseconds(self.board.read().started);
                 self.proxies.join(proxy, hello, peer, own, maps);
                 for back in handed_back {
                     self.hand_back(back);
@@ -136,6 +141,11 @@ impl Reconciler {
             tracing::error!(%error, ready, "the kernel does not know whether a proxy is ready");
         }
     }
+}
+
+/// As proxies tell when they started.
+fn unix_nanoseconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// Whether a process is in the agent's own pod; one that cannot be looked at counts as such.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use weir_abi::map::PortRule;
+use weir_abi::map::{MAX_CIDRS as CIDRS, MAX_PODS, MAX_PORT_RULES, PortRule};
 
 use crate::{config, redirect::PodRules, sources::PodSpec};
 
@@ -13,6 +13,10 @@ const OUTBOUND_CIDRS: [&str; 2] =
 const OUTBOUND_PORTS: [&str; 2] = ["weir.dev/exclude-outbound-ports", "traffic.sidecar.istio.io/excludeOutboundPorts"];
 const INBOUND_PORTS: [&str; 2] = ["weir.dev/exclude-inbound-ports", "traffic.sidecar.istio.io/excludeInboundPorts"];
 const FAIL_OPEN: &str = "weir.dev/fail-open";
+
+/// A pod's share of the maps, so that none takes another's place.
+const MAX_PORTS: usize = MAX_PORT_RULES / MAX_PODS as usize;
+const MAX_CIDRS: usize = CIDRS / MAX_PODS as usize;
 
 /// What is treated apart for one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,18 +33,34 @@ pub struct Policy {
     pub fail_open: bool,
 }
 
-/// An annotation that is not what it must be.
+/// Why there is no policy for a pod.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("annotation {name}: invalid {value:?}, expected {expected}")]
-pub struct AnnotationError {
-    name: &'static str,
-    value: String,
-    expected: &'static str,
+pub enum Error {
+    /// An annotation is not what it must be.
+    #[error("annotation {name}: invalid {value:?}, expected {expected}")]
+    Annotation {
+        /// The annotation.
+        name: &'static str,
+        /// What it says.
+        value: String,
+        /// What it should.
+        expected: &'static str,
+    },
+    /// The maps are shared by all pods of the node.
+    #[error("too many {what}: {count}, the node's and the pod's own, expected at most {most}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        most: usize,
+    },
 }
 
 impl Policy {
     /// The policy of a pod on a node.
-    pub fn of(pod: &PodSpec, node: &config::Redirect) -> Result<Self, AnnotationError> {
+    pub fn of(pod: &PodSpec, node: &config::Redirect) -> Result<Self, Error> {
         let cidrs =
             list(pod, OUTBOUND_CIDRS, "CIDRs such as 10.0.0.0/8,fd00::/8", |text| config::parse_cidr(text).ok())?;
         let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
@@ -51,16 +71,20 @@ impl Policy {
             Some("true") => true,
             Some(value) => {
                 let expected = "\"true\" or \"false\"";
-                return Err(AnnotationError { name: FAIL_OPEN, value: value.to_owned(), expected });
+                return Err(Error::Annotation { name: FAIL_OPEN, value: value.to_owned(), expected });
             }
         };
-        Ok(Self {
+        let policy = Self {
             outbound_cidrs: node.exclude_outbound_cidrs.iter().copied().chain(cidrs).collect(),
             outbound_ports: node.exclude_outbound_ports.iter().copied().chain(outbound_ports).collect(),
             inbound_ports: node.exclude_inbound_ports.iter().copied().chain(inbound_ports).collect(),
             probe_ports: pod.probe_ports.iter().copied().collect(),
             fail_open,
-        })
+        };
+        let ports = policy.outbound_ports.len() + policy.inbound_ports.len() + policy.probe_ports.len();
+        at_most("ports that are excluded or probed", ports, MAX_PORTS)?;
+        at_most("excluded CIDRs", policy.outbound_cidrs.len(), MAX_CIDRS)?;
+        Ok(policy)
     }
 
     /// What the kernel is told.
@@ -89,18 +113,23 @@ impl Policy {
     }
 }
 
+fn at_most(what: &'static str, count: usize, most: usize) -> Result<(), Error> {
+    if count <= most { Ok(()) } else { Err(Error::TooMany { what, count, most }) }
+}
+
 /// Comma-separated annotations; absent or empty, nothing.
 fn list<T>(
     pod: &PodSpec,
     names: [&'static str; 2],
     expected: &'static str,
     parse: impl Fn(&str) -> Option<T>,
-) -> Result<Vec<T>, AnnotationError> {
+) -> Result<Vec<T>, Error> {
     let values = names.into_iter().filter_map(|name| Some((name, pod.annotations.get(name)?)));
     let items = values.flat_map(|(name, values)| values.split(',').map(move |item| (name, item.trim())));
     let items = items.filter(|(_, item)| !item.is_empty());
-    let parsed =
-        |(name, item): (_, &str)| parse(item).ok_or_else(|| AnnotationError { name, value: item.to_owned(), expected });
+    let parsed = |(name, item): (_, &str)| {
+        parse(item).ok_or_else(|| Error::Annotation { name, value: item.to_owned(), expected })
+    };
     items.map(parsed).collect()
 }
 
@@ -194,6 +223,25 @@ pub(super) mod tests {
         assert_eq!(
             error(FAIL_OPEN, "yes"),
             "annotation weir.dev/fail-open: invalid \"yes\", expected \"true\" or \"false\""
+        );
+    }
+
+    #[test]
+    fn a_pod_has_its_share_of_the_maps_and_no_more() {
+        let ports = |count: u16| (1..=count).map(|port| port.to_string()).collect::<Vec<_>>().join(",");
+        let mut pod = annotated(&[(OUTBOUND_PORTS[0], &ports(60))]);
+        pod.probe_ports = vec![8080, 8081, 8082, 8083];
+        let node = config::Redirect::default();
+        assert!(Policy::of(&pod, &node).is_ok());
+        pod.probe_ports.push(8084);
+        assert_eq!(
+            Policy::of(&pod, &node).unwrap_err().to_string(),
+            "too many ports that are excluded or probed: 65, the node's and the pod's own, expected at most 64"
+        );
+        let cidrs = (0..65).map(|index| format!("10.0.{index}.0/24")).collect::<Vec<_>>().join(",");
+        assert_eq!(
+            Policy::of(&annotated(&[(OUTBOUND_CIDRS[0], &cidrs)]), &node).unwrap_err().to_string(),
+            "too many excluded CIDRs: 65, the node's and the pod's own, expected at most 64"
         );
     }
 }

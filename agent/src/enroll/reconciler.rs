@@ -57,7 +57,8 @@ pub struct Settings {
     pub node_netns: u64,
     /// What holds for every pod.
     pub redirect: config::Redirect,
-    /// The agent's own namespace, if it is a pod's: a proxy in another one is another pod's.
+    /// The agent's own namespace, if it is a pod's: a proxy in another one, that is older than the agent, is that of a pod
+    /// which is about to be replaced.
     pub own_netns: Option<Identity>,
 }
 

@@ -87,6 +87,20 @@ pub enum Error {
         /// What is different.
         difference: String,
     },
+    /// The pins are of a weir that means something else by them.
+    #[error(
+        "the pins in {} have layout {found}, and this agent works with layout {own}: run `weir-agent uninstall \
+         --instance {}` with that version stopped; pods are not redirected until they are enrolled again",
+        directory.display(), instance(directory)
+    )]
+    OtherLayout {
+        /// Directory of the pins.
+        directory: PathBuf,
+        /// Their layout.
+        found: String,
+        /// This agent's.
+        own: u32,
+    },
     /// The object does not load.
     #[error("cannot load the eBPF object: {0}")]
     Object(String),

@@ -17,6 +17,11 @@ use super::{Error, link};
 
 /// Only root sees the pins.
 const DIRECTORY_MODE: u32 = 0o700;
+/// What the pinned maps hold and how the pinned programs read it. Counts up when an agent's programs cannot go on with
+/// what another's left, although the maps look the same.
+const LAYOUT: u32 = 1;
+/// The directory that says so: the BPF file system holds no files.
+const LAYOUT_PREFIX: &str = "layout-";
 /// Links that bring connections to the proxy; they go first, so that nothing is redirected to a listener that is gone.
 const CONNECT: &str = "weir_connect";
 
@@ -29,10 +34,11 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Makes the directory if it is not there, and locks it.
+    /// Makes the directory if it is not there, and locks it; refused if another layout is pinned there.
     pub fn lock(directory: &Path) -> Result<Self, Error> {
         loop {
-            for part in ["maps", "programs", "links"] {
+            check_layout(directory)?;
+            for part in ["maps", "programs", "links", &format!("{LAYOUT_PREFIX}{LAYOUT}")] {
                 let part = directory.join(part);
                 DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(&part).map_err(|source| Error::Io {
                     action: "make",
@@ -112,6 +118,11 @@ impl Pins {
         for part in ["links", "programs", "maps"] {
             let _ = fs::remove_dir(self.directory.join(part));
         }
+        if !self.directory.join("maps").exists() {
+            for layout in layouts(&self.directory).unwrap_or_default() {
+                let _ = fs::remove_dir(self.directory.join(format!("{LAYOUT_PREFIX}{layout}")));
+            }
+        }
         let _ = fs::remove_dir(&self.directory);
         if let Some(parent) = self.directory.parent() {
             let _ = fs::remove_dir(parent);
@@ -133,6 +144,19 @@ impl Pins {
         self.remove_directories();
         Ok(())
     }
+}
+
+/// Whether this agent can go on with what is pinned in a directory, if anything is.
+pub fn check_layout(directory: &Path) -> Result<(), Error> {
+    match layouts(directory)?.into_iter().find(|layout| *layout != LAYOUT.to_string()) {
+        Some(found) => Err(Error::OtherLayout { directory: directory.to_owned(), found, own: LAYOUT }),
+        None => Ok(()),
+    }
+}
+
+fn layouts(directory: &Path) -> Result<Vec<String>, Error> {
+    let layout = |name: String| name.strip_prefix(LAYOUT_PREFIX).map(str::to_owned);
+    Ok(names(directory)?.into_iter().filter_map(layout).collect())
 }
 
 fn names(directory: &Path) -> Result<Vec<String>, Error> {
@@ -206,5 +230,27 @@ mod tests {
         drop(Pins::lock(&directory).unwrap());
         assert!(!directory.exists() && base.path().join("weir/green").exists());
         assert!(!uninstall(&directory).unwrap());
+    }
+
+    #[test]
+    fn what_another_layout_left_is_not_adopted_but_can_be_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().join("weir/blue");
+        let pins = Pins::lock(&directory).unwrap();
+        fs::write(pins.map("CONFIG"), "").unwrap();
+        drop(pins);
+        assert!(directory.join("layout-1").exists());
+        check_layout(&directory).unwrap();
+        fs::rename(directory.join("layout-1"), directory.join("layout-7")).unwrap();
+        assert_eq!(
+            Pins::lock(&directory).unwrap_err().to_string(),
+            format!(
+                "the pins in {} have layout 7, and this agent works with layout 1: run `weir-agent uninstall --instance \
+                 blue` with that version stopped; pods are not redirected until they are enrolled again",
+                directory.display()
+            )
+        );
+        assert!(uninstall(&directory).unwrap());
+        assert!(!directory.exists());
     }
 }

@@ -3,12 +3,15 @@
 use std::path::Path;
 
 use crate::{
-    config::Config,
+    config::{Config, Source},
     events,
     features::{self, Features, Missing},
     health::Health,
     netns::{Identity, Netns},
-    redirect::node::{self, PodsCgroup},
+    redirect::{
+        node::{self, PodsCgroup},
+        pins,
+    },
 };
 
 /// The machine, and what the agent is told to do with it.
@@ -32,6 +35,8 @@ impl Node {
             events::report_unavailable(&config, &missing);
             lines(&missing)
         })?;
+        // Before anybody is asked to step down for an agent that could not go on.
+        pins::check_layout(&config.pins())?;
         let netns = node::netns_cookie(&config.node_processes.netns)?;
         let pods_cgroup = find_pods_cgroup(&config, &features)?;
         Ok(Self { config, features, netns, pods_cgroup, ebpf_logs, health: Health::default() })
@@ -39,6 +44,9 @@ impl Node {
 
     /// The agent's own network namespace, if it is a pod's.
     pub(super) fn own_netns(&self) -> anyhow::Result<Option<Identity>> {
+        if matches!(self.config.source, Source::File(_)) {
+            return Ok(None);
+        }
         let own = Netns::open(Path::new("/proc/self/ns/net"))?;
         Ok((own.look()?.cookie != self.netns).then(|| own.identity()))
     }
