@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
+    time::Instant,
 };
 
 use crate::{
@@ -114,6 +115,25 @@ enum End {
     Superseded(Duration),
 }
 
+/// When a draining process ends.
+struct Parting {
+    deadline: Instant,
+    /// Whether a signal has told it to. One that a successor has superseded is told afterwards: by Kubernetes, once the
+    /// successor is ready.
+    told: bool,
+}
+
+impl Parting {
+    /// A signal: how long connections may go on yet, or `None` to end at once.
+    fn tell(&mut self, now: Instant, grace: Duration) -> Option<Duration> {
+        if std::mem::replace(&mut self.told, true) {
+            return None;
+        }
+        self.deadline = self.deadline.min(now + grace);
+        Some(self.deadline.saturating_duration_since(now))
+    }
+}
+
 impl Control<'_> {
     async fn run(self, bound: Vec<BoundListener>) -> Result<(), Error> {
         let mut signals = Signals::new()?;
@@ -132,19 +152,27 @@ impl Control<'_> {
             name = signals.end(&self.reopener) => End::Signal(name),
             deadline = superseded(&mut changes) => End::Superseded(deadline),
         };
-        let (why, grace) = match end {
-            End::Signal(name) => (name, self.options.drain_time()),
-            End::Superseded(deadline) => ("superseded", deadline),
+        let (why, grace, told) = match end {
+            End::Signal(name) => (name, self.options.drain_time(), true),
+            End::Superseded(deadline) => ("superseded", deadline, false),
         };
         tracing::info!(why, ?grace, open = self.stats.open_connections(), "stopped accepting");
         accepting.stop().await;
         if !grace.is_zero() {
             self.drain.start(Some(grace));
             drain_agent.send_replace(Some(grace));
-            tokio::select! {
-                () = self.idle() => {}
-                () = tokio::time::sleep(grace) => {}
-                name = signals.end(&self.reopener) => tracing::info!(signal = name, "second signal"),
+            let mut parting = Parting { deadline: Instant::now() + grace, told };
+            loop {
+                tokio::select! {
+                    () = self.idle() => break,
+                    () = tokio::time::sleep_until(parting.deadline) => break,
+                    name = signals.end(&self.reopener) => {
+                        let grace = parting.tell(Instant::now(), self.options.drain_time());
+                        tracing::info!(signal = name, ?grace, "told to end while draining");
+                        let Some(grace) = grace else { break };
+                        self.drain.start(Some(grace));
+                    }
+                }
             }
         }
         drop(discovery);
@@ -224,5 +252,23 @@ impl Signals {
                 _ = self.hangup.recv() => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_superseded_process_ends_at_the_second_signal_and_drains_after_the_first() {
+        let now = Instant::now();
+        let seconds = Duration::from_secs;
+        let mut superseded = Parting { deadline: now + seconds(30), told: false };
+        assert_eq!(superseded.tell(now, seconds(60)), Some(seconds(30)));
+        assert_eq!(superseded.tell(now, seconds(60)), None);
+        let mut superseded = Parting { deadline: now + seconds(30), told: false };
+        assert_eq!(superseded.tell(now + seconds(1), seconds(5)), Some(seconds(5)));
+        let mut told = Parting { deadline: now + seconds(30), told: true };
+        assert_eq!(told.tell(now, seconds(60)), None);
     }
 }
