@@ -1,7 +1,7 @@
 //! The kernel side: the eBPF programs loaded, attached and pinned, and what the maps say of the pods.
 //!
 //! Pins outlive the agent. The next one adopts them: it opens the maps as they are and gives the links the programs of
-//! its own object in place, so that an enrolled pod is never without redirect. Only [`pins::uninstall`] removes them,
+//! its own object in place, so that an enrolled pod is never without redirect. Only `pins::Pins::remove` removes them,
 //! and a first start that fails takes back what it had pinned.
 
 pub mod ancestor;
