@@ -98,7 +98,6 @@ fn hold(call: &Call, settings: &Settings) -> Result<String, Error> {
     let end = start + settings.wait;
     let pod = &call.arguments;
     let netns = File::open(&call.netns);
-    let request = request(call, protocol::Command::Add, settings.wait);
     let known = Namespaces::read(&settings.namespaces);
     // What the list should say and does not keeps no pod from starting.
     let mut held = known.as_ref().is_ok_and(|known| known.enrolled.contains(&pod.namespace));
@@ -107,7 +106,10 @@ fn hold(call: &Call, settings: &Settings) -> Result<String, Error> {
         say(call, settings.log.as_deref(), &message);
         Err(Error::new(Code::TryAgainLater, message))
     };
+    let mut last = None;
     loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let request = request(call, protocol::Command::Add, left);
         let first = if held { end } else { Instant::now() + FIRST_ANSWER.min(settings.wait) };
         let answered = Asked::send(&settings.socket, &request, netns.as_ref().ok().map(AsFd::as_fd), first).and_then(
             |mut asked| {
@@ -127,6 +129,8 @@ fn hold(call: &Call, settings: &Settings) -> Result<String, Error> {
             }
             Ok(Answer { verdict: Verdict::Refused, reason, .. }) => return refused(&reason),
             Ok(Answer { reason, .. }) => reason,
+            // What was said before says more than that time ran out.
+            Err(NoAnswer::Silent) => last.unwrap_or_else(|| NoAnswer::Silent.to_string()),
             Err(no_answer) => no_answer.to_string(),
         };
         if !held {
@@ -140,6 +144,7 @@ fn hold(call: &Call, settings: &Settings) -> Result<String, Error> {
             let waited = humantime::format_duration(settings.wait);
             return refused(&format!("its namespace is enrolled, and for {waited} {reason}"));
         }
+        last = Some(reason);
         thread::sleep(PAUSE);
     }
 }
