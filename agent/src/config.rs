@@ -305,10 +305,25 @@ impl Default for Seccomp {
     }
 }
 
+/// Why `agent.toml` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It does not parse.
+    #[error(transparent)]
+    Document(#[from] document::Error),
+    /// The plugin asks about pods of the API server, and nobody could answer it.
+    #[error("{}: cni: the plugin holds pods of Kubernetes, expected [source.kubernetes] beside it", .0.display())]
+    CniWithoutKubernetes(PathBuf),
+}
+
 impl Config {
     /// Reads `agent.toml`.
-    pub fn read(path: &Path) -> Result<Self, document::Error> {
-        document::read(path)
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let config: Self = document::read(path)?;
+        if config.cni.is_some() && !matches!(config.source, Source::Kubernetes(_)) {
+            return Err(Error::CniWithoutKubernetes(path.to_owned()));
+        }
+        Ok(config)
     }
 
     /// Directory for what an agent leaves to its successor.
@@ -523,6 +538,22 @@ mod tests {
         assert_eq!(config.redirect.exclude_outbound_cidrs[0].to_string(), "10.0.0.0/8");
         assert_eq!(config.redirect.drain, Duration::from_secs(65));
         assert_eq!((config.workers, config.paths.socket_group), (2, 7));
+    }
+
+    #[test]
+    fn the_cni_plugin_goes_with_kubernetes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        std::fs::write(&path, "[source.file]\npath = \"pods.toml\"\n[cni]\n").unwrap();
+        assert_eq!(
+            Config::read(&path).unwrap_err().to_string(),
+            format!(
+                "{}: cni: the plugin holds pods of Kubernetes, expected [source.kubernetes] beside it",
+                path.display()
+            )
+        );
+        std::fs::write(&path, "[source.kubernetes]\n[cni]\n").unwrap();
+        Config::read(&path).unwrap();
     }
 
     #[test]

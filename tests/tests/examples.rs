@@ -2,8 +2,10 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use weir_tests::{mesh::binary, process::Launch};
+use weir_tests::{mesh::binary, process::{Launch, Outcome}};
 
+/// Where the part of the agent's example begins that is for Kubernetes.
+const KUBERNETES: &str = "# In place of [source.file]";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn repository(path: &str) -> PathBuf {
@@ -17,26 +19,36 @@ fn the_agent_takes_the_example_configuration_and_pods() {
     let pods = repository("deploy/pods.toml");
     let place = "/etc/weir/pods.toml";
     assert!(text.contains(place), "the example names {place}");
-    // Every key, also those that stand in comments with their default.
-    let uncommented: Vec<String> = text
+    let (standalone, kubernetes) = text.split_once(KUBERNETES).expect("a part for Kubernetes");
+    let standalone = uncommented(standalone)
         .replace(place, &pods.display().to_string())
         // A sandbox may hide process 1.
         .replace("/proc/1/ns/net", "/proc/self/ns/net")
-        .lines()
-        .map(|line| {
-            match line.strip_prefix("# ").filter(|rest| rest.contains(" = ") && !rest.contains("/sys/fs/cgroup")) {
-                Some(assignment) => assignment.to_owned(),
-                None => line.to_owned(),
-            }
-        })
-        .collect();
-    let configuration = directory.path().join("agent.toml");
-    fs::write(&configuration, uncommented.join("\n")).expect("a file of this test");
-    let outcome = Launch::new(binary("weir-agent"), directory.path())
-        .args(["check", "--config", &configuration.display().to_string()])
-        .output(PATIENCE);
+        // Where no kubelet has run.
+        .replace("pods_cgroup = \"auto\"", "");
+    let outcome = check(&directory, &standalone);
     assert!(outcome.status.success(), "{outcome:?}");
     assert!(outcome.stdout.contains("pods.toml, 1 of them"), "{outcome:?}");
+
+    let (rest, _) = text.split_once("[source.file]").expect("a source");
+    let outcome = check(&directory, &format!("{}#{}", uncommented(rest), uncommented(kubernetes)));
+    // Whatever it says of this machine.
+    assert!(!outcome.stderr.contains("agent.toml"), "{outcome:?}");
+}
+
+/// With every key, also those that stand in comments with their default.
+fn uncommented(text: &str) -> String {
+    let is_toml = |rest: &&str| rest.starts_with('[') || rest.contains(" = ") && !rest.contains("/sys/fs/cgroup");
+    let lines = text.lines().map(|line| line.strip_prefix("# ").filter(is_toml).unwrap_or(line));
+    lines.fold(String::new(), |text, line| text + line + "\n")
+}
+
+fn check(directory: &tempfile::TempDir, configuration: &str) -> Outcome {
+    let path = directory.path().join("agent.toml");
+    fs::write(&path, configuration).expect("a file of this test");
+    Launch::new(binary("weir-agent"), directory.path())
+        .args(["check", "--config", &path.display().to_string()])
+        .output(PATIENCE)
 }
 
 #[test]

@@ -250,7 +250,7 @@ mod tests {
                 directory.display()
             )
         );
-        assert!(uninstall(&directory).unwrap());
+        Pins::lock_existing(&directory).unwrap().expect("it is there").remove().unwrap();
         assert!(!directory.exists());
     }
 }
