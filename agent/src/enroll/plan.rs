@@ -54,6 +54,8 @@ pub struct Enrolled<'a> {
 pub struct View<'a> {
     /// The pods of the source by uid; none while it has not said any.
     pub wanted: Option<&'a BTreeMap<String, Wanted>>,
+    /// Whether the source's last answer was good: what it does not name may otherwise still be wanted.
+    pub source_well: bool,
     /// The enrolled pods by uid.
     pub enrolled: &'a BTreeMap<&'a str, Enrolled<'a>>,
     /// Pods that an earlier agent enrolled, not taken over yet: cookie -> slot.
@@ -222,12 +224,13 @@ fn replaced<'a>(view: &View<'a>, leaving: &BTreeMap<&'a str, bool>, uid: &str, n
     if view.enrolled.contains_key(uid) { None } else { leaving.keys().find(has_it).copied() }
 }
 
-/// What an earlier agent enrolled and nobody wants. While some pod's namespace cannot be looked at, it may be that one's.
+/// What an earlier agent enrolled and nobody wants. While the source goes by what it knew before, it may not know all;
+/// while some pod's namespace cannot be looked at, it may be that one's.
 fn forgets(view: &View<'_>, wanted: &BTreeMap<String, Wanted>, owners: &BTreeMap<u64, &str>) -> Vec<Step> {
     let unsure = |(uid, pod): (&String, &Wanted)| {
         matches!(pod.netns, Look::Failed(_) | Look::NotDue) && !view.enrolled.contains_key(uid.as_str())
     };
-    if wanted.iter().any(unsure) {
+    if !view.source_well || wanted.iter().any(unsure) {
         return Vec::new();
     }
     let unclaimed = view.adopted.iter().filter(|(cookie, _)| !owners.contains_key(*cookie));
@@ -264,6 +267,7 @@ mod tests {
         enrolled: BTreeMap<String, Own>,
         adopted: BTreeMap<u64, u32>,
         busy: BTreeSet<u64>,
+        source_ill: bool,
         sockets_overdue: bool,
     }
 
@@ -309,6 +313,7 @@ mod tests {
             }
             plan(&View {
                 wanted: self.wanted.as_ref(),
+                source_well: !self.source_ill,
                 enrolled: &enrolled,
                 adopted: &self.adopted,
                 busy: &self.busy,
@@ -420,6 +425,10 @@ mod tests {
         );
         world.wanted_mut("new").netns = Look::Failed("too many open files".to_owned());
         assert!(!world.plan().iter().any(|step| matches!(step, Step::Forget { .. })), "it may be that pod's");
+        world.wanted_mut("new").netns = found(7);
+        world.source_ill = true;
+        assert!(!world.plan().iter().any(|step| matches!(step, Step::Forget { .. })), "the source may not know all");
+        assert!(world.plan().contains(&Step::Adopt { uid: uid("web"), slot: 3 }));
         // Taken over with the rules that the kernel has.
         world.wanted_mut("web").policy = Err("annotation x: invalid".to_owned());
         assert!(world.plan().contains(&Step::Adopt { uid: uid("web"), slot: 3 }));

@@ -266,6 +266,7 @@ impl Reconciler {
         let busy = self.withdrawn.values().filter(|pod| now < pod.until).map(|pod| pod.cookie).collect();
         let view = View {
             wanted: self.wanted.as_ref(),
+            source_well: self.source_error.is_empty(),
             enrolled: &enrolled,
             adopted: &adopted,
             busy: &busy,

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     handoff::ListenersHandedBack,
     redirect,
-    sources::PodSpec,
+    sources::{PodNetns, PodSpec},
     status::{PodState, PodStatus},
 };
 
@@ -225,7 +225,14 @@ impl Reconciler {
     fn pend(&mut self, uid: &str, reason: String) {
         let before = self.failures.get(uid);
         if before.is_none_or(|failure| failure.reason != reason) {
-            tracing::warn!(uid, %reason, "pod is pending");
+            let wanted = self.wanted.as_ref().and_then(|pods| pods.get(uid));
+            let pod = wanted.map(|wanted| wanted.spec.full_name()).unwrap_or_default();
+            // Every pod that starts is looked for a while.
+            if wanted.is_some_and(|wanted| matches!(wanted.spec.netns, PodNetns::Unknown(_))) {
+                tracing::debug!(pod, uid, %reason, "pod is pending");
+            } else {
+                tracing::warn!(pod, uid, %reason, "pod is pending");
+            }
         }
         self.failures.insert(uid.to_owned(), Failure { reason, pause: Duration::ZERO, again: Instant::now() });
     }
