@@ -25,7 +25,7 @@ use crate::{
     handoff::channel::{Channel, Packet},
     locate::Locator,
     netns::{self, Identity, Netns},
-    sources::{Follower, kubernetes},
+    sources::kubernetes,
     unix::{self, Access},
 };
 
@@ -47,18 +47,6 @@ pub trait Admit: Send + Sync + 'static {
 impl Admit for kubernetes::Handle {
     async fn admit(&self, uid: &str, namespace: &str, name: &str) -> Admission {
         kubernetes::Handle::admit(self, uid, namespace, name).await
-    }
-}
-
-/// With pods from a file, those that it lists.
-impl Admit for Follower {
-    async fn admit(&self, uid: &str, _namespace: &str, _name: &str) -> Admission {
-        let listing = self.borrow();
-        match &listing.pods {
-            Some(pods) if pods.iter().any(|pod| pod.uid == uid) => Admission::Enroll,
-            Some(_) => Admission::Pass("the source does not list it".to_owned()),
-            None => Admission::Unknown(format!("the source's pods are not known: {}", listing.error)),
-        }
     }
 }
 
