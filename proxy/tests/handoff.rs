@@ -21,8 +21,8 @@ use tokio::{
     time::timeout,
 };
 use weir_proto::handoff::v1::{
-    Direction, Drain, Enroll, Family, FromAgent, FromProxy, Listener, Maps, SnapshotSent, Sockets, Withdraw, Workload,
-    from_agent, from_proxy,
+    Direction, Drain, Draining, Enroll, Family, FromAgent, FromProxy, Listener, Maps, SnapshotSent, Sockets, Withdraw,
+    Workload, from_agent, from_proxy,
 };
 use weir_proxy::{
     cluster::Local,
@@ -158,7 +158,7 @@ fn enrolment(uid: &str, listeners: &[&TcpListener]) -> Enroll {
 struct Proxy {
     stats: Stats,
     status: watch::Receiver<Status>,
-    _drain: watch::Sender<Option<Duration>>,
+    drain: watch::Sender<Option<Duration>>,
     workers: Rc<Workers>,
 }
 
@@ -184,7 +184,7 @@ impl Proxy {
         let pods = Pods::new(workers.clone(), needs, stats.control(), 1000);
         let client = Client::new(agent.path.clone(), 7, pods, needed, stats.clone(), status);
         tokio::task::spawn_local(client.run(asked));
-        Self { stats, status: changes, _drain: drain, workers }
+        Self { stats, status: changes, drain, workers }
     }
 
     /// Connects, and waits until a worker has taken the connection and found no original destination.
@@ -414,5 +414,39 @@ fn a_superseded_proxy_stops_accepting_and_says_how_it_drains() {
         assert_eq!(proxy.stats.total(Counter::NoOriginalDestination), total);
         sockets[0].accept().unwrap();
         assert_eq!(proxy.workers.len(), 2);
+    });
+}
+
+#[test]
+fn a_proxy_that_is_told_to_end_stops_accepting_and_still_gets_sockets() {
+    let agent = Agent::listen();
+    run(async {
+        let mut proxy = Proxy::start(&agent);
+        let mut session = agent.accept().await;
+        session.hello().await;
+        let sockets = listeners(1);
+        assert_eq!(session.enroll("pod-a", &[&sockets[0]]).await, "");
+        session.snapshot_sent().await;
+        proxy.drain.send_replace(Some(Duration::from_secs(5)));
+        timeout(PATIENCE, proxy.status.wait_for(|status| *status == Status::Stopped)).await.unwrap().unwrap();
+        // The agent hears of it at once, and counts on another proxy.
+        let (message, _) = session.receive_other().await;
+        assert!(matches!(message, from_proxy::Message::Draining(Draining { open: 0 })), "{message:?}");
+        assert_eq!(session.enroll("pod-b", &[&sockets[0]]).await, "this proxy is draining");
+        // The session lasts: connections that drain need sockets.
+        assert_eq!(session.withdraw("pod-b").await, "");
+        let _client = TcpStream::connect(sockets[0].local_addr().unwrap()).unwrap();
+        sockets[0].accept().unwrap();
+    });
+}
+
+#[test]
+fn a_proxy_that_is_told_to_end_while_the_agent_is_away_does_not_begin_with_the_next() {
+    let agent = Agent::listen();
+    run(async {
+        let mut proxy = Proxy::start(&agent);
+        drop(agent.accept().await);
+        proxy.drain.send_replace(Some(Duration::from_secs(5)));
+        timeout(PATIENCE, proxy.status.wait_for(|status| *status == Status::Stopped)).await.unwrap().unwrap();
     });
 }

@@ -37,6 +37,9 @@ pub struct Options {
     /// [default: 0, at once as Envoy; 5 with --handoff]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub drain_time_s: Option<Duration>,
+    /// When a newer proxy has taken over and no connection is open any more
+    #[arg(long, value_enum, default_value_t = WhenSuperseded::Exit)]
+    pub when_superseded: WhenSuperseded,
     /// User and group id to become when started as root
     #[arg(long, value_name = "UID", default_value_t = privileges::USER, value_parser = clap::value_parser!(u32).range(1..))]
     pub user: u32,
@@ -75,6 +78,15 @@ pub enum LogLevel {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+/// What a proxy does that has nothing more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WhenSuperseded {
+    /// End.
+    Exit,
+    /// Wait for SIGTERM: whoever supervises this process would start it again.
+    Wait,
 }
 
 /// What to do.

@@ -16,7 +16,11 @@ use tokio::{
 };
 
 use crate::{
-    bootstrap::{Error, options::Options, privileges},
+    bootstrap::{
+        Error,
+        options::{Options, WhenSuperseded},
+        privileges,
+    },
     cluster::{Local, discovery},
     config::{Snapshot, listener::NetworkFilter},
     http::pool::Pools,
@@ -156,15 +160,17 @@ impl Control<'_> {
             End::Signal(name) => (name, self.options.drain_time(), true),
             End::Superseded(deadline) => ("superseded", deadline, false),
         };
-        tracing::info!(why, ?grace, open = self.stats.open_connections(), "stopped accepting");
+        tracing::info!(why, ?grace, open = self.stats.open_connections(), "stops accepting");
         accepting.stop().await;
+        let mut parting = Parting { deadline: Instant::now() + grace, told };
         if !grace.is_zero() {
             self.drain.start(Some(grace));
             drain_agent.send_replace(Some(grace));
-            let mut parting = Parting { deadline: Instant::now() + grace, told };
+            let drained = self.drained(changes);
+            tokio::pin!(drained);
             loop {
                 tokio::select! {
-                    () = self.idle() => break,
+                    () = &mut drained => break,
                     () = tokio::time::sleep_until(parting.deadline) => break,
                     name = signals.end(&self.reopener) => {
                         let grace = parting.tell(Instant::now(), self.options.drain_time());
@@ -174,6 +180,10 @@ impl Control<'_> {
                     }
                 }
             }
+        }
+        if !parting.told && self.options.when_superseded == WhenSuperseded::Wait {
+            tracing::info!("superseded; waits to be told to end");
+            signals.end(&self.reopener).await;
         }
         drop(discovery);
         Ok(())
@@ -206,8 +216,10 @@ impl Control<'_> {
         Ok(discovery)
     }
 
-    /// Resolves once no connection is open.
-    async fn idle(&self) {
+    /// Resolves once nothing is accepted any more and no connection is open.
+    async fn drained(&self, mut status: watch::Receiver<Status>) {
+        // Without an agent, or once it is superseded and lost its agent, the client is gone.
+        let _ = status.wait_for(|status| *status == Status::Stopped).await;
         let mut look = tokio::time::interval(DRAIN_POLL);
         while self.stats.open_connections() > 0 {
             look.tick().await;

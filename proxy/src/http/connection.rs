@@ -32,6 +32,10 @@ use crate::{
 /// reset: Envoy's default `delayed_close_timeout`.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long a connection that drains is open for one more request, so that a client that is just sending one does not
+/// lose it.
+pub const LAST_REQUEST: Duration = Duration::from_millis(500);
+
 /// Serves a connection to its end. `codec` says which HTTP it speaks.
 pub async fn serve(
     worker: Rc<Worker>,
@@ -45,7 +49,7 @@ pub async fn serve(
     let io = TokioIo::new(Watched { stream, connection: connection.clone(), saw_end: Cell::new(false) });
     let watch = async {
         tokio::select! {
-            () = drain.draining() => {}
+            () = drain.draining() => last_request(&connection).await,
             () = connection.ends.notified() => {}
             () = too_old(connection.manager.max_connection_duration) => {}
         }
@@ -54,6 +58,15 @@ pub async fn serve(
         serve_http2(&connection, io, watch).await;
     } else {
         serve_http1(&connection, io, watch).await;
+    }
+}
+
+/// A client that does not know yet that this connection drains may be sending its next request, or its first: it gets
+/// an answer, and with it that the connection ends. HTTP/2 says so in time by itself, but for the first request.
+async fn last_request(connection: &Connection) {
+    connection.closing.set(true);
+    if !connection.multiplexed || connection.activity.requests() == 0 {
+        tokio::time::sleep(LAST_REQUEST).await;
     }
 }
 

@@ -1,6 +1,11 @@
 //! A client's connection as its streams see it.
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+};
 
 use http::{HeaderMap, HeaderValue, header};
 
@@ -28,6 +33,8 @@ pub(super) struct Connection {
     pub multiplexed: bool,
     /// Its requests.
     pub activity: Rc<Activity>,
+    /// The next response is the last.
+    pub closing: Cell<bool>,
     /// Asks for a graceful end.
     pub ends: tokio::sync::Notify,
     upgrade: RefCell<Option<Accepted>>,
@@ -55,6 +62,7 @@ impl Connection {
             dialer,
             multiplexed,
             activity: Rc::new(Activity::new()),
+            closing: Cell::new(false),
             ends: tokio::sync::Notify::new(),
             upgrade: RefCell::new(None),
         })
@@ -63,7 +71,7 @@ impl Connection {
     /// The last word on a response's headers: whether the connection ends with it.
     pub fn before_response(&self, headers: &mut HeaderMap) {
         let most = self.manager.max_requests_per_connection;
-        if most > 0 && self.activity.requests() >= most {
+        if self.closing.get() || (most > 0 && self.activity.requests() >= most) {
             if self.multiplexed {
                 self.ends.notify_one();
             } else {

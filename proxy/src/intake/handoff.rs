@@ -5,12 +5,15 @@ use std::{
     collections::HashSet,
     io,
     os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use prost::Message;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep},
+};
 use weir_proto::handoff::v1::{
     Ack, Draining, FromAgent, FromProxy, Hello, ListenersBack, NeedSockets, Ready, from_agent, from_proxy,
 };
@@ -34,6 +37,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// Messages that may wait to be sent; then reading waits too.
 const OUTGOING: usize = 64;
+/// How often is looked whether connections that pods opened are still open.
+const STOP_LOOK: Duration = Duration::from_millis(20);
 /// How often a draining proxy tells how many connections it still has.
 const DRAINING_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -60,6 +65,22 @@ pub enum Status {
     Ready,
     /// A newer proxy accepts: finish, and exit after this long at the latest.
     Superseded(Duration),
+    /// Told to end: nothing is accepted any more.
+    Stopped,
+}
+
+/// How far stopping has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopping {
+    No,
+    /// What pods open is not accepted any more. What is opened to them is, as it may come from connections of this very
+    /// process: at the latest until then.
+    Outbound {
+        until: Instant,
+        deadline: Instant,
+    },
+    /// Nothing is accepted any more.
+    Done,
 }
 
 /// The client.
@@ -71,6 +92,7 @@ pub struct Client {
     needs: mpsc::Receiver<Need>,
     stats: Stats,
     status: watch::Sender<Status>,
+    stopping: Stopping,
 }
 
 impl Client {
@@ -84,25 +106,33 @@ impl Client {
         stats: Stats,
         status: watch::Sender<Status>,
     ) -> Self {
-        Self { path, generation, pods, needs, stats, status }
+        Self { path, generation, pods, needs, stats, status, stopping: Stopping::No }
     }
 
-    /// Runs until `drain` says how long connections may drain: then stops accepting, and returns at once. Must run in a
-    /// `LocalSet` or a `LocalRuntime`.
+    /// Runs until it is dropped, or superseded. When `drain` says how long connections may drain, stops accepting, and goes
+    /// on speaking with the agent: connections that drain need sockets. Must run in a `LocalSet` or a `LocalRuntime`.
     pub async fn run(mut self, mut drain: watch::Receiver<Option<Duration>>) {
         let mut pause = FIRST_PAUSE;
-        let mut missing = false;
+        let (mut missing, mut again) = (false, false);
         loop {
-            let asked = |asked: &Option<Duration>| asked.is_some();
-            let session = tokio::select! {
+            let connection = tokio::select! {
                 biased;
-                asked = drain.wait_for(asked) => {
-                    let grace = asked.ok().and_then(|grace| *grace).unwrap_or_default();
-                    self.pods.withdraw_all(grace).await;
-                    return;
+                grace = asked(&mut drain), if self.stopping == Stopping::No => {
+                    self.stop_outbound(grace).await;
+                    continue;
                 }
-                session = self.dial_and_serve(&mut pause, &mut missing) => session,
+                () = sleep(STOP_LOOK), if matches!(self.stopping, Stopping::Outbound { .. }) => {
+                    self.go_on_stopping().await;
+                    continue;
+                }
+                () = std::future::pending(), if self.stopping == Stopping::Done => continue,
+                // Whoever is about to end does not begin with another agent.
+                connection = dial(&self.path, &mut pause, &mut missing, again), if self.stopping == Stopping::No => {
+                    connection
+                }
             };
+            again = true;
+            let session = self.session(&connection, &mut pause, &mut drain).await;
             if matches!(*self.status.borrow(), Status::Superseded(_)) {
                 // A new agent would take us for one that serves.
                 return;
@@ -113,35 +143,37 @@ impl Client {
         }
     }
 
-    /// One attempt to reach the agent, and the session that follows.
-    async fn dial_and_serve(&mut self, pause: &mut Duration, missing: &mut bool) -> Result<(), SessionError> {
-        match Connection::dial(&self.path).await {
-            Ok(connection) => {
-                *missing = false;
-                let result = self.session(&connection, pause).await;
-                tokio::time::sleep(*pause).await;
-                result
-            }
-            Err(error) => {
-                if !std::mem::replace(missing, true) {
-                    tracing::warn!(%error, path = %self.path.display(), "the agent is not there; trying again");
-                }
-                let jitter = pause.mul_f64(fastrand::f64() / 2.0);
-                tokio::time::sleep(*pause + jitter).await;
-                *pause = (*pause * 2).min(LONGEST_PAUSE);
-                Ok(())
-            }
+    async fn stop_outbound(&mut self, grace: Duration) {
+        let now = Instant::now();
+        self.stopping = Stopping::Outbound { until: now + grace / 2, deadline: now + grace };
+        self.pods.stop_outbound(grace).await;
+        self.go_on_stopping().await;
+    }
+
+    /// Stops accepting what is opened to pods once nothing is open that they opened.
+    async fn go_on_stopping(&mut self) {
+        let Stopping::Outbound { until, deadline } = self.stopping else { return };
+        let now = Instant::now();
+        if self.pods.outbound_open() == 0 || now >= until {
+            self.pods.withdraw_all(deadline.saturating_duration_since(now)).await;
+            self.stopping = Stopping::Done;
+            self.status.send_replace(Status::Stopped);
         }
     }
 
     /// Speaks with one agent until the connection ends.
-    async fn session(&mut self, connection: &Connection, pause: &mut Duration) -> Result<(), SessionError> {
+    async fn session(
+        &mut self,
+        connection: &Connection,
+        pause: &mut Duration,
+        drain: &mut watch::Receiver<Option<Duration>>,
+    ) -> Result<(), SessionError> {
         // Sent apart from what is received: neither side waits for the other to read.
         let (send, outgoing) = mpsc::channel(OUTGOING);
         let send = Outgoing(send);
         tokio::select! {
             sent = write(connection, outgoing) => Ok(sent?),
-            received = self.listen(connection, &send, pause) => received,
+            received = self.listen(connection, &send, pause, drain) => received,
         }
     }
 
@@ -169,6 +201,7 @@ impl Client {
         connection: &Connection,
         send: &Outgoing,
         pause: &mut Duration,
+        drain: &mut watch::Receiver<Option<Duration>>,
     ) -> Result<(), SessionError> {
         self.greet(send).await?;
         let mut enrolled = HashSet::new();
@@ -178,17 +211,26 @@ impl Client {
                 packet = connection.receive() => packet?.ok_or(SessionError::Closed)?,
                 need = self.needs.recv() => {
                     // A pod that this agent has not enrolled yet is asked for once it is.
-                    if let Some(Need { uid, family, count }) = need.filter(|need| enrolled.contains(&*need.uid)) {
+                    let known = |need: &Need| enrolled.contains(&*need.uid) || self.pods.is_leaving(&need.uid);
+                    if let Some(Need { uid, family, count }) = need.filter(known) {
                         let family = family.to_handoff().into();
                         let need = NeedSockets { uid: uid.to_string(), family, count };
                         send.send(from_proxy::Message::NeedSockets(need), Vec::new()).await;
                     }
                     continue;
                 }
+                grace = asked(drain), if self.stopping == Stopping::No => {
+                    self.stop_outbound(grace).await;
+                    self.tell_draining(send).await;
+                    continue;
+                }
+                () = sleep(STOP_LOOK), if matches!(self.stopping, Stopping::Outbound { .. }) => {
+                    self.go_on_stopping().await;
+                    continue;
+                }
                 _ = progress.tick() => {
-                    if matches!(*self.status.borrow(), Status::Superseded(_)) {
-                        let draining = Draining { open: self.stats.open_connections() };
-                        send.send(from_proxy::Message::Draining(draining), Vec::new()).await;
+                    if self.is_draining() {
+                        self.tell_draining(send).await;
                     }
                     continue;
                 }
@@ -197,6 +239,16 @@ impl Client {
             // The agent speaks: the next loss is a new one.
             *pause = FIRST_PAUSE;
         }
+    }
+
+    /// Whether another proxy accepts, or will.
+    fn is_draining(&self) -> bool {
+        self.stopping != Stopping::No || matches!(*self.status.borrow(), Status::Superseded(_))
+    }
+
+    async fn tell_draining(&self, send: &Outgoing) {
+        let draining = Draining { open: self.stats.open_connections() };
+        send.send(from_proxy::Message::Draining(draining), Vec::new()).await;
     }
 
     async fn handle(
@@ -213,7 +265,7 @@ impl Client {
                 let [accepted, upstream] = exactly(fds, "Maps")?;
                 self.pods.set_maps(Maps::new(accepted, upstream));
             }
-            Some(from_agent::Message::Enroll(_)) if matches!(*self.status.borrow(), Status::Superseded(_)) => {
+            Some(from_agent::Message::Enroll(_)) if self.is_draining() => {
                 ack("this proxy is draining".into()).await;
             }
             Some(from_agent::Message::Enroll(enroll)) => {
@@ -241,6 +293,7 @@ impl Client {
                 tracing::info!(uid = %withdraw.uid, "pod withdrawn");
                 ack(String::new()).await;
             }
+            Some(from_agent::Message::SnapshotSent(_)) if self.is_draining() => {}
             Some(from_agent::Message::SnapshotSent(_)) => {
                 self.pods.prune(enrolled).await;
                 send.send(from_proxy::Message::Ready(Ready {}), Vec::new()).await;
@@ -257,11 +310,45 @@ impl Client {
                 let deadline = Duration::from_millis(drain.deadline_ms);
                 tracing::info!(?deadline, "a newer proxy accepts; draining");
                 self.pods.withdraw_all(deadline).await;
-                self.status.send_replace(Status::Superseded(deadline));
+                if self.stopping == Stopping::No {
+                    self.status.send_replace(Status::Superseded(deadline));
+                }
             }
             None => tracing::warn!(id, "the agent sent a message that this version does not know"),
         }
         Ok(())
+    }
+}
+
+/// Dials until the agent is there; `again` after a pause.
+async fn dial(path: &Path, pause: &mut Duration, missing: &mut bool, again: bool) -> Connection {
+    if again {
+        sleep(*pause).await;
+    }
+    loop {
+        match Connection::dial(path).await {
+            Ok(connection) => {
+                *missing = false;
+                return connection;
+            }
+            Err(error) => {
+                if !std::mem::replace(missing, true) {
+                    tracing::warn!(%error, path = %path.display(), "the agent is not there; trying again");
+                }
+            }
+        }
+        let jitter = pause.mul_f64(fastrand::f64() / 2.0);
+        sleep(*pause + jitter).await;
+        *pause = (*pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Resolves when connections are to drain, with how long they may.
+async fn asked(drain: &mut watch::Receiver<Option<Duration>>) -> Duration {
+    match drain.wait_for(Option::is_some).await.map(|grace| *grace) {
+        Ok(Some(grace)) => grace,
+        // Nobody will ask.
+        _ => std::future::pending().await,
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 
 use crate::{
+    config::listener::Direction,
     intake::{maps::Maps, stash::Stash},
     telemetry::stats::Shard,
     worker::drain::Drain,
@@ -43,8 +44,12 @@ pub struct PodLocal {
     pub stash: Stash,
     /// The agent's maps, once it has sent them.
     pub maps: Arc<ArcSwapOption<Maps>>,
-    /// Begins with the pod's withdrawal; its watches are the pod's connections.
-    pub drain: Drain,
+    /// Its watches are the connections that the pod opened. Begins with the pod's withdrawal, and when the process is to
+    /// end.
+    pub outbound: Drain,
+    /// Its watches are the connections that were opened to the pod. Begins with the pod's withdrawal, and, when the
+    /// process is to end, once those that pods opened need it no more: they may lead to a pod of the same process.
+    pub inbound: Drain,
     /// Counters for what happens on no worker in particular.
     pub stats: Arc<Shard>,
     open: AtomicUsize,
@@ -54,7 +59,8 @@ pub struct PodLocal {
 impl PodLocal {
     /// Nothing open yet; at most `ceiling` connections at a time.
     pub fn new(stash: Stash, maps: Arc<ArcSwapOption<Maps>>, stats: Arc<Shard>, ceiling: usize) -> Self {
-        Self { stash, maps, drain: Drain::new(), stats, open: AtomicUsize::new(0), ceiling }
+        let (outbound, inbound) = (Drain::new(), Drain::new());
+        Self { stash, maps, outbound, inbound, stats, open: AtomicUsize::new(0), ceiling }
     }
 
     /// Counts a connection in, or says that the pod has its fill.
@@ -62,6 +68,14 @@ impl PodLocal {
         let admitted = Admitted(self.clone());
         // Counted before it is compared: two workers cannot both take the last place.
         (self.open.fetch_add(1, Ordering::Relaxed) < self.ceiling).then_some(admitted)
+    }
+
+    /// The drain of the connections that come in by sockets of this direction.
+    pub fn drain(&self, direction: Direction) -> &Drain {
+        match direction {
+            Direction::Outbound => &self.outbound,
+            Direction::Inbound => &self.inbound,
+        }
     }
 
     /// Connections open now.

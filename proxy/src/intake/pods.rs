@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, TcpListener},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -68,6 +68,8 @@ pub enum EnrollError {
 #[derive(Debug)]
 pub struct Pods {
     held: HashMap<Arc<str>, Held>,
+    /// Withdrawn ones whose connections drain.
+    leaving: HashMap<Arc<str>, Weak<PodLocal>>,
     workers: Rc<Workers>,
     maps: Arc<ArcSwapOption<Maps>>,
     needs: mpsc::Sender<Need>,
@@ -78,8 +80,22 @@ pub struct Pods {
 #[derive(Debug)]
 struct Held {
     pod: Arc<ArcSwap<Pod>>,
-    accepting: Accepting,
+    accepting: BothWays,
     listeners: Vec<HeldListener>,
+}
+
+/// Accepting what a pod opens, and what is opened to it.
+#[derive(Debug)]
+struct BothWays {
+    outbound: Accepting,
+    inbound: Accepting,
+}
+
+impl BothWays {
+    async fn stop(self) {
+        self.outbound.stop().await;
+        self.inbound.stop().await;
+    }
 }
 
 /// A listening socket, kept to be given back to a new agent.
@@ -93,7 +109,8 @@ struct HeldListener {
 impl Pods {
     /// None yet. Each may have `ceiling` connections open at a time; what their stashes need goes to `needs`.
     pub fn new(workers: Rc<Workers>, needs: mpsc::Sender<Need>, stats: Arc<Shard>, ceiling: usize) -> Self {
-        Self { held: HashMap::new(), workers, maps: Arc::default(), needs, stats, ceiling }
+        let (held, leaving) = (HashMap::new(), HashMap::new());
+        Self { held, leaving, workers, maps: Arc::default(), needs, stats, ceiling }
     }
 
     /// How many.
@@ -166,15 +183,20 @@ impl Pods {
     /// Takes upstream sockets into a pod's stash, or the reason why there are none. For a pod that is gone they are
     /// closed.
     pub fn sockets(&self, uid: &str, family: Family, error: &str, fds: Vec<OwnedFd>) {
-        let Some(held) = self.held.get(uid) else { return };
-        let pod = held.pod.load();
+        let leaving = || self.leaving.get(uid).and_then(Weak::upgrade);
+        let Some(local) = self.held.get(uid).map(|held| held.pod.load().local.clone()).or_else(leaving) else { return };
         self.stats.add(Counter::UpstreamSocketsReceived, fds.len() as u64);
         if error.is_empty() {
-            pod.local.stash.put(family, fds);
+            local.stash.put(family, fds);
         } else {
-            tracing::warn!(pod = %pod.name, namespace = %pod.namespace, error, "the agent has no upstream sockets");
-            pod.local.stash.fail(family, error);
+            tracing::warn!(uid, error, "the agent has no upstream sockets");
+            local.stash.fail(family, error);
         }
+    }
+
+    /// Whether connections of a withdrawn pod still drain.
+    pub fn is_leaving(&self, uid: &str) -> bool {
+        self.leaving.get(uid).is_some_and(|local| local.strong_count() > 0)
     }
 
     /// Stops accepting for a pod and closes its listening sockets; its connections may drain so long. Returns once
@@ -185,12 +207,19 @@ impl Pods {
         drop(listeners);
         accepting.stop().await;
         let local = pod.load().local.clone();
-        local.drain.start(Some(drain));
+        local.outbound.start(Some(drain));
+        local.inbound.start(Some(drain));
         let workers = self.workers.clone();
         let uid: Arc<str> = uid.into();
+        self.leaving.retain(|_, local| local.strong_count() > 0);
+        self.leaving.insert(uid.clone(), Arc::downgrade(&local));
         tokio::task::spawn_local(async move {
             // Connections that still go on may need sockets; after them nothing may keep the pod's network namespace.
-            if tokio::time::timeout(drain + FORCED_CLOSE, local.drain.finished()).await.is_err() {
+            let finished = async {
+                local.outbound.finished().await;
+                local.inbound.finished().await;
+            };
+            if tokio::time::timeout(drain + FORCED_CLOSE, finished).await.is_err() {
                 tracing::warn!(%uid, open = local.open(), "connections outlived the drain of their pod");
             }
             local.stash.close();
@@ -205,6 +234,19 @@ impl Pods {
             tracing::info!(%uid, "pod is not enrolled any more");
             self.withdraw(&uid, PRUNE_DRAIN).await;
         }
+    }
+
+    /// Stops accepting what pods open; what is open may drain so long.
+    pub async fn stop_outbound(&mut self, drain: Duration) {
+        for held in self.held.values_mut() {
+            std::mem::replace(&mut held.accepting.outbound, Accepting::none()).stop().await;
+            held.pod.load().local.outbound.start(Some(drain));
+        }
+    }
+
+    /// Connections open that pods opened.
+    pub fn outbound_open(&self) -> usize {
+        self.held.values().map(|held| held.pod.load().local.outbound.open()).sum()
     }
 
     /// Stops accepting for every pod; the listening sockets stay with the agent for a successor.
@@ -255,8 +297,8 @@ async fn accept(
     workers: &Workers,
     pod: &Arc<ArcSwap<Pod>>,
     listeners: &[HeldListener],
-) -> Result<Accepting, EnrollError> {
-    let accepting = Accepting::none();
+) -> Result<BothWays, EnrollError> {
+    let both = BothWays { outbound: Accepting::none(), inbound: Accepting::none() };
     let indices: Vec<_> =
         listeners.iter().map(|held| (held.direction, is_ipv6(&held.listener), held.listener.worker)).collect();
     for (worker, index) in assign(&indices, workers.len()) {
@@ -264,9 +306,13 @@ async fn accept(
         let failed = |source| EnrollError::Listener { address: held.listener.address.clone(), source };
         let socket = TcpListener::from(held.socket.try_clone().map_err(failed)?);
         let source = Source::Pod { pod: pod.clone(), direction: held.direction };
-        workers.accept(worker, socket, source, &accepting).await.map_err(failed)?;
+        let accepting = match held.direction {
+            Direction::Outbound => &both.outbound,
+            Direction::Inbound => &both.inbound,
+        };
+        workers.accept(worker, socket, source, accepting).await.map_err(failed)?;
     }
-    Ok(accepting)
+    Ok(both)
 }
 
 fn is_ipv6(listener: &handoff::Listener) -> bool {

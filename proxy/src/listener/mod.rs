@@ -121,7 +121,8 @@ async fn sniff_within(downstream: &Downstream, listener: &Listener) -> Result<Op
     }
 }
 
-/// Which HTTP the client speaks, once it speaks. None: it went away, or stayed silent for the idle timeout, or drain.
+/// Which HTTP the client speaks, once it speaks. None: it went away, or stayed silent for the idle timeout, or for a moment
+/// when the connection drains.
 async fn wait_for_codec(downstream: &Downstream, idle: Option<std::time::Duration>) -> Option<Codec> {
     let silent = async {
         match idle {
@@ -129,10 +130,14 @@ async fn wait_for_codec(downstream: &Downstream, idle: Option<std::time::Duratio
             None => std::future::pending().await,
         }
     };
+    let drained = async {
+        downstream.drain.draining().await;
+        tokio::time::sleep(connection::LAST_REQUEST).await;
+    };
     tokio::select! {
         protocol = sniff(&downstream.stream) => Some(protocol.map_or(Codec::Http1, Protocol::codec)),
         () = silent => None,
-        () = downstream.drain.draining() => None,
+        () = drained => None,
     }
 }
 

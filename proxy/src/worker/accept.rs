@@ -173,7 +173,7 @@ impl Source {
                     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
                     return Err(Refusal::TooManyConnections);
                 };
-                let drain = pod.local.drain.watch();
+                let drain = pod.local.drain(*direction).watch();
                 let origin = Origin::Pod { pod, direction: *direction };
                 Ok((Downstream { stream, peer, local, destination, origin, accepted, drain }, Some(admitted)))
             }
