@@ -2,7 +2,10 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use weir_tests::{mesh::binary, process::{Launch, Outcome}};
+use weir_tests::{
+    mesh::binary,
+    process::{Launch, Outcome},
+};
 
 /// Where the part of the agent's example begins that is for Kubernetes.
 const KUBERNETES: &str = "# In place of [source.file]";

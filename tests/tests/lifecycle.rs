@@ -2,8 +2,12 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    sync::Arc,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
@@ -190,6 +194,58 @@ fn a_pod_with_another_namespace_is_enrolled_anew() {
     let veth = first.veth().to_owned();
     drop(first);
     scene.node.wait_until_gone(&veth);
+}
+
+#[test]
+fn a_pod_that_takes_anothers_place_is_never_left_alone() {
+    let scene = Scene::new();
+    let client = scene.node.pod("client");
+    let before = PodSpec::of(&client);
+    let after = PodSpec { uid: "uid-successor".to_owned(), name: "successor".to_owned(), ..before.clone() };
+    let mesh = Mesh::start(&scene.node, &[&before]);
+    let done = AtomicBool::new(false);
+    let left_alone = thread::scope(|scope| {
+        let dialling = scope.spawn(|| {
+            let mut left_alone = 0;
+            while !done.load(Ordering::SeqCst) {
+                let dialled = dial(&client.netns, scene.to()).expect("carried");
+                // A direct connection comes from the client's own port.
+                left_alone += usize::from(dialled.client_is_true());
+            }
+            left_alone
+        });
+        for specs in [&after, &before, &after] {
+            mesh.agent.set_pods(std::slice::from_ref(specs));
+            mesh.agent.wait_enrolled(&[specs]);
+        }
+        mesh.agent.wait_withdrawn(&[&before]);
+        done.store(true, Ordering::SeqCst);
+        dialling.join().expect("it dials")
+    });
+    assert_eq!(left_alone, 0);
+    assert!(mesh.ctl.counters(&after.full_name()).of(Rule::Redirected) > 0);
+}
+
+#[test]
+fn an_address_that_changes_is_noticed() {
+    let scene = Scene::new();
+    let client = scene.node.pod("client");
+    let spec = PodSpec::of(&client);
+    let mesh = Mesh::start(&scene.node, &[&spec]);
+    let second = Ipv4Addr::from_bits(client.ipv4.to_bits() + 100);
+    // Or the second address would go with the first.
+    client.netns.sysctl("ipv4/conf/eth0/promote_secondaries", "1");
+    client.netns.ip(&format!("addr add {second}/24 dev eth0\naddr del {}/24 dev eth0", client.ipv4));
+    wait_for("the pod has its new address", Duration::from_secs(20), || {
+        let row = mesh.ctl.pods()?.remove(&spec.full_name()).ok_or("not listed")?;
+        let ips = row["ips"].to_string();
+        let listeners = row["outbound_listeners"].to_string();
+        let is_known = ips.contains(&second.to_string()) && listeners.contains(&second.to_string());
+        if is_known && text(&row, "state") == "enrolled" { Ok(()) } else { Err(row.to_string()) }
+    });
+    let dialled = dial(&client.netns, scene.to()).expect("carried");
+    assert!(dialled.destination_is_true() && !dialled.client_is_true(), "{dialled:?}");
+    assert_eq!(dialled.server.peer.ip(), IpAddr::from(second), "{dialled:?}");
 }
 
 #[test]
