@@ -27,7 +27,8 @@ impl Accepted {
             client.write_all(&first).await
         };
         if first_written.await.is_ok() {
-            let ended = copy::both_ways(&mut client, &mut upstream, idle, &mut copied).await;
+            let never = std::future::pending();
+            let ended = copy::both_ways(&mut client, &mut upstream, idle, never, &mut copied).await;
             tracing::debug!(?ended, "upgraded connection ended");
         }
         record.entry.bytes_received += copied.received + read.len() as u64;

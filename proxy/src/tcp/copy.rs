@@ -7,10 +7,10 @@
 use std::{
     cell::RefCell,
     fmt,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
     os::fd::OwnedFd,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -30,6 +30,8 @@ use tokio::{
 const SCRATCH_BYTES: usize = 65_483;
 /// Reads in a row that fill the scratch before a direction counts as bulk.
 const BULK_READS: u32 = 4;
+/// How long nothing may have come after the server's last bytes for an exchange to count as over.
+const LULL: Duration = Duration::from_millis(2);
 /// Size of a bulk direction's pipe; where the kernel grants less, it has that.
 const PIPE_BYTES: usize = 1 << 20;
 
@@ -53,6 +55,8 @@ pub enum Ended {
     Finished,
     /// No byte moved for the idle timeout.
     Idle,
+    /// It was to end soon, and nothing came after the server's last bytes.
+    Lull,
     /// One side's socket failed: reset, or gone.
     Failed(Side, io::Error),
 }
@@ -62,6 +66,7 @@ impl fmt::Display for Ended {
         match self {
             Self::Finished => f.write_str("finished"),
             Self::Idle => f.write_str("idle"),
+            Self::Lull => f.write_str("drained"),
             Self::Failed(Side::Downstream, error) => write!(f, "downstream: {error}"),
             Self::Failed(Side::Upstream, error) => write!(f, "upstream: {error}"),
         }
@@ -77,17 +82,23 @@ pub struct Copied {
     pub sent: u64,
 }
 
-/// Copies until the end, counting into `copied` as it goes, so that the count is there when the future is dropped. When
-/// one side fails, the other is set to end with a reset too: its peer must not take the end for an orderly one.
+/// Copies until the end, or, once `soon` has resolved, until the first lull: bytes do not say where a request begins, but
+/// after an answer nothing is under way that a FIN could break, and clients expect one there. Counts into `copied` as it goes, so that the count is there when the future is dropped. When one side fails, the
+/// other is set to end with a reset too: its peer must not take the end for an orderly one.
 pub async fn both_ways(
     downstream: &mut TcpStream,
     upstream: &mut TcpStream,
     idle_timeout: Option<Duration>,
+    soon: impl Future<Output = ()>,
     copied: &mut Copied,
 ) -> Ended {
     let (mut up, mut down) = (OneWay::default(), OneWay::default());
     let mut idle = idle_timeout.map(Idle::new);
+    let mut soon = pin!(soon);
+    let mut lull = None::<Idle>;
+    let mut answered = false;
     let ended = poll_fn(|cx| {
+        let before = *copied;
         let up_done = match up.poll(downstream, upstream, &mut copied.received, down.done, cx) {
             Poll::Ready(Err(Failure::Reading(error))) => return Poll::Ready(Ended::Failed(Side::Downstream, error)),
             Poll::Ready(Err(Failure::Writing(error))) => return Poll::Ready(Ended::Failed(Side::Upstream, error)),
@@ -103,6 +114,21 @@ pub async fn both_ways(
         if up_done && down_done {
             return Poll::Ready(Ended::Finished);
         }
+        if *copied != before {
+            answered = copied.sent != before.sent;
+        }
+        if lull.is_none() && soon.as_mut().poll(cx).is_ready() {
+            lull = Some(Idle::new(LULL));
+        }
+        while let Some(quiet) = &mut lull
+            && quiet.poll(copied.received + copied.sent, cx).is_ready()
+        {
+            if answered && !up.holds() && !down.holds() {
+                return Poll::Ready(Ended::Lull);
+            }
+            // A request that waits for its answer, or a client that has not asked yet.
+            lull = Some(Idle::new(LULL));
+        }
         match &mut idle {
             Some(idle) => idle.poll(copied.received + copied.sent, cx).map(|()| Ended::Idle),
             None => Poll::Pending,
@@ -112,7 +138,7 @@ pub async fn both_ways(
     match &ended {
         Ended::Failed(Side::Downstream, _) => reset_on_close(upstream),
         Ended::Failed(Side::Upstream, _) => reset_on_close(downstream),
-        Ended::Finished | Ended::Idle => {}
+        Ended::Finished | Ended::Idle | Ended::Lull => {}
     }
     ended
 }
@@ -151,6 +177,11 @@ struct Pipe {
 }
 
 impl OneWay {
+    /// Whether something was read that is not delivered.
+    fn holds(&self) -> bool {
+        self.offset < self.pending.len() || self.pipe.as_ref().is_some_and(|pipe| pipe.filled > 0)
+    }
+
     /// Moves what can be moved; ready once the input has ended and everything is delivered. With `other_done` the
     /// sockets are about to be closed, which says FIN as well as shutdown(2) would.
     fn poll(
@@ -347,11 +378,18 @@ mod tests {
 
     /// A client, a server, and the copying between them.
     async fn between(idle_timeout: Option<Duration>) -> (TcpStream, TcpStream, JoinHandle<(Ended, Copied)>) {
+        between_until(idle_timeout, std::future::pending()).await
+    }
+
+    async fn between_until(
+        idle_timeout: Option<Duration>,
+        soon: impl Future<Output = ()> + Send + 'static,
+    ) -> (TcpStream, TcpStream, JoinHandle<(Ended, Copied)>) {
         let (client, mut downstream) = pair().await;
         let (mut upstream, server) = pair().await;
         let copying = tokio::spawn(async move {
             let mut copied = Copied::default();
-            let ended = both_ways(&mut downstream, &mut upstream, idle_timeout, &mut copied).await;
+            let ended = both_ways(&mut downstream, &mut upstream, idle_timeout, soon, &mut copied).await;
             (ended, copied)
         });
         (client, server, copying)
@@ -374,6 +412,27 @@ mod tests {
         let (ended, copied) = copying.await.unwrap();
         assert!(matches!(ended, Ended::Finished), "{ended:?}");
         assert_eq!(copied, Copied { received: 7, sent: 11 });
+    }
+
+    #[tokio::test]
+    async fn what_is_to_end_soon_ends_after_an_answer_and_not_before() {
+        let (told, soon) = tokio::sync::oneshot::channel::<()>();
+        let (mut client, mut server, copying) = between_until(None, async {
+            let _ = soon.await;
+        })
+        .await;
+        client.write_all(b"request").await.unwrap();
+        server.read_exact(&mut [0; 7]).await.unwrap();
+        told.send(()).unwrap();
+        // While the answer is awaited nothing ends, however long that takes.
+        tokio::time::sleep(LULL * 10).await;
+        assert!(!copying.is_finished());
+        server.write_all(b"answer").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "answer");
+        assert!(matches!(copying.await.unwrap().0, Ended::Lull));
+        assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0);
     }
 
     #[tokio::test]

@@ -3,7 +3,10 @@
 mod connect;
 pub(crate) mod copy;
 
-use std::{rc::Rc, time::Instant};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use self::{
     connect::{Connected, Failed},
@@ -18,6 +21,9 @@ use crate::{
     },
     worker::state::Worker,
 };
+
+/// How long before the end of a drain a connection ends at its first lull, rather than with a request under way.
+const LAST: Duration = Duration::from_secs(2);
 
 /// Carries one connection to its end and writes its line to `logs`. `entry` brings what the listener knows.
 pub async fn proxy(
@@ -43,7 +49,10 @@ pub async fn proxy(
         }
     };
     line.entry.upstream_local = upstream.local_addr().ok();
-    let ended = copy::both_ways(&mut downstream.stream, &mut upstream, settings.idle_timeout, &mut line.copied).await;
+    let drain = downstream.drain.clone();
+    let soon = drain.forced_within(LAST);
+    let ended =
+        copy::both_ways(&mut downstream.stream, &mut upstream, settings.idle_timeout, soon, &mut line.copied).await;
     if let Ended::Failed(Side::Upstream, _) = &ended {
         line.entry.raise(Flag::UpstreamRemoteReset);
     }

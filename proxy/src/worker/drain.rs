@@ -82,12 +82,18 @@ impl DrainWatch {
 
     /// Resolves when the deadline has passed: close now.
     pub async fn forced(&self) {
+        self.forced_within(Duration::ZERO).await;
+    }
+
+    /// Resolves when the deadline is no further away than this: close at the first good moment.
+    pub async fn forced_within(&self, ahead: Duration) {
         let mut phase = self.phase.clone();
         loop {
             let deadline = match *phase.borrow_and_update() {
                 Phase::Draining { deadline } => deadline,
                 Phase::Serving => None,
             };
+            let deadline = deadline.map(|deadline| deadline.checked_sub(ahead).unwrap_or(deadline));
             let moved = match deadline {
                 Some(deadline) => match tokio::time::timeout_at(deadline, phase.changed()).await {
                     Err(_) => return,
@@ -138,6 +144,18 @@ mod tests {
         drain.start(Some(Duration::from_secs(1)));
         forced.await.unwrap();
         assert_eq!(before.elapsed().as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_the_graceful_phase_is_known_ahead() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        drain.start(Some(Duration::from_secs(30)));
+        let before = Instant::now();
+        watch.forced_within(Duration::from_secs(2)).await;
+        assert_eq!(before.elapsed().as_secs(), 28);
+        watch.forced_within(Duration::from_secs(60)).await;
+        assert_eq!(before.elapsed().as_secs(), 28);
     }
 
     #[tokio::test(start_paused = true)]
