@@ -86,9 +86,7 @@ pub enum Missing {
     )]
     PrivateBpffs(PathBuf),
     /// The agent has a pid namespace of its own.
-    #[error(
-        "the agent is process 1, so that it does not see the node's processes: the agent's pod needs hostPID: true"
-    )]
+    #[error("process 1 is a pod's, so that the agent does not see the node's processes: its pod needs hostPID: true")]
     HostPid,
     /// What the node's init sees is not to be seen.
     #[error(
@@ -166,9 +164,6 @@ pub fn probe(config: &Config) -> Result<Features, Vec<Missing>> {
             check(Err(Missing::Capability { capability: capability.to_string(), purpose }));
         }
     }
-    if kubernetes.is_some() && std::process::id() == 1 {
-        check(Err(Missing::HostPid));
-    }
     check(match kubernetes {
         Some(init) => mounts::check_shared_bpffs(&config.paths.bpffs, init),
         None => check_bpffs(&config.paths.bpffs),
@@ -182,6 +177,9 @@ pub fn probe(config: &Config) -> Result<Features, Vec<Missing>> {
             None
         }
     };
+    if kubernetes.is_some() && root.as_ref().is_some_and(|root| mounts::init_is_a_pod(&root.path)) {
+        check(Err(Missing::HostPid));
+    }
     // Without the capability every type looks missing.
     if held.contains(&Capability::CAP_BPF) {
         for result in bpf_types() {

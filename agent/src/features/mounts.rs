@@ -13,12 +13,17 @@ use std::{
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
 use super::Missing;
-use crate::redirect::ancestor::{self, Ancestry};
+use crate::{
+    locate,
+    redirect::ancestor::{self, Ancestry},
+};
 
 /// The inode number of cgroup2's true root.
 const ROOT_INODE: u64 = 1;
 /// Where the BPF file system is on a node.
 const NODE_BPFFS: &str = "sys/fs/bpf";
+/// How far below the directory of all pods their processes are looked for: class, pod, container.
+const BELOW_PODS: usize = 4;
 /// The directory of cgroup2 where controllers of cgroup v1 have trees of their own.
 const HYBRID: &str = "unified";
 
@@ -104,6 +109,20 @@ pub(super) fn check_shared_bpffs(path: &Path, init: NodeInit<'_>) -> Result<(), 
     let nodes = init.path(NODE_BPFFS);
     let seen = place(&nodes).map_err(|error| Missing::NodeInit { path: nodes, reason: error.to_string() })?;
     if seen.0 == device { Ok(()) } else { Err(Missing::PrivateBpffs(path.to_owned())) }
+}
+
+/// Whether process 1 is not the node's init but a pod's: then the agent's pod has a pid namespace of its own, and what is
+/// seen through its procfs is the pod's.
+pub(super) fn init_is_a_pod(cgroup2: &Path) -> bool {
+    std::process::id() == 1 || locate::directories_of_all_pods(cgroup2).iter().any(|pods| holds_init(pods, BELOW_PODS))
+}
+
+fn holds_init(cgroup: &Path, depth: usize) -> bool {
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let children = || fs::read_dir(cgroup).into_iter().flatten().flatten();
+    let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    processes.lines().any(|process| process == "1")
+        || depth > 0 && children().filter(is_directory).any(|child| holds_init(&child.path(), depth - 1))
 }
 
 fn place(path: &Path) -> io::Result<Place> {
@@ -199,9 +218,23 @@ mod tests {
             "the BPF file system at /sys/fs/bpf (paths.bpffs) is not the node's, so that pins would go with the agent's \
              container: mount it on the node (mount -t bpf bpf /sys/fs/bpf), and into the container as a hostPath"
         );
+    }
+
+    #[test]
+    fn a_pod_without_the_node_s_process_ids_is_told_by_process_1() {
+        let root = tempfile::tempdir().unwrap();
+        let container = root.path().join("kubepods/burstable/pod1/c1");
+        fs::create_dir_all(&container).unwrap();
+        fs::create_dir_all(root.path().join("init")).unwrap();
+        fs::write(root.path().join("init/cgroup.procs"), "1\n").unwrap();
+        // Processes of other pid namespaces are 0.
+        fs::write(container.join("cgroup.procs"), "0\n11\n").unwrap();
+        assert!(!init_is_a_pod(root.path()));
+        fs::write(container.join("cgroup.procs"), "1\n7\n").unwrap();
+        assert!(init_is_a_pod(root.path()));
         assert_eq!(
             Missing::HostPid.to_string(),
-            "the agent is process 1, so that it does not see the node's processes: the agent's pod needs hostPID: true"
+            "process 1 is a pod's, so that the agent does not see the node's processes: its pod needs hostPID: true"
         );
     }
 }
