@@ -6,17 +6,22 @@
 //! as a runtime that has read the entry runs it once more. Every step may be repeated.
 
 use std::{
+    collections::HashMap,
     fs, io,
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
 };
 
 use nix::sys::socket::SockType;
+use weir_abi::map::PodConfig;
 
 use crate::{
     cni::install::{Place, file},
     config::{Config, Source},
-    keeper, lead, sources, unix,
+    enroll::RESERVED,
+    keeper, lead, netns,
+    redirect::pins::Pins,
+    sources, unix,
 };
 
 /// weir's namespace where nothing says otherwise; the CNI entry that is taken out does not depend on it.
@@ -100,6 +105,26 @@ impl Remains {
         }
         problems
     }
+}
+
+/// Gives pods the ports back that were reserved for weir in their namespaces, for those that the pins say are enrolled
+/// still. What went wrong. Blocks.
+pub fn release_ports(pins: &Pins, proc: &Path) -> Result<(), String> {
+    let enrolled: HashMap<u64, PodConfig> = pins.enrolled().map_err(|error| error.to_string())?.into_iter().collect();
+    if enrolled.is_empty() {
+        return Ok(());
+    }
+    let mut problem = Ok(());
+    for netns in netns::all(proc) {
+        // One that is gone by now needs nothing.
+        let Some(pod) = netns.look().ok().and_then(|contents| enrolled.get(&contents.cookie)) else { continue };
+        let reserved = RESERVED.iter().filter(|(_, bit)| pod.flags & bit != 0);
+        let ports: Vec<u16> = reserved.map(|(port, _)| *port).collect();
+        if let Err(error) = netns.release_ports(proc, &ports) {
+            problem = Err(error.to_string());
+        }
+    }
+    problem
 }
 
 fn is_socket(path: &Path) -> bool {

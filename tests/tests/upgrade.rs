@@ -215,7 +215,9 @@ fn the_keeper_holds_nothing_but_sockets() {
     let scene = Scene::new();
     let pid = scene.keeper();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    for line in ["Uid:\t65532\t65532\t65532\t65532", "Gid:\t65532\t65532\t65532\t65532", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+    for line in
+        ["Uid:\t65532\t65532\t65532\t65532", "Gid:\t65532\t65532\t65532\t65532", "NoNewPrivs:\t1", "Seccomp:\t2"]
+    {
         assert!(status.contains(line), "{line} in {status}");
     }
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {

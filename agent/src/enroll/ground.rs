@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// weir's ports in a pod, and what says that they were reserved.
-const RESERVED: [(u16, u32); 2] =
+pub const RESERVED: [(u16, u32); 2] =
     [(OUTBOUND_PORT, pod_flag::RESERVED_OUTBOUND), (INBOUND_PORT, pod_flag::RESERVED_INBOUND)];
 
 /// Why a pod could not be enrolled or changed: its pending reason.

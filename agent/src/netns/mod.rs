@@ -5,9 +5,11 @@
 
 mod address;
 mod reserved;
+mod search;
 mod socket;
 mod watch;
 
+pub use search::all;
 pub use socket::{Family, PodListener, check_handed_back, is_held, is_listening, listeners, upstream};
 pub use watch::AddressChanges;
 

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::Path,
 };
 
 use aya::{
@@ -93,6 +94,18 @@ impl SocketMaps {
     pub(super) fn tag(&mut self, socket: &impl AsRawFd, tag: &Endpoint) -> Result<(), Error> {
         self.upstream.insert(socket, tag.to_bytes(), 0).map_err(map_error(name::UPSTREAM))
     }
+}
+
+/// Every pod that is enrolled by a pinned map, with its cookie; none if there is no such pin.
+pub(super) fn pinned_enrolled(pin: &Path) -> Result<Vec<(u64, PodConfig)>, Error> {
+    if !pin.exists() {
+        return Ok(Vec::new());
+    }
+    let read = || -> Result<Vec<(u64, PodConfig)>, MapError> {
+        let map: HashMap<_, u64, [u8; POD]> = Map::from_map_data(MapData::from_pin(pin)?)?.try_into()?;
+        map.iter().map(|entry| entry.map(|(cookie, pod)| (cookie, PodConfig::from_bytes(&pod)))).collect()
+    };
+    read().map_err(|source| Error::Pinned { pin: pin.to_owned(), source: Box::new(source) })
 }
 
 /// The maps that hold pods.

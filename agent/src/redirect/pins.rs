@@ -12,8 +12,9 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
+use weir_abi::map::{PodConfig, name};
 
-use super::{Error, link};
+use super::{Error, link, maps};
 
 /// Only root sees the pins.
 const DIRECTORY_MODE: u32 = 0o700;
@@ -95,6 +96,11 @@ impl Pins {
     /// Pin of a program's link.
     pub fn link(&self, name: &str) -> PathBuf {
         self.directory.join("links").join(name)
+    }
+
+    /// The pods that the pinned maps say are enrolled, with the cookies of their network namespaces.
+    pub fn enrolled(&self) -> Result<Vec<(u64, PodConfig)>, Error> {
+        maps::pinned_enrolled(&self.map(name::ENROLLED))
     }
 
     /// Names of the pins in a part of the directory (`maps`, `programs` or `links`).
