@@ -404,19 +404,16 @@ fn a_missing_capability_is_named() {
 }
 
 #[test]
-fn a_second_agent_on_the_same_instance_is_refused() {
+fn a_second_agent_that_cannot_ask_the_first_to_step_down_is_refused() {
     let scene = Scene::new();
     let place = &scene.mesh.agent.place;
-    let outcome =
-        scene.launch("weir-agent").args(["run", "--config"]).args([place.file("agent.toml")]).output(PATIENCE);
-    assert_one_clear_line("second agent", &outcome, &[&place.instance]);
-    scene.is_well();
-    // Also when its sockets are elsewhere.
-    let elsewhere =
-        place.configuration("").replace("agent.sock", "other.sock").replace("handoff.sock", "other-handoff");
-    let file = place.write("second.toml", &elsewhere);
+    let elsewhere = scene.node.directory().join("elsewhere");
+    let configuration = format!("state = {elsewhere:?}\n{}", place.configuration(""))
+        .replace("agent.sock", "other.sock")
+        .replace("handoff.sock", "other-handoff");
+    let file = place.write("second.toml", &configuration);
     let outcome = scene.launch("weir-agent").args(["run", "--config"]).args([&file]).output(PATIENCE);
-    assert_one_clear_line("second agent with other sockets", &outcome, &[&place.instance]);
+    assert_one_clear_line("second agent", &outcome, &[&place.instance]);
     scene.is_well();
     let status = scene.mesh.ctl.json(&["status"]);
     assert_eq!(status["pid"], scene.mesh.agent.process.pid());
