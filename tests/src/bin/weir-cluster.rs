@@ -72,6 +72,9 @@ struct Arguments {
     /// Writes what nodes are like to a file, for `--before`, and does nothing else.
     #[arg(long)]
     snapshot: Option<PathBuf>,
+    /// The nodes share their kernel with others: look at what belongs to their own cgroups and namespaces only.
+    #[arg(long)]
+    shared_kernel: bool,
     /// What nodes were like before weir was ever installed, for `uninstall`.
     #[arg(long)]
     before: Option<PathBuf>,
@@ -117,6 +120,7 @@ fn run(arguments: Arguments) -> Result<bool, String> {
         pods: arguments.pods,
         replacements: arguments.replacements,
         flips: arguments.flips,
+        shared_kernel: arguments.shared_kernel,
         before: arguments.before,
     };
     if let Some(file) = arguments.snapshot {

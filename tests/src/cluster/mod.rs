@@ -51,6 +51,8 @@ pub struct Cluster {
     pub replacements: u32,
     /// Labels that it flips.
     pub flips: u32,
+    /// Whether nodes share their kernel with others, whose eBPF programs come and go.
+    pub shared_kernel: bool,
     /// What nodes were like before the first install.
     pub before: Option<PathBuf>,
 }

@@ -5,13 +5,27 @@ use std::collections::BTreeMap;
 use super::{Cluster, kubectl};
 
 /// A shell's script that writes `SECTION<tab>LINE`. Ids and times differ without meaning anything, so they are left out.
+/// Directories that the kubelet made for hostPaths stay, empty.
 const SCRIPT: &str = r#"
 say() { sed "s/^/$1\t/"; }
 if command -v bpftool >/dev/null; then
-  bpftool prog show | grep -oE 'name weir[a-z0-9_]*' | sort | uniq -c | say programs
-  bpftool map show | grep -oE 'name (ENROLLED|LISTENERS|PENDING|ACCEPTED|PEER|UPSTREAM)\b' | sort | uniq -c | say maps
-  bpftool link show | grep -oE '^[0-9]+: (cgroup|netns)|attach_type [a-z0-9_]+' | sed 's/^[0-9]*: //' | sort | uniq -c | say links
-  for cgroup in "$CGROUP2"; do bpftool cgroup show "$cgroup" 2>/dev/null | awk 'NR > 1 { print $2, $NF }' | sort | say cgroup; done
+  if [ -z "$SHARED_KERNEL" ]; then
+    bpftool prog show | grep -oE 'name [^ ]+' | sort | uniq -c | say programs
+    bpftool map show | grep -oE 'name [^ ]+' | sort | uniq -c | say maps
+  fi
+  # Links of this node: those of its cgroups, and of network namespaces that its processes or its pods are in.
+  namespaces=" $(stat -Lc %i /proc/[0-9]*/ns/net /run/netns/* 2>/dev/null | sort -u | tr '\n' ' ')"
+  cgroups=" $(find "$CGROUP2" -maxdepth 6 -type d -exec stat -c %i {} + 2>/dev/null | tr '\n' ' ')"
+  bpftool link show | tr '\n' ' ' | sed 's/ \([0-9]*: \)/\n\1/g' | while read -r id kind _ program rest; do
+    case "$kind $rest" in
+      cgroup*) cgroup=$(echo "$rest" | sed -n 's/.*cgroup_id \([0-9]*\).*/\1/p')
+        case "$cgroups" in *" $cgroup "*) ;; *) continue;; esac;;
+      netns*) namespace=$(echo "$rest" | sed -n 's/.*netns_ino \([0-9]*\).*/\1/p')
+        case "$namespaces" in *" $namespace "*) ;; *) continue;; esac;;
+    esac
+    echo "$kind $(echo "$rest" | grep -oE 'attach_type [a-z0-9_]+')"
+  done | sort | uniq -c | say links
+  bpftool cgroup tree "$CGROUP2" 2>/dev/null | awk 'NF > 1 && $1 ~ /^[0-9]+$/ && $2 != "cgroup_device" { print $2, $NF }' | sort | uniq -c | say cgroup
 else
   echo 'no bpftool on this node' | say programs
 fi
@@ -21,10 +35,10 @@ for directory in "$CNI_CONF" "$CNI_BIN"; do
   find "$directory" -type f -exec sha256sum {} + | sort | say cni
 done
 for directory in /run/weir /var/lib/weir /var/lib/kubelet/seccomp; do
-  find "$directory" 2>/dev/null | sort | say files
+  find "$directory" -mindepth 1 2>/dev/null | sort | say files
 done
 for process in /proc/[0-9]*; do
-  read -r name < "$process/comm" && case $name in weir*|keep*) echo "$name"; esac
+  read -r name < "$process/comm" && case $name in weir-load) ;; weir*) echo "$name"; esac
 done 2>/dev/null | sort | uniq -c | say processes
 find "$CGROUP2" -type d -name 'weir*' 2>/dev/null | sort | say cgroup
 true
@@ -60,7 +74,13 @@ pub type Snapshot = BTreeMap<String, Vec<String>>;
 /// Takes one of every node, and of these pods' namespaces.
 pub fn take(cluster: &Cluster, pods: &[&str]) -> Result<Snapshot, String> {
     let places = Places::default();
-    let variables = format!("CGROUP2={} CNI_CONF={} CNI_BIN={}\n", places.cgroup2, places.cni_conf, places.cni_bin);
+    let variables = format!(
+        "CGROUP2={} CNI_CONF={} CNI_BIN={} SHARED_KERNEL={}\n",
+        places.cgroup2,
+        places.cni_conf,
+        places.cni_bin,
+        if cluster.shared_kernel { "yes" } else { "" }
+    );
     let mut snapshot = Snapshot::new();
     for node in kubectl::names(&cluster.kubectl.json(&["get", "nodes"])?) {
         let text = cluster.nodes.sh(&node, &(variables.clone() + SCRIPT))?;
