@@ -6,6 +6,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use weir_abi::Rule;
 use weir_tests::{
     figure,
     load::{Connections, Load, Request},
@@ -13,7 +14,7 @@ use weir_tests::{
     net::{Net, Node, Pod},
     poll::wait_for,
     process::Process,
-    web::Nginx,
+    web::{Nginx, curl, get},
     weirctl::number,
 };
 
@@ -231,4 +232,45 @@ fn the_keeper_holds_nothing_but_sockets() {
     assert!(title.starts_with("weir-agent keep --instance "), "{title}");
     let root = fs::read_dir(format!("/proc/{pid}/root")).expect("root may look").count();
     assert_eq!(root, 0, "it sees no file");
+}
+
+#[test]
+fn a_pod_that_fails_open_is_passed_once_agent_and_proxy_are_gone() {
+    let mut net = Net::new();
+    let node = net.node("a");
+    let (open, closed, server) = (node.pod("open"), node.pod("closed"), node.pod("server"));
+    let (_outside, _inside) = (Nginx::start(&server, 80, OK), Nginx::start(&open, 80, OK));
+    let specs = [PodSpec::of(&open).annotation("weir.dev/fail-open", "true"), PodSpec::of(&closed)];
+    let place = Place::new(&node);
+    let configuration = place.configuration("drain = \"1s\"") + &place.keeper("60s");
+    let mut agent = Agent::start_configured(place, &specs, &configuration);
+    let mut proxy = Proxy::start(&agent);
+    agent.wait_enrolled(&specs.each_ref());
+    wait_for("the keeper keeps the sockets of the pod that fails closed", PATIENCE, || {
+        let keeper = agent.ctl.try_json(&["status"])?["keeper"].clone();
+        if keeper["pods"] == 1 { Ok(()) } else { Err(keeper.to_string()) }
+    });
+    let (out, into) = (format!("http://{}/", server.v4(80)), format!("http://{}/", open.v4(80)));
+    get(&open, &out);
+    assert_eq!(agent.ctl.counters("default/open").of(Rule::Redirected), 1);
+    agent.process.kill9();
+    proxy.process.kill9();
+    for (from, url) in [(&open, &out), (&server, &into)] {
+        wait_for("the open pod is passed", PATIENCE, || {
+            let answer = curl(from, &["--max-time", "1", url]);
+            if answer.status == 200 { Ok(()) } else { Err(answer) }
+        });
+    }
+    assert_eq!(curl(&closed, &["--max-time", "1", &out]).exit, 28, "the other waits");
+    agent.restart();
+    proxy = Proxy::start(&agent);
+    agent.wait_enrolled(&specs.each_ref());
+    for pod in [&open, &closed] {
+        get(pod, &out);
+    }
+    get(&server, &into);
+    let counters = agent.ctl.counters("default/open");
+    assert!(counters.of(Rule::OutboundFailOpen) > 0 && counters.of(Rule::InboundFailOpen) > 0);
+    assert_eq!(counters.of(Rule::Redirected), 2);
+    drop(proxy);
 }

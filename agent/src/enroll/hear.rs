@@ -11,7 +11,7 @@ use weir_abi::map::config_flag;
 
 use super::{Reconciler, proxies::Told, reconciler::Served};
 use crate::{
-    handoff::{Event, ListenersHandedBack},
+    handoff::{Event, ListenersHandedBack, open_process},
     netns::{self, Identity, Netns},
 };
 
@@ -73,6 +73,7 @@ impl Reconciler {
             }
         }
         self.set_ready(self.proxies.any_ready());
+        self.watch_proxy();
         false
     }
 
@@ -134,6 +135,20 @@ impl Reconciler {
             }
         }
         false
+    }
+
+    /// The keeper is to know which proxy accepts: it tells the kernel when that one is gone and no agent sees it.
+    fn watch_proxy(&mut self) {
+        let acceptor = self.proxies.acceptor_process();
+        if self.watched == acceptor {
+            return;
+        }
+        self.watched = acceptor;
+        let open = |(_, pid)| Ok::<_, std::io::Error>([self.ground.redirect.config().fd()?, open_process(pid)?]);
+        match acceptor.map(open).transpose() {
+            Ok(watched) => self.ground.keeper.watch(watched),
+            Err(error) => tracing::debug!(%error, "the keeper does not know which proxy accepts"),
+        }
     }
 
     pub(super) fn set_ready(&self, ready: bool) {

@@ -83,9 +83,11 @@ impl Reconciler {
         }
     }
 
-    /// The keeper is to hold a pod's sockets.
+    /// The keeper is to hold a pod's sockets, unless it fails open: then nobody is to wait in them.
     pub(super) fn keep_sockets(&self, pod: &Pod) {
-        if !pod.listeners.is_empty() {
+        if pod.policy.fail_open {
+            self.ground.keeper.forget(&pod.spec.uid);
+        } else if !pod.listeners.is_empty() {
             self.ground.keeper.keep(&pod.spec.uid, &pod.listeners);
         }
     }

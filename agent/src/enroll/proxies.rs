@@ -132,6 +132,11 @@ impl Proxies {
         self.connected.get(&self.fleet.acceptor()?)
     }
 
+    /// The proxy that accepts, and its process.
+    pub(super) fn acceptor_process(&self) -> Option<(ProxyId, i32)> {
+        self.acceptor().map(|proxy| (proxy.proxy.id, proxy.peer.pid))
+    }
+
     /// The proxy whose word on a pod counts.
     pub(super) fn speaker(&self) -> Option<ProxyId> {
         self.fleet.speaker()

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     config,
-    handoff::{Event, ListenersHandedBack},
+    handoff::{Event, ListenersHandedBack, ProxyId},
     health::{Health, Progress, Stage},
     netns::{self, Identity, Netns},
     redirect,
@@ -112,6 +112,8 @@ pub struct Reconciler {
     pub(super) proxies: Proxies,
     pub(super) outcomes: Outcomes,
     pub(super) addresses: Addresses,
+    /// The proxy that the keeper looks after, and its process.
+    pub(super) watched: Option<(ProxyId, i32)>,
     pub(super) leaving: Option<Leaving>,
     pub(super) milestones: watch::Sender<Milestones>,
     health: Health,
@@ -154,6 +156,7 @@ impl Reconciler {
             proxies: Proxies::default(),
             outcomes: Outcomes::default(),
             addresses: Addresses::default(),
+            watched: None,
             leaving: None,
             milestones: watch::Sender::default(),
             health,
@@ -331,7 +334,6 @@ impl Reconciler {
             Ok(Refreshed::Same) => return,
             Ok(Refreshed::Addresses) => self.proxies.update(pod, &self.settings.node),
             Ok(Refreshed::Sockets) => {
-                self.ground.keeper.keep(uid, &pod.listeners);
                 self.proxies.enroll(pod, &self.settings.node);
             }
             Err(error) => {
@@ -341,6 +343,9 @@ impl Reconciler {
             }
         }
         tracing::info!(pod = %pod.spec.full_name(), ips = ?pod.ips, "the pod's addresses changed");
+        if let Some(pod) = self.pods.get(uid) {
+            self.keep_sockets(pod);
+        }
     }
 
     /// What the kubelet is told.

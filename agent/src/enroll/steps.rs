@@ -151,6 +151,9 @@ impl Reconciler {
                 tracing::info!(pod = %pod.spec.full_name(), uid, "pod changed");
                 self.failures.remove(uid);
                 self.proxies.update(pod, &self.settings.node);
+                if let Some(pod) = self.pods.get(uid) {
+                    self.keep_sockets(pod);
+                }
             }
             Err(error) => self.fail(uid, error.to_string()),
         }

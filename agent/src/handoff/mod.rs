@@ -13,7 +13,10 @@ pub use connection::{Event, ListenersHandedBack, Peer, Proxy, ProxyId};
 pub use fleet::{Fleet, Member};
 pub use server::Server;
 
-use std::os::fd::OwnedFd;
+use std::{
+    io,
+    os::fd::{FromRawFd, OwnedFd, RawFd},
+};
 
 use weir_abi::verdict::Direction;
 use weir_proto::handoff::v1 as wire;
@@ -27,6 +30,17 @@ pub const VERSION: u32 = 1;
 pub trait UpstreamSockets: Send + Sync + 'static {
     /// Unconnected, tagged sockets in a pod's network namespace; else why not. Blocks.
     fn make(&self, uid: &str, family: Family, count: u32) -> Result<Vec<OwnedFd>, String>;
+}
+
+/// A file descriptor of a process (Linux 5.3), readable once it has ended.
+pub fn open_process(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two numbers and no memory.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this file descriptor for this process; nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// What a listening socket is called when it is passed on.

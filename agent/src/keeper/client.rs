@@ -1,6 +1,11 @@
 //! The agent's side: what the keeper is to hold, and a task that sees to it that it does.
 
-use std::{collections::BTreeMap, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -54,6 +59,10 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Wanted {
     pods: BTreeMap<String, Sockets>,
+    /// The proxy that accepts: the map that says that one does, and its process.
+    proxy: Option<Arc<[OwnedFd; 2]>>,
+    /// The change that said so.
+    proxy_change: u64,
     /// Counts up with every change.
     changes: u64,
     /// Whether what is not among `pods` may go.
@@ -114,6 +123,14 @@ impl Keeper {
     /// A pod's sockets are not to be kept any more.
     pub fn forget(&self, uid: &str) {
         self.change(|wanted| drop(wanted.pods.remove(uid)));
+    }
+
+    /// A proxy accepts, or none does. Once agent and proxy are both gone, the keeper tells the kernel through `map`.
+    pub fn watch(&self, map_and_process: Option<[OwnedFd; 2]>) {
+        self.change(|wanted| {
+            wanted.proxy = map_and_process.map(Arc::new);
+            wanted.proxy_change = wanted.changes;
+        });
     }
 
     /// Everything that an earlier agent left is taken over: what nobody said to keep is not needed.
@@ -233,7 +250,17 @@ async fn follow(link: &Link, held: &mut HeldPods, shared: &Shared) -> Result<(),
     let mut status = Status { pid: Some(link.pid()), ..Status::default() };
     // By the first answer it is known how much it holds.
     link.forget("").await?;
+    let mut watched = 0;
     loop {
+        let (proxy, change) = {
+            let wanted = shared.wanted.lock();
+            (wanted.proxy.clone(), wanted.proxy_change)
+        };
+        if change != watched {
+            let fds: Vec<_> = proxy.iter().flat_map(|both| both.iter().map(AsFd::as_fd)).collect();
+            link.watch(&fds).await?;
+            watched = change;
+        }
         let said = differences(&shared.wanted.lock(), held, link.limit());
         for (uid, next) in said {
             match next {

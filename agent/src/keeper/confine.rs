@@ -14,7 +14,9 @@ use nix::{
     sys::prctl,
     unistd::{Gid, Uid, chdir, geteuid, pivot_root, setgroups, setresgid, setresuid, setsid},
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
 
 /// The user and group that the keeper becomes, as the proxy.
 const USER: u32 = 65532;
@@ -54,6 +56,8 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_write,
     libc::SYS_writev,
 ];
+/// Of bpf(2), on the one map that it was handed: BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_OBJ_GET_INFO_BY_FD.
+const BPF_COMMANDS: [u64; 3] = [1, 2, 15];
 /// Calls that newer architectures have not.
 #[cfg(target_arch = "x86_64")]
 const ALLOWED_OLD: &[libc::c_long] = &[libc::SYS_poll, libc::SYS_time];
@@ -156,8 +160,11 @@ fn call(action: &'static str, errno: Errno) -> Error {
 }
 
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
-    let rules: BTreeMap<libc::c_long, Vec<SeccompRule>> =
+    let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> =
         ALLOWED.iter().chain(ALLOWED_OLD).map(|call| (*call, Vec::new())).collect();
+    let command =
+        |command| SeccompRule::new(vec![SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, command)?]);
+    rules.insert(libc::SYS_bpf, BPF_COMMANDS.into_iter().map(command).collect::<Result<_, _>>()?);
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
     SeccompFilter::new(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow, architecture)?.try_into()
 }

@@ -114,6 +114,11 @@ impl Link {
         self.keep(&back.uid, listeners, &fds).await
     }
 
+    /// Has it look after a proxy, or after none.
+    pub(super) async fn watch(&self, map_and_process: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        self.say(Request::Watch(Empty {}), map_and_process).await
+    }
+
     /// Has it close a pod's sockets. Answered by a State.
     pub(super) async fn forget(&self, uid: &str) -> Result<(), Error> {
         self.say(Request::Drop(Uid { uid: uid.to_owned() }), &[]).await

@@ -1,6 +1,9 @@
 //! What is kept, and the answer to each request: no sockets here but those that are kept.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 use weir_proto::handoff::v1::Listener;
 
@@ -21,8 +24,25 @@ pub(super) enum Answer {
     Reply(Reply),
     /// The sockets of each of these pods, and then that these were all.
     Sockets(Vec<String>),
+    /// Look after this proxy.
+    Watch(Option<Watched>),
     /// Close everything and end.
     End,
+}
+
+/// A proxy whose end nobody else may be there to see.
+#[derive(Debug)]
+pub(super) struct Watched {
+    /// The map that says whether a proxy accepts.
+    pub(super) map: OwnedFd,
+    /// Its process.
+    pub(super) process: OwnedFd,
+}
+
+impl PartialEq for Watched {
+    fn eq(&self, other: &Self) -> bool {
+        self.process.as_raw_fd() == other.process.as_raw_fd()
+    }
 }
 
 impl Shelf {
@@ -79,6 +99,10 @@ impl Shelf {
                 Answer::Reply(Reply::State(self.state(String::new())))
             }
             Request::Fetch(_) => Answer::Sockets(self.kept.keys().cloned().collect()),
+            Request::Watch(_) => {
+                let both: Option<[OwnedFd; 2]> = fds.try_into().ok();
+                Answer::Watch(both.map(|[map, process]| Watched { map, process }))
+            }
             Request::Bye(_) => Answer::End,
         }
     }

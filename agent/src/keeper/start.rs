@@ -20,6 +20,8 @@ use crate::handoff::ListenersHandedBack;
 
 /// How long a keeper may take from its start to its first answer.
 const START: Duration = Duration::from_secs(10);
+/// The keeper appends to its log, also after it was made empty.
+const MAX_LOG_BYTES: u64 = 256 * 1024;
 const START_POLL: Duration = Duration::from_millis(10);
 
 /// Why there is no keeper.
@@ -45,6 +47,7 @@ pub(super) async fn find_or_start(settings: &Settings) -> Result<(Link, Vec<List
     };
     let kept = found.fetch().await.map_err(failed)?;
     tracing::info!(pid = found.pid(), pods = kept.len(), "a keeper lives");
+    trim_log(settings);
     if !found.is_foreign() {
         return Ok((found, kept));
     }
@@ -117,6 +120,17 @@ async fn start(settings: &Settings) -> Result<Link, Error> {
             Err(error) if Instant::now() >= deadline => return Err(Error::Late(error)),
             Err(_) => sleep(START_POLL).await,
         }
+    }
+}
+
+/// An agent that fails again and again makes the keeper say so again and again.
+fn trim_log(settings: &Settings) {
+    let trim = || match fs::metadata(settings.log()) {
+        Ok(log) if log.len() > MAX_LOG_BYTES => File::options().write(true).open(settings.log())?.set_len(0),
+        _ => Ok(()),
+    };
+    if let Err(error) = trim() {
+        tracing::warn!(%error, "the keeper's log is not trimmed");
     }
 }
 

@@ -16,12 +16,12 @@ use prost::Message;
 use socket2::SockRef;
 
 use super::{
-    shelf::{Answer, Shelf},
+    shelf::{Answer, Shelf, Watched},
     wire::{FromAgent, FromKeeper, Pod, Reply, Request},
 };
 use crate::{
     handoff::channel::{self, MAX_PACKET_BYTES, Packet},
-    unix,
+    redirect, unix,
 };
 
 /// Connections that may be open without having said Hello.
@@ -39,6 +39,8 @@ pub(super) struct Table {
     patience: Duration,
     agent: Option<Agent>,
     strangers: VecDeque<OwnedFd>,
+    /// The proxy that accepts, as the agent last said.
+    watched: Option<Watched>,
     /// Since when no agent has been connected.
     alone: Instant,
     dismissed: bool,
@@ -69,13 +71,15 @@ enum Ready {
     Listener,
     Agent,
     Stranger(usize),
+    /// The process of the proxy, which has ended.
+    Proxy,
 }
 
 impl Table {
     /// Serves whoever of `owner` dials.
     pub(super) fn new(listener: OwnedFd, owner: u32, shelf: Shelf, patience: Duration) -> Self {
         let (alone, strangers) = (Instant::now(), VecDeque::new());
-        Self { listener, owner, shelf, patience, agent: None, strangers, alone, dismissed: false }
+        Self { listener, owner, shelf, patience, agent: None, strangers, watched: None, alone, dismissed: false }
     }
 
     /// What is kept.
@@ -101,6 +105,7 @@ impl Table {
                 Ready::Listener => self.accept(),
                 Ready::Agent => self.hear(),
                 Ready::Stranger(index) => self.greet(index),
+                Ready::Proxy => self.no_proxy(),
             }
         }
         self.send();
@@ -118,6 +123,10 @@ impl Table {
         }
         let strangers = self.strangers.iter().enumerate();
         wanted.extend(strangers.map(|(index, fd)| (Ready::Stranger(index), fd.as_fd(), PollFlags::POLLIN)));
+        if let (None, Some(watched)) = (&self.agent, &self.watched) {
+            // While an agent is there it sees for itself.
+            wanted.push((Ready::Proxy, watched.process.as_fd(), PollFlags::POLLIN));
+        }
         let mut fds: Vec<PollFd<'_>> = wanted.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
         // A millisecond more than is left: polling must not end before the time has come.
         let left = until.map(|until| until.saturating_duration_since(now) + Duration::from_millis(1));
@@ -207,7 +216,17 @@ impl Table {
                 agent.outgoing.extend(uids.into_iter().map(Outgoing::Sockets));
                 agent.outgoing.push_back(Outgoing::End);
             }
+            Answer::Watch(watched) => self.watched = watched,
             Answer::End => self.dismissed = true,
+        }
+    }
+
+    /// Agent and proxy are both gone: pods that fail open are to be left alone.
+    fn no_proxy(&mut self) {
+        let Some(Watched { map, .. }) = self.watched.take() else { return };
+        match redirect::no_proxy(map) {
+            Ok(()) => tracing::warn!("the proxy is gone too; pods that fail open are left alone"),
+            Err(error) => tracing::error!(%error, "the kernel does not know that no proxy accepts"),
         }
     }
 

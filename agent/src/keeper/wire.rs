@@ -2,6 +2,7 @@
 //! beside it.
 //!
 //! The agent dials and says Hello; the keeper answers Welcome. Keep and Drop change what is kept, each answered by State.
+//! Watch has it look after a proxy.
 //! Fetch is answered by a Kept for each pod and Fetched. **Hello, Welcome, Fetch, Kept, Fetched and Bye keep their
 //! meaning in every version**: an agent can always take the sockets out of a keeper of another version and end it.
 
@@ -13,7 +14,7 @@ pub(super) const VERSION: u32 = 1;
 /// From the agent.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct FromAgent {
-    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6")]
     pub(super) request: Option<Request>,
 }
 
@@ -35,6 +36,11 @@ pub(super) enum Request {
     /// Close everything and end.
     #[prost(message, tag = "5")]
     Bye(Empty),
+    /// File descriptors: the map that says whether a proxy accepts, and that of the process of the one that does, which
+    /// replace those said before. Once that process has ended and no agent is there, no proxy accepts. Without any:
+    /// nothing is to be watched.
+    #[prost(message, tag = "6")]
+    Watch(Empty),
 }
 
 /// From the keeper.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
@@ -49,20 +50,39 @@ pub struct PodRules {
 }
 
 /// `CONFIG`.
-pub(super) struct ConfigMap(Array<MapData, [u8; CONFIG]>);
+pub(super) struct ConfigMap {
+    map: Array<MapData, [u8; CONFIG]>,
+    fd: OwnedFd,
+}
 
 impl ConfigMap {
     /// Takes it from the loaded object.
     pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
-        take(object, name::CONFIG).map(Self)
+        let Some(Map::Array(map)) = object.map(name::CONFIG) else { return Err(Error::NoMap(name::CONFIG)) };
+        let fd = map.fd().as_fd().try_clone_to_owned();
+        let fd = fd.map_err(|error| map_error(name::CONFIG)(MapError::IoError(error)))?;
+        Ok(Self { map: take(object, name::CONFIG)?, fd })
+    }
+
+    /// The map that a file descriptor is of.
+    pub(super) fn open(fd: OwnedFd) -> Result<Self, Error> {
+        let copy = fd.try_clone().map_err(MapError::IoError);
+        let open = |copy| Map::from_map_data(MapData::from_fd(copy)?)?.try_into();
+        let map = copy.and_then(open).map_err(map_error(name::CONFIG))?;
+        Ok(Self { map, fd })
+    }
+
+    /// A copy of its file descriptor.
+    pub(super) fn fd(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
     }
 
     pub(super) fn get(&self) -> Result<Config, Error> {
-        self.0.get(&0, 0).map(|bytes| Config::from_bytes(&bytes)).map_err(map_error(name::CONFIG))
+        self.map.get(&0, 0).map(|bytes| Config::from_bytes(&bytes)).map_err(map_error(name::CONFIG))
     }
 
     pub(super) fn set(&mut self, config: &Config) -> Result<(), Error> {
-        self.0.set(0, config.to_bytes(), 0).map_err(map_error(name::CONFIG))
+        self.map.set(0, config.to_bytes(), 0).map_err(map_error(name::CONFIG))
     }
 }
 

@@ -15,7 +15,7 @@ pub mod node;
 mod object;
 pub mod pins;
 
-pub use config_handle::ConfigHandle;
+pub use config_handle::{ConfigHandle, no_proxy};
 pub use logs::wanted as logs_wanted;
 pub use maps::PodRules;
 
