@@ -1,6 +1,7 @@
 //! The API over a real unix socket, with a kernel in memory.
 
 use std::{
+    fs,
     os::unix::fs::PermissionsExt,
     sync::atomic::Ordering,
     time::{Duration, SystemTime},
@@ -349,6 +350,8 @@ async fn a_socket_is_replaced_and_anything_else_is_not() {
     let _second = bind(&path).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(UnixStream::connect(&path).await.is_ok());
+    let taken = bind(&path).unwrap_err().to_string();
+    assert!(taken.contains("is served by another process (pid "), "{taken}");
 
     let file = directory.path().join("file");
     fs::write(&file, "precious").unwrap();
@@ -359,5 +362,5 @@ async fn a_socket_is_replaced_and_anything_else_is_not() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
     let long = directory.path().join("x".repeat(120));
     let message = bind(&long).unwrap_err().to_string();
-    assert!(message.starts_with("paths.api: ") && message.contains("SUN_LEN"), "{message}");
+    assert!(message.starts_with("paths.api: cannot bind ") && message.contains("name too long"), "{message}");
 }
