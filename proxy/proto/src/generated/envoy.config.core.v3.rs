@@ -2941,3 +2941,57 @@ impl ::prost::Name for SocketCmsgHeaders {
         "/envoy.config.core.v3.SocketCmsgHeaders".into()
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GrpcMethodList {
+    #[prost(message, repeated, tag = "1")]
+    pub services: ::prost::alloc::vec::Vec<grpc_method_list::Service>,
+}
+/// Nested message and enum types in `GrpcMethodList`.
+pub mod grpc_method_list {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Service {
+        #[prost(string, tag = "1")]
+        pub name: ::prost::alloc::string::String,
+        #[prost(string, repeated, tag = "2")]
+        pub method_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    }
+    impl ::prost::Name for Service {
+        const NAME: &'static str = "Service";
+        const PACKAGE: &'static str = "envoy.config.core.v3";
+        fn full_name() -> ::prost::alloc::string::String {
+            "envoy.config.core.v3.GrpcMethodList.Service".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/envoy.config.core.v3.GrpcMethodList.Service".into()
+        }
+    }
+}
+impl ::prost::Name for GrpcMethodList {
+    const NAME: &'static str = "GrpcMethodList";
+    const PACKAGE: &'static str = "envoy.config.core.v3";
+    fn full_name() -> ::prost::alloc::string::String {
+        "envoy.config.core.v3.GrpcMethodList".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/envoy.config.core.v3.GrpcMethodList".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CelExpressionConfig {
+    #[prost(bool, tag = "1")]
+    pub enable_string_conversion: bool,
+    #[prost(bool, tag = "2")]
+    pub enable_string_concat: bool,
+    #[prost(bool, tag = "3")]
+    pub enable_string_functions: bool,
+}
+impl ::prost::Name for CelExpressionConfig {
+    const NAME: &'static str = "CelExpressionConfig";
+    const PACKAGE: &'static str = "envoy.config.core.v3";
+    fn full_name() -> ::prost::alloc::string::String {
+        "envoy.config.core.v3.CelExpressionConfig".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/envoy.config.core.v3.CelExpressionConfig".into()
+    }
+}

@@ -213,6 +213,231 @@ impl CodecClientType {
         }
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenBucket {
+    #[prost(uint32, tag = "1")]
+    pub max_tokens: u32,
+    #[prost(message, optional, tag = "2")]
+    pub tokens_per_fill: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "3")]
+    pub fill_interval: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for TokenBucket {
+    const NAME: &'static str = "TokenBucket";
+    const PACKAGE: &'static str = "envoy.type.v3";
+    fn full_name() -> ::prost::alloc::string::String {
+        "envoy.type.v3.TokenBucket".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/envoy.type.v3.TokenBucket".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HttpStatus {
+    #[prost(enumeration = "StatusCode", tag = "1")]
+    pub code: i32,
+}
+impl ::prost::Name for HttpStatus {
+    const NAME: &'static str = "HttpStatus";
+    const PACKAGE: &'static str = "envoy.type.v3";
+    fn full_name() -> ::prost::alloc::string::String {
+        "envoy.type.v3.HttpStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/envoy.type.v3.HttpStatus".into()
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum StatusCode {
+    Empty = 0,
+    Continue = 100,
+    Ok = 200,
+    Created = 201,
+    Accepted = 202,
+    NonAuthoritativeInformation = 203,
+    NoContent = 204,
+    ResetContent = 205,
+    PartialContent = 206,
+    MultiStatus = 207,
+    AlreadyReported = 208,
+    ImUsed = 226,
+    MultipleChoices = 300,
+    MovedPermanently = 301,
+    Found = 302,
+    SeeOther = 303,
+    NotModified = 304,
+    UseProxy = 305,
+    TemporaryRedirect = 307,
+    PermanentRedirect = 308,
+    BadRequest = 400,
+    Unauthorized = 401,
+    PaymentRequired = 402,
+    Forbidden = 403,
+    NotFound = 404,
+    MethodNotAllowed = 405,
+    NotAcceptable = 406,
+    ProxyAuthenticationRequired = 407,
+    RequestTimeout = 408,
+    Conflict = 409,
+    Gone = 410,
+    LengthRequired = 411,
+    PreconditionFailed = 412,
+    PayloadTooLarge = 413,
+    UriTooLong = 414,
+    UnsupportedMediaType = 415,
+    RangeNotSatisfiable = 416,
+    ExpectationFailed = 417,
+    MisdirectedRequest = 421,
+    UnprocessableEntity = 422,
+    Locked = 423,
+    FailedDependency = 424,
+    UpgradeRequired = 426,
+    PreconditionRequired = 428,
+    TooManyRequests = 429,
+    RequestHeaderFieldsTooLarge = 431,
+    InternalServerError = 500,
+    NotImplemented = 501,
+    BadGateway = 502,
+    ServiceUnavailable = 503,
+    GatewayTimeout = 504,
+    HttpVersionNotSupported = 505,
+    VariantAlsoNegotiates = 506,
+    InsufficientStorage = 507,
+    LoopDetected = 508,
+    NotExtended = 510,
+    NetworkAuthenticationRequired = 511,
+}
+impl StatusCode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Empty => "Empty",
+            Self::Continue => "Continue",
+            Self::Ok => "OK",
+            Self::Created => "Created",
+            Self::Accepted => "Accepted",
+            Self::NonAuthoritativeInformation => "NonAuthoritativeInformation",
+            Self::NoContent => "NoContent",
+            Self::ResetContent => "ResetContent",
+            Self::PartialContent => "PartialContent",
+            Self::MultiStatus => "MultiStatus",
+            Self::AlreadyReported => "AlreadyReported",
+            Self::ImUsed => "IMUsed",
+            Self::MultipleChoices => "MultipleChoices",
+            Self::MovedPermanently => "MovedPermanently",
+            Self::Found => "Found",
+            Self::SeeOther => "SeeOther",
+            Self::NotModified => "NotModified",
+            Self::UseProxy => "UseProxy",
+            Self::TemporaryRedirect => "TemporaryRedirect",
+            Self::PermanentRedirect => "PermanentRedirect",
+            Self::BadRequest => "BadRequest",
+            Self::Unauthorized => "Unauthorized",
+            Self::PaymentRequired => "PaymentRequired",
+            Self::Forbidden => "Forbidden",
+            Self::NotFound => "NotFound",
+            Self::MethodNotAllowed => "MethodNotAllowed",
+            Self::NotAcceptable => "NotAcceptable",
+            Self::ProxyAuthenticationRequired => "ProxyAuthenticationRequired",
+            Self::RequestTimeout => "RequestTimeout",
+            Self::Conflict => "Conflict",
+            Self::Gone => "Gone",
+            Self::LengthRequired => "LengthRequired",
+            Self::PreconditionFailed => "PreconditionFailed",
+            Self::PayloadTooLarge => "PayloadTooLarge",
+            Self::UriTooLong => "URITooLong",
+            Self::UnsupportedMediaType => "UnsupportedMediaType",
+            Self::RangeNotSatisfiable => "RangeNotSatisfiable",
+            Self::ExpectationFailed => "ExpectationFailed",
+            Self::MisdirectedRequest => "MisdirectedRequest",
+            Self::UnprocessableEntity => "UnprocessableEntity",
+            Self::Locked => "Locked",
+            Self::FailedDependency => "FailedDependency",
+            Self::UpgradeRequired => "UpgradeRequired",
+            Self::PreconditionRequired => "PreconditionRequired",
+            Self::TooManyRequests => "TooManyRequests",
+            Self::RequestHeaderFieldsTooLarge => "RequestHeaderFieldsTooLarge",
+            Self::InternalServerError => "InternalServerError",
+            Self::NotImplemented => "NotImplemented",
+            Self::BadGateway => "BadGateway",
+            Self::ServiceUnavailable => "ServiceUnavailable",
+            Self::GatewayTimeout => "GatewayTimeout",
+            Self::HttpVersionNotSupported => "HTTPVersionNotSupported",
+            Self::VariantAlsoNegotiates => "VariantAlsoNegotiates",
+            Self::InsufficientStorage => "InsufficientStorage",
+            Self::LoopDetected => "LoopDetected",
+            Self::NotExtended => "NotExtended",
+            Self::NetworkAuthenticationRequired => "NetworkAuthenticationRequired",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "Empty" => Some(Self::Empty),
+            "Continue" => Some(Self::Continue),
+            "OK" => Some(Self::Ok),
+            "Created" => Some(Self::Created),
+            "Accepted" => Some(Self::Accepted),
+            "NonAuthoritativeInformation" => Some(Self::NonAuthoritativeInformation),
+            "NoContent" => Some(Self::NoContent),
+            "ResetContent" => Some(Self::ResetContent),
+            "PartialContent" => Some(Self::PartialContent),
+            "MultiStatus" => Some(Self::MultiStatus),
+            "AlreadyReported" => Some(Self::AlreadyReported),
+            "IMUsed" => Some(Self::ImUsed),
+            "MultipleChoices" => Some(Self::MultipleChoices),
+            "MovedPermanently" => Some(Self::MovedPermanently),
+            "Found" => Some(Self::Found),
+            "SeeOther" => Some(Self::SeeOther),
+            "NotModified" => Some(Self::NotModified),
+            "UseProxy" => Some(Self::UseProxy),
+            "TemporaryRedirect" => Some(Self::TemporaryRedirect),
+            "PermanentRedirect" => Some(Self::PermanentRedirect),
+            "BadRequest" => Some(Self::BadRequest),
+            "Unauthorized" => Some(Self::Unauthorized),
+            "PaymentRequired" => Some(Self::PaymentRequired),
+            "Forbidden" => Some(Self::Forbidden),
+            "NotFound" => Some(Self::NotFound),
+            "MethodNotAllowed" => Some(Self::MethodNotAllowed),
+            "NotAcceptable" => Some(Self::NotAcceptable),
+            "ProxyAuthenticationRequired" => Some(Self::ProxyAuthenticationRequired),
+            "RequestTimeout" => Some(Self::RequestTimeout),
+            "Conflict" => Some(Self::Conflict),
+            "Gone" => Some(Self::Gone),
+            "LengthRequired" => Some(Self::LengthRequired),
+            "PreconditionFailed" => Some(Self::PreconditionFailed),
+            "PayloadTooLarge" => Some(Self::PayloadTooLarge),
+            "URITooLong" => Some(Self::UriTooLong),
+            "UnsupportedMediaType" => Some(Self::UnsupportedMediaType),
+            "RangeNotSatisfiable" => Some(Self::RangeNotSatisfiable),
+            "ExpectationFailed" => Some(Self::ExpectationFailed),
+            "MisdirectedRequest" => Some(Self::MisdirectedRequest),
+            "UnprocessableEntity" => Some(Self::UnprocessableEntity),
+            "Locked" => Some(Self::Locked),
+            "FailedDependency" => Some(Self::FailedDependency),
+            "UpgradeRequired" => Some(Self::UpgradeRequired),
+            "PreconditionRequired" => Some(Self::PreconditionRequired),
+            "TooManyRequests" => Some(Self::TooManyRequests),
+            "RequestHeaderFieldsTooLarge" => Some(Self::RequestHeaderFieldsTooLarge),
+            "InternalServerError" => Some(Self::InternalServerError),
+            "NotImplemented" => Some(Self::NotImplemented),
+            "BadGateway" => Some(Self::BadGateway),
+            "ServiceUnavailable" => Some(Self::ServiceUnavailable),
+            "GatewayTimeout" => Some(Self::GatewayTimeout),
+            "HTTPVersionNotSupported" => Some(Self::HttpVersionNotSupported),
+            "VariantAlsoNegotiates" => Some(Self::VariantAlsoNegotiates),
+            "InsufficientStorage" => Some(Self::InsufficientStorage),
+            "LoopDetected" => Some(Self::LoopDetected),
+            "NotExtended" => Some(Self::NotExtended),
+            "NetworkAuthenticationRequired" => Some(Self::NetworkAuthenticationRequired),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HashPolicy {
     #[prost(oneof = "hash_policy::PolicySpecifier", tags = "1, 2")]

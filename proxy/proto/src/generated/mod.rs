@@ -53,6 +53,11 @@ pub mod envoy {
                 include!("envoy.config.overload.v3.rs");
             }
         }
+        pub mod rbac {
+            pub mod v3 {
+                include!("envoy.config.rbac.v3.rs");
+            }
+        }
         pub mod route {
             pub mod v3 {
                 include!("envoy.config.route.v3.rs");
@@ -84,8 +89,62 @@ pub mod envoy {
                 }
             }
         }
+        pub mod common {
+            pub mod ratelimit {
+                pub mod v3 {
+                    include!("envoy.extensions.common.ratelimit.v3.rs");
+                }
+            }
+        }
         pub mod filters {
+            pub mod common {
+                pub mod fault {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.common.fault.v3.rs");
+                    }
+                }
+            }
             pub mod http {
+                pub mod buffer {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.buffer.v3.rs");
+                    }
+                }
+                pub mod cors {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.cors.v3.rs");
+                    }
+                }
+                pub mod fault {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.fault.v3.rs");
+                    }
+                }
+                pub mod grpc_stats {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.grpc_stats.v3.rs");
+                    }
+                }
+                pub mod header_mutation {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.header_mutation.v3.rs");
+                    }
+                }
+                pub mod health_check {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.health_check.v3.rs");
+                    }
+                }
+                pub mod local_ratelimit {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.local_ratelimit.v3.rs");
+                    }
+                }
+                pub mod rbac {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.rbac.v3.rs");
+                    }
+                }
                 pub mod router {
                     pub mod v3 {
                         include!("envoy.extensions.filters.http.router.v3.rs");
@@ -118,6 +177,83 @@ pub mod envoy {
                 pub mod tcp_proxy {
                     pub mod v3 {
                         include!("envoy.extensions.filters.network.tcp_proxy.v3.rs");
+                    }
+                }
+            }
+        }
+        pub mod http {
+            pub mod header_formatters {
+                pub mod preserve_case {
+                    pub mod v3 {
+                        include!("envoy.extensions.http.header_formatters.preserve_case.v3.rs");
+                    }
+                }
+            }
+            pub mod original_ip_detection {
+                pub mod custom_header {
+                    pub mod v3 {
+                        include!("envoy.extensions.http.original_ip_detection.custom_header.v3.rs");
+                    }
+                }
+                pub mod xff {
+                    pub mod v3 {
+                        include!("envoy.extensions.http.original_ip_detection.xff.v3.rs");
+                    }
+                }
+            }
+        }
+        pub mod internal_redirect {
+            pub mod allow_listed_routes {
+                pub mod v3 {
+                    include!("envoy.extensions.internal_redirect.allow_listed_routes.v3.rs");
+                }
+            }
+        }
+        pub mod path {
+            pub mod r#match {
+                pub mod uri_template {
+                    pub mod v3 {
+                        include!("envoy.extensions.path.r#match.uri_template.v3.rs");
+                    }
+                }
+            }
+            pub mod rewrite {
+                pub mod uri_template {
+                    pub mod v3 {
+                        include!("envoy.extensions.path.rewrite.uri_template.v3.rs");
+                    }
+                }
+            }
+        }
+        pub mod request_id {
+            pub mod uuid {
+                pub mod v3 {
+                    include!("envoy.extensions.request_id.uuid.v3.rs");
+                }
+            }
+        }
+        pub mod retry {
+            pub mod host {
+                pub mod omit_canary_hosts {
+                    pub mod v3 {
+                        include!("envoy.extensions.retry.host.omit_canary_hosts.v3.rs");
+                    }
+                }
+                pub mod omit_host_metadata {
+                    pub mod v3 {
+                        include!("envoy.extensions.retry.host.omit_host_metadata.v3.rs");
+                    }
+                }
+                pub mod previous_hosts {
+                    pub mod v3 {
+                        include!("envoy.extensions.retry.host.previous_hosts.v3.rs");
+                    }
+                }
+            }
+            pub mod priority {
+                pub mod previous_priorities {
+                    pub mod v3 {
+                        include!("envoy.extensions.retry.priority.previous_priorities.v3.rs");
                     }
                 }
             }
@@ -176,6 +312,13 @@ pub mod envoy {
     }
 }
 pub mod google {
+    pub mod api {
+        pub mod expr {
+            pub mod v1alpha1 {
+                include!("google.api.expr.v1alpha1.rs");
+            }
+        }
+    }
     pub mod rpc {
         include!("google.rpc.rs");
     }
