@@ -16,7 +16,6 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
     time::Instant,
 };
 
@@ -25,6 +24,7 @@ use crate::{
     config::http::{Codec, HttpConnectionManager},
     intake::Downstream,
     telemetry::access_log::{self, Entry, Flag},
+    wire::io::Io,
     worker::state::Worker,
 };
 
@@ -241,7 +241,7 @@ async fn too_old(limit: Option<Duration>) {
 }
 
 /// Closes a connection whose client may still be sending: it must not lose the last response to a reset.
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: Io) {
     if stream.shutdown().await.is_err() {
         return;
     }
@@ -251,7 +251,7 @@ async fn linger(mut stream: TcpStream) {
     let _ = tokio::time::timeout(LINGER, drained).await;
 }
 
-async fn answer_slow_head(mut stream: TcpStream) {
+async fn answer_slow_head(mut stream: Io) {
     let answer = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 15\r\ncontent-type: text/plain\r\n\
         connection: close\r\n\r\nrequest timeout";
     if stream.write_all(answer).await.is_ok() {
@@ -271,7 +271,7 @@ fn log_protocol_error(connection: &Connection, error: &hyper::Error) {
 /// A client's stream that notes what limits need to know.
 #[derive(Debug)]
 struct Watched {
-    stream: TcpStream,
+    stream: Io,
     connection: Rc<Connection>,
     /// The client closed its side.
     saw_end: Cell<bool>,

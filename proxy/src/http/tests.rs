@@ -127,7 +127,7 @@ static_resources:
         let (stream, peer) = listener.accept().await.unwrap();
         let local = stream.local_addr().unwrap();
         let downstream = Downstream {
-            stream,
+            stream: stream.into(),
             peer,
             local,
             destination: local,

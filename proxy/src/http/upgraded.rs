@@ -3,22 +3,25 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot};
+use tokio::{io::AsyncWriteExt, sync::oneshot};
 
 use super::record::Record;
-use crate::tcp::copy::{self, Copied};
+use crate::{
+    tcp::copy::{self, Copied},
+    wire::io::Io,
+};
 
 /// An upgrade that the upstream has accepted: what is left to do when hyper has given the client's connection back.
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub record: Box<Record>,
-    pub upstream: oneshot::Receiver<(TcpStream, Bytes)>,
+    pub upstream: oneshot::Receiver<(Io, Bytes)>,
     pub idle: Option<Duration>,
 }
 
 impl Accepted {
     /// Carries bytes between the client's connection, of which `read` was read already, and the upstream's.
-    pub async fn run(self, mut client: TcpStream, read: Bytes) {
+    pub async fn run(self, mut client: Io, read: Bytes) {
         let Self { mut record, upstream, idle } = self;
         let Ok((mut upstream, first)) = upstream.await else { return };
         let mut copied = Copied::default();

@@ -10,11 +10,12 @@ pub mod stash;
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use tokio::net::TcpStream;
-
 pub use self::pod::{Admitted, Pod, PodLocal};
 pub use crate::config::listener::Direction;
-use crate::{wire::dial::Dialer, worker::drain::DrainWatch};
+use crate::{
+    wire::{dial::Dialer, io::Io},
+    worker::drain::DrainWatch,
+};
 
 /// What a connection was accepted on.
 #[derive(Clone, Debug)]
@@ -36,8 +37,8 @@ pub enum Origin {
 /// An accepted connection.
 #[derive(Debug)]
 pub struct Downstream {
-    /// The connection.
-    pub stream: TcpStream,
+    /// The connection: bare until its filter chain's TLS handshake.
+    pub stream: Io,
     /// The client, IPv4-mapped addresses as IPv4.
     pub peer: SocketAddr,
     /// The address that it was accepted on.

@@ -111,8 +111,8 @@ struct TooSlow;
 /// connection goes on without, if the listener says so.
 async fn sniff_within(downstream: &Downstream, listener: &Listener) -> Result<Option<Protocol>, TooSlow> {
     let sniffed = match listener.listener_filters_timeout {
-        None => Ok(sniff(&downstream.stream).await),
-        Some(timeout) => tokio::time::timeout(timeout, sniff(&downstream.stream)).await,
+        None => Ok(sniff(downstream.stream.tcp()).await),
+        Some(timeout) => tokio::time::timeout(timeout, sniff(downstream.stream.tcp())).await,
     };
     match sniffed {
         Ok(protocol) => Ok(protocol),
@@ -135,7 +135,7 @@ async fn wait_for_codec(downstream: &Downstream, idle: Option<std::time::Duratio
         tokio::time::sleep(connection::LAST_REQUEST).await;
     };
     tokio::select! {
-        protocol = sniff(&downstream.stream) => Some(protocol.map_or(Codec::Http1, Protocol::codec)),
+        protocol = sniff(downstream.stream.tcp()) => Some(protocol.map_or(Codec::Http1, Protocol::codec)),
         () = silent => None,
         () = drained => None,
     }
@@ -145,11 +145,11 @@ async fn wait_for_codec(downstream: &Downstream, idle: Option<std::time::Duratio
 fn netfilter_destination(downstream: &Downstream) -> Option<std::net::SocketAddr> {
     use nix::sys::socket::{getsockopt, sockopt};
     if downstream.local.is_ipv6() {
-        let address = getsockopt(&downstream.stream, sockopt::Ip6tOriginalDst).ok()?;
+        let address = getsockopt(downstream.stream.tcp(), sockopt::Ip6tOriginalDst).ok()?;
         let ip = std::net::Ipv6Addr::from(address.sin6_addr.s6_addr);
         return Some((ip, u16::from_be(address.sin6_port)).into());
     }
-    let address = getsockopt(&downstream.stream, sockopt::OriginalDst).ok()?;
+    let address = getsockopt(downstream.stream.tcp(), sockopt::OriginalDst).ok()?;
     let ip = std::net::Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
     Some((ip, u16::from_be(address.sin_port)).into())
 }

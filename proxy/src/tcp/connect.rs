@@ -11,8 +11,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
-
 use crate::{
     cluster::PickContext,
     config::{
@@ -24,7 +22,10 @@ use crate::{
         access_log::{Entry, Flag},
         stats::Counter,
     },
-    wire::dial::{ConnectError, Dialer},
+    wire::{
+        dial::{ConnectError, Dialer},
+        io::Io,
+    },
     worker::state::Worker,
 };
 
@@ -34,7 +35,7 @@ const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// An upstream connection, counted against its cluster's limit until dropped.
 #[derive(Debug)]
 pub(super) struct Connected {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Io,
     pub(super) _permit: Option<Permit>,
 }
 
@@ -126,7 +127,7 @@ async fn attempt(
     to: SocketAddr,
     timeout: Duration,
     entry: &mut Entry,
-) -> Result<TcpStream, ConnectError> {
+) -> Result<Io, ConnectError> {
     entry.attempts += 1;
     entry.upstream_host = Some(to);
     worker.stats.count(Counter::UpstreamCxTotal);

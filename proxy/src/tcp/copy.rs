@@ -1,8 +1,8 @@
-//! Bytes both ways between two TCP sockets, until both directions are done or one side fails.
+//! Bytes both ways between two connections, until both directions are done or one side fails.
 //!
 //! No buffer per connection: a worker reads into one scratch buffer and writes on at once; only what the writer does
 //! not take is kept. A direction that keeps filling the scratch is bulk and moves to splice(2), which for small
-//! messages would cost more than it saves.
+//! messages would cost more than it saves. Bytes under TLS go through the scratch.
 
 use std::{
     cell::RefCell,
@@ -24,6 +24,8 @@ use tokio::{
     net::TcpStream,
     time::{Instant, Sleep},
 };
+
+use crate::wire::io::Io;
 
 /// The largest multiple of the loopback's segment size below 64 KiB: most copying is between a pod and this proxy over
 /// its loopback, and with TCP_NODELAY a remainder would go out as a segment of its own.
@@ -86,8 +88,8 @@ pub struct Copied {
 /// after an answer nothing is under way that a FIN could break, and clients expect one there. Counts into `copied` as it goes, so that the count is there when the future is dropped. When one side fails, the
 /// other is set to end with a reset too: its peer must not take the end for an orderly one.
 pub async fn both_ways(
-    downstream: &mut TcpStream,
-    upstream: &mut TcpStream,
+    downstream: &mut Io,
+    upstream: &mut Io,
     idle_timeout: Option<Duration>,
     soon: impl Future<Output = ()>,
     copied: &mut Copied,
@@ -144,9 +146,9 @@ pub async fn both_ways(
 }
 
 /// Has the socket end with RST instead of FIN when it is dropped.
-pub fn reset_on_close(stream: &TcpStream) {
+pub fn reset_on_close(stream: &Io) {
     // A socket that cannot be set is gone already.
-    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    let _ = socket2::SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
 }
 
 enum Failure {
@@ -186,8 +188,8 @@ impl OneWay {
     /// sockets are about to be closed, which says FIN as well as shutdown(2) would.
     fn poll(
         &mut self,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut Io,
+        to: &mut Io,
         delivered: &mut u64,
         other_done: bool,
         cx: &mut Context<'_>,
@@ -204,14 +206,14 @@ impl OneWay {
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
-            if self.full_reads >= BULK_READS && self.pipe.is_none() {
+            if self.full_reads >= BULK_READS && self.pipe.is_none() && from.plain().is_some() && to.plain().is_some() {
                 // Without pipes (out of descriptors) the scratch goes on serving.
                 self.pipe = Pipe::new().ok();
                 self.full_reads = 0;
             }
             match &mut self.pipe {
                 Some(pipe) => {
-                    let read = ready!(pipe.poll_fill(from, cx)).map_err(Failure::Reading)?;
+                    let read = ready!(pipe.poll_fill(from.tcp(), cx)).map_err(Failure::Reading)?;
                     self.end_of_input = read == 0;
                 }
                 None => ready!(self.poll_through_scratch(from, to, delivered, cx))?,
@@ -219,7 +221,7 @@ impl OneWay {
         }
     }
 
-    fn poll_deliver(&mut self, to: &mut TcpStream, delivered: &mut u64, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_deliver(&mut self, to: &mut Io, delivered: &mut u64, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.offset < self.pending.len() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending[self.offset..]))?;
             self.offset += written;
@@ -230,21 +232,22 @@ impl OneWay {
             self.offset = 0;
         }
         match &mut self.pipe {
-            Some(pipe) => pipe.poll_drain(to, delivered, cx),
-            None => Poll::Ready(Ok(())),
+            Some(pipe) => pipe.poll_drain(to.tcp(), delivered, cx),
+            // Records that the socket did not take; nothing for bare bytes.
+            None => Pin::new(to).poll_flush(cx),
         }
     }
 
     fn poll_through_scratch(
         &mut self,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut Io,
+        to: &mut Io,
         delivered: &mut u64,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failure>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(from).poll_read(cx, &mut buffer)).map_err(Failure::Reading)?;
+            ready!(poll_read(from, cx, &mut buffer)).map_err(Failure::Reading)?;
             let mut rest = buffer.filled();
             if rest.is_empty() {
                 self.end_of_input = true;
@@ -266,6 +269,14 @@ impl OneWay {
             }
             Poll::Ready(Ok(()))
         })
+    }
+}
+
+/// Reads. TLS that ends without a `close_notify` has ended all the same: many clients do not send one.
+fn poll_read(from: &mut Io, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    match ready!(Pin::new(from).poll_read(cx, buffer)) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+        read => Poll::Ready(read),
     }
 }
 
@@ -376,6 +387,12 @@ mod tests {
         (client.unwrap(), accepted.unwrap().0)
     }
 
+    fn reset(stream: TcpStream) -> Io {
+        let stream = Io::Tcp(stream);
+        reset_on_close(&stream);
+        stream
+    }
+
     /// A client, a server, and the copying between them.
     async fn between(idle_timeout: Option<Duration>) -> (TcpStream, TcpStream, JoinHandle<(Ended, Copied)>) {
         between_until(idle_timeout, std::future::pending()).await
@@ -385,8 +402,9 @@ mod tests {
         idle_timeout: Option<Duration>,
         soon: impl Future<Output = ()> + Send + 'static,
     ) -> (TcpStream, TcpStream, JoinHandle<(Ended, Copied)>) {
-        let (client, mut downstream) = pair().await;
-        let (mut upstream, server) = pair().await;
+        let (client, downstream) = pair().await;
+        let (upstream, server) = pair().await;
+        let (mut downstream, mut upstream) = (Io::Tcp(downstream), Io::Tcp(upstream));
         let copying = tokio::spawn(async move {
             let mut copied = Copied::default();
             let ended = both_ways(&mut downstream, &mut upstream, idle_timeout, soon, &mut copied).await;
@@ -451,15 +469,13 @@ mod tests {
     #[tokio::test]
     async fn a_reset_reaches_the_other_side() {
         let (mut client, server, copying) = between(None).await;
-        reset_on_close(&server);
-        drop(server);
+        drop(reset(server));
         let error = client.read(&mut [0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         assert!(matches!(copying.await.unwrap().0, Ended::Failed(Side::Upstream, _)));
 
         let (client, mut server, copying) = between(None).await;
-        reset_on_close(&client);
-        drop(client);
+        drop(reset(client));
         let error = server.read(&mut [0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         assert!(matches!(copying.await.unwrap().0, Ended::Failed(Side::Downstream, _)));

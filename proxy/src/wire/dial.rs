@@ -17,6 +17,7 @@ use crate::{
         stash::{Family, Waited},
     },
     telemetry::stats::Counter,
+    wire::io::Io,
 };
 
 /// Where upstream connections start.
@@ -63,7 +64,7 @@ impl Dialer {
     }
 
     /// Connects within `timeout`, TCP_NODELAY set.
-    pub async fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<TcpStream, ConnectError> {
+    pub async fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<Io, ConnectError> {
         let connected = async {
             match self {
                 Self::Host => {
@@ -74,7 +75,7 @@ impl Dialer {
                 Self::Pod { pod, client } => connect_from_pod(pod, *client, to).await,
             }
         };
-        Ok(tokio::time::timeout(timeout, connected).await.map_err(|_| ConnectError::Timeout)??)
+        Ok(Io::Tcp(tokio::time::timeout(timeout, connected).await.map_err(|_| ConnectError::Timeout)??))
     }
 }
 

@@ -1,3 +1,4 @@
-//! Sockets towards upstream.
+//! Sockets: dialling upstream, and a connection's bytes in either direction.
 
 pub mod dial;
+pub mod io;

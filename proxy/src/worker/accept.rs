@@ -20,6 +20,7 @@ use crate::{
     intake::{Admitted, Direction, Downstream, Origin, Pod},
     listener,
     telemetry::stats::{Counter, Shard},
+    wire::io::Io,
     worker::{drain::DrainWatch, state::Worker},
 };
 
@@ -157,6 +158,7 @@ impl Source {
             Self::Bound { listener, drain } => {
                 let origin = Origin::Bound { listener: listener.clone() };
                 let drain = drain.clone();
+                let stream = Io::Tcp(stream);
                 Ok((Downstream { stream, peer, local, destination: local, origin, accepted, drain }, None))
             }
             Self::Pod { pod, direction } => {
@@ -175,6 +177,7 @@ impl Source {
                 };
                 let drain = pod.local.drain(*direction).watch();
                 let origin = Origin::Pod { pod, direction: *direction };
+                let stream = Io::Tcp(stream);
                 Ok((Downstream { stream, peer, local, destination, origin, accepted, drain }, Some(admitted)))
             }
         }

@@ -10,12 +10,15 @@ use std::{
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, sync::oneshot};
+use tokio::sync::oneshot;
 
 use super::host::{Connection, Host, Http1, Http2, InUse, PoolError, Room, Want};
-use crate::http::{executor::LocalExecutor, request_body::RequestBody};
+use crate::{
+    http::{executor::LocalExecutor, request_body::RequestBody},
+    wire::io::Io,
+};
 
-async fn dial(want: &Want<'_>) -> Result<TcpStream, PoolError> {
+async fn dial(want: &Want<'_>) -> Result<Io, PoolError> {
     want.dialer.connect(want.address, want.cluster.connect_timeout).await.map_err(PoolError::Connect)
 }
 
@@ -142,7 +145,7 @@ async fn shared_idle_too_long(connection: &Weak<Connection>, timeout: Option<Dur
 pub(in crate::http) struct Upgrading {
     pub sender: http1::SendRequest<RequestBody>,
     /// The connection, and what was read beyond the response, once the upstream has switched protocols.
-    pub switched: oneshot::Receiver<(TcpStream, bytes::Bytes)>,
+    pub switched: oneshot::Receiver<(Io, bytes::Bytes)>,
     pub local: Option<SocketAddr>,
 }
 

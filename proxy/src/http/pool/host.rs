@@ -10,12 +10,15 @@ use std::{
 };
 
 use hyper::client::conn::{http1, http2};
-use tokio::{net::TcpStream, sync::oneshot, time::Instant};
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     config::cluster::{Cluster, Gauge},
     http::request_body::RequestBody,
-    wire::dial::{ConnectError, Dialer, PoolScope},
+    wire::{
+        dial::{ConnectError, Dialer, PoolScope},
+        io::Io,
+    },
 };
 
 /// The connections to one endpoint.
@@ -248,7 +251,7 @@ impl Drop for Connecting<'_> {
 }
 
 impl Connection {
-    pub fn new(stream: &TcpStream, room: Room) -> Rc<Self> {
+    pub fn new(stream: &Io, room: Room) -> Rc<Self> {
         Rc::new(Self {
             local: stream.local_addr().ok(),
             requests: Cell::new(0),
