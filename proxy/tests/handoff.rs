@@ -33,7 +33,7 @@ use weir_proxy::{
         seqpacket::{Connection, Packet},
     },
     telemetry::{
-        stats::{Counter, Stats},
+        stats::{Store, process},
         writer::LogHandle,
     },
     worker::{Worker, Workers, drain},
@@ -156,7 +156,7 @@ fn enrolment(uid: &str, listeners: &[&TcpListener]) -> Enroll {
 
 /// A proxy as `bootstrap::serve` puts it together, with two workers.
 struct Proxy {
-    stats: Stats,
+    stats: Store,
     status: watch::Receiver<Status>,
     drain: watch::Sender<Option<Duration>>,
     workers: Rc<Workers>,
@@ -164,7 +164,7 @@ struct Proxy {
 
 impl Proxy {
     fn start(agent: &Agent) -> Self {
-        let stats = Stats::new(2);
+        let stats = Store::new(2);
         let workers = (0..2).map(|index| {
             let (stats, drain) = (stats.worker(index), drain::Drain::new().watch());
             move || Worker {
@@ -181,7 +181,7 @@ impl Proxy {
         let (needs, needed) = mpsc::channel(16);
         let (status, changes) = watch::channel(Status::Starting);
         let (drain, asked) = watch::channel(None);
-        let pods = Pods::new(workers.clone(), needs, stats.control(), 1000);
+        let pods = Pods::new(workers.clone(), needs, stats.shared(), 1000);
         let client = Client::new(agent.path.clone(), 7, pods, needed, stats.clone(), status);
         tokio::task::spawn_local(client.run(asked));
         Self { stats, status: changes, drain, workers }
@@ -189,10 +189,10 @@ impl Proxy {
 
     /// Connects, and waits until a worker has taken the connection and found no original destination.
     async fn is_accepted_at(&self, address: SocketAddr) {
-        let before = self.stats.total(Counter::NoOriginalDestination);
+        let before = self.stats.total(process::NO_ORIGINAL_DESTINATION);
         let client = TcpStream::connect(address).unwrap();
         timeout(PATIENCE, async {
-            while self.stats.total(Counter::NoOriginalDestination) == before {
+            while self.stats.total(process::NO_ORIGINAL_DESTINATION) == before {
                 tokio::task::yield_now().await;
             }
         })
@@ -311,7 +311,7 @@ fn upstream_sockets_are_asked_for_and_used() {
         let answer = Sockets { uid: "pod-a".into(), family: Family::Ipv4.into(), error: String::new() };
         session.send(from_agent::Message::Sockets(answer), &fds).await;
         timeout(PATIENCE, async {
-            while proxy.stats.total(Counter::UpstreamSocketsReceived) < u64::from(need.count) {
+            while proxy.stats.total(process::UPSTREAM_SOCKETS_RECEIVED) < u64::from(need.count) {
                 tokio::task::yield_now().await;
             }
         })
@@ -408,10 +408,10 @@ fn a_superseded_proxy_stops_accepting_and_says_how_it_drains() {
         let from_proxy::Message::Draining(draining) = message else { panic!("{message:?}, not Draining") };
         assert_eq!(draining.open, 0);
         // The connection waits for the successor.
-        let total = proxy.stats.total(Counter::NoOriginalDestination);
+        let total = proxy.stats.total(process::NO_ORIGINAL_DESTINATION);
         let _client = TcpStream::connect(sockets[0].local_addr().unwrap()).unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(proxy.stats.total(Counter::NoOriginalDestination), total);
+        assert_eq!(proxy.stats.total(process::NO_ORIGINAL_DESTINATION), total);
         sockets[0].accept().unwrap();
         assert_eq!(proxy.workers.len(), 2);
     });

@@ -8,6 +8,7 @@ use weir_proto::{ConfigError, Segment, envoy::config::bootstrap::v3::Bootstrap};
 use crate::{
     bootstrap::options::Source,
     config::{self, Built, Snapshot},
+    telemetry::stats::Store,
 };
 
 /// What errors call the text given with --config-yaml.
@@ -41,10 +42,12 @@ pub struct Loaded {
     pub snapshot: Snapshot,
     /// Fields that were set and have no effect, by path.
     pub ignored: Vec<String>,
+    /// The statistics, with the names of what is configured.
+    pub stats: Store,
 }
 
-/// Loads what `source` names; nothing but --handoff is an empty configuration.
-pub fn load(source: &Source) -> Result<Loaded, Error> {
+/// Loads what `source` names, to be served by `workers` workers; nothing but --handoff is an empty configuration.
+pub fn load(source: &Source, workers: usize) -> Result<Loaded, Error> {
     let mut texts = Vec::new();
     if let Some(path) = &source.config_path {
         let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.clone(), source })?;
@@ -54,11 +57,13 @@ pub fn load(source: &Source) -> Result<Loaded, Error> {
         texts.push((INLINE.to_owned(), text.clone()));
     }
     if texts.is_empty() {
-        return Ok(Loaded { snapshot: Snapshot::default(), ignored: Vec::new() });
+        return Ok(Loaded { snapshot: Snapshot::default(), ignored: Vec::new(), stats: Store::new(workers) });
     }
     let bootstrap = read_and_merge(&texts)?;
-    let Built { snapshot, ignored } = config::from_bootstrap(&bootstrap).map_err(|error| place(&texts, &error))?;
-    Ok(Loaded { snapshot, ignored })
+    let stats = Store::new(workers);
+    let Built { snapshot, ignored } =
+        config::from_bootstrap(&bootstrap, &stats.root()).map_err(|error| place(&texts, &error))?;
+    Ok(Loaded { snapshot, ignored, stats })
 }
 
 /// Merges as protobuf does, which is how Envoy merges --config-yaml: single fields are replaced, messages merged,
@@ -124,7 +129,7 @@ mod tests {
 
     fn refusal(file: Option<&str>, yaml: Option<&str>) -> String {
         let (source, file) = source(file, yaml);
-        let message = load(&source).unwrap_err().to_string();
+        let message = load(&source, 1).unwrap_err().to_string();
         assert!(!message.contains('\n'), "{message}");
         match file {
             Some(file) => message.replace(&*file.path().to_string_lossy(), "FILE"),
@@ -141,7 +146,7 @@ mod tests {
     #[test]
     fn a_missing_file_is_named() {
         let source = Source { config_path: Some("/nonexistent.yaml".into()), config_yaml: None, handoff: None };
-        let message = load(&source).unwrap_err().to_string();
+        let message = load(&source, 1).unwrap_err().to_string();
         assert_eq!(message, "/nonexistent.yaml: No such file or directory (os error 2)");
     }
 
@@ -166,7 +171,7 @@ mod tests {
     #[test]
     fn inline_text_is_merged_over_the_file() {
         let (both, _file) = source(Some(LISTENER), Some(CLUSTER));
-        let loaded = load(&both).unwrap();
+        let loaded = load(&both, 1).unwrap();
         assert_eq!(loaded.snapshot.listeners().len(), 1);
         assert!(loaded.snapshot.cluster("c").is_some());
     }

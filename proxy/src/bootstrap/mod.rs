@@ -44,7 +44,7 @@ pub enum Error {
 /// Does what the options say; returns when there is nothing left to do.
 pub fn run(options: &Options) -> Result<(), Error> {
     start_log(options);
-    let Loaded { snapshot, ignored } = config::load(&options.source)?;
+    let Loaded { snapshot, ignored, stats } = config::load(&options.source, options.workers())?;
     for path in ignored {
         tracing::warn!(%path, "field has no effect in this version");
     }
@@ -53,7 +53,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             println!("configuration '{}' OK", options.config_name().display());
             Ok(())
         }
-        Mode::Serve => serve::serve(options, snapshot),
+        Mode::Serve => serve::serve(options, snapshot, stats),
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
         pods::Pods,
     },
     telemetry::{
-        stats::Stats,
+        stats::{Kind, Store, Value},
         writer::{LogFile, LogFiles, Reopener},
     },
     worker::{self, Accepting, Source, Worker, Workers, drain::Drain},
@@ -46,14 +46,13 @@ const NEEDS: usize = 2 * weir_abi::map::MAX_PODS as usize;
 const LEAST_CEILING: u64 = 256;
 
 /// Binds, gives up every privilege, serves until told to end.
-pub(super) fn serve(options: &Options, snapshot: Snapshot) -> Result<(), Error> {
+pub(super) fn serve(options: &Options, snapshot: Snapshot, stats: Store) -> Result<(), Error> {
     let generation = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     let open_files = privileges::raise_open_files()?;
     let logs = LogFiles::open(log_files(&snapshot))?;
     let bound = bound::bind(&snapshot, options.workers())?;
     privileges::drop_all(options.user)?;
 
-    let stats = Stats::new(options.workers());
     let drain = Drain::new();
     let writer = logs.spawn()?;
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
@@ -82,9 +81,18 @@ pub(super) fn serve(options: &Options, snapshot: Snapshot) -> Result<(), Error> 
         workers.join();
     }
     writer.finish();
-    let totals: Vec<_> = stats.totals().map(|(name, total)| format!("{name}={total}")).collect();
-    tracing::info!(totals = totals.join(" "), "ended");
+    tracing::info!(totals = totals(&stats).join(" "), "ended");
     ended
+}
+
+/// What is counted whatever the configuration, and is not 0.
+fn totals(stats: &Store) -> Vec<String> {
+    let counters = stats.read(Kind::Counter, |name| name.starts_with("weir."));
+    let totals = counters.iter().filter_map(|metric| match metric.value {
+        Value::Counter(total @ 1..) => Some(format!("{}={total}", metric.name().trim_start_matches("weir."))),
+        _ => None,
+    });
+    totals.collect()
 }
 
 fn log_files(snapshot: &Snapshot) -> HashSet<LogFile> {
@@ -107,7 +115,7 @@ struct Control<'a> {
     generation: u64,
     snapshot: Arc<ArcSwap<Snapshot>>,
     workers: Rc<Workers>,
-    stats: Stats,
+    stats: Store,
     drain: Drain,
     reopener: Reopener,
     ceiling: usize,
@@ -208,7 +216,7 @@ impl Control<'_> {
         }
         if let Some(path) = &self.options.source.handoff {
             let (needs, needed) = mpsc::channel(NEEDS);
-            let pods = Pods::new(self.workers.clone(), needs, self.stats.control(), self.ceiling);
+            let pods = Pods::new(self.workers.clone(), needs, self.stats.shared(), self.ceiling);
             let client = Client::new(path.clone(), self.generation, pods, needed, self.stats.clone(), status);
             tokio::task::spawn_local(client.run(drain));
         }

@@ -91,7 +91,7 @@ static_resources:
             upstream.port()
         );
         let bootstrap: Bootstrap = weir_proto::from_yaml(&text).unwrap();
-        let snapshot: Snapshot = config::from_bootstrap(&bootstrap).unwrap().snapshot;
+        let snapshot: Snapshot = config::from_bootstrap(&bootstrap, &Default::default()).unwrap().snapshot;
         let drain = Drain::new();
         let worker = Rc::new(Worker {
             index: 0,
@@ -99,7 +99,7 @@ static_resources:
             pools: Default::default(),
             balancers: Default::default(),
             log: LogHandle::discard(),
-            stats: Arc::default(),
+            stats: Default::default(),
             drain: drain.watch(),
         });
         Self { worker, drain }
@@ -114,7 +114,7 @@ static_resources:
             pools: Default::default(),
             balancers: Default::default(),
             log: LogHandle::discard(),
-            stats: Arc::default(),
+            stats: Default::default(),
             drain: drain.watch(),
         });
         Self { worker, drain }

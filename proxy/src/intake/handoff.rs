@@ -25,7 +25,7 @@ use crate::{
         seqpacket::{Connection, Packet},
         stash::{Family, Need},
     },
-    telemetry::stats::Stats,
+    telemetry::stats::Store,
 };
 
 /// The version of the protocol.
@@ -90,7 +90,7 @@ pub struct Client {
     generation: u64,
     pods: Pods,
     needs: mpsc::Receiver<Need>,
-    stats: Stats,
+    stats: Store,
     status: watch::Sender<Status>,
     stopping: Stopping,
 }
@@ -103,7 +103,7 @@ impl Client {
         generation: u64,
         pods: Pods,
         needs: mpsc::Receiver<Need>,
-        stats: Stats,
+        stats: Store,
         status: watch::Sender<Status>,
     ) -> Self {
         Self { path, generation, pods, needs, stats, status, stopping: Stopping::No }

@@ -14,7 +14,7 @@ use arc_swap::ArcSwapOption;
 use crate::{
     config::listener::Direction,
     intake::{maps::Maps, stash::Stash},
-    telemetry::stats::Shard,
+    telemetry::stats::Shared,
     worker::drain::Drain,
 };
 
@@ -51,14 +51,14 @@ pub struct PodLocal {
     /// process is to end, once those that pods opened need it no more: they may lead to a pod of the same process.
     pub inbound: Drain,
     /// Counters for what happens on no worker in particular.
-    pub stats: Arc<Shard>,
+    pub stats: Shared,
     open: AtomicUsize,
     ceiling: usize,
 }
 
 impl PodLocal {
     /// Nothing open yet; at most `ceiling` connections at a time.
-    pub fn new(stash: Stash, maps: Arc<ArcSwapOption<Maps>>, stats: Arc<Shard>, ceiling: usize) -> Self {
+    pub fn new(stash: Stash, maps: Arc<ArcSwapOption<Maps>>, stats: Shared, ceiling: usize) -> Self {
         let (outbound, inbound) = (Drain::new(), Drain::new());
         Self { stash, maps, outbound, inbound, stats, open: AtomicUsize::new(0), ceiling }
     }

@@ -23,7 +23,7 @@ use crate::{
         pod::{Pod, PodLocal},
         stash::{Family, Need, Stash},
     },
-    telemetry::stats::{Counter, Shard},
+    telemetry::stats::{Shared, process},
     worker::{Accepting, Source, Workers},
 };
 
@@ -73,7 +73,7 @@ pub struct Pods {
     workers: Rc<Workers>,
     maps: Arc<ArcSwapOption<Maps>>,
     needs: mpsc::Sender<Need>,
-    stats: Arc<Shard>,
+    stats: Shared,
     ceiling: usize,
 }
 
@@ -108,7 +108,7 @@ struct HeldListener {
 
 impl Pods {
     /// None yet. Each may have `ceiling` connections open at a time; what their stashes need goes to `needs`.
-    pub fn new(workers: Rc<Workers>, needs: mpsc::Sender<Need>, stats: Arc<Shard>, ceiling: usize) -> Self {
+    pub fn new(workers: Rc<Workers>, needs: mpsc::Sender<Need>, stats: Shared, ceiling: usize) -> Self {
         let (held, leaving) = (HashMap::new(), HashMap::new());
         Self { held, leaving, workers, maps: Arc::default(), needs, stats, ceiling }
     }
@@ -185,7 +185,7 @@ impl Pods {
     pub fn sockets(&self, uid: &str, family: Family, error: &str, fds: Vec<OwnedFd>) {
         let leaving = || self.leaving.get(uid).and_then(Weak::upgrade);
         let Some(local) = self.held.get(uid).map(|held| held.pod.load().local.clone()).or_else(leaving) else { return };
-        self.stats.add(Counter::UpstreamSocketsReceived, fds.len() as u64);
+        self.stats.add(process::UPSTREAM_SOCKETS_RECEIVED, fds.len() as u64);
         if error.is_empty() {
             local.stash.put(family, fds);
         } else {

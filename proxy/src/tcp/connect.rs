@@ -20,7 +20,7 @@ use crate::{
     intake::Downstream,
     telemetry::{
         access_log::{Entry, Flag},
-        stats::Counter,
+        stats::process,
     },
     wire::{
         dial::{ConnectError, Dialer},
@@ -130,12 +130,12 @@ async fn attempt(
 ) -> Result<Io, ConnectError> {
     entry.attempts += 1;
     entry.upstream_host = Some(to);
-    worker.stats.count(Counter::UpstreamCxTotal);
+    worker.stats.inc(process::UPSTREAM_CX_TOTAL);
     dialer.connect(to, timeout).await.inspect_err(|error| {
         entry.transport_failure = transport_failure(error);
-        worker.stats.count(match error {
-            ConnectError::Timeout => Counter::UpstreamCxConnectTimeout,
-            ConnectError::Io(_) => Counter::UpstreamCxConnectFail,
+        worker.stats.inc(match error {
+            ConnectError::Timeout => process::UPSTREAM_CX_CONNECT_TIMEOUT,
+            ConnectError::Io(_) => process::UPSTREAM_CX_CONNECT_FAIL,
         });
     })
 }

@@ -17,7 +17,7 @@ use crate::{
     intake::Downstream,
     telemetry::{
         access_log::{self, AccessLog, Entry, Flag},
-        stats::Counter,
+        stats::process,
     },
     worker::state::Worker,
 };
@@ -79,8 +79,8 @@ impl Drop for Line<'_> {
         self.entry.bytes_received = self.copied.received;
         self.entry.bytes_sent = self.copied.sent;
         self.entry.request_received.get_or_insert_with(Instant::now);
-        self.worker.stats.add(Counter::TcpRxBytes, self.copied.received);
-        self.worker.stats.add(Counter::TcpTxBytes, self.copied.sent);
+        self.worker.stats.add(process::TCP_RX_BYTES, self.copied.received);
+        self.worker.stats.add(process::TCP_TX_BYTES, self.copied.sent);
         access_log::write(&self.worker.log, self.logs, &self.entry);
     }
 }

@@ -14,7 +14,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use crate::telemetry::stats::{Counter, Shard};
+use crate::telemetry::stats::{Shard, process};
 
 /// A worker hands its buffer over when it holds this many bytes, or at the flush interval.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -88,7 +88,7 @@ pub struct LogWriter {
 
 impl LogWriter {
     /// A worker's end, which counts what it drops in `stats`.
-    pub fn handle(&self, stats: Arc<Shard>) -> LogHandle {
+    pub fn handle(&self, stats: Shard) -> LogHandle {
         LogHandle { commands: self.commands.clone(), stats, buffers: RefCell::default() }
     }
 
@@ -123,7 +123,7 @@ impl Reopener {
 #[derive(Debug)]
 pub struct LogHandle {
     commands: SyncSender<Command>,
-    stats: Arc<Shard>,
+    stats: Shard,
     buffers: RefCell<Vec<Buffer>>,
 }
 
@@ -137,7 +137,7 @@ impl LogHandle {
     /// A handle whose lines go nowhere, for tests.
     pub fn discard() -> Self {
         let (commands, _) = sync_channel(1);
-        Self { commands, stats: Arc::default(), buffers: RefCell::default() }
+        Self { commands, stats: Shard::default(), buffers: RefCell::default() }
     }
 
     /// Appends one line to a log: `write` formats it, the end of line included, into a buffer that may hold earlier
@@ -169,7 +169,7 @@ impl LogHandle {
         let Err(error) = self.commands.try_send(Command::Write { file: buffer.file.clone(), lines }) else { return };
         let (TrySendError::Full(dropped) | TrySendError::Disconnected(dropped)) = error;
         if let Command::Write { lines, .. } = dropped {
-            self.stats.add(Counter::AccessLogDropped, lines.iter().filter(|byte| **byte == b'\n').count() as u64);
+            self.stats.add(process::ACCESS_LOG_DROPPED, lines.iter().filter(|byte| **byte == b'\n').count() as u64);
         }
     }
 }
@@ -236,7 +236,7 @@ mod tests {
         let path = directory.path().join("access.log");
         let name = LogFile::new(path.to_str().unwrap());
         let writer = LogFiles::open([name.clone()]).unwrap().spawn().unwrap();
-        let handle = writer.handle(Arc::default());
+        let handle = writer.handle(Shard::default());
         handle.append(&name, |buffer| buffer.extend_from_slice(b"one\n"));
         handle.append(&name, |buffer| buffer.extend_from_slice(b"two\n"));
         handle.flush();
@@ -254,14 +254,14 @@ mod tests {
     #[test]
     fn a_writer_that_falls_behind_costs_lines_not_time() {
         let (commands, _queue) = sync_channel(1);
-        let stats = Arc::new(Shard::default());
+        let stats = Shard::default();
         let handle = LogHandle { commands, stats: stats.clone(), buffers: RefCell::default() };
         let path = LogFile::new("/dev/null");
         for _ in 0..3 {
             handle.append(&path, |buffer| buffer.extend_from_slice(b"line\nline\n"));
             handle.flush();
         }
-        assert_eq!(stats.get(Counter::AccessLogDropped), 4);
+        assert_eq!(stats.get(process::ACCESS_LOG_DROPPED), 4);
     }
 
     #[test]

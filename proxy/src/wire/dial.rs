@@ -16,7 +16,7 @@ use crate::{
         pod::Pod,
         stash::{Family, Waited},
     },
-    telemetry::stats::Counter,
+    telemetry::stats::process,
     wire::io::Io,
 };
 
@@ -85,7 +85,7 @@ async fn connect_from_pod(pod: &Pod, client: Option<SocketAddr>, to: SocketAddr)
     let local = &pod.local;
     let (fd, Waited(waited)) = local.stash.take(Family::of(to)).await?;
     if waited {
-        local.stats.count(Counter::UpstreamSocketWaits);
+        local.stats.inc(process::UPSTREAM_SOCKET_WAITS);
     }
     if let Some(client) = client {
         let maps = local.maps.load();

@@ -19,7 +19,7 @@ use weir_abi::map::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::{
     intake::{Admitted, Direction, Downstream, Origin, Pod},
     listener,
-    telemetry::stats::{Counter, Shard},
+    telemetry::stats::{Counter, Shard, process},
     wire::io::Io,
     worker::{drain::DrainWatch, state::Worker},
 };
@@ -80,9 +80,9 @@ enum Refusal {
 impl Refusal {
     fn counter(self) -> Option<Counter> {
         match self {
-            Self::NoOriginalDestination => Some(Counter::NoOriginalDestination),
-            Self::SelfPort => Some(Counter::SelfPortRefused),
-            Self::TooManyConnections => Some(Counter::DownstreamCxOverflow),
+            Self::NoOriginalDestination => Some(process::NO_ORIGINAL_DESTINATION),
+            Self::SelfPort => Some(process::SELF_PORT_REFUSED),
+            Self::TooManyConnections => Some(process::POD_CX_OVERFLOW),
             Self::Gone => None,
         }
     }
@@ -104,7 +104,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut stop: watch::Receiver<()>, liste
                 Ok((downstream, admitted)) => carry(&worker, downstream, admitted),
                 Err(refusal) => {
                     if let Some(counter) = refusal.counter() {
-                        worker.stats.count(counter);
+                        worker.stats.inc(counter);
                     }
                     tracing::debug!(%peer, %source, reason = %refusal, "connection refused");
                     if refusal == Refusal::TooManyConnections && complaints.may() {
@@ -114,12 +114,12 @@ pub(super) async fn run(worker: Rc<Worker>, mut stop: watch::Receiver<()>, liste
             },
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 // Root in the pod may destroy any socket of its namespace (SOCK_DESTROY); trying again would spin.
-                worker.stats.count(Counter::AcceptErrors);
+                worker.stats.inc(process::ACCEPT_ERRORS);
                 tracing::warn!(%source, "a listening socket was destroyed; nothing is accepted on it any more");
                 return;
             }
             Err(error) => {
-                worker.stats.count(Counter::AcceptErrors);
+                worker.stats.inc(process::ACCEPT_ERRORS);
                 if complaints.may() {
                     tracing::warn!(%error, "cannot accept connections");
                 }
@@ -206,20 +206,21 @@ fn is_exhausted(error: &io::Error) -> bool {
 
 /// An open connection, counted out when dropped.
 struct Open {
-    stats: Arc<Shard>,
+    stats: Shard,
     _admitted: Option<Admitted>,
 }
 
 impl Open {
-    fn new(stats: Arc<Shard>, admitted: Option<Admitted>) -> Self {
-        stats.count(Counter::DownstreamCxTotal);
+    fn new(stats: Shard, admitted: Option<Admitted>) -> Self {
+        stats.inc(process::DOWNSTREAM_CX_TOTAL);
+        stats.gauge_add(process::OPEN_CONNECTIONS, 1);
         Self { stats, _admitted: admitted }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.stats.count(Counter::DownstreamCxDestroy);
+        self.stats.gauge_add(process::OPEN_CONNECTIONS, -1);
     }
 }
 

@@ -26,7 +26,7 @@ pub struct Worker {
     /// Access log lines go here.
     pub log: LogHandle,
     /// This worker's counters.
-    pub stats: Arc<Shard>,
+    pub stats: Shard,
     /// The process-wide drain. A connection watches [`Downstream::drain`](crate::intake::Downstream), which also
     /// follows its pod's withdrawal.
     pub drain: DrainWatch,

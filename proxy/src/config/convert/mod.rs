@@ -19,7 +19,10 @@ use ipnet::IpNet;
 use prost::{Message, Name};
 use weir_proto::envoy::config::{bootstrap::v3::Bootstrap, core::v3 as core};
 
-use crate::config::{Error, Snapshot};
+use crate::{
+    config::{Error, Snapshot},
+    telemetry::stats::Scope,
+};
 
 /// A configuration that was accepted.
 #[derive(Debug)]
@@ -30,9 +33,10 @@ pub struct Built {
     pub ignored: Vec<String>,
 }
 
-/// Makes the model of a bootstrap's `static_resources`. The message has passed its protoc-gen-validate rules.
-pub fn from_bootstrap(bootstrap: &Bootstrap) -> Result<Built, Error> {
-    let mut cx = Context::default();
+/// Makes the model of a bootstrap's `static_resources`, whose objects register their statistics under `stats`. The
+/// message has passed its protoc-gen-validate rules.
+pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Error> {
+    let mut cx = Context { stats: stats.clone(), ..Context::default() };
     let Some(resources) = &bootstrap.static_resources else {
         return Ok(Built { snapshot: Snapshot::default(), ignored: Vec::new() });
     };
@@ -72,6 +76,9 @@ pub fn from_bootstrap(bootstrap: &Bootstrap) -> Result<Built, Error> {
 #[derive(Debug, Default)]
 struct Context {
     ignored: Vec<String>,
+    /// The scope below which objects register their statistics: `cx.stats.scope("cluster.backend")`.
+    #[expect(dead_code, reason = "objects register their own statistics as they come to have some")]
+    stats: Scope,
     /// Clusters that static routes may name.
     clusters: HashSet<String>,
 }

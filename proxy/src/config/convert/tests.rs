@@ -8,6 +8,7 @@ use crate::config::{
     listener::NetworkFilter,
     route::{Action, Clusters},
 };
+use crate::telemetry::stats::Scope;
 
 /// A bootstrap with one of everything; `${...}` places are where tests put more.
 const WHOLE: &str = r#"
@@ -78,7 +79,7 @@ fn text(place: &str, with: &str) -> String {
 
 fn build(place: &str, with: &str) -> Result<Built, Error> {
     let bootstrap: Bootstrap = weir_proto::from_yaml(&text(place, with)).unwrap();
-    from_bootstrap(&bootstrap)
+    from_bootstrap(&bootstrap, &Scope::default())
 }
 
 #[test]

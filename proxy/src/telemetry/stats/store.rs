@@ -1,0 +1,473 @@
+//! The store: every shard, every name, and reading them.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    Counter, Distribution, Gauge, Histogram, Scope, Shard, TextReadout, Unit, process,
+    registry::{NOWHERE, Registry},
+    shard::Shared,
+};
+
+/// Names that are looked at under the registry's lock at a time: a worker that registers a name waits that long.
+const BATCH: usize = 1024;
+
+/// What kind a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum Kind {
+    /// See [`Counter`].
+    Counter,
+    /// See [`Gauge`].
+    Gauge,
+    /// See [`Histogram`].
+    Histogram,
+    /// See [`TextReadout`].
+    TextReadout,
+}
+
+impl Kind {
+    pub(super) const COUNT: usize = 4;
+}
+
+/// The name of a metric without the parts that are tags, and those.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tagged {
+    /// The name.
+    pub name: String,
+    /// Tag and value, in the order in which they were extracted.
+    pub tags: Vec<(String, String)>,
+}
+
+/// A metric as read.
+#[derive(Clone, Debug)]
+pub struct Metric {
+    /// What its values measure, for histograms.
+    pub unit: Unit,
+    /// Whether it was ever written.
+    pub used: bool,
+    /// Its value.
+    pub value: Value,
+    prefix: Arc<str>,
+    name: Arc<str>,
+    tagged: Arc<OnceLock<Tagged>>,
+}
+
+/// What a metric says.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// Of a counter.
+    Counter(u64),
+    /// Of a gauge.
+    Gauge(u64),
+    /// Of a histogram: the last interval, and since the start.
+    Histogram(Arc<Merged>),
+    /// Of a text readout.
+    Text(Arc<str>),
+}
+
+impl Metric {
+    /// The whole name.
+    pub fn name(&self) -> String {
+        format!("{}{}", self.prefix, self.name)
+    }
+
+    /// The name with its tags taken out, by `extract` unless that has been done before.
+    pub fn tagged(&self, extract: impl FnOnce(&str) -> Tagged) -> &Tagged {
+        self.tagged.get_or_init(|| extract(&self.name()))
+    }
+}
+
+/// A histogram's values.
+#[derive(Clone, Debug, Default)]
+pub struct Merged {
+    /// Of the last interval.
+    pub interval: Distribution,
+    /// Since the start.
+    pub cumulative: Distribution,
+}
+
+/// What is kept of a histogram from one merge to the next.
+#[derive(Debug, Default)]
+struct Seen {
+    /// What each shard's bins held at the last merge.
+    shards: Vec<HashMap<usize, u32>>,
+    merged: Arc<Merged>,
+}
+
+/// Says which names are kept.
+type Keep = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+pub(super) struct Inner {
+    /// The workers', the control thread's, and the one that anybody may add to.
+    shards: Box<[Shard]>,
+    pub(super) registry: Mutex<Registry>,
+    /// What counters held when they were reset.
+    resets: Mutex<HashMap<u32, u64>>,
+    histograms: Mutex<HashMap<u32, Seen>>,
+    texts: Mutex<HashMap<u32, Arc<str>>>,
+    keep: Option<Keep>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("shards", &self.shards.len()).finish_non_exhaustive()
+    }
+}
+
+/// All metrics of a process. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+    /// Keeps the names of [`process`].
+    _process: Scope,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
+impl Store {
+    /// A store for `workers` workers and the control thread, that keeps every name.
+    pub fn new(workers: usize) -> Self {
+        Self::build(workers, None)
+    }
+
+    /// A store that keeps the names of which `keep` says so; what is counted under others is lost.
+    pub fn keeping(workers: usize, keep: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self::build(workers, Some(Box::new(keep)))
+    }
+
+    fn build(workers: usize, keep: Option<Keep>) -> Self {
+        let inner = Arc::new(Inner {
+            shards: (0..workers + 2).map(|_| Shard::default()).collect(),
+            registry: Mutex::default(),
+            resets: Mutex::default(),
+            histograms: Mutex::default(),
+            texts: Mutex::default(),
+            keep,
+        });
+        let process = process::register(&mut inner.registry.lock(), Arc::downgrade(&inner));
+        Self { inner, _process: process }
+    }
+
+    pub(super) fn from_inner(inner: Arc<Inner>) -> Self {
+        Self { inner, _process: Scope::default() }
+    }
+
+    /// The scope of names without a prefix.
+    pub fn root(&self) -> Scope {
+        Scope::new(Arc::downgrade(&self.inner), "")
+    }
+
+    /// The shard of a worker; only its thread may add to it.
+    pub fn worker(&self, index: usize) -> Shard {
+        self.inner.shards[index].clone()
+    }
+
+    /// The shard of the control thread.
+    pub fn control(&self) -> Shard {
+        self.inner.shards[self.inner.shards.len() - 2].clone()
+    }
+
+    /// A shard that any thread may add to, for what happens rarely.
+    pub fn shared(&self) -> Shared {
+        Shared::of(&self.inner.shards[self.inner.shards.len() - 1])
+    }
+
+    /// Sets a gauge, which nobody then moves with [`Shard::gauge_add`].
+    pub fn set(&self, gauge: Gauge, value: u64) {
+        if gauge.0 != NOWHERE {
+            self.shared().gauge_set(gauge, value);
+        }
+    }
+
+    /// Sets a text.
+    pub fn set_text(&self, readout: TextReadout, text: &str) {
+        if readout.0 != NOWHERE {
+            self.inner.texts.lock().insert(readout.0, text.into());
+        }
+    }
+
+    /// A counter over all shards, since it was last reset.
+    pub fn total(&self, counter: Counter) -> u64 {
+        let base = self.inner.resets.lock().get(&counter.0).copied().unwrap_or(0);
+        self.inner.sum(counter).wrapping_sub(base)
+    }
+
+    /// A gauge over all shards.
+    pub fn level(&self, gauge: Gauge) -> u64 {
+        self.inner.gauge(gauge).unwrap_or(0)
+    }
+
+    /// Connections that clients have open now.
+    pub fn open_connections(&self) -> u64 {
+        self.level(process::OPEN_CONNECTIONS)
+    }
+
+    /// Sets every counter back to 0.
+    pub fn reset_counters(&self) {
+        let numbers = self.inner.registry.lock().names[Kind::Counter as usize].entries.len() as u32;
+        let mut resets = self.inner.resets.lock();
+        for number in 1..=numbers {
+            match self.inner.sum(Counter(number)) {
+                0 => resets.remove(&number),
+                sum => resets.insert(number, sum),
+            };
+        }
+    }
+
+    /// Ends the histograms' interval: what was recorded since the last call becomes what they show.
+    pub fn merge_histograms(&self) {
+        let numbers = self.inner.registry.lock().names[Kind::Histogram as usize].entries.len() as u32;
+        for number in 1..=numbers {
+            // Held for one histogram at a time, with the registry: its number is not given out again meanwhile.
+            let registry = self.inner.registry.lock();
+            if registry.names[Kind::Histogram as usize].entries[(number - 1) as usize].is_some() {
+                self.inner.merge(Histogram(number));
+            }
+        }
+    }
+
+    /// Every metric of a kind for which `wanted` holds, by its name, in no particular order.
+    pub fn read(&self, kind: Kind, mut wanted: impl FnMut(&str) -> bool) -> Vec<Metric> {
+        let mut metrics = Vec::new();
+        let mut name = String::new();
+        let mut from = 0;
+        loop {
+            let registry = self.inner.registry.lock();
+            let entries = &registry.names[kind as usize].entries;
+            let to = entries.len().min(from + BATCH);
+            for (index, entry) in entries.iter().enumerate().take(to).skip(from) {
+                let Some(entry) = entry else { continue };
+                name.clear();
+                name.push_str(&entry.prefix);
+                name.push_str(&entry.name);
+                if !wanted(&name) {
+                    continue;
+                }
+                let (used, value) = self.inner.value(kind, index as u32 + 1);
+                metrics.push(Metric {
+                    unit: entry.unit,
+                    used,
+                    value,
+                    prefix: entry.prefix.clone(),
+                    name: entry.name.clone(),
+                    tagged: entry.tagged.clone(),
+                });
+            }
+            if to == entries.len() {
+                return metrics;
+            }
+            from = to;
+        }
+    }
+}
+
+impl Inner {
+    pub(super) fn rejects(&self, prefix: &str, name: &str) -> bool {
+        self.keep.as_ref().is_some_and(|keep| !keep(&format!("{prefix}{name}")))
+    }
+
+    /// Clears a number whose last user is gone.
+    pub(super) fn clear(&self, kind: Kind, number: u32) {
+        for shard in &self.shards {
+            match kind {
+                Kind::Counter => shard.clear_counter(Counter(number)),
+                Kind::Gauge => shard.clear_gauge(Gauge(number)),
+                Kind::Histogram => shard.clear_histogram(Histogram(number)),
+                Kind::TextReadout => {}
+            }
+        }
+        match kind {
+            Kind::Counter => drop(self.resets.lock().remove(&number)),
+            Kind::Gauge => {}
+            Kind::Histogram => drop(self.histograms.lock().remove(&number)),
+            Kind::TextReadout => drop(self.texts.lock().remove(&number)),
+        }
+    }
+
+    fn sum(&self, counter: Counter) -> u64 {
+        self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(shard.get(counter)))
+    }
+
+    fn gauge(&self, gauge: Gauge) -> Option<u64> {
+        let parts = self.shards.iter().filter_map(|shard| shard.gauge(gauge));
+        // Parts are read one after the other: an end may be seen without its begin.
+        parts.reduce(i64::wrapping_add).map(|sum| sum.max(0) as u64)
+    }
+
+    fn value(&self, kind: Kind, number: u32) -> (bool, Value) {
+        match kind {
+            Kind::Counter => {
+                let sum = self.sum(Counter(number));
+                let base = self.resets.lock().get(&number).copied().unwrap_or(0);
+                (sum > 0, Value::Counter(sum.wrapping_sub(base)))
+            }
+            Kind::Gauge => {
+                let value = self.gauge(Gauge(number));
+                (value.is_some(), Value::Gauge(value.unwrap_or(0)))
+            }
+            Kind::Histogram => {
+                let merged = self.histograms.lock().get(&number).map(|seen| seen.merged.clone()).unwrap_or_default();
+                (!merged.cumulative.is_empty(), Value::Histogram(merged))
+            }
+            Kind::TextReadout => {
+                let text = self.texts.lock().get(&number).cloned();
+                (text.is_some(), Value::Text(text.unwrap_or_else(|| "".into())))
+            }
+        }
+    }
+
+    fn merge(&self, histogram: Histogram) {
+        if self.shards.iter().all(|shard| shard.bins(histogram).is_none()) {
+            return;
+        }
+        let mut histograms = self.histograms.lock();
+        let seen = histograms.entry(histogram.0).or_default();
+        seen.shards.resize_with(self.shards.len(), HashMap::default);
+        let mut interval = Distribution::default();
+        for (shard, seen) in self.shards.iter().zip(&mut seen.shards) {
+            let Some(bins) = shard.bins(histogram) else { continue };
+            bins.each(|index, count| {
+                let before = seen.insert(index, count).unwrap_or(0);
+                let new = count.wrapping_sub(before);
+                if new > 0 {
+                    interval.add(index, u64::from(new));
+                }
+            });
+        }
+        if interval.is_empty() && seen.merged.interval.is_empty() {
+            return;
+        }
+        let merged = Arc::make_mut(&mut seen.merged);
+        merged.cumulative.merge(&interval);
+        merged.interval = interval;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(store: &Store, kind: Kind) -> Vec<String> {
+        let mut names: Vec<_> = store.read(kind, |name| name.starts_with("t.")).iter().map(Metric::name).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn shards_add_up() {
+        let store = Store::new(2);
+        let scope = store.root().scope("t");
+        let counter = scope.counter("a");
+        store.worker(0).inc(counter);
+        store.worker(1).add(counter, 2);
+        store.control().inc(counter);
+        store.shared().add(counter, 5);
+        assert_eq!(store.total(counter), 9);
+        let gauge = scope.gauge("g");
+        store.worker(0).gauge_add(gauge, 3);
+        store.worker(1).gauge_add(gauge, -1);
+        assert_eq!(store.level(gauge), 2);
+        store.set(scope.gauge("set"), 7);
+        assert_eq!(store.level(scope.gauge("set")), 7);
+    }
+
+    #[test]
+    fn a_name_has_one_number_and_lives_as_long_as_somebody_claims_it() {
+        let store = Store::new(1);
+        let (one, two) = (store.root().scope("t"), store.root().scope("t."));
+        let counter = one.counter("a.b");
+        assert_eq!(two.counter("a.b"), counter);
+        assert_eq!(store.root().scope("t.a").counter("b"), counter);
+        store.worker(0).inc(counter);
+        drop(one);
+        assert_eq!((names(&store, Kind::Counter), store.total(counter)), (vec!["t.a.b".to_owned()], 1));
+        drop(two);
+        assert!(names(&store, Kind::Counter).is_empty());
+        let scope = store.root().scope("t");
+        assert_eq!(scope.counter("other"), counter);
+        assert_eq!(store.total(counter), 0);
+    }
+
+    #[test]
+    fn thousands_of_scopes() {
+        let store = Store::new(1);
+        let worker = store.worker(0);
+        let scopes: Vec<_> = (0..5000).map(|index| store.root().scope("t").scope(&format!("c{index}"))).collect();
+        for (index, scope) in scopes.iter().enumerate() {
+            for name in ["upstream_rq_total", "upstream_cx_total"] {
+                worker.add(scope.counter(name), index as u64);
+            }
+        }
+        assert_eq!(names(&store, Kind::Counter).len(), 10_000);
+        assert_eq!(store.total(scopes[4999].counter("upstream_cx_total")), 4999);
+        drop(scopes);
+        assert!(names(&store, Kind::Counter).is_empty());
+    }
+
+    #[test]
+    fn counters_are_reset_and_stay_used() {
+        let store = Store::new(1);
+        let scope = store.root().scope("t");
+        let (used, unused) = (scope.counter("used"), scope.counter("unused"));
+        store.worker(0).add(used, 3);
+        store.reset_counters();
+        store.worker(0).inc(used);
+        assert_eq!((store.total(used), store.total(unused)), (1, 0));
+        let used: Vec<_> = store.read(Kind::Counter, |_| true).into_iter().filter(|metric| metric.used).collect();
+        assert_eq!(used.iter().map(Metric::name).collect::<Vec<_>>(), ["t.used"]);
+    }
+
+    #[test]
+    fn histograms_show_an_interval_and_everything() {
+        let store = Store::new(2);
+        let scope = store.root().scope("t");
+        let histogram = scope.histogram("h", Unit::Milliseconds);
+        let counts = || match &store.read(Kind::Histogram, |name| name == "t.h")[0] {
+            Metric { value: Value::Histogram(merged), used, .. } => {
+                (*used, merged.interval.count(), merged.cumulative.count())
+            }
+            other => panic!("{other:?}"),
+        };
+        store.worker(0).record(histogram, 5);
+        assert_eq!(counts(), (false, 0, 0));
+        store.merge_histograms();
+        assert_eq!(counts(), (true, 1, 1));
+        store.worker(0).record(histogram, 5);
+        store.worker(1).record(histogram, 0);
+        store.merge_histograms();
+        assert_eq!(counts(), (true, 2, 3));
+        store.merge_histograms();
+        assert_eq!(counts(), (true, 0, 3));
+    }
+
+    #[test]
+    fn what_is_not_kept_has_no_name_and_counts_nowhere() {
+        let store = Store::keeping(1, |name| !name.ends_with("secret"));
+        let scope = store.root().scope("t");
+        let counter = scope.counter("secret");
+        assert_eq!(counter, Counter::default());
+        store.worker(0).inc(counter);
+        scope.counter("shown");
+        assert_eq!(names(&store, Kind::Counter), ["t.shown"]);
+    }
+
+    #[test]
+    fn texts_and_colons() {
+        let store = Store::new(0);
+        let scope = store.root().scope("t.[::1]:80");
+        store.set_text(scope.text_readout("version"), "v1");
+        let read = store.read(Kind::TextReadout, |_| true);
+        assert_eq!(read[0].name(), "t.[__1]_80.version");
+        assert!(matches!(&read[0].value, Value::Text(text) if &**text == "v1"));
+    }
+}
