@@ -89,6 +89,25 @@ pub mod envoy {
                 }
             }
         }
+        pub mod clusters {
+            pub mod aggregate {
+                pub mod v3 {
+                    include!("envoy.extensions.clusters.aggregate.v3.rs");
+                }
+            }
+            pub mod common {
+                pub mod dns {
+                    pub mod v3 {
+                        include!("envoy.extensions.clusters.common.dns.v3.rs");
+                    }
+                }
+            }
+            pub mod dns {
+                pub mod v3 {
+                    include!("envoy.extensions.clusters.dns.v3.rs");
+                }
+            }
+        }
         pub mod common {
             pub mod ratelimit {
                 pub mod v3 {
@@ -181,6 +200,15 @@ pub mod envoy {
                 }
             }
         }
+        pub mod health_check {
+            pub mod event_sinks {
+                pub mod file {
+                    pub mod v3 {
+                        include!("envoy.extensions.health_check.event_sinks.file.v3.rs");
+                    }
+                }
+            }
+        }
         pub mod http {
             pub mod header_formatters {
                 pub mod preserve_case {
@@ -206,6 +234,57 @@ pub mod envoy {
             pub mod allow_listed_routes {
                 pub mod v3 {
                     include!("envoy.extensions.internal_redirect.allow_listed_routes.v3.rs");
+                }
+            }
+        }
+        pub mod load_balancing_policies {
+            pub mod cluster_provided {
+                pub mod v3 {
+                    include!("envoy.extensions.load_balancing_policies.cluster_provided.v3.rs");
+                }
+            }
+            pub mod common {
+                pub mod v3 {
+                    include!("envoy.extensions.load_balancing_policies.common.v3.rs");
+                }
+            }
+            pub mod least_request {
+                pub mod v3 {
+                    include!("envoy.extensions.load_balancing_policies.least_request.v3.rs");
+                }
+            }
+            pub mod maglev {
+                pub mod v3 {
+                    include!("envoy.extensions.load_balancing_policies.maglev.v3.rs");
+                }
+            }
+            pub mod random {
+                pub mod v3 {
+                    include!("envoy.extensions.load_balancing_policies.random.v3.rs");
+                }
+            }
+            pub mod ring_hash {
+                pub mod v3 {
+                    include!("envoy.extensions.load_balancing_policies.ring_hash.v3.rs");
+                }
+            }
+            pub mod round_robin {
+                pub mod v3 {
+                    include!("envoy.extensions.load_balancing_policies.round_robin.v3.rs");
+                }
+            }
+            pub mod wrr_locality {
+                pub mod v3 {
+                    include!("envoy.extensions.load_balancing_policies.wrr_locality.v3.rs");
+                }
+            }
+        }
+        pub mod network {
+            pub mod dns_resolver {
+                pub mod cares {
+                    pub mod v3 {
+                        include!("envoy.extensions.network.dns_resolver.cares.v3.rs");
+                    }
                 }
             }
         }
@@ -274,6 +353,11 @@ pub mod envoy {
             pub mod http {
                 pub mod v3 {
                     include!("envoy.extensions.upstreams.http.v3.rs");
+                }
+            }
+            pub mod tcp {
+                pub mod v3 {
+                    include!("envoy.extensions.upstreams.tcp.v3.rs");
                 }
             }
         }
