@@ -1,233 +1,235 @@
-//! A server that answers by a script in the path, well or badly.
+//! Scripted servers: they answer by rule or by the built-in script, and remember what they were asked.
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex},
-    thread,
-    time::Duration,
 };
 
-/// Requests seen, by case: what "the first two fail" counts.
-type Seen = Arc<Mutex<HashMap<String, usize>>>;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket},
+    task::{AbortHandle, JoinSet},
+};
 
-/// A request as the server got it.
-struct Request {
-    line: String,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
+use super::{
+    case::{Protocol, Rule, Switch, Then, Upstream},
+    http1::Head,
+    script::{self, Answer},
+    seen::Request,
+    upstream_h2,
+    wire::{Buffered, Port, Wire},
+};
+
+/// A scripted server; ends when dropped.
+#[derive(Debug)]
+pub struct Server {
+    port: Port,
+    shared: Arc<Shared>,
+    running: Mutex<Option<AbortHandle>>,
 }
 
-impl Request {
-    fn read(reader: &mut impl BufRead) -> Option<Self> {
-        let mut line = String::new();
-        if reader.read_line(&mut line).ok()? == 0 {
-            return None;
+/// What its connections share.
+#[derive(Debug)]
+pub struct Shared {
+    pub script: Upstream,
+    seen: Mutex<Vec<Request>>,
+    /// How often each rule has answered, and each `/flaky` path.
+    used: Mutex<HashMap<String, usize>>,
+}
+
+impl Server {
+    pub fn new(script: &Upstream) -> Self {
+        let shared = Shared { script: script.clone(), seen: Mutex::default(), used: Mutex::default() };
+        let server = Self { port: Port::claim(), shared: Arc::new(shared), running: Mutex::default() };
+        if !script.stopped {
+            server.switch(Switch::Start);
         }
-        let mut headers = Vec::new();
-        loop {
-            let mut header = String::new();
-            reader.read_line(&mut header).ok()?;
-            let header = header.trim_end();
-            if header.is_empty() {
-                break;
+        server
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// What it has seen so far.
+    pub fn seen(&self) -> Vec<Request> {
+        self.shared.seen.lock().expect("requests seen").clone()
+    }
+
+    /// Turns it on or off.
+    pub fn switch(&self, to: Switch) {
+        let mut running = self.running.lock().expect("the server's task");
+        if let Some(task) = running.take() {
+            task.abort();
+        }
+        if to == Switch::Stop {
+            return;
+        }
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("SO_REUSEADDR");
+        socket.bind(([127, 0, 0, 1], self.port()).into()).expect("the upstream's port");
+        let listener = socket.listen(1024).expect("listen");
+        let task = tokio::spawn(accept(listener, self.shared.clone()));
+        *running = Some(task.abort_handle());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.switch(Switch::Stop);
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    // Ends the connections with the server.
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
+        let shared = shared.clone();
+        connections.spawn(async move {
+            let wire = Wire::Tcp(stream);
+            match shared.script.protocol {
+                Protocol::H1 => serve_http1(wire, &shared).await.unwrap_or_default(),
+                Protocol::H2 => upstream_h2::serve(wire, shared).await,
+                Protocol::Tcp => serve_tcp(wire, &shared).await,
             }
-            let (name, value) = header.split_once(':')?;
-            headers.push((name.to_owned(), value.trim().to_owned()));
-        }
-        let mut request = Self { line: line.trim_end().to_owned(), headers, body: Vec::new() };
-        if let Some(length) = request.header("content-length").and_then(|length| length.parse().ok()) {
-            request.body = vec![0; length];
-            reader.read_exact(&mut request.body).ok()?;
-        } else if request.header("transfer-encoding").is_some() {
-            loop {
-                let mut size = String::new();
-                reader.read_line(&mut size).ok()?;
-                let size = usize::from_str_radix(size.trim(), 16).ok()?;
-                let mut chunk = vec![0; size + 2];
-                reader.read_exact(&mut chunk).ok()?;
-                request.body.extend_from_slice(&chunk[..size]);
-                if size == 0 {
+        });
+    }
+}
+
+impl Shared {
+    /// Remembers a request.
+    pub fn remember(&self, request: Request) {
+        self.seen.lock().expect("requests seen").push(request);
+    }
+
+    /// The first rule that fits the path and is not used up.
+    pub fn rule(&self, path: &str) -> Option<&Rule> {
+        let mut used = self.used.lock().expect("rules used");
+        self.script.rules.iter().enumerate().find_map(|(index, rule)| {
+            let count = used.entry(format!("rule {index}")).or_default();
+            let fits = path.starts_with(&rule.path) && rule.times.is_none_or(|times| *count < times);
+            *count += usize::from(fits);
+            fits.then_some(rule)
+        })
+    }
+
+    /// How often this was asked for a key, this time included.
+    pub fn count(&self, key: &str) -> usize {
+        let mut used = self.used.lock().expect("keys used");
+        let count = used.entry(key.to_owned()).or_default();
+        *count += 1;
+        *count
+    }
+}
+
+async fn serve_tcp(wire: Wire, shared: &Shared) {
+    let mut connection = Buffered::new(wire);
+    let mut all = Vec::new();
+    if let Some(greeting) = &shared.script.greeting {
+        let _ = connection.wire.write_all(greeting.as_bytes()).await;
+    }
+    let mut buffer = vec![0; 65_536];
+    loop {
+        match connection.wire.read(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(length) => {
+                all.extend_from_slice(&buffer[..length]);
+                if shared.script.echo && connection.wire.write_all(&buffer[..length]).await.is_err() {
                     break;
                 }
-            }
-        }
-        Some(request)
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
-
-    fn path(&self) -> &str {
-        self.line.split(' ').nth(1).unwrap_or_default()
-    }
-
-    /// What the client is shown: everything, in an order that does not depend on the proxy's.
-    fn echo(&self) -> String {
-        let mut lines: Vec<String> = self
-            .headers
-            .iter()
-            .filter(|(name, _)| name != "x-case")
-            .map(|(name, value)| format!("{name}: {value}"))
-            .collect();
-        // Values of one header keep their order.
-        lines.sort_by_key(|line| line.split(':').next().map(str::to_owned));
-        format!("{}\n{}\n\n{}", self.line, lines.join("\n"), String::from_utf8_lossy(&self.body))
-    }
-}
-
-/// Starts the server; it lives as long as the test.
-pub fn start() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port for the upstream");
-    let address = listener.local_addr().expect("the upstream's address");
-    let seen = Seen::default();
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let seen = seen.clone();
-            thread::spawn(move || serve(stream, &seen));
-        }
-    });
-    address
-}
-
-/// Starts a server that speaks first.
-pub fn start_greeter() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port for the greeter");
-    let address = listener.local_addr().expect("the greeter's address");
-    thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            thread::spawn(move || {
-                let _ = stream.write_all(b"220 hello\r\n");
-                let mut line = [0; 64];
-                if let Ok(length) = stream.read(&mut line) {
-                    let _ = stream.write_all(&line[..length]);
+                let Some(rule) = (!shared.script.echo).then(|| shared.rule("")).flatten() else { continue };
+                let reply = rule.raw.clone().unwrap_or_else(|| rule.body.clone());
+                if let Some(delay) = rule.delay {
+                    tokio::time::sleep(delay).await;
                 }
-            });
-        }
-    });
-    address
-}
-
-fn serve(stream: TcpStream, seen: &Seen) -> Option<()> {
-    let mut writer = stream.try_clone().ok()?;
-    let mut reader = BufReader::new(stream);
-    while let Some(request) = Request::read(&mut reader) {
-        let path = request.path().to_owned();
-        let mut parts = path.split('?').next()?.split('/').skip(1);
-        let case = request.header("x-case").unwrap_or_default().to_owned();
-        match parts.next()? {
-            "echo" => answer(&mut writer, 200, &[("x-remove-me", "1"), ("x-order", "upstream")], &request.echo())?,
-            "status" => {
-                let code = parts.next()?.parse().ok()?;
-                answer(&mut writer, code, &[], "scripted")?;
-            }
-            "slow" => {
-                thread::sleep(Duration::from_millis(parts.next()?.parse().ok()?));
-                answer(&mut writer, 200, &[], "slow")?;
-            }
-            "flaky" => {
-                let failures: usize = parts.next()?.parse().ok()?;
-                let mut seen = seen.lock().ok()?;
-                let count = seen.entry(case).or_default();
-                *count += 1;
-                if *count <= failures {
-                    answer(&mut writer, 503, &[], "flaky")?;
-                } else {
-                    answer(&mut writer, 200, &[], &request.echo())?;
-                }
-            }
-            "special" => special(parts.next()?, &request, &mut reader, &mut writer)?,
-            "websocket" => {
-                writer
-                    .write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n")
-                    .ok()?;
-                let mut bytes = [0; 1024];
-                loop {
-                    let length = reader.read(&mut bytes).ok()?;
-                    if length == 0 {
-                        return None;
+                let _ = connection.wire.write_all(reply.as_bytes()).await;
+                match rule.then {
+                    Then::Keep => {}
+                    Then::Close | Then::CloseAtOnce => break,
+                    Then::Reset | Then::ResetAtOnce => {
+                        connection.wire.reset_on_close();
+                        break;
                     }
-                    writer.write_all(&bytes[..length]).ok()?;
                 }
             }
-            _ => answer(&mut writer, 404, &[], "the upstream knows no such script")?,
         }
     }
-    None
+    shared.remember(Request { line: "<connection>".to_owned(), body: all, ..Request::default() });
 }
 
-/// Answers that break the rules, or keep rules that are seldom kept. None: the connection ends.
-fn special(kind: &str, request: &Request, reader: &mut impl Read, writer: &mut TcpStream) -> Option<()> {
-    let raw = |writer: &mut TcpStream, bytes: &[u8]| writer.write_all(bytes).ok();
-    match kind {
-        "close" => None,
-        "reset" => {
-            let _ = socket2::SockRef::from(&*writer).set_linger(Some(Duration::ZERO));
-            // What is unread turns the close into a reset for sure.
-            let _ = reader;
-            None
+async fn serve_http1(wire: Wire, shared: &Shared) -> Option<()> {
+    let mut connection = Buffered::new(wire);
+    loop {
+        let head = Head::read(&mut connection).await?;
+        let path = head.line.split(' ').nth(1).unwrap_or_default().to_owned();
+        let upgrade = head.header("upgrade").is_some() && path.starts_with("/websocket");
+        if head.header("expect").is_some() {
+            connection.wire.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
         }
-        "garbage" => {
-            raw(writer, b"this is not HTTP\r\n\r\n")?;
-            None
+        let body = head.request_body(&mut connection).await;
+        if !body.whole {
+            return None;
         }
-        "half" => {
-            raw(writer, b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf a body")?;
-            thread::sleep(Duration::from_millis(50));
-            None
+        let request = Request { line: head.line, headers: head.headers, body: body.bytes, trailers: body.trailers };
+        shared.remember(request.clone());
+        if upgrade {
+            return upgraded(&mut connection).await;
         }
-        "half-chunked" => {
-            raw(writer, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")?;
-            thread::sleep(Duration::from_millis(50));
-            None
+        if let Some(rule) = shared.rule(&path) {
+            by_rule(&mut connection, rule, &request).await?;
+            continue;
         }
-        "until-close" => {
-            raw(writer, b"HTTP/1.1 200 OK\r\n\r\nuntil the end")?;
-            None
+        match script::answer(&path, &request, shared).await? {
+            Answer::Response(response) => response.write(&mut connection.wire, &request).await?,
+            Answer::Raw(bytes) => connection.wire.write_all(&bytes).await.ok()?,
+            Answer::RawThenClose(bytes, pause) => {
+                connection.wire.write_all(&bytes).await.ok()?;
+                tokio::time::sleep(pause).await;
+                return None;
+            }
+            Answer::Reset => {
+                connection.wire.reset_on_close();
+                return None;
+            }
         }
-        "chunked" => {
-            raw(writer, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n")
-        }
-        "trailers" => raw(
-            writer,
-            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-t\r\n\r\n2\r\nhi\r\n0\r\nx-t: 1\r\n\r\n",
-        ),
-        "hop-by-hop" => raw(
-            writer,
-            b"HTTP/1.1 200 OK\r\nconnection: keep-alive\r\nkeep-alive: timeout=5\r\nproxy-connection: x\r\n\
-              upgrade: h2c\r\nserver: nginx\r\nx-envoy-upstream-service-time: 77\r\ncontent-length: 2\r\n\r\nok",
-        ),
-        "no-content" => raw(writer, b"HTTP/1.1 204 No Content\r\n\r\n"),
-        "not-modified" => raw(writer, b"HTTP/1.1 304 Not Modified\r\netag: \"x\"\r\n\r\n"),
-        "reason" => raw(writer, b"HTTP/1.1 200 Fine By Me\r\ncontent-length: 0\r\n\r\n"),
-        "http10" => {
-            raw(writer, b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok")?;
-            None
-        }
-        "continue" => raw(writer, b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"),
-        "early-hints" => {
-            raw(writer, b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-        }
-        "two-cookies" => {
-            raw(writer, b"HTTP/1.1 200 OK\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-length: 0\r\n\r\n")
-        }
-        "head" => raw(writer, b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n"),
-        "big" => {
-            raw(writer, b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")?;
-            raw(writer, &vec![b'x'; 1_000_000])
-        }
-        "length" => answer(writer, 200, &[], &request.body.len().to_string()),
-        _ => None,
     }
 }
 
-fn answer(writer: &mut TcpStream, code: u16, headers: &[(&str, &str)], body: &str) -> Option<()> {
-    let mut head =
-        format!("HTTP/1.1 {code} Scripted\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n", body.len());
-    for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+async fn upgraded(connection: &mut Buffered) -> Option<()> {
+    let head = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+    connection.wire.write_all(head).await.ok()?;
+    loop {
+        let bytes = std::mem::take(&mut connection.bytes);
+        connection.wire.write_all(&bytes).await.ok()?;
+        if !connection.more().await {
+            return None;
+        }
     }
-    writer.write_all(format!("{head}\r\n{body}").as_bytes()).ok()
+}
+
+async fn by_rule(connection: &mut Buffered, rule: &Rule, request: &Request) -> Option<()> {
+    if let Some(delay) = rule.delay {
+        tokio::time::sleep(delay).await;
+    }
+    match rule.then {
+        Then::CloseAtOnce => return None,
+        Then::ResetAtOnce => {
+            connection.wire.reset_on_close();
+            return None;
+        }
+        _ => {}
+    }
+    match &rule.raw {
+        Some(raw) => connection.wire.write_all(raw.as_bytes()).await.ok()?,
+        None => script::Response::of(rule).write(&mut connection.wire, request).await?,
+    }
+    match rule.then {
+        Then::Close => None,
+        Then::Reset => {
+            connection.wire.reset_on_close();
+            None
+        }
+        _ => Some(()),
+    }
 }

@@ -1,0 +1,113 @@
+//! A scripted server's connections in HTTP/2.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, server::SendResponse};
+use http::{HeaderMap, HeaderName, HeaderValue, Request as HttpRequest, Response as HttpResponse};
+
+use super::{
+    case::Then,
+    http1::Header,
+    script::{self, Answer, Response},
+    seen::Request,
+    upstream::Shared,
+    wire::Wire,
+};
+
+/// Serves a connection to its end.
+pub async fn serve(wire: Wire, shared: Arc<Shared>) {
+    let Ok(mut connection) = h2::server::handshake(wire).await else { return };
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        let path = request.uri().path().to_owned();
+        // Without a task of its own: a connection that is closed instead of an answer ends here.
+        let rule = shared.rule(&path).cloned();
+        if let Some(rule) = rule.as_ref().filter(|rule| rule.then == Then::CloseAtOnce) {
+            tokio::time::sleep(rule.delay.unwrap_or_default()).await;
+            shared.remember(told(&request.into_parts().0));
+            return;
+        }
+        let shared = shared.clone();
+        tokio::spawn(async move { answer(request, respond, rule, &shared).await });
+    }
+}
+
+async fn answer(
+    request: HttpRequest<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    rule: Option<super::case::Rule>,
+    shared: &Shared,
+) -> Option<()> {
+    let (parts, mut stream) = request.into_parts();
+    let mut seen = told(&parts);
+    while let Some(chunk) = stream.data().await {
+        let chunk = chunk.ok()?;
+        let _ = stream.flow_control().release_capacity(chunk.len());
+        seen.body.extend_from_slice(&chunk);
+    }
+    seen.trailers = stream.trailers().await.ok()?.map(|trailers| headers_of(&trailers)).unwrap_or_default();
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    shared.remember(seen.clone());
+    let (response, then) = match &rule {
+        Some(rule) => {
+            tokio::time::sleep(rule.delay.unwrap_or_default()).await;
+            (Response::of(rule), rule.then)
+        }
+        None => match script::answer(&path, &seen, shared).await {
+            Some(Answer::Response(response)) => (response, Then::Keep),
+            // What only HTTP/1 can say badly is a reset here.
+            _ => (Response::default(), Then::ResetAtOnce),
+        },
+    };
+    if then == Then::ResetAtOnce {
+        respond.send_reset(Reason::REFUSED_STREAM);
+        return None;
+    }
+    let mut head = HttpResponse::builder().status(response.status).body(()).ok()?;
+    *head.headers_mut() = map_of(&response.headers);
+    let bodiless = response.body.is_empty() && response.trailers.is_empty() && then != Then::Reset;
+    let mut body = respond.send_response(head, bodiless).ok()?;
+    if bodiless {
+        return Some(());
+    }
+    tokio::time::sleep(response.body_delay.unwrap_or_default()).await;
+    if !response.body.is_empty() {
+        let last = response.trailers.is_empty() && then != Then::Reset;
+        body.send_data(Bytes::from(response.body), last).ok()?;
+    }
+    if then == Then::Reset {
+        // After what was said has gone out.
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        body.send_reset(Reason::INTERNAL_ERROR);
+    } else if !response.trailers.is_empty() {
+        body.send_trailers(map_of(&response.trailers)).ok()?;
+    }
+    Some(())
+}
+
+fn told(parts: &http::request::Parts) -> Request {
+    let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+    let scheme = parts.uri.scheme_str().unwrap_or("-");
+    let authority = parts.uri.authority().map_or("-", |authority| authority.as_str());
+    Request {
+        line: format!("{} {path} HTTP/2 {scheme} {authority}", parts.method),
+        headers: headers_of(&parts.headers),
+        ..Request::default()
+    }
+}
+
+/// A map as a list.
+pub fn headers_of(map: &HeaderMap) -> Vec<Header> {
+    map.iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
+}
+
+/// A list as a map.
+pub fn map_of(headers: &[Header]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let name: HeaderName = name.parse().unwrap_or_else(|error| panic!("header {name}: {error}"));
+        let value: HeaderValue = value.parse().unwrap_or_else(|error| panic!("header {value}: {error}"));
+        map.append(name, value);
+    }
+    map
+}
