@@ -7,12 +7,14 @@
 //!
 //! ```text
 //! cargo test -p weir-tests --test differential                    # all files
+//! cargo test -p weir-tests --test differential -- --show tcp      # one, printing Envoy's side of all that is compared
 //! cargo test -p weir-tests --test differential -- http redirect   # files named *http*, cases named *redirect*
 //! ```
 //!
 //! # A case file
 //!
 //! ```yaml
+//! pending: what weir lacks          # the file is not run yet
 //! bootstrap: |                      # with placeholders; or `bootstrap_of: other.yaml`
 //!   admin: { address: { socket_address: { address: 127.0.0.1, port_value: "${port:admin}" } } }   # if stats or admin are asked
 //!   static_resources: ...
@@ -20,6 +22,11 @@
 //!   up: {}                          # HTTP/1 with the built-in script
 //!   two: { protocol: h2, rules: [{ path: /late, delay: 200ms, status: 503, trailers: ["grpc-status: 14"] }] }
 //!   bytes: { protocol: tcp, echo: true }
+//!   safe: { certificate: server, client_authority: ca, alpn: [h2, http/1.1] }     # TLS; ALPN h2 makes it HTTP/2
+//!   said: { proxy_protocol: true }  # reads a PROXY header first
+//! certificates:                     # ${cert:server} ${key:server} ${crl:ca} in the bootstrap
+//!   ca: { authority: true, revokes: [client] }
+//!   server: { issuer: ca, names: [a.test, "*.b.test", 127.0.0.1, "spiffe://c/d"] }      # also common_name, expired
 //!                                 # in requests: ${x:70000} is so many x, ${headers:150} so many header lines
 //! files: { endpoints.json: "..." }  # beside the bootstrap: ${file:endpoints.json}
 //! to: main                          # the listener that steps go to: ${port:main} (the default)
@@ -40,6 +47,8 @@
 //!   - { request: "GET /2", connection: c, end: closed }           # waits for the close; `open`: looks a moment
 //!   - { send: "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n" }    # bytes as they stand, then an HTTP response is read
 //!   - { send: "hello\n", to: tcp, read: line }                    # or: echo, end (after FIN), nothing
+//!   - { request: "GET /x", http: 2, tls: { sni: a.test, alpn: [h2], certificate: client, version: "1.2" } }
+//!   - { request: "GET /x", first: "50524f..." }                   # bytes in hexadecimal before all else; `send: "hex:00ff"`
 //!   - { request: "GET /x", http: 2, trailers: ["x-t: 1"] }        # HTTP/2 with prior knowledge
 //!   - { request: "GET /slow/9000", abandon: true }                # gone once a scripted server has it
 //!   - concurrent: [{ request: "GET /slow/300" }, { request: "GET /slow/300" }]
@@ -59,8 +68,8 @@
 //! - { name: no domains, find: 'domains: ["*"]', replace: "domains: []", accepted: false, message: "domains" }
 //! ```
 //!
-//! Labels of what is compared: `response status|headers|body|trailers|end` (of several steps `1 status`, of repeated
-//! ones `1.2 status`, of concurrent ones `1/2 status`), `upstream NAME #1 request|headers|body|trailers`,
+//! Labels of what is compared: `response connection` (a failed one) `|tls|status|headers|body|trailers|end` (of several steps `1 status`, of repeated
+//! ones `1.2 status`, of concurrent ones `1/2 status`), `upstream NAME #1 connection|request|headers|body|trailers`,
 //! `log NAME #1`, `stat NAME`, `1 line NAME`.
 //!
 //! `differs` is for deliberate differences only: `id` is a row of the table in docs/envoy-differences.md, and what weir
@@ -83,6 +92,8 @@ mod client;
 mod compare;
 #[path = "differential/http1.rs"]
 mod http1;
+#[path = "differential/proxy_protocol.rs"]
+mod proxy_protocol;
 #[path = "differential/script.rs"]
 mod script;
 #[path = "differential/seen.rs"]
@@ -93,6 +104,8 @@ mod side;
 mod steps;
 #[path = "differential/table.rs"]
 mod table;
+#[path = "differential/tls.rs"]
+mod tls;
 #[path = "differential/upstream.rs"]
 mod upstream;
 #[path = "differential/upstream_h2.rs"]
@@ -143,6 +156,9 @@ async fn run_file(name: String, path: PathBuf, only: Option<String>) -> Tally {
 
 fn main() -> ExitCode {
     let filters: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    if std::env::args().any(|argument| argument == "--show") {
+        compare::SHOW.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
     let files = files(filters.first().map(String::as_str));
     let only = filters.get(1).cloned();
     let started = Instant::now();

@@ -10,6 +10,8 @@ use serde_json::Value;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
+    /// What weir still lacks for this file: it is not run, which is printed.
+    pub pending: Option<String>,
     /// The bootstrap, with placeholders.
     #[serde(default)]
     pub bootstrap: String,
@@ -111,6 +113,8 @@ pub struct Step {
     pub to: Option<String>,
     pub http: Option<u8>,
     pub tls: Option<TlsClient>,
+    /// Bytes in hexadecimal that go before everything, TLS included.
+    pub first: Option<String>,
     pub from: Option<String>,
     pub connection: Option<String>,
     pub body_size: Option<usize>,
@@ -184,6 +188,8 @@ pub struct Certificate {
     pub names: Vec<String>,
     /// Who signs it: another certificate that is an authority; itself otherwise.
     pub issuer: Option<String>,
+    /// Whether its time is over.
+    pub expired: bool,
     /// Whether it may sign others.
     pub authority: bool,
     /// Those that it revokes (makes `${crl:NAME}`).
@@ -208,6 +214,8 @@ pub struct Upstream {
     pub greeting: Option<String>,
     /// Whether a TCP server sends back what it gets.
     pub echo: bool,
+    /// Whether connections start with a PROXY protocol header.
+    pub proxy_protocol: bool,
     /// Whether it listens only once a step starts it.
     pub stopped: bool,
 }

@@ -128,7 +128,7 @@ pub async fn exchange(connection: &mut Buffered, bytes: &[u8], method: &str, end
         let Some(head) = Head::read(connection).await else {
             let silent = if connection.ended.is_some() { "" } else { "nothing came: " };
             let rest = String::from_utf8_lossy(&connection.bytes).into_owned();
-            return Response::nothing(format!("{silent}{} {rest}", connection.ended.unwrap_or("open")));
+            return Response::nothing(format!("{silent}{} {rest}", connection.end_so_far()));
         };
         response.status.push(head.line.clone());
         let code = head.line.split(' ').nth(1).unwrap_or_default();
@@ -142,11 +142,11 @@ pub async fn exchange(connection: &mut Buffered, bytes: &[u8], method: &str, end
     response.body = body.bytes;
     response.trailers = body.trailers;
     if !body.whole {
-        response.end = Some(format!("truncated, {}", connection.ended.unwrap_or("open")));
+        response.end = Some(format!("truncated, {}", connection.end_so_far()));
     } else if body.by_close {
-        response.end = Some(format!("ended by {}", connection.ended.unwrap_or("nothing")));
+        response.end = Some(format!("ended by {}", connection.end_so_far()));
     } else if let Some(end) = end {
-        response.end = Some(connection.end(end == End::Closed).await.to_owned());
+        response.end = Some(connection.end(end == End::Closed).await);
     }
     response
 }

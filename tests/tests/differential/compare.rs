@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     process::Command,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -51,6 +52,9 @@ impl Tally {
 
     /// Compares one thing.
     fn compare(&mut self, case: &str, what: &str, envoy: &str, weir: &str, after: &After) {
+        if SHOW.load(Ordering::Relaxed) {
+            println!("    {case}: {what}: {envoy:?}");
+        }
         let known = after.faults.iter().any(|fault| what.ends_with(fault));
         let deliberate = after.differs.iter().find(|difference| what.ends_with(&difference.what));
         match deliberate {
@@ -89,9 +93,16 @@ fn shown(envoy: &str, weir: &str) -> String {
     }
 }
 
+/// Whether everything that is compared is printed too.
+pub static SHOW: AtomicBool = AtomicBool::new(false);
+
 /// Runs a case file.
 pub async fn run(name: &str, file: &File, only: Option<&str>) -> Tally {
     let mut tally = Tally::default();
+    if let Some(lacking) = &file.pending {
+        tally.faults.push(format!("{name}: not run: {lacking}"));
+        return tally;
+    }
     let root = tempfile::tempdir().expect("a directory");
     let certificates = root.path().join("certificates");
     certificates::make(&file.certificates, &certificates);

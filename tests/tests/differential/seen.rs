@@ -15,6 +15,8 @@ pub type Observed = Vec<(String, String)>;
 /// A request, or a connection's bytes, as a scripted server got it.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
+    /// What is known of its connection: PROXY protocol, TLS.
+    pub connection: Vec<String>,
     pub line: String,
     pub headers: Vec<Header>,
     pub body: Vec<u8>,
@@ -25,6 +27,9 @@ impl Request {
     /// Adds what is known of it.
     pub fn tell(&self, label: &str, into: &mut Observed) {
         into.push((format!("{label} request"), self.line.clone()));
+        if !self.connection.is_empty() {
+            into.push((format!("{label} connection"), self.connection.join("\n")));
+        }
         if !self.headers.is_empty() {
             into.push((format!("{label} headers"), listed(&self.headers, false)));
         }

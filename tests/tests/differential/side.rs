@@ -61,7 +61,7 @@ pub struct Side {
     pub directory: PathBuf,
     pub upstreams: BTreeMap<String, Server>,
     /// Where certificates lie, common to both proxies.
-    certificates: PathBuf,
+    pub certificates: PathBuf,
     ports: Mutex<BTreeMap<String, Port>>,
     pub normal: Normal,
     process: Option<Process>,
@@ -82,7 +82,7 @@ impl Side {
             process: None,
         };
         for (name, script) in &file.upstreams {
-            side.upstreams.insert(name.clone(), Server::new(script));
+            side.upstreams.insert(name.clone(), Server::new(script, certificates));
         }
         for (name, content) in &file.files {
             side.write(name, content);

@@ -9,13 +9,18 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use regex::Regex;
-use tokio::{io::AsyncWriteExt, sync::Mutex, time::Instant};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 
 use super::{
     case::{Case, File, Read, Step},
     client::{AFTER_ABANDON, Http2, Request, Response, exchange},
     seen::{Observed, body_text},
     side::{Side, Which},
+    tls,
     wire::{Buffered, PATIENCE, Wire},
 };
 
@@ -185,7 +190,18 @@ impl Run<'_> {
         observed
     }
 
-    async fn connect(&self, step: &Step) -> Result<Wire, String> {
+    /// Connects, says what goes first, and shakes hands; what TLS agreed on is told.
+    async fn connect(&self, label: &str, step: &Step, into: &mut Observed) -> Option<Wire> {
+        match self.reach(label, step, into).await {
+            Ok(wire) => Some(wire),
+            Err(error) => {
+                into.push((format!("{label} connection"), error));
+                None
+            }
+        }
+    }
+
+    async fn reach(&self, label: &str, step: &Step, into: &mut Observed) -> Result<Wire, String> {
         let listener = step.to.as_ref().unwrap_or(&self.file.to);
         let from = match &step.from {
             Some(from) => {
@@ -195,7 +211,15 @@ impl Run<'_> {
             None => None,
         };
         let address = self.side.address(listener);
-        Wire::connect(address, from).await.map_err(|error| format!("{listener}: {}", error.kind()))
+        let mut tcp = Wire::connect(address, from).await.map_err(|error| format!("{listener}: {}", error.kind()))?;
+        if let Some(first) = &step.first {
+            tcp.write_all(&unhex(first)).await.map_err(|error| error.kind().to_string())?;
+        }
+        let Some(how) = &step.tls else { return Ok(Wire::Tcp(tcp)) };
+        let handshake = timeout(PATIENCE, tls::connect(tcp, how, &self.side.certificates)).await;
+        let (wire, agreed) = handshake.unwrap_or_else(|_| Err("no TLS handshake".to_owned()))?;
+        into.push((format!("{label} tls"), agreed));
+        Ok(wire)
     }
 
     async fn request(&self, label: &str, step: &Step, text: &str, into: &mut Observed) {
@@ -206,10 +230,10 @@ impl Run<'_> {
         };
         let held = match (held, step.http.unwrap_or(1)) {
             (Some(held), _) => Ok(held),
-            (None, version) => match self.connect(step).await {
-                Ok(wire) if version == 2 => Http2::start(wire).await.map(Held::Http2),
-                Ok(wire) => Ok(Held::Http1(Buffered::new(wire))),
-                Err(error) => Err(error),
+            (None, version) => match self.connect(label, step, into).await {
+                Some(wire) if version == 2 => Http2::start(wire).await.map(Held::Http2),
+                Some(wire) => Ok(Held::Http1(Buffered::new(wire))),
+                None => return,
             },
         };
         let mut held = match held {
@@ -258,24 +282,25 @@ impl Run<'_> {
         let mut connection = match held {
             Some(Held::Http1(connection)) => connection,
             Some(Held::Http2(_)) => return self.fail("`send` does not go over HTTP/2".to_owned()).await,
-            None => match self.connect(step).await {
-                Ok(wire) => Buffered::new(wire),
-                Err(error) => return into.push((format!("{label} connection"), error)),
+            None => match self.connect(label, step, into).await {
+                Some(wire) => Buffered::new(wire),
+                None => return,
             },
         };
         let text = self.side.fill(text);
+        let bytes = text.strip_prefix("hex:").map_or_else(|| text.as_bytes().to_vec(), unhex);
         match step.read.unwrap_or(Read::Response) {
             Read::Response => {
                 let method = text.split(' ').next().unwrap_or_default().to_owned();
-                let response = exchange(&mut connection, text.as_bytes(), &method, step.end).await;
+                let response = exchange(&mut connection, &bytes, &method, step.end).await;
                 self.check(step, &response).await;
                 response.tell(label, step.ordered, into);
             }
             read => {
-                let _ = connection.wire.write_all(text.as_bytes()).await;
+                let _ = connection.wire.write_all(&bytes).await;
                 let _ = connection.wire.flush().await;
-                let bytes = match read {
-                    Read::Echo => connection.exactly(text.len()).await.0,
+                let came = match read {
+                    Read::Echo => connection.exactly(bytes.len()).await.0,
                     Read::Line => connection.until(b"\n").await.unwrap_or_default(),
                     Read::End => {
                         let _ = connection.wire.shutdown().await;
@@ -284,11 +309,11 @@ impl Run<'_> {
                     _ => Vec::new(),
                 };
                 if read != Read::Nothing {
-                    into.push((format!("{label} bytes"), body_text(&bytes)));
+                    into.push((format!("{label} bytes"), body_text(&came)));
                 }
                 if read == Read::End || step.end.is_some() {
                     let expected = step.end != Some(super::case::End::Open);
-                    into.push((format!("{label} end"), connection.end(expected).await.to_owned()));
+                    into.push((format!("{label} end"), connection.end(expected).await));
                 }
             }
         }
@@ -306,8 +331,8 @@ impl Run<'_> {
 
     async fn ask_admin(&self, text: &str) -> Option<Response> {
         let request = Request::parse(&self.side.fill(text), None, &[]);
-        let wire = Wire::connect(self.side.address("admin"), None).await.ok()?;
-        let mut connection = Buffered::new(wire);
+        let tcp = Wire::connect(self.side.address("admin"), None).await.ok()?;
+        let mut connection = Buffered::new(Wire::Tcp(tcp));
         Some(exchange(&mut connection, &request.bytes(), &request.method, None).await)
     }
 
@@ -352,10 +377,17 @@ impl Run<'_> {
     }
 }
 
+/// Bytes written in hexadecimal, with or without spaces.
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let pair = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    digits.chunks(2).map(|digits| pair(digits).unwrap_or_else(|| panic!("not hexadecimal: {text}"))).collect()
+}
+
 /// All stats of a proxy.
 pub async fn stats(side: &Side) -> Vec<(String, String)> {
-    let Ok(wire) = Wire::connect(side.address("admin"), None).await else { return Vec::new() };
-    let mut connection = Buffered::new(wire);
+    let Ok(tcp) = Wire::connect(side.address("admin"), None).await else { return Vec::new() };
+    let mut connection = Buffered::new(Wire::Tcp(tcp));
     let request = Request::parse("GET /stats", None, &[]);
     let response = exchange(&mut connection, &request.bytes(), "GET", None).await;
     String::from_utf8_lossy(&response.body)

@@ -2,21 +2,23 @@
 
 use std::{
     collections::HashMap,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::{AbortHandle, JoinSet},
 };
 
 use super::{
     case::{Protocol, Rule, Switch, Then, Upstream},
     http1::Head,
+    proxy_protocol,
     script::{self, Answer},
     seen::Request,
-    upstream_h2,
+    tls, upstream_h2,
     wire::{Buffered, Port, Wire},
 };
 
@@ -35,11 +37,17 @@ pub struct Shared {
     seen: Mutex<Vec<Request>>,
     /// How often each rule has answered, and each `/flaky` path.
     used: Mutex<HashMap<String, usize>>,
+    certificates: PathBuf,
 }
 
 impl Server {
-    pub fn new(script: &Upstream) -> Self {
-        let shared = Shared { script: script.clone(), seen: Mutex::default(), used: Mutex::default() };
+    pub fn new(script: &Upstream, certificates: &Path) -> Self {
+        let shared = Shared {
+            script: script.clone(),
+            seen: Mutex::default(),
+            used: Mutex::default(),
+            certificates: certificates.to_owned(),
+        };
         let server = Self { port: Port::claim(), shared: Arc::new(shared), running: Mutex::default() };
         if !script.stopped {
             server.switch(Switch::Start);
@@ -86,14 +94,40 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
         let shared = shared.clone();
-        connections.spawn(async move {
-            let wire = Wire::Tcp(stream);
-            match shared.script.protocol {
-                Protocol::H1 => serve_http1(wire, &shared).await.unwrap_or_default(),
-                Protocol::H2 => upstream_h2::serve(wire, shared).await,
-                Protocol::Tcp => serve_tcp(wire, &shared).await,
+        connections.spawn(serve(stream, shared));
+    }
+}
+
+/// Serves a connection: PROXY protocol, TLS, then what it is for.
+async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
+    let script = &shared.script;
+    let mut about = Vec::new();
+    if script.proxy_protocol {
+        match proxy_protocol::read(&mut stream).await {
+            Some(told) => about.push(told),
+            None => return,
+        }
+    }
+    let mut http2 = script.protocol == Protocol::H2;
+    let wire = if script.certificate.is_none() {
+        Wire::Tcp(stream)
+    } else {
+        match tls::accept(stream, script, &shared.certificates).await {
+            Ok((wire, told, protocol)) => {
+                about.push(told);
+                http2 = protocol.map_or(http2, |protocol| protocol == b"h2");
+                wire
             }
-        });
+            Err(error) => {
+                about.push(error);
+                return shared.remember(Request { connection: about, ..Request::default() });
+            }
+        }
+    };
+    match script.protocol {
+        Protocol::Tcp => serve_tcp(wire, &shared, about).await,
+        _ if http2 => upstream_h2::serve(wire, shared.clone(), about).await,
+        _ => serve_http1(wire, &shared, about).await.unwrap_or_default(),
     }
 }
 
@@ -123,7 +157,7 @@ impl Shared {
     }
 }
 
-async fn serve_tcp(wire: Wire, shared: &Shared) {
+async fn serve_tcp(wire: Wire, shared: &Shared, about: Vec<String>) {
     let mut connection = Buffered::new(wire);
     let mut all = Vec::new();
     if let Some(greeting) = &shared.script.greeting {
@@ -155,10 +189,10 @@ async fn serve_tcp(wire: Wire, shared: &Shared) {
             }
         }
     }
-    shared.remember(Request { line: "<connection>".to_owned(), body: all, ..Request::default() });
+    shared.remember(Request { connection: about, line: "<connection>".to_owned(), body: all, ..Request::default() });
 }
 
-async fn serve_http1(wire: Wire, shared: &Shared) -> Option<()> {
+async fn serve_http1(wire: Wire, shared: &Shared, about: Vec<String>) -> Option<()> {
     let mut connection = Buffered::new(wire);
     loop {
         let head = Head::read(&mut connection).await?;
@@ -171,7 +205,13 @@ async fn serve_http1(wire: Wire, shared: &Shared) -> Option<()> {
         if !body.whole {
             return None;
         }
-        let request = Request { line: head.line, headers: head.headers, body: body.bytes, trailers: body.trailers };
+        let request = Request {
+            connection: about.clone(),
+            line: head.line,
+            headers: head.headers,
+            body: body.bytes,
+            trailers: body.trailers,
+        };
         shared.remember(request.clone());
         if upgrade {
             return upgraded(&mut connection).await;

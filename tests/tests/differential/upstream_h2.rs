@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Serves a connection to its end.
-pub async fn serve(wire: Wire, shared: Arc<Shared>) {
+pub async fn serve(wire: Wire, shared: Arc<Shared>, about: Vec<String>) {
     let Ok(mut connection) = h2::server::handshake(wire).await else { return };
     while let Some(Ok((request, respond))) = connection.accept().await {
         let path = request.uri().path().to_owned();
@@ -24,11 +24,11 @@ pub async fn serve(wire: Wire, shared: Arc<Shared>) {
         let rule = shared.rule(&path).cloned();
         if let Some(rule) = rule.as_ref().filter(|rule| rule.then == Then::CloseAtOnce) {
             tokio::time::sleep(rule.delay.unwrap_or_default()).await;
-            shared.remember(told(&request.into_parts().0));
+            shared.remember(told(&request.into_parts().0, &about));
             return;
         }
-        let shared = shared.clone();
-        tokio::spawn(async move { answer(request, respond, rule, &shared).await });
+        let (shared, about) = (shared.clone(), about.clone());
+        tokio::spawn(async move { answer(request, respond, rule, &shared, &about).await });
     }
 }
 
@@ -37,9 +37,10 @@ async fn answer(
     mut respond: SendResponse<Bytes>,
     rule: Option<super::case::Rule>,
     shared: &Shared,
+    about: &[String],
 ) -> Option<()> {
     let (parts, mut stream) = request.into_parts();
-    let mut seen = told(&parts);
+    let mut seen = told(&parts, about);
     while let Some(chunk) = stream.data().await {
         let chunk = chunk.ok()?;
         let _ = stream.flow_control().release_capacity(chunk.len());
@@ -85,11 +86,12 @@ async fn answer(
     Some(())
 }
 
-fn told(parts: &http::request::Parts) -> Request {
+fn told(parts: &http::request::Parts, about: &[String]) -> Request {
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
     let scheme = parts.uri.scheme_str().unwrap_or("-");
     let authority = parts.uri.authority().map_or("-", |authority| authority.as_str());
     Request {
+        connection: about.to_vec(),
         line: format!("{} {path} HTTP/2 {scheme} {authority}", parts.method),
         headers: headers_of(&parts.headers),
         ..Request::default()

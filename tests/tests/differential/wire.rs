@@ -13,6 +13,9 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::{TcpSocket, TcpStream},
 };
+use tokio_rustls::TlsStream;
+
+use super::tls;
 
 /// How long anything may take on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(12);
@@ -52,23 +55,25 @@ impl Port {
 #[derive(Debug)]
 pub enum Wire {
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Wire {
     /// Connects, from a certain address if one is given.
-    pub async fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<Self> {
+    pub async fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
         if let Some(from) = from {
             socket.bind(from)?;
         }
         let stream = socket.connect(to).await?;
         stream.set_nodelay(true)?;
-        Ok(Self::Tcp(stream))
+        Ok(stream)
     }
 
     fn tcp(&self) -> &TcpStream {
         match self {
             Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
         }
     }
 
@@ -82,6 +87,7 @@ impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, into),
         }
     }
 }
@@ -90,18 +96,21 @@ impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -112,7 +121,7 @@ pub struct Buffered {
     pub wire: Wire,
     pub bytes: Vec<u8>,
     /// How the other side ended it.
-    pub ended: Option<&'static str>,
+    pub ended: Option<String>,
 }
 
 impl Buffered {
@@ -131,19 +140,20 @@ impl Buffered {
         }
         let mut buffer = vec![0; 65_536];
         match tokio::time::timeout(patience, self.wire.read(&mut buffer)).await {
-            Ok(Ok(0)) => self.ended = Some("FIN"),
+            Ok(Ok(0)) => self.ended = Some("FIN".to_owned()),
             Ok(Ok(length)) => {
                 self.bytes.extend_from_slice(&buffer[..length]);
                 return true;
             }
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => self.ended = Some("RST"),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                self.ended = Some("FIN without TLS close")
-            }
-            Ok(Err(_)) => self.ended = Some("error"),
+            Ok(Err(error)) => self.ended = Some(tls::reason(&error)),
             Err(_) => return false,
         }
         false
+    }
+
+    /// How it has ended, if it has.
+    pub fn end_so_far(&self) -> String {
+        self.ended.clone().unwrap_or_else(|| "open".to_owned())
     }
 
     /// Everything up to and including `mark`, without it.
@@ -175,9 +185,9 @@ impl Buffered {
     }
 
     /// How it ends: waits long if an end is expected, a moment if it should stay open.
-    pub async fn end(&mut self, expected: bool) -> &'static str {
+    pub async fn end(&mut self, expected: bool) -> String {
         let patience = if expected { PATIENCE } else { MOMENT };
         while self.more_within(patience).await {}
-        self.ended.unwrap_or("open")
+        self.end_so_far()
     }
 }
