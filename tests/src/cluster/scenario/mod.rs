@@ -3,6 +3,8 @@
 pub mod disruptions;
 pub mod first;
 pub mod opt_in;
+pub mod policy;
+pub mod probes;
 pub mod reboot;
 pub mod scale;
 pub mod traffic;
@@ -20,8 +22,9 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub type Scenario = fn(&Cluster, &mut Report) -> Result<(), String>;
 
 /// All, in the order in which they are run.
-pub const ALL: [(&str, Scenario); 7] = [
+pub const ALL: [(&str, Scenario); 8] = [
     ("traffic", traffic::run),
+    ("policy", policy::run),
     ("opt-in", opt_in::run),
     ("upgrade", upgrade::run),
     ("disruptions", disruptions::run),

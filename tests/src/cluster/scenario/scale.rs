@@ -24,7 +24,8 @@ const MEMORY_SLACK: u64 = 16 * 1024;
 /// What there is on the node.
 #[derive(Debug)]
 struct Held {
-    usage: Usage,
+    agent: Usage,
+    proxy: Usage,
     entries: u64,
     programs: u64,
     links: u64,
@@ -36,8 +37,8 @@ pub fn run(cluster: &Cluster, report: &mut Report) -> Result<(), String> {
     report.scenario(&format!("{} pods on one node", cluster.pods));
     let (node, _) = cluster.two_nodes()?;
     let _namespaces = Namespaces::make(cluster, &[(NAMESPACE, true)])?;
-    let agent = agent(cluster, &node)?;
-    let empty = held(cluster, &node, agent)?;
+    let processes = Processes::of(cluster, &node)?;
+    let empty = held(cluster, &node, processes)?;
     report.note(&format!("before: {empty:?}"));
 
     let light = Pod::idle(NAMESPACE, "light", &node, &cluster.image).command(&["sleep", "1000000"]);
@@ -45,9 +46,9 @@ pub fn run(cluster: &Cluster, report: &mut Report) -> Result<(), String> {
         light.spec("automountServiceAccountToken", false.into()).spec("terminationGracePeriodSeconds", 0.into());
     cluster.kubectl.apply(&[light.deployment(cluster.pods)])?;
     enrolled(cluster, cluster.pods)?;
-    let full = held(cluster, &node, agent)?;
+    let full = held(cluster, &node, processes)?;
     report.note(&format!("with {} pods: {full:?}", cluster.pods));
-    let each = (full.usage.cpu - empty.usage.cpu) / cluster.pods.max(1);
+    let each = (full.agent.cpu.saturating_sub(empty.agent.cpu)) / cluster.pods.max(1);
     let said = format!("{each:.1?} of the agent's CPU time each");
     report.check("enrolment", if each < BUDGET { Ok(said) } else { Err(said) });
 
@@ -68,7 +69,7 @@ pub fn run(cluster: &Cluster, report: &mut Report) -> Result<(), String> {
         enrolled(cluster, cluster.pods)
     });
     report.check("label flips", outcome.map(|()| format!("{}", rounds * cluster.pods)));
-    compare(report, "after the flips", &full, cluster, &node, agent)?;
+    compare(report, "after the flips", &full, cluster, &node, processes)?;
 
     let mut replaced = 0;
     let outcome = loop {
@@ -81,21 +82,33 @@ pub fn run(cluster: &Cluster, report: &mut Report) -> Result<(), String> {
             break Err(format!("after {replaced}: {why}"));
         }
         replaced += cluster.pods;
-        report.note(&format!("{replaced} replaced: {:?}", held(cluster, &node, agent)?));
+        report.note(&format!("{replaced} replaced: {:?}", held(cluster, &node, processes)?));
     };
     report.check("pod replacements", outcome.map(|()| format!("{replaced}")));
-    compare(report, "after the replacements", &full, cluster, &node, agent)?;
+    compare(report, "after the replacements", &full, cluster, &node, processes)?;
 
     cluster.kubectl.run(&["-n", NAMESPACE, "scale", "deployment", "light", "--replicas=0"])?;
     enrolled(cluster, 0)?;
-    compare(report, "after all pods are gone", &empty, cluster, &node, agent)
+    compare(report, "after all pods are gone", &empty, cluster, &node, processes)
 }
 
-fn agent(cluster: &Cluster, node: &str) -> Result<u32, String> {
-    let pods = cluster.kubectl.weir_pods()?;
-    let (_, pod) = pods.iter().find(|(on, _)| on == node).ok_or_else(|| format!("no weir on {node}"))?;
-    let processes = cluster.nodes.processes(node, pod, "agent")?;
-    processes.first().copied().ok_or("no agent".to_owned())
+/// weir's processes on the node.
+#[derive(Clone, Copy, Debug)]
+struct Processes {
+    agent: u32,
+    proxy: u32,
+}
+
+impl Processes {
+    fn of(cluster: &Cluster, node: &str) -> Result<Self, String> {
+        let pods = cluster.kubectl.weir_pods()?;
+        let (_, pod) = pods.iter().find(|(on, _)| on == node).ok_or_else(|| format!("no weir on {node}"))?;
+        let first = |container: &str| {
+            let processes = cluster.nodes.processes(node, pod, container)?;
+            processes.first().copied().ok_or_else(|| format!("no {container}"))
+        };
+        Ok(Self { agent: first("agent")?, proxy: first("proxy")? })
+    }
 }
 
 /// Waits until exactly so many pods of the namespace are enrolled, and none is on its way.
@@ -112,7 +125,7 @@ fn enrolled(cluster: &Cluster, wanted: u32) -> Result<(), String> {
     })
 }
 
-fn held(cluster: &Cluster, node: &str, agent: u32) -> Result<Held, String> {
+fn held(cluster: &Cluster, node: &str, processes: Processes) -> Result<Held, String> {
     let maps = cluster.weir.json(&["--node", node, "map", "list"])?;
     let mut entries = 0;
     // Arrays have all their entries always, and socket storage belongs to sockets.
@@ -126,7 +139,8 @@ fn held(cluster: &Cluster, node: &str, agent: u32) -> Result<Held, String> {
         text.trim().parse().map_err(|error| format!("{text}: {error}"))
     };
     Ok(Held {
-        usage: cluster.nodes.usage(node, agent)?,
+        agent: cluster.nodes.usage(node, processes.agent)?,
+        proxy: cluster.nodes.usage(node, processes.proxy)?,
         entries,
         programs: programs.as_array().map(|rows| rows.len() as u64).unwrap_or_default(),
         links: count("find /sys/fs/bpf/weir -path '*/links/*' | wc -l")?,
@@ -140,14 +154,16 @@ fn compare(
     before: &Held,
     cluster: &Cluster,
     node: &str,
-    agent: u32,
+    processes: Processes,
 ) -> Result<(), String> {
     thread::sleep(SETTLED);
-    let after = held(cluster, node, agent)?;
+    let after = held(cluster, node, processes)?;
     report.note(&format!("{when}: {after:?}"));
     for (what, before, after, slack) in [
-        ("descriptors of the agent", before.usage.descriptors, after.usage.descriptors, SLACK),
-        ("resident memory of the agent, kB", before.usage.resident, after.usage.resident, MEMORY_SLACK),
+        ("descriptors of the agent", before.agent.descriptors, after.agent.descriptors, SLACK),
+        ("descriptors of the proxy", before.proxy.descriptors, after.proxy.descriptors, SLACK),
+        ("resident memory of the agent, kB", before.agent.resident, after.agent.resident, MEMORY_SLACK),
+        ("resident memory of the proxy, kB", before.proxy.resident, after.proxy.resident, MEMORY_SLACK),
         // PENDING and the like come and go with connections.
         ("map entries", before.entries, after.entries, SLACK),
         ("programs", before.programs, after.programs, 0),

@@ -1,9 +1,14 @@
 //! Every kind of traffic of enrolled pods, and what `kubectl weir` counts of it; none of it for pods that are not.
 
+use std::time::Duration;
+
 use serde_json::json;
 use weir_abi::Rule;
 
-use super::{Namespaces, PATIENCE};
+use super::{
+    Namespaces, PATIENCE,
+    probes::{self, Probed},
+};
 use crate::{
     cluster::{
         Cluster,
@@ -17,6 +22,8 @@ use crate::{
 const MESH: &str = "weir-traffic";
 const PLAIN: &str = "weir-traffic-plain";
 const NODE_PORT: u16 = 30_980;
+/// How long probed pods are watched.
+const PROBED: Duration = Duration::from_secs(15);
 
 /// One kind of traffic.
 struct Kind {
@@ -45,7 +52,7 @@ pub fn run(cluster: &Cluster, report: &mut Report) -> Result<(), String> {
     for kind in kinds(cluster, &near, &far)? {
         report.check(kind.name, shown(cluster, &kind));
     }
-    probes(cluster, report)?;
+    probes(cluster, report, &near, &far);
     plain(cluster, report)
 }
 
@@ -70,17 +77,7 @@ fn deploy(cluster: &Cluster, near: &str, far: &str) -> Result<(), String> {
     let mut node_port = service(MESH, "node-port", "far", 80, 8080, json!({"type": "NodePort"}));
     node_port["spec"]["ports"][0]["nodePort"] = NODE_PORT.into();
     manifests.push(node_port);
-    for (name, probe) in [
-        ("probe-http", json!({"httpGet": {"path": "/", "port": 8080}})),
-        ("probe-tcp", json!({"tcpSocket": {"port": 8080}})),
-        ("probe-exec", json!({"exec": {"command": ["true"]}})),
-    ] {
-        manifests.push(probed(Pod::server(MESH, name, near, image), probe).manifest());
-    }
-    if let Some(server) = &cluster.probe_server {
-        let pod = Pod::server(MESH, "probe-grpc", far, image).command(&server.split(' ').collect::<Vec<_>>());
-        manifests.push(probed(pod, json!({"grpc": {"port": 8082}})).manifest());
-    }
+    manifests.extend(probes::pods(cluster, MESH, near, far).iter().map(Probed::manifest));
     // Nothing may come in. Where the network enforces it, the kubelet's probes must pass all the same.
     manifests.push(json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
@@ -90,21 +87,6 @@ fn deploy(cluster: &Cluster, near: &str, far: &str) -> Result<(), String> {
     cluster.kubectl.apply(&manifests)?;
     cluster.kubectl.ready(MESH, PATIENCE)?;
     cluster.kubectl.ready(PLAIN, PATIENCE)
-}
-
-/// With all three probes of this kind.
-fn probed(pod: Pod, probe: serde_json::Value) -> Pod {
-    let every = |failures: u32| {
-        let mut probe = probe.clone();
-        probe["periodSeconds"] = 1.into();
-        probe["timeoutSeconds"] = 2.into();
-        probe["failureThreshold"] = failures.into();
-        probe
-    };
-    pod.label("probed", "true")
-        .container("startupProbe", every(60))
-        .container("readinessProbe", every(2))
-        .container("livenessProbe", every(3))
 }
 
 fn kinds(cluster: &Cluster, near: &str, far: &str) -> Result<Vec<Kind>, String> {
@@ -261,30 +243,11 @@ fn shown(cluster: &Cluster, kind: &Kind) -> Result<String, String> {
 }
 
 /// Probes stay green, and pass as the node's own where they are connections.
-fn probes(cluster: &Cluster, report: &mut Report) -> Result<(), String> {
-    let mut names = vec![("probe-http", true), ("probe-tcp", true), ("probe-exec", false)];
-    if cluster.probe_server.is_some() {
-        names.push(("probe-grpc", true));
-    }
-    for (name, connects) in names {
-        let pod = format!("{MESH}/{name}");
-        let outcome = eventually("probes", PATIENCE, || {
-            let found = cluster.kubectl.pod(&pod)?;
-            let status = &found["status"]["containerStatuses"][0];
-            let counters = cluster.weir.counters(&pod)?;
-            let probes = counters.of(Rule::NodeProbe);
-            match (status["ready"] == true, status["restartCount"].as_u64(), connects, probes) {
-                (true, Some(0), true, 5..) | (true, Some(0), false, 0) => {
-                    Ok(format!("ready, no restart, node-probe {probes}, steered {}", counters.of(Rule::Steered)))
-                }
-                _ => {
-                    Err(format!("ready {}, restarts {}, node-probe {probes}", status["ready"], status["restartCount"]))
-                }
-            }
-        });
+fn probes(cluster: &Cluster, report: &mut Report, near: &str, far: &str) {
+    let pods = probes::pods(cluster, MESH, near, far);
+    for (name, outcome) in probes::stay_green(cluster, &pods, PROBED, true) {
         report.check(&format!("{name}, with a default-deny NetworkPolicy"), outcome);
     }
-    Ok(())
 }
 
 /// A namespace without the label has no redirects at all.
