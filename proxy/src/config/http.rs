@@ -6,7 +6,7 @@ use http::HeaderValue;
 use ipnet::IpNet;
 
 use crate::{
-    config::route::RouteTable,
+    config::{filter::HttpFilter, route::RouteTable},
     telemetry::access_log::{AccessLog, Wanted},
 };
 
@@ -139,6 +139,8 @@ pub struct HttpConnectionManager {
     pub merge_slashes: bool,
     /// Bytes of a request that may be buffered for a retry.
     pub buffer_limit: usize,
+    /// The cluster that this process belongs to.
+    pub service_cluster: Option<HeaderValue>,
 }
 
 impl HttpConnectionManager {
@@ -151,10 +153,6 @@ impl HttpConnectionManager {
     /// Envoy's default of `max_headers_count`.
     pub const DEFAULT_MAX_HEADERS: usize = 100;
 }
-
-/// An HTTP filter before the router. There is none yet.
-#[derive(Clone, Debug)]
-pub enum HttpFilter {}
 
 /// The router filter's own settings.
 #[derive(Clone, Debug, Default)]

@@ -154,6 +154,11 @@ impl StringMatcher {
         Self { pattern: StringPattern::Exact(text.as_bytes().into()), ignore_case: false }
     }
 
+    /// Whether this is an exact match of `text`.
+    pub fn is_exactly(&self, text: &[u8]) -> bool {
+        matches!(&self.pattern, StringPattern::Exact(exact) if **exact == *text)
+    }
+
     /// Whether `text` matches.
     pub fn matches(&self, text: &[u8]) -> bool {
         if self.ignore_case && !matches!(self.pattern, StringPattern::Regex(_)) {
@@ -256,16 +261,20 @@ pub struct QueryMatcher {
 impl QueryMatcher {
     /// Whether a query string (without `?`) matches.
     pub fn matches(&self, query: &str) -> bool {
-        let value = query.split('&').find_map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (name == &*self.name).then_some(value)
-        });
-        match (&self.value, value) {
+        match (&self.value, query_value(query, &self.name)) {
             (Some(matcher), Some(value)) => matcher.matches(value.as_bytes()),
             (Some(_), None) => false,
             (None, value) => value.is_some() == self.present,
         }
     }
+}
+
+/// The first value of a parameter in a query string (without `?`), as it stands there.
+pub fn query_value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name).then_some(value)
+    })
 }
 
 #[cfg(test)]

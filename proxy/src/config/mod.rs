@@ -5,10 +5,14 @@
 
 pub mod cluster;
 pub mod convert;
+pub mod filter;
+pub mod fraction;
 pub mod headers;
 pub mod http;
 pub mod listener;
 pub mod matcher;
+pub mod metadata;
+pub mod rbac;
 pub mod retry;
 pub mod route;
 pub mod tcp;

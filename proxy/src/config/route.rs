@@ -6,8 +6,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::config::{
+    filter::{Overrides, local_ratelimit::RateLimit},
+    fraction::Fraction,
     headers::HeaderChanges,
     matcher::{HeaderMatcher, MatchedHeader, QueryMatcher, Regex, RegexRewrite},
+    metadata::Metadata,
     retry::RetryPolicy,
 };
 
@@ -26,6 +29,8 @@ pub struct RouteTable {
     pub vhost_header: Option<HeaderName>,
     /// Headers to remove from external requests.
     pub internal_only_headers: Vec<HeaderName>,
+    /// What it says about filters.
+    pub filters: Overrides,
     virtual_hosts: Vec<Arc<VirtualHost>>,
     domains: Domains,
 }
@@ -56,6 +61,10 @@ pub struct VirtualHost {
     pub attempt_count_in_request: bool,
     /// `x-envoy-attempt-count` in responses.
     pub attempt_count_in_response: bool,
+    /// What it says about filters.
+    pub filters: Overrides,
+    /// What makes rate limit descriptors.
+    pub rate_limits: Vec<RateLimit>,
 }
 
 /// Which requests are redirected to https.
@@ -83,6 +92,10 @@ pub struct Route {
     pub headers: HeaderChanges,
     /// Bytes of a request that may be buffered for a retry, instead of the listener's limit.
     pub buffer_limit: Option<usize>,
+    /// What it says about filters.
+    pub filters: Overrides,
+    /// Configured metadata.
+    pub metadata: Option<Metadata>,
 }
 
 /// Which requests a route takes: all conditions must hold.
@@ -98,8 +111,8 @@ pub struct RouteMatch {
     pub query: Vec<QueryMatcher>,
     /// gRPC requests only.
     pub grpc: bool,
-    /// Share of the requests, in millionths.
-    pub fraction: Option<u32>,
+    /// Share of the requests.
+    pub fraction: Option<Fraction>,
 }
 
 /// See [`RouteMatch`]. Literals are in lower case when case does not count.
@@ -151,6 +164,10 @@ pub struct Forward {
     pub retry: Option<Arc<RetryPolicy>>,
     /// Upgrades allowed or refused here, lower case.
     pub upgrades: Vec<(Box<str>, bool)>,
+    /// What makes rate limit descriptors.
+    pub rate_limits: Vec<RateLimit>,
+    /// The virtual host's `rate_limits` count besides the route's.
+    pub include_vhost_rate_limits: bool,
 }
 
 impl Forward {
@@ -185,23 +202,25 @@ pub struct WeightedCluster {
     pub headers: HeaderChanges,
     /// Change of `:authority`.
     pub host_rewrite: Option<HeaderValue>,
+    /// What it says about filters.
+    pub filters: Overrides,
 }
 
 impl Clusters {
-    /// The cluster for a request, and the weighted entry that it came from. None: the header is absent.
-    pub fn pick<'a>(&'a self, headers: &HeaderMap, random: u64) -> Option<(Arc<str>, Option<&'a WeightedCluster>)> {
+    /// The cluster for a request, and the index of the weighted entry that it came from. None: the header is absent.
+    pub fn pick(&self, headers: &HeaderMap, random: u64) -> (Option<Arc<str>>, Option<usize>) {
         match self {
-            Self::One(name) => Some((name.clone(), None)),
-            Self::Header(header) => headers.get(header)?.to_str().ok().map(|name| (name.into(), None)),
+            Self::One(name) => (Some(name.clone()), None),
+            Self::Header(header) => (headers.get(header).and_then(|name| name.to_str().ok()).map(Arc::from), None),
             Self::Weighted { clusters, total } => {
                 let mut point = random % total;
-                for cluster in clusters {
+                for (index, cluster) in clusters.iter().enumerate() {
                     if point < u64::from(cluster.weight) {
-                        return Some((cluster.name.clone(), Some(cluster)));
+                        return (Some(cluster.name.clone()), Some(index));
                     }
                     point -= u64::from(cluster.weight);
                 }
-                None
+                (None, None)
             }
         }
     }
@@ -279,6 +298,19 @@ pub struct RequestView<'a> {
     pub scheme: &'a str,
     /// The headers.
     pub headers: &'a HeaderMap,
+}
+
+impl<'a> RequestView<'a> {
+    /// A header's first value, pseudo-headers among them.
+    pub fn header(&self, name: &MatchedHeader) -> Option<&'a [u8]> {
+        match name {
+            MatchedHeader::Method => Some(self.method.as_str().as_bytes()),
+            MatchedHeader::Path => Some(self.uri.path_and_query().map_or("", |path| path.as_str()).as_bytes()),
+            MatchedHeader::Authority => Some(self.authority),
+            MatchedHeader::Scheme => Some(self.scheme.as_bytes()),
+            MatchedHeader::Plain(name) => self.headers.get(name).map(HeaderValue::as_bytes),
+        }
+    }
 }
 
 impl RouteTable {
@@ -399,7 +431,7 @@ impl RouteMatch {
             && (self.query.is_empty()
                 || self.query.iter().all(|matcher| matcher.matches(request.uri.query().unwrap_or_default())))
             && (!self.grpc || is_grpc(request.headers))
-            && self.fraction.is_none_or(|fraction| random % 1_000_000 < u64::from(fraction))
+            && self.fraction.is_none_or(|fraction| fraction.takes(random))
     }
 }
 
@@ -434,13 +466,8 @@ impl PathMatch {
 /// Whether a header matcher takes a request.
 pub fn header_matches(matcher: &HeaderMatcher, request: &RequestView<'_>) -> bool {
     match &matcher.name {
-        MatchedHeader::Method => matcher.matches(Some(request.method.as_str().as_bytes())),
-        MatchedHeader::Path => {
-            matcher.matches(Some(request.uri.path_and_query().map_or("", |path| path.as_str()).as_bytes()))
-        }
-        MatchedHeader::Authority => matcher.matches(Some(request.authority)),
-        MatchedHeader::Scheme => matcher.matches(Some(request.scheme.as_bytes())),
         MatchedHeader::Plain(name) => plain_header_matches(matcher, name, request.headers),
+        pseudo => matcher.matches(request.header(pseudo)),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::{
-    HeaderName, HeaderValue, Request, Response, Uri, Version, header,
+    HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header,
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -12,10 +12,11 @@ use smallvec::SmallVec;
 
 use super::{
     body::{FromUpstream, ResponseBody},
+    filter,
     mutate::{self, Changes},
     pool::{InUse, Lease, Want},
     reply::Reply,
-    request_body::{Kept, RequestBody},
+    request_body::{ClientBody, Kept, RequestBody},
     response,
     retry::{self, Outcome},
     rewrite,
@@ -59,7 +60,7 @@ pub(super) struct Attempts<'a> {
 pub(super) enum BodySource {
     None,
     /// Cannot be sent twice.
-    Once(Option<Incoming>),
+    Once(Option<ClientBody>),
     Kept(Rc<std::cell::RefCell<Kept>>),
 }
 
@@ -79,11 +80,8 @@ impl Attempts<'_> {
             let last = !self.can_retry(&body);
             let attempt_body = match &mut body {
                 BodySource::None => RequestBody::Empty,
-                BodySource::Once(incoming) => match (incoming.take(), &self.stream.record.progress) {
-                    (Some(incoming), Some(progress)) => RequestBody::Stream(incoming, progress.clone()),
-                    _ => RequestBody::Empty,
-                },
-                BodySource::Kept(kept) => RequestBody::Kept { kept: kept.clone(), next: 0, trailers_sent: false },
+                BodySource::Once(body) => body.take().map_or(RequestBody::Empty, RequestBody::Stream),
+                BodySource::Kept(kept) => Kept::replay(kept),
             };
             self.stream.record.entry.attempts = self.retries + 1;
             let Some(endpoint) = self.pick() else {
@@ -256,6 +254,10 @@ impl Attempts<'_> {
         let needed = self.changes.in_order().any(|changes| !changes.response.is_empty());
         *request.headers_mut() =
             if last && !needed { std::mem::take(&mut self.parts.headers) } else { self.parts.headers.clone() };
+        if !http2 && matches!(request.body(), RequestBody::Empty) && has_body(request.method()) {
+            // Envoy announces the end of a body that is none.
+            request.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+        }
         if http2 {
             let authority = request.headers_mut().remove(header::HOST)?;
             let mut uri = http::uri::Parts::default();
@@ -333,15 +335,26 @@ impl Attempts<'_> {
         };
         let view = View { entry, request: Some(live), response: None };
         mutate::apply_to_response(&self.changes, &mut parts.headers, &view);
+        filter::on_response(&mut self.stream, parts.status, &self.parts, &mut parts.headers);
+        let throttle = self.stream.throttle.take();
+        let entry = &mut self.stream.record.entry;
         response::finish(manager, &mut parts.headers, false, request_id);
         entry.kept.response(&manager.wanted, &parts.headers);
-        connection.before_response(&mut parts.headers);
+        connection.before_response(&mut parts.headers, self.stream.record.request_completed().is_none());
         parts.version = Version::HTTP_11;
         // The upstream's own reason phrase among them: Envoy sends the standard ones.
         parts.extensions.clear();
-        let from = FromUpstream { incoming, lease: Some(lease), timers: self.timers, trailers, _in_use: in_use };
-        Response::from_parts(parts, ResponseBody::upstream(from, self.stream.record))
+        let from =
+            FromUpstream { incoming, lease: Some(lease), timers: self.timers, trailers, throttle, _in_use: in_use };
+        let mut response = Response::from_parts(parts, ResponseBody::upstream(from, self.stream.record));
+        response::set_reason(&mut response);
+        response
     }
+}
+
+/// Whether requests by a method have a body, if an empty one.
+fn has_body(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT)
 }
 
 /// Reads a response that is not passed on, if it is short, so that its connection can be used again.

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use super::{
     activity::Active,
+    filter::Throttle,
     pool::{InUse, Lease},
     record::Record,
     request_body::BodyError,
@@ -42,7 +43,16 @@ pub(super) struct FromUpstream {
     pub timers: Timers,
     /// Trailers are passed on.
     pub trailers: bool,
+    /// Slows it down.
+    pub throttle: Option<Throttle>,
     pub _in_use: InUse,
+}
+
+impl FromUpstream {
+    /// Whether something has come that has not been passed on.
+    fn is_throttled(&self) -> bool {
+        self.throttle.as_ref().is_some_and(Throttle::is_waiting)
+    }
 }
 
 impl ResponseBody {
@@ -123,6 +133,17 @@ impl Body for ResponseBody {
             }
             Source::Upstream(from) => from,
         };
+        if let Some(throttle) = from.throttle.as_mut().filter(|throttle| throttle.is_waiting()) {
+            let piece = ready!(throttle.poll_piece(cx));
+            from.timers.moved();
+            if let Some(record) = &mut this.record {
+                record.entry.bytes_sent += piece.len() as u64;
+            }
+            if this.is_end_stream() {
+                this.ended();
+            }
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
         let Poll::Ready(frame) = Pin::new(&mut from.incoming).poll_frame(cx) else {
             let expired = ready!(from.timers.poll(cx));
             let (flag, details) = match expired {
@@ -148,6 +169,12 @@ impl Body for ResponseBody {
                 this.ended();
                 Poll::Ready(None)
             }
+            Some(Ok(frame)) if frame.is_data() && from.throttle.is_some() => {
+                if let (Some(throttle), Ok(data)) = (&mut from.throttle, frame.into_data()) {
+                    throttle.offer(data);
+                }
+                self.poll_frame(cx)
+            }
             Some(Ok(frame)) => {
                 // Nothing comes after trailers, and nobody may ask.
                 let last = from.incoming.is_end_stream() || frame.is_trailers();
@@ -170,7 +197,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Empty | Source::Full(None) => true,
             Source::Full(Some(_)) => false,
-            Source::Upstream(from) => from.incoming.is_end_stream(),
+            Source::Upstream(from) => from.incoming.is_end_stream() && !from.is_throttled(),
         }
     }
 

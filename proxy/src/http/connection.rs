@@ -387,6 +387,7 @@ pub(super) mod tests {
             normalize_path: false,
             merge_slashes: false,
             buffer_limit: 1 << 20,
+            service_cluster: None,
         }
     }
 }

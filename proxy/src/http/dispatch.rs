@@ -9,9 +9,11 @@ use hyper::body::Incoming;
 use super::{
     body::ResponseBody,
     downstream::Connection,
+    filter::{self, Exchange},
     forwarded::X_FORWARDED_PROTO,
     reply::Reply,
     request::{self, Prepared},
+    request_body::ClientBody,
     rewrite, router,
     stream::{Routed, Stream},
 };
@@ -40,7 +42,7 @@ pub(super) async fn handle(
     Ok(response)
 }
 
-async fn route(mut stream: Stream, parts: Parts, incoming: Incoming, prepared: Prepared) -> Response<ResponseBody> {
+async fn route(mut stream: Stream, mut parts: Parts, incoming: Incoming, prepared: Prepared) -> Response<ResponseBody> {
     let table = stream.connection.manager.routes.clone();
     let random = fastrand::u64(..);
     let (virtual_host, route) = {
@@ -59,29 +61,38 @@ async fn route(mut stream: Stream, parts: Parts, incoming: Incoming, prepared: P
         let route = virtual_host.as_ref().and_then(|host| host.route(&view, random)).cloned();
         (virtual_host, route)
     };
-    let Some(virtual_host) = virtual_host else {
-        stream.keep_request(&parts);
-        return stream.answer(Reply::no_route(), None, &parts);
-    };
-    let must_use_tls = match virtual_host.require_tls {
+    let must_use_tls = match virtual_host.as_ref().map_or(RequireTls::None, |host| host.require_tls) {
         RequireTls::None => false,
         RequireTls::ExternalOnly => !prepared.client.internal,
         RequireTls::All => true,
     };
-    if must_use_tls && forwarded_scheme(&parts) != b"https" {
-        stream.keep_request(&parts);
-        return stream.answer(https_redirect(&parts), None, &parts);
+    let redirected = must_use_tls && forwarded_scheme(&parts) != b"https";
+    let routed = virtual_host.zip(route.filter(|_| !redirected)).map(|(virtual_host, route)| {
+        let (cluster, weighted) = match &route.action {
+            Action::Forward(forward) => forward.clusters.pick(&parts.headers, fastrand::u64(..)),
+            Action::Redirect(_) | Action::Direct(_) => (None, None),
+        };
+        Routed { table, virtual_host, route, cluster, weighted }
+    });
+    if let Some(routed) = &routed {
+        stream.routed(routed);
     }
-    let Some(route) = route else {
+    let mut body = ClientBody::new(incoming, stream.record.progress.clone());
+    if !stream.connection.manager.filters.is_empty() {
+        let routed = routed.as_ref();
+        let mut exchange = Exchange { parts: &mut parts, body: &mut body, routed, client: prepared.client };
+        if let Some(reply) = filter::on_request(&mut stream, &mut exchange).await {
+            stream.keep_request(&parts);
+            return stream.answer(reply, routed.map(Routed::changes).as_ref(), &parts);
+        }
+    }
+    let Some(routed) = routed else {
         stream.keep_request(&parts);
-        return stream.answer(Reply::no_route(), None, &parts);
+        let reply = if redirected { https_redirect(&parts) } else { Reply::no_route() };
+        return stream.answer(reply, None, &parts);
     };
-    let routed = Routed { table, virtual_host, route };
-    if !routed.route.name.is_empty() {
-        stream.record.entry.route_name = Some(routed.route.name.clone());
-    }
     match &routed.route.action {
-        Action::Forward(_) => router::forward(stream, &routed, parts, incoming, prepared.upgrade).await,
+        Action::Forward(_) => router::forward(stream, &routed, parts, body, prepared.upgrade).await,
         Action::Direct(direct) => {
             stream.keep_request(&parts);
             let mut reply = Reply::new(direct.status, "", None, "direct_response");

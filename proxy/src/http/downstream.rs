@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::{activity::Activity, upgraded::Accepted};
 use crate::{
-    config::http::HttpConnectionManager,
+    config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager},
     intake::Downstream,
     wire::dial::{Dialer, PoolScope},
     worker::state::Worker,
@@ -38,6 +38,8 @@ pub(super) struct Connection {
     /// Asks for a graceful end.
     pub ends: tokio::sync::Notify,
     upgrade: RefCell<Option<Accepted>>,
+    /// Rate limits of its own, by what they are configured as.
+    limits: RefCell<Vec<(usize, Rc<LocalRateLimit>)>>,
 }
 
 impl Connection {
@@ -65,11 +67,35 @@ impl Connection {
             closing: Cell::new(false),
             ends: tokio::sync::Notify::new(),
             upgrade: RefCell::new(None),
+            limits: RefCell::default(),
         })
     }
 
-    /// The last word on a response's headers: whether the connection ends with it.
-    pub fn before_response(&self, headers: &mut HeaderMap) {
+    /// Names that the peer's verified certificate gives it.
+    pub fn peer_names(&self) -> Option<&[Box<str>]> {
+        None
+    }
+
+    /// This connection's own copy of a rate limit.
+    pub fn own_limit(&self, limit: &LocalRateLimit) -> Rc<LocalRateLimit> {
+        // Configurations outlive the connections that they serve, so that an address stands for one.
+        let key = std::ptr::from_ref(limit).addr();
+        let mut limits = self.limits.borrow_mut();
+        if let Some((_, own)) = limits.iter().find(|(known, _)| *known == key) {
+            return own.clone();
+        }
+        let own = Rc::new(limit.fresh());
+        limits.push((key, own.clone()));
+        own
+    }
+
+    /// The last word on a response's headers: whether the connection ends with it. `unread`: the request is not
+    /// complete, and HTTP/1 cannot leave its rest.
+    pub fn before_response(&self, headers: &mut HeaderMap, unread: bool) {
+        if unread && !self.multiplexed {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return;
+        }
         let most = self.manager.max_requests_per_connection;
         if self.closing.get() || (most > 0 && self.activity.requests() >= most) {
             if self.multiplexed {

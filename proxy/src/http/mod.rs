@@ -11,6 +11,7 @@ pub mod connection;
 mod dispatch;
 mod downstream;
 mod executor;
+mod filter;
 mod forwarded;
 mod mutate;
 pub mod pool;

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{
     config::{
-        headers::{Append, HeaderChanges, Mutations, Value},
+        headers::{Addition, Append, HeaderChanges, Mutations, Value},
         route::{Route, RouteTable, VirtualHost, WeightedCluster},
     },
     telemetry::access_log::View,
@@ -49,9 +49,20 @@ pub(super) fn apply(
     for name in &changes.remove {
         headers.remove(name);
     }
+    add(&changes.add, headers, format);
+}
+
+/// Adds headers; see [`apply`].
+pub(super) fn add(
+    additions: &[Addition],
+    headers: &mut HeaderMap,
+    format: impl Fn(&mut Vec<u8>, &crate::telemetry::format::Format, &HeaderMap),
+) {
+    if additions.is_empty() {
+        return;
+    }
     let mut buffer = Vec::new();
-    let values: Vec<Option<HeaderValue>> = changes
-        .add
+    let values: Vec<Option<HeaderValue>> = additions
         .iter()
         .map(|addition| {
             let value = match &addition.value {
@@ -65,7 +76,7 @@ pub(super) fn apply(
             (addition.keep_empty || !value.is_empty()).then_some(value)
         })
         .collect();
-    for (addition, value) in changes.add.iter().zip(values) {
+    for (addition, value) in additions.iter().zip(values) {
         let Some(value) = value else { continue };
         let present = headers.contains_key(&addition.name);
         match addition.append {
@@ -145,7 +156,7 @@ pub(super) fn replace_host(headers: &mut HeaderMap, host: HeaderValue, forwarded
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::headers::Addition, telemetry::format::Format};
+    use crate::telemetry::format::Format;
 
     fn addition(name: &'static str, value: &'static str, append: Append) -> Addition {
         Addition {

@@ -22,11 +22,13 @@ pub(super) struct Record {
     complete: bool,
     /// The client speaks HTTP/2.
     pub multiplexed: bool,
+    /// It is a health check, which statistics leave out.
+    pub health_check: bool,
 }
 
 impl Record {
     pub fn new(worker: Rc<Worker>, manager: Arc<HttpConnectionManager>, entry: Entry, multiplexed: bool) -> Self {
-        Self { worker, manager, entry, progress: None, complete: false, multiplexed }
+        Self { worker, manager, entry, progress: None, complete: false, multiplexed, health_check: false }
     }
 
     /// The response has ended, one way or another.

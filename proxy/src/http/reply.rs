@@ -20,6 +20,10 @@ pub(super) struct Reply {
     pub headers: HeaderMap,
     /// What gRPC clients are told instead of what the status maps to.
     pub grpc_status: Option<u8>,
+    /// It goes out as it is: no header changes of the route, no other form for gRPC clients.
+    pub verbatim: bool,
+    /// The rest of the request is not read.
+    pub close: bool,
 }
 
 impl Reply {
@@ -37,6 +41,8 @@ impl Reply {
             details: details.into(),
             headers: HeaderMap::new(),
             grpc_status: None,
+            verbatim: false,
+            close: false,
         }
     }
 

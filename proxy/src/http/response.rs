@@ -1,9 +1,21 @@
 //! What every response to a client gets, wherever it comes from.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use hyper::ext::ReasonPhrase;
 
 use super::{mutate, request::X_REQUEST_ID};
 use crate::config::http::{HttpConnectionManager, ServerHeader};
+
+/// Gives a status the words that Envoy has for it, where they are not hyper's.
+pub(super) fn set_reason<B>(response: &mut Response<B>) {
+    let reason = match response.status() {
+        StatusCode::NON_AUTHORITATIVE_INFORMATION => ReasonPhrase::from_static(b"Non-Authoritative Information"),
+        StatusCode::IM_A_TEAPOT | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => ReasonPhrase::from_static(b"Unknown"),
+        status if status.canonical_reason().is_none() => ReasonPhrase::from_static(b"Unknown"),
+        _ => return,
+    };
+    response.extensions_mut().insert(reason);
+}
 
 /// Finishes a response's headers. `request_id` is the request's, if it is to be sent back.
 pub(super) fn finish(

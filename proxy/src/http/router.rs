@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Response, StatusCode, Uri, header, request::Parts};
-use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -12,7 +11,7 @@ use super::{
     body::ResponseBody,
     mutate::{self, Changes},
     reply::Reply,
-    request_body::Kept,
+    request_body::{ClientBody, Kept},
     rewrite,
     stream::{Routed, Stream},
     timeouts::{EXPECTED_TIMEOUT, PER_TRY_TIMEOUT, TIMEOUT, Timeouts},
@@ -22,7 +21,7 @@ use super::{
 use crate::{
     config::{
         retry::{RetryOn, RetryPolicy},
-        route::{Action, Forward, HostRewrite, RequestView, header_matches},
+        route::{Forward, HostRewrite, RequestView, header_matches},
     },
     telemetry::access_log::{Live, View},
 };
@@ -37,25 +36,17 @@ pub(super) async fn forward(
     mut stream: Stream,
     routed: &Routed,
     mut parts: Parts,
-    incoming: Incoming,
+    body: ClientBody,
     wanted_upgrade: Option<Box<str>>,
 ) -> Response<ResponseBody> {
-    let Action::Forward(forward) = &routed.route.action else {
+    let Some(forward) = routed.forward() else {
         return stream.answer(Reply::no_route(), None, &parts);
     };
-    let mut changes = routed.changes();
-    let picked = forward.clusters.pick(&parts.headers, fastrand::u64(..));
-    if let Some((_, weighted)) = &picked {
-        changes.weighted = *weighted;
-    }
-    let snapshot = stream.connection.worker.snapshot.load();
-    let cluster = picked.as_ref().and_then(|(name, _)| snapshot.cluster(name)).cloned();
-    drop(snapshot);
-    let Some(cluster) = cluster else {
+    let changes = routed.changes();
+    let Some(cluster) = stream.cluster.clone() else {
         stream.keep_request(&parts);
         return stream.answer(Reply::no_cluster(forward.cluster_not_found), Some(&changes), &parts);
     };
-    stream.record.entry.upstream_cluster = Some(cluster.name.clone());
     if let Some(upgrade) = &wanted_upgrade
         && !upgrade_allowed(&stream.connection.manager.upgrades, forward, upgrade)
     {
@@ -69,7 +60,7 @@ pub(super) async fn forward(
     if wanted_upgrade.is_some() {
         return upgrade::forward(stream, &changes, cluster, forward.timeout, parts).await;
     }
-    let body = body_source(&stream, routed, policy.is_some(), incoming);
+    let body = body_source(&stream, routed, policy.is_some(), body);
     let manager = &stream.connection.manager;
     let timers = Timers::new(
         Instant::from_std(stream.record.entry.start),
@@ -102,13 +93,15 @@ fn upgrade_allowed(by_manager: &[Box<str>], forward: &Forward, upgrade: &str) ->
     }
 }
 
-fn body_source(stream: &Stream, routed: &Routed, retries: bool, incoming: Incoming) -> BodySource {
-    let Some(progress) = &stream.record.progress else { return BodySource::None };
+fn body_source(stream: &Stream, routed: &Routed, retries: bool, body: ClientBody) -> BodySource {
+    if stream.record.progress.is_none() {
+        return BodySource::None;
+    }
     if !retries {
-        return BodySource::Once(Some(incoming));
+        return BodySource::Once(Some(body));
     }
     let limit = routed.route.buffer_limit.unwrap_or(stream.connection.manager.buffer_limit);
-    BodySource::Kept(Kept::new(incoming, progress.clone(), limit))
+    BodySource::Kept(Kept::new(body, limit))
 }
 
 /// The route's policy, changed by what an internal client asks for.

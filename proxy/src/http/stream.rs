@@ -8,6 +8,7 @@ use hyper::body::{Body, Incoming};
 use super::{
     body::ResponseBody,
     downstream::Connection,
+    filter::{self, Chain, Throttle},
     mutate::{self, Changes},
     progress::Progress,
     record::Record,
@@ -16,7 +17,11 @@ use super::{
     response,
 };
 use crate::{
-    config::route::{Route, RouteTable, VirtualHost, is_grpc},
+    config::{
+        cluster::Cluster,
+        metadata::Metadata,
+        route::{Action, Clusters, Forward, Route, RouteTable, VirtualHost, WeightedCluster, is_grpc},
+    },
     telemetry::access_log::{Entry, Live, View},
 };
 
@@ -28,6 +33,14 @@ pub(super) struct Stream {
     head: bool,
     grpc: bool,
     request_id: Option<HeaderValue>,
+    /// The route's cluster, if it exists.
+    pub cluster: Option<Arc<Cluster>>,
+    /// What filters have to do when the response comes.
+    pub chain: Chain,
+    /// Slows the response down.
+    pub throttle: Option<Throttle>,
+    /// Dynamic metadata.
+    pub metadata: Option<Box<Metadata>>,
 }
 
 /// Where a request goes.
@@ -35,11 +48,31 @@ pub(super) struct Routed {
     pub table: Arc<RouteTable>,
     pub virtual_host: Arc<VirtualHost>,
     pub route: Arc<Route>,
+    /// The name of the cluster, if the route forwards and knows one.
+    pub cluster: Option<Arc<str>>,
+    /// Which of the route's weighted clusters it is.
+    pub weighted: Option<usize>,
 }
 
 impl Routed {
     pub fn changes(&self) -> Changes<'_> {
-        Changes { weighted: None, route: &self.route, virtual_host: &self.virtual_host, table: &self.table }
+        Changes { weighted: self.weighted(), route: &self.route, virtual_host: &self.virtual_host, table: &self.table }
+    }
+
+    /// How the route forwards, if it does.
+    pub fn forward(&self) -> Option<&Forward> {
+        match &self.route.action {
+            Action::Forward(forward) => Some(forward),
+            Action::Redirect(_) | Action::Direct(_) => None,
+        }
+    }
+
+    /// The weighted cluster that was chosen.
+    pub fn weighted(&self) -> Option<&WeightedCluster> {
+        match &self.forward()?.clusters {
+            Clusters::Weighted { clusters, .. } => clusters.get(self.weighted?),
+            Clusters::One(_) | Clusters::Header(_) => None,
+        }
     }
 }
 
@@ -63,6 +96,10 @@ impl Stream {
             grpc: is_grpc(&parts.headers),
             scheme: "http",
             request_id: None,
+            cluster: None,
+            chain: Chain::default(),
+            throttle: None,
+            metadata: None,
             connection,
             record,
         }
@@ -76,6 +113,18 @@ impl Stream {
         }
     }
 
+    /// There is a route.
+    pub fn routed(&mut self, routed: &Routed) {
+        if !routed.route.name.is_empty() {
+            self.record.entry.route_name = Some(routed.route.name.clone());
+        }
+        if let Some(name) = &routed.cluster {
+            let snapshot = self.connection.worker.snapshot.load();
+            self.cluster = snapshot.cluster(name).cloned();
+            self.record.entry.upstream_cluster = self.cluster.as_ref().map(|cluster| cluster.name.clone());
+        }
+    }
+
     /// Keeps what the access log wants of the request as it is now.
     pub fn keep_request(&mut self, parts: &Parts) {
         let record = &mut *self.record;
@@ -83,11 +132,12 @@ impl Stream {
     }
 
     /// Answers with a reply made here. The route's response headers, if there is one, are applied.
-    pub fn answer(self, reply: Reply, changes: Option<&Changes<'_>>, parts: &Parts) -> Response<ResponseBody> {
-        let Self { record, head, grpc, request_id, connection, scheme } = self;
-        let reply = if grpc { reply.into_grpc() } else { reply };
-        let mut record = record;
-        let entry = &mut record.entry;
+    pub fn answer(mut self, reply: Reply, changes: Option<&Changes<'_>>, parts: &Parts) -> Response<ResponseBody> {
+        let changes = changes.filter(|_| !reply.verbatim);
+        // What %RESPONSE_CODE% is in headers that filters add.
+        let code_in_filters = if reply.verbatim { 0 } else { reply.status.as_u16() };
+        let reply = if self.grpc && !reply.verbatim { reply.into_grpc() } else { reply };
+        let entry = &mut self.record.entry;
         entry.details = reply.details;
         if let Some(flag) = reply.flag {
             entry.raise(flag);
@@ -96,39 +146,47 @@ impl Stream {
         if !reply.body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
-        if head && !reply.body.is_empty() {
+        if self.head && !reply.body.is_empty() {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
         }
         if let Some(changes) = changes {
-            let live = Live { method: &parts.method, uri: &parts.uri, scheme, headers: &parts.headers };
+            let live = Live { method: &parts.method, uri: &parts.uri, scheme: self.scheme, headers: &parts.headers };
             let view = View { entry, request: Some(live), response: None };
             mutate::apply_to_response(changes, &mut headers, &view);
         }
-        // Later than the headers: as in Envoy, %RESPONSE_CODE% in them is 0.
+        // Later than the route's headers: as in Envoy, %RESPONSE_CODE% in them is 0.
+        entry.response_code = code_in_filters;
+        filter::on_response(&mut self, reply.status, parts, &mut headers);
+        let Self { mut record, head, request_id, connection, .. } = self;
+        let unread = reply.close || record.request_completed().is_none();
+        let entry = &mut record.entry;
         entry.response_code = reply.status.as_u16();
         response::finish(&connection.manager, &mut headers, false, request_id);
         entry.kept.response(&connection.manager.wanted, &headers);
-        connection.before_response(&mut headers);
+        connection.before_response(&mut headers, unread);
         let mut response = Response::new(ResponseBody::local(reply.body, head, record));
         *response.status_mut() = reply.status;
+        response::set_reason(&mut response);
         *response.headers_mut() = headers;
         response
     }
 
     /// Answers a request that is not to be read any further, and ends its connection.
     pub fn refuse(self, reply: Reply) -> Response<ResponseBody> {
-        let close = !self.connection.multiplexed;
         let parts = Request::new(()).into_parts().0;
-        let mut response = self.answer(reply, None, &parts);
-        if close {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
+        let mut stream = self;
+        filter::prepare(&mut stream, None);
+        stream.answer(Reply { close: true, ..reply }, None, &parts)
     }
 
     /// The id to send back, if any.
     pub fn request_id(&mut self) -> Option<HeaderValue> {
         self.request_id.take()
+    }
+
+    /// Dynamic metadata, to add to.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        self.metadata.get_or_insert_default()
     }
 
     /// Whether errors go out the gRPC way.

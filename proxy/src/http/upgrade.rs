@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     body::{FromUpstream, ResponseBody},
+    filter,
     mutate::{self, Changes},
     pool::{self, InUse, Lease, Want},
     reply::Reply,
@@ -87,14 +88,17 @@ pub(super) async fn forward(
     let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
     let view = View { entry, request: Some(live), response: None };
     mutate::apply_to_response(changes, &mut answer.headers, &view);
+    filter::on_response(&mut stream, answer.status, &parts, &mut answer.headers);
+    let entry = &mut stream.record.entry;
     response::finish(&connection.manager, &mut answer.headers, switched, request_id);
     entry.kept.response(&connection.manager.wanted, &answer.headers);
     answer.version = Version::HTTP_11;
     answer.extensions.clear();
     if !switched {
-        connection.before_response(&mut answer.headers);
+        connection.before_response(&mut answer.headers, false);
         let lease = None::<Lease>;
-        let from = FromUpstream { incoming, lease, timers, trailers: cluster.http1_trailers, _in_use: in_use };
+        let from =
+            FromUpstream { incoming, lease, timers, trailers: cluster.http1_trailers, throttle: None, _in_use: in_use };
         return Response::from_parts(answer, ResponseBody::upstream(from, stream.record));
     }
     answer.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

@@ -55,6 +55,14 @@ pub enum Flag {
     DurationTimeout,
     /// LR: reset here.
     LocalReset,
+    /// LH: this process fails its health checks.
+    FailedLocalHealthCheck,
+    /// DI: delayed on purpose.
+    DelayInjected,
+    /// FI: aborted on purpose.
+    FaultInjected,
+    /// RL: a rate limit.
+    RateLimited,
 }
 
 impl Flag {
@@ -78,6 +86,10 @@ impl Flag {
             Self::UpstreamMaxStreamDurationReached => "UMSDR",
             Self::DurationTimeout => "DT",
             Self::LocalReset => "LR",
+            Self::FailedLocalHealthCheck => "LH",
+            Self::DelayInjected => "DI",
+            Self::FaultInjected => "FI",
+            Self::RateLimited => "RL",
         }
     }
 
@@ -101,6 +113,10 @@ impl Flag {
             Self::UpstreamMaxStreamDurationReached => "UpstreamMaxStreamDurationReached",
             Self::DurationTimeout => "DurationTimeout",
             Self::LocalReset => "LocalReset",
+            Self::FailedLocalHealthCheck => "FailedLocalHealthCheck",
+            Self::DelayInjected => "DelayInjected",
+            Self::FaultInjected => "FaultInjected",
+            Self::RateLimited => "RateLimited",
         }
     }
 }

@@ -57,7 +57,7 @@ fn removals(names: &[String], at: &str, field: &str) -> Result<Vec<http::HeaderN
         .collect()
 }
 
-fn additions(
+pub(super) fn additions(
     cx: &mut Context,
     messages: &[core::HeaderValueOption],
     at: &str,
@@ -66,7 +66,7 @@ fn additions(
     messages.iter().enumerate().map(|(index, message)| addition(cx, message, &item(at, field, index))).collect()
 }
 
-fn addition(cx: &mut Context, message: &core::HeaderValueOption, at: &str) -> Result<Addition, Error> {
+pub(super) fn addition(cx: &mut Context, message: &core::HeaderValueOption, at: &str) -> Result<Addition, Error> {
     use core::header_value_option::HeaderAppendAction;
     cx.only(message, at, &["header", "append", "append_action", "keep_empty_value"], &[])?;
     let header = message.header.as_ref().ok_or_else(|| Error::at(sub(at, "header"), "a header is required"))?;

@@ -11,9 +11,12 @@ use weir_proto::envoy::{
     },
 };
 
-use super::{Context, Error, access_log, cidrs, cluster, item, limit, route, sub, type_name, unpack};
+use super::{Context, Error, access_log, cidrs, cluster, filter, item, limit, route, sub, type_name, unpack};
 use crate::{
-    config::http::{Codec, HttpConnectionManager, HttpFilter, Router, ServerHeader, StripPort},
+    config::{
+        filter::HttpFilter,
+        http::{Codec, HttpConnectionManager, Router, ServerHeader, StripPort},
+    },
     telemetry::access_log::Wanted,
 };
 
@@ -172,6 +175,10 @@ pub(super) fn connection_manager(
         normalize_path: message.normalize_path.unwrap_or(false),
         merge_slashes: message.merge_slashes,
         buffer_limit,
+        service_cluster: match cx.service_cluster.as_str() {
+            "" => None,
+            name => Some(text(name, "cluster")?),
+        },
     })
 }
 
@@ -277,6 +284,7 @@ fn http_filters(
     at: &str,
 ) -> Result<(Vec<HttpFilter>, Router), Error> {
     let mut router = None;
+    let mut filters = Vec::new();
     for (index, message) in messages.iter().enumerate() {
         let at = item(at, "http_filters", index);
         cx.only(message, &at, &["name", "typed_config", "is_optional", "disabled"], &[])?;
@@ -297,16 +305,28 @@ fn http_filters(
                 };
                 router = Some(self::router(cx, &message, &sub(&at, "typed_config"))?);
             }
-            other if message.is_optional || message.disabled => {
-                cx.ignored.push(format!("{at}: {other} is optional or disabled"));
+            other => {
+                let found = match config {
+                    Some(any) => filter::filter(cx, any, &sub(&at, "typed_config"))?,
+                    None => None,
+                };
+                match found {
+                    Some(kind) => {
+                        let name = message.name.as_str().into();
+                        filters.push(HttpFilter { name, kind, disabled: message.disabled });
+                    }
+                    None if message.is_optional || message.disabled => {
+                        cx.ignored.push(format!("{at}: {other} is optional or disabled"));
+                    }
+                    None => return Err(Error::at(at, format!("HTTP filter {other} is not supported yet"))),
+                }
             }
-            other => return Err(Error::at(at, format!("HTTP filter {other} is not supported yet"))),
         }
     }
     let router = router.ok_or_else(|| {
         Error::at(sub(at, "http_filters"), "the last filter must be the router (envoy.filters.http.router)")
     })?;
-    Ok((Vec::new(), router))
+    Ok((filters, router))
 }
 
 fn router(cx: &mut Context, message: &router::Router, at: &str) -> Result<Router, Error> {

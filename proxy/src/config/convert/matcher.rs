@@ -1,9 +1,16 @@
 //! Matchers of strings, headers and query parameters.
 
-use weir_proto::envoy::{config::route::v3 as route, r#type::matcher::v3 as matcher};
+use weir_proto::envoy::{
+    config::{core::v3 as core, route::v3 as route},
+    r#type::{
+        matcher::v3 as matcher,
+        v3::{FractionalPercent, fractional_percent::DenominatorType},
+    },
+};
 
 use super::{Context, Error, item, sub};
 use crate::config::{
+    fraction::Fraction,
     header_name,
     matcher::{
         HeaderMatcher, HeaderPattern, MatchedHeader, QueryMatcher, Regex, RegexRewrite, StringMatcher, StringPattern,
@@ -55,7 +62,18 @@ pub(super) fn headers(
     messages.iter().enumerate().map(|(index, message)| header(cx, message, &item(at, field, index))).collect()
 }
 
-fn header(cx: &mut Context, message: &route::HeaderMatcher, at: &str) -> Result<HeaderMatcher, Error> {
+/// A header or pseudo-header by its name.
+pub(super) fn matched_header(name: &str, at: &str) -> Result<MatchedHeader, Error> {
+    Ok(match name.to_ascii_lowercase().as_str() {
+        ":method" => MatchedHeader::Method,
+        ":path" => MatchedHeader::Path,
+        ":authority" | "host" => MatchedHeader::Authority,
+        ":scheme" => MatchedHeader::Scheme,
+        name => MatchedHeader::Plain(header_name(name, at)?),
+    })
+}
+
+pub(super) fn header(cx: &mut Context, message: &route::HeaderMatcher, at: &str) -> Result<HeaderMatcher, Error> {
     use route::header_matcher::HeaderMatchSpecifier as Specifier;
     cx.only(
         message,
@@ -75,13 +93,7 @@ fn header(cx: &mut Context, message: &route::HeaderMatcher, at: &str) -> Result<
         ],
         &[],
     )?;
-    let name = match message.name.to_ascii_lowercase().as_str() {
-        ":method" => MatchedHeader::Method,
-        ":path" => MatchedHeader::Path,
-        ":authority" | "host" => MatchedHeader::Authority,
-        ":scheme" => MatchedHeader::Scheme,
-        name => MatchedHeader::Plain(header_name(name, &sub(at, "name"))?),
-    };
+    let name = matched_header(&message.name, &sub(at, "name"))?;
     let plain = |pattern| HeaderPattern::String(StringMatcher { pattern, ignore_case: false });
     let bytes = |text: &str| text.as_bytes().to_vec().into_boxed_slice();
     #[expect(deprecated, reason = "published configurations use them")]
@@ -104,6 +116,21 @@ fn header(cx: &mut Context, message: &route::HeaderMatcher, at: &str) -> Result<
         invert: message.invert_match,
         missing_is_empty: message.treat_missing_header_as_empty,
     })
+}
+
+/// A share of the requests: its default, as there is no runtime that could change it.
+pub(super) fn runtime_fraction(message: Option<&core::RuntimeFractionalPercent>) -> Option<Fraction> {
+    message.map(|message| message.default_value.as_ref().map_or(Fraction::NEVER, fraction))
+}
+
+/// A share.
+pub(super) fn fraction(message: &FractionalPercent) -> Fraction {
+    let denominator = match message.denominator() {
+        DenominatorType::Hundred => 100,
+        DenominatorType::TenThousand => 10_000,
+        DenominatorType::Million => 1_000_000,
+    };
+    Fraction { numerator: message.numerator, denominator }
 }
 
 pub(super) fn queries(messages: &[route::QueryParameterMatcher], at: &str) -> Result<Vec<QueryMatcher>, Error> {

@@ -4,10 +4,13 @@
 mod access_log;
 mod cluster;
 mod endpoints;
+mod filter;
 mod headers;
 mod http;
 mod listener;
 mod matcher;
+mod metadata;
+mod rbac;
 mod retry;
 mod route;
 #[cfg(test)]
@@ -37,6 +40,7 @@ pub struct Built {
 /// message has passed its protoc-gen-validate rules.
 pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Error> {
     let mut cx = Context { stats: stats.clone(), ..Context::default() };
+    cx.service_cluster = bootstrap.node.as_ref().map(|node| node.cluster.clone()).unwrap_or_default();
     let Some(resources) = &bootstrap.static_resources else {
         return Ok(Built { snapshot: Snapshot::default(), ignored: Vec::new() });
     };
@@ -81,6 +85,8 @@ struct Context {
     stats: Scope,
     /// Clusters that static routes may name.
     clusters: HashSet<String>,
+    /// The cluster that this process belongs to: `node.cluster`.
+    service_cluster: String,
 }
 
 impl Context {
@@ -148,22 +154,19 @@ fn limit(
 }
 
 fn cidrs(messages: &[core::CidrRange], at: &str, field: &str) -> Result<Vec<IpNet>, Error> {
-    messages
-        .iter()
-        .enumerate()
-        .map(|(index, message)| {
-            let at = item(at, field, index);
-            let ip: std::net::IpAddr = message.address_prefix.parse().map_err(|_| {
-                Error::at(sub(&at, "address_prefix"), format!("\"{}\" is not an IP address", message.address_prefix))
-            })?;
-            let length = message.prefix_len.unwrap_or(0);
-            u8::try_from(length)
-                .ok()
-                .and_then(|length| IpNet::new(ip, length).ok())
-                .map(|net| net.trunc())
-                .ok_or_else(|| Error::at(sub(&at, "prefix_len"), format!("{length} is too long for {ip}")))
-        })
-        .collect()
+    messages.iter().enumerate().map(|(index, message)| cidr(message, &item(at, field, index))).collect()
+}
+
+fn cidr(message: &core::CidrRange, at: &str) -> Result<IpNet, Error> {
+    let ip: std::net::IpAddr = message.address_prefix.parse().map_err(|_| {
+        Error::at(sub(at, "address_prefix"), format!("\"{}\" is not an IP address", message.address_prefix))
+    })?;
+    let length = message.prefix_len.unwrap_or(0);
+    u8::try_from(length)
+        .ok()
+        .and_then(|length| IpNet::new(ip, length).ok())
+        .map(|net| net.trunc())
+        .ok_or_else(|| Error::at(sub(at, "prefix_len"), format!("{length} is too long for {ip}")))
 }
 
 /// An IP address and port.

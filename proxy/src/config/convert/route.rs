@@ -6,8 +6,9 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use weir_proto::envoy::config::route::v3 as proto;
 
-use super::{Context, Error, data_source, duration, headers, item, limit, matcher, retry, sub};
+use super::{Context, Error, data_source, duration, filter, headers, item, limit, matcher, metadata, retry, sub};
 use crate::config::{
+    filter::{Override, Overrides},
     header_name,
     retry::RetryPolicy,
     route::{
@@ -20,16 +21,7 @@ use crate::config::{
 const MAX_DIRECT_BODY: usize = 4096;
 
 /// Fields that cannot change where a request goes as long as the filters that read them are refused.
-const HARMLESS_ACTION: [&str; 8] = [
-    "metadata_match",
-    "flush_timeout",
-    "early_data_policy",
-    "priority",
-    "rate_limits",
-    "include_vh_rate_limits",
-    "hash_policy",
-    "cors",
-];
+const HARMLESS_ACTION: [&str; 5] = ["metadata_match", "flush_timeout", "early_data_policy", "priority", "hash_policy"];
 
 macro_rules! header_fields {
     ($message:expr) => {
@@ -69,6 +61,7 @@ pub(super) fn route_table(
         "max_direct_response_body_size_bytes",
         "ignore_port_in_host_matching",
         "vhost_header",
+        "typed_per_filter_config",
     ]);
     cx.only(message, at, &supported, &["metadata"])?;
     let inherited = Inherited {
@@ -94,6 +87,7 @@ pub(super) fn route_table(
         "" => None,
         name => Some(header_name(name, &sub(at, "vhost_header"))?),
     };
+    table.filters = filter::overrides(cx, &message.typed_per_filter_config, at)?;
     table.internal_only_headers = message
         .internal_only_headers
         .iter()
@@ -119,11 +113,16 @@ fn virtual_host(
         "retry_policy",
         "per_request_buffer_limit_bytes",
         "request_body_buffer_limit",
+        "typed_per_filter_config",
+        "rate_limits",
+        "cors",
     ]);
-    let harmless = ["virtual_clusters", "rate_limits", "cors", "metadata", "include_is_timeout_retry_header"];
+    let harmless = ["virtual_clusters", "metadata", "include_is_timeout_retry_header"];
     cx.only(message, at, &supported, &harmless)?;
     #[expect(deprecated, reason = "published configurations use it")]
     let buffer_limit = buffer_limit(message.request_body_buffer_limit, message.per_request_buffer_limit_bytes);
+    #[expect(deprecated, reason = "published configurations use it")]
+    let cors = filter::old_policy(cx, message.cors.as_ref(), at)?;
     let inherited = Inherited {
         retry: retry(cx, message.retry_policy.as_ref(), at)?,
         buffer_limit: buffer_limit.or(inherited.buffer_limit),
@@ -145,7 +144,23 @@ fn virtual_host(
         headers: header_fields!(message).convert(cx, at)?,
         attempt_count_in_request: message.include_request_attempt_count,
         attempt_count_in_response: message.include_attempt_count_in_response,
+        filters: with_old_cors(cx, &message.typed_per_filter_config, cors, at)?,
+        rate_limits: filter::rate_limits(cx, &message.rate_limits, at)?,
     })
+}
+
+/// What is said about filters, and the policy for cors that had a field of its own.
+fn with_old_cors(
+    cx: &mut Context,
+    messages: &std::collections::HashMap<String, prost_types::Any>,
+    cors: Option<(Box<str>, Override)>,
+    at: &str,
+) -> Result<Overrides, Error> {
+    let mut overrides = filter::overrides(cx, messages, at)?;
+    if let Some((name, policy)) = cors {
+        overrides.add_if_absent(name, policy);
+    }
+    Ok(overrides)
 }
 
 fn buffer_limit(new: Option<u64>, old: Option<u32>) -> Option<usize> {
@@ -165,8 +180,15 @@ fn route(cx: &mut Context, message: &proto::Route, inherited: &Inherited, at: &s
         "direct_response",
         "per_request_buffer_limit_bytes",
         "request_body_buffer_limit",
+        "typed_per_filter_config",
+        "metadata",
     ]);
-    cx.only(message, at, &supported, &["metadata", "decorator", "tracing", "stat_prefix"])?;
+    cx.only(message, at, &supported, &["decorator", "tracing", "stat_prefix"])?;
+    let cors = match &message.action {
+        #[expect(deprecated, reason = "published configurations use it")]
+        Some(proto::route::Action::Route(action)) => filter::old_policy(cx, action.cors.as_ref(), &sub(at, "route"))?,
+        _ => None,
+    };
     let matches = message.r#match.as_ref().ok_or_else(|| Error::at(sub(at, "match"), "a match is required"))?;
     let action = match &message.action {
         Some(proto::route::Action::Route(message)) => {
@@ -186,6 +208,8 @@ fn route(cx: &mut Context, message: &proto::Route, inherited: &Inherited, at: &s
         action,
         headers: header_fields!(message).convert(cx, at)?,
         buffer_limit: buffer_limit.or(inherited.buffer_limit),
+        filters: with_old_cors(cx, &message.typed_per_filter_config, cors, at)?,
+        metadata: metadata::metadata(message.metadata.as_ref()),
     })
 }
 
@@ -219,25 +243,13 @@ fn route_match(cx: &mut Context, message: &proto::RouteMatch, at: &str) -> Resul
         }
         _ => return Err(Error::at(at, "expected one of prefix, path, safe_regex, path_separated_prefix")),
     };
-    let fraction = match message.runtime_fraction.as_ref().and_then(|fraction| fraction.default_value.as_ref()) {
-        None => None,
-        Some(fraction) => {
-            use weir_proto::envoy::r#type::v3::fractional_percent::DenominatorType;
-            let factor = match fraction.denominator() {
-                DenominatorType::Hundred => 10_000,
-                DenominatorType::TenThousand => 100,
-                DenominatorType::Million => 1,
-            };
-            Some(fraction.numerator.saturating_mul(factor))
-        }
-    };
     Ok(RouteMatch {
         path,
         case_sensitive,
         headers: matcher::headers(cx, &message.headers, at, "headers")?,
         query: matcher::queries(&message.query_parameters, at)?,
         grpc: message.grpc.is_some(),
-        fraction,
+        fraction: matcher::runtime_fraction(message.runtime_fraction.as_ref()),
     })
 }
 
@@ -260,6 +272,9 @@ fn forward(cx: &mut Context, message: &proto::RouteAction, inherited: &Inherited
         "max_grpc_timeout",
         "upgrade_configs",
         "max_stream_duration",
+        "rate_limits",
+        "include_vh_rate_limits",
+        "cors",
     ];
     cx.only(message, at, &supported, &HARMLESS_ACTION)?;
     let mut upgrades = Vec::new();
@@ -282,7 +297,11 @@ fn forward(cx: &mut Context, message: &proto::RouteAction, inherited: &Inherited
         }
     };
     use proto::route_action::ClusterNotFoundResponseCode as NotFound;
+    #[expect(deprecated, reason = "published configurations use it")]
+    let include_vhost_rate_limits = message.include_vh_rate_limits.unwrap_or(false);
     Ok(Forward {
+        rate_limits: filter::rate_limits(cx, &message.rate_limits, at)?,
+        include_vhost_rate_limits,
         clusters: clusters(cx, message, inherited, at)?,
         cluster_not_found: match message.cluster_not_found_response_code() {
             NotFound::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -352,12 +371,14 @@ fn weighted(
     let mut clusters = Vec::new();
     for (index, entry) in message.clusters.iter().enumerate() {
         let at = item(at, "clusters", index);
-        cx.only(entry, &at, &with_headers(&["name", "weight", "host_rewrite_literal"]), &["metadata_match"])?;
+        let supported = with_headers(&["name", "weight", "host_rewrite_literal", "typed_per_filter_config"]);
+        cx.only(entry, &at, &supported, &["metadata_match"])?;
         use proto::weighted_cluster::cluster_weight::HostRewriteSpecifier;
         clusters.push(WeightedCluster {
             name: named(cx, &entry.name, inherited, &sub(&at, "name"))?,
             weight: entry.weight.unwrap_or(0),
             headers: header_fields!(entry).convert(cx, &at)?,
+            filters: filter::overrides(cx, &entry.typed_per_filter_config, &at)?,
             host_rewrite: match &entry.host_rewrite_specifier {
                 Some(HostRewriteSpecifier::HostRewriteLiteral(host)) if !host.is_empty() => {
                     Some(authority(host, &sub(&at, "host_rewrite_literal"))?)

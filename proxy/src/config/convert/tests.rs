@@ -77,7 +77,7 @@ fn text(place: &str, with: &str) -> String {
     text
 }
 
-fn build(place: &str, with: &str) -> Result<Built, Error> {
+pub(super) fn build(place: &str, with: &str) -> Result<Built, Error> {
     let bootstrap: Bootstrap = weir_proto::from_yaml(&text(place, with)).unwrap();
     from_bootstrap(&bootstrap, &Scope::default())
 }

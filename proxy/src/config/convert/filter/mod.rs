@@ -1,0 +1,132 @@
+//! HTTP filters before the router, and what routes say about them.
+
+mod basic;
+mod cors;
+mod fault;
+mod header_mutation;
+mod local_ratelimit;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, sync::Arc};
+
+use prost_types::Any;
+use weir_proto::envoy::{config::route::v3 as route, extensions::filters::http};
+
+pub(super) use self::{cors::old_policy, local_ratelimit::rate_limits};
+use super::{Context, Error, item, matcher, rbac, sub, type_name, unpack};
+use crate::config::filter::{FilterKind, Override, Overrides, RouteFilter, rbac::Rbac};
+
+/// What a filter of type `kind` does, by its configuration. None: there is no such filter (yet).
+pub(super) fn filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<FilterKind>, Error> {
+    Ok(Some(match type_name(any) {
+        "envoy.extensions.filters.http.buffer.v3.Buffer" => {
+            let message: http::buffer::v3::Buffer = unpack(any, at)?;
+            FilterKind::Buffer(message.max_request_bytes.unwrap_or(0) as usize)
+        }
+        "envoy.extensions.filters.http.cors.v3.Cors" => FilterKind::Cors,
+        "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
+            FilterKind::Fault(Arc::new(fault::fault(cx, &unpack(any, at)?, at)?))
+        }
+        "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig" => {
+            FilterKind::GrpcStats(Arc::new(basic::grpc_stats(cx, &unpack(any, at)?, at)?))
+        }
+        "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation" => {
+            let message: http::header_mutation::v3::HeaderMutation = unpack(any, at)?;
+            cx.only(&message, at, &["mutations", "most_specific_header_mutations_wins"], &[])?;
+            let mut mutation = header_mutation::mutations(cx, message.mutations.as_ref(), &sub(at, "mutations"))?;
+            mutation.most_specific_wins = message.most_specific_header_mutations_wins;
+            FilterKind::HeaderMutation(Arc::new(mutation))
+        }
+        "envoy.extensions.filters.http.health_check.v3.HealthCheck" => {
+            FilterKind::HealthCheck(Arc::new(basic::health_check(cx, &unpack(any, at)?, at)?))
+        }
+        "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
+            FilterKind::LocalRateLimit(Arc::new(local_ratelimit::local_ratelimit(cx, &unpack(any, at)?, at)?))
+        }
+        "envoy.extensions.filters.http.rbac.v3.RBAC" => {
+            FilterKind::Rbac(Arc::new(http_rbac(cx, &unpack(any, at)?, at)?))
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// What a route says about a filter, by its configuration. None: there is no such filter (yet).
+fn route_filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<RouteFilter>, Error> {
+    Ok(Some(match type_name(any) {
+        "envoy.extensions.filters.http.buffer.v3.BufferPerRoute" => {
+            use http::buffer::v3::buffer_per_route::Override::{Buffer, Disabled};
+            let message: http::buffer::v3::BufferPerRoute = unpack(any, at)?;
+            RouteFilter::Buffer(match message.r#override {
+                Some(Buffer(buffer)) => Some(buffer.max_request_bytes.unwrap_or(0) as usize),
+                Some(Disabled(_)) => None,
+                None => return Err(Error::at(at, "expected one of disabled, buffer")),
+            })
+        }
+        "envoy.extensions.filters.http.cors.v3.CorsPolicy" => {
+            RouteFilter::Cors(Arc::new(cors::policy(cx, &unpack(any, at)?, at)?))
+        }
+        "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
+            RouteFilter::Fault(Arc::new(fault::fault(cx, &unpack(any, at)?, at)?))
+        }
+        "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute" => {
+            let message: http::header_mutation::v3::HeaderMutationPerRoute = unpack(any, at)?;
+            let mutations = header_mutation::mutations(cx, message.mutations.as_ref(), &sub(at, "mutations"))?;
+            RouteFilter::HeaderMutation(Arc::new(mutations))
+        }
+        "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
+            RouteFilter::LocalRateLimit(Arc::new(local_ratelimit::local_ratelimit(cx, &unpack(any, at)?, at)?))
+        }
+        "envoy.extensions.filters.http.rbac.v3.RBACPerRoute" => {
+            let message: http::rbac::v3::RbacPerRoute = unpack(any, at)?;
+            let rbac = message.rbac.as_ref().map(|message| http_rbac(cx, message, &sub(at, "rbac"))).transpose()?;
+            RouteFilter::Rbac(Arc::new(rbac.unwrap_or_default()))
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// `typed_per_filter_config`.
+pub(super) fn overrides(cx: &mut Context, messages: &HashMap<String, Any>, at: &str) -> Result<Overrides, Error> {
+    let mut names: Vec<_> = messages.keys().collect();
+    names.sort_unstable();
+    let mut list = Vec::with_capacity(names.len());
+    for name in names {
+        let at = format!("{at}.typed_per_filter_config[\"{name}\"]");
+        let mut any = &messages[name];
+        let (mut disabled, mut optional) = (false, false);
+        let wrapped: route::FilterConfig;
+        if type_name(any) == "envoy.config.route.v3.FilterConfig" {
+            wrapped = unpack(any, &at)?;
+            (disabled, optional) = (wrapped.disabled, wrapped.is_optional);
+            match &wrapped.config {
+                // An empty one only switches a filter that is off by default on.
+                Some(config) if !disabled && !config.type_url.is_empty() => any = config,
+                _ => {
+                    list.push((name.as_str().into(), Override { disabled, config: None }));
+                    continue;
+                }
+            }
+        }
+        match route_filter(cx, any, &at)? {
+            Some(config) => list.push((name.as_str().into(), Override { disabled, config: Some(config) })),
+            None if optional => cx.ignored.push(format!("{at}: {} is optional", type_name(any))),
+            None => return Err(Error::at(at, format!("{} is not supported yet", type_name(any)))),
+        }
+    }
+    Ok(Overrides::new(list))
+}
+
+fn http_rbac(cx: &mut Context, message: &http::rbac::v3::Rbac, at: &str) -> Result<Rbac, Error> {
+    let supported = ["rules", "shadow_rules", "rules_stat_prefix", "shadow_rules_stat_prefix"];
+    cx.only(message, at, &supported, &["track_per_rule_stats"])?;
+    let mut rules = |message: Option<&weir_proto::envoy::config::rbac::v3::Rbac>, field: &str| {
+        message.map(|message| rbac::rules(cx, message, &sub(at, field))).transpose()
+    };
+    Ok(Rbac {
+        rules: rules(message.rules.as_ref(), "rules")?,
+        shadow: rules(message.shadow_rules.as_ref(), "shadow_rules")?,
+        shadow_prefix: message.shadow_rules_stat_prefix.as_str().into(),
+        prefix: message.rules_stat_prefix.as_str().into(),
+    })
+}

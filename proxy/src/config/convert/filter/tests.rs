@@ -1,0 +1,74 @@
+//! What is refused of filters, and how it is said.
+
+use crate::config::convert::tests::build;
+
+/// A filter before the router.
+fn filter(kind: &str, with: &str) -> String {
+    format!(
+        "{{ name: f, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.{kind}, {with} }} }},"
+    )
+}
+
+#[test]
+fn what_is_refused_of_filters_names_the_field() {
+    let manager = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config";
+    for (kind, with, at, message) in [
+        (
+            "gcp_authn.v3.GcpAuthnFilterConfig",
+            "cluster: c, timeout: 1s",
+            "",
+            "HTTP filter envoy.extensions.filters.http.gcp_authn.v3.GcpAuthnFilterConfig is not supported yet",
+        ),
+        (
+            "fault.v3.HTTPFault",
+            "abort: { http_status: 200, percentage: {} }, headers: [{ name: \"a b\" }]",
+            ".typed_config.headers[0].name",
+            "\"a b\" is not a header name",
+        ),
+        (
+            "rbac.v3.RBAC",
+            "rules: { policies: { p: { permissions: [{ any: true }], principals: [{ filter_state: { key: k, string_match: { exact: v } } }] } } }",
+            ".typed_config.rules.policies[\"p\"].principals[0].filter_state",
+            "not supported yet",
+        ),
+        (
+            "rbac.v3.RBAC",
+            "rules: { policies: { p: { permissions: [{ any: true }], principals: [{ any: true }], condition: {} } } }",
+            ".typed_config.rules.policies[\"p\"].condition",
+            "not supported yet",
+        ),
+        ("rbac.v3.RBAC", "matcher: {}", ".typed_config.matcher", "not supported yet"),
+        (
+            "local_ratelimit.v3.LocalRateLimit",
+            "stat_prefix: x, token_bucket: { max_tokens: 1, fill_interval: 0.01s }",
+            ".typed_config.token_bucket.fill_interval",
+            "local rate limit token bucket fill timer must be >= 50ms",
+        ),
+        (
+            "health_check.v3.HealthCheck",
+            "pass_through_mode: false, cache_time: 1s",
+            ".typed_config.cache_time",
+            "only with pass_through_mode: true",
+        ),
+    ] {
+        let error = build("filters", &filter(kind, with)).expect_err(with);
+        assert_eq!((error.path, error.message.as_str()), (format!("{manager}.http_filters[0]{at}"), message), "{with}");
+    }
+}
+
+#[test]
+fn what_routes_say_of_unknown_filters_is_refused_unless_it_is_optional() {
+    let unknown = "\"@type\": type.googleapis.com/envoy.extensions.filters.http.gcp_authn.v3.TokenHeader, name: a, value_prefix: b";
+    let route = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[0].routes[0]";
+    let error = build("route", &format!("typed_per_filter_config: {{ f: {{ {unknown} }} }}")).expect_err("unknown");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{route}.typed_per_filter_config[\"f\"]: envoy.extensions.filters.http.gcp_authn.v3.TokenHeader is not supported yet"
+        )
+    );
+    let wrapped = format!(
+        "typed_per_filter_config: {{ f: {{ \"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig, is_optional: true, config: {{ {unknown} }} }} }}"
+    );
+    assert_eq!(build("route", &wrapped).expect("optional").ignored.len(), 1);
+}

@@ -1,0 +1,102 @@
+//! HTTP filters before the router, and what routes change of them.
+
+pub mod cors;
+pub mod fault;
+pub mod grpc_stats;
+pub mod header_mutation;
+pub mod health_check;
+pub mod local_ratelimit;
+pub mod rbac;
+
+use std::sync::Arc;
+
+use self::{
+    cors::CorsPolicy, fault::Fault, grpc_stats::GrpcStats, header_mutation::HeaderMutation, health_check::HealthCheck,
+    local_ratelimit::LocalRateLimit, rbac::Rbac,
+};
+
+/// A filter of a chain.
+#[derive(Clone, Debug)]
+pub struct HttpFilter {
+    /// Its name, by which routes refer to it.
+    pub name: Arc<str>,
+    /// What it does.
+    pub kind: FilterKind,
+    /// It does nothing unless a route says otherwise.
+    pub disabled: bool,
+}
+
+/// What a filter does.
+#[derive(Clone, Debug)]
+pub enum FilterKind {
+    /// Reads whole requests, of at most so many bytes, before they are passed on.
+    Buffer(usize),
+    /// Answers preflight requests and says in responses who may read them, by the policies of routes.
+    Cors,
+    /// Delays, aborts and slows down.
+    Fault(Arc<Fault>),
+    /// Counts gRPC messages and outcomes.
+    GrpcStats(Arc<GrpcStats>),
+    /// Changes headers.
+    HeaderMutation(Arc<HeaderMutation>),
+    /// Answers health checks.
+    HealthCheck(Arc<HealthCheck>),
+    /// Limits the rate of requests.
+    LocalRateLimit(Arc<LocalRateLimit>),
+    /// Lets requests pass by policy.
+    Rbac(Arc<Rbac>),
+}
+
+/// What a weighted cluster, a route, a virtual host or a route configuration says about filters, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides(Vec<(Box<str>, Override)>);
+
+/// What it says about one filter.
+#[derive(Clone, Debug)]
+pub struct Override {
+    /// The filter is off here.
+    pub disabled: bool,
+    /// Its configuration here.
+    pub config: Option<RouteFilter>,
+}
+
+/// A filter's configuration for a route.
+#[derive(Clone, Debug)]
+pub enum RouteFilter {
+    /// Another limit, bytes; none: off.
+    Buffer(Option<usize>),
+    /// Who may read responses.
+    Cors(Arc<CorsPolicy>),
+    /// Instead of the filter's own.
+    Fault(Arc<Fault>),
+    /// Besides the filter's own.
+    HeaderMutation(Arc<HeaderMutation>),
+    /// Instead of the filter's own.
+    LocalRateLimit(Arc<LocalRateLimit>),
+    /// Instead of the filter's own.
+    Rbac(Arc<Rbac>),
+}
+
+impl Overrides {
+    /// From pairs of a filter's name and what is said about it.
+    pub fn new(list: Vec<(Box<str>, Override)>) -> Self {
+        Self(list)
+    }
+
+    /// Says something about a filter unless something is said about it.
+    pub fn add_if_absent(&mut self, name: Box<str>, said: Override) {
+        if self.get(&name).is_none() {
+            self.0.push((name, said));
+        }
+    }
+
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What it says about a filter.
+    pub fn get(&self, name: &str) -> Option<&Override> {
+        self.0.iter().find(|(known, _)| **known == *name).map(|(_, said)| said)
+    }
+}

@@ -1,0 +1,214 @@
+//! Role based access control: policies, and which of them takes a connection or request.
+//!
+//! A policy takes a subject if one of its permissions and one of its principals does. Policies are asked in the order
+//! of their names, as Envoy keeps them.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use ipnet::IpNet;
+
+use crate::config::{
+    matcher::{HeaderMatcher, StringMatcher},
+    metadata::{Metadata, MetadataMatcher},
+    route::{RequestView, header_matches},
+};
+
+/// What it means that a policy takes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It may pass; others may not.
+    Allow,
+    /// It may not pass; others may.
+    Deny,
+    /// It is noted; everything passes.
+    Log,
+}
+
+/// A set of policies.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// What a match means.
+    pub action: Action,
+    /// By name, sorted.
+    pub policies: Vec<(Arc<str>, Policy)>,
+}
+
+/// A policy.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// What it is about: any of these.
+    pub permissions: Vec<Condition>,
+    /// Who it is about: any of these.
+    pub principals: Vec<Condition>,
+}
+
+/// A permission or a principal.
+#[derive(Clone, Debug)]
+pub enum Condition {
+    /// Always.
+    Any,
+    /// All of these.
+    And(Vec<Condition>),
+    /// Any of these.
+    Or(Vec<Condition>),
+    /// Not this.
+    Not(Box<Condition>),
+    /// A header of the request; never without a request.
+    Header(Box<HeaderMatcher>),
+    /// The path without its query; never without a request.
+    UrlPath(StringMatcher),
+    /// The address that the client connected to.
+    DestinationIp(IpNet),
+    /// The port that the client connected to, `start..end`.
+    DestinationPort(u32, u32),
+    /// SNI.
+    ServerName(StringMatcher),
+    /// The peer of the connection.
+    DirectRemoteIp(IpNet),
+    /// The client, as trusted headers say.
+    RemoteIp(IpNet),
+    /// The peer showed a certificate, of which a URI or DNS subject alternative name, or the subject, matches.
+    Authenticated(Option<StringMatcher>),
+    /// Dynamic metadata.
+    Metadata(MetadataMatcher),
+    /// The route's metadata.
+    RouteMetadata(MetadataMatcher),
+}
+
+/// Who wants what.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The request, if this is about one.
+    pub request: Option<RequestView<'a>>,
+    /// The address that the client connected to.
+    pub local: SocketAddr,
+    /// The peer of the connection.
+    pub direct_remote: SocketAddr,
+    /// The client, as trusted headers say.
+    pub remote: SocketAddr,
+    /// SNI.
+    pub server_name: &'a str,
+    /// Names that the peer's certificate, if it showed one that was verified, gives it.
+    pub peer: Option<&'a [Box<str>]>,
+    /// Gathered so far.
+    pub metadata: Option<&'a Metadata>,
+    /// The route's.
+    pub route_metadata: Option<&'a Metadata>,
+}
+
+/// What the rules say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// It may pass.
+    pub allowed: bool,
+    /// The policy that took it.
+    pub policy: Option<Arc<str>>,
+}
+
+impl Rules {
+    /// Evaluates the rules.
+    pub fn evaluate(&self, subject: &Subject<'_>) -> Verdict {
+        let policy = self.policies.iter().find(|(_, policy)| policy.takes(subject)).map(|(name, _)| name.clone());
+        let allowed = match self.action {
+            Action::Allow => policy.is_some(),
+            Action::Deny => policy.is_none(),
+            Action::Log => true,
+        };
+        Verdict { allowed, policy }
+    }
+}
+
+impl Policy {
+    fn takes(&self, subject: &Subject<'_>) -> bool {
+        let any = |conditions: &[Condition]| conditions.iter().any(|condition| condition.holds(subject));
+        any(&self.permissions) && any(&self.principals)
+    }
+}
+
+impl Condition {
+    /// Whether it holds for `subject`.
+    pub fn holds(&self, subject: &Subject<'_>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::And(all) => all.iter().all(|condition| condition.holds(subject)),
+            Self::Or(any) => any.iter().any(|condition| condition.holds(subject)),
+            Self::Not(condition) => !condition.holds(subject),
+            Self::Header(matcher) => subject.request.is_some_and(|request| header_matches(matcher, &request)),
+            Self::UrlPath(matcher) => {
+                subject.request.is_some_and(|request| matcher.matches(request.uri.path().as_bytes()))
+            }
+            Self::DestinationIp(net) => net.contains(&subject.local.ip()),
+            Self::DestinationPort(start, end) => (*start..*end).contains(&u32::from(subject.local.port())),
+            Self::ServerName(matcher) => matcher.matches(subject.server_name.as_bytes()),
+            Self::DirectRemoteIp(net) => net.contains(&subject.direct_remote.ip()),
+            Self::RemoteIp(net) => net.contains(&subject.remote.ip()),
+            Self::Authenticated(matcher) => match (subject.peer, matcher) {
+                (None, _) => false,
+                (Some(_), None) => true,
+                (Some(names), Some(matcher)) => names.iter().any(|name| matcher.matches(name.as_bytes())),
+            },
+            Self::Metadata(matcher) => matcher.matches(subject.metadata),
+            Self::RouteMetadata(matcher) => matcher.matches(subject.route_metadata),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject() -> Subject<'static> {
+        Subject {
+            request: None,
+            local: "10.0.0.1:80".parse().unwrap(),
+            direct_remote: "10.0.0.2:1000".parse().unwrap(),
+            remote: "192.0.2.1:0".parse().unwrap(),
+            server_name: "a.test",
+            peer: None,
+            metadata: None,
+            route_metadata: None,
+        }
+    }
+
+    fn rules(action: Action, condition: Condition) -> Rules {
+        let policy = Policy { permissions: vec![Condition::Any], principals: vec![condition] };
+        Rules { action, policies: vec![("p".into(), policy)] }
+    }
+
+    #[test]
+    fn actions() {
+        let here = Condition::RemoteIp("192.0.2.0/24".parse().unwrap());
+        let elsewhere = Condition::DirectRemoteIp("192.0.2.0/24".parse().unwrap());
+        for (action, takes, allowed) in [
+            (Action::Allow, true, true),
+            (Action::Allow, false, false),
+            (Action::Deny, true, false),
+            (Action::Deny, false, true),
+            (Action::Log, false, true),
+        ] {
+            let condition = if takes { &here } else { &elsewhere };
+            let verdict = rules(action, condition.clone()).evaluate(&subject());
+            assert_eq!((verdict.allowed, verdict.policy.is_some()), (allowed, takes), "{action:?}");
+        }
+    }
+
+    #[test]
+    fn conditions() {
+        let name = || Condition::ServerName(StringMatcher::exact("a.test"));
+        let names = [Box::from("spiffe://td/ns/a/sa/b")];
+        let authenticated = Subject { peer: Some(&names), ..subject() };
+        for (condition, expected) in [
+            (Condition::And(vec![name(), Condition::DestinationPort(80, 81)]), true),
+            (Condition::And(vec![name(), Condition::DestinationPort(81, 90)]), false),
+            (Condition::Or(vec![name(), Condition::DestinationPort(81, 90)]), true),
+            (Condition::Not(Box::new(name())), false),
+            (Condition::UrlPath(StringMatcher::exact("/")), false),
+            (Condition::Authenticated(None), true),
+            (Condition::Authenticated(Some(StringMatcher::exact("spiffe://td/ns/a/sa/b"))), true),
+            (Condition::Authenticated(Some(StringMatcher::exact("other"))), false),
+        ] {
+            assert_eq!(condition.holds(&authenticated), expected, "{condition:?}");
+        }
+        assert!(!Condition::Authenticated(None).holds(&subject()));
+    }
+}

@@ -1,0 +1,30 @@
+//! Reading whole requests before they are passed on.
+
+use http::{HeaderValue, StatusCode, header};
+use http_body::Body;
+
+use super::Exchange;
+use crate::http::{reply::Reply, request_body::ReadFailure};
+
+/// Reads the body, of at most `limit` bytes.
+pub(super) async fn on_request(limit: usize, exchange: &mut Exchange<'_>) -> Option<Reply> {
+    if exchange.body.is_end_stream() {
+        return None;
+    }
+    match exchange.body.read_whole(limit).await {
+        Ok(length) => {
+            let headers = &mut exchange.parts.headers;
+            if !headers.contains_key(header::CONTENT_LENGTH) {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            }
+            None
+        }
+        Err(ReadFailure::TooLarge) => {
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            let reply = Reply::new(status, "Payload Too Large", None, "request_payload_too_large");
+            Some(Reply { close: true, ..reply })
+        }
+        // The client is gone, or sends rubbish: nobody reads this.
+        Err(ReadFailure::Broken) => Some(Reply::new(StatusCode::BAD_REQUEST, "", None, "downstream_remote_disconnect")),
+    }
+}

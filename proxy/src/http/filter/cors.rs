@@ -1,0 +1,98 @@
+//! Cross-origin resource sharing: preflight requests are answered, other responses say who may read them.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+
+use super::{Exchange, State, levels};
+use crate::{
+    config::filter::{RouteFilter, cors::CorsPolicy},
+    http::{reply::Reply, stream::Stream},
+};
+
+const TRUE: HeaderValue = HeaderValue::from_static("true");
+const PRIVATE_NETWORK_WANTED: HeaderName = HeaderName::from_static("access-control-request-private-network");
+const PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
+
+/// One of a policy's texts.
+type TextOf = fn(&CorsPolicy) -> &Option<HeaderValue>;
+
+/// What the response says.
+#[derive(Debug)]
+pub(super) struct Allowed {
+    origin: HeaderValue,
+    credentials: bool,
+    expose: Option<HeaderValue>,
+}
+
+impl Allowed {
+    pub fn on_response(&self, headers: &mut HeaderMap) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, self.origin.clone());
+        if self.credentials {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
+        }
+        if let Some(expose) = &self.expose {
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone());
+        }
+    }
+}
+
+pub(super) fn on_request(stream: &mut Stream, exchange: &Exchange<'_>, name: &str) -> Option<Reply> {
+    let policies: Vec<&CorsPolicy> = levels(exchange.routed)
+        .filter_map(|overrides| match overrides.get(name)?.config.as_ref()? {
+            RouteFilter::Cors(policy) => Some(&**policy),
+            _ => None,
+        })
+        .collect();
+    let most_specific = policies.first()?;
+    let origin = exchange.parts.headers.get(header::ORIGIN).filter(|origin| !origin.is_empty())?.clone();
+    let enabled = most_specific.is_enabled();
+    if !enabled && !most_specific.is_shadow() {
+        return None;
+    }
+    let allowed = policies
+        .iter()
+        .find(|policy| !policy.allow_origin.is_empty())
+        .is_some_and(|policy| policy.allows(origin.as_bytes()));
+    if !enabled {
+        return None;
+    }
+    let flag = |field: fn(&CorsPolicy) -> Option<bool>| policies.iter().find_map(|policy| field(policy));
+    let text =
+        |field: fn(&CorsPolicy) -> &Option<HeaderValue>| policies.iter().find_map(|policy| field(policy).clone());
+    let headers = &exchange.parts.headers;
+    let preflight = exchange.parts.method == Method::OPTIONS
+        && headers.get(header::ACCESS_CONTROL_REQUEST_METHOD).is_some_and(|method| !method.is_empty());
+    let credentials = flag(|policy| policy.allow_credentials).unwrap_or(false);
+    if preflight && (allowed || !flag(|policy| policy.forward_not_matching_preflights).unwrap_or(true)) {
+        let mut reply = Reply::new(StatusCode::OK, "", None, "cors_response");
+        reply.verbatim = true;
+        let answer = &mut reply.headers;
+        if allowed {
+            let expose = text(|policy| &policy.expose_headers);
+            stream.chain.states.push(State::Cors(Allowed { origin, credentials, expose }));
+        }
+        if credentials {
+            answer.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
+        }
+        if flag(|policy| policy.allow_private_network).unwrap_or(false)
+            && headers.get(PRIVATE_NETWORK_WANTED).is_some_and(|wanted| wanted == "true")
+        {
+            answer.insert(PRIVATE_NETWORK, TRUE);
+        }
+        let fields: [(HeaderName, TextOf); 3] = [
+            (header::ACCESS_CONTROL_ALLOW_METHODS, |policy| &policy.allow_methods),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, |policy| &policy.allow_headers),
+            (header::ACCESS_CONTROL_MAX_AGE, |policy| &policy.max_age),
+        ];
+        for (name, field) in fields {
+            if let Some(value) = text(field) {
+                answer.insert(name, value);
+            }
+        }
+        return Some(reply);
+    }
+    if allowed {
+        let expose = text(|policy| &policy.expose_headers);
+        stream.chain.states.push(State::Cors(Allowed { origin, credentials, expose }));
+    }
+    None
+}

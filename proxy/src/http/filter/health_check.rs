@@ -1,0 +1,121 @@
+//! Answering health checks.
+
+use std::{
+    sync::{Arc, LazyLock, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::{Exchange, State};
+use crate::{
+    config::{
+        cluster::{EndpointSet, Priority},
+        filter::health_check::{Cached, HealthCheck},
+        route::header_matches,
+    },
+    http::{reply::Reply, stream::Stream},
+    telemetry::access_log::Flag,
+};
+
+const CHECKED_CLUSTER: HeaderName = HeaderName::from_static("x-envoy-upstream-healthchecked-cluster");
+const FAIL: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
+
+/// When this process began to look at health checks: what cached answers count from.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// A health check under way.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// What the response says of where it comes from.
+    cluster: Option<HeaderValue>,
+    /// Its upstream's answer is remembered, for so long.
+    remember: Option<(Arc<Cached>, Duration)>,
+}
+
+impl Cached {
+    fn store(&self, status: StatusCode, lifetime: Duration) {
+        let until = u64::try_from((EPOCH.elapsed() + lifetime).as_millis()).unwrap_or(u64::MAX >> 16);
+        self.until_and_status.store((until << 16) | u64::from(status.as_u16()), Relaxed);
+    }
+
+    fn load(&self) -> Option<StatusCode> {
+        let stored = self.until_and_status.load(Relaxed);
+        let now = u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // The low half is the status.
+        let status = u16::try_from(stored & 0xffff).unwrap_or_default();
+        (stored >> 16 > now).then(|| StatusCode::from_u16(status).ok()).flatten()
+    }
+}
+
+impl Checked {
+    pub fn on_response(&mut self, status: StatusCode, headers: &mut HeaderMap) {
+        if let Some((cached, lifetime)) = self.remember.take() {
+            cached.store(status, lifetime);
+        }
+        if let Some(cluster) = &self.cluster {
+            headers.insert(CHECKED_CLUSTER, cluster.clone());
+        }
+    }
+}
+
+/// Whether less than `minimum` percent of the endpoints are healthy: how that is said.
+fn lacks_healthy(endpoints: &EndpointSet, minimum: f64) -> Option<&'static str> {
+    let count = |of: fn(&Priority) -> usize| endpoints.priorities().iter().map(of).sum::<usize>() as f64;
+    let all = count(|priority| priority.all.len());
+    if all == 0.0 {
+        return (minimum > 0.0).then_some("health_check_failed_cluster_empty");
+    }
+    let healthy = count(|priority| priority.healthy.len());
+    (100.0 * healthy < all * minimum).then_some("health_check_failed_cluster_unhealthy")
+}
+
+pub(super) async fn on_request(check: &HealthCheck, stream: &mut Stream, exchange: &mut Exchange<'_>) -> Option<Reply> {
+    let view = exchange.view(stream.scheme);
+    if !check.headers.iter().all(|matcher| header_matches(matcher, &view)) {
+        return None;
+    }
+    stream.record.health_check = true;
+    let connection = stream.connection.clone();
+    // Nothing can tell this process to fail its health checks yet.
+    let failing = false;
+    // An answer waits for the whole request.
+    let mut reply = if failing {
+        Reply::new(StatusCode::SERVICE_UNAVAILABLE, "", Flag::FailedLocalHealthCheck, "health_check_failed")
+    } else if check.pass_through {
+        match check.cache_time.and_then(|_| check.cached.load()) {
+            None => {
+                let remember = check.cache_time.map(|lifetime| (check.cached.clone(), lifetime));
+                stream.chain.states.push(State::HealthCheck(Checked {
+                    cluster: connection.manager.service_cluster.clone(),
+                    remember,
+                }));
+                return None;
+            }
+            Some(status) => {
+                let flag = (status != StatusCode::OK).then_some(Flag::FailedLocalHealthCheck);
+                Reply::new(status, "", flag, "health_check_cached")
+            }
+        }
+    } else {
+        let snapshot = connection.worker.snapshot.load();
+        let unhealthy = check.cluster_minimums.iter().find_map(|(name, minimum)| match snapshot.cluster(name) {
+            None => Some("health_check_failed_cluster_not_found"),
+            Some(cluster) => lacks_healthy(&cluster.endpoints.load(), *minimum),
+        });
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        match unhealthy {
+            Some(details) => Reply::new(unavailable, "", Flag::FailedLocalHealthCheck, details),
+            None if check.cluster_minimums.is_empty() => Reply::new(StatusCode::OK, "", None, "health_check_ok"),
+            None => Reply::new(StatusCode::OK, "", None, "health_check_ok_cluster_healthy"),
+        }
+    };
+    if failing {
+        reply.headers.insert(FAIL, HeaderValue::from_static("true"));
+    }
+    if let Some(cluster) = &connection.manager.service_cluster {
+        reply.headers.insert(CHECKED_CLUSTER, cluster.clone());
+    }
+    exchange.body.discard().await;
+    Some(reply)
+}

@@ -1,0 +1,129 @@
+//! Limiting the rate of requests.
+
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{Exchange, State};
+use crate::{
+    config::filter::local_ratelimit::{Bucket, Entries, Facts, LocalRateLimit, RateLimit, VhostLimits},
+    http::{mutate, reply::Reply, stream::Stream},
+    telemetry::access_log::{Flag, Live, View},
+};
+
+const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// gRPC's RESOURCE_EXHAUSTED.
+const RESOURCE_EXHAUSTED: u8 = 8;
+
+/// The limit that the response tells of.
+#[derive(Debug)]
+pub(super) struct Shown(Bucket);
+
+impl Shown {
+    pub fn on_response(&self, headers: &mut HeaderMap) {
+        let now = Instant::now();
+        headers.insert(LIMIT, HeaderValue::from(self.0.max));
+        headers.insert(REMAINING, HeaderValue::from(self.0.left(now)));
+        headers.insert(RESET, HeaderValue::from(self.0.seconds_to_next(now)));
+    }
+}
+
+/// The limits that apply, and whether they let a request pass. The bucket is the one that decided.
+fn decide<'a>(limit: &'a LocalRateLimit, descriptors: &[Entries], now: Instant) -> (bool, Option<&'a Bucket>) {
+    let mut matched: Vec<&Bucket> = descriptors
+        .iter()
+        .filter_map(|entries| limit.descriptors.iter().find(|known| known.entries == *entries))
+        .map(|descriptor| &descriptor.bucket)
+        .collect();
+    matched.sort_by(|one, other| one.rate.total_cmp(&other.rate));
+    if let Some(empty) = matched.iter().find(|bucket| !bucket.take(now)) {
+        return (false, Some(empty));
+    }
+    let first = matched.first().copied();
+    match &limit.bucket {
+        Some(bucket) if first.is_none() || limit.always_consume_default => {
+            (bucket.take(now), Some(first.unwrap_or(bucket)))
+        }
+        _ => (true, first),
+    }
+}
+
+pub(super) fn on_request(limit: &LocalRateLimit, stream: &mut Stream, exchange: &mut Exchange<'_>) -> Option<Reply> {
+    if !limit.enabled.sample() {
+        return None;
+    }
+    let descriptors = descriptors(limit, stream, exchange);
+    let per_connection;
+    let limit = if limit.per_connection {
+        per_connection = stream.connection.own_limit(limit);
+        &*per_connection
+    } else {
+        limit
+    };
+    let (allowed, bucket) = decide(limit, &descriptors, Instant::now());
+    if limit.limit_headers
+        && let Some(bucket) = bucket
+    {
+        stream.chain.states.push(State::LocalRateLimit(Shown(bucket.clone())));
+    }
+    if allowed {
+        return None;
+    }
+    let parts = &mut *exchange.parts;
+    if !limit.enforced.sample() {
+        mutate::add(&limit.request_headers, &mut parts.headers, |out, format, headers| {
+            let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers };
+            format.write_header(out, &View { entry: &stream.record.entry, request: Some(live), response: None });
+        });
+        return None;
+    }
+    let mut reply = Reply::new(limit.status, "local_rate_limited", Flag::RateLimited, "local_rate_limited");
+    if limit.resource_exhausted {
+        reply.grpc_status = Some(RESOURCE_EXHAUSTED);
+    }
+    mutate::add(&limit.response_headers, &mut reply.headers, |out, format, headers| {
+        let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
+        let entry = &stream.record.entry;
+        format.write_header(out, &View { entry, request: Some(live), response: Some(headers) });
+    });
+    Some(reply)
+}
+
+fn descriptors(limit: &LocalRateLimit, stream: &Stream, exchange: &Exchange<'_>) -> Vec<Entries> {
+    if limit.descriptors.is_empty() {
+        return Vec::new();
+    }
+    let facts = Facts {
+        request: exchange.view(stream.scheme),
+        remote: exchange.client.address.ip(),
+        cluster: exchange.routed.and_then(|routed| routed.cluster.as_deref()).unwrap_or_default(),
+        metadata: stream.metadata.as_deref(),
+        route_metadata: exchange.routed.and_then(|routed| routed.route.metadata.as_ref()),
+    };
+    let made = |limits: &[RateLimit], stage: u32, out: &mut Vec<Entries>| {
+        out.extend(limits.iter().filter(|made| made.stage == stage).filter_map(|made| made.descriptor(&facts)));
+    };
+    let mut descriptors = Vec::new();
+    if !limit.rate_limits.is_empty() {
+        made(&limit.rate_limits, limit.stage, &mut descriptors);
+        return descriptors;
+    }
+    let Some(routed) = exchange.routed else { return descriptors };
+    let forward = routed.forward();
+    let of_route: &[RateLimit] = forward.map_or(&[], |forward| &forward.rate_limits);
+    made(of_route, limit.stage, &mut descriptors);
+    let include = match limit.vhost_limits {
+        VhostLimits::Ignore => false,
+        VhostLimits::Include => true,
+        VhostLimits::Override => {
+            of_route.is_empty() || forward.is_some_and(|forward| forward.include_vhost_rate_limits)
+        }
+    };
+    if include {
+        made(&routed.virtual_host.rate_limits, limit.stage, &mut descriptors);
+    }
+    descriptors
+}

@@ -1,0 +1,178 @@
+//! The filters before the router: requests pass them in order, responses in reverse order.
+//!
+//! A request's [`Chain`] exists only where filters are configured. It holds what they have to do when the response
+//! comes, and the choices that routes made for them.
+
+mod body;
+mod buffer;
+mod cors;
+mod fault;
+mod header_mutation;
+mod health_check;
+mod local_ratelimit;
+mod rbac;
+
+use http::{HeaderMap, HeaderValue, header, request::Parts};
+use smallvec::SmallVec;
+
+pub(super) use self::body::Throttle;
+use super::{
+    forwarded::Client,
+    reply::Reply,
+    request_body::ClientBody,
+    stream::{Routed, Stream},
+};
+use crate::{
+    config::{
+        filter::{FilterKind, HttpFilter, Overrides, RouteFilter},
+        route::RequestView,
+    },
+    telemetry::access_log::{Live, View},
+};
+
+/// A request as filters see it.
+pub(super) struct Exchange<'a> {
+    pub parts: &'a mut Parts,
+    pub body: &'a mut ClientBody,
+    /// Where it goes, if there is a route.
+    pub routed: Option<&'a Routed>,
+    pub client: Client,
+}
+
+/// What filters have to do when the response comes, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Chain {
+    states: SmallVec<[State; 2]>,
+}
+
+#[derive(Debug)]
+enum State {
+    Cors(cors::Allowed),
+    HeaderMutation(header_mutation::Lists),
+    LocalRateLimit(local_ratelimit::Shown),
+    HealthCheck(health_check::Checked),
+    /// A fault that counts as active.
+    Fault(#[expect(dead_code, reason = "held")] fault::Active),
+}
+
+/// What a route says about a filter.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said<'a> {
+    disabled: Option<bool>,
+    config: Option<&'a RouteFilter>,
+}
+
+impl Exchange<'_> {
+    fn view(&self, scheme: &'static str) -> RequestView<'_> {
+        RequestView {
+            method: &self.parts.method,
+            uri: &self.parts.uri,
+            authority: self.parts.headers.get(header::HOST).map_or(b"", HeaderValue::as_bytes),
+            scheme,
+            headers: &self.parts.headers,
+        }
+    }
+}
+
+/// What is said about a filter, from the most specific place to the least.
+fn levels(routed: Option<&Routed>) -> impl Iterator<Item = &Overrides> {
+    routed.into_iter().flat_map(|routed| {
+        let weighted = routed.weighted().map(|cluster| &cluster.filters);
+        let rest = [&routed.route.filters, &routed.virtual_host.filters, &routed.table.filters];
+        weighted.into_iter().chain(rest).filter(|overrides| !overrides.is_empty())
+    })
+}
+
+fn said<'a>(name: &str, routed: Option<&'a Routed>) -> Said<'a> {
+    let mut said = Said::default();
+    for known in levels(routed).filter_map(|overrides| overrides.get(name)) {
+        said.disabled = said.disabled.or(Some(known.disabled));
+        said.config = said.config.or(known.config.as_ref());
+    }
+    said
+}
+
+/// Notes what applies to the response even if the request passes no filter.
+pub(super) fn prepare(stream: &mut Stream, routed: Option<&Routed>) {
+    let manager = stream.connection.manager.clone();
+    for filter in &manager.filters {
+        if let FilterKind::HeaderMutation(own) = &filter.kind {
+            let said = said(&filter.name, routed);
+            if !said.disabled.unwrap_or(filter.disabled) {
+                let lists = header_mutation::Lists::new(own, &filter.name, levels(routed));
+                stream.chain.states.push(State::HeaderMutation(lists));
+            }
+        }
+    }
+}
+
+/// Passes a request through the filters. A reply: one of them answers it.
+pub(super) async fn on_request(stream: &mut Stream, exchange: &mut Exchange<'_>) -> Option<Reply> {
+    prepare(stream, exchange.routed);
+    let manager = stream.connection.manager.clone();
+    for filter in &manager.filters {
+        let said = said(&filter.name, exchange.routed);
+        if said.disabled.unwrap_or(filter.disabled) {
+            continue;
+        }
+        if let Some(reply) = pass(stream, exchange, filter, said).await {
+            return Some(reply);
+        }
+    }
+    None
+}
+
+async fn pass(stream: &mut Stream, exchange: &mut Exchange<'_>, filter: &HttpFilter, said: Said<'_>) -> Option<Reply> {
+    match (&filter.kind, said.config) {
+        (_, Some(RouteFilter::Buffer(None))) => None,
+        (FilterKind::Buffer(_), Some(RouteFilter::Buffer(Some(limit)))) | (FilterKind::Buffer(limit), _) => {
+            Box::pin(buffer::on_request(*limit, exchange)).await
+        }
+        (FilterKind::Cors, _) => cors::on_request(stream, exchange, &filter.name),
+        (FilterKind::Fault(_), Some(RouteFilter::Fault(fault))) | (FilterKind::Fault(fault), _) => {
+            Box::pin(fault::on_request(fault, stream, exchange)).await
+        }
+        (FilterKind::HeaderMutation(own), _) => {
+            header_mutation::on_request(own, &filter.name, stream, exchange);
+            None
+        }
+        (FilterKind::HealthCheck(check), _) => Box::pin(health_check::on_request(check, stream, exchange)).await,
+        (FilterKind::LocalRateLimit(_), Some(RouteFilter::LocalRateLimit(limit)))
+        | (FilterKind::LocalRateLimit(limit), _) => local_ratelimit::on_request(limit, stream, exchange),
+        (FilterKind::Rbac(_), Some(RouteFilter::Rbac(rbac))) | (FilterKind::Rbac(rbac), _) => {
+            rbac::on_request(rbac, stream, exchange)
+        }
+        // Counted when the stream ends.
+        (FilterKind::GrpcStats(_), _) => None,
+    }
+}
+
+impl Chain {
+    /// Whether no filter has anything to do with the response.
+    pub fn is_empty(&self) -> bool {
+        self.states.is_empty()
+    }
+
+    /// Passes a response's headers through the filters. `view` is of the request.
+    pub fn on_response(&mut self, status: http::StatusCode, headers: &mut HeaderMap, view: &View<'_>) {
+        for state in self.states.iter_mut().rev() {
+            match state {
+                State::Cors(allowed) => allowed.on_response(headers),
+                State::HeaderMutation(lists) => lists.on_response(headers, view),
+                State::LocalRateLimit(shown) => shown.on_response(headers),
+                State::HealthCheck(checked) => checked.on_response(status, headers),
+                State::Fault(_) => {}
+            }
+        }
+    }
+}
+
+/// Passes a response's headers through the stream's filters.
+pub(super) fn on_response(stream: &mut Stream, status: http::StatusCode, parts: &Parts, headers: &mut HeaderMap) {
+    if stream.chain.is_empty() {
+        return;
+    }
+    let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
+    let view = View { entry: &stream.record.entry, request: Some(live), response: None };
+    stream.chain.on_response(status, headers, &view);
+}
