@@ -6,6 +6,8 @@ use regex::Regex;
 
 use super::http1::Header;
 
+/// Headers whose values do not mean the same in one line as in several.
+const APART: [&str; 4] = ["set-cookie", "host", "content-length", "transfer-encoding"];
 /// Bodies longer than this are told by their length and a hash.
 const SHOWN: usize = 4096;
 
@@ -51,7 +53,7 @@ pub fn listed(headers: &[Header], ordered: bool) -> String {
         let mut joined: Vec<Header> = Vec::new();
         for (name, value) in headers {
             match joined.last_mut() {
-                Some((last, values)) if *last == name && !name.eq_ignore_ascii_case("set-cookie") => {
+                Some((last, values)) if *last == name && !APART.contains(&name.to_ascii_lowercase().as_str()) => {
                     values.push_str(&format!(",{value}"));
                 }
                 _ => joined.push((name, value)),
