@@ -59,7 +59,10 @@ pub(super) fn serve(options: &Options, snapshot: Snapshot, stats: Store) -> Resu
     let workers = (0..options.workers()).map(|index| {
         let (snapshot, log, stats, drain) =
             (snapshot.clone(), writer.handle(stats.worker(index)), stats.worker(index), drain.watch());
-        move || Worker { index, snapshot, pools: Pools::default(), balancers: Local::default(), log, stats, drain }
+        move || {
+            let balancers = Local::new(stats.clone());
+            Worker { index, snapshot, pools: Pools::default(), balancers, log, stats, drain }
+        }
     });
     let workers = Rc::new(Workers::start(workers, options.file_flush_interval_msec)?);
 

@@ -11,7 +11,7 @@ use std::{
 use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
 use tokio::{sync::oneshot, task::JoinSet};
 
-use crate::config::cluster::{Cluster, Discovery, Dns, DnsFamily, DnsName, Endpoint, EndpointSet};
+use crate::config::cluster::{Cluster, Discovery, Dns, DnsFamily, DnsName, Endpoint};
 
 /// How long [`start`] waits for the first answers before connections are accepted without them.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -138,11 +138,9 @@ fn store(cluster: &Cluster, dns: &Dns, known: &[Option<Answer>]) {
             endpoints(name, addresses)
         })
         .collect();
-    let current = cluster.endpoints.load();
-    let same = |a: &Endpoint| endpoints.contains(a);
-    if current.iter().count() != endpoints.len() || !current.iter().all(same) {
-        tracing::debug!(cluster = %cluster.name, endpoints = endpoints.len(), "DNS endpoints changed");
-        cluster.endpoints.store(Arc::new(EndpointSet::new(endpoints)));
+    let count = endpoints.len();
+    if cluster.replace(endpoints, &dns.weights, dns.policy.clone()) {
+        tracing::debug!(cluster = %cluster.name, endpoints = count, "DNS endpoints changed");
     }
 }
 
@@ -156,9 +154,9 @@ fn endpoints(name: &DnsName, addresses: &[IpAddr]) -> Vec<Endpoint> {
     sorted
         .into_iter()
         .map(|ip| Endpoint {
-            address: SocketAddr::new(ip, name.port),
             hostname: hostname.clone(),
-            template: name.template,
+            template: name.template.clone(),
+            ..Endpoint::at(SocketAddr::new(ip, name.port))
         })
         .collect()
 }
@@ -168,7 +166,7 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
-    use crate::config::cluster::EndpointTemplate;
+    use crate::config::cluster::{AssignmentPolicy, EndpointSet};
 
     struct Script(RefCell<Vec<Result<&'static [u8], &'static str>>>);
 
@@ -184,11 +182,12 @@ mod tests {
     }
 
     fn cluster(strict: bool, respect_ttl: bool) -> Arc<Cluster> {
-        let template = EndpointTemplate { weight: 1, priority: 0, healthy: true };
         let mut cluster = Cluster::fixed("c", EndpointSet::default());
         cluster.discovery = Discovery::Dns(Dns {
             strict,
-            names: vec![DnsName { host: "h".into(), port: 80, template }],
+            names: vec![DnsName { host: "h".into(), port: 80, template: Arc::default() }],
+            weights: Box::new([]),
+            policy: AssignmentPolicy::default(),
             family: DnsFamily::Auto,
             refresh: Duration::from_secs(5),
             respect_ttl,

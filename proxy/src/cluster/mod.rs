@@ -1,19 +1,31 @@
 //! Clusters at run time: which endpoint a request goes to, and where endpoints come from.
 
-mod balance;
+pub mod balance;
+pub mod clock;
 pub mod discovery;
+pub mod hash;
+mod update;
 
-use std::{cell::RefCell, net::SocketAddr, sync::Arc};
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+};
 
 use hashbrown::HashMap;
 
 use self::balance::Balancer;
-use crate::config::cluster::{Cluster, Discovery, Endpoint, EndpointTemplate, LoadBalancing};
+use crate::{
+    config::cluster::{Cluster, Discovery, Endpoint, Metadata},
+    telemetry::stats::Shard,
+};
 
 /// The load balancing state of one worker.
 #[derive(Debug, Default)]
 pub struct Local {
-    balancers: RefCell<HashMap<Arc<str>, Balancer>>,
+    /// By the cluster's address, which is its own while it is referred to from here.
+    balancers: RefCell<HashMap<usize, (Weak<Cluster>, Balancer)>>,
+    stats: Shard,
 }
 
 /// What a choice depends on besides the cluster.
@@ -23,40 +35,62 @@ pub struct PickContext<'a> {
     pub destination: Option<SocketAddr>,
     /// What an `ORIGINAL_DST` cluster's header says.
     pub destination_header: Option<&'a str>,
+    /// What consistent hashing goes by (the route's hash policy); none: anything.
+    pub hash: Option<u64>,
     /// Endpoints to avoid, by picking again.
     pub avoid: &'a [SocketAddr],
+    /// Avoid canaries.
+    pub omit_canaries: bool,
+    /// Avoid endpoints whose `envoy.lb` metadata has all of this.
+    pub omit_metadata: Option<&'a Metadata>,
     /// How often to pick again.
     pub repicks: u32,
+    /// Priorities that a retry leaves out, unless nothing else can take the load.
+    pub previous_priorities: &'a [u32],
 }
 
-impl Local {
-    /// An endpoint of `cluster`, or none if there is none (healthy).
-    pub fn pick(&self, cluster: &Cluster, context: &PickContext<'_>) -> Option<Endpoint> {
-        if let Discovery::OriginalDestination { port, .. } = &cluster.discovery {
-            return original_destination(*port, context);
-        }
-        let endpoints = cluster.endpoints.load();
-        let mut balancers = self.balancers.borrow_mut();
-        let balancer = match balancers.get_mut(&cluster.name) {
-            Some(balancer) if balancer.is_for(&endpoints) => balancer,
-            _ => {
-                let balancer = Balancer::new(endpoints.clone(), cluster.panic_threshold);
-                balancers.entry(cluster.name.clone()).insert(balancer).into_mut()
-            }
-        };
-        let random = cluster.policy == LoadBalancing::Random;
-        let mut picked = balancer.pick(random)?;
-        for _ in 0..context.repicks {
-            if !context.avoid.contains(&picked.address) {
-                break;
-            }
-            picked = balancer.pick(random)?;
-        }
-        Some(picked.clone())
+impl PickContext<'_> {
+    /// Whether another endpoint is preferred to this one.
+    fn rejects(&self, endpoint: &Endpoint) -> bool {
+        self.repicks > 0
+            && (self.avoid.contains(&endpoint.address)
+                || (self.omit_canaries && endpoint.template.canary)
+                || self.omit_metadata.is_some_and(|omitted| has_all(endpoint, omitted)))
     }
 }
 
-fn original_destination(port: Option<u16>, context: &PickContext<'_>) -> Option<Endpoint> {
+fn has_all(endpoint: &Endpoint, wanted: &Metadata) -> bool {
+    let of_endpoint = endpoint.template.metadata.as_ref().and_then(|metadata| metadata.get("envoy.lb"));
+    wanted.iter().all(|(key, value)| of_endpoint.and_then(|metadata| metadata.get(key)) == Some(value))
+}
+
+impl Local {
+    /// The state of the worker whose counters these are.
+    pub fn new(stats: Shard) -> Self {
+        Self { balancers: RefCell::default(), stats }
+    }
+
+    /// An endpoint of `cluster`, or none if there is none (healthy).
+    pub fn pick(&self, cluster: &Arc<Cluster>, context: &PickContext<'_>) -> Option<Arc<Endpoint>> {
+        if let Discovery::OriginalDestination { port, .. } = &cluster.discovery {
+            return original_destination(*port, context);
+        }
+        let mut balancers = self.balancers.borrow_mut();
+        let key = Arc::as_ptr(cluster) as usize;
+        let balancer = match balancers.get_mut(&key) {
+            Some((_, balancer)) if balancer.is_current(cluster) => balancer,
+            _ => {
+                // The cluster is new or has changed. Those that are gone give their place up.
+                balancers.retain(|_, (cluster, _)| cluster.strong_count() > 0);
+                let balancer = Balancer::new(cluster, &self.stats);
+                &mut balancers.entry(key).insert((Arc::downgrade(cluster), balancer)).into_mut().1
+            }
+        };
+        balancer.pick(cluster, context, &self.stats)
+    }
+}
+
+fn original_destination(port: Option<u16>, context: &PickContext<'_>) -> Option<Arc<Endpoint>> {
     let mut address = match context.destination_header {
         Some(header) => header.parse().ok()?,
         None => context.destination?,
@@ -64,27 +98,37 @@ fn original_destination(port: Option<u16>, context: &PickContext<'_>) -> Option<
     if let Some(port) = port {
         address.set_port(port);
     }
-    Some(Endpoint {
-        address,
-        hostname: Arc::from(""),
-        template: EndpointTemplate { weight: 1, priority: 0, healthy: true },
-    })
+    Some(Arc::new(Endpoint::at(address)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::cluster::EndpointSet;
+    use crate::config::cluster::{
+        AssignmentPolicy, EndpointSet, HealthFlags, Host, Locality, Template,
+        balancing::{Hashing, LeastRequest, Localities, Maglev, Policy, SlowStart, ZoneAware},
+    };
 
     fn endpoint(port: u16, weight: u32, priority: u32, healthy: bool) -> Endpoint {
+        let health = if healthy { HealthFlags::default() } else { HealthFlags::FAILED_EDS };
         Endpoint {
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
-            hostname: Arc::from(""),
-            template: EndpointTemplate { weight, priority, healthy },
+            template: Arc::new(Template { weight, priority, health, ..Template::default() }),
+            host: Arc::new(Host::new(health)),
+            ..Endpoint::at(SocketAddr::from(([127, 0, 0, 1], port)))
         }
     }
 
-    fn counts(cluster: &Cluster, picks: usize) -> Vec<(u16, usize)> {
+    fn fixed(endpoints: impl IntoIterator<Item = Endpoint>) -> Arc<Cluster> {
+        Arc::new(Cluster::fixed("c", EndpointSet::new(endpoints)))
+    }
+
+    fn with(policy: Policy, endpoints: impl IntoIterator<Item = Endpoint>) -> Arc<Cluster> {
+        let mut cluster = Cluster::fixed("c", EndpointSet::new(endpoints));
+        cluster.balancing.policy = policy;
+        Arc::new(cluster)
+    }
+
+    fn counts(cluster: &Arc<Cluster>, picks: usize) -> Vec<(u16, usize)> {
         let local = Local::default();
         let mut counts = std::collections::BTreeMap::new();
         for _ in 0..picks {
@@ -96,49 +140,51 @@ mod tests {
 
     #[test]
     fn round_robin_takes_turns() {
-        let cluster = Cluster::fixed("c", EndpointSet::new((1..=3).map(|port| endpoint(port, 1, 0, true))));
+        let cluster = fixed((1..=3).map(|port| endpoint(port, 1, 0, true)));
         assert_eq!(counts(&cluster, 30), [(1, 10), (2, 10), (3, 10)]);
     }
 
     #[test]
     fn weights_are_exact() {
-        let cluster = Cluster::fixed("c", EndpointSet::new([endpoint(1, 1, 0, true), endpoint(2, 4, 0, true)]));
+        let cluster = fixed([endpoint(1, 1, 0, true), endpoint(2, 4, 0, true)]);
         assert_eq!(counts(&cluster, 50), [(1, 10), (2, 40)]);
     }
 
     #[test]
     fn unhealthy_endpoints_are_left_out_until_panic() {
         let endpoints = [endpoint(1, 1, 0, true), endpoint(2, 1, 0, true), endpoint(3, 1, 0, false)];
-        let cluster = Cluster::fixed("c", EndpointSet::new(endpoints));
+        let cluster = fixed(endpoints);
         assert_eq!(counts(&cluster, 30), [(1, 15), (2, 15)]);
         let endpoints = [endpoint(1, 1, 0, true), endpoint(2, 1, 0, false), endpoint(3, 1, 0, false)];
-        let cluster = Cluster::fixed("c", EndpointSet::new(endpoints));
+        let cluster = fixed(endpoints);
         assert_eq!(counts(&cluster, 30), [(1, 10), (2, 10), (3, 10)]);
     }
 
     #[test]
     fn a_lower_priority_takes_what_the_higher_cannot() {
-        let mut endpoints = vec![endpoint(1, 1, 0, true), endpoint(2, 1, 0, false), endpoint(3, 1, 1, true)];
-        let half = Cluster::fixed("c", EndpointSet::new(endpoints.clone()));
+        let endpoint = |port, priority, healthy| endpoint(port, 1, priority, healthy);
+        let mut endpoints = [endpoint(1, 0, true), endpoint(2, 0, false), endpoint(3, 1, true)];
+        let half = fixed(endpoints.clone());
         let spilled = counts(&half, 10_000);
         assert!(spilled.iter().any(|(port, n)| *port == 1 && (6_700..7_300).contains(n)), "70/30, not {spilled:?}");
-        endpoints[0].template.healthy = false;
-        assert_eq!(counts(&Cluster::fixed("c", EndpointSet::new(endpoints)), 10), [(3, 10)]);
+        endpoints[0] = endpoint(1, 0, false);
+        assert_eq!(counts(&fixed(endpoints), 10), [(3, 10)]);
     }
 
     #[test]
     fn no_endpoints() {
-        let cluster = Cluster::fixed("c", EndpointSet::default());
+        let cluster = fixed([]);
         assert!(Local::default().pick(&cluster, &PickContext::default()).is_none());
     }
 
     #[test]
     fn new_endpoints_are_seen_and_tried_ones_avoided() {
-        let cluster = Cluster::fixed("c", EndpointSet::new([endpoint(1, 1, 0, true)]));
+        let cluster = fixed([endpoint(1, 1, 0, true)]);
         let local = Local::default();
         let context = PickContext::default();
         assert_eq!(local.pick(&cluster, &context).unwrap().address.port(), 1);
-        cluster.endpoints.store(Arc::new(EndpointSet::new([endpoint(1, 1, 0, true), endpoint(2, 1, 0, true)])));
+        let endpoints = vec![endpoint(1, 1, 0, true), endpoint(2, 1, 0, true)];
+        assert!(cluster.replace(endpoints, &[], AssignmentPolicy::default()));
         let avoid = [SocketAddr::from(([127, 0, 0, 1], 1))];
         for _ in 0..10 {
             let context = PickContext { avoid: &avoid, repicks: 3, ..PickContext::default() };
@@ -151,7 +197,92 @@ mod tests {
         let mut cluster = Cluster::fixed("c", EndpointSet::default());
         cluster.discovery = Discovery::OriginalDestination { header: None, port: Some(81) };
         let context = PickContext { destination: Some("10.0.0.1:80".parse().unwrap()), ..PickContext::default() };
-        let picked = Local::default().pick(&cluster, &context).unwrap();
+        let picked = Local::default().pick(&Arc::new(cluster), &context).unwrap();
         assert_eq!(picked.address, "10.0.0.1:81".parse().unwrap());
+    }
+
+    #[test]
+    fn the_less_busy_of_two_is_taken() {
+        let cluster =
+            with(Policy::LeastRequest(LeastRequest::default()), [1, 2].map(|port| endpoint(port, 1, 0, true)));
+        let endpoints = cluster.endpoints.load_full();
+        let busy = endpoints.iter().next().unwrap();
+        busy.host.stats.rq_active.store(5, std::sync::atomic::Ordering::Relaxed);
+        let counts = counts(&cluster, 1000);
+        let idle = counts.iter().find(|(port, _)| *port == 2).map_or(0, |(_, n)| *n);
+        assert!((650..850).contains(&idle), "3 of 4, not {counts:?}");
+    }
+
+    #[test]
+    fn random_does_not_weigh() {
+        let cluster = with(Policy::Random, [endpoint(1, 1, 0, true), endpoint(2, 9, 0, true)]);
+        let counts = counts(&cluster, 1000);
+        assert!(counts.iter().all(|(_, n)| (400..600).contains(n)), "{counts:?}");
+    }
+
+    #[test]
+    fn a_hash_leads_to_one_host_and_a_retry_elsewhere() {
+        let table = Maglev { table_size: 211, hashing: Hashing::default() };
+        let cluster = with(Policy::Maglev(table), (1..=5).map(|port| endpoint(port, 1, 0, true)));
+        let local = Local::default();
+        let context = PickContext { hash: Some(42), ..PickContext::default() };
+        let first = local.pick(&cluster, &context).unwrap().address;
+        for _ in 0..10 {
+            assert_eq!(local.pick(&cluster, &context).unwrap().address, first);
+        }
+        let avoid = [first];
+        let retry = PickContext { avoid: &avoid, repicks: 5, ..context };
+        assert_ne!(local.pick(&cluster, &retry).unwrap().address, first);
+    }
+
+    #[test]
+    fn a_new_host_starts_slowly() {
+        let start = SlowStart { window: std::time::Duration::from_secs(3600), aggression: 1.0, least: 0.1 };
+        let old = endpoint(1, 1, 0, true);
+        old.host.healthy_since.store(1, std::sync::atomic::Ordering::Relaxed);
+        let new = endpoint(2, 1, 0, true);
+        let long_ago = SlowStart { window: std::time::Duration::from_millis(1), ..start };
+        assert_eq!(long_ago.factor(std::time::Duration::from_secs(1)), 1.0);
+        new.host.healthy_since.store(clock::now(), std::sync::atomic::Ordering::Relaxed);
+        // Both are new: they share evenly.
+        let cluster = with(Policy::RoundRobin(Some(start)), [old, new]);
+        assert_eq!(counts(&cluster, 100), [(1, 50), (2, 50)]);
+    }
+
+    fn in_zone(port: u16, zone: &str) -> Endpoint {
+        let locality = Arc::new(Locality { zone: zone.into(), ..Locality::default() });
+        let template = Template { locality, ..Template::default() };
+        Endpoint { template: Arc::new(template), ..endpoint(port, 1, 0, true) }
+    }
+
+    #[test]
+    fn localities_share_by_weight() {
+        let [a, b] = ["a", "b"].map(|zone| Arc::new(Locality { zone: zone.into(), ..Locality::default() }));
+        let set = EndpointSet::with(
+            [in_zone(1, "a"), in_zone(2, "b"), in_zone(3, "b")],
+            &[(0, a, 1), (0, b, 3)],
+            None,
+            AssignmentPolicy::default(),
+        );
+        let mut cluster = Cluster::fixed("c", set);
+        cluster.balancing.localities = Localities::Weighted;
+        let counts = counts(&Arc::new(cluster), 80);
+        assert_eq!(counts[0], (1, 20));
+        assert!(counts[1..].iter().all(|(_, n)| (29..=31).contains(n)), "{counts:?}");
+    }
+
+    #[test]
+    fn the_own_zone_comes_first() {
+        let zones = Arc::new(balance::zone::LocalZones::default());
+        let own = Locality { zone: "a".into(), ..Locality::default() };
+        let set = |endpoints: Vec<Endpoint>| EndpointSet::with(endpoints, &[], Some(&own), AssignmentPolicy::default());
+        let mut local = Cluster::fixed("local", set(vec![in_zone(1, "a"), in_zone(2, "b")]));
+        local.local_zones = Some(zones.clone());
+        local.changed();
+        let hosts = (1..=3).map(|port| in_zone(port, "a")).chain((4..=6).map(|port| in_zone(port, "b")));
+        let mut cluster = Cluster::fixed("c", set(hosts.collect()));
+        cluster.balancing.localities = Localities::ZoneAware(ZoneAware::default());
+        cluster.zones = Some(zones);
+        assert_eq!(counts(&Arc::new(cluster), 30), [(1, 10), (2, 10), (3, 10)]);
     }
 }

@@ -1,14 +1,32 @@
 //! Clusters and their endpoints.
 
+pub mod balancing;
+mod endpoint;
+mod host;
+pub mod stats;
+
 use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
-use crate::config::http::Http2;
+use self::{balancing::LoadBalancing, stats::ClusterStats};
+pub use self::{
+    endpoint::{
+        AssignmentPolicy, CheckAddress, Endpoint, EndpointSet, Locality, LocalityEndpoints, LocalityWeights, Metadata,
+        Priority, Template,
+    },
+    host::{Health, HealthFlags, Host, HostStats, Monitor, Rate},
+};
+use crate::{
+    cluster::balance::{Hashed, zone::LocalZones},
+    config::http::Http2,
+};
 
 /// A cluster. Immutable but for its endpoints and the counters of its circuit breakers, which workers share.
 #[derive(Debug)]
@@ -18,9 +36,19 @@ pub struct Cluster {
     /// Where its endpoints come from.
     pub discovery: Discovery,
     /// How one is chosen.
-    pub policy: LoadBalancing,
+    pub balancing: LoadBalancing,
     /// The current endpoints. Discovery stores new ones; workers load.
     pub endpoints: ArcSwap<EndpointSet>,
+    /// Tables of consistent hashing.
+    pub hashed: ArcSwapOption<Hashed>,
+    /// Where this proxy's own kind is, for zone-aware routing.
+    pub zones: Option<Arc<LocalZones>>,
+    /// This cluster is this proxy's own kind: its hosts go there.
+    pub local_zones: Option<Arc<LocalZones>>,
+    /// The proxy's own locality.
+    pub local: Option<Arc<Locality>>,
+    /// What it is counted under.
+    pub stats: ClusterStats,
     /// A connection must be made within.
     pub connect_timeout: Duration,
     /// Which HTTP it speaks.
@@ -33,12 +61,12 @@ pub struct Cluster {
     pub idle_timeout: Option<Duration>,
     /// Requests per connection, 0: any number.
     pub max_requests_per_connection: u32,
-    /// Below this share of healthy endpoints, in percent, health does not count.
-    pub panic_threshold: f64,
     /// Limits.
     pub breakers: Thresholds,
     /// What is in use of the limits.
     pub usage: Usage,
+    /// Changes with the endpoints and their health.
+    pub changes: AtomicU64,
 }
 
 /// Where endpoints come from.
@@ -64,6 +92,10 @@ pub struct Dns {
     pub strict: bool,
     /// Names, and where their addresses go.
     pub names: Vec<DnsName>,
+    /// Weights of localities, by priority.
+    pub weights: Box<LocalityWeights>,
+    /// How the endpoints are to be used.
+    pub policy: AssignmentPolicy,
     /// Which addresses.
     pub family: DnsFamily,
     /// Between refreshes.
@@ -84,18 +116,7 @@ pub struct DnsName {
     /// What its addresses become.
     pub port: u16,
     /// Weight, priority and health of each.
-    pub template: EndpointTemplate,
-}
-
-/// What an endpoint has besides its address.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EndpointTemplate {
-    /// `load_balancing_weight`, at least 1.
-    pub weight: u32,
-    /// 0 first.
-    pub priority: u32,
-    /// May be chosen.
-    pub healthy: bool,
+    pub template: Arc<Template>,
 }
 
 /// Which addresses DNS gives.
@@ -112,20 +133,6 @@ pub enum DnsFamily {
     V4Preferred,
     /// Both.
     All,
-}
-
-/// How an endpoint is chosen. Other policies than these are refused for now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LoadBalancing {
-    /// In turn, by weight.
-    #[default]
-    RoundRobin,
-    /// Any, by weight.
-    Random,
-    /// The less busy of two. Until requests are counted per endpoint it takes turns.
-    LeastRequest,
-    /// The connection's own destination.
-    ClusterProvided,
 }
 
 /// Which HTTP an upstream speaks.
@@ -175,70 +182,9 @@ pub struct Usage {
 /// A number in use.
 pub type Gauge = Arc<AtomicU32>;
 
-/// An endpoint.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Endpoint {
-    /// Where it is.
-    pub address: SocketAddr,
-    /// Its name, for `auto_host_rewrite`; empty: none.
-    pub hostname: Arc<str>,
-    /// Weight, priority, health.
-    pub template: EndpointTemplate,
-}
-
-/// Endpoints, immutable.
-#[derive(Debug, Default)]
-pub struct EndpointSet {
-    priorities: Vec<Priority>,
-}
-
-/// The endpoints of one priority.
-#[derive(Debug, Default)]
-pub struct Priority {
-    /// All of them.
-    pub all: Vec<Endpoint>,
-    /// Indices of those that may be chosen.
-    pub healthy: Vec<usize>,
-    /// The weights differ.
-    pub weighted: bool,
-}
-
-impl EndpointSet {
-    /// A set of endpoints, by priority.
-    pub fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
-        let mut priorities: Vec<Priority> = Vec::new();
-        for endpoint in endpoints {
-            let index = usize::try_from(endpoint.template.priority).unwrap_or_default();
-            if priorities.len() <= index {
-                priorities.resize_with(index + 1, Priority::default);
-            }
-            let priority = &mut priorities[index];
-            if endpoint.template.healthy {
-                priority.healthy.push(priority.all.len());
-            }
-            priority.weighted |=
-                priority.all.first().is_some_and(|first| first.template.weight != endpoint.template.weight);
-            priority.all.push(endpoint);
-        }
-        Self { priorities }
-    }
-
-    /// The priorities, the most preferred first.
-    pub fn priorities(&self) -> &[Priority] {
-        &self.priorities
-    }
-
-    /// Every endpoint.
-    pub fn iter(&self) -> impl Iterator<Item = &Endpoint> {
-        self.priorities.iter().flat_map(|priority| &priority.all)
-    }
-}
-
 impl Cluster {
     /// Envoy's default of `connect_timeout`.
     pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-    /// Envoy's default of `healthy_panic_threshold`, percent.
-    pub const DEFAULT_PANIC_THRESHOLD: f64 = 50.0;
     /// Envoy's default idle timeout of upstream connections.
     pub const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 
@@ -247,17 +193,27 @@ impl Cluster {
         Self {
             name: name.into(),
             discovery: Discovery::Static,
-            policy: LoadBalancing::RoundRobin,
+            balancing: LoadBalancing::default(),
             endpoints: ArcSwap::from_pointee(endpoints),
+            hashed: ArcSwapOption::empty(),
+            zones: None,
+            local_zones: None,
+            local: None,
+            stats: ClusterStats::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
             protocol: UpstreamProtocol::Http1,
             http2: Http2::default(),
             http1_trailers: false,
             idle_timeout: Some(Self::DEFAULT_IDLE),
             max_requests_per_connection: 0,
-            panic_threshold: Self::DEFAULT_PANIC_THRESHOLD,
             breakers: Thresholds::default(),
             usage: Usage::default(),
+            changes: AtomicU64::new(1),
         }
+    }
+
+    /// Which state the endpoints and their health are in. A reader that loads it before them misses no change.
+    pub fn version(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 }

@@ -142,7 +142,7 @@ impl Attempts<'_> {
         within(&mut self.timers, tokio::time::sleep(pause)).await
     }
 
-    fn pick(&mut self) -> Option<Endpoint> {
+    fn pick(&mut self) -> Option<Arc<Endpoint>> {
         let connection = &self.stream.connection;
         let header = match &self.cluster.discovery {
             Discovery::OriginalDestination { header: Some(name), .. } => {
@@ -159,6 +159,7 @@ impl Attempts<'_> {
             destination_header: header,
             avoid: &self.tried,
             repicks,
+            ..PickContext::default()
         };
         connection.worker.balancers.pick(&self.cluster, &context)
     }

@@ -1,22 +1,33 @@
 //! Clusters.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use weir_proto::envoy::{
     config::{cluster::v3 as proto, core::v3 as core},
     extensions::upstreams::http::v3 as upstreams,
 };
 
-use super::endpoints::{assignment, discovery};
 use super::{Context, Error, duration, item, limit, sub, type_name, unpack};
+use super::{
+    balancing::balancing,
+    endpoints::{assignment, discovery},
+};
 use crate::config::{
-    cluster::{Cluster, Discovery, LoadBalancing, Thresholds, UpstreamProtocol, Usage},
+    cluster::{
+        Cluster, Thresholds, UpstreamProtocol, Usage,
+        balancing::Policy,
+        stats::{ClusterStats, HashedBy},
+    },
     http::Http2,
 };
 
-const SUPPORTED: [&str; 26] = [
+const SUPPORTED: [&str; 30] = [
     "name",
+    "alt_stat_name",
+    "load_balancing_policy",
+    "ring_hash_lb_config",
+    "maglev_lb_config",
     "type",
     "connect_timeout",
     "lb_policy",
@@ -44,8 +55,7 @@ const SUPPORTED: [&str; 26] = [
     "per_connection_buffer_limit_bytes",
 ];
 
-const HARMLESS: [&str; 15] = [
-    "alt_stat_name",
+const HARMLESS: [&str; 14] = [
     "metadata",
     "cleanup_interval",
     "close_connections_on_host_health_failure",
@@ -81,20 +91,44 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
     if connect_timeout.is_zero() {
         return Err(Error::at(sub(at, "connect_timeout"), "must be greater than 0s"));
     }
-    Ok(Cluster {
+    let balancing = balancing(cx, message, &discovery, at)?;
+    let stat_name = if message.alt_stat_name.is_empty() { &message.name } else { &message.alt_stat_name };
+    let scope = cx.stats.scope("cluster").scope(&stat_name.replace(':', "_"));
+    let hashed = match &balancing.policy {
+        Policy::RingHash(_) => Some(HashedBy::Ring),
+        Policy::Maglev(_) => Some(HashedBy::Maglev),
+        _ => None,
+    };
+    let zones = cx.local_cluster.is_some().then(|| cx.zones.clone());
+    let cluster = Cluster {
         name: message.name.as_str().into(),
-        policy: policy(cx, message, &discovery, at)?,
+        zones: zones.clone(),
+        local_zones: zones.filter(|_| cx.local_cluster.as_deref() == Some(&*message.name)),
+        local: cx.local.clone(),
+        stats: ClusterStats::new(scope, hashed, track_remaining(message)),
+        balancing,
         discovery,
         endpoints: ArcSwap::from_pointee(endpoints),
+        hashed: ArcSwapOption::empty(),
         connect_timeout,
         protocol: protocol.protocol,
         http2: protocol.http2,
         http1_trailers: protocol.http1_trailers,
         idle_timeout: protocol.idle_timeout,
         max_requests_per_connection: protocol.max_requests_per_connection,
-        panic_threshold: common_lb(cx, message.common_lb_config.as_ref(), at)?,
         breakers: breakers(cx, message.circuit_breakers.as_ref(), &sub(at, "circuit_breakers"))?,
         usage: Usage::default(),
+        changes: AtomicU64::new(1),
+    };
+    cluster.changed();
+    Ok(cluster)
+}
+
+/// Whether the priorities DEFAULT and HIGH show what is left of their limits.
+fn track_remaining(message: &proto::Cluster) -> [bool; 2] {
+    let thresholds = message.circuit_breakers.iter().flat_map(|breakers| &breakers.thresholds);
+    [core::RoutingPriority::Default, core::RoutingPriority::High].map(|priority| {
+        thresholds.clone().find(|one| one.priority() == priority).is_some_and(|one| one.track_remaining)
     })
 }
 
@@ -112,53 +146,15 @@ pub(super) fn raw_transport(message: Option<&core::TransportSocket>, at: &str) -
     }
 }
 
-fn policy(cx: &mut Context, message: &proto::Cluster, discovery: &Discovery, at: &str) -> Result<LoadBalancing, Error> {
-    use proto::cluster::LbPolicy;
-    let lb_at = sub(at, "lb_policy");
-    let policy = match message.lb_policy() {
-        LbPolicy::RoundRobin => LoadBalancing::RoundRobin,
-        LbPolicy::Random => LoadBalancing::Random,
-        LbPolicy::LeastRequest => {
-            cx.ignored.push(format!("{lb_at}: LEAST_REQUEST takes turns for now"));
-            LoadBalancing::LeastRequest
-        }
-        LbPolicy::ClusterProvided => LoadBalancing::ClusterProvided,
-        other => return Err(Error::at(lb_at, format!("{} is not supported yet", other.as_str_name()))),
-    };
-    match (discovery, policy) {
-        (Discovery::OriginalDestination { .. }, LoadBalancing::ClusterProvided) => Ok(policy),
-        (Discovery::OriginalDestination { .. }, _) => {
-            Err(Error::at(lb_at, "clusters of type ORIGINAL_DST need CLUSTER_PROVIDED"))
-        }
-        (_, LoadBalancing::ClusterProvided) => {
-            Err(Error::at(lb_at, "only clusters of type ORIGINAL_DST provide their own load balancing"))
-        }
-        _ => Ok(policy),
-    }
-}
-
-fn common_lb(cx: &mut Context, message: Option<&proto::cluster::CommonLbConfig>, at: &str) -> Result<f64, Error> {
-    let Some(message) = message else { return Ok(Cluster::DEFAULT_PANIC_THRESHOLD) };
-    let at = sub(at, "common_lb_config");
-    let harmless = [
-        "update_merge_window",
-        "ignore_new_hosts_until_first_hc",
-        "consistent_hashing_lb_config",
-        "close_connections_on_host_set_change",
-        "zone_aware_lb_config",
-    ];
-    cx.only(message, &at, &["healthy_panic_threshold"], &harmless)?;
-    Ok(message.healthy_panic_threshold.as_ref().map_or(Cluster::DEFAULT_PANIC_THRESHOLD, |percent| percent.value))
-}
-
 fn breakers(cx: &mut Context, message: Option<&proto::CircuitBreakers>, at: &str) -> Result<Thresholds, Error> {
     let mut limits = Thresholds::default();
     let Some(message) = message else { return Ok(limits) };
     cx.only(message, at, &["thresholds"], &[])?;
     for (index, thresholds) in message.thresholds.iter().enumerate() {
         let at = item(at, "thresholds", index);
-        let supported = ["priority", "max_connections", "max_pending_requests", "max_requests", "max_retries"];
-        cx.only(thresholds, &at, &supported, &["track_remaining", "max_connection_pools"])?;
+        let supported =
+            ["priority", "max_connections", "max_pending_requests", "max_requests", "max_retries", "track_remaining"];
+        cx.only(thresholds, &at, &supported, &["max_connection_pools"])?;
         // Envoy takes the first of each priority; every request has the default one.
         if thresholds.priority() == core::RoutingPriority::Default {
             limits = Thresholds {

@@ -4,9 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use weir_proto::envoy::config::{cluster::v3 as proto, core::v3 as core, endpoint::v3 as endpoint};
 
-use super::{Context, Error, duration, host_and_port, item, sub};
+use super::{Context, Error, duration, host_and_port, item, socket_address, sub};
 use crate::config::{
-    cluster::{Discovery, Dns, DnsFamily, DnsName, Endpoint, EndpointSet, EndpointTemplate},
+    cluster::{
+        AssignmentPolicy, CheckAddress, Discovery, Dns, DnsFamily, DnsName, Endpoint, EndpointSet, HealthFlags, Host,
+        Locality, Metadata, Template,
+    },
     header_name,
 };
 
@@ -14,8 +17,6 @@ use crate::config::{
 const DNS_REFRESH: Duration = Duration::from_secs(5);
 /// Envoy's default header of `ORIGINAL_DST` clusters with `use_http_header`.
 const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
-/// The only overprovisioning factor there is for now.
-const OVERPROVISIONING: u32 = 140;
 /// Priorities go up to this.
 const MAX_PRIORITY: u32 = 128;
 
@@ -24,8 +25,17 @@ pub(super) struct Assigned {
     host: String,
     port: u16,
     hostname: String,
-    template: EndpointTemplate,
+    template: Arc<Template>,
     at: String,
+}
+
+/// A load assignment.
+#[derive(Default)]
+pub(super) struct Assignment {
+    pub endpoints: Vec<Assigned>,
+    /// Weights of localities.
+    pub weights: Vec<(u32, Arc<Locality>, u32)>,
+    pub policy: AssignmentPolicy,
 }
 
 /// The endpoints of `load_assignment`.
@@ -33,61 +43,167 @@ pub(super) fn assignment(
     cx: &mut Context,
     message: Option<&endpoint::ClusterLoadAssignment>,
     at: &str,
-) -> Result<Vec<Assigned>, Error> {
-    let Some(message) = message else { return Ok(Vec::new()) };
+) -> Result<Assignment, Error> {
+    let Some(message) = message else { return Ok(Assignment::default()) };
     cx.only(message, at, &["cluster_name", "endpoints", "policy"], &[])?;
+    let mut assignment = Assignment::default();
     if let Some(policy) = &message.policy {
-        let at = sub(at, "policy");
-        cx.only(policy, &at, &["overprovisioning_factor"], &["endpoint_stale_after", "weighted_priority_health"])?;
-        if policy.overprovisioning_factor.is_some_and(|factor| factor != OVERPROVISIONING) {
-            return Err(Error::at(sub(&at, "overprovisioning_factor"), "only 140 is supported"));
-        }
+        assignment.policy = self::policy(cx, policy, &sub(at, "policy"))?;
     }
-    let mut assigned = Vec::new();
     for (index, locality) in message.endpoints.iter().enumerate() {
         let at = item(at, "endpoints", index);
-        // Localities count only under locality-weighted load balancing, which is refused.
-        let harmless = ["locality", "metadata", "load_balancing_weight", "proximity"];
-        cx.only(locality, &at, &["lb_endpoints", "priority"], &harmless)?;
+        // Metadata of a locality is for transport socket matches, proximity for nothing yet, in Envoy either.
+        let supported = ["lb_endpoints", "priority", "locality", "load_balancing_weight"];
+        cx.only(locality, &at, &supported, &["metadata", "proximity"])?;
         if locality.priority > MAX_PRIORITY {
             return Err(Error::at(sub(&at, "priority"), format!("must be at most {MAX_PRIORITY}")));
         }
+        let place = locality.locality.as_ref().map(self::locality).unwrap_or_default();
+        if let Some(weight) = locality.load_balancing_weight {
+            assignment.weights.push((locality.priority, place.clone(), weight));
+        }
         for (index, host) in locality.lb_endpoints.iter().enumerate() {
-            assigned.push(lb_endpoint(cx, host, locality.priority, &item(&at, "lb_endpoints", index))?);
+            let at = item(&at, "lb_endpoints", index);
+            assignment.endpoints.push(lb_endpoint(cx, host, locality.priority, &place, &at)?);
         }
     }
-    Ok(assigned)
+    Ok(assignment)
 }
 
-fn lb_endpoint(cx: &mut Context, message: &endpoint::LbEndpoint, priority: u32, at: &str) -> Result<Assigned, Error> {
-    use core::HealthStatus;
-    cx.only(message, at, &["endpoint", "health_status", "load_balancing_weight"], &["metadata"])?;
+fn policy(
+    cx: &mut Context,
+    message: &endpoint::cluster_load_assignment::Policy,
+    at: &str,
+) -> Result<AssignmentPolicy, Error> {
+    let supported = ["overprovisioning_factor", "weighted_priority_health"];
+    cx.only(message, at, &supported, &["endpoint_stale_after"])?;
+    let default = AssignmentPolicy::default();
+    Ok(AssignmentPolicy {
+        overprovisioning: message.overprovisioning_factor.unwrap_or(default.overprovisioning),
+        weighted_health: message.weighted_priority_health,
+        ..default
+    })
+}
+
+/// A locality, shared by its endpoints.
+pub(super) fn locality(message: &core::Locality) -> Arc<Locality> {
+    Arc::new(Locality {
+        region: message.region.as_str().into(),
+        zone: message.zone.as_str().into(),
+        sub_zone: message.sub_zone.as_str().into(),
+    })
+}
+
+fn lb_endpoint(
+    cx: &mut Context,
+    message: &endpoint::LbEndpoint,
+    priority: u32,
+    locality: &Arc<Locality>,
+    at: &str,
+) -> Result<Assigned, Error> {
+    cx.only(message, at, &["endpoint", "health_status", "load_balancing_weight", "metadata"], &[])?;
     let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(host)) = &message.host_identifier else {
         return Err(Error::at(sub(at, "endpoint"), "an endpoint is required"));
     };
     let at_endpoint = sub(at, "endpoint");
-    cx.only(host, &at_endpoint, &["address", "hostname"], &["health_check_config", "observability_name"])?;
+    let supported = ["address", "hostname", "additional_addresses", "health_check_config"];
+    cx.only(host, &at_endpoint, &supported, &["observability_name"])?;
     let (address, port, at) = host_and_port(host.address.as_ref(), &sub(&at_endpoint, "address"))?;
+    let additional = host
+        .additional_addresses
+        .iter()
+        .enumerate()
+        .map(|(index, message)| {
+            let at = sub(&item(&at_endpoint, "additional_addresses", index), "address");
+            socket_address(message.address.as_ref(), &at)
+        })
+        .collect::<Result<_, _>>()?;
+    let metadata = message.metadata.as_ref().map(metadata);
+    let of_balancing = |key: &str| metadata.as_ref().and_then(|all| all.get("envoy.lb")?.get(key));
     Ok(Assigned {
         host: address.to_owned(),
         port,
         hostname: host.hostname.clone(),
-        template: EndpointTemplate {
+        template: Arc::new(Template {
             weight: message.load_balancing_weight.unwrap_or(1).max(1),
             priority,
-            healthy: matches!(message.health_status(), HealthStatus::Unknown | HealthStatus::Healthy),
-        },
+            locality: locality.clone(),
+            health: health(message.health_status()),
+            additional,
+            canary: of_balancing("canary").and_then(serde_json::Value::as_bool).unwrap_or(false),
+            hash_key: of_balancing("hash_key")
+                .and_then(serde_json::Value::as_str)
+                .filter(|key| !key.is_empty())
+                .map(Into::into),
+            check: check_address(cx, host.health_check_config.as_ref(), &sub(&at_endpoint, "health_check_config"))?,
+            metadata: metadata.map(Arc::new),
+        }),
         at: sub(&at, "address"),
     })
+}
+
+fn check_address(
+    cx: &mut Context,
+    message: Option<&endpoint::endpoint::HealthCheckConfig>,
+    at: &str,
+) -> Result<CheckAddress, Error> {
+    let Some(message) = message else { return Ok(CheckAddress::default()) };
+    cx.only(message, at, &["port_value", "hostname", "address", "disable_active_health_check"], &[])?;
+    let port = u16::try_from(message.port_value)
+        .map_err(|_| Error::at(sub(at, "port_value"), format!("{} is not a port", message.port_value)))?;
+    Ok(CheckAddress {
+        address: message
+            .address
+            .as_ref()
+            .map(|address| socket_address(Some(address), &sub(at, "address")))
+            .transpose()?,
+        port: Some(port).filter(|port| *port > 0),
+        hostname: message.hostname.as_str().into(),
+        disabled: message.disable_active_health_check,
+    })
+}
+
+/// The flags that a health status means.
+fn health(status: core::HealthStatus) -> HealthFlags {
+    use core::HealthStatus;
+    match status {
+        HealthStatus::Unknown | HealthStatus::Healthy => HealthFlags::default(),
+        HealthStatus::Unhealthy | HealthStatus::Timeout => HealthFlags::FAILED_EDS,
+        HealthStatus::Draining => HealthFlags::DRAINING_EDS,
+        HealthStatus::Degraded => HealthFlags::DEGRADED_EDS,
+    }
+}
+
+/// Metadata as JSON, by filter namespace.
+pub(super) fn metadata(message: &core::Metadata) -> Metadata {
+    message.filter_metadata.iter().map(|(name, fields)| (name.clone(), json_struct(fields))).collect()
+}
+
+fn json_struct(message: &prost_types::Struct) -> serde_json::Value {
+    message.fields.iter().map(|(name, value)| (name.clone(), json(value))).collect::<Metadata>().into()
+}
+
+fn json(message: &prost_types::Value) -> serde_json::Value {
+    use prost_types::value::Kind;
+    use serde_json::Value;
+    match &message.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        Some(Kind::BoolValue(value)) => Value::Bool(*value),
+        Some(Kind::NumberValue(value)) => serde_json::Number::from_f64(*value).map_or(Value::Null, Value::Number),
+        Some(Kind::StringValue(value)) => Value::String(value.clone()),
+        Some(Kind::StructValue(value)) => json_struct(value),
+        Some(Kind::ListValue(list)) => Value::Array(list.values.iter().map(json).collect()),
+    }
 }
 
 /// How endpoints are found, and those known already.
 pub(super) fn discovery(
     cx: &mut Context,
     message: &proto::Cluster,
-    assigned: Vec<Assigned>,
+    assignment: Assignment,
     at: &str,
 ) -> Result<(Discovery, EndpointSet), Error> {
+    let Assignment { endpoints: assigned, weights, policy } = assignment;
     use proto::cluster::{ClusterDiscoveryType, DiscoveryType};
     let kind = match &message.cluster_discovery_type {
         None => DiscoveryType::Static,
@@ -112,11 +228,12 @@ pub(super) fn discovery(
                     Ok(Endpoint {
                         address: std::net::SocketAddr::new(ip, assigned.port),
                         hostname: Arc::from(assigned.hostname),
+                        host: Arc::new(Host::new(assigned.template.health)),
                         template: assigned.template,
                     })
                 })
                 .collect::<Result<Vec<_>, Error>>()?;
-            Ok((Discovery::Static, EndpointSet::new(endpoints)))
+            Ok((Discovery::Static, EndpointSet::with(endpoints, &weights, cx.local.as_deref(), policy)))
         }
         DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
             if kind == DiscoveryType::LogicalDns && assigned.len() != 1 {
@@ -126,7 +243,8 @@ pub(super) fn discovery(
                     "LOGICAL_DNS clusters must have a single locality_lb_endpoint and a single lb_endpoint",
                 ));
             }
-            let dns = dns(message, kind == DiscoveryType::StrictDns, assigned, at)?;
+            let assignment = Assignment { endpoints: assigned, weights, policy };
+            let dns = dns(message, kind == DiscoveryType::StrictDns, assignment, at)?;
             Ok((Discovery::Dns(dns), EndpointSet::default()))
         }
         DiscoveryType::OriginalDst => {
@@ -164,7 +282,7 @@ fn original_destination(cx: &mut Context, message: &proto::Cluster, at: &str) ->
 }
 
 #[expect(deprecated, reason = "the extension that replaces these fields is not supported yet")]
-fn dns(message: &proto::Cluster, strict: bool, assigned: Vec<Assigned>, at: &str) -> Result<Dns, Error> {
+fn dns(message: &proto::Cluster, strict: bool, assignment: Assignment, at: &str) -> Result<Dns, Error> {
     use proto::cluster::DnsLookupFamily;
     let refresh = match &message.dns_refresh_rate {
         None => DNS_REFRESH,
@@ -190,7 +308,10 @@ fn dns(message: &proto::Cluster, strict: bool, assigned: Vec<Assigned>, at: &str
     let (family, respect_ttl) = (message.dns_lookup_family(), message.respect_dns_ttl);
     Ok(Dns {
         strict,
-        names: assigned
+        weights: assignment.weights.into(),
+        policy: assignment.policy,
+        names: assignment
+            .endpoints
             .into_iter()
             .map(|assigned| DnsName { host: assigned.host.into(), port: assigned.port, template: assigned.template })
             .collect(),

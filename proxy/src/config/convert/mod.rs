@@ -2,7 +2,10 @@
 //! field; what can be left out without changing where requests go is listed in [`Built::ignored`].
 
 mod access_log;
+mod balancing;
 mod cluster;
+#[cfg(test)]
+mod cluster_tests;
 mod endpoints;
 mod filter;
 mod headers;
@@ -23,7 +26,8 @@ use prost::{Message, Name};
 use weir_proto::envoy::config::{bootstrap::v3::Bootstrap, core::v3 as core};
 
 use crate::{
-    config::{Error, Snapshot},
+    cluster::balance::zone::LocalZones,
+    config::{Error, Snapshot, cluster::Locality},
     telemetry::stats::Scope,
 };
 
@@ -39,8 +43,14 @@ pub struct Built {
 /// Makes the model of a bootstrap's `static_resources`, whose objects register their statistics under `stats`. The
 /// message has passed its protoc-gen-validate rules.
 pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Error> {
-    let mut cx = Context { stats: stats.clone(), ..Context::default() };
-    cx.service_cluster = bootstrap.node.as_ref().map(|node| node.cluster.clone()).unwrap_or_default();
+    let local_cluster = bootstrap.cluster_manager.as_ref().map_or("", |manager| &manager.local_cluster_name);
+    let mut cx = Context {
+        stats: stats.clone(),
+        local: bootstrap.node.as_ref().and_then(|node| node.locality.as_ref()).map(endpoints::locality),
+        local_cluster: Some(local_cluster).filter(|name| !name.is_empty()).map(Into::into),
+        service_cluster: bootstrap.node.as_ref().map(|node| node.cluster.clone()).unwrap_or_default(),
+        ..Context::default()
+    };
     let Some(resources) = &bootstrap.static_resources else {
         return Ok(Built { snapshot: Snapshot::default(), ignored: Vec::new() });
     };
@@ -81,8 +91,12 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
 struct Context {
     ignored: Vec<String>,
     /// The scope below which objects register their statistics: `cx.stats.scope("cluster.backend")`.
-    #[expect(dead_code, reason = "objects register their own statistics as they come to have some")]
     stats: Scope,
+    /// The proxy's own locality.
+    local: Option<Arc<Locality>>,
+    /// The cluster that this proxy is part of (`local_cluster_name`), and where its hosts are.
+    local_cluster: Option<Box<str>>,
+    zones: Arc<LocalZones>,
     /// Clusters that static routes may name.
     clusters: HashSet<String>,
     /// The cluster that this process belongs to: `node.cluster`.

@@ -183,12 +183,6 @@ fn what_is_refused_names_the_field() {
         ),
         (
             "cluster",
-            "lb_policy: MAGLEV",
-            "static_resources.clusters[0].lb_policy".into(),
-            "MAGLEV is not supported yet",
-        ),
-        (
-            "cluster",
             "outlier_detection: {}",
             "static_resources.clusters[0].outlier_detection".into(),
             "not supported yet",

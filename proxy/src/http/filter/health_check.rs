@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use super::{Exchange, State};
 use crate::{
     config::{
-        cluster::{EndpointSet, Priority},
+        cluster::{EndpointSet, Health},
         filter::health_check::{Cached, HealthCheck},
         route::header_matches,
     },
@@ -61,12 +61,11 @@ impl Checked {
 
 /// Whether less than `minimum` percent of the endpoints are healthy: how that is said.
 fn lacks_healthy(endpoints: &EndpointSet, minimum: f64) -> Option<&'static str> {
-    let count = |of: fn(&Priority) -> usize| endpoints.priorities().iter().map(of).sum::<usize>() as f64;
-    let all = count(|priority| priority.all.len());
+    let all = endpoints.iter().count() as f64;
     if all == 0.0 {
         return (minimum > 0.0).then_some("health_check_failed_cluster_empty");
     }
-    let healthy = count(|priority| priority.healthy.len());
+    let healthy = endpoints.iter().filter(|endpoint| endpoint.host.health() == Health::Healthy).count() as f64;
     (100.0 * healthy < all * minimum).then_some("health_check_failed_cluster_unhealthy")
 }
 

@@ -1,0 +1,68 @@
+//! What is refused of a cluster, and how it is said; and what it becomes.
+
+use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
+
+use super::{Error, from_bootstrap};
+use crate::{
+    config::{
+        Snapshot,
+        cluster::balancing::{HashFunction, Localities, Policy},
+    },
+    telemetry::stats::Scope,
+};
+
+fn build(cluster: &str) -> Result<Snapshot, Error> {
+    let text = format!("static_resources:\n  clusters:\n  - name: c\n    {}", cluster.replace('\n', "\n    "));
+    let bootstrap: Bootstrap = weir_proto::from_yaml(&text).unwrap();
+    from_bootstrap(&bootstrap, &Scope::default()).map(|built| built.snapshot)
+}
+
+#[test]
+fn refusals_name_the_field() {
+    for (cluster, field, message) in [
+        (
+            "lb_policy: MAGLEV\nmaglev_lb_config: { table_size: 100 }",
+            "maglev_lb_config.table_size",
+            "must be a prime number of at most 5000011, not 100",
+        ),
+        (
+            "lb_policy: RING_HASH\nring_hash_lb_config: { minimum_ring_size: 10, maximum_ring_size: 9 }",
+            "ring_hash_lb_config.minimum_ring_size",
+            "must not be more than maximum_ring_size (10 > 9)",
+        ),
+        (
+            "lb_policy: LOAD_BALANCING_POLICY_CONFIG",
+            "load_balancing_policy",
+            "is required with the lb_policy LOAD_BALANCING_POLICY_CONFIG",
+        ),
+        (
+            "load_balancing_policy: { policies: [{ typed_extension_config: { name: x, typed_config: { \"@type\": type.googleapis.com/envoy.config.core.v3.Node } } }] }",
+            "load_balancing_policy.policies",
+            "none of these is supported: envoy.config.core.v3.Node",
+        ),
+        ("type: ORIGINAL_DST", "lb_policy", "clusters of type ORIGINAL_DST need CLUSTER_PROVIDED"),
+        (
+            "lb_policy: CLUSTER_PROVIDED",
+            "lb_policy",
+            "only clusters of type ORIGINAL_DST provide their own load balancing",
+        ),
+    ] {
+        let error = build(cluster).expect_err(cluster);
+        let at = format!("static_resources.clusters[0].{field}");
+        assert_eq!((error.path, error.message.as_str()), (at, message), "{cluster}");
+    }
+}
+
+#[test]
+fn load_balancing_comes_from_fields_or_extensions() {
+    let balancing = |cluster| build(cluster).unwrap().cluster("c").unwrap().balancing.clone();
+    let old = balancing("lb_policy: RING_HASH\nring_hash_lb_config: { hash_function: MURMUR_HASH_2 }");
+    assert!(
+        matches!(old.policy, Policy::RingHash(ring) if ring.function == HashFunction::Murmur2 && ring.minimum == 1024)
+    );
+    let new = balancing(
+        "load_balancing_policy: { policies: [{ typed_extension_config: { name: x, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality, endpoint_picking_policy: { policies: [{ typed_extension_config: { name: inner, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest, choice_count: 5 } } }] } } } }] }",
+    );
+    assert_eq!(new.localities, Localities::Weighted);
+    assert!(matches!(new.policy, Policy::LeastRequest(least) if least.choices == 5));
+}
