@@ -230,6 +230,8 @@ impl Default for KubernetesSource {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cni {
+    /// Whether it is put in place; else what an earlier agent put there is taken out.
+    pub enabled: bool,
     /// The runtime's directory of CNI configurations, as the agent sees it.
     pub conf_dir: PathBuf,
     /// The runtime's directory of CNI plugins, as the agent sees it.
@@ -247,6 +249,7 @@ pub struct Cni {
 impl Default for Cni {
     fn default() -> Self {
         Self {
+            enabled: true,
             conf_dir: "/host/etc/cni/net.d".into(),
             bin_dir: "/host/opt/cni/bin".into(),
             binary: "/usr/bin/weir-cni".into(),

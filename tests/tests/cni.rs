@@ -471,3 +471,19 @@ fn the_network_s_file_gets_the_entry_again_when_its_owner_writes_it_anew() {
         if text.contains("another") && text.contains("weir-cni") { Ok(()) } else { Err(text) }
     });
 }
+
+#[test]
+fn an_agent_with_the_plugin_switched_off_takes_out_what_the_one_before_it_put_in() {
+    let mut scene = Scene::new();
+    let pod = scene.node.pod("any");
+    let _ = scene.call("ADD", &pod, "c1");
+    let text = fs::read_to_string(scene.agent.place.file("agent.toml")).unwrap();
+    scene.agent.place.write("agent.toml", &text.replace("[cni]\n", "[cni]\nenabled = false\n"));
+    let _former = scene.agent.succeed();
+    let place = &scene.agent.place;
+    wait_for("the plugin is taken out", PATIENCE, || {
+        let left = [place.file("bin/weir-cni"), place.file("state/namespaces.json")].map(|file| file.exists());
+        let text = fs::read_to_string(place.file("net.d/10-net.conflist")).unwrap();
+        if text == CONFLIST && left == [false, false] { Ok(()) } else { Err(format!("{left:?} {text}")) }
+    });
+}

@@ -115,6 +115,10 @@ impl<A: Admit> Answers<A> {
                     %pod, command = ?request.command, container = request.container_id, verdict = ?answer.verdict,
                     reason = answer.reason, "CNI call answered"
                 );
+                if request.command == Command::Add && answer.verdict == Verdict::Unsure {
+                    let reason = &answer.reason;
+                    tracing::warn!(%pod, reason, "a pod may start before it is enrolled: it cannot be told whether to hold it");
+                }
                 answer
             }
             Err(error) => Answer::new(Verdict::Unsure, format!("the request is not understood: {error}")),

@@ -80,7 +80,8 @@ impl Leading {
         let Tenure { pins, inherited, turn, .. } = tenure;
         let handoff = Server::bind(&config.paths.handoff, config.paths.socket_group)?;
         let api = api::bind(&config.paths.api)?;
-        let cni = config.cni.as_ref().map(|cni| cni::Server::bind(&cni.socket)).transpose()?;
+        let cni =
+            config.cni.as_ref().filter(|cni| cni.enabled).map(|cni| cni::Server::bind(&cni.socket)).transpose()?;
         let redirect = Arc::new(Redirect::start(pins, &features.cgroup2, node.ebpf_logs)?);
         redirect.config().update(|config| {
             node::apply(config, node.netns);

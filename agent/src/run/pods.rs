@@ -39,8 +39,10 @@ pub(super) struct Kubernetes {
     locator: Arc<Locator>,
     /// Name of the agent's own pod.
     own_pod: Option<String>,
-    /// Where the CNI plugin is put, if it is to be.
+    /// Where the CNI plugin is put, or was put by an agent before this one.
     cni: Option<Place>,
+    /// Whether it is to be there.
+    holds: bool,
 }
 
 impl Pods {
@@ -64,8 +66,9 @@ impl Pods {
         let locator = Arc::new(locator(node, &source)?);
         let settings = Settings::of(&node.config, &source);
         let (follower, handle) = kubernetes::follow(client, settings, locator.clone());
+        let holds = node.config.cni.as_ref().is_some_and(|cni| cni.enabled);
         let cni = node.config.cni.clone().map(|cni| Place::new(cni, &source.namespace));
-        Ok((follower, Some(Kubernetes { handle, locator, own_pod: source.pod, cni })))
+        Ok((follower, Some(Kubernetes { handle, locator, own_pod: source.pod, cni, holds })))
     }
 }
 
@@ -91,9 +94,14 @@ impl Kubernetes {
         tasks.spawn(server.run(cni::Answers { pods, locator, outcomes }));
     }
 
-    /// Puts the CNI plugin into the runtime's configuration and keeps it there, until the tasks are dropped.
+    /// Puts the CNI plugin into the runtime's configuration and keeps it there, until the tasks are dropped. One that is
+    /// not to be there is taken out: with nobody to answer it, it would hold every pod of the namespaces it knows.
     pub(super) fn install_cni(&self, board: SharedBoard, tasks: &mut JoinSet<()>) {
         let Some(place) = &self.cni else { return };
+        if !self.holds {
+            tasks.spawn(install::take_out(place.clone(), move |failed| board.write().cni = failed));
+            return;
+        }
         let stop = CancellationToken::new();
         let mut state = install::follow(place.clone(), stop.clone());
         install::follow_namespaces(place.clone(), self.handle.namespaces(), stop.clone());

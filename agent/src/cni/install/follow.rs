@@ -39,6 +39,18 @@ pub fn follow(place: Place, stop: CancellationToken) -> watch::Receiver<State> {
     state
 }
 
+/// Takes the plugin out, again until that is done; `tell` hears why it is not, and at last `None`.
+pub async fn take_out(place: Place, mut tell: impl FnMut(Option<State>)) {
+    loop {
+        let removing = place.clone();
+        let Err(error) = blocking(move || removing.remove()).await else { break };
+        tracing::error!(%error, "the CNI plugin, which is switched off, is still in place");
+        tell(Some(State::Failed(format!("switched off, but still in place: {error}"))));
+        sleep(POLL).await;
+    }
+    tell(None);
+}
+
 /// Writes the list of enrolled namespaces whenever the source learns of a change, until `stop`. While it is not known
 /// the last one stays.
 pub fn follow_namespaces(

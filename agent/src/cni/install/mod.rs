@@ -26,7 +26,7 @@ use self::{
 };
 use crate::config;
 
-pub use self::follow::{follow, follow_namespaces};
+pub use self::follow::{follow, follow_namespaces, take_out};
 
 /// What container runtimes read as configurations.
 const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];

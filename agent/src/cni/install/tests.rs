@@ -25,6 +25,7 @@ impl Host {
         }
         fs::write(at("weir-cni"), "the program").unwrap();
         let cni = config::Cni {
+            enabled: true,
             conf_dir: at("net.d"),
             bin_dir: at("bin"),
             binary: at("weir-cni"),

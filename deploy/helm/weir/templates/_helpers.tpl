@@ -24,7 +24,6 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 
 {{/* agent.toml. A list in JSON is a list in TOML, and so is a string. */}}
 {{- define "weir.agentConfig" -}}
-instance = {{ .Values.agent.instance | toJson }}
 log = {{ .Values.agent.log | toJson }}
 {{- with .Values.agent.workers }}
 workers = {{ . }}
@@ -46,14 +45,13 @@ drain = {{ .Values.redirect.drain | toJson }}
 
 [source.kubernetes]
 istio_labels = {{ .Values.enroll.istioLabels }}
-{{- if .Values.cni.enabled }}
 
 [cni]
+enabled = {{ .Values.cni.enabled }}
 conf_dir = "/host/etc/cni/net.d"
 bin_dir = "/host/opt/cni/bin"
 state_dir = "/host/var/lib/weir"
 host_state_dir = {{ .Values.host.state | toJson }}
-{{- end }}
 {{- if .Values.keeper.enabled }}
 
 [keeper]
