@@ -13,6 +13,8 @@ const OUTBOUND_CIDRS: [&str; 2] =
 const OUTBOUND_PORTS: [&str; 2] = ["weir.dev/exclude-outbound-ports", "traffic.sidecar.istio.io/excludeOutboundPorts"];
 const INBOUND_PORTS: [&str; 2] = ["weir.dev/exclude-inbound-ports", "traffic.sidecar.istio.io/excludeInboundPorts"];
 const FAIL_OPEN: &str = "weir.dev/fail-open";
+/// Characters of a refused value that are shown.
+const SHOWN: usize = 60;
 
 /// A pod's share of the maps, so that none takes another's place.
 const MAX_PORTS: usize = MAX_PORT_RULES / MAX_PODS as usize;
@@ -71,7 +73,7 @@ impl Policy {
             Some("true") => true,
             Some(value) => {
                 let expected = "\"true\" or \"false\"";
-                return Err(Error::Annotation { name: FAIL_OPEN, value: value.to_owned(), expected });
+                return Err(Error::Annotation { name: FAIL_OPEN, value: shown(value), expected });
             }
         };
         let policy = Self {
@@ -117,6 +119,14 @@ fn at_most(what: &'static str, count: usize, most: usize) -> Result<(), Error> {
     if count <= most { Ok(()) } else { Err(Error::TooMany { what, count, most }) }
 }
 
+/// What is shown of a value: an annotation may have 256 KiB, and all pods' reasons travel in one answer.
+fn shown(value: &str) -> String {
+    match value.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &value[..end]),
+        None => value.to_owned(),
+    }
+}
+
 /// Comma-separated annotations; absent or empty, nothing.
 fn list<T>(
     pod: &PodSpec,
@@ -127,9 +137,8 @@ fn list<T>(
     let values = names.into_iter().filter_map(|name| Some((name, pod.annotations.get(name)?)));
     let items = values.flat_map(|(name, values)| values.split(',').map(move |item| (name, item.trim())));
     let items = items.filter(|(_, item)| !item.is_empty());
-    let parsed = |(name, item): (_, &str)| {
-        parse(item).ok_or_else(|| Error::Annotation { name, value: item.to_owned(), expected })
-    };
+    let parsed =
+        |(name, item): (_, &str)| parse(item).ok_or_else(|| Error::Annotation { name, value: shown(item), expected });
     items.map(parsed).collect()
 }
 
