@@ -27,8 +27,6 @@ use super::{
 
 /// A server that never answers is taken for dead before this.
 const NEVER: Duration = Duration::from_secs(3600);
-/// Objects of a page when the client does not say.
-const PAGE: usize = 500;
 
 type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
@@ -139,7 +137,12 @@ fn list(state: &State, request: &Request, target: &Target, fault: Option<Fault>)
     if !state.remembers(version) {
         return status(410, "The provided continue parameter is too old", None);
     }
-    let limit = request.query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(PAGE);
+    let known = state.version();
+    let wanted: Option<u64> = request.query.get("resourceVersion").and_then(|version| version.parse().ok());
+    if let Some(wanted) = wanted.filter(|wanted| *wanted > known) {
+        return status(504, &format!("Too large resource version: {wanted}, current: {known}"), None);
+    }
+    let limit = request.query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
     let of_namespace = |object: &Value| {
         target.namespace.as_deref().is_none_or(|namespace| object["metadata"]["namespace"] == namespace)
     };

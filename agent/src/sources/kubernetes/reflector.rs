@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     objects::Object,
-    requests::{self, Event, Failure, Resource},
+    requests::{self, Event, Failure, Part, Resource},
 };
 
 /// How patient a reflector is.
@@ -126,9 +126,10 @@ pub async fn reflect<K: Object, M: Send + 'static>(
 ) {
     let mut pauses = Pauses::new(timing);
     let mut version = String::new();
+    let mut newest = Newest::default();
     loop {
         if version.is_empty() {
-            match list(&client, &resource, timing).await {
+            match list(&client, &resource, newest.part(&resource), timing).await {
                 Ok((items, listed)) => {
                     tracing::debug!(resource = resource.name, objects = items.len(), version = %listed, "listed");
                     version = listed;
@@ -137,6 +138,7 @@ pub async fn reflect<K: Object, M: Send + 'static>(
                     }
                 }
                 Err(failure) => {
+                    newest.refused(&failure);
                     let pause = pauses.take(Some(&failure));
                     if !listener.tell(Heard::Failed(failure)).await {
                         return;
@@ -156,7 +158,7 @@ pub async fn reflect<K: Object, M: Send + 'static>(
             End::Unheard => return,
             End::Broken(failure) => failure,
             End::Lost(failure) => {
-                version.clear();
+                newest.keep(std::mem::take(&mut version));
                 Some(failure)
             }
         };
@@ -174,11 +176,49 @@ pub async fn reflect<K: Object, M: Send + 'static>(
     }
 }
 
+/// The newest version that was heard, which a list must not be older than.
+#[derive(Debug)]
+struct Newest(Option<String>);
+
+impl Default for Newest {
+    fn default() -> Self {
+        // Any will do at first.
+        Self(Some("0".to_owned()))
+    }
+}
+
+impl Newest {
+    /// What to ask for. Those chosen by fields are few.
+    fn part<K>(&self, resource: &Resource<K>) -> Part<'_> {
+        match &self.0 {
+            Some(version) if resource.fields.is_some() => Part::Cached(version),
+            _ => Part::First,
+        }
+    }
+
+    fn keep(&mut self, version: String) {
+        self.0 = Some(version);
+    }
+
+    /// A server whose etcd was put back to an older state never has that version: 504 is "Too large resource version".
+    fn refused(&mut self, failure: &Failure) {
+        if matches!(failure, Failure::Expired(_) | Failure::Refused { code: 400 | 504, .. }) {
+            self.0 = None;
+        }
+    }
+}
+
 /// All pages of a list, and its version.
-async fn list<K: Object>(client: &Client, resource: &Resource<K>, timing: Timing) -> Result<(Vec<K>, String), Failure> {
+async fn list<K: Object>(
+    client: &Client,
+    resource: &Resource<K>,
+    first: Part<'_>,
+    timing: Timing,
+) -> Result<(Vec<K>, String), Failure> {
     let (mut items, mut next) = (Vec::new(), String::new());
     loop {
-        let page = requests::list(client, resource, &next, timing.answer).await?;
+        let part = if next.is_empty() { first } else { Part::Next(&next) };
+        let page = requests::list(client, resource, part, timing.answer).await?;
         items.extend(page.items);
         if page.next.is_empty() {
             if page.version.is_empty() {
@@ -246,7 +286,21 @@ async fn watch<K: Object, M>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::objects::PodObject, *};
+
+    #[test]
+    fn few_objects_are_read_from_the_server_s_copy_unless_that_is_too_old() {
+        let few = Resource::<PodObject>::new("/api/v1/pods", "pods").fields("spec.nodeName=a".to_owned());
+        let all = Resource::<PodObject>::new("/api/v1/pods", "pods");
+        let mut newest = Newest::default();
+        assert_eq!((newest.part(&few), newest.part(&all)), (Part::Cached("0"), Part::First));
+        newest.keep("7".to_owned());
+        newest.refused(&Failure::Silent(Duration::ZERO));
+        assert_eq!(newest.part(&few), Part::Cached("7"));
+        let message = "Too large resource version: 7, current: 5".to_owned();
+        newest.refused(&Failure::Refused { code: 504, message, retry_after: None });
+        assert_eq!(newest.part(&few), Part::First);
+    }
 
     #[test]
     fn pauses_grow_to_a_limit_and_heed_the_server() {

@@ -8,7 +8,7 @@ use http::{Request, Response, StatusCode, header::RETRY_AFTER};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kube::{
     Client,
-    api::{GetParams, ListParams, WatchParams},
+    api::{GetParams, ListParams, VersionMatch, WatchParams},
     client::Body,
     core::request,
 };
@@ -182,18 +182,31 @@ impl Status {
     }
 }
 
-/// Reads a page of a list, the first one or the one at `next`. The server is asked for its newest state.
+/// What of a list is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// The first page of the newest state, which the server reads from etcd.
+    First,
+    /// The page at this token.
+    Next(&'a str),
+    /// All of it from the server's own copy, which must be no older than this version ("0": any). With a limit the server
+    /// would read all objects of the cluster from etcd and only then choose by fields.
+    Cached(&'a str),
+}
+
+/// Reads a page of a list.
 pub async fn list<K: Object>(
     client: &Client,
     resource: &Resource<K>,
-    next: &str,
+    part: Part<'_>,
     patience: Duration,
 ) -> Result<Page<K>, Failure> {
-    let mut params = ListParams::default().limit(PAGE);
+    let mut params = match part {
+        Part::First => ListParams::default().limit(PAGE),
+        Part::Next(token) => ListParams::default().limit(PAGE).continue_token(token),
+        Part::Cached(version) => ListParams::default().at(version).matching(VersionMatch::NotOlderThan),
+    };
     params.field_selector.clone_from(&resource.fields);
-    if !next.is_empty() {
-        params = params.continue_token(next);
-    }
     let request = request::Request::new(resource.path);
     let request = if resource.metadata { request.list_metadata(&params) } else { request.list(&params) };
     let list: List<K> = read(client, request, patience).await?;
