@@ -35,6 +35,8 @@ pub enum Need {
     Namespaces,
     /// The end-to-end and differential tests.
     EndToEnd,
+    /// Measure beside Envoy, nginx and HAProxy.
+    Peers,
     /// Boot kernels under QEMU.
     Emulator,
     /// Get files by HTTPS and unpack them.
@@ -69,6 +71,19 @@ impl Need {
                 }
             }
             Self::EndToEnd => &const { [tool("tcpdump", "tcpdump"), tool("ps", "procps"), tool("python3", "python3")] },
+            Self::Peers => {
+                &const {
+                    [
+                        tool("nginx", "nginx-light"),
+                        tool("haproxy", "haproxy"),
+                        tool("wrk", "wrk"),
+                        tool("h2load", "nghttp2-client"),
+                        tool("openssl", "openssl"),
+                        tool("taskset", "util-linux"),
+                        tool("python3", "python3"),
+                    ]
+                }
+            }
             Self::Emulator => {
                 &const {
                     [
@@ -108,7 +123,8 @@ impl Machine {
         if needs_root {
             mount_bpffs()?;
         }
-        if needs.contains(&Need::EndToEnd) {
+        let needs_envoy = needs.iter().any(|need| matches!(need, Need::EndToEnd | Need::Peers));
+        if needs_envoy {
             let envoy = machine.envoy()?;
             machine.prepend_path(&envoy)?;
         }
@@ -175,7 +191,7 @@ impl Machine {
         if needs.contains(&Need::Download) && !Path::new(CERTIFICATES).exists() {
             missing.push("ca-certificates");
         }
-        if needs.contains(&Need::EndToEnd) && !self.python_makes_environments() {
+        if needs.iter().any(|need| matches!(need, Need::EndToEnd | Need::Peers)) && !self.python_makes_environments() {
             missing.push("python3-venv");
         }
         missing.sort_unstable();

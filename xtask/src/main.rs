@@ -1,5 +1,6 @@
 //! weir's tasks: `cargo xtask <task>`.
 
+mod bench;
 mod console;
 mod demo;
 mod deny;
@@ -34,6 +35,8 @@ enum Task {
     Manifests(manifests::Args),
     /// Make the container images, as archives, without a container engine
     Image(image::Args),
+    /// Measure weir beside other proxies
+    Bench(bench::Args),
     /// Boot Debian's 6.1 and 6.12 kernels under QEMU and redirect connections there
     KernelMatrix(kernel_matrix::Args),
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Deny(args) => deny::run(args),
         Task::Manifests(args) => manifests::run(args),
         Task::Image(args) => image::run(args),
+        Task::Bench(args) => bench::run(args),
         Task::KernelMatrix(args) => kernel_matrix::run(args),
     };
     match outcome {
