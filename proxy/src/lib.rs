@@ -1,6 +1,6 @@
 //! weir-proxy: the L4/L7 data plane.
 //!
-//! The data path reads in one direction: `intake -> listener -> (http | tcp) -> cluster -> wire`, with `telemetry` at
+//! The data path reads in one direction: `intake -> listener -> (http | tcp) -> cluster -> tls -> wire`, with `telemetry` at
 //! the edges. `config` turns protobuf into the model off the data path. `worker` owns the threads, `bootstrap` the
 //! flags and the privileges.
 
@@ -12,5 +12,6 @@ pub mod intake;
 pub mod listener;
 pub mod tcp;
 pub mod telemetry;
+pub mod tls;
 pub mod wire;
 pub mod worker;

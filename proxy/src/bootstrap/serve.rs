@@ -22,7 +22,7 @@ use crate::{
         privileges,
     },
     cluster::{Local, discovery},
-    config::{Snapshot, listener::NetworkFilter},
+    config::{Snapshot, listener::NetworkFilter, reload},
     http::pool::Pools,
     intake::{
         bound::{self, BoundListener},
@@ -210,6 +210,7 @@ impl Control<'_> {
     ) -> Result<discovery::Running, Error> {
         let clusters: Vec<_> = self.snapshot.load().clusters().cloned().collect();
         let discovery = discovery::start(clusters).await?;
+        tokio::task::spawn_local(reload::follow(self.snapshot.load_full()));
         for BoundListener { name, address, sockets } in bound {
             for (index, socket) in sockets.into_iter().enumerate() {
                 let source = Source::Bound { listener: name.clone(), drain: self.drain.watch() };

@@ -25,7 +25,7 @@ pub use self::{
 };
 use crate::{
     cluster::balance::{Hashed, zone::LocalZones},
-    config::http::Http2,
+    config::{http::Http2, tls::Transport},
 };
 
 /// A cluster. Immutable but for its endpoints and the counters of its circuit breakers, which workers share.
@@ -51,6 +51,10 @@ pub struct Cluster {
     pub stats: ClusterStats,
     /// A connection must be made within.
     pub connect_timeout: Duration,
+    /// How its connections are secured.
+    pub transport: Transport,
+    /// Names that TLS takes from the request; none: it takes none.
+    pub auto_names: Option<AutoNames>,
     /// Which HTTP it speaks.
     pub protocol: UpstreamProtocol,
     /// HTTP/2 settings.
@@ -135,6 +139,17 @@ pub enum DnsFamily {
     All,
 }
 
+/// Names that TLS takes from the request (`upstream_http_protocol_options`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AutoNames {
+    /// SNI is the request's host (`auto_sni`).
+    pub server_name: bool,
+    /// The certificate must be for it (`auto_san_validation`).
+    pub validate: bool,
+    /// This header's value instead of the host (`override_auto_sni_header`).
+    pub header: Option<http::HeaderName>,
+}
+
 /// Which HTTP an upstream speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UpstreamProtocol {
@@ -201,6 +216,8 @@ impl Cluster {
             local: None,
             stats: ClusterStats::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
+            transport: Transport::Plain,
+            auto_names: None,
             protocol: UpstreamProtocol::Http1,
             http2: Http2::default(),
             http1_trailers: false,

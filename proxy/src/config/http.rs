@@ -99,6 +99,10 @@ pub struct HttpConnectionManager {
     pub internal_addresses: Vec<IpNet>,
     /// Value to append to `via`.
     pub via: Option<HeaderValue>,
+    /// What becomes of `x-forwarded-client-cert`.
+    pub forward_client_cert: ForwardClientCertificate,
+    /// What this hop says in it.
+    pub client_cert_details: ClientCertificateDetails,
     /// Set `x-request-id`.
     pub generate_request_id: bool,
     /// Keep an external client's `x-request-id` at the edge.
@@ -161,4 +165,35 @@ pub struct Router {
     pub suppress_envoy_headers: bool,
     /// Leave `x-envoy-expected-rq-timeout-ms` of the request alone.
     pub respect_expected_rq_timeout: bool,
+}
+
+/// What becomes of `x-forwarded-client-cert`. Without a client certificate it is removed, but for the last one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardClientCertificate {
+    /// It is removed.
+    #[default]
+    Sanitize,
+    /// It is passed on.
+    ForwardOnly,
+    /// This hop's client is added to it.
+    AppendForward,
+    /// It says who this hop's client is.
+    SanitizeSet,
+    /// It is passed on, also without a client certificate.
+    AlwaysForwardOnly,
+}
+
+/// What `x-forwarded-client-cert` says of this hop's client, besides its certificate's hash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertificateDetails {
+    /// The subject.
+    pub subject: bool,
+    /// The certificate.
+    pub cert: bool,
+    /// The certificate and those above it.
+    pub chain: bool,
+    /// DNS names.
+    pub dns: bool,
+    /// URIs.
+    pub uri: bool,
 }

@@ -5,8 +5,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use ipnet::IpNet;
 
 use crate::{
-    config::{http::HttpConnectionManager, tcp::Settings},
+    config::{http::HttpConnectionManager, tcp::Settings, tls::DownstreamTls},
     telemetry::access_log::AccessLog,
+    tls::stats::InspectorStats,
 };
 
 /// Which way a listener's connections go, as the workload sees it.
@@ -51,6 +52,8 @@ pub struct Listener {
     pub use_original_destination: bool,
     /// The `original_dst` listener filter: take the destination that netfilter recorded.
     pub restore_original_destination: bool,
+    /// The `tls_inspector` listener filter: learn SNI and ALPN. Its counters.
+    pub inspect_tls: Option<InspectorStats>,
     /// The `http_inspector` listener filter: learn the application protocol.
     pub inspect_http: bool,
     /// How long the listener filters may take; none: for ever.
@@ -85,6 +88,7 @@ impl Listener {
             direction: TrafficDirection::Unspecified,
             use_original_destination: false,
             restore_original_destination: false,
+            inspect_tls: None,
             inspect_http: false,
             listener_filters_timeout: Some(Self::DEFAULT_FILTERS_TIMEOUT),
             continue_on_listener_filters_timeout: false,
@@ -138,6 +142,10 @@ pub struct FilterChain {
     pub name: Arc<str>,
     /// What it takes.
     pub matches: FilterChainMatch,
+    /// TLS that ends here; none: its bytes are taken as they come.
+    pub tls: Option<Arc<DownstreamTls>>,
+    /// The TLS handshake must be done within.
+    pub handshake_timeout: Option<Duration>,
     /// What it does.
     pub terminal: NetworkFilter,
 }

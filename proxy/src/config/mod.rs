@@ -13,20 +13,26 @@ pub mod listener;
 pub mod matcher;
 pub mod metadata;
 pub mod rbac;
+pub mod reload;
 pub mod retry;
 pub mod route;
 pub mod tcp;
+pub mod tls;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use ::http::HeaderName;
 use hashbrown::HashMap;
 
-use self::listener::Direction;
 pub use self::{
     cluster::Cluster,
     convert::{Built, from_bootstrap},
     listener::Listener,
+};
+use self::{
+    listener::Direction,
+    reload::Reload,
+    tls::{Shown, Transport},
 };
 
 /// Why a configuration is refused: the field, in the spelling of the protobuf path, and what is wrong with it.
@@ -120,6 +126,34 @@ impl Snapshot {
     /// All clusters.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         self.clusters.values()
+    }
+
+    /// What is made from files that may change.
+    pub fn reloadable(&self) -> impl Iterator<Item = Arc<dyn Reload>> + '_ {
+        let chains = self
+            .listeners
+            .iter()
+            .flat_map(|listener| listener.filter_chains.iter().chain(&listener.default_filter_chain));
+        let downstream = chains.filter_map(|chain| chain.tls.clone().map(|tls| tls as Arc<dyn Reload>));
+        let upstream = self.clusters.values().filter_map(|cluster| match &cluster.transport {
+            Transport::Tls(tls) => Some(tls.clone() as Arc<dyn Reload>),
+            Transport::Plain => None,
+        });
+        downstream.chain(upstream)
+    }
+
+    /// The certificates in use, for `/certs`: one entry per TLS context, listeners' before clusters'.
+    pub fn certificates(&self) -> Vec<Shown> {
+        let chains = self
+            .listeners
+            .iter()
+            .flat_map(|listener| listener.filter_chains.iter().chain(&listener.default_filter_chain));
+        let downstream = chains.filter_map(|chain| chain.tls.as_ref().map(|tls| tls.current().shown.clone()));
+        let upstream = self.clusters.values().filter_map(|cluster| match &cluster.transport {
+            Transport::Tls(tls) => Some(tls.current().shown.clone()),
+            Transport::Plain => None,
+        });
+        downstream.chain(upstream).collect()
     }
 
     /// A cluster by name.

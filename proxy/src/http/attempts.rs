@@ -23,7 +23,7 @@ use super::{
     stream::{Routed, Stream},
     timeouts::{EXPECTED_TIMEOUT, Timeouts},
     timers::{Expired, Timers, within},
-    upstream::Failure,
+    upstream::{Failure, asked, naming_header},
 };
 use crate::{
     cluster::PickContext,
@@ -182,6 +182,7 @@ impl Attempts<'_> {
         let entry = &mut self.stream.record.entry;
         entry.upstream_host = Some(endpoint.address);
         entry.upstream_local = None;
+        entry.upstream_tls = None;
         entry.transport_failure = "".into();
     }
 
@@ -211,6 +212,7 @@ impl Attempts<'_> {
             UpstreamProtocol::Downstream => connection.multiplexed,
         };
         self.timers.attempt(self.timeouts.per_try);
+        let name = naming_header(&self.cluster, &self.parts.headers);
         let Some(mut request) = self.request(http2, body, last) else {
             return Attempted::Failed(Failure::Protocol);
         };
@@ -220,6 +222,8 @@ impl Attempts<'_> {
             dialer: &connection.dialer,
             scope: &connection.scope,
             http2,
+            asked: asked(&self.cluster, name.as_ref(), &endpoint.hostname),
+            shard: &connection.worker.stats,
         };
         loop {
             let mut lease = match within(&mut self.timers, connection.worker.pools.acquire(want)).await {
@@ -229,6 +233,7 @@ impl Attempts<'_> {
             };
             let entry = &mut self.stream.record.entry;
             entry.upstream_local = lease.local();
+            entry.upstream_tls = lease.tls().cloned();
             entry.upstream_protocol = Some(if http2 { "HTTP/2" } else { "HTTP/1.1" });
             let mut error = match within(&mut self.timers, lease.send(request)).await {
                 Err(expired) => return Attempted::Expired(expired),

@@ -37,14 +37,8 @@ const LINGER: Duration = Duration::from_secs(1);
 pub const LAST_REQUEST: Duration = Duration::from_millis(500);
 
 /// Serves a connection to its end. `codec` says which HTTP it speaks.
-pub async fn serve(
-    worker: Rc<Worker>,
-    downstream: Downstream,
-    manager: Arc<HttpConnectionManager>,
-    codec: Codec,
-    server_name: Option<Arc<str>>,
-) {
-    let connection = Connection::new(worker, &downstream, manager, codec == Codec::Http2, server_name);
+pub async fn serve(worker: Rc<Worker>, downstream: Downstream, manager: Arc<HttpConnectionManager>, codec: Codec) {
+    let connection = Connection::new(worker, &downstream, manager, codec == Codec::Http2);
     let Downstream { stream, drain, .. } = downstream;
     let io = TokioIo::new(Watched { stream, connection: connection.clone(), saw_end: Cell::new(false) });
     let watch = async {
@@ -261,6 +255,8 @@ async fn answer_slow_head(mut stream: Io) {
 
 fn log_protocol_error(connection: &Connection, error: &hyper::Error) {
     let mut entry = Entry::new(connection.local, connection.peer);
+    entry.requested_server_name.clone_from(&connection.server_name);
+    entry.tls.clone_from(&connection.tls);
     entry.protocol = Some("HTTP/1.1");
     entry.response_code = if error.is_parse_too_large() { 431 } else { 400 };
     entry.raise(Flag::DownstreamProtocolError);
@@ -367,6 +363,8 @@ pub(super) mod tests {
             node_address: [192, 0, 2, 1].into(),
             internal_addresses: Vec::new(),
             via: None,
+            forward_client_cert: Default::default(),
+            client_cert_details: Default::default(),
             generate_request_id: true,
             preserve_external_request_id: false,
             request_id_in_response: false,

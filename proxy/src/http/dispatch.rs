@@ -36,6 +36,7 @@ pub(super) async fn handle(
             return Ok(stream.refuse(*reply));
         }
     };
+    stream.connection.rewrite_client_cert(&mut parts.headers);
     stream.prepared(&parts, prepared.client.address);
     let mut response = route(stream, parts, incoming, prepared).await;
     response.body_mut().keep_active(active);

@@ -1,7 +1,7 @@
 //! A client's connection as its streams see it.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -9,10 +9,11 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::{activity::Activity, upgraded::Accepted};
+use super::{activity::Activity, upgraded::Accepted, xfcc};
 use crate::{
     config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager},
     intake::Downstream,
+    tls::PeerTls,
     wire::dial::{Dialer, PoolScope},
     worker::state::Worker,
 };
@@ -27,6 +28,8 @@ pub(super) struct Connection {
     /// The original destination.
     pub destination: SocketAddr,
     pub server_name: Option<Arc<str>>,
+    /// Its TLS; none: it is bare.
+    pub tls: Option<Rc<PeerTls>>,
     pub dialer: Dialer,
     pub scope: PoolScope,
     /// The client speaks HTTP/2.
@@ -40,6 +43,8 @@ pub(super) struct Connection {
     upgrade: RefCell<Option<Accepted>>,
     /// Rate limits of its own, by what they are configured as.
     limits: RefCell<Vec<(usize, Rc<LocalRateLimit>)>>,
+    /// What `x-forwarded-client-cert` says of the client: made once.
+    client_cert: OnceCell<Option<HeaderValue>>,
 }
 
 impl Connection {
@@ -49,7 +54,6 @@ impl Connection {
         downstream: &Downstream,
         manager: Arc<HttpConnectionManager>,
         multiplexed: bool,
-        server_name: Option<Arc<str>>,
     ) -> Rc<Self> {
         let dialer = downstream.dialer();
         Rc::new(Self {
@@ -59,7 +63,8 @@ impl Connection {
             // As Envoy restores it: a pod's listening socket is how it came, not where it was going.
             local: downstream.destination,
             destination: downstream.destination,
-            server_name,
+            server_name: downstream.server_name.clone(),
+            tls: downstream.tls.clone(),
             scope: dialer.scope(),
             dialer,
             multiplexed,
@@ -68,12 +73,21 @@ impl Connection {
             ends: tokio::sync::Notify::new(),
             upgrade: RefCell::new(None),
             limits: RefCell::default(),
+            client_cert: OnceCell::new(),
         })
     }
 
     /// Names that the peer's verified certificate gives it.
     pub fn peer_names(&self) -> Option<&[Box<str>]> {
-        None
+        self.tls.as_deref().and_then(PeerTls::principals)
+    }
+
+    /// Rewrites a request's `x-forwarded-client-cert`.
+    pub fn rewrite_client_cert(&self, headers: &mut HeaderMap) {
+        xfcc::rewrite(self.manager.forward_client_cert, headers, || {
+            let element = || xfcc::element(&self.manager.client_cert_details, self.tls.as_deref());
+            self.client_cert.get_or_init(element).clone()
+        });
     }
 
     /// This connection's own copy of a rate limit.

@@ -32,3 +32,4 @@ mod timers;
 mod upgrade;
 mod upgraded;
 mod upstream;
+mod xfcc;

@@ -86,6 +86,7 @@ impl Stream {
             _ => "HTTP/1.1",
         });
         entry.requested_server_name.clone_from(&connection.server_name);
+        entry.tls.clone_from(&connection.tls);
         let mut record =
             Box::new(Record::new(connection.worker.clone(), connection.manager.clone(), entry, connection.multiplexed));
         if !incoming.is_end_stream() {
@@ -94,7 +95,7 @@ impl Stream {
         Self {
             head: parts.method == Method::HEAD,
             grpc: is_grpc(&parts.headers),
-            scheme: "http",
+            scheme: if connection.tls.is_some() { "https" } else { "http" },
             request_id: None,
             cluster: None,
             chain: Chain::default(),

@@ -126,24 +126,11 @@ static_resources:
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
         let local = stream.local_addr().unwrap();
-        let downstream = Downstream {
-            stream: stream.into(),
-            peer,
-            local,
-            destination: local,
-            origin: Origin::Bound { listener: "l".into() },
-            accepted: Instant::now(),
-            drain: self.drain.watch(),
-        };
+        let origin = Origin::Bound { listener: "l".into() };
+        let downstream = Downstream::new(stream, peer, local, origin, Instant::now(), self.drain.watch());
         let snapshot = self.worker.snapshot.load();
         let NetworkFilter::Http(manager) = &snapshot.listeners()[0].filter_chains[0].terminal else { panic!("HTTP") };
-        tokio::task::spawn_local(connection::serve(
-            self.worker.clone(),
-            downstream,
-            manager.clone(),
-            Codec::Http1,
-            None,
-        ));
+        tokio::task::spawn_local(connection::serve(self.worker.clone(), downstream, manager.clone(), Codec::Http1));
         client
     }
 

@@ -17,7 +17,7 @@ use super::{
     stream::Stream,
     timers::{Timers, within},
     upgraded::Accepted,
-    upstream::Failure,
+    upstream::{Failure, asked, naming_header},
 };
 use crate::{
     cluster::PickContext,
@@ -41,12 +41,15 @@ pub(super) async fn forward(
     };
     stream.record.entry.upstream_host = Some(endpoint.address);
     stream.record.entry.attempts = 1;
+    let name = naming_header(&cluster, &parts.headers);
     let want = Want {
         cluster: &cluster,
         address: endpoint.address,
         dialer: &connection.dialer,
         scope: &connection.scope,
         http2: false,
+        asked: asked(&cluster, name.as_ref(), &endpoint.hostname),
+        shard: &connection.worker.stats,
     };
     let Some(in_use) = InUse::take(&cluster.usage.requests, cluster.breakers.max_requests) else {
         return stream.answer(Reply::failed(&Failure::Overflow, false), Some(changes), &parts);
@@ -65,6 +68,7 @@ pub(super) async fn forward(
         Ok(Ok(upgrading)) => upgrading,
     };
     stream.record.entry.upstream_local = upgrading.local;
+    stream.record.entry.upstream_tls.clone_from(&upgrading.tls);
     stream.record.entry.upstream_protocol = Some("HTTP/1.1");
     let mut request = Request::new(RequestBody::Empty);
     *request.method_mut() = parts.method.clone();

@@ -2,10 +2,15 @@
 
 use std::{borrow::Cow, io};
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::pool::PoolError;
-use crate::{telemetry::access_log::Flag, wire::dial::ConnectError};
+use crate::{
+    config::{cluster::Cluster, route::without_port},
+    telemetry::access_log::Flag,
+    tls::client::Asked,
+    wire::dial::ConnectError,
+};
 
 /// An attempt that brought no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +19,8 @@ pub(super) enum Failure {
     Overflow,
     /// The connection was refused or failed otherwise; how.
     Connect(String),
+    /// The connection was made and could not be secured; the transport failure reason.
+    Tls(String),
     /// The connection was not made in time.
     ConnectTimeout,
     /// The connection ended.
@@ -47,7 +54,7 @@ impl Failure {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Overflow => "overflow",
-            Self::Connect(_) => "remote connection failure",
+            Self::Connect(_) | Self::Tls(_) => "remote connection failure",
             Self::ConnectTimeout => "connection timeout",
             Self::Terminated => "connection termination",
             Self::Protocol => "protocol error",
@@ -61,6 +68,7 @@ impl Failure {
     pub fn transport(&self) -> Option<String> {
         match self {
             Self::Connect(how) => Some(format!("delayed_connect_error:_{}", how.replace(' ', "_"))),
+            Self::Tls(reason) => Some(reason.replace(' ', "_")).filter(|reason| !reason.is_empty()),
             _ => None,
         }
     }
@@ -78,7 +86,7 @@ impl Failure {
     pub fn flag(&self) -> Flag {
         match self {
             Self::Overflow => Flag::UpstreamOverflow,
-            Self::Connect(_) | Self::ConnectTimeout => Flag::UpstreamConnectionFailure,
+            Self::Connect(_) | Self::Tls(_) | Self::ConnectTimeout => Flag::UpstreamConnectionFailure,
             Self::Terminated => Flag::UpstreamConnectionTermination,
             Self::Protocol => Flag::UpstreamProtocolError,
             Self::Reset | Self::RefusedStream => Flag::UpstreamRemoteReset,
@@ -96,7 +104,7 @@ impl Failure {
 
     /// The connection was never made.
     pub fn before_connection(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::ConnectTimeout)
+        matches!(self, Self::Connect(_) | Self::Tls(_) | Self::ConnectTimeout)
     }
 }
 
@@ -106,9 +114,27 @@ impl From<PoolError> for Failure {
             PoolError::Overflow => Self::Overflow,
             PoolError::Connect(ConnectError::Timeout) => Self::ConnectTimeout,
             PoolError::Connect(ConnectError::Io(error)) => Self::Connect(describe(&error)),
+            PoolError::Connect(ConnectError::Tls(reason)) => Self::Tls(reason),
             PoolError::Handshake => Self::Terminated,
         }
     }
+}
+
+/// The header that TLS towards a cluster takes a name from: `auto_sni` and `auto_san_validation`.
+pub(super) fn naming_header(cluster: &Cluster, headers: &HeaderMap) -> Option<HeaderValue> {
+    let auto = cluster.auto_names.as_ref()?;
+    headers.get(auto.header.as_ref().unwrap_or(&header::HOST)).cloned()
+}
+
+/// What TLS asks for because of that header, and of the endpoint's hostname.
+pub(super) fn asked<'a>(cluster: &Cluster, name: Option<&'a HeaderValue>, hostname: &'a str) -> Asked<'a> {
+    let asked = Asked { hostname, ..Asked::default() };
+    let (Some(auto), Some(name)) = (&cluster.auto_names, name) else { return asked };
+    let host = std::str::from_utf8(without_port(name.as_bytes())).unwrap_or_default();
+    // Of an address there is no SNI.
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+    let server_name = Some(host).filter(|host| auto.server_name && !host.is_empty() && !address);
+    Asked { server_name, validate: auto.validate && !host.is_empty(), ..asked }
 }
 
 /// strerror's words, without the number that `io::Error` adds.

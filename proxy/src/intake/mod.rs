@@ -8,11 +8,14 @@ pub mod pods;
 pub mod seqpacket;
 pub mod stash;
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+
+use tokio::net::TcpStream;
 
 pub use self::pod::{Admitted, Pod, PodLocal};
 pub use crate::config::listener::Direction;
 use crate::{
+    tls::PeerTls,
     wire::{dial::Dialer, io::Io},
     worker::drain::DrainWatch,
 };
@@ -39,6 +42,10 @@ pub enum Origin {
 pub struct Downstream {
     /// The connection: bare until its filter chain's TLS handshake.
     pub stream: Io,
+    /// What its TLS handshake settled; none: it is bare.
+    pub tls: Option<Rc<PeerTls>>,
+    /// SNI, in lower case, also of a connection whose TLS ends elsewhere.
+    pub server_name: Option<Arc<str>>,
     /// The client, IPv4-mapped addresses as IPv4.
     pub peer: SocketAddr,
     /// The address that it was accepted on.
@@ -54,6 +61,19 @@ pub struct Downstream {
 }
 
 impl Downstream {
+    /// A connection that `peer` made to `local`, where it wanted to go.
+    pub fn new(
+        tcp: TcpStream,
+        peer: SocketAddr,
+        local: SocketAddr,
+        origin: Origin,
+        accepted: Instant,
+        drain: DrainWatch,
+    ) -> Self {
+        let stream = Io::Tcp(tcp);
+        Self { stream, tls: None, server_name: None, peer, local, destination: local, origin, accepted, drain }
+    }
+
     /// How upstream connections on behalf of this one are dialled: from the pod that it belongs to, and, towards the
     /// pod's application, as its real client.
     pub fn dialer(&self) -> Dialer {

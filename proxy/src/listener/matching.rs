@@ -19,7 +19,33 @@ pub(super) struct Facts<'a> {
     pub server_name: &'a str,
     pub transport_protocol: &'a str,
     /// The client's, the most preferred first.
-    pub application_protocols: &'a [&'a str],
+    pub application_protocols: Protocols<'a>,
+}
+
+/// What the client may speak after this, the most preferred first.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Protocols<'a> {
+    /// What the HTTP inspector found.
+    Found(&'static [&'static str]),
+    /// What the ClientHello offers.
+    Offered(&'a [String]),
+}
+
+impl Protocols<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Found(names) => names.len(),
+            Self::Offered(names) => names.len(),
+        }
+    }
+
+    fn position(&self, wanted: &[Box<str>]) -> Option<usize> {
+        let is_wanted = |name: &str| wanted.iter().any(|wanted| **wanted == *name);
+        match self {
+            Self::Found(names) => names.iter().position(|name| is_wanted(name)),
+            Self::Offered(names) => names.iter().position(|name| is_wanted(name)),
+        }
+    }
 }
 
 /// A criterion: how well a match fits, the higher the better; none: not at all.
@@ -92,10 +118,7 @@ fn application_protocol(matches: &FilterChainMatch, facts: &Facts<'_>) -> Option
         return Some(0);
     }
     let offered = facts.application_protocols;
-    offered
-        .iter()
-        .position(|offered| matches.application_protocols.iter().any(|wanted| **wanted == **offered))
-        .map(|position| offered.len() - position)
+    offered.position(&matches.application_protocols).map(|position| offered.len() - position)
 }
 
 fn source_type(wanted: SourceType, facts: &Facts<'_>) -> Option<usize> {
@@ -117,7 +140,8 @@ mod tests {
 
     fn chain(name: &str, matches: FilterChainMatch) -> Arc<FilterChain> {
         let proxy = TcpProxy { stat_prefix: "t".into(), settings: Settings::passthrough("c"), access_log: Vec::new() };
-        Arc::new(FilterChain { name: name.into(), matches, terminal: NetworkFilter::Tcp(Arc::new(proxy)) })
+        let terminal = NetworkFilter::Tcp(Arc::new(proxy));
+        Arc::new(FilterChain { name: name.into(), matches, tls: None, handshake_timeout: None, terminal })
     }
 
     fn listener(chains: Vec<(&str, FilterChainMatch)>, default: bool) -> Listener {
@@ -137,7 +161,7 @@ mod tests {
             source: "10.9.9.9:4000".parse().unwrap(),
             server_name: "",
             transport_protocol: "raw_buffer",
-            application_protocols: &[],
+            application_protocols: Protocols::Found(&[]),
         }
     }
 
@@ -192,7 +216,7 @@ mod tests {
         let local = FilterChainMatch { source_type: SourceType::SameIpOrLoopback, ..any() };
         let listener = listener(vec![("tcp", any()), ("http", http), ("local", local)], false);
         assert_eq!(chain_name(&listener, &facts()).as_deref(), Some("tcp"));
-        let h2 = Facts { application_protocols: &["h2c"], ..facts() };
+        let h2 = Facts { application_protocols: Protocols::Found(&["h2c"]), ..facts() };
         assert_eq!(chain_name(&listener, &h2).as_deref(), Some("http"));
         let loopback = Facts { source: "127.0.0.1:1".parse().unwrap(), ..facts() };
         assert_eq!(chain_name(&listener, &loopback).as_deref(), Some("local"));

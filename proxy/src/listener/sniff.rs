@@ -1,10 +1,9 @@
 //! Which HTTP a client speaks, from its first bytes, without taking them off the socket.
 
-use std::io;
+use tokio::net::TcpStream;
 
-use tokio::{io::Interest, net::TcpStream};
-
-use crate::config::http::Codec;
+use super::peek;
+use crate::{config::http::Codec, tls::PeerTls, wire::io::Io};
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -50,30 +49,32 @@ enum Guess {
 
 /// Waits for as many bytes as it takes. None: not HTTP, or the client is gone.
 pub(super) async fn sniff(stream: &TcpStream) -> Option<Protocol> {
-    let mut bytes = [0; LOOK];
-    loop {
-        let ready = stream.ready(Interest::READABLE).await.ok()?;
-        let length = match stream.try_io(Interest::READABLE, || peek(stream, &mut bytes)) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(_) => return None,
-        };
-        match guess(&bytes[..length]) {
-            Guess::Is(protocol) => return Some(protocol),
-            Guess::NotHttp => return None,
-            Guess::NeedsMore if length == LOOK || length == 0 || ready.is_read_closed() => return None,
-            Guess::NeedsMore => {
-                // The bytes stay where they are: forget that the socket is readable, and wait for more to arrive.
-                let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-            }
-        }
+    let guessed = peek::until(stream, |bytes| match guess(bytes) {
+        Guess::NeedsMore if bytes.len() >= LOOK => Some(Guess::NotHttp),
+        Guess::NeedsMore => None,
+        guess => Some(guess),
+    });
+    match guessed.await {
+        Some(Guess::Is(protocol)) => Some(protocol),
+        Some(Guess::NotHttp | Guess::NeedsMore) | None => None,
     }
 }
 
-fn peek(stream: &TcpStream, bytes: &mut [u8]) -> io::Result<usize> {
-    use nix::sys::socket::{MsgFlags, recv};
-    use std::os::fd::AsRawFd;
-    recv(stream.as_raw_fd(), bytes, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).map_err(io::Error::from)
+/// Which HTTP a client speaks that has said so in the handshake, or else by its first bytes under TLS.
+pub(super) async fn sniff_tls(io: &mut Io, tls: &PeerTls) -> Codec {
+    match tls.protocol.as_deref() {
+        Some("h2") => Codec::Http2,
+        Some(_) => Codec::Http1,
+        None => {
+            let mut first = Vec::new();
+            // An error comes again when the connection is read.
+            let _ = io.peek(PREFACE.len(), &mut first).await;
+            match first.is_empty() || !PREFACE.starts_with(&first) {
+                true => Codec::Http1,
+                false => Codec::Http2,
+            }
+        }
+    }
 }
 
 fn guess(bytes: &[u8]) -> Guess {

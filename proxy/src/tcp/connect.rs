@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     io,
     net::SocketAddr,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -16,12 +17,14 @@ use crate::{
     config::{
         Cluster,
         tcp::{Settings, Target, WeightedCluster},
+        tls::Transport,
     },
     intake::Downstream,
     telemetry::{
         access_log::{Entry, Flag},
         stats::process,
     },
+    tls::{self, PeerTls, client::Asked, dial::Secured},
     wire::{
         dial::{ConnectError, Dialer},
         io::Io,
@@ -36,6 +39,7 @@ const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Connected {
     pub(super) stream: Io,
+    pub(super) tls: Option<Rc<PeerTls>>,
     pub(super) _permit: Option<Permit>,
 }
 
@@ -76,8 +80,10 @@ pub(super) async fn to_target(
     match &settings.target {
         Target::OriginalDestination(name) => {
             entry.upstream_cluster = Some(name.clone());
-            let stream = attempt(worker, &dialer, downstream.destination, PASSTHROUGH_CONNECT_TIMEOUT, entry).await;
-            stream.map(|stream| Connected { stream, _permit: None }).map_err(Failed::Connect)
+            let (to, timeout) = (downstream.destination, PASSTHROUGH_CONNECT_TIMEOUT);
+            let attempt = attempt(worker, &dialer, to, timeout, &Transport::Plain, Asked::default(), entry);
+            let Secured { io, tls } = attempt.await.map_err(Failed::Connect)?;
+            Ok(Connected { stream: io, tls, _permit: None })
         }
         Target::Clusters(clusters) => {
             let snapshot = worker.snapshot.load_full();
@@ -108,8 +114,10 @@ async fn to_cluster(
             ..PickContext::default()
         };
         let endpoint = worker.balancers.pick(cluster, &context).ok_or(Failed::NoEndpoint)?;
-        match attempt(worker, dialer, endpoint.address, cluster.connect_timeout, entry).await {
-            Ok(stream) => return Ok(Connected { stream, _permit: Some(permit) }),
+        let asked = Asked { hostname: &endpoint.hostname, ..Asked::default() };
+        let timeout = cluster.connect_timeout;
+        match attempt(worker, dialer, endpoint.address, timeout, &cluster.transport, asked, entry).await {
+            Ok(Secured { io, tls }) => return Ok(Connected { stream: io, tls, _permit: Some(permit) }),
             Err(error) => {
                 entry.raise(Flag::UpstreamConnectionFailure);
                 if entry.attempts >= attempts {
@@ -126,16 +134,19 @@ async fn attempt(
     dialer: &Dialer,
     to: SocketAddr,
     timeout: Duration,
+    transport: &Transport,
+    asked: Asked<'_>,
     entry: &mut Entry,
-) -> Result<Io, ConnectError> {
+) -> Result<Secured, ConnectError> {
     entry.attempts += 1;
     entry.upstream_host = Some(to);
     worker.stats.inc(process::UPSTREAM_CX_TOTAL);
-    dialer.connect(to, timeout).await.inspect_err(|error| {
+    let connected = tls::dial::connect(dialer, to, timeout, transport, asked, &worker.stats).await;
+    connected.inspect_err(|error| {
         entry.transport_failure = transport_failure(error);
         worker.stats.inc(match error {
             ConnectError::Timeout => process::UPSTREAM_CX_CONNECT_TIMEOUT,
-            ConnectError::Io(_) => process::UPSTREAM_CX_CONNECT_FAIL,
+            ConnectError::Io(_) | ConnectError::Tls(_) => process::UPSTREAM_CX_CONNECT_FAIL,
         });
     })
 }
@@ -144,6 +155,7 @@ async fn attempt(
 fn transport_failure(error: &ConnectError) -> Cow<'static, str> {
     match error {
         ConnectError::Timeout => Cow::Borrowed(""),
+        ConnectError::Tls(reason) => reason.replace(' ', "_").into(),
         ConnectError::Io(error) => {
             // The kernel's text without Rust's "(os error N)".
             let text = error.raw_os_error().map_or_else(|| error.to_string(), os_error_text);

@@ -35,7 +35,7 @@ pub async fn proxy(
 ) {
     let mut line = Line { worker, logs, entry, copied: Copied::default() };
     let connected = connect::to_target(&line.worker, &downstream, settings, &mut line.entry).await;
-    let Connected { stream: mut upstream, _permit } = match connected {
+    let Connected { stream: mut upstream, tls, _permit } = match connected {
         Ok(connected) => connected,
         Err(failed) => {
             line.entry.raise(failed.flag());
@@ -49,6 +49,7 @@ pub async fn proxy(
         }
     };
     line.entry.upstream_local = upstream.local_addr().ok();
+    line.entry.upstream_tls = tls;
     let drain = downstream.drain.clone();
     let soon = drain.forced_within(LAST);
     let ended =

@@ -6,6 +6,7 @@
 use std::{
     borrow::Cow,
     net::SocketAddr,
+    rc::Rc,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -13,9 +14,12 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use smallvec::SmallVec;
 
-use crate::telemetry::{
-    format::{Field, Format, HeaderName},
-    writer::{LogFile, LogHandle},
+use crate::{
+    telemetry::{
+        format::{Field, Format, HeaderName},
+        writer::{LogFile, LogHandle},
+    },
+    tls::PeerTls,
 };
 
 /// Envoy's response flags: why a response is not simply the upstream's.
@@ -146,6 +150,12 @@ pub struct Entry {
     pub termination_details: Cow<'static, str>,
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`; empty: none.
     pub transport_failure: Cow<'static, str>,
+    /// `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`; empty: none.
+    pub downstream_transport_failure: Cow<'static, str>,
+    /// The client's TLS; none: it is bare.
+    pub tls: Option<Rc<PeerTls>>,
+    /// The upstream's.
+    pub upstream_tls: Option<Rc<PeerTls>>,
     /// Body bytes from the client.
     pub bytes_received: u64,
     /// Body bytes to the client.
@@ -192,6 +202,9 @@ impl Entry {
             details: Cow::Borrowed(""),
             termination_details: Cow::Borrowed(""),
             transport_failure: Cow::Borrowed(""),
+            downstream_transport_failure: Cow::Borrowed(""),
+            tls: None,
+            upstream_tls: None,
             bytes_received: 0,
             bytes_sent: 0,
             upstream_host: None,

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use crate::telemetry::format_tls::TlsField;
+
 /// Envoy's own default for a file access log without a format.
 pub const ENVOY_DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
      %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \
@@ -124,7 +126,9 @@ pub enum Field {
     RouteName,
     /// A value fixed at configuration time: `HOSTNAME`, `ENVIRONMENT(X)`.
     Constant(Arc<str>),
-    /// An operator whose source (TLS, filter state, metadata) this stream cannot have.
+    /// An operator about TLS.
+    Tls(TlsField),
+    /// An operator whose source (filter state, metadata) this stream cannot have.
     Absent,
 }
 
@@ -342,13 +346,12 @@ impl<'a> Operator<'a> {
             "REQUESTED_SERVER_NAME" => Field::RequestedServerName,
             "ROUTE_NAME" => Field::RouteName,
             "HOSTNAME" => Field::Constant(hostname()),
-            "DOWNSTREAM_TRANSPORT_FAILURE_REASON" | "VIRTUAL_CLUSTER_NAME" => Field::Absent,
-            command if command.starts_with("DOWNSTREAM_TLS_") || command.starts_with("UPSTREAM_TLS_") => Field::Absent,
-            command if command.starts_with("DOWNSTREAM_PEER_") || command.starts_with("UPSTREAM_PEER_") => {
-                Field::Absent
-            }
-            command if command.starts_with("DOWNSTREAM_LOCAL_") => Field::Absent,
-            _ => return Err(FormatError::Unknown(self.command.into())),
+            "VIRTUAL_CLUSTER_NAME" => Field::Absent,
+            command => match TlsField::parse(command, self.parameter) {
+                Some(field) if field.takes_parameter() => return Ok(Field::Tls(field)),
+                Some(field) => Field::Tls(field),
+                None => return Err(FormatError::Unknown(command.into())),
+            },
         };
         match self.parameter {
             Some(_) => Err(self.bad("takes no parameter")),

@@ -166,6 +166,7 @@ impl Field {
             Self::RequestedServerName => write_bytes(out, entry.requested_server_name.as_deref().map(str::as_bytes)),
             Self::RouteName => write_text(out, entry.route_name.as_deref().unwrap_or_default()),
             Self::Constant(value) => write_text(out, value),
+            Self::Tls(field) => field.write(out, entry),
             Self::Absent => false,
         }
     }
@@ -219,7 +220,7 @@ fn write_address(out: &mut Vec<u8>, address: Option<SocketAddr>, part: Part) -> 
 }
 
 /// The default is ISO 8601 with milliseconds, written by hand: it is in every line.
-fn write_time(out: &mut Vec<u8>, time: SystemTime, format: Option<&str>) -> bool {
+pub(super) fn write_time(out: &mut Vec<u8>, time: SystemTime, format: Option<&str>) -> bool {
     let Ok(time) = jiff::Timestamp::try_from(time) else { return false };
     if let Some(format) = format {
         return match jiff::fmt::strtime::format(format, &time.to_zoned(jiff::tz::TimeZone::UTC)) {

@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod format;
+mod format_tls;
 mod format_write;
 pub mod stats;
 pub mod writer;

@@ -17,7 +17,6 @@ use crate::{
         stash::{Family, Waited},
     },
     telemetry::stats::process,
-    wire::io::Io,
 };
 
 /// Where upstream connections start.
@@ -52,6 +51,9 @@ pub enum ConnectError {
     /// The kernel's answer.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The connection was made and could not be secured: the transport failure reason, empty if the peer just left.
+    #[error("TLS: {0}")]
+    Tls(String),
 }
 
 impl Dialer {
@@ -64,7 +66,7 @@ impl Dialer {
     }
 
     /// Connects within `timeout`, TCP_NODELAY set.
-    pub async fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<Io, ConnectError> {
+    pub async fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<TcpStream, ConnectError> {
         let connected = async {
             match self {
                 Self::Host => {
@@ -75,7 +77,7 @@ impl Dialer {
                 Self::Pod { pod, client } => connect_from_pod(pod, *client, to).await,
             }
         };
-        Ok(Io::Tcp(tokio::time::timeout(timeout, connected).await.map_err(|_| ConnectError::Timeout)??))
+        Ok(tokio::time::timeout(timeout, connected).await.map_err(|_| ConnectError::Timeout)??)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
@@ -36,6 +36,16 @@ impl Io {
             Self::Tcp(stream) => Some(stream),
             Self::Tls(_) => None,
         }
+    }
+
+    /// Adds the first bytes under TLS, up to `most`, to `into`, without taking them; none: the peer has closed it. Of bare
+    /// bytes the socket tells.
+    pub async fn peek(&mut self, most: usize, into: &mut Vec<u8>) -> io::Result<()> {
+        if let Self::Tls(stream) = self {
+            let bytes = stream.fill_buf().await?;
+            into.extend_from_slice(&bytes[..bytes.len().min(most)]);
+        }
+        Ok(())
     }
 
     /// This side's address.

@@ -20,7 +20,6 @@ use crate::{
     intake::{Admitted, Direction, Downstream, Origin, Pod},
     listener,
     telemetry::stats::{Counter, Shard, process},
-    wire::io::Io,
     worker::{drain::DrainWatch, state::Worker},
 };
 
@@ -158,8 +157,7 @@ impl Source {
             Self::Bound { listener, drain } => {
                 let origin = Origin::Bound { listener: listener.clone() };
                 let drain = drain.clone();
-                let stream = Io::Tcp(stream);
-                Ok((Downstream { stream, peer, local, destination: local, origin, accepted, drain }, None))
+                Ok((Downstream::new(stream, peer, local, origin, accepted, drain), None))
             }
             Self::Pod { pod, direction } => {
                 let pod = pod.load_full();
@@ -177,8 +175,8 @@ impl Source {
                 };
                 let drain = pod.local.drain(*direction).watch();
                 let origin = Origin::Pod { pod, direction: *direction };
-                let stream = Io::Tcp(stream);
-                Ok((Downstream { stream, peer, local, destination, origin, accepted, drain }, Some(admitted)))
+                let downstream = Downstream::new(stream, peer, local, origin, accepted, drain);
+                Ok((Downstream { destination, ..downstream }, Some(admitted)))
             }
         }
     }

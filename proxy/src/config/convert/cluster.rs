@@ -8,17 +8,18 @@ use weir_proto::envoy::{
     extensions::upstreams::http::v3 as upstreams,
 };
 
-use super::{Context, Error, duration, item, limit, sub, type_name, unpack};
+use super::{Context, Error, duration, item, limit, sub, tls, type_name, unpack};
 use super::{
     balancing::balancing,
     endpoints::{assignment, discovery},
 };
 use crate::config::{
     cluster::{
-        Cluster, Thresholds, UpstreamProtocol, Usage,
+        AutoNames, Cluster, Thresholds, UpstreamProtocol, Usage,
         balancing::Policy,
         stats::{ClusterStats, HashedBy},
     },
+    header_name,
     http::Http2,
 };
 
@@ -77,7 +78,9 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
     if message.name.is_empty() {
         return Err(Error::at(sub(at, "name"), "a name is required"));
     }
-    raw_transport(message.transport_socket.as_ref(), &sub(at, "transport_socket"))?;
+    let stat_name = if message.alt_stat_name.is_empty() { &message.name } else { &message.alt_stat_name };
+    let stats = cx.stats.scope(&format!("cluster.{stat_name}"));
+    let transport = tls::upstream(cx, message.transport_socket.as_ref(), &stats, &sub(at, "transport_socket"))?;
     if message.outlier_detection.is_some() {
         return Err(Error::at(sub(at, "outlier_detection"), "not supported yet"));
     }
@@ -111,6 +114,8 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         endpoints: ArcSwap::from_pointee(endpoints),
         hashed: ArcSwapOption::empty(),
         connect_timeout,
+        transport,
+        auto_names: protocol.auto_names,
         protocol: protocol.protocol,
         http2: protocol.http2,
         http1_trailers: protocol.http1_trailers,
@@ -130,20 +135,6 @@ fn track_remaining(message: &proto::Cluster) -> [bool; 2] {
     [core::RoutingPriority::Default, core::RoutingPriority::High].map(|priority| {
         thresholds.clone().find(|one| one.priority() == priority).is_some_and(|one| one.track_remaining)
     })
-}
-
-/// Accepts no transport socket, or one that is plain TCP.
-pub(super) fn raw_transport(message: Option<&core::TransportSocket>, at: &str) -> Result<(), Error> {
-    use core::transport_socket::ConfigType;
-    let Some(message) = message else { return Ok(()) };
-    let name = match &message.config_type {
-        Some(ConfigType::TypedConfig(any)) => type_name(any),
-        None => message.name.as_str(),
-    };
-    match name {
-        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" | "envoy.transport_sockets.raw_buffer" => Ok(()),
-        other => Err(Error::at(at, format!("transport socket {other} is not supported yet"))),
-    }
 }
 
 fn breakers(cx: &mut Context, message: Option<&proto::CircuitBreakers>, at: &str) -> Result<Thresholds, Error> {
@@ -176,6 +167,7 @@ struct Protocol {
     http1_trailers: bool,
     idle_timeout: Option<Duration>,
     max_requests_per_connection: u32,
+    auto_names: Option<AutoNames>,
 }
 
 fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Protocol, Error> {
@@ -199,6 +191,7 @@ fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Prot
         max_requests_per_connection: max_requests
             .or(common.and_then(|common| common.max_requests_per_connection))
             .unwrap_or(0),
+        auto_names: None,
     };
     for (name, any) in &message.typed_extension_protocol_options {
         let at = format!("{at}.typed_extension_protocol_options[\"{name}\"]");
@@ -218,9 +211,16 @@ fn typed_protocol(
     at: &str,
 ) -> Result<(), Error> {
     use upstreams::http_protocol_options::{UpstreamProtocolOptions, explicit_http_config::ProtocolConfig};
-    let supported = ["common_http_protocol_options", "explicit_http_config", "use_downstream_protocol_config"];
-    // They need TLS to have an effect.
-    cx.only(message, at, &supported, &["upstream_http_protocol_options", "header_validation_config"])?;
+    let supported = [
+        "common_http_protocol_options",
+        "explicit_http_config",
+        "use_downstream_protocol_config",
+        "upstream_http_protocol_options",
+    ];
+    cx.only(message, at, &supported, &["header_validation_config"])?;
+    if let Some(options) = &message.upstream_http_protocol_options {
+        protocol.auto_names = auto_names(cx, options, &sub(at, "upstream_http_protocol_options"))?;
+    }
     if let Some(common) = &message.common_http_protocol_options {
         protocol.idle_timeout = idle(cx, Some(common), &sub(at, "common_http_protocol_options"))?;
         protocol.max_requests_per_connection = common.max_requests_per_connection.unwrap_or(0);
@@ -253,6 +253,24 @@ fn typed_protocol(
         }
     }
     Ok(())
+}
+
+fn auto_names(
+    cx: &mut Context,
+    message: &core::UpstreamHttpProtocolOptions,
+    at: &str,
+) -> Result<Option<AutoNames>, Error> {
+    cx.only(message, at, &["auto_sni", "auto_san_validation", "override_auto_sni_header"], &[])?;
+    if !message.auto_sni && !message.auto_san_validation {
+        return Ok(None);
+    }
+    let header = match message.override_auto_sni_header.as_str() {
+        "" => None,
+        // The authority is kept as `host`.
+        ":authority" => Some(header_name("host", at)?),
+        name => Some(header_name(name, &sub(at, "override_auto_sni_header"))?),
+    };
+    Ok(Some(AutoNames { server_name: message.auto_sni, validate: message.auto_san_validation, header }))
 }
 
 fn idle(cx: &mut Context, message: Option<&core::HttpProtocolOptions>, at: &str) -> Result<Option<Duration>, Error> {

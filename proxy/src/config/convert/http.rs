@@ -15,12 +15,15 @@ use super::{Context, Error, access_log, cidrs, cluster, filter, item, limit, rou
 use crate::{
     config::{
         filter::HttpFilter,
-        http::{Codec, HttpConnectionManager, Router, ServerHeader, StripPort},
+        http::{
+            ClientCertificateDetails, Codec, ForwardClientCertificate, HttpConnectionManager, Router, ServerHeader,
+            StripPort,
+        },
     },
     telemetry::access_log::Wanted,
 };
 
-const SUPPORTED: [&str; 32] = [
+const SUPPORTED: [&str; 33] = [
     "codec_type",
     "stat_prefix",
     "rds",
@@ -46,6 +49,7 @@ const SUPPORTED: [&str; 32] = [
     "preserve_external_request_id",
     "always_set_request_id_in_response",
     "forward_client_cert_details",
+    "set_current_client_cert_details",
     "upgrade_configs",
     "normalize_path",
     "merge_slashes",
@@ -56,7 +60,7 @@ const SUPPORTED: [&str; 32] = [
 ];
 
 /// They change tracing, statistics, when lines are written or connections end; or need TLS to have an effect.
-const HARMLESS: [&str; 15] = [
+const HARMLESS: [&str; 14] = [
     "drain_timeout",
     "tracing",
     "http3_protocol_options",
@@ -66,7 +70,6 @@ const HARMLESS: [&str; 15] = [
     "access_log_flush_interval",
     "flush_access_log_on_new_request",
     "access_log_options",
-    "set_current_client_cert_details",
     "stream_error_on_invalid_http_message",
     "request_id_extension",
     "add_proxy_protocol_connection_state",
@@ -102,7 +105,10 @@ pub(super) fn connection_manager(
     let text = |value: &str, field: &str| {
         HeaderValue::from_str(value).map_err(|_| Error::at(sub(at, field), "not a header value"))
     };
+    let client_cert_details = client_cert_details(cx, message, at)?;
     Ok(HttpConnectionManager {
+        forward_client_cert: forward_client_cert(message),
+        client_cert_details,
         stat_prefix: message.stat_prefix.as_str().into(),
         codec: match message.codec_type() {
             manager::CodecType::Auto => Codec::Auto,
@@ -336,5 +342,33 @@ fn router(cx: &mut Context, message: &router::Router, at: &str) -> Result<Router
     Ok(Router {
         suppress_envoy_headers: message.suppress_envoy_headers,
         respect_expected_rq_timeout: message.respect_expected_rq_timeout,
+    })
+}
+
+fn forward_client_cert(message: &proto::HttpConnectionManager) -> ForwardClientCertificate {
+    use manager::ForwardClientCertDetails as Details;
+    match message.forward_client_cert_details() {
+        Details::Sanitize => ForwardClientCertificate::Sanitize,
+        Details::ForwardOnly => ForwardClientCertificate::ForwardOnly,
+        Details::AppendForward => ForwardClientCertificate::AppendForward,
+        Details::SanitizeSet => ForwardClientCertificate::SanitizeSet,
+        Details::AlwaysForwardOnly => ForwardClientCertificate::AlwaysForwardOnly,
+    }
+}
+
+fn client_cert_details(
+    cx: &mut Context,
+    message: &proto::HttpConnectionManager,
+    at: &str,
+) -> Result<ClientCertificateDetails, Error> {
+    let Some(details) = &message.set_current_client_cert_details else { return Ok(Default::default()) };
+    let at = sub(at, "set_current_client_cert_details");
+    cx.only(details, &at, &["subject", "cert", "chain", "dns", "uri"], &[])?;
+    Ok(ClientCertificateDetails {
+        subject: details.subject.unwrap_or(false),
+        cert: details.cert,
+        chain: details.chain,
+        dns: details.dns,
+        uri: details.uri,
     })
 }

@@ -4,16 +4,23 @@ use std::{collections::HashMap, sync::Arc};
 
 use weir_proto::envoy::{
     config::{core::v3 as core, listener::v3 as proto},
-    extensions::filters::network::{
-        http_connection_manager::v3::HttpConnectionManager as HttpProto,
-        tcp_proxy::v3::{TcpProxy as TcpProto, tcp_proxy},
+    extensions::filters::{
+        listener::tls_inspector::v3::TlsInspector,
+        network::{
+            http_connection_manager::v3::HttpConnectionManager as HttpProto,
+            tcp_proxy::v3::{TcpProxy as TcpProto, tcp_proxy},
+        },
     },
 };
 
-use super::{Context, Error, access_log, cidrs, cluster, http, item, limit, socket_address, sub, type_name, unpack};
-use crate::config::{
-    listener::{FilterChain, FilterChainMatch, Listener, NetworkFilter, SourceType, TcpProxy, TrafficDirection},
-    tcp::{self, Settings, Target, WeightedCluster},
+use super::{Context, Error, access_log, cidrs, http, item, limit, socket_address, sub, tls, type_name, unpack};
+use crate::{
+    config::{
+        listener::{FilterChain, FilterChainMatch, Listener, NetworkFilter, SourceType, TcpProxy, TrafficDirection},
+        tcp::{self, Settings, Target, WeightedCluster},
+    },
+    telemetry::stats::Scope,
+    tls::stats::InspectorStats,
 };
 
 const SUPPORTED: [&str; 20] = [
@@ -75,7 +82,8 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
         cx.only(additional, &at, &["address"], &["tcp_keepalive"])?;
         addresses.push(socket_address(additional.address.as_ref(), &sub(&at, "address"))?);
     }
-    let filters = listener_filters(cx, &message.listener_filters, at)?;
+    let mut filters = listener_filters(cx, &message.listener_filters, at)?;
+    let stats = stats_scope(cx, message, &addresses);
     #[expect(deprecated, reason = "published configurations use it")]
     let bind = message
         .bind_to_port
@@ -87,7 +95,11 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
     let mut matches = HashMap::new();
     for (index, chain) in message.filter_chains.iter().enumerate() {
         let at = item(at, "filter_chains", index);
-        let chain = filter_chain(cx, chain, buffer_limit, &at)?;
+        let chain = filter_chain(cx, chain, buffer_limit, &stats, &at)?;
+        if needs_tls_inspector(&chain.matches) && filters.tls_inspector.is_none() {
+            // As Envoy, which says that it tries to.
+            filters.tls_inspector = Some(InspectorStats::new(&cx.stats));
+        }
         if let Some(earlier) = matches.insert(format!("{:?}", chain.matches), index) {
             let message =
                 format!("the same matching rules as filter_chains[{earlier}]: every filter chain needs its own");
@@ -98,7 +110,7 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
     let default_filter_chain = message
         .default_filter_chain
         .as_ref()
-        .map(|chain| filter_chain(cx, chain, buffer_limit, &sub(at, "default_filter_chain")).map(Arc::new))
+        .map(|chain| filter_chain(cx, chain, buffer_limit, &stats, &sub(at, "default_filter_chain")).map(Arc::new))
         .transpose()?;
     if filter_chains.is_empty() && default_filter_chain.is_none() {
         return Err(Error::at(at, "no filter chains specified"));
@@ -116,6 +128,7 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
         },
         use_original_destination: message.use_original_dst.unwrap_or(false),
         restore_original_destination: filters.original_destination,
+        inspect_tls: filters.tls_inspector,
         inspect_http: filters.http_inspector,
         listener_filters_timeout: limit(
             message.listener_filters_timeout.as_ref(),
@@ -141,6 +154,7 @@ fn ipv4_compat(address: Option<&core::Address>) -> bool {
 #[derive(Default)]
 struct ListenerFilters {
     original_destination: bool,
+    tls_inspector: Option<InspectorStats>,
     http_inspector: bool,
 }
 
@@ -157,6 +171,11 @@ fn listener_filters(cx: &mut Context, messages: &[proto::ListenerFilter], at: &s
             "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" | "envoy.filters.listener.original_dst" => {
                 filters.original_destination = true
             }
+            "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+            | "envoy.filters.listener.tls_inspector" => {
+                tls_inspector(cx, message, &at)?;
+                filters.tls_inspector = Some(InspectorStats::new(&cx.stats));
+            }
             "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
             | "envoy.filters.listener.http_inspector" => filters.http_inspector = true,
             other => return Err(Error::at(at, format!("listener filter {other} is not supported yet"))),
@@ -165,15 +184,53 @@ fn listener_filters(cx: &mut Context, messages: &[proto::ListenerFilter], at: &s
     Ok(filters)
 }
 
+/// The scope of a listener's statistics: Envoy names it by its address, unless told otherwise.
+fn stats_scope(cx: &Context, message: &proto::Listener, addresses: &[std::net::SocketAddr]) -> Scope {
+    let name = match (message.stat_prefix.as_str(), addresses.first()) {
+        ("", Some(address)) => address.to_string(),
+        (prefix, _) => prefix.to_owned(),
+    };
+    cx.stats.scope(&format!("listener.{name}"))
+}
+
+fn tls_inspector(cx: &mut Context, message: &proto::ListenerFilter, at: &str) -> Result<(), Error> {
+    let Some(proto::listener_filter::ConfigType::TypedConfig(any)) = &message.config_type else { return Ok(()) };
+    let at = sub(at, "typed_config");
+    let message: TlsInspector = unpack(any, &at)?;
+    for (set, field) in [
+        (message.enable_ja3_fingerprinting == Some(true), "enable_ja3_fingerprinting"),
+        (message.enable_ja4_fingerprinting == Some(true), "enable_ja4_fingerprinting"),
+    ] {
+        if set {
+            return Err(Error::at(sub(&at, field), "not supported yet"));
+        }
+    }
+    let supported = ["enable_ja3_fingerprinting", "enable_ja4_fingerprinting"];
+    // The kernel keeps the bytes that are looked at: there is no buffer to size.
+    cx.only(&message, &at, &supported, &["initial_read_buffer_size"])
+}
+
+/// Whether a chain can match only if the ClientHello has been looked at.
+fn needs_tls_inspector(matches: &FilterChainMatch) -> bool {
+    match &*matches.transport_protocol {
+        "tls" => true,
+        "" => !matches.server_names.is_empty() || !matches.application_protocols.is_empty(),
+        _ => false,
+    }
+}
+
 fn filter_chain(
     cx: &mut Context,
     message: &proto::FilterChain,
     buffer_limit: usize,
+    stats: &Scope,
     at: &str,
 ) -> Result<FilterChain, Error> {
-    let supported = ["filter_chain_match", "filters", "name", "transport_socket"];
-    cx.only(message, at, &supported, &["metadata", "transport_socket_connect_timeout"])?;
-    cluster::raw_transport(message.transport_socket.as_ref(), &sub(at, "transport_socket"))?;
+    let supported = ["filter_chain_match", "filters", "name", "transport_socket", "transport_socket_connect_timeout"];
+    cx.only(message, at, &supported, &["metadata"])?;
+    let tls = tls::downstream(cx, message.transport_socket.as_ref(), stats, &sub(at, "transport_socket"))?;
+    let timeout_at = sub(at, "transport_socket_connect_timeout");
+    let handshake_timeout = limit(message.transport_socket_connect_timeout.as_ref(), None, &timeout_at)?;
     let matches = match &message.filter_chain_match {
         None => FilterChainMatch::default(),
         Some(matches) => filter_chain_match(cx, matches, &sub(at, "filter_chain_match"))?,
@@ -189,7 +246,7 @@ fn filter_chain(
     let terminal = terminal.ok_or_else(|| {
         Error::at(sub(at, "filters"), "expected one of http_connection_manager and tcp_proxy as the last filter")
     })?;
-    Ok(FilterChain { name: message.name.as_str().into(), matches, terminal })
+    Ok(FilterChain { name: message.name.as_str().into(), matches, tls, handshake_timeout, terminal })
 }
 
 fn item_before(at: &str, index: usize) -> String {

@@ -18,6 +18,7 @@ mod retry;
 mod route;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -55,9 +56,7 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         return Ok(Built { snapshot: Snapshot::default(), ignored: Vec::new() });
     };
     let at = "static_resources";
-    if !resources.secrets.is_empty() {
-        return Err(Error::at(format!("{at}.secrets"), "TLS is not supported yet"));
-    }
+    cx.secrets = Arc::new(tls::Secrets::new(&resources.secrets, at)?);
     let mut clusters = Vec::new();
     for (index, message) in resources.clusters.iter().enumerate() {
         let at = item(at, "clusters", index);
@@ -97,6 +96,8 @@ struct Context {
     /// The cluster that this proxy is part of (`local_cluster_name`), and where its hosts are.
     local_cluster: Option<Box<str>>,
     zones: Arc<LocalZones>,
+    /// Secrets of the bootstrap.
+    secrets: Arc<tls::Secrets>,
     /// Clusters that static routes may name.
     clusters: HashSet<String>,
     /// The cluster that this process belongs to: `node.cluster`.

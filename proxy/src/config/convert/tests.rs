@@ -178,8 +178,8 @@ fn what_is_refused_names_the_field() {
         (
             "chain",
             "transport_socket: { name: envoy.transport_sockets.tls }",
-            "static_resources.listeners[0].filter_chains[0].transport_socket".into(),
-            "transport socket envoy.transport_sockets.tls is not supported yet",
+            "static_resources.listeners[0].filter_chains[0].transport_socket.typed_config".into(),
+            "a configuration is required",
         ),
         (
             "cluster",

@@ -15,11 +15,18 @@ use tokio::sync::oneshot;
 use super::host::{Connection, Host, Http1, Http2, InUse, PoolError, Room, Want};
 use crate::{
     http::{executor::LocalExecutor, request_body::RequestBody},
+    tls::{self, PeerTls, client::Asked, dial::Secured},
     wire::io::Io,
 };
 
-async fn dial(want: &Want<'_>) -> Result<Io, PoolError> {
-    want.dialer.connect(want.address, want.cluster.connect_timeout).await.map_err(PoolError::Connect)
+async fn dial(want: &Want<'_>) -> Result<Secured, PoolError> {
+    // Envoy offers what it is going to speak, unless the configuration says otherwise.
+    let protocols: &[&str] = if want.http2 { &["h2"] } else { &["http/1.1"] };
+    let asked = Asked { protocols, ..want.asked };
+    let cluster = want.cluster;
+    tls::dial::connect(want.dialer, want.address, cluster.connect_timeout, &cluster.transport, asked, want.shard)
+        .await
+        .map_err(PoolError::Connect)
 }
 
 fn http1_builder() -> http1::Builder {
@@ -27,9 +34,10 @@ fn http1_builder() -> http1::Builder {
 }
 
 pub(super) async fn connect_http1(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<Http1, PoolError> {
-    let stream = dial(want).await?;
-    let connection = Connection::new(&stream, room);
-    let (sender, driver) = http1_builder().handshake(TokioIo::new(stream)).await.map_err(|_| PoolError::Handshake)?;
+    let secured = dial(want).await?;
+    let connection = Connection::new(&secured, room);
+    let (sender, driver) =
+        http1_builder().handshake(TokioIo::new(secured.io)).await.map_err(|_| PoolError::Handshake)?;
     let host = Rc::downgrade(host);
     let shared = Rc::downgrade(&connection);
     let idle_timeout = want.cluster.idle_timeout;
@@ -73,14 +81,14 @@ async fn idle_too_long(host: &Weak<Host>, connection: &Weak<Connection>, timeout
 }
 
 pub(super) async fn connect_http2(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<Http2, PoolError> {
-    let stream = dial(want).await?;
-    let connection = Connection::new(&stream, room);
+    let secured = dial(want).await?;
+    let connection = Connection::new(&secured, room);
     let settings = &want.cluster.http2;
     let (sender, mut driver) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(secured.io))
         .await
         .map_err(|_| PoolError::Handshake)?;
     let limit = settings.max_concurrent_streams as usize;
@@ -147,16 +155,18 @@ pub(in crate::http) struct Upgrading {
     /// The connection, and what was read beyond the response, once the upstream has switched protocols.
     pub switched: oneshot::Receiver<(Io, bytes::Bytes)>,
     pub local: Option<SocketAddr>,
+    pub tls: Option<Rc<PeerTls>>,
 }
 
 /// Dials for an upgrade.
 pub(in crate::http) async fn connect_for_upgrade(want: Want<'_>) -> Result<Upgrading, PoolError> {
     let limits = &want.cluster.breakers;
     let open = InUse::take(&want.cluster.usage.connections, limits.max_connections).ok_or(PoolError::Overflow)?;
-    let stream = dial(&want).await?;
-    let local = stream.local_addr().ok();
+    let secured = dial(&want).await?;
+    let local = secured.io.local_addr().ok();
+    let tls = secured.tls;
     let (sender, mut driver) =
-        http1_builder().handshake(TokioIo::new(stream)).await.map_err(|_| PoolError::Handshake)?;
+        http1_builder().handshake(TokioIo::new(secured.io)).await.map_err(|_| PoolError::Handshake)?;
     let (switched, receiver) = oneshot::channel();
     tokio::task::spawn_local(async move {
         let _open = open;
@@ -166,5 +176,5 @@ pub(in crate::http) async fn connect_for_upgrade(want: Want<'_>) -> Result<Upgra
             let _ = switched.send((parts.io.into_inner(), parts.read_buf));
         }
     });
-    Ok(Upgrading { sender, switched: receiver, local })
+    Ok(Upgrading { sender, switched: receiver, local, tls })
 }

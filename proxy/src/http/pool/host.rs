@@ -15,10 +15,9 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     config::cluster::{Cluster, Gauge},
     http::request_body::RequestBody,
-    wire::{
-        dial::{ConnectError, Dialer, PoolScope},
-        io::Io,
-    },
+    telemetry::stats::Shard,
+    tls::{PeerTls, client::Asked, dial::Secured},
+    wire::dial::{ConnectError, Dialer, PoolScope},
 };
 
 /// The connections to one endpoint.
@@ -53,6 +52,7 @@ pub(super) struct Http2 {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub local: Option<SocketAddr>,
+    pub tls: Option<Rc<PeerTls>>,
     pub requests: Cell<u32>,
     pub active: Cell<usize>,
     pub idle_since: Cell<Instant>,
@@ -123,6 +123,7 @@ impl PoolError {
             Self::Overflow => Self::Overflow,
             Self::Handshake => Self::Handshake,
             Self::Connect(ConnectError::Timeout) => Self::Connect(ConnectError::Timeout),
+            Self::Connect(ConnectError::Tls(reason)) => Self::Connect(ConnectError::Tls(reason.clone())),
             Self::Connect(ConnectError::Io(error)) => Self::Connect(ConnectError::Io(match error.raw_os_error() {
                 Some(code) => io::Error::from_raw_os_error(code),
                 None => io::Error::new(error.kind(), error.to_string()),
@@ -139,6 +140,10 @@ pub(in crate::http) struct Want<'a> {
     pub dialer: &'a Dialer,
     pub scope: &'a PoolScope,
     pub http2: bool,
+    /// What its TLS asks for.
+    pub asked: Asked<'a>,
+    /// The worker's counters.
+    pub shard: &'a Shard,
 }
 
 impl Host {
@@ -251,9 +256,10 @@ impl Drop for Connecting<'_> {
 }
 
 impl Connection {
-    pub fn new(stream: &Io, room: Room) -> Rc<Self> {
+    pub fn new(secured: &Secured, room: Room) -> Rc<Self> {
         Rc::new(Self {
-            local: stream.local_addr().ok(),
+            local: secured.io.local_addr().ok(),
+            tls: secured.tls.clone(),
             requests: Cell::new(0),
             active: Cell::new(0),
             idle_since: Cell::new(Instant::now()),

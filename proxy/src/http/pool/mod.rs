@@ -28,7 +28,7 @@ use self::{
     host::{Connecting, Host, Http1, Http2, Waiting},
 };
 use super::request_body::RequestBody;
-use crate::wire::dial::PoolScope;
+use crate::{tls::PeerTls, wire::dial::PoolScope};
 
 /// Connections of this worker.
 #[derive(Debug, Default)]
@@ -41,6 +41,8 @@ struct Key {
     cluster: Arc<str>,
     address: SocketAddr,
     scope: PoolScope,
+    /// SNI where it follows the request.
+    server_name: Option<Arc<str>>,
 }
 
 /// The same, borrowed.
@@ -48,11 +50,13 @@ struct KeyRef<'a> {
     cluster: &'a str,
     address: SocketAddr,
     scope: &'a PoolScope,
+    server_name: Option<&'a str>,
 }
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        KeyRef { cluster: &self.cluster, address: self.address, scope: &self.scope }.hash(state);
+        let server_name = self.server_name.as_deref();
+        KeyRef { cluster: &self.cluster, address: self.address, scope: &self.scope, server_name }.hash(state);
     }
 }
 
@@ -61,12 +65,16 @@ impl Hash for KeyRef<'_> {
         self.cluster.hash(state);
         self.address.hash(state);
         self.scope.hash(state);
+        self.server_name.hash(state);
     }
 }
 
 impl Equivalent<Key> for KeyRef<'_> {
     fn equivalent(&self, key: &Key) -> bool {
-        self.address == key.address && *self.cluster == *key.cluster && *self.scope == key.scope
+        self.address == key.address
+            && *self.cluster == *key.cluster
+            && *self.scope == key.scope
+            && self.server_name == key.server_name.as_deref()
     }
 }
 
@@ -92,6 +100,14 @@ impl Lease {
         match &self.sender {
             Sender::Http1(one) => one.as_ref().and_then(|one| one.connection.local),
             Sender::Http2(two) => two.connection.local,
+        }
+    }
+
+    /// Its TLS; none: it is bare.
+    pub(super) fn tls(&self) -> Option<&Rc<PeerTls>> {
+        match &self.sender {
+            Sender::Http1(one) => one.as_ref().and_then(|one| one.connection.tls.as_ref()),
+            Sender::Http2(two) => two.connection.tls.as_ref(),
         }
     }
 
@@ -158,7 +174,8 @@ impl Pools {
 
     fn host(&self, want: &Want<'_>) -> Rc<Host> {
         let mut hosts = self.hosts.borrow_mut();
-        let key = KeyRef { cluster: &want.cluster.name, address: want.address, scope: want.scope };
+        let server_name = want.asked.server_name;
+        let key = KeyRef { cluster: &want.cluster.name, address: want.address, scope: want.scope, server_name };
         if let Some(host) = hosts.get(&key) {
             return host.clone();
         }
@@ -166,7 +183,12 @@ impl Pools {
         if hosts.len() == hosts.capacity() {
             hosts.retain(|_, host| Rc::strong_count(host) > 1 || !host.is_empty());
         }
-        let key = Key { cluster: want.cluster.name.clone(), address: want.address, scope: want.scope.clone() };
+        let key = Key {
+            cluster: want.cluster.name.clone(),
+            address: want.address,
+            scope: want.scope.clone(),
+            server_name: server_name.map(Arc::from),
+        };
         hosts.entry(key).insert(Rc::default()).get().clone()
     }
 }

@@ -1,0 +1,351 @@
+//! Transport sockets.
+
+mod certificate;
+mod parameters;
+mod secret;
+#[cfg(test)]
+mod tests;
+mod validation;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aws_lc_rs::rand;
+use rustls::server::ProducesTickets;
+use weir_proto::envoy::{
+    config::core::v3::{self as core, transport_socket::ConfigType},
+    extensions::transport_sockets::tls::v3::{
+        self as proto, common_tls_context::ValidationContextType, downstream_tls_context::SessionTicketKeysType,
+    },
+};
+
+use self::parameters::Parameters;
+pub(super) use self::secret::Secrets;
+use super::{Context, Error, cidrs, data_source, duration, item, sub, type_name, unpack};
+use crate::{
+    config::tls::{DownstreamTls, Loaded, Shown, Transport, UpstreamTls},
+    telemetry::stats::Scope,
+    tls::{
+        client::{self, ClientContext},
+        key_log::{KeyLogFile, KeyLogRange},
+        server::{self, KeyPair, Resumption, ServerContext},
+        stats::SslStats,
+        tickets::{KEY_BYTES, TicketKeys},
+        verify::Validation,
+    },
+};
+
+/// BoringSSL's default of how long sessions may be resumed, seconds.
+const SESSION_TIMEOUT: u32 = 2 * 60 * 60;
+/// Envoy's default of `max_session_keys`.
+const SESSIONS: u32 = 1;
+
+const DOWNSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+const UPSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+
+/// A filter chain's TLS; none: plain. `stats` is the listener's scope.
+pub(super) fn downstream(
+    cx: &mut Context,
+    message: Option<&core::TransportSocket>,
+    stats: &Scope,
+    at: &str,
+) -> Result<Option<Arc<DownstreamTls>>, Error> {
+    let Some((any, at)) = typed(message, at)? else { return Ok(None) };
+    let message: proto::DownstreamTlsContext = expect(any, DOWNSTREAM, &at)?;
+    let (first, ignored) = load(&cx.secrets, |loading| loading.server(&message, &at))?;
+    cx.ignored.extend(ignored);
+    let secrets = cx.secrets.clone();
+    let build = Box::new(move || Ok(load(&secrets, |loading| loading.server(&message, &at))?.0));
+    Ok(Some(Arc::new(DownstreamTls::new(first, build, Arc::new(SslStats::new(stats))))))
+}
+
+/// How a cluster's connections are secured. `stats` is the cluster's scope.
+pub(super) fn upstream(
+    cx: &mut Context,
+    message: Option<&core::TransportSocket>,
+    stats: &Scope,
+    at: &str,
+) -> Result<Transport, Error> {
+    let Some((any, at)) = typed(message, at)? else { return Ok(Transport::Plain) };
+    let message: proto::UpstreamTlsContext = expect(any, UPSTREAM, &at)?;
+    let (first, ignored) = load(&cx.secrets, |loading| loading.client(&message, &at))?;
+    cx.ignored.extend(ignored);
+    let secrets = cx.secrets.clone();
+    let build = Box::new(move || Ok(load(&secrets, |loading| loading.client(&message, &at))?.0));
+    Ok(Transport::Tls(Arc::new(UpstreamTls::new(first, build, Arc::new(SslStats::new(stats))))))
+}
+
+/// The configuration of a transport socket and its path; none: raw bytes.
+fn typed<'a>(
+    message: Option<&'a core::TransportSocket>,
+    at: &str,
+) -> Result<Option<(&'a prost_types::Any, String)>, Error> {
+    let Some(message) = message else { return Ok(None) };
+    match &message.config_type {
+        Some(ConfigType::TypedConfig(any)) => match type_name(any) {
+            "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => Ok(None),
+            _ => Ok(Some((any, sub(at, "typed_config")))),
+        },
+        None if message.name == "envoy.transport_sockets.raw_buffer" => Ok(None),
+        None => Err(Error::at(sub(at, "typed_config"), "a configuration is required")),
+    }
+}
+
+fn expect<M: prost::Message + prost::Name + Default>(any: &prost_types::Any, kind: &str, at: &str) -> Result<M, Error> {
+    match type_name(any) {
+        found if found == kind => unpack(any, at),
+        other => Err(Error::at(at, format!("transport socket {other} is not supported here"))),
+    }
+}
+
+fn load<C>(
+    secrets: &Arc<Secrets>,
+    make: impl FnOnce(&mut Loading) -> Result<C, Error>,
+) -> Result<(Loaded<C>, Vec<String>), Error> {
+    let mut loading =
+        Loading { cx: Context::default(), secrets: secrets.clone(), files: Vec::new(), shown: Shown::default() };
+    let context = make(&mut loading)?;
+    Ok((Loaded { context, files: loading.files, shown: loading.shown }, loading.cx.ignored))
+}
+
+/// One context being made: what it reads, and what of that is to be followed.
+struct Loading {
+    cx: Context,
+    secrets: Arc<Secrets>,
+    /// Files to follow.
+    files: Vec<PathBuf>,
+    shown: Shown,
+}
+
+impl Loading {
+    fn follow(&mut self, path: &str) {
+        let path = Path::new(path);
+        if !path.as_os_str().is_empty() && !self.files.iter().any(|known| known == path) {
+            self.files.push(path.to_owned());
+        }
+    }
+
+    fn server(&mut self, message: &proto::DownstreamTlsContext, at: &str) -> Result<ServerContext, Error> {
+        let supported = [
+            "common_tls_context",
+            "require_client_certificate",
+            "require_sni",
+            "session_ticket_keys",
+            "session_ticket_keys_sds_secret_config",
+            "disable_stateless_session_resumption",
+            "disable_stateful_session_resumption",
+            "session_timeout",
+            "full_scan_certs_on_sni_mismatch",
+            "prefer_client_ciphers",
+        ];
+        self.cx.only(message, at, &supported, &[])?;
+        let default = proto::CommonTlsContext::default();
+        let common = message.common_tls_context.as_ref().unwrap_or(&default);
+        let common_at = sub(at, "common_tls_context");
+        let Common { parameters, certificates, validation, tell_roots, protocols, key_log } =
+            self.common(common, true, &common_at)?;
+        if certificates.is_empty() {
+            return Err(Error::at(&common_at, "no TLS certificates found for server context"));
+        }
+        let require_client_certificate = message.require_client_certificate.unwrap_or(false);
+        let resumption = self.resumption(message, &validation, require_client_certificate, at)?;
+        let Parameters { provider, tls12, tls13 } = parameters;
+        let settings = server::Settings {
+            provider,
+            tls12,
+            tls13,
+            client_order: message.prefer_client_ciphers,
+            certificates,
+            validation: Arc::new(validation),
+            require_client_certificate,
+            tell_roots,
+            require_server_name: message.require_sni.unwrap_or(false),
+            full_scan: message.full_scan_certs_on_sni_mismatch.unwrap_or(false),
+            protocols,
+            resumption,
+            key_log,
+        };
+        ServerContext::new(&settings)
+            .map_err(|(index, error)| Error::at(item(&common_at, "tls_certificates", index), certificate::why(&error)))
+    }
+
+    fn client(&mut self, message: &proto::UpstreamTlsContext, at: &str) -> Result<ClientContext, Error> {
+        let supported = ["common_tls_context", "sni", "auto_host_sni", "auto_sni_san_validation", "max_session_keys"];
+        // There is no renegotiation in rustls: a server that asks for one ends the connection.
+        self.cx.only(message, at, &supported, &["allow_renegotiation", "enforce_rsa_key_usage"])?;
+        let default = proto::CommonTlsContext::default();
+        let common = message.common_tls_context.as_ref().unwrap_or(&default);
+        let common_at = sub(at, "common_tls_context");
+        let Common { parameters, certificates, validation, protocols, key_log, .. } =
+            self.common(common, false, &common_at)?;
+        if certificates.len() > 1 {
+            return Err(Error::at(
+                sub(&common_at, "tls_certificates"),
+                "multiple TLS certificates are not supported for client contexts",
+            ));
+        }
+        if message.sni.len() > 255 {
+            return Err(Error::at(sub(at, "sni"), "expected at most 255 bytes"));
+        }
+        let Parameters { provider, tls12, tls13 } = parameters;
+        let sessions = message.max_session_keys.unwrap_or(SESSIONS);
+        ClientContext::new(client::Settings {
+            provider,
+            tls12,
+            tls13,
+            certificate: certificates.into_iter().next(),
+            validation: Arc::new(validation),
+            server_name: message.sni.clone(),
+            host_server_name: message.auto_host_sni,
+            validate_server_name: message.auto_sni_san_validation,
+            protocols,
+            sessions: usize::try_from(sessions).unwrap_or(usize::MAX),
+            key_log,
+        })
+        .map_err(|error| Error::at(item(&common_at, "tls_certificates", 0), certificate::why(&error)))
+    }
+
+    fn common(&mut self, message: &proto::CommonTlsContext, server: bool, at: &str) -> Result<Common, Error> {
+        let supported = [
+            "tls_params",
+            "tls_certificates",
+            "tls_certificate_sds_secret_configs",
+            "validation_context",
+            "validation_context_sds_secret_config",
+            "combined_validation_context",
+            "alpn_protocols",
+            "key_log",
+        ];
+        self.cx.only(message, at, &supported, &[])?;
+        let parameters =
+            parameters::parameters(&mut self.cx, message.tls_params.as_ref(), server, &sub(at, "tls_params"))?;
+        let mut certificates = Vec::new();
+        for (index, message) in message.tls_certificates.iter().enumerate() {
+            certificates.push(self.certificate(message, "", &item(at, "tls_certificates", index))?);
+        }
+        for (index, config) in message.tls_certificate_sds_secret_configs.iter().enumerate() {
+            let at = item(at, "tls_certificate_sds_secret_configs", index);
+            let certificate = self.secret(config, &at, |secret| match secret {
+                proto::secret::Type::TlsCertificate(certificate) => Some(certificate.clone()),
+                _ => None,
+            })?;
+            certificates.push(self.certificate(&certificate, &config.name, &at)?);
+        }
+        let (validation, tell_roots) = match &message.validation_context_type {
+            None => (Validation::default(), true),
+            Some(ValidationContextType::ValidationContext(message)) => {
+                self.validation(message, "", &sub(at, "validation_context"))?
+            }
+            Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
+                let at = sub(at, "validation_context_sds_secret_config");
+                let message = self.validation_secret(config, &at)?;
+                self.validation(&message, &config.name, &at)?
+            }
+            Some(ValidationContextType::CombinedValidationContext(combined)) => {
+                let at = sub(at, "combined_validation_context");
+                let supported = ["default_validation_context", "validation_context_sds_secret_config"];
+                self.cx.only(combined, &at, &supported, &[])?;
+                let mut merged = combined.default_validation_context.clone().unwrap_or_default();
+                let mut name = "";
+                if let Some(config) = &combined.validation_context_sds_secret_config {
+                    let found = self.validation_secret(config, &sub(&at, "validation_context_sds_secret_config"))?;
+                    secret::merge(&mut merged, found);
+                    name = &config.name;
+                }
+                self.validation(&merged, name, &at)?
+            }
+            Some(_) => return Err(Error::at(at, "certificate providers are not supported yet")),
+        };
+        let protocols = message.alpn_protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        if let Some(index) = message.alpn_protocols.iter().position(|name| name.is_empty() || name.len() > 255) {
+            return Err(Error::at(item(at, "alpn_protocols", index), "expected 1 to 255 bytes"));
+        }
+        let key_log = match &message.key_log {
+            None => None,
+            Some(message) => Some(self.key_log(message, &sub(at, "key_log"))?),
+        };
+        Ok(Common { parameters, certificates, validation, tell_roots, protocols, key_log })
+    }
+
+    fn key_log(&mut self, message: &proto::TlsKeyLog, at: &str) -> Result<(Arc<KeyLogFile>, KeyLogRange), Error> {
+        let file = KeyLogFile::open(Path::new(&message.path))
+            .map_err(|error| Error::at(sub(at, "path"), format!("{}: {error}", message.path)))?;
+        let range = KeyLogRange {
+            local: cidrs(&message.local_address_range, at, "local_address_range")?,
+            remote: cidrs(&message.remote_address_range, at, "remote_address_range")?,
+        };
+        Ok((Arc::new(file), range))
+    }
+
+    fn resumption(
+        &mut self,
+        message: &proto::DownstreamTlsContext,
+        validation: &Validation,
+        required: bool,
+        at: &str,
+    ) -> Result<Resumption, Error> {
+        let stateful = !message.disable_stateful_session_resumption;
+        let lifetime = match &message.session_timeout {
+            None => SESSION_TIMEOUT,
+            Some(timeout) => {
+                let seconds = duration(timeout, &sub(at, "session_timeout"))?.as_secs();
+                u32::try_from(seconds).map_err(|_| Error::at(sub(at, "session_timeout"), "expected at most 2^32 s"))?
+            }
+        };
+        let keys = match &message.session_ticket_keys_type {
+            Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)) => {
+                return Ok(Resumption { tickets: None, stateful });
+            }
+            Some(SessionTicketKeysType::SessionTicketKeys(keys)) => {
+                self.ticket_keys(keys, &sub(at, "session_ticket_keys"))?
+            }
+            Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(config)) => {
+                let at = sub(at, "session_ticket_keys_sds_secret_config");
+                let keys = self.secret(config, &at, |secret| match secret {
+                    proto::secret::Type::SessionTicketKeys(keys) => Some(keys.clone()),
+                    _ => None,
+                })?;
+                self.ticket_keys(&keys, &at)?
+            }
+            Some(SessionTicketKeysType::DisableStatelessSessionResumption(false)) | None => {
+                let mut key = vec![0; KEY_BYTES];
+                rand::fill(&mut key).map_err(|_| Error::at(at, "no random numbers for session ticket keys"))?;
+                vec![key]
+            }
+        };
+        // A session is good only where the same is asked of clients.
+        let mut context = validation.digest().to_vec();
+        context.push(required.into());
+        let tickets = TicketKeys::new(&keys, &context, lifetime).ok_or_else(|| {
+            Error::at(sub(at, "session_ticket_keys.keys"), format!("expected {KEY_BYTES} bytes each"))
+        })?;
+        let tickets: Arc<dyn ProducesTickets> = Arc::new(tickets);
+        Ok(Resumption { tickets: Some(tickets), stateful })
+    }
+
+    fn ticket_keys(&mut self, message: &proto::TlsSessionTicketKeys, at: &str) -> Result<Vec<Vec<u8>>, Error> {
+        let mut keys = Vec::new();
+        for (index, source) in message.keys.iter().enumerate() {
+            let at = item(at, "keys", index);
+            let key = data_source(source, &at)?;
+            if key.len() != KEY_BYTES {
+                let message = format!("incorrect TLS session ticket key length: {}, expected {KEY_BYTES}", key.len());
+                return Err(Error::at(at, message));
+            }
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+}
+
+/// What both sides' contexts have in common.
+struct Common {
+    parameters: Parameters,
+    certificates: Vec<KeyPair>,
+    validation: Validation,
+    tell_roots: bool,
+    protocols: Vec<Vec<u8>>,
+    key_log: Option<(Arc<KeyLogFile>, KeyLogRange)>,
+}

@@ -1,0 +1,54 @@
+//! Following the files of TLS contexts: secrets that are replaced, certificates that are renewed.
+//!
+//! Looking at a few files once a second needs no permission and no kernel object, and sees every way of replacing a
+//! file: written in place, renamed over, or a symbolic link turned (as the kubelet does).
+
+use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc, time::Duration};
+
+use super::{Error, Snapshot};
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What can be made anew from files.
+pub trait Reload: Send + Sync {
+    /// The files to follow.
+    fn files(&self) -> Vec<PathBuf>;
+    /// Makes it anew; on an error what was stays in use.
+    fn reload(&self) -> Result<(), Error>;
+}
+
+/// Follows the files of `snapshot` for ever.
+pub async fn follow(snapshot: Arc<Snapshot>) {
+    let mut followed: Vec<_> =
+        snapshot.reloadable().filter(|one| !one.files().is_empty()).map(|one| (state(&*one), one)).collect();
+    if followed.is_empty() {
+        return;
+    }
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        look.tick().await;
+        for (known, one) in &mut followed {
+            let now = state(&**one);
+            if now == *known {
+                continue;
+            }
+            *known = now;
+            match one.reload() {
+                Ok(()) => tracing::info!(files = ?one.files(), "TLS context made anew"),
+                Err(error) => tracing::warn!(%error, "TLS context not made anew; the old one stays"),
+            }
+        }
+    }
+}
+
+/// What tells a file from its successor.
+type FileState = Option<(u64, i64, i64, u64)>;
+
+fn state(one: &dyn Reload) -> Vec<FileState> {
+    let file = |path: &PathBuf| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.ino(), found.mtime(), found.mtime_nsec(), found.size()))
+    };
+    one.files().iter().map(file).collect()
+}

@@ -1,0 +1,79 @@
+//! TLS of a connection that was accepted: what its ClientHello says, and the handshake where its filter chain asks for
+//! one.
+
+use std::{rc::Rc, time::Duration};
+
+use tokio::net::TcpStream;
+
+use super::peek;
+use crate::{
+    config::tls::DownstreamTls,
+    intake::Downstream,
+    telemetry::stats::Shard,
+    tls::{
+        failure::Failure,
+        hello::{self, Hello, Seen},
+        stats::InspectorStats,
+    },
+    wire::io::Io,
+};
+
+/// The `tls_inspector` listener filter: what the client asks for; none if it does not speak TLS.
+pub(super) async fn inspect(
+    stream: &TcpStream,
+    stats: &InspectorStats,
+    shard: &Shard,
+) -> Result<Option<Hello>, TooLarge> {
+    let seen = peek::until(stream, |bytes| match hello::look(bytes) {
+        Seen::NeedsMore => None,
+        seen => Some(seen),
+    });
+    match seen.await {
+        Some(Seen::Hello(hello)) => {
+            stats.found(shard, &hello);
+            Ok(Some(hello))
+        }
+        Some(Seen::TooLarge) => {
+            stats.too_large(shard);
+            Err(TooLarge)
+        }
+        Some(Seen::NotTls | Seen::NeedsMore) | None => {
+            stats.not_found(shard);
+            Ok(None)
+        }
+    }
+}
+
+/// The ClientHello is longer than allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooLarge;
+
+/// Shakes hands: what is read and written from here on is under TLS.
+pub(super) async fn shake_hands(
+    downstream: Downstream,
+    tls: &DownstreamTls,
+    timeout: Option<Duration>,
+    shard: &Shard,
+) -> Result<Downstream, Failure> {
+    let tcp = match downstream.stream {
+        Io::Tcp(tcp) => tcp,
+        stream => return Ok(Downstream { stream, ..downstream }),
+    };
+    let loaded = tls.current().clone();
+    let handshake = loaded.context.accept(tcp, downstream.local.ip(), downstream.peer.ip());
+    let shaken = match timeout {
+        None => handshake.await,
+        Some(timeout) => tokio::time::timeout(timeout, handshake).await.unwrap_or(Err(Failure::Timeout)),
+    };
+    match shaken {
+        Ok((stream, session)) => {
+            tls.stats.established(shard, &session);
+            let server_name = session.server_name.clone().or(downstream.server_name);
+            Ok(Downstream { stream, server_name, tls: Some(Rc::new(session)), ..downstream })
+        }
+        Err(failure) => {
+            tls.stats.failed(shard, &failure);
+            Err(failure)
+        }
+    }
+}

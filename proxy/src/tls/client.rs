@@ -1,0 +1,176 @@
+//! TLS towards upstreams.
+
+use std::{net::IpAddr, sync::Arc};
+
+use rustls::{
+    ClientConfig,
+    client::Resumption,
+    crypto::CryptoProvider,
+    pki_types::ServerName,
+    version::{TLS12, TLS13},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use super::{
+    certificate::Certificate,
+    failure::Failure,
+    key_log::{KeyLogFile, KeyLogRange},
+    server::KeyPair,
+    session::PeerTls,
+    verify::{Validation, Verifier},
+};
+use crate::wire::io::Io;
+
+/// What a client context is made of.
+#[derive(Debug)]
+pub struct Settings {
+    /// Cipher suites and groups.
+    pub provider: Arc<CryptoProvider>,
+    /// TLS 1.2 is spoken.
+    pub tls12: bool,
+    /// TLS 1.3 is spoken.
+    pub tls13: bool,
+    /// Shown to servers that ask for one.
+    pub certificate: Option<KeyPair>,
+    /// What is asked of servers.
+    pub validation: Arc<Validation>,
+    /// SNI; empty: none.
+    pub server_name: String,
+    /// SNI is the endpoint's hostname, where it has one.
+    pub host_server_name: bool,
+    /// The certificate must be for the name asked for.
+    pub validate_server_name: bool,
+    /// ALPN, the most preferred first; empty: what the connection's user speaks.
+    pub protocols: Vec<Vec<u8>>,
+    /// Sessions that are remembered.
+    pub sessions: usize,
+    /// Where secrets go, and whose.
+    pub key_log: Option<(Arc<KeyLogFile>, KeyLogRange)>,
+}
+
+/// TLS towards the endpoints of a cluster.
+#[derive(Debug)]
+pub struct ClientContext {
+    /// As configured.
+    configured: Arc<ClientConfig>,
+    /// The same, where the certificate must be for the name asked for.
+    named: Arc<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
+    host_server_name: bool,
+    validate_server_name: bool,
+    has_protocols: bool,
+    certificate: Option<Certificate>,
+    validation: Arc<Validation>,
+    key_log: Option<(Arc<KeyLogFile>, KeyLogRange)>,
+}
+
+/// What one connection asks for beyond the configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    /// SNI instead of the configured one (`auto_sni`).
+    pub server_name: Option<&'a str>,
+    /// The certificate must be for this name (`auto_san_validation`).
+    pub validate: bool,
+    /// The endpoint's hostname; empty: none.
+    pub hostname: &'a str,
+    /// ALPN, where none is configured.
+    pub protocols: &'a [&'a str],
+}
+
+impl ClientContext {
+    /// Makes it.
+    pub fn new(settings: Settings) -> Result<Self, rustls::Error> {
+        let mut versions = Vec::new();
+        if settings.tls13 {
+            versions.push(&TLS13);
+        }
+        if settings.tls12 {
+            versions.push(&TLS12);
+        }
+        let algorithms = settings.provider.signature_verification_algorithms;
+        let verifier = |named| Arc::new(Verifier::of_servers(settings.validation.clone(), algorithms, named));
+        let builder = ClientConfig::builder_with_provider(settings.provider.clone())
+            .with_protocol_versions(&versions)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier(false));
+        let certificate =
+            settings.certificate.as_ref().and_then(|pair| pair.chain.first()).cloned().map(Certificate::from);
+        let mut configured = match settings.certificate {
+            Some(KeyPair { chain, key, .. }) => builder.with_client_auth_cert(chain, key)?,
+            None => builder.with_no_client_auth(),
+        };
+        configured.alpn_protocols = settings.protocols.clone();
+        configured.resumption = match settings.sessions {
+            0 => Resumption::disabled(),
+            sessions => Resumption::in_memory_sessions(sessions),
+        };
+        let mut named = configured.clone();
+        named.dangerous().set_certificate_verifier(verifier(true));
+        // A session's certificate was checked by the one that began it.
+        named.resumption = match settings.sessions {
+            0 => Resumption::disabled(),
+            sessions => Resumption::in_memory_sessions(sessions),
+        };
+        Ok(Self {
+            configured: Arc::new(configured),
+            named: Arc::new(named),
+            server_name: server_name(&settings.server_name),
+            host_server_name: settings.host_server_name,
+            validate_server_name: settings.validate_server_name,
+            has_protocols: !settings.protocols.is_empty(),
+            certificate,
+            validation: settings.validation,
+            key_log: settings.key_log,
+        })
+    }
+
+    /// The certificate shown to servers.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.as_ref()
+    }
+
+    /// The certificates that servers' must lead to.
+    pub fn roots(&self) -> impl Iterator<Item = &Certificate> {
+        self.validation.roots.iter().map(|root| &root.certificate)
+    }
+
+    /// Shakes hands with a server.
+    pub async fn connect(&self, tcp: TcpStream, asked: Asked<'_>) -> Result<(Io, PeerTls), Failure> {
+        let host = Some(asked.hostname).filter(|host| self.host_server_name && !host.is_empty());
+        let name = asked.server_name.or(host).and_then(server_name).or_else(|| self.server_name.clone());
+        let mut config = match asked.validate || self.validate_server_name {
+            true => self.named.clone(),
+            false => self.configured.clone(),
+        };
+        let addresses = (tcp.local_addr(), tcp.peer_addr());
+        if let (Some((file, range)), (Ok(local), Ok(remote))) = (&self.key_log, addresses)
+            && range.contains(local.ip(), remote.ip())
+        {
+            Arc::make_mut(&mut config).key_log = file.clone();
+        }
+        let protocols: Vec<Vec<u8>> = match self.has_protocols {
+            true => Vec::new(),
+            false => asked.protocols.iter().map(|name| name.as_bytes().to_vec()).collect(),
+        };
+        let sent: Option<Arc<str>> = match &name {
+            Some(ServerName::DnsName(name)) => Some(name.as_ref().into()),
+            _ => None,
+        };
+        // Without a name none is sent: an address is the way to say so.
+        let name = name.unwrap_or(ServerName::IpAddress(IpAddr::from([0, 0, 0, 0]).into()));
+        let connector = TlsConnector::from(config);
+        let connecting = match protocols.is_empty() {
+            true => connector.connect(name, tcp),
+            false => connector.with_alpn(protocols).connect(name, tcp),
+        };
+        let stream = connecting.await.map_err(|error| Failure::of(&error))?;
+        let connection = stream.get_ref().1;
+        let session = PeerTls::new(connection, sent, self.certificate.clone(), self.validation.clone());
+        Ok((Io::Tls(Box::new(TlsStream::Client(stream))), session))
+    }
+}
+
+fn server_name(name: &str) -> Option<ServerName<'static>> {
+    ServerName::try_from(name).ok().map(|name| name.to_owned())
+}

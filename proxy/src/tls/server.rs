@@ -1,0 +1,267 @@
+//! TLS towards clients: which certificate for which client, and the handshake.
+
+use std::{net::IpAddr, sync::Arc};
+
+use rustls::{
+    CipherSuite, ServerConfig, SignatureScheme,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    server::{Acceptor, NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache},
+    version::{TLS12, TLS13},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsStream};
+
+use super::{
+    certificate::{Certificate, KeyKind},
+    failure::Failure,
+    key_log::{KeyLogFile, KeyLogRange},
+    san::dns_name_matches,
+    session::PeerTls,
+    verify::{Validation, Verifier},
+};
+use crate::wire::io::Io;
+
+/// Sessions that are kept for clients without tickets.
+const SESSIONS: usize = 20 * 1024;
+/// Tickets that a TLS 1.3 handshake gives: BoringSSL's number.
+const TICKETS: usize = 2;
+
+/// A certificate with its key.
+#[derive(Debug)]
+pub struct KeyPair {
+    /// The certificate, and those above it.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The key.
+    pub key: PrivateKeyDer<'static>,
+    /// A stapled OCSP response; empty: none.
+    pub ocsp: Vec<u8>,
+}
+
+impl Clone for KeyPair {
+    fn clone(&self) -> Self {
+        Self { chain: self.chain.clone(), key: self.key.clone_key(), ocsp: self.ocsp.clone() }
+    }
+}
+
+/// How sessions are resumed.
+#[derive(Clone, Debug)]
+pub struct Resumption {
+    /// What seals tickets; none: there are none.
+    pub tickets: Option<Arc<dyn ProducesTickets>>,
+    /// Sessions are remembered for clients without tickets.
+    pub stateful: bool,
+}
+
+/// What a server context is made of.
+#[derive(Debug)]
+pub struct Settings {
+    /// Cipher suites and groups.
+    pub provider: Arc<CryptoProvider>,
+    /// TLS 1.2 is spoken.
+    pub tls12: bool,
+    /// TLS 1.3 is spoken.
+    pub tls13: bool,
+    /// The client's order of cipher suites counts, also in TLS 1.2.
+    pub client_order: bool,
+    /// The first one serves who asks for no other.
+    pub certificates: Vec<KeyPair>,
+    /// What is asked of clients.
+    pub validation: Arc<Validation>,
+    /// A client without a certificate is refused.
+    pub require_client_certificate: bool,
+    /// The names of the roots are told to clients.
+    pub tell_roots: bool,
+    /// A client without SNI is refused.
+    pub require_server_name: bool,
+    /// A name that no certificate is for gets the one whose key suits the client best, instead of the first.
+    pub full_scan: bool,
+    /// ALPN, the most preferred first; empty: none.
+    pub protocols: Vec<Vec<u8>>,
+    /// How sessions are resumed.
+    pub resumption: Resumption,
+    /// Where secrets go, and whose.
+    pub key_log: Option<(Arc<KeyLogFile>, KeyLogRange)>,
+}
+
+/// TLS towards the clients of a filter chain.
+#[derive(Debug)]
+pub struct ServerContext {
+    choices: Vec<Choice>,
+    validation: Arc<Validation>,
+    require_server_name: bool,
+    full_scan: bool,
+    key_log: Option<KeyLogRange>,
+}
+
+/// A certificate, and the configuration that shows it.
+#[derive(Debug)]
+struct Choice {
+    config: Arc<ServerConfig>,
+    /// The same with a key log.
+    logged: Option<Arc<ServerConfig>>,
+    certificate: Certificate,
+    names: Vec<String>,
+    ecdsa: bool,
+}
+
+impl ServerContext {
+    /// Makes it. An error is about `certificates[index]`.
+    pub fn new(settings: &Settings) -> Result<Self, (usize, rustls::Error)> {
+        let mut choices = Vec::new();
+        let sessions = ServerSessionMemoryCache::new(SESSIONS);
+        for (index, pair) in settings.certificates.iter().enumerate() {
+            let failed = |error| (index, error);
+            let mut versions = Vec::new();
+            if settings.tls13 {
+                versions.push(&TLS13);
+            }
+            if settings.tls12 {
+                versions.push(&TLS12);
+            }
+            let builder = ServerConfig::builder_with_provider(settings.provider.clone())
+                .with_protocol_versions(&versions)
+                .map_err(failed)?;
+            let algorithms = settings.provider.signature_verification_algorithms;
+            let builder = if settings.validation.asks() || settings.require_client_certificate {
+                builder.with_client_cert_verifier(Arc::new(Verifier::of_clients(
+                    settings.validation.clone(),
+                    algorithms,
+                    settings.require_client_certificate,
+                    settings.tell_roots,
+                )))
+            } else {
+                builder.with_no_client_auth()
+            };
+            let KeyPair { chain, key, ocsp } = pair.clone();
+            let certificate = Certificate::from(chain.first().cloned().unwrap_or_else(|| Vec::new().into()));
+            let mut config = builder.with_single_cert_with_ocsp(chain, key, ocsp).map_err(failed)?;
+            config.alpn_protocols = settings.protocols.clone();
+            // BoringSSL follows the client in TLS 1.3, and in TLS 1.2 only where it is told to.
+            config.ignore_client_order = !settings.tls13 && !settings.client_order;
+            config.send_tls13_tickets = TICKETS;
+            match &settings.resumption.tickets {
+                Some(tickets) => config.ticketer = tickets.clone(),
+                None => config.send_tls13_tickets = 0,
+            }
+            config.session_storage = match settings.resumption.stateful {
+                true => sessions.clone(),
+                false => Arc::new(NoServerSessionStorage {}),
+            };
+            let logged = settings.key_log.as_ref().map(|(file, _)| {
+                let mut config = config.clone();
+                config.key_log = file.clone();
+                Arc::new(config)
+            });
+            let content = certificate.content();
+            let mut names: Vec<String> = content.dns().map(str::to_ascii_lowercase).collect();
+            if names.is_empty() {
+                // As Envoy: the common name counts where there is no DNS name.
+                names.extend(content.common_names.iter().map(|name| name.to_ascii_lowercase()));
+            }
+            let ecdsa = matches!(content.key, KeyKind::P256 | KeyKind::P384 | KeyKind::P521);
+            choices.push(Choice { config: Arc::new(config), logged, names, ecdsa, certificate });
+        }
+        Ok(Self {
+            choices,
+            validation: settings.validation.clone(),
+            require_server_name: settings.require_server_name,
+            full_scan: settings.full_scan,
+            key_log: settings.key_log.as_ref().map(|(_, range)| range.clone()),
+        })
+    }
+
+    /// The certificates that clients may be shown.
+    pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
+        self.choices.iter().map(|choice| &choice.certificate)
+    }
+
+    /// The certificates that clients' must lead to.
+    pub fn roots(&self) -> impl Iterator<Item = &Certificate> {
+        self.validation.roots.iter().map(|root| &root.certificate)
+    }
+
+    /// Shakes hands with a client.
+    pub async fn accept(&self, tcp: TcpStream, local: IpAddr, remote: IpAddr) -> Result<(Io, PeerTls), Failure> {
+        let logged = self.key_log.as_ref().is_some_and(|range| range.contains(local, remote));
+        let config = |choice: &Choice| match &choice.logged {
+            Some(config) if logged => config.clone(),
+            _ => choice.config.clone(),
+        };
+        let (choice, accepted) = match self.choices.as_slice() {
+            [only] if !self.require_server_name => (only, TlsAcceptor::from(config(only)).accept(tcp).await),
+            _ => {
+                let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp);
+                let start = hello.await.map_err(|error| Failure::of(&error))?;
+                let asked = start.client_hello();
+                let name = asked.server_name().unwrap_or_default();
+                if name.is_empty() && self.require_server_name {
+                    return Err(Failure::left("the client sends no server name"));
+                }
+                let choice = self
+                    .choose(name, takes_ecdsa(asked.signature_schemes(), asked.cipher_suites()))
+                    .ok_or_else(|| Failure::left("there is no certificate"))?;
+                (choice, start.into_stream(config(choice)).await)
+            }
+        };
+        let stream = accepted.map_err(|error| Failure::of(&error))?;
+        let connection = stream.get_ref().1;
+        let name = connection.server_name().map(|name| Arc::from(name.to_ascii_lowercase()));
+        let session = PeerTls::new(connection, name, Some(choice.certificate.clone()), self.validation.clone());
+        Ok((Io::Tls(Box::new(TlsStream::Server(stream))), session))
+    }
+
+    /// By name (exact before wildcard), and among those that are for it the one whose key suits the client.
+    fn choose(&self, name: &str, ecdsa: bool) -> Option<&Choice> {
+        let best = |candidates: &mut dyn Iterator<Item = &'_ Choice>| -> Option<usize> {
+            let mut fallback = None;
+            for choice in candidates {
+                let index = self.choices.iter().position(|other| std::ptr::eq(other, choice));
+                if choice.ecdsa == ecdsa {
+                    return index;
+                }
+                // A client that takes ECDSA takes RSA as well.
+                if ecdsa && fallback.is_none() {
+                    fallback = index;
+                }
+            }
+            fallback
+        };
+        let name = name.to_ascii_lowercase();
+        let mut found = None;
+        if !name.is_empty() {
+            found = best(&mut self.choices.iter().filter(|choice| choice.names.contains(&name))).or_else(|| {
+                best(&mut self.choices.iter().filter(|choice| {
+                    choice.names.iter().any(|pattern| dns_name_matches(name.as_bytes(), pattern.as_bytes()))
+                }))
+            });
+        }
+        if found.is_none() && (name.is_empty() || self.full_scan) {
+            found = best(&mut self.choices.iter());
+        }
+        self.choices.get(found.unwrap_or(0))
+    }
+}
+
+fn takes_ecdsa(schemes: &[SignatureScheme], suites: &[CipherSuite]) -> bool {
+    let signs = schemes.iter().any(|scheme| {
+        matches!(
+            scheme,
+            SignatureScheme::ECDSA_NISTP256_SHA256
+                | SignatureScheme::ECDSA_NISTP384_SHA384
+                | SignatureScheme::ECDSA_NISTP521_SHA512
+        )
+    });
+    signs
+        && suites.iter().any(|suite| {
+            matches!(
+                suite,
+                CipherSuite::TLS13_AES_128_GCM_SHA256
+                    | CipherSuite::TLS13_AES_256_GCM_SHA384
+                    | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+            )
+        })
+}

@@ -1,0 +1,145 @@
+//! `ssl.*`: what listeners and clusters count about TLS.
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use super::{
+    certificate::Certificate,
+    failure::{Failure, Kind},
+    hello::Hello,
+    session::PeerTls,
+};
+use crate::telemetry::stats::{Counter, Scope, Shard};
+
+/// Counters of a listener's or a cluster's TLS. Those whose names follow what is negotiated come into being with the
+/// first connection that has it, as in Envoy.
+#[derive(Debug)]
+pub struct SslStats {
+    scope: Scope,
+    connection_error: Counter,
+    handshake: Counter,
+    session_reused: Counter,
+    no_certificate: Counter,
+    fail_verify_no_cert: Counter,
+    fail_verify_error: Counter,
+    fail_verify_san: Counter,
+    fail_verify_cert_hash: Counter,
+    /// Registered for their names, which dashboards expect.
+    _ocsp: [Counter; 4],
+    named: Mutex<HashMap<(&'static str, &'static str), Counter>>,
+}
+
+impl SslStats {
+    /// Counters below `scope`, which is a listener's or a cluster's.
+    pub fn new(scope: &Scope) -> Self {
+        let scope = scope.scope("ssl");
+        Self {
+            connection_error: scope.counter("connection_error"),
+            handshake: scope.counter("handshake"),
+            session_reused: scope.counter("session_reused"),
+            no_certificate: scope.counter("no_certificate"),
+            fail_verify_no_cert: scope.counter("fail_verify_no_cert"),
+            fail_verify_error: scope.counter("fail_verify_error"),
+            fail_verify_san: scope.counter("fail_verify_san"),
+            fail_verify_cert_hash: scope.counter("fail_verify_cert_hash"),
+            _ocsp: ["ocsp_staple_failed", "ocsp_staple_omitted", "ocsp_staple_responses", "ocsp_staple_requests"]
+                .map(|name| scope.counter(name)),
+            named: Mutex::default(),
+            scope,
+        }
+    }
+
+    /// A handshake is done.
+    pub fn established(&self, shard: &Shard, session: &PeerTls) {
+        shard.inc(self.handshake);
+        if session.resumed {
+            shard.inc(self.session_reused);
+        }
+        let signature = match session.peer() {
+            Some(peer) => peer.content().key.signature(),
+            None => {
+                shard.inc(self.no_certificate);
+                None
+            }
+        };
+        self.count(shard, "ciphers", session.cipher);
+        self.count(shard, "versions", session.version);
+        self.count(shard, "curves", session.group);
+        self.count(shard, "sigalgs", signature.unwrap_or_default());
+    }
+
+    /// A handshake, or an established connection, failed.
+    pub fn failed(&self, shard: &Shard, failure: &Failure) {
+        shard.inc(match failure.kind() {
+            None => return,
+            Some(Kind::Connection) => self.connection_error,
+            Some(Kind::NoCertificate) => self.fail_verify_no_cert,
+            Some(Kind::Chain) => self.fail_verify_error,
+            Some(Kind::Names) => self.fail_verify_san,
+            Some(Kind::Hash) => self.fail_verify_cert_hash,
+        });
+    }
+
+    /// Shows when a certificate expires; `name` is its secret's, or `unnamed_cert` and the like.
+    pub fn expires(&self, name: &str, certificate: &Certificate) {
+        let gauge = self.scope.gauge(&format!("certificate.{name}.expiration_unix_time_seconds"));
+        if let Some(store) = self.scope.store() {
+            store.set(gauge, u64::try_from(certificate.content().not_after).unwrap_or_default());
+        }
+    }
+
+    fn count(&self, shard: &Shard, group: &'static str, name: &'static str) {
+        if name.is_empty() {
+            return;
+        }
+        // A few names, once per handshake.
+        let counter =
+            *self.named.lock().entry((group, name)).or_insert_with(|| self.scope.counter(&format!("{group}.{name}")));
+        shard.inc(counter);
+    }
+}
+
+/// `tls_inspector.*`: one set for all listeners.
+#[derive(Clone, Copy, Debug)]
+pub struct InspectorStats {
+    client_hello_too_large: Counter,
+    tls_found: Counter,
+    tls_not_found: Counter,
+    alpn_found: Counter,
+    alpn_not_found: Counter,
+    sni_found: Counter,
+    sni_not_found: Counter,
+}
+
+impl InspectorStats {
+    /// Below the root scope.
+    pub fn new(root: &Scope) -> Self {
+        let counter = |name: &str| root.counter(&format!("tls_inspector.{name}"));
+        Self {
+            client_hello_too_large: counter("client_hello_too_large"),
+            tls_found: counter("tls_found"),
+            tls_not_found: counter("tls_not_found"),
+            alpn_found: counter("alpn_found"),
+            alpn_not_found: counter("alpn_not_found"),
+            sni_found: counter("sni_found"),
+            sni_not_found: counter("sni_not_found"),
+        }
+    }
+
+    /// A ClientHello was read.
+    pub fn found(&self, shard: &Shard, hello: &Hello) {
+        shard.inc(self.tls_found);
+        shard.inc(if hello.protocols.is_empty() { self.alpn_not_found } else { self.alpn_found });
+        shard.inc(if hello.server_name.is_empty() { self.sni_not_found } else { self.sni_found });
+    }
+
+    /// It is not TLS.
+    pub fn not_found(&self, shard: &Shard) {
+        shard.inc(self.tls_not_found);
+    }
+
+    /// A ClientHello was too long.
+    pub fn too_large(&self, shard: &Shard) {
+        shard.inc(self.client_hello_too_large);
+    }
+}

@@ -1,0 +1,183 @@
+//! Handshakes between the two sides of this module, over sockets.
+
+use std::{net::IpAddr, sync::Arc};
+
+use rustls::server::ProducesTickets;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use webpki::anchor_from_trusted_cert;
+
+use super::{
+    client::{self, Asked, ClientContext},
+    failure::{Failure, Kind},
+    names,
+    server::{self, KeyPair, Resumption, ServerContext},
+    session::PeerTls,
+    testing::{Authority, Issued, authority, named},
+    tickets::{KEY_BYTES, TicketKeys},
+    verify::{Root, Validation},
+};
+use crate::wire::io::Io;
+
+const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+fn suites() -> Arc<rustls::crypto::CryptoProvider> {
+    let mut suites = names::TLS13_SUITES.to_vec();
+    suites.extend(names::TLS12_SUITES);
+    super::provider(suites, names::DEFAULT_GROUPS.to_vec())
+}
+
+fn pair(issued: &Issued) -> KeyPair {
+    KeyPair { chain: vec![issued.certificate.clone()], key: issued.key.clone_key(), ocsp: Vec::new() }
+}
+
+fn trust(ca: &Authority) -> Arc<Validation> {
+    let anchor = anchor_from_trusted_cert(ca.der()).unwrap().to_owned();
+    let root = Root { certificate: ca.der().clone().into(), anchor };
+    Arc::new(Validation { roots: vec![root], ..Validation::default() })
+}
+
+fn server(certificates: &[&Issued], validation: Arc<Validation>, required: bool) -> server::Settings {
+    let tickets: Arc<dyn ProducesTickets> = Arc::new(TicketKeys::new(&[vec![7; KEY_BYTES]], b"", 60).unwrap());
+    server::Settings {
+        provider: suites(),
+        tls12: true,
+        tls13: true,
+        client_order: false,
+        certificates: certificates.iter().map(|issued| pair(issued)).collect(),
+        validation,
+        require_client_certificate: required,
+        tell_roots: true,
+        require_server_name: false,
+        full_scan: false,
+        protocols: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        resumption: Resumption { tickets: Some(tickets), stateful: true },
+        key_log: None,
+    }
+}
+
+fn client(certificate: Option<&Issued>, validation: Arc<Validation>, name: &str) -> client::Settings {
+    client::Settings {
+        provider: suites(),
+        tls12: true,
+        tls13: true,
+        certificate: certificate.map(pair),
+        validation,
+        server_name: name.into(),
+        host_server_name: false,
+        validate_server_name: false,
+        protocols: Vec::new(),
+        sessions: 1,
+        key_log: None,
+    }
+}
+
+type Ends = (Result<(Io, PeerTls), Failure>, Result<(Io, PeerTls), Failure>);
+
+/// Both ends' views: the server's and the client's.
+async fn shake(server: &ServerContext, client: &ClientContext, asked: Asked<'_>) -> Ends {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (from, _) = listener.accept().await.unwrap();
+    tokio::join!(server.accept(from, LOOPBACK, LOOPBACK), client.connect(to, asked))
+}
+
+#[tokio::test]
+async fn both_sides_know_each_other() {
+    let ca = authority("ca");
+    let (theirs, ours) = (named(&ca, &["a.test"]), named(&ca, &["client.test"]));
+    let server = ServerContext::new(&server(&[&theirs], trust(&ca), true)).unwrap();
+    let client = ClientContext::new(client(Some(&ours), trust(&ca), "A.test")).unwrap();
+    let asked = Asked { protocols: &["h2"], ..Asked::default() };
+    let (at_server, at_client) = shake(&server, &client, asked).await;
+    let ((mut served, at_server), (mut used, at_client)) = (at_server.unwrap(), at_client.unwrap());
+    assert_eq!(at_server.server_name.as_deref(), Some("a.test"));
+    assert_eq!(at_server.protocol.as_deref(), Some("h2"));
+    assert_eq!((at_server.version, at_server.group), ("TLSv1.3", "X25519"));
+    assert_eq!(at_server.cipher, "TLS_AES_128_GCM_SHA256");
+    assert_eq!(at_server.principals().unwrap()[0].as_ref(), "client.test");
+    assert_eq!(at_server.chain().len(), 2);
+    assert!(at_server.validated() && !at_server.resumed);
+    assert_eq!(at_client.peer().unwrap().content().dns().collect::<Vec<_>>(), ["a.test"]);
+    assert_eq!(at_client.local.as_ref().unwrap().content().dns().collect::<Vec<_>>(), ["client.test"]);
+    used.write_all(b"hello").await.unwrap();
+    let mut first = Vec::new();
+    served.peek(3, &mut first).await.unwrap();
+    assert_eq!(first, b"hel");
+    let mut got = [0; 5];
+    served.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"hello");
+}
+
+#[tokio::test]
+async fn sessions_are_resumed() {
+    let ca = authority("ca");
+    let theirs = named(&ca, &["a.test"]);
+    let server = ServerContext::new(&server(&[&theirs], Arc::default(), false)).unwrap();
+    let client = ClientContext::new(client(None, trust(&ca), "a.test")).unwrap();
+    for resumed in [false, true] {
+        let (at_server, at_client) = shake(&server, &client, Asked::default()).await;
+        let ((mut served, at_server), (mut used, at_client)) = (at_server.unwrap(), at_client.unwrap());
+        assert_eq!((at_server.resumed, at_client.resumed), (resumed, resumed));
+        // The ticket comes with the first bytes.
+        served.write_all(b"x").await.unwrap();
+        used.read_exact(&mut [0]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_certificate_is_the_one_for_the_name() {
+    let ca = authority("ca");
+    let issued = [&["a.test"][..], &["*.wild.test", "b.test"]].map(|names| named(&ca, names));
+    let mut settings = server(&[&issued[0], &issued[1]], Arc::default(), false);
+    settings.require_server_name = true;
+    let server = ServerContext::new(&settings).unwrap();
+    for (name, found) in
+        [("a.test", "a.test"), ("x.wild.test", "*.wild.test"), ("b.test", "*.wild.test"), ("c.test", "a.test")]
+    {
+        let client = ClientContext::new(client(None, trust(&ca), name)).unwrap();
+        let (_, at_client) = shake(&server, &client, Asked::default()).await;
+        let (_, session) = at_client.unwrap();
+        assert_eq!(session.peer().unwrap().content().dns().next(), Some(found), "{name}");
+    }
+    let nameless = ClientContext::new(client(None, trust(&ca), "")).unwrap();
+    let (at_server, _) = shake(&server, &nameless, Asked::default()).await;
+    assert_eq!(at_server.unwrap_err(), Failure::left("the client sends no server name"));
+}
+
+#[tokio::test]
+async fn who_is_not_trusted_is_refused_and_told_why() {
+    let (ca, other) = (authority("ca"), authority("other"));
+    let (theirs, rogue) = (named(&ca, &["a.test"]), named(&other, &["client.test"]));
+    let server = ServerContext::new(&server(&[&theirs], trust(&ca), true)).unwrap();
+    let kind = |ends: Ends| ends.0.unwrap_err().kind();
+
+    let without = ClientContext::new(client(None, trust(&ca), "a.test")).unwrap();
+    assert_eq!(kind(shake(&server, &without, Asked::default()).await), Some(Kind::NoCertificate));
+    let rogue = ClientContext::new(client(Some(&rogue), trust(&ca), "a.test")).unwrap();
+    assert_eq!(kind(shake(&server, &rogue, Asked::default()).await), Some(Kind::Chain));
+
+    let suspicious = ClientContext::new(client(None, trust(&other), "a.test")).unwrap();
+    let (at_server, at_client) = shake(&server, &suspicious, Asked::default()).await;
+    assert_eq!(at_client.unwrap_err().kind(), Some(Kind::Chain));
+    assert!(at_server.unwrap_err().reason().contains("TLSV1_ALERT_UNKNOWN_CA"));
+}
+
+#[tokio::test]
+async fn a_name_that_is_asked_for_must_be_the_certificates() {
+    let ca = authority("ca");
+    let theirs = named(&ca, &["a.test"]);
+    let server = ServerContext::new(&server(&[&theirs], Arc::default(), false)).unwrap();
+    let client = ClientContext::new(client(None, trust(&ca), "")).unwrap();
+    for (name, good) in [("a.test", true), ("b.test", false)] {
+        let asked = Asked { server_name: Some(name), validate: true, ..Asked::default() };
+        let (_, at_client) = shake(&server, &client, asked).await;
+        assert_eq!(at_client.is_ok(), good, "{name}");
+    }
+    let unasked = Asked { server_name: Some("b.test"), ..Asked::default() };
+    let (at_server, at_client) = shake(&server, &client, unasked).await;
+    assert!(at_client.is_ok());
+    assert_eq!(at_server.unwrap().1.server_name.as_deref(), Some("b.test"));
+}

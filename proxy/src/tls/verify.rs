@@ -1,0 +1,536 @@
+//! Whether a peer's certificate is to be trusted: Envoy's default certificate validator.
+//!
+//! In its order: the chain up to a trusted certificate, with revocation; the subject alternative names; the pinned
+//! hashes. Nothing configured means nothing checked. [`Verifier`] is a pure function of the certificates and the time;
+//! rustls calls it through its two traits.
+
+use std::{cell::RefCell, sync::Arc};
+
+use aws_lc_rs::digest;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
+    UnknownStatusPolicy,
+};
+
+use super::{certificate::Certificate, san::NameMatcher};
+
+/// What is asked of a peer's certificate.
+#[derive(Debug, Default)]
+pub struct Validation {
+    /// Chains must end in one of these; none: chains are not looked at.
+    pub roots: Vec<Root>,
+    /// Revocation lists; none: not looked at.
+    pub crls: Vec<CertRevocationList<'static>>,
+    /// Only the peer's own certificate is looked up in them.
+    pub only_leaf_crl: bool,
+    /// One must match, if there are any.
+    pub names: Vec<NameMatcher>,
+    /// SHA-256 of the certificate; with `keys`, one of both must match, if there are any.
+    pub hashes: Vec<[u8; 32]>,
+    /// SHA-256 of the public key.
+    pub keys: Vec<[u8; 32]>,
+    /// Certificates that are out of date will do.
+    pub allow_expired: bool,
+    /// `ACCEPT_UNTRUSTED`: a certificate that fails is accepted, and known to have failed.
+    pub accept_untrusted: bool,
+    /// At most so many intermediate certificates.
+    pub max_depth: Option<u32>,
+}
+
+/// A certificate to trust.
+#[derive(Clone, Debug)]
+pub struct Root {
+    /// The certificate.
+    pub certificate: Certificate,
+    /// The same, as chains are built with.
+    pub anchor: TrustAnchor<'static>,
+}
+
+impl Validation {
+    /// A digest of what is asked: equal where the same certificates are good.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut digest = digest::Context::new(&digest::SHA256);
+        for root in &self.roots {
+            digest.update(root.certificate.der());
+        }
+        let Self { crls, only_leaf_crl, names, hashes, keys, allow_expired, accept_untrusted, max_depth, .. } = self;
+        let rest = format!(
+            "{crls:?} {only_leaf_crl} {names:?} {hashes:?} {keys:?} {allow_expired} {accept_untrusted} {max_depth:?}"
+        );
+        digest.update(rest.as_bytes());
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest.finish().as_ref());
+        bytes
+    }
+
+    /// Whether anything is asked: of clients, whether a certificate is asked for at all.
+    pub fn asks(&self) -> bool {
+        !self.roots.is_empty() || !self.names.is_empty() || !self.hashes.is_empty() || !self.keys.is_empty()
+    }
+}
+
+/// Why a certificate is not trusted. The texts are BoringSSL's and Envoy's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Untrusted {
+    /// `fail_verify_error`.
+    #[error("X509_verify_cert: certificate verification error at depth {depth}: {what}")]
+    Chain {
+        /// Which certificate, the peer's own being 0.
+        depth: usize,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// `fail_verify_san`.
+    #[error("SAN matcher, certificate SANs are [{0}]")]
+    Names(String),
+    /// `fail_verify_cert_hash`.
+    #[error("cert hash and spki")]
+    Hash,
+}
+
+thread_local! {
+    /// What a verifier on this thread found last: rustls passes on a kind of error, which decides the alert, or a text,
+    /// not both. A failed verification comes out of the very call that led to it.
+    static FOUND: RefCell<Option<Untrusted>> = const { RefCell::new(None) };
+}
+
+impl Untrusted {
+    /// What it was that rustls reports as a bad certificate.
+    pub fn find(error: &Error) -> Option<Self> {
+        match error {
+            Error::InvalidCertificate(_) => FOUND.take(),
+            _ => None,
+        }
+    }
+
+    /// As BoringSSL tells peers of it.
+    fn into_rustls(self) -> Error {
+        let kind = match &self {
+            Self::Chain { what, .. } if what.contains("expired") || what.contains("not yet valid") => {
+                CertificateError::Expired
+            }
+            Self::Chain { what: "certificate revoked", .. } => CertificateError::Revoked,
+            Self::Chain { what: "unsupported certificate purpose", .. } => CertificateError::InvalidPurpose,
+            Self::Chain { .. } => CertificateError::UnknownIssuer,
+            Self::Names(_) | Self::Hash => CertificateError::Other(OtherError(Arc::new(self.clone()))),
+        };
+        FOUND.set(Some(self));
+        Error::InvalidCertificate(kind)
+    }
+}
+
+/// Which side the certificate is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A server's.
+    Server,
+    /// A client's.
+    Client,
+}
+
+/// Checks certificates of one role.
+#[derive(Debug)]
+pub struct Verifier {
+    validation: Arc<Validation>,
+    role: Role,
+    algorithms: WebPkiSupportedAlgorithms,
+    /// Of clients: without one the handshake fails.
+    mandatory: bool,
+    /// Names of the roots, told to clients.
+    hints: Vec<DistinguishedName>,
+    /// Of servers: names that come with the connection instead of the configuration (`auto_san_validation`).
+    match_server_name: bool,
+}
+
+impl Verifier {
+    /// Checks servers. With `match_server_name`, the certificate must be for the name that was asked for, instead of the
+    /// configured ones.
+    pub fn of_servers(
+        validation: Arc<Validation>,
+        algorithms: WebPkiSupportedAlgorithms,
+        match_server_name: bool,
+    ) -> Self {
+        Self { validation, role: Role::Server, algorithms, mandatory: true, hints: Vec::new(), match_server_name }
+    }
+
+    /// Checks clients.
+    pub fn of_clients(
+        validation: Arc<Validation>,
+        algorithms: WebPkiSupportedAlgorithms,
+        mandatory: bool,
+        tell_roots: bool,
+    ) -> Self {
+        let roots = validation.roots.iter().filter(|_| tell_roots);
+        let hints = roots.map(|root| DistinguishedName::in_sequence(&root.anchor.subject)).collect();
+        Self { validation, role: Role::Client, algorithms, mandatory, hints, match_server_name: false }
+    }
+
+    /// Whether the certificate is trusted. `name` is what a server was asked for.
+    pub fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        name: Option<&str>,
+        now: UnixTime,
+    ) -> Result<(), Untrusted> {
+        let checked = self.check(leaf, rest, name, now);
+        if self.validation.accept_untrusted { Ok(()) } else { checked }
+    }
+
+    fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        name: Option<&str>,
+        now: UnixTime,
+    ) -> Result<(), Untrusted> {
+        let validation = &*self.validation;
+        if !validation.roots.is_empty() {
+            self.check_chain(leaf, rest, now)?;
+        }
+        let asked = name.filter(|_| self.match_server_name).map(NameMatcher::dns);
+        let names = match &asked {
+            Some(asked) => std::slice::from_ref(asked),
+            None => &validation.names,
+        };
+        if names.is_empty() && validation.hashes.is_empty() && validation.keys.is_empty() {
+            return Ok(());
+        }
+        let certificate = Certificate::from(leaf.clone().into_owned());
+        let content = certificate.content();
+        if !names.is_empty() && !names.iter().any(|matcher| matcher.matches(content)) {
+            let presented: Vec<_> = content.names.iter().map(super::certificate::Name::text).collect();
+            return Err(Untrusted::Names(presented.join(", ")));
+        }
+        if validation.hashes.is_empty() && validation.keys.is_empty() {
+            return Ok(());
+        }
+        let pinned = |pins: &[[u8; 32]], bytes: &[u8]| {
+            !pins.is_empty() && {
+                let hash = digest::digest(&digest::SHA256, bytes);
+                pins.iter().any(|pin| pin == hash.as_ref())
+            }
+        };
+        if pinned(&validation.hashes, leaf) || pinned(&validation.keys, &content.public_key) {
+            Ok(())
+        } else {
+            Err(Untrusted::Hash)
+        }
+    }
+
+    fn check_chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Untrusted> {
+        use webpki::Error as Problem;
+        let validation = &*self.validation;
+        let first = self.build_chain(leaf, rest, now);
+        let outcome = match first {
+            Err(Problem::CertExpired { .. } | Problem::CertNotValidYet { .. }) if validation.allow_expired => {
+                // What is asked then is whether it was trusted while it was in date.
+                let content = Certificate::from(leaf.clone().into_owned());
+                let then = u64::try_from(content.content().not_after).unwrap_or_default().saturating_sub(1);
+                self.build_chain(leaf, rest, UnixTime::since_unix_epoch(std::time::Duration::from_secs(then)))
+            }
+            // A certificate that is trusted by itself: webpki refuses those of authorities as a peer's own.
+            Err(Problem::CaUsedAsEndEntity | Problem::UnknownIssuer)
+                if validation.roots.iter().any(|root| root.certificate.der() == leaf) =>
+            {
+                check_dates(leaf, now, validation.allow_expired)
+            }
+            other => other,
+        };
+        outcome.map_err(|error| explain(&error, leaf, rest, now))
+    }
+
+    fn build_chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), webpki::Error> {
+        let validation = &*self.validation;
+        let parsed = EndEntityCert::try_from(leaf)?;
+        let anchors: Vec<TrustAnchor<'_>> = validation.roots.iter().map(|root| borrow(&root.anchor)).collect();
+        let crls: Vec<&CertRevocationList<'_>> = validation.crls.iter().collect();
+        let depth =
+            if validation.only_leaf_crl { RevocationCheckDepth::EndEntity } else { RevocationCheckDepth::Chain };
+        let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|options| {
+            options
+                .with_depth(depth)
+                .with_status_policy(UnknownStatusPolicy::Deny)
+                .with_expiration_policy(ExpirationPolicy::Enforce)
+                .build()
+        });
+        let usage = match self.role {
+            Role::Server => KeyUsage::server_auth(),
+            Role::Client => KeyUsage::client_auth(),
+        };
+        let path = parsed.verify_for_usage(self.algorithms.all, &anchors, rest, now, usage, revocation, None)?;
+        let intermediates = path.intermediate_certificates().count();
+        match validation.max_depth {
+            Some(most) if intermediates > most as usize => Err(webpki::Error::MaximumPathDepthExceeded),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn borrow<'a>(anchor: &'a TrustAnchor<'static>) -> TrustAnchor<'a> {
+    TrustAnchor {
+        subject: anchor.subject.as_ref().into(),
+        subject_public_key_info: anchor.subject_public_key_info.as_ref().into(),
+        name_constraints: anchor.name_constraints.as_ref().map(|constraints| constraints.as_ref().into()),
+    }
+}
+
+fn check_dates(leaf: &CertificateDer<'_>, now: UnixTime, allow_expired: bool) -> Result<(), webpki::Error> {
+    let certificate = Certificate::from(leaf.clone().into_owned());
+    let content = certificate.content();
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if allow_expired || (content.not_before..=content.not_after).contains(&seconds) {
+        return Ok(());
+    }
+    let time = |seconds: i64| {
+        UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
+    };
+    Err(if seconds < content.not_before {
+        webpki::Error::CertNotValidYet { time: now, not_before: time(content.not_before) }
+    } else {
+        webpki::Error::CertExpired { time: now, not_after: time(content.not_after) }
+    })
+}
+
+/// The problem in BoringSSL's words, and which certificate of the chain has it.
+fn explain(error: &webpki::Error, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Untrusted {
+    use webpki::Error as Problem;
+    let chain = presented_chain(leaf, rest);
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let first_where = |wrong: &dyn Fn(&Certificate) -> bool| chain.iter().position(wrong).unwrap_or(0);
+    let last = chain.len() - 1;
+    let (depth, what) = match error {
+        Problem::CertExpired { .. } => {
+            (first_where(&|one| one.content().not_after < seconds), "certificate has expired")
+        }
+        Problem::CertNotValidYet { .. } => {
+            (first_where(&|one| one.content().not_before > seconds), "certificate is not yet valid")
+        }
+        Problem::UnknownIssuer => match (last, chain[last].content().self_issued) {
+            (0, true) => (0, "self signed certificate"),
+            (depth, true) => (depth, "self signed certificate in certificate chain"),
+            (depth, false) => (depth, "unable to get local issuer certificate"),
+        },
+        Problem::CertRevoked => (0, "certificate revoked"),
+        Problem::UnknownRevocationStatus => (0, "unable to get certificate CRL"),
+        Problem::CrlExpired { .. } => (0, "CRL has expired"),
+        Problem::InvalidSignatureForPublicKey => (0, "certificate signature failure"),
+        Problem::InvalidCrlSignatureForPublicKey => (0, "CRL signature failure"),
+        Problem::RequiredEkuNotFoundContext(_) => (0, "unsupported certificate purpose"),
+        Problem::EndEntityUsedAsCa => (last.min(1), "invalid CA certificate"),
+        Problem::PathLenConstraintViolated => (last, "path length constraint exceeded"),
+        Problem::MaximumPathDepthExceeded | Problem::MaximumPathBuildCallsExceeded => {
+            (last, "certificate chain too long")
+        }
+        Problem::NameConstraintViolation => (0, "permitted subtree violation"),
+        Problem::UnsupportedCriticalExtension => (0, "unhandled critical extension"),
+        Problem::CaUsedAsEndEntity => (0, "unsupported certificate purpose"),
+        _ => (0, "unspecified certificate verification error"),
+    };
+    Untrusted::Chain { depth, what }
+}
+
+/// The certificates that lead up from the peer's own, as far as the peer sent them.
+pub fn presented_chain(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Vec<Certificate> {
+    let mut chain = vec![Certificate::from(leaf.clone().into_owned())];
+    let mut left: Vec<Certificate> = rest.iter().map(|der| Certificate::from(der.clone().into_owned())).collect();
+    while let Some(last) = chain.last().map(Certificate::content)
+        && !last.self_issued
+        && let Some(next) = left.iter().position(|one| one.content().subject == last.issuer)
+    {
+        chain.push(left.swap_remove(next));
+    }
+    chain
+}
+
+impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.verify(end_entity, intermediates, None, now)
+            .map(|()| ClientCertVerified::assertion())
+            .map_err(Untrusted::into_rustls)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let name = match server_name {
+            ServerName::DnsName(name) => Some(name.as_ref()),
+            _ => None,
+        };
+        self.verify(end_entity, intermediates, name, now)
+            .map(|()| ServerCertVerified::assertion())
+            .map_err(Untrusted::into_rustls)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::crypto::aws_lc_rs::default_provider;
+    use webpki::anchor_from_trusted_cert;
+
+    use super::*;
+    use crate::{
+        config::matcher::StringMatcher,
+        tls::{
+            san::NameType,
+            testing::{Authority, authority, intermediate, leaf, named},
+        },
+    };
+
+    fn root(authority: &Authority) -> Root {
+        let der = authority.der().clone();
+        let anchor = anchor_from_trusted_cert(&der).unwrap().to_owned();
+        Root { certificate: der.into(), anchor }
+    }
+
+    fn verify(validation: Validation, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), String> {
+        let algorithms = default_provider().signature_verification_algorithms;
+        Verifier::of_clients(Arc::new(validation), algorithms, true, true)
+            .verify(leaf, rest, None, UnixTime::now())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn chains_end_in_a_root() {
+        let (ca, other) = (authority("ca"), authority("other"));
+        let middle = intermediate(&ca, "middle");
+        let trust = |ca| Validation { roots: vec![root(ca)], ..Validation::default() };
+        let direct = named(&ca, &["a.test"]).certificate;
+        assert_eq!(verify(trust(&ca), &direct, &[]), Ok(()));
+        let unknown =
+            "X509_verify_cert: certificate verification error at depth 0: unable to get local issuer certificate";
+        assert_eq!(verify(trust(&other), &direct, &[]).unwrap_err(), unknown);
+        let below = named(&middle, &["a.test"]).certificate;
+        let sent = [middle.der().clone()];
+        assert_eq!(verify(trust(&ca), &below, &sent), Ok(()));
+        assert_eq!(verify(trust(&ca), &below, &[]).unwrap_err(), unknown);
+        assert_eq!(verify(trust(&other), &below, &sent).unwrap_err(), unknown.replace("depth 0", "depth 1"));
+        let shallow = Validation { max_depth: Some(0), ..trust(&ca) };
+        assert!(verify(shallow, &below, &sent).unwrap_err().ends_with("certificate chain too long"));
+        assert_eq!(
+            verify(trust(&other), ca.der(), &[]).unwrap_err(),
+            "X509_verify_cert: certificate verification error at depth 0: unsupported certificate purpose"
+        );
+        // Trusted by itself.
+        assert_eq!(verify(trust(&ca), ca.der(), &[]), Ok(()));
+        let untrusted = Validation { accept_untrusted: true, ..trust(&other) };
+        assert_eq!(verify(untrusted, &direct, &[]), Ok(()));
+    }
+
+    #[test]
+    fn certificates_out_of_date_fail_unless_allowed() {
+        let ca = authority("ca");
+        let old = leaf(&ca, |params| {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        });
+        let trust = |allow_expired| Validation { roots: vec![root(&ca)], allow_expired, ..Validation::default() };
+        assert_eq!(
+            verify(trust(false), &old.certificate, &[]).unwrap_err(),
+            "X509_verify_cert: certificate verification error at depth 0: certificate has expired"
+        );
+        assert_eq!(verify(trust(true), &old.certificate, &[]), Ok(()));
+    }
+
+    #[test]
+    fn names_and_hashes_are_asked_for_after_the_chain() {
+        let ca = authority("ca");
+        let issued = named(&ca, &["a.test", "b.test"]).certificate;
+        let names = |name: &str| Validation {
+            names: vec![NameMatcher { kind: NameType::Dns, pattern: StringMatcher::exact(name) }],
+            ..Validation::default()
+        };
+        assert_eq!(verify(names("b.test"), &issued, &[]), Ok(()));
+        assert_eq!(
+            verify(names("c.test"), &issued, &[]).unwrap_err(),
+            "SAN matcher, certificate SANs are [a.test, b.test]"
+        );
+        let hash = |bytes: &[u8]| -> [u8; 32] { digest::digest(&digest::SHA256, bytes).as_ref().try_into().unwrap() };
+        let pinned = |hashes, keys| Validation { hashes, keys, ..Validation::default() };
+        let key = Certificate::from(issued.clone()).content().public_key.clone();
+        assert_eq!(verify(pinned(vec![[0; 32], hash(&issued)], Vec::new()), &issued, &[]), Ok(()));
+        assert_eq!(verify(pinned(vec![[0; 32]], vec![hash(&key)]), &issued, &[]), Ok(()));
+        assert_eq!(verify(pinned(vec![[0; 32]], Vec::new()), &issued, &[]).unwrap_err(), "cert hash and spki");
+    }
+}
