@@ -7,6 +7,7 @@ mod check;
 mod keep;
 mod lead;
 mod logging;
+mod memory;
 mod mount;
 mod node;
 mod pods;
@@ -47,6 +48,7 @@ const LAST_STEPS: Duration = Duration::from_secs(3);
 pub fn run(path: &Path) -> anyhow::Result<()> {
     let config = Config::read(path)?;
     let ebpf_logs = logging::start(&config.log)?;
+    memory::share_one_heap();
     let node = Node::look(config, ebpf_logs)?;
     raise_file_limit();
     let outer = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
