@@ -126,6 +126,16 @@ fn a_pod_of_an_enrolled_namespace_is_held_while_no_agent_answers() {
 }
 
 #[test]
+fn an_agent_that_cannot_tell_yet_holds_a_pod_whatever_is_listed() {
+    let directory = directory();
+    let at = directory.path();
+    list(at, "{\"enrolled\":[]}");
+    let _script = Script::start(at, &[Step::verdict("wait", ""), Step::verdict("unsure", "the API server is away")]);
+    let held = Call::new("ADD", at).key("wait", "1s").run().error(11);
+    assert_eq!(held, "weir holds the pod demo/web: for 1s the API server is away; it is tried again");
+}
+
+#[test]
 fn the_agent_decides_when_it_answers() {
     let directory = directory();
     let at = directory.path();

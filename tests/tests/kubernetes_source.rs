@@ -494,18 +494,46 @@ fn what_is_known_stays_while_the_api_server_is_away() {
     scene.wait_wanted(&["web", "goes"]);
     assert_eq!(scene.admit("uid-web", "shop", "web"), Admission::Enroll);
     assert_eq!(scene.admit("uid-new", "shop", "new"), Admission::Enroll, "its namespace is enrolled");
-    let plain = Admission::Pass("its namespace plain is not enrolled".to_owned());
-    assert_eq!(scene.admit("uid-new", "plain", "new"), plain);
-    let unknown = scene.admit("uid-new", "unheard-of", "new");
-    let expected =
-        "cannot ask the API server about pod unheard-of/new (UID uid-new): Connection refused (os error 111)";
-    assert_eq!(unknown, Admission::Unknown(expected.to_owned()));
+    for namespace in ["plain", "unheard-of"] {
+        let expected = format!(
+            "cannot ask the API server about pod {namespace}/new (UID uid-new): Connection refused (os error 111)"
+        );
+        assert_eq!(scene.admit("uid-new", namespace, "new"), Admission::Unreached(expected), "labelled since, perhaps");
+    }
+    assert!(matches!(scene.admit("uid-new", OWN_NAMESPACE, "new"), Admission::Pass(_)));
 
     scene.server.delete(Resource::Pods, "shop/goes");
     scene.server.put(scene.pod("shop", "comes"));
     scene.server.resume();
     scene.wait_wanted(&["web", "comes"]);
     scene.wait_well();
+}
+
+#[test]
+fn a_label_set_while_the_api_server_was_away_counts_before_the_watches_are_back() {
+    let mut scene = Scene::new();
+    scene.server.put(scene.pod("plain", "old"));
+    scene.follow();
+    scene.wait_listing("the pod was heard of", |listing| passed_over(listing).contains_key("old"));
+    scene.wait_watched();
+    // The watches come back a minute after the server.
+    for resource in [Resource::Pods, Resource::Namespaces] {
+        scene.server.fail(resource, Verb::Watch, [Fault::Status(503, Some(3600))]);
+    }
+    scene.server.end_watches();
+    wait_for("both watches are broken", PATIENCE, || match scene.server.faults_left() {
+        0 => Ok(()),
+        left => Err(left),
+    });
+    scene.wait_listing("it is said", |listing| listing.error.contains("refuses to give pods"));
+    scene.server.stop();
+    scene.server.put(namespace("plain", &["weir.dev/mesh=enabled"]));
+    scene.server.put(scene.pod("plain", "new"));
+    assert!(matches!(scene.admit("uid-new", "plain", "new"), Admission::Unreached(_)), "neither passed nor refused");
+    assert!(matches!(scene.admit("uid-old", "plain", "old"), Admission::Pass(_)), "what is known is not asked for");
+    scene.server.resume();
+    assert_eq!(scene.admit("uid-new", "plain", "new"), Admission::Enroll);
+    scene.wait_wanted(&["old", "new"]);
 }
 
 #[test]
@@ -530,7 +558,7 @@ fn an_agent_that_starts_without_the_api_server_knows_what_the_last_one_knew() {
     assert_eq!(scene.admit("uid-web", "shop", "web"), Admission::Enroll);
     assert!(matches!(scene.admit("uid-out", "shop", "out"), Admission::Pass(_)));
     assert_eq!(scene.admit("uid-new", "shop", "new"), Admission::Enroll);
-    assert!(matches!(scene.admit("uid-new", "plain", "new"), Admission::Pass(_)));
+    assert!(matches!(scene.admit("uid-new", "plain", "new"), Admission::Unreached(_)));
     let namespaces = scene.source().handle.namespaces().borrow().clone().expect("known");
     assert_eq!((namespaces["shop"], namespaces["plain"]), (true, false));
 

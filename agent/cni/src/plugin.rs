@@ -100,7 +100,8 @@ fn hold(call: &Call, settings: &Settings) -> Result<String, Error> {
     let netns = File::open(&call.netns);
     let known = Namespaces::read(&settings.namespaces);
     // What the list should say and does not keeps no pod from starting.
-    let mut held = known.as_ref().is_ok_and(|known| known.enrolled.contains(&pod.namespace));
+    let listed = known.as_ref().is_ok_and(|known| known.enrolled.contains(&pod.namespace));
+    let mut held = listed;
     let refused = |reason: &str| {
         let message = format!("weir holds the pod {}/{}: {reason}; it is tried again", pod.namespace, pod.name);
         say(call, settings.log.as_deref(), &message);
@@ -115,7 +116,7 @@ fn hold(call: &Call, settings: &Settings) -> Result<String, Error> {
             |mut asked| {
                 let mut answer = asked.answer(first)?;
                 while answer.verdict == Verdict::Wait {
-                    // Whatever comes of it: the pod is one to be enrolled.
+                    // Whatever comes of it: the pod is one to be enrolled, or may be.
                     held = true;
                     answer = asked.answer(end)?;
                 }
@@ -142,7 +143,8 @@ fn hold(call: &Call, settings: &Settings) -> Result<String, Error> {
         }
         if Instant::now() + PAUSE >= end {
             let waited = humantime::format_duration(settings.wait);
-            return refused(&format!("its namespace is enrolled, and for {waited} {reason}"));
+            let why = if listed { "its namespace is enrolled, and " } else { "" };
+            return refused(&format!("{why}for {waited} {reason}"));
         }
         last = Some(reason);
         thread::sleep(PAUSE);

@@ -58,11 +58,11 @@ pub enum Verdict {
     Pass,
     /// It is redirected.
     Enrolled,
-    /// It is to be enrolled; whether that was done comes in a further answer.
+    /// It is to be enrolled, or may be, and must not start meanwhile; what came of it comes in a further answer.
     Wait,
     /// It is to be enrolled and is not.
     Refused,
-    /// The agent cannot tell whether it is to be enrolled: what is known on the node counts.
+    /// The agent cannot tell whether it is to be enrolled: what is known on the node counts, unless it is to wait.
     Unsure,
     /// Something that this side does not know.
     #[default]

@@ -147,6 +147,12 @@ impl<A: Admit> Answers<A> {
             Admission::Enroll => {}
             Admission::Pass(reason) => return Answer::new(Verdict::Pass, reason),
             Admission::Unknown(reason) => return Answer::new(Verdict::Unsure, reason),
+            Admission::Unreached(reason) => {
+                // Told to wait, the plugin does not go by its list, and asks again.
+                let _ = send(channel, &Answer::new(Verdict::Wait, "")).await;
+                tracing::warn!(%pod, uid, container = container_id, %reason, "pod held");
+                return Answer::new(Verdict::Unsure, reason);
+            }
         }
         let opened = netns.unwrap_or_else(|| Netns::open(Path::new(&request.netns)));
         let netns = match opened {
@@ -180,7 +186,7 @@ impl<A: Admit> Answers<A> {
         match self.admission(request).await {
             Admission::Enroll => {}
             Admission::Pass(reason) => return Answer::new(Verdict::Pass, reason),
-            Admission::Unknown(reason) => return Answer::new(Verdict::Unsure, reason),
+            Admission::Unknown(reason) | Admission::Unreached(reason) => return Answer::new(Verdict::Unsure, reason),
         }
         let opened = netns.unwrap_or_else(|| Netns::open(Path::new(&request.netns)));
         let identity: Identity = match opened {
@@ -344,6 +350,21 @@ mod tests {
         let scene = Scene::new(Admission::Unknown("the API server is away".to_owned()));
         let unsure = scene.answer(request(Command::Add)).await;
         assert_eq!(unsure, (Verdict::Unsure, "the API server is away".to_owned()));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn while_the_api_server_cannot_be_asked_the_plugin_waits() {
+        let scene = Scene::new(Admission::Unreached("connection refused".to_owned()));
+        let socket = scene.directory.path().join("cni.sock");
+        let asking = spawn_blocking(move || {
+            let deadline = std::time::Instant::now() + Duration::from_secs(60);
+            let mut asked = Asked::send(&socket, &request(Command::Add), None, deadline).unwrap();
+            [asked.answer(deadline).unwrap(), asked.answer(deadline).unwrap()]
+        });
+        let [first, second] = asking.await.unwrap();
+        assert_eq!((first.verdict, second.verdict), (Verdict::Wait, Verdict::Unsure));
+        assert_eq!(second.reason, "connection refused");
+        assert_eq!(scene.answer(request(Command::Check)).await.0, Verdict::Unsure);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
-
 use super::{
     Handle,
     cluster::Cluster,
@@ -13,8 +11,8 @@ use super::{
     source::Message,
 };
 
-/// How long the API server is asked about a pod that was not heard of.
-const ASKING: Duration = Duration::from_secs(2);
+/// How long the API server is asked about a pod that was not heard of: less than the plugin waits for a first answer.
+const ASKING: Duration = Duration::from_millis(1500);
 
 /// Whether a pod is to be enrolled before it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +23,8 @@ pub enum Admission {
     Pass(String),
     /// That cannot be told now, and why.
     Unknown(String),
+    /// The API server has to be asked and cannot be reached: it is to wait until it can.
+    Unreached(String),
 }
 
 impl From<Choice> for Admission {
@@ -38,7 +38,9 @@ impl From<Choice> for Admission {
 }
 
 impl Handle {
-    /// Whether a pod is to be enrolled before it starts. A pod that was not heard of is asked for, for 2 s at most.
+    /// Whether a pod is to be enrolled before it starts. A pod that was not heard of is asked for, and its namespace with
+    /// it, for 1.5 s at most: while a watch is broken, a namespace may have been labelled since it was last heard of. Such a
+    /// pod was bound to the node since then, so that the API server is there, or was a moment ago.
     pub async fn admit(&self, uid: &str, namespace: &str, name: &str) -> Admission {
         let shared = &self.shared;
         if namespace == shared.settings.rules.own_namespace {
@@ -47,32 +49,33 @@ impl Handle {
         if let Some(admission) = known(&shared.cluster.read(), uid) {
             return admission;
         }
-        let asked = match timeout(ASKING, self.ask(uid, namespace, name)).await {
-            Ok(asked) => asked,
-            Err(_) => Err(Failure::Silent(ASKING)),
-        };
-        match asked {
-            Ok((pod, of_namespace)) => self.decide(uid, pod, of_namespace).await,
-            Err(failure) => by_namespace(&shared.cluster.read(), uid, namespace, name, &failure),
+        match self.ask(uid, namespace, name).await {
+            (Ok(pod), Ok(of_namespace)) => self.decide(uid, pod, of_namespace).await,
+            (Err(failure), Ok(of_namespace)) if failure == Failure::NotFound => {
+                let enrolled = selection::namespace_enrolled(&of_namespace, &shared.settings.rules);
+                by_namespace(Some(enrolled), true, uid, namespace, name, &failure)
+            }
+            (Err(failure), _) | (_, Err(failure)) => {
+                let cluster = shared.cluster.read();
+                by_namespace(cluster.namespace_enrolled(namespace), cluster.knows_any(), uid, namespace, name, &failure)
+            }
         }
     }
 
-    async fn ask(&self, uid: &str, namespace: &str, name: &str) -> Result<(Pod, Namespace), Failure> {
+    async fn ask(&self, uid: &str, namespace: &str, name: &str) -> (Result<Pod, Failure>, Result<Namespace, Failure>) {
         let invalid = |what: &str, text: &str| Failure::Unreadable(format!("{text:?} is not the name of a {what}"));
-        if !is_name(namespace) {
-            return Err(invalid("namespace", namespace));
-        }
-        if !is_name(name) {
-            return Err(invalid("pod", name));
+        for (what, text) in [("namespace", namespace), ("pod", name)] {
+            if !is_name(text) {
+                return (Err(invalid(what, text)), Err(invalid(what, text)));
+            }
         }
         tracing::debug!(uid, namespace, name, "asks for a pod that was not heard of");
         let client = &self.shared.client;
         let path = format!("/api/v1/namespaces/{namespace}/pods");
         let pod = requests::get::<PodObject>(client, &path, name, ASKING);
-        // The watch may not have told yet of a label that is older than the pod.
         let namespace = requests::get::<NamespaceObject>(client, "/api/v1/namespaces", namespace, ASKING);
-        let (pod, namespace) = tokio::try_join!(pod, namespace)?;
-        Ok((pod.object, namespace.object))
+        let (pod, namespace) = tokio::join!(pod, namespace);
+        (pod.map(|pod| pod.object), namespace.map(|namespace| namespace.object))
     }
 
     async fn decide(&self, uid: &str, pod: Pod, namespace: Namespace) -> Admission {
@@ -104,16 +107,28 @@ fn known(cluster: &Cluster, uid: &str) -> Option<Admission> {
     Some(cluster.choose(pod).into())
 }
 
-/// What follows from the namespace alone.
-fn by_namespace(cluster: &Cluster, uid: &str, namespace: &str, name: &str, failure: &Failure) -> Admission {
+/// What follows from whether the namespace is enrolled, which may be old news, without a word of the pod. `informed` says
+/// whether anything is known of the cluster's namespaces.
+fn by_namespace(
+    enrolled: Option<bool>,
+    informed: bool,
+    uid: &str,
+    namespace: &str,
+    name: &str,
+    failure: &Failure,
+) -> Admission {
     let pod = format!("{namespace}/{name}");
-    let answered = *failure == Failure::NotFound;
-    match cluster.namespace_enrolled(namespace) {
+    let cannot = || format!("cannot ask the API server about pod {pod} (UID {uid}): {failure}");
+    match (failure, enrolled) {
         // Perhaps a static pod that the kubelet has not told the API server of.
-        Some(false) => Admission::Pass(format!("its namespace {namespace} is not enrolled")),
-        Some(true) if !answered => Admission::Enroll,
-        _ if answered => Admission::Unknown(format!("the API server knows no pod {pod} (UID {uid})")),
-        _ => Admission::Unknown(format!("cannot ask the API server about pod {pod} (UID {uid}): {failure}")),
+        (Failure::NotFound, Some(false)) => Admission::Pass(format!("its namespace {namespace} is not enrolled")),
+        (Failure::NotFound, _) => Admission::Unknown(format!("the API server knows no pod {pod} (UID {uid})")),
+        // A name that cannot be asked for.
+        (Failure::Unreadable(_), _) => Admission::Unknown(cannot()),
+        (_, Some(true)) => Admission::Enroll,
+        // On a node that starts, what the plugin finds there counts: nothing here knows better.
+        (_, None) if !informed => Admission::Unknown(cannot()),
+        _ => Admission::Unreached(cannot()),
     }
 }
 
@@ -167,18 +182,18 @@ mod tests {
     }
 
     #[test]
-    fn without_an_answer_the_namespace_decides() {
-        let by = |namespace: &str, failure: &Failure| by_namespace(&cluster(), "u", namespace, "web", failure);
+    fn without_an_answer_only_what_is_enrolled_is_certain() {
+        let by = |enrolled, informed, failure: &Failure| by_namespace(enrolled, informed, "u", "ns", "web", failure);
         let away = Failure::Unreachable("Connection refused".to_owned());
-        assert_eq!(by("plain", &away), Admission::Pass("its namespace plain is not enrolled".to_owned()));
-        assert_eq!(by("shop", &away), Admission::Enroll);
-        assert_eq!(
-            by("other", &away),
-            Admission::Unknown("cannot ask the API server about pod other/web (UID u): Connection refused".to_owned())
-        );
-        let none = Admission::Unknown("the API server knows no pod shop/web (UID u)".to_owned());
-        assert_eq!(by("shop", &Failure::NotFound), none);
-        assert!(matches!(by("plain", &Failure::NotFound), Admission::Pass(_)));
+        let cannot = "cannot ask the API server about pod ns/web (UID u): Connection refused".to_owned();
+        assert_eq!(by(Some(true), true, &away), Admission::Enroll);
+        assert_eq!(by(Some(false), true, &away), Admission::Unreached(cannot.clone()), "it may be by now");
+        assert_eq!(by(None, true, &away), Admission::Unreached(cannot.clone()));
+        assert_eq!(by(None, false, &away), Admission::Unknown(cannot));
+        let none = Admission::Unknown("the API server knows no pod ns/web (UID u)".to_owned());
+        assert_eq!(by(Some(true), true, &Failure::NotFound), none);
+        let passed = Admission::Pass("its namespace ns is not enrolled".to_owned());
+        assert_eq!(by(Some(false), true, &Failure::NotFound), passed);
     }
 
     #[test]

@@ -105,6 +105,11 @@ impl Cluster {
         self.namespaces.get(name).map(|namespace| selection::namespace_enrolled(namespace, &self.rules))
     }
 
+    /// Whether any namespace was heard of, by this agent or the one before it.
+    pub fn knows_any(&self) -> bool {
+        !self.namespaces.is_empty()
+    }
+
     /// Which namespaces are enrolled.
     pub fn enrolled_namespaces(&self) -> BTreeMap<String, bool> {
         let enrolled = |namespace: &Namespace| selection::namespace_enrolled(namespace, &self.rules);
@@ -180,9 +185,11 @@ impl Cluster {
         self.apply(pod)
     }
 
-    /// Takes a namespace that was asked for; what the watch said of it meanwhile is newer.
-    pub fn learn_namespace(&mut self, namespace: Namespace) {
-        self.namespaces.entry(namespace.name.clone()).or_insert(namespace);
+    /// Takes a namespace that was asked for; while the watch tells, what that said of it meanwhile is newer.
+    pub fn learn_namespace(&mut self, namespace: Namespace, watched: bool) {
+        if !(watched && self.namespaces.contains_key(&namespace.name)) {
+            self.namespaces.insert(namespace.name.clone(), namespace);
+        }
     }
 
     fn apply(&mut self, pod: Pod) -> Option<String> {

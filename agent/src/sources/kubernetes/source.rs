@@ -151,7 +151,7 @@ impl Source {
             }
             Message::Learned(learned) => {
                 let (pod, namespace) = *learned;
-                cluster.learn_namespace(namespace);
+                cluster.learn_namespace(namespace, self.namespaces.problem().is_none());
                 cluster.learn(pod).into_iter().collect()
             }
         };
