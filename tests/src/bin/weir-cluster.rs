@@ -78,7 +78,8 @@ struct Arguments {
     /// What nodes were like before weir was ever installed, for `uninstall`.
     #[arg(long)]
     before: Option<PathBuf>,
-    /// traffic, policy, opt-in, upgrade, disruptions, scale, reboot, uninstall [default: all, in this order].
+    /// traffic, policy, opt-in, upgrade, rollback, absent, churn, disruptions, scale, reboot, uninstall [default: all, in
+    /// this order].
     scenarios: Vec<String>,
 }
 

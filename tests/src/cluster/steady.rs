@@ -13,7 +13,9 @@ use super::{
 };
 
 /// Kinds of load, as `weir-load` names them.
-const KINDS: [&str; 2] = ["new", "keep-alive"];
+const KINDS: [&str; 2] = [NEW, "keep-alive"];
+/// A connection for each request.
+const NEW: &str = "new";
 /// How long after a kill a request that was under way may notice.
 const NOTICE: u128 = 1_000;
 /// Lost requests of a phase that are shown.
@@ -89,11 +91,12 @@ struct Phase {
     kills: Vec<(u128, u128)>,
 }
 
-/// Two loads between two pods.
+/// Loads from a pod.
 #[derive(Debug)]
 pub struct Steady<'a> {
     cluster: &'a Cluster,
     client: String,
+    kinds: &'static [&'static str],
     phases: Vec<Phase>,
 }
 
@@ -101,20 +104,37 @@ impl<'a> Steady<'a> {
     /// Makes client and server in a namespace and starts the loads.
     pub fn start(cluster: &'a Cluster, namespace: &str, client_on: &str, server_on: &str) -> Result<Self, String> {
         let server = Pod::load_server(namespace, "load-server", server_on, &cluster.image);
-        let client = Pod::idle(namespace, "load-client", client_on, &cluster.image);
-        cluster.kubectl.apply(&[server.manifest(), client.manifest()])?;
+        cluster.kubectl.apply(&[server.manifest()])?;
         cluster.kubectl.ready(namespace, PATIENCE)?;
-        let program = fs::read(&cluster.load_program)
-            .map_err(|error| format!("--load-program {}: {error}", cluster.load_program.display()))?;
-        let (client, server) = (format!("{namespace}/load-client"), format!("{namespace}/load-server"));
-        for pod in [&client, &server] {
-            cluster.kubectl.copy(pod, &program, &format!("{WORK}/weir-load"))?;
-        }
+        let server = format!("{namespace}/load-server");
+        cluster.kubectl.copy(&server, &program(cluster)?, &format!("{WORK}/weir-load"))?;
         let to = format!("{}:8080", cluster.kubectl.pod_ip(&server)?);
+        Self::drive(cluster, namespace, client_on, &to, &KINDS)
+    }
+
+    /// Makes a client and starts a load of a connection for each request to an address that something answers.
+    pub fn start_to(cluster: &'a Cluster, namespace: &str, client_on: &str, to: &str) -> Result<Self, String> {
+        Self::drive(cluster, namespace, client_on, to, &[NEW])
+    }
+
+    fn drive(
+        cluster: &'a Cluster,
+        namespace: &str,
+        client_on: &str,
+        to: &str,
+        kinds: &'static [&'static str],
+    ) -> Result<Self, String> {
+        let client = Pod::idle(namespace, "load-client", client_on, &cluster.image);
+        cluster.kubectl.apply(&[client.manifest()])?;
+        // The others may be on their way down and up again.
+        let arguments = ["-n", namespace, "wait", "--for=condition=Ready", "pod/load-client", "--timeout=120s"];
+        cluster.kubectl.0.run(&arguments, b"", 3 * PATIENCE)?;
+        let client = format!("{namespace}/load-client");
+        cluster.kubectl.copy(&client, &program(cluster)?, &format!("{WORK}/weir-load"))?;
         eventually("answer of the load's server", PATIENCE, || {
             cluster.kubectl.sh(&client, &format!("curl -fsS -m 5 http://{to}/"))
         })?;
-        for kind in KINDS {
+        for kind in kinds {
             // It outlives this command, and an API server that goes away.
             cluster.kubectl.sh(
                 &client,
@@ -125,9 +145,9 @@ impl<'a> Steady<'a> {
                 ),
             )?;
         }
-        let steady = Self { cluster, client, phases: Vec::new() };
+        let steady = Self { cluster, client, kinds, phases: Vec::new() };
         eventually("load", PATIENCE, || {
-            let log = steady.log("new")?;
+            let log = steady.log(NEW)?;
             log.seconds.iter().any(|second| second.succeeded > 0).then_some(()).ok_or("no request yet".to_owned())
         })?;
         Ok(steady)
@@ -161,10 +181,9 @@ impl<'a> Steady<'a> {
 
     /// Stops the loads, and checks every phase.
     pub fn finish(self, report: &mut Report) -> Result<(), String> {
-        let stop = format!("kill $(cat {WORK}/new.pid {WORK}/keep-alive.pid)");
-        self.cluster.kubectl.sh(&self.client, &stop)?;
         let mut logs = Vec::new();
-        for kind in KINDS {
+        for kind in self.kinds {
+            self.cluster.kubectl.sh(&self.client, &format!("kill $(cat {WORK}/{kind}.pid)"))?;
             logs.push(eventually("end of the load", PATIENCE, || {
                 let log = self.log(kind)?;
                 if log.ended { Ok(log) } else { Err("it has not ended".to_owned()) }
@@ -172,7 +191,7 @@ impl<'a> Steady<'a> {
         }
         for (at, phase) in self.phases.iter().enumerate() {
             let until = self.phases.get(at + 1).map_or(u128::MAX, |next| next.began);
-            for (kind, log) in KINDS.iter().zip(&logs) {
+            for (kind, log) in self.kinds.iter().zip(&logs) {
                 let tally = Tally::of(log, phase, until);
                 let (name, judged) = (format!("{}, {kind}", phase.name), tally.judged(self.cluster.rate));
                 match phase.lossless {
@@ -249,6 +268,11 @@ impl Tally {
             Ok(said)
         }
     }
+}
+
+fn program(cluster: &Cluster) -> Result<Vec<u8>, String> {
+    let file = &cluster.load_program;
+    fs::read(file).map_err(|error| format!("--load-program {}: {error}", file.display()))
 }
 
 fn now() -> u128 {

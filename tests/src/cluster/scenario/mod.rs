@@ -1,11 +1,14 @@
 //! What is shown, one file each.
 
+pub mod absent;
+pub mod churn;
 pub mod disruptions;
 pub mod first;
 pub mod opt_in;
 pub mod policy;
 pub mod probes;
 pub mod reboot;
+pub mod rollback;
 pub mod scale;
 pub mod traffic;
 pub mod uninstall;
@@ -22,11 +25,14 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub type Scenario = fn(&Cluster, &mut Report) -> Result<(), String>;
 
 /// All, in the order in which they are run.
-pub const ALL: [(&str, Scenario); 8] = [
+pub const ALL: [(&str, Scenario); 11] = [
     ("traffic", traffic::run),
     ("policy", policy::run),
     ("opt-in", opt_in::run),
     ("upgrade", upgrade::run),
+    ("rollback", rollback::run),
+    ("absent", absent::run),
+    ("churn", churn::run),
     ("disruptions", disruptions::run),
     ("scale", scale::run),
     ("reboot", reboot::run),
