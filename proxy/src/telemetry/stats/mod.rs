@@ -12,6 +12,7 @@ pub mod process;
 mod registry;
 mod shard;
 mod store;
+pub mod tags;
 
 pub use self::{
     codes::Codes,
