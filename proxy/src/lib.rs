@@ -4,12 +4,14 @@
 //! the edges. `config` turns protobuf into the model off the data path. `worker` owns the threads, `bootstrap` the
 //! flags and the privileges.
 
+pub mod admin;
 pub mod bootstrap;
 pub mod cluster;
 pub mod config;
 pub mod http;
 pub mod intake;
 pub mod listener;
+pub mod runtime;
 pub mod tcp;
 pub mod telemetry;
 pub mod tls;

@@ -175,6 +175,8 @@ impl Proxy {
                 log: LogHandle::discard(),
                 stats,
                 drain,
+                lifecycle: Arc::default(),
+                runtime: Arc::default(),
             }
         });
         let workers = Rc::new(Workers::start(workers, PATIENCE).unwrap());

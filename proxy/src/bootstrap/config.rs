@@ -6,8 +6,12 @@ use prost::Message;
 use weir_proto::{ConfigError, Segment, envoy::config::bootstrap::v3::Bootstrap};
 
 use crate::{
-    bootstrap::options::Source,
-    config::{self, Built, Snapshot},
+    bootstrap::options::Options,
+    config::{
+        self, Built, Snapshot,
+        convert::{AdminSettings, StatsSettings},
+    },
+    runtime::Runtime,
     telemetry::stats::Store,
 };
 
@@ -44,10 +48,19 @@ pub struct Loaded {
     pub ignored: Vec<String>,
     /// The statistics, with the names of what is configured.
     pub stats: Store,
+    /// How they are kept and shown.
+    pub stats_settings: StatsSettings,
+    /// The admin server, if there is to be one.
+    pub admin: Option<AdminSettings>,
+    /// Runtime values.
+    pub runtime: Runtime,
+    /// What was read.
+    pub bootstrap: Bootstrap,
 }
 
-/// Loads what `source` names, to be served by `workers` workers; nothing but --handoff is an empty configuration.
-pub fn load(source: &Source, workers: usize) -> Result<Loaded, Error> {
+/// Loads what the command line names; nothing but --handoff is an empty configuration.
+pub fn load(options: &Options) -> Result<Loaded, Error> {
+    let source = &options.source;
     let mut texts = Vec::new();
     if let Some(path) = &source.config_path {
         let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.clone(), source })?;
@@ -56,14 +69,36 @@ pub fn load(source: &Source, workers: usize) -> Result<Loaded, Error> {
     if let Some(text) = &source.config_yaml {
         texts.push((INLINE.to_owned(), text.clone()));
     }
-    if texts.is_empty() {
-        return Ok(Loaded { snapshot: Snapshot::default(), ignored: Vec::new(), stats: Store::new(workers) });
+    let mut bootstrap = read_and_merge(&texts)?;
+    name_node(&mut bootstrap, options);
+    build(bootstrap, options.workers()).map_err(|error| place(&texts, &error))
+}
+
+/// What the command line says of this node holds where the bootstrap says nothing.
+fn name_node(bootstrap: &mut Bootstrap, options: &Options) {
+    let said = [&options.service_cluster, &options.service_node, &options.service_zone];
+    if said.iter().all(|said| said.is_none()) {
+        return;
     }
-    let bootstrap = read_and_merge(&texts)?;
-    let stats = Store::new(workers);
-    let Built { snapshot, ignored } =
-        config::from_bootstrap(&bootstrap, &stats.root()).map_err(|error| place(&texts, &error))?;
-    Ok(Loaded { snapshot, ignored, stats })
+    let node = bootstrap.node.get_or_insert_default();
+    let fill = |field: &mut String, said: &Option<String>| {
+        if let (true, Some(said)) = (field.is_empty(), said) {
+            field.clone_from(said);
+        }
+    };
+    fill(&mut node.cluster, &options.service_cluster);
+    fill(&mut node.id, &options.service_node);
+    if options.service_zone.is_some() {
+        fill(&mut node.locality.get_or_insert_default().zone, &options.service_zone);
+    }
+}
+
+fn build(bootstrap: Bootstrap, workers: usize) -> Result<Loaded, config::Error> {
+    let (stats_settings, stats) = StatsSettings::read(&bootstrap, workers)?;
+    let Built { snapshot, ignored } = config::from_bootstrap(&bootstrap, &stats.root())?;
+    let admin = AdminSettings::read(&bootstrap)?;
+    let runtime = Runtime::from_config(bootstrap.layered_runtime.as_ref())?;
+    Ok(Loaded { snapshot, ignored, stats, stats_settings, admin, runtime, bootstrap })
 }
 
 /// Merges as protobuf does, which is how Envoy merges --config-yaml: single fields are replaced, messages merged,
@@ -115,21 +150,30 @@ fn segments(path: &str) -> Vec<Segment> {
 mod tests {
     use std::io::Write;
 
+    use clap::Parser;
+
     use super::*;
 
-    fn source(file: Option<&str>, yaml: Option<&str>) -> (Source, Option<tempfile::NamedTempFile>) {
+    fn options(arguments: &[&str]) -> Options {
+        Options::try_parse_from([&["weir-proxy"], arguments].concat()).unwrap()
+    }
+
+    fn source(file: Option<&str>, yaml: Option<&str>) -> (Options, Option<tempfile::NamedTempFile>) {
         let file = file.map(|text| {
             let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
             file.write_all(text.as_bytes()).unwrap();
             file
         });
-        let config_path = file.as_ref().map(|file| file.path().to_owned());
-        (Source { config_path, config_yaml: yaml.map(str::to_owned), handoff: None }, file)
+        let path = file.as_ref().map(|file| file.path().to_str().unwrap().to_owned());
+        let mut arguments = Vec::new();
+        arguments.extend(path.iter().flat_map(|path| ["-c", path]));
+        arguments.extend(yaml.iter().flat_map(|yaml| ["--config-yaml", yaml]));
+        (options(&arguments), file)
     }
 
     fn refusal(file: Option<&str>, yaml: Option<&str>) -> String {
-        let (source, file) = source(file, yaml);
-        let message = load(&source, 1).unwrap_err().to_string();
+        let (options, file) = source(file, yaml);
+        let message = load(&options).unwrap_err().to_string();
         assert!(!message.contains('\n'), "{message}");
         match file {
             Some(file) => message.replace(&*file.path().to_string_lossy(), "FILE"),
@@ -145,8 +189,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let source = Source { config_path: Some("/nonexistent.yaml".into()), config_yaml: None, handoff: None };
-        let message = load(&source, 1).unwrap_err().to_string();
+        let message = load(&options(&["-c", "/nonexistent.yaml"])).unwrap_err().to_string();
         assert_eq!(message, "/nonexistent.yaml: No such file or directory (os error 2)");
     }
 
@@ -171,8 +214,29 @@ mod tests {
     #[test]
     fn inline_text_is_merged_over_the_file() {
         let (both, _file) = source(Some(LISTENER), Some(CLUSTER));
-        let loaded = load(&both, 1).unwrap();
+        let loaded = load(&both).unwrap();
         assert_eq!(loaded.snapshot.listeners().len(), 1);
         assert!(loaded.snapshot.cluster("c").is_some());
+    }
+
+    #[test]
+    fn what_is_not_supported_of_a_bootstrap_is_refused_by_name() {
+        for (field, value) in [
+            ("overload_manager", "{ resource_monitors: [{ name: m }] }"),
+            ("stats_sinks", "[{ name: envoy.stat_sinks.statsd }]"),
+            ("dynamic_resources", "{}"),
+            ("tracing", "{}"),
+            ("hds_config", "{ api_type: GRPC }"),
+        ] {
+            let message = refusal(None, Some(&format!("{field}: {value}")));
+            assert_eq!(message, format!("--config-yaml:1: {field}: not supported yet"));
+        }
+    }
+
+    #[test]
+    fn the_command_line_names_the_node_where_the_bootstrap_does_not() {
+        let arguments = ["--config-yaml", "node: { id: node-1 }", "--service-node", "other", "--service-zone", "z"];
+        let node = load(&options(&arguments)).unwrap().bootstrap.node.unwrap();
+        assert_eq!((&*node.id, &*node.locality.unwrap().zone), ("node-1", "z"));
     }
 }

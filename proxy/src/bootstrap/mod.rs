@@ -1,21 +1,23 @@
 //! From the command line to serving: the configuration is read, files are opened and ports bound while there may be
 //! privileges for it; then everything is given up, and only then do threads start and connections come in.
 
+mod admin_socket;
 pub mod config;
 pub mod options;
 pub mod privileges;
 mod serve;
+mod server_stats;
 
-use std::io;
+use std::{fs::OpenOptions, io, path::PathBuf, time::Instant};
 
 use crate::{
-    bootstrap::{
-        config::Loaded,
-        options::{LogFormat, LogLevel, Mode, Options},
-    },
+    bootstrap::options::{Mode, Options},
     cluster::discovery,
     intake::bound,
-    telemetry::writer,
+    telemetry::{
+        log::{self, Output, Pattern, PatternError, Shape},
+        writer,
+    },
 };
 
 /// Why the proxy does not serve; one line each.
@@ -24,6 +26,20 @@ pub enum Error {
     /// The bootstrap is refused.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// The log's pattern is not one.
+    #[error("--log-format: {0}")]
+    LogFormat(#[from] PatternError),
+    /// The log's file is not to be had.
+    #[error("--log-path {}: {source}", path.display())]
+    LogPath {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The admin server's address is not to be had.
+    #[error(transparent)]
+    Admin(#[from] admin_socket::BindError),
     /// A listener is not to be had.
     #[error(transparent)]
     Bind(#[from] bound::BindError),
@@ -43,9 +59,14 @@ pub enum Error {
 
 /// Does what the options say; returns when there is nothing left to do.
 pub fn run(options: &Options) -> Result<(), Error> {
-    start_log(options);
-    let Loaded { snapshot, ignored, stats } = config::load(&options.source, options.workers())?;
-    for path in ignored {
+    let started = Instant::now();
+    if options.hot_restart_version {
+        println!("disabled");
+        return Ok(());
+    }
+    start_log(options)?;
+    let loaded = config::load(options)?;
+    for path in &loaded.ignored {
         tracing::warn!(%path, "field has no effect in this version");
     }
     match options.mode {
@@ -53,24 +74,30 @@ pub fn run(options: &Options) -> Result<(), Error> {
             println!("configuration '{}' OK", options.config_name().display());
             Ok(())
         }
-        Mode::Serve => serve::serve(options, snapshot, stats),
+        Mode::Serve => serve::serve(options, loaded, started),
     }
 }
 
-fn start_log(options: &Options) {
-    use tracing_subscriber::filter::LevelFilter;
-    let level = match options.log_level {
-        LogLevel::Trace => LevelFilter::TRACE,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Warning => LevelFilter::WARN,
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Off => LevelFilter::OFF,
+fn start_log(options: &Options) -> Result<(), Error> {
+    let output = match &options.log_path {
+        None => Output::StandardError,
+        Some(path) => {
+            let file = OpenOptions::new().append(true).create(true).open(path);
+            Output::File(file.map_err(|source| Error::LogPath { path: path.clone(), source })?)
+        }
     };
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(false);
-    // A second start in one process (tests) keeps the first.
-    let _ = match options.log_format {
-        LogFormat::Text => subscriber.try_init(),
-        LogFormat::Json => subscriber.json().try_init(),
+    let pattern = match options.log_format.as_deref() {
+        Some("json") => None,
+        None | Some("text") => Some(log::DEFAULT_PATTERN),
+        Some(pattern) => Some(pattern),
     };
+    let shape = match pattern {
+        None => Shape::Json,
+        Some(pattern) => Shape::Pattern(Pattern::parse(pattern, options.log_format_escaped)?),
+    };
+    log::set_all(options.log_level);
+    // The command line has been checked.
+    let _ = log::set(&log::pairs(options.component_log_level.as_deref().unwrap_or_default()));
+    log::start(output, shape);
+    Ok(())
 }

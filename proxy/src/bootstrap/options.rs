@@ -8,35 +8,98 @@ use std::{
 
 use clap::{Args, Parser, ValueEnum};
 
-use crate::bootstrap::privileges;
+use crate::{
+    bootstrap::privileges,
+    telemetry::log::{self, Level},
+};
 
 /// weir's L4/L7 data plane.
 ///
 /// Runs alone with an Envoy v3 bootstrap, on a node with --handoff, or both.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "weir-proxy", version)]
+#[command(name = "weir-proxy", version, args_override_self = true)]
 pub struct Options {
     #[command(flatten)]
     pub source: Source,
     /// Worker threads [default: cores]
     #[arg(long, value_name = "N")]
     pub concurrency: Option<NonZeroUsize>,
-    /// Least severity of messages on standard error
-    #[arg(short, long, value_enum, default_value_t = LogLevel::Info)]
-    pub log_level: LogLevel,
-    /// Shape of messages on standard error
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
+    /// Least severity of messages: trace, debug, info, warning, error, critical, off
+    #[arg(short, long, value_name = "LEVEL", default_value = "info", value_parser = level)]
+    pub log_level: Level,
+    /// Least severity by component: upstream:debug,connection:trace
+    #[arg(long, value_name = "NAME:LEVEL,...", value_parser = component_levels)]
+    pub component_log_level: Option<String>,
+    /// Shape of messages: a pattern of spdlog, or json [default: Envoy's]
+    #[arg(long, value_name = "PATTERN", value_parser = log_format)]
+    pub log_format: Option<String>,
+    /// Escape line ends and tabs in messages
+    #[arg(long)]
+    pub log_format_escaped: bool,
+    /// File for messages instead of standard error
+    #[arg(long, value_name = "FILE")]
+    pub log_path: Option<PathBuf>,
+    /// File to write the admin server's address to
+    #[arg(long, value_name = "FILE")]
+    pub admin_address_path: Option<PathBuf>,
+    /// Name of this node's cluster, unless the bootstrap has one
+    #[arg(long, value_name = "NAME")]
+    pub service_cluster: Option<String>,
+    /// Name of this node, unless the bootstrap has one
+    #[arg(long, value_name = "NAME")]
+    pub service_node: Option<String>,
+    /// Zone of this node, unless the bootstrap has one
+    #[arg(long, value_name = "NAME")]
+    pub service_zone: Option<String>,
     /// How often access logs are written, in milliseconds; sooner when 64 KiB have gathered
     #[arg(long, value_name = "MILLISECONDS", default_value = "10000", value_parser = milliseconds)]
     pub file_flush_interval_msec: Duration,
     /// Serve, or only check the configuration
     #[arg(long, value_enum, default_value_t = Mode::Serve)]
     pub mode: Mode,
+    /// Accept unknown fields in the bootstrap, with a warning
+    #[arg(long, alias = "allow-unknown-fields")]
+    pub allow_unknown_static_fields: bool,
+    /// Refuse unknown fields in dynamic configuration
+    #[arg(long)]
+    pub reject_unknown_dynamic_fields: bool,
+    /// Do not warn of unknown fields in dynamic configuration
+    #[arg(long)]
+    pub ignore_unknown_dynamic_fields: bool,
     /// How long open connections may go on after SIGTERM, in seconds; a second signal ends them
     /// [default: 0, at once as Envoy; 5 with --handoff]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub drain_time_s: Option<Duration>,
+    /// How connections are asked to end while draining
+    #[arg(long, value_enum, default_value_t = DrainStrategy::Gradual)]
+    pub drain_strategy: DrainStrategy,
+    /// No effect: there is no parent process to shut down
+    #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds)]
+    pub parent_shutdown_time_s: Duration,
+    /// No effect: there is no hot restart
+    #[arg(long)]
+    pub disable_hot_restart: bool,
+    /// No effect: there is no hot restart
+    #[arg(long, value_name = "ID", default_value_t = 0)]
+    pub base_id: u32,
+    /// No effect: there is no hot restart
+    #[arg(long)]
+    pub use_dynamic_base_id: bool,
+    /// Only 0: there is no hot restart
+    #[arg(long, value_name = "EPOCH", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..1))]
+    pub restart_epoch: u32,
+    /// Print the hot restart compatibility version, and end
+    #[arg(long, exclusive = true)]
+    pub hot_restart_version: bool,
+    /// As many workers by default as CPUs that this process may use; so it is in any case
+    #[arg(long)]
+    pub cpuset_threads: bool,
+    /// IP version for addresses of this host where any would do
+    #[arg(long, value_enum, default_value_t = IpVersion::V4)]
+    pub local_address_ip_version: IpVersion,
+    /// No effect: deprecated fields are not logged
+    #[arg(long)]
+    pub skip_deprecated_logs: bool,
     /// When a newer proxy has taken over and no connection is open any more
     #[arg(long, value_enum, default_value_t = WhenSuperseded::Exit)]
     pub when_superseded: WhenSuperseded,
@@ -60,26 +123,6 @@ pub struct Source {
     pub handoff: Option<PathBuf>,
 }
 
-/// Severities, as Envoy names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogLevel {
-    Trace,
-    Debug,
-    Info,
-    #[value(alias = "warn")]
-    Warning,
-    #[value(alias = "critical")]
-    Error,
-    Off,
-}
-
-/// What a message looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
 /// What a proxy does that has nothing more to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WhenSuperseded {
@@ -96,8 +139,58 @@ pub enum Mode {
     Validate,
 }
 
+/// How connections are asked to end while draining.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DrainStrategy {
+    /// More and more of them over the drain time.
+    Gradual,
+    /// All at once.
+    Immediate,
+}
+
+/// An IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IpVersion {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Mode {
+    /// As `/server_info` shows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Serve => "Serve",
+            Self::Validate => "Validate",
+        }
+    }
+}
+
+impl DrainStrategy {
+    /// As `/server_info` shows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gradual => "Gradual",
+            Self::Immediate => "Immediate",
+        }
+    }
+}
+
+impl IpVersion {
+    /// As `/server_info` shows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "v4",
+            Self::V6 => "v6",
+        }
+    }
+}
+
 /// Drain time on a node when none is given.
 const NODE_DRAIN: Duration = Duration::from_secs(5);
+/// Envoy's default of `--drain-time-s`.
+const ENVOY_DRAIN: Duration = Duration::from_secs(600);
 
 impl Options {
     /// Workers to run.
@@ -111,6 +204,11 @@ impl Options {
         self.drain_time_s.unwrap_or(unsaid)
     }
 
+    /// How long `/drain_listeners?graceful` takes: Envoy's default is not that of a signal here.
+    pub fn envoy_drain_time(&self) -> Duration {
+        self.drain_time_s.unwrap_or(ENVOY_DRAIN)
+    }
+
     /// What errors call the configuration.
     pub fn config_name(&self) -> &Path {
         self.source.config_path.as_deref().unwrap_or(Path::new(""))
@@ -119,6 +217,30 @@ impl Options {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    Level::parse(text).ok_or_else(|| {
+        let names: Vec<_> = Level::ALL.iter().map(|level| level.name()).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+fn component_levels(text: &str) -> Result<String, String> {
+    for (name, level) in log::pairs(text) {
+        if !log::COMPONENTS.contains(&name) {
+            return Err(format!("unknown component \"{name}\""));
+        }
+        self::level(level).map_err(|error| format!("{name}: {error}"))?;
+    }
+    Ok(text.to_owned())
+}
+
+fn log_format(text: &str) -> Result<String, String> {
+    if !["json", "text"].contains(&text) {
+        log::Pattern::parse(text, false).map_err(|error| error.to_string())?;
+    }
+    Ok(text.to_owned())
 }
 
 fn milliseconds(text: &str) -> Result<Duration, String> {
@@ -147,11 +269,16 @@ mod tests {
             parse(&["-c", "a.yaml", "--concurrency", "3", "-l", "warning", "--file-flush-interval-msec", "50"]);
         let options = options.unwrap();
         assert_eq!(options.workers(), 3);
-        assert_eq!(options.log_level, LogLevel::Warning);
+        assert_eq!(options.log_level, Level::Warning);
         assert_eq!(options.file_flush_interval_msec, Duration::from_millis(50));
         assert_eq!(options.drain_time(), Duration::ZERO);
         assert_eq!(parse(&["--handoff", "/run/weir/handoff.sock"]).unwrap().drain_time(), NODE_DRAIN);
-        assert_eq!(parse(&["-c", "a", "-l", "warn"]).unwrap().log_level, LogLevel::Warning);
+        let harmless = "--base-id 3 --restart-epoch 0 --disable-hot-restart --parent-shutdown-time-s 9 --drain-strategy \
+            immediate --service-cluster c --service-node n --service-zone z --cpuset-threads \
+            --ignore-unknown-dynamic-fields --component-log-level http:debug,router:trace --log-format %v -c a";
+        let options = parse(&harmless.split_whitespace().collect::<Vec<_>>()).unwrap();
+        assert_eq!(options.drain_strategy, DrainStrategy::Immediate);
+        assert_eq!(parse(&["-c", "a", "-l", "warn"]).unwrap().log_level, Level::Warning);
     }
 
     #[test]
@@ -162,6 +289,16 @@ mod tests {
         assert!(error.contains("invalid value '0' for '--concurrency <N>'"), "{error}");
         let error = parse(&["-c", "a", "--file-flush-interval-msec", "1s"]).unwrap_err();
         assert!(error.contains("expected a whole number of milliseconds, at least 1"), "{error}");
+        for (arguments, message) in [
+            (&["-l", "loud"][..], "expected one of trace, debug, info, warning, error, critical, off"),
+            (&["--component-log-level", "nope:info"], "unknown component \"nope\""),
+            (&["--component-log-level", "http"], "http: expected one of trace"),
+            (&["--log-format", "%q"], "unknown flag %q in a log format"),
+            (&["--restart-epoch", "1"], "1 is not in 0..1"),
+        ] {
+            let error = parse(&[&["-c", "a"], arguments].concat()).unwrap_err();
+            assert!(error.contains(message), "{error}");
+        }
         let error = parse(&["-c", "a", "--user", "0"]).unwrap_err();
         assert!(error.contains("0 is not in 1..=4294967295"), "{error}");
     }

@@ -1,11 +1,12 @@
 //! Serving: worker threads, and this thread as the control runtime (agent, DNS, signals).
 
 use std::{
+    cell::RefCell,
     collections::HashSet,
     io,
     rc::Rc,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant as StartedAt, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -16,26 +17,36 @@ use tokio::{
 };
 
 use crate::{
+    admin::{Admin, Command},
     bootstrap::{
-        Error,
+        Error, admin_socket,
+        config::Loaded,
         options::{Options, WhenSuperseded},
         privileges,
+        server_stats::ServerStats,
     },
     cluster::{Local, discovery},
-    config::{Snapshot, listener::NetworkFilter, reload},
+    config::{
+        self, Snapshot,
+        listener::{NetworkFilter, TrafficDirection},
+        reload,
+    },
     http::pool::Pools,
     intake::{
         bound::{self, BoundListener},
         handoff::{Client, Status},
         pods::Pods,
     },
+    runtime::Runtime,
     telemetry::{
-        stats::{Kind, Store, Value},
+        stats::{Kind, Shard, Store, Value},
         writer::{LogFile, LogFiles, Reopener},
     },
-    worker::{self, Accepting, Source, Worker, Workers, drain::Drain},
+    worker::{self, Accepting, Lifecycle, Source, Worker, Workers, drain::Drain},
 };
 
+/// What the admin server may ask for while the control thread is busy; more is not heard.
+const COMMANDS: usize = 16;
 /// How often a draining process looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 /// A pod may take this part of the limit of open files, each connection being two or three of them.
@@ -46,28 +57,64 @@ const NEEDS: usize = 2 * weir_abi::map::MAX_PODS as usize;
 const LEAST_CEILING: u64 = 256;
 
 /// Binds, gives up every privilege, serves until told to end.
-pub(super) fn serve(options: &Options, snapshot: Snapshot, stats: Store) -> Result<(), Error> {
+pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Result<(), Error> {
+    let Loaded { snapshot, stats, stats_settings, admin, runtime, bootstrap, .. } = loaded;
     let generation = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     let open_files = privileges::raise_open_files()?;
-    let logs = LogFiles::open(log_files(&snapshot))?;
+    let admin_logs = admin.iter().flat_map(|admin| &admin.access_log).map(|log| log.file.clone());
+    let logs = LogFiles::open(log_files(&snapshot).into_iter().chain(admin_logs))?;
     let bound = bound::bind(&snapshot, options.workers())?;
+    let admin_address_path = options.admin_address_path.as_deref();
+    let admin_listener =
+        admin.as_ref().map(|admin| admin_socket::bind(&admin.address, admin_address_path)).transpose()?;
     privileges::drop_all(options.user)?;
 
     let drain = Drain::new();
-    let writer = logs.spawn()?;
+    let writer = logs.spawn(stats.shared())?;
+    let runtime = Arc::new(runtime);
+    let lifecycle = Arc::new(Lifecycle::default());
+    lifecycle.initializing();
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
     let workers = (0..options.workers()).map(|index| {
         let (snapshot, log, stats, drain) =
             (snapshot.clone(), writer.handle(stats.worker(index)), stats.worker(index), drain.watch());
+        let (lifecycle, runtime) = (lifecycle.clone(), runtime.clone());
         move || {
             let balancers = Local::new(stats.clone());
-            Worker { index, snapshot, pools: Pools::default(), balancers, log, stats, drain }
+            Worker { index, snapshot, pools: Pools::default(), balancers, log, stats, drain, lifecycle, runtime }
         }
     });
     let workers = Rc::new(Workers::start(workers, options.file_flush_interval_msec)?);
 
+    let server_stats = ServerStats::new(&stats, &snapshot.load(), &runtime, options.workers(), started);
+    let (commands, commanded) = mpsc::channel(COMMANDS);
+    let flush_interval = stats_settings.flush_interval;
+    if let (Some(settings), Some(listener)) = (admin, admin_listener) {
+        let admin = Admin {
+            stats: stats.clone(),
+            settings: Arc::new(stats_settings),
+            snapshot: snapshot.clone(),
+            bootstrap: Arc::new(bootstrap),
+            runtime: runtime.clone(),
+            lifecycle: lifecycle.clone(),
+            options: options.clone(),
+            listeners: addresses(&bound),
+            started,
+            loaded: SystemTime::now(),
+            reopener: writer.reopener(),
+            commands,
+            allow_paths: settings.allow_paths,
+        };
+        admin.start(listener, writer.handle(Shard::default()), settings.access_log)?;
+    }
     let control = Control {
         options,
+        lifecycle,
+        runtime,
+        server_stats: Rc::new(server_stats),
+        inbound_drain: Drain::new(),
+        flush_interval,
+        commanded: RefCell::new(Some(commanded)),
         generation,
         snapshot,
         workers: workers.clone(),
@@ -76,9 +123,9 @@ pub(super) fn serve(options: &Options, snapshot: Snapshot, stats: Store) -> Resu
         reopener: writer.reopener(),
         ceiling: (open_files / POD_SHARE).max(LEAST_CEILING) as usize,
     };
-    let runtime = worker::local_runtime()?;
-    let ended = runtime.block_on(control.run(bound));
-    drop(runtime);
+    let control_runtime = worker::local_runtime()?;
+    let ended = control_runtime.block_on(control.run(bound));
+    drop(control_runtime);
     // Every task of the control runtime has been dropped: nobody else has the workers.
     if let Some(workers) = Rc::into_inner(workers) {
         workers.join();
@@ -113,13 +160,34 @@ fn log_files(snapshot: &Snapshot) -> HashSet<LogFile> {
         .collect()
 }
 
+/// Every listener with its addresses, in the order of the configuration.
+fn addresses(bound: &[BoundListener]) -> Vec<(String, Vec<String>)> {
+    let mut listeners: Vec<(String, Vec<String>)> = Vec::new();
+    for listener in bound {
+        let address = listener.address.to_string();
+        match listeners.last_mut() {
+            Some((name, addresses)) if **name == *listener.name => addresses.push(address),
+            _ => listeners.push((listener.name.to_string(), vec![address])),
+        }
+    }
+    listeners
+}
+
 struct Control<'a> {
     options: &'a Options,
+    lifecycle: Arc<Lifecycle>,
+    runtime: Arc<Runtime>,
+    server_stats: Rc<ServerStats>,
+    flush_interval: Duration,
+    /// What the admin server asks for.
+    commanded: RefCell<Option<mpsc::Receiver<Command>>>,
     generation: u64,
     snapshot: Arc<ArcSwap<Snapshot>>,
     workers: Rc<Workers>,
     stats: Store,
     drain: Drain,
+    /// Of the connections of inbound listeners, which may be drained alone.
+    inbound_drain: Drain,
     reopener: Reopener,
     ceiling: usize,
 }
@@ -128,6 +196,7 @@ struct Control<'a> {
 enum End {
     Signal(&'static str),
     Superseded(Duration),
+    Quit,
 }
 
 /// When a draining process ends.
@@ -154,7 +223,7 @@ impl Control<'_> {
         let mut signals = Signals::new()?;
         let (status, mut changes) = watch::channel(Status::Starting);
         let (drain_agent, agent_drain) = watch::channel(None);
-        let accepting = Accepting::none();
+        let mut accepting = [Accepting::none(), Accepting::none()];
         let discovery;
         tokio::select! {
             started = self.start(bound, &accepting, status, agent_drain) => discovery = started?,
@@ -163,19 +232,25 @@ impl Control<'_> {
                 return Ok(());
             }
         }
+        self.lifecycle.live();
+        let flushing = self.flush_regularly();
         let end = tokio::select! {
             name = signals.end(&self.reopener) => End::Signal(name),
             deadline = superseded(&mut changes) => End::Superseded(deadline),
+            () = self.obey(&mut accepting) => End::Quit,
         };
         let (why, grace, told) = match end {
             End::Signal(name) => (name, self.options.drain_time(), true),
+            End::Quit => ("/quitquitquit", Duration::ZERO, true),
             End::Superseded(deadline) => ("superseded", deadline, false),
         };
         tracing::info!(why, ?grace, open = self.stats.open_connections(), "stops accepting");
-        accepting.stop().await;
+        for accepting in accepting {
+            accepting.stop().await;
+        }
         let mut parting = Parting { deadline: Instant::now() + grace, told };
         if !grace.is_zero() {
-            self.drain.start(Some(grace));
+            self.start_drain(Some(grace));
             drain_agent.send_replace(Some(grace));
             let drained = self.drained(changes);
             tokio::pin!(drained);
@@ -187,7 +262,7 @@ impl Control<'_> {
                         let grace = parting.tell(Instant::now(), self.options.drain_time());
                         tracing::info!(signal = name, ?grace, "told to end while draining");
                         let Some(grace) = grace else { break };
-                        self.drain.start(Some(grace));
+                        self.start_drain(Some(grace));
                     }
                 }
             }
@@ -196,15 +271,82 @@ impl Control<'_> {
             tracing::info!("superseded; waits to be told to end");
             signals.end(&self.reopener).await;
         }
+        flushing.abort();
         drop(discovery);
         Ok(())
+    }
+
+    fn start_drain(&self, grace: Option<Duration>) {
+        self.drain.start(grace);
+        self.inbound_drain.start(grace);
+    }
+
+    /// Keeps the server's own statistics up to date.
+    fn flush_regularly(&self) -> tokio::task::JoinHandle<()> {
+        let (stats, lifecycle, runtime) = (self.server_stats.clone(), self.lifecycle.clone(), self.runtime.clone());
+        let mut ticks = tokio::time::interval(self.flush_interval);
+        tokio::task::spawn_local(async move {
+            loop {
+                ticks.tick().await;
+                stats.flush(&lifecycle, &runtime);
+            }
+        })
+    }
+
+    /// Does what the admin server asks for; resolves when it asks for the end.
+    async fn obey(&self, accepting: &mut [Accepting; 2]) {
+        let Some(mut commands) = self.commanded.borrow_mut().take() else { return std::future::pending().await };
+        // What is to be stopped once the drain time is over.
+        let mut stop: Option<(Instant, bool)> = None;
+        loop {
+            let at = stop.map(|(at, _)| at);
+            let command = tokio::select! {
+                command = commands.recv() => command,
+                () = async { tokio::time::sleep_until(at.unwrap_or_else(Instant::now)).await }, if at.is_some() => {
+                    if let Some((_, inbound_only)) = stop.take() {
+                        self.stop_accepting(accepting, inbound_only).await;
+                    }
+                    continue;
+                }
+            };
+            match command {
+                Some(Command::Quit) => return,
+                Some(Command::DrainListeners { graceful, inbound_only, skip_exit }) => {
+                    tracing::info!(graceful, inbound_only, skip_exit, "drains its listeners");
+                    if graceful || skip_exit {
+                        self.inbound_drain.start(None);
+                        if !inbound_only {
+                            self.drain.start(None);
+                        }
+                    }
+                    match (skip_exit, graceful) {
+                        (true, _) => {}
+                        (false, true) => stop = Some((Instant::now() + self.options.envoy_drain_time(), inbound_only)),
+                        (false, false) => self.stop_accepting(accepting, inbound_only).await,
+                    }
+                }
+                // Nobody is left to ask for anything.
+                None => return std::future::pending().await,
+            }
+        }
+    }
+
+    /// Closes the listening sockets, those of inbound listeners first.
+    async fn stop_accepting(&self, accepting: &mut [Accepting; 2], inbound_only: bool) {
+        let which = if inbound_only { 1 } else { accepting.len() };
+        for accepting in &mut accepting[..which] {
+            std::mem::replace(accepting, Accepting::none()).stop().await;
+        }
+        let snapshot = self.snapshot.load();
+        let stopped = snapshot.listeners().iter().filter(|listener| !inbound_only || is_inbound(listener)).count();
+        self.server_stats.listeners_stopped(stopped as u64);
     }
 
     /// Resolves names, then accepts: from what was bound and from the agent's pods.
     async fn start(
         &self,
         bound: Vec<BoundListener>,
-        accepting: &Accepting,
+        accepting: &[Accepting; 2],
         status: watch::Sender<Status>,
         drain: watch::Receiver<Option<Duration>>,
     ) -> Result<discovery::Running, Error> {
@@ -212,8 +354,12 @@ impl Control<'_> {
         let discovery = discovery::start(clusters).await?;
         tokio::task::spawn_local(reload::follow(self.snapshot.load_full()));
         for BoundListener { name, address, sockets } in bound {
+            let inbound = self.snapshot.load().listeners().iter().any(|other| other.name == name && is_inbound(other));
+            let [inbound_accepting, other_accepting] = accepting;
+            let (drain, accepting) =
+                if inbound { (&self.inbound_drain, inbound_accepting) } else { (&self.drain, other_accepting) };
             for (index, socket) in sockets.into_iter().enumerate() {
-                let source = Source::Bound { listener: name.clone(), drain: self.drain.watch() };
+                let source = Source::Bound { listener: name.clone(), drain: drain.watch() };
                 self.workers.accept(index, socket, source, accepting).await?;
             }
             tracing::info!(listener = %name, %address, "listening");
@@ -237,6 +383,10 @@ impl Control<'_> {
             look.tick().await;
         }
     }
+}
+
+fn is_inbound(listener: &config::Listener) -> bool {
+    listener.direction == TrafficDirection::Inbound
 }
 
 async fn superseded(status: &mut watch::Receiver<Status>) -> Duration {

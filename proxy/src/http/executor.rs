@@ -4,7 +4,7 @@ use std::future::Future;
 
 /// Runs hyper's tasks on the worker that they belong to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LocalExecutor;
+pub(crate) struct LocalExecutor;
 
 impl<F> hyper::rt::Executor<F> for LocalExecutor
 where

@@ -10,7 +10,7 @@ mod body;
 pub mod connection;
 mod dispatch;
 mod downstream;
-mod executor;
+pub(crate) mod executor;
 mod filter;
 mod forwarded;
 mod mutate;

@@ -101,6 +101,8 @@ static_resources:
             log: LogHandle::discard(),
             stats: Default::default(),
             drain: drain.watch(),
+            lifecycle: Default::default(),
+            runtime: Default::default(),
         });
         Self { worker, drain }
     }
@@ -116,6 +118,8 @@ static_resources:
             log: LogHandle::discard(),
             stats: Default::default(),
             drain: drain.watch(),
+            lifecycle: Default::default(),
+            runtime: Default::default(),
         });
         Self { worker, drain }
     }

@@ -4,5 +4,6 @@ pub mod access_log;
 pub mod format;
 mod format_tls;
 mod format_write;
+pub mod log;
 pub mod stats;
 pub mod writer;

@@ -14,7 +14,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use crate::telemetry::stats::{Shard, process};
+use crate::telemetry::stats::{Shard, Shared, process};
 
 /// A worker hands its buffer over when it holds this many bytes, or at the flush interval.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -32,6 +32,7 @@ pub struct OpenError {
 enum Command {
     Write { file: LogFile, lines: Vec<u8> },
     Reopen,
+    End,
 }
 
 /// A log file by its path. Clones are cheap.
@@ -71,10 +72,11 @@ impl LogFiles {
         Ok(Self { files })
     }
 
-    /// Starts the writer thread.
-    pub fn spawn(self) -> io::Result<LogWriter> {
+    /// Starts the writer thread, which counts in `stats`.
+    pub fn spawn(self, stats: Shared) -> io::Result<LogWriter> {
         let (commands, queue) = sync_channel(QUEUE_BUFFERS);
-        let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || run(self.files, queue))?;
+        let thread =
+            std::thread::Builder::new().name("access-log".into()).spawn(move || run(self.files, queue, &stats))?;
         Ok(LogWriter { commands, thread })
     }
 }
@@ -97,9 +99,10 @@ impl LogWriter {
         Reopener(self.commands.clone())
     }
 
-    /// Waits until everything is written. Every [`LogHandle`] and [`Reopener`] must have been dropped.
+    /// Waits until everything is written that was handed over. What comes later is lost.
     pub fn finish(self) {
-        drop(self.commands);
+        // The thread is gone only if it panicked.
+        let _ = self.commands.send(Command::End);
         if self.thread.join().is_err() {
             tracing::error!("the access log writer panicked");
         }
@@ -148,7 +151,11 @@ impl LogHandle {
             buffers.push(Buffer { file: file.clone(), lines: Vec::new() });
             buffers.len() - 1
         });
+        let before = buffers[index].lines.len();
         write(&mut buffers[index].lines);
+        self.stats.inc(process::FILESYSTEM_WRITE_BUFFERED);
+        let written = buffers[index].lines.len() - before;
+        self.stats.gauge_add(process::FILESYSTEM_WRITE_TOTAL_BUFFERED, written as i64);
         if buffers[index].lines.len() >= BUFFER_BYTES {
             self.hand_over(&mut buffers[index]);
         }
@@ -157,6 +164,7 @@ impl LogHandle {
     /// Hands every buffer to the writer.
     pub fn flush(&self) {
         for buffer in self.buffers.borrow_mut().iter_mut() {
+            self.stats.inc(process::FILESYSTEM_FLUSHED_BY_TIMER);
             self.hand_over(buffer);
         }
     }
@@ -169,6 +177,7 @@ impl LogHandle {
         let Err(error) = self.commands.try_send(Command::Write { file: buffer.file.clone(), lines }) else { return };
         let (TrySendError::Full(dropped) | TrySendError::Disconnected(dropped)) = error;
         if let Command::Write { lines, .. } = dropped {
+            self.stats.gauge_add(process::FILESYSTEM_WRITE_TOTAL_BUFFERED, -(lines.len() as i64));
             self.stats.add(process::ACCESS_LOG_DROPPED, lines.iter().filter(|byte| **byte == b'\n').count() as u64);
         }
     }
@@ -189,31 +198,38 @@ fn open(log: &LogFile) -> io::Result<File> {
     }
 }
 
-fn run(mut files: HashMap<LogFile, File>, queue: Receiver<Command>) {
+fn run(mut files: HashMap<LogFile, File>, queue: Receiver<Command>, stats: &Shared) {
     // Logs whose last write failed: one warning, not one per buffer.
     let mut failed: HashSet<LogFile> = HashSet::new();
     for command in queue {
         match command {
-            Command::Write { file: log, lines } => match write(&mut files, &log, &lines) {
-                Ok(()) => {
-                    failed.remove(&log);
-                }
-                Err(error) => {
-                    if failed.insert(log.clone()) {
-                        tracing::warn!(path = log.path(), %error, "access log lines lost");
+            Command::Write { file: log, lines } => {
+                stats.gauge_add(process::FILESYSTEM_WRITE_TOTAL_BUFFERED, -(lines.len() as i64));
+                match write(&mut files, &log, &lines) {
+                    Ok(()) => {
+                        stats.inc(process::FILESYSTEM_WRITE_COMPLETED);
+                        failed.remove(&log);
+                    }
+                    Err(error) => {
+                        stats.inc(process::FILESYSTEM_WRITE_FAILED);
+                        if failed.insert(log.clone()) {
+                            tracing::warn!(path = log.path(), %error, "access log lines lost");
+                        }
                     }
                 }
-            },
+            }
             Command::Reopen => {
                 for (log, file) in &mut files {
                     match open(log) {
                         Ok(opened) => *file = opened,
                         Err(error) => {
+                            stats.inc(process::FILESYSTEM_REOPEN_FAILED);
                             tracing::warn!(path = log.path(), %error, "access log not reopened; the old file stays");
                         }
                     }
                 }
             }
+            Command::End => return,
         }
     }
 }
@@ -235,7 +251,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         let name = LogFile::new(path.to_str().unwrap());
-        let writer = LogFiles::open([name.clone()]).unwrap().spawn().unwrap();
+        let writer = LogFiles::open([name.clone()]).unwrap().spawn(Shared::default()).unwrap();
         let handle = writer.handle(Shard::default());
         handle.append(&name, |buffer| buffer.extend_from_slice(b"one\n"));
         handle.append(&name, |buffer| buffer.extend_from_slice(b"two\n"));

@@ -8,8 +8,9 @@ use crate::{
     cluster::Local,
     config::Snapshot,
     http::pool::Pools,
+    runtime::Runtime,
     telemetry::{stats::Shard, writer::LogHandle},
-    worker::drain::DrainWatch,
+    worker::{drain::DrainWatch, lifecycle::Lifecycle},
 };
 
 /// What the connections of one worker share; each worker has one, in an `Rc`.
@@ -30,4 +31,8 @@ pub struct Worker {
     /// The process-wide drain. A connection watches [`Downstream::drain`](crate::intake::Downstream), which also
     /// follows its pod's withdrawal.
     pub drain: DrainWatch,
+    /// The process's state: whether health checks are to fail.
+    pub lifecycle: Arc<Lifecycle>,
+    /// Runtime values.
+    pub runtime: Arc<Runtime>,
 }

@@ -2,6 +2,7 @@
 //! field; what can be left out without changing where requests go is listed in [`Built::ignored`].
 
 mod access_log;
+mod admin;
 mod balancing;
 mod cluster;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod metadata;
 mod rbac;
 mod retry;
 mod route;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -26,11 +28,44 @@ use ipnet::IpNet;
 use prost::{Message, Name};
 use weir_proto::envoy::config::{bootstrap::v3::Bootstrap, core::v3 as core};
 
+pub use self::{
+    admin::{AdminAddress, AdminSettings},
+    stats::StatsSettings,
+};
 use crate::{
     cluster::balance::zone::LocalZones,
     config::{Error, Snapshot, cluster::Locality},
     telemetry::stats::Scope,
 };
+
+/// Fields of the bootstrap that mean something; some are read elsewhere.
+const BOOTSTRAP: [&str; 8] = [
+    "node",
+    "static_resources",
+    "cluster_manager",
+    "stats_config",
+    "stats_flush_interval",
+    "layered_runtime",
+    "admin",
+    "enable_dispatcher_stats",
+];
+
+/// They tune what Envoy is made of, or watch over it.
+const BOOTSTRAP_HARMLESS: [&str; 13] = [
+    "node_context_params",
+    "flags_path",
+    "watchdog",
+    "watchdogs",
+    "deferred_stat_options",
+    "stats_server_version_override",
+    "use_tcp_for_dns_lookups",
+    "default_socket_interface",
+    "default_regex_engine",
+    "perf_tracing_file_path",
+    "memory_allocator_manager",
+    "enable_worker_cpu_affinity",
+    "grpc_async_client_manager_config",
+];
 
 /// A configuration that was accepted.
 #[derive(Debug)]
@@ -52,6 +87,7 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         service_cluster: bootstrap.node.as_ref().map(|node| node.cluster.clone()).unwrap_or_default(),
         ..Context::default()
     };
+    cx.only(bootstrap, "", &BOOTSTRAP, &BOOTSTRAP_HARMLESS)?;
     let Some(resources) = &bootstrap.static_resources else {
         return Ok(Built { snapshot: Snapshot::default(), ignored: Vec::new() });
     };
@@ -134,7 +170,7 @@ impl Context {
 }
 
 fn sub(at: &str, field: &str) -> String {
-    format!("{at}.{field}")
+    if at.is_empty() { field.to_owned() } else { format!("{at}.{field}") }
 }
 
 fn item(at: &str, field: &str, index: usize) -> String {

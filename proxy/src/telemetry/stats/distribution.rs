@@ -127,7 +127,8 @@ fn bounds(index: usize) -> (f64, f64) {
     let Some(index) = index.checked_sub(1) else { return (0.0, 0.0) };
     let power = 10f64.powi((index / BINS_PER_DECADE) as i32);
     let digits = (index % BINS_PER_DECADE + 10) as f64;
-    (digits * power / 10.0, power / 10.0)
+    // In this order, so that rounding is libcircllhist's too.
+    (digits / 10.0 * power, power / 10.0)
 }
 
 #[cfg(test)]

@@ -176,6 +176,13 @@ impl Shared {
         self.0.0.counters.get_or_make(counter.0).fetch_add(n, Relaxed);
     }
 
+    /// Moves a gauge up, or down.
+    pub fn gauge_add(&self, gauge: Gauge, n: i64) {
+        let cell = self.0.0.gauges.get_or_make(gauge.0);
+        cell.fetch_add((n as u64) << 1, Relaxed);
+        cell.fetch_or(TOUCHED, Relaxed);
+    }
+
     /// Sets a gauge's part here.
     pub(super) fn gauge_set(&self, gauge: Gauge, value: u64) {
         self.0.0.gauges.get_or_make(gauge.0).store((value << 1) | TOUCHED, Relaxed);

@@ -250,7 +250,9 @@ impl Store {
                 name.clear();
                 name.push_str(&entry.prefix);
                 name.push_str(&entry.name);
-                if !wanted(&name) {
+                // What the process itself counts has its names whatever is kept.
+                let rejected = || entry.prefix.is_empty() && self.inner.rejects("", &name);
+                if !wanted(&name) || rejected() {
                     continue;
                 }
                 let (used, value) = self.inner.value(kind, index as u32 + 1);

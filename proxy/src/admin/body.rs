@@ -1,0 +1,37 @@
+//! The body of an answer: in pieces and without a length, as Envoy sends it.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+
+/// A piece, bytes.
+const PIECE: usize = 64 * 1024;
+
+/// What is yet to be sent.
+#[derive(Debug)]
+pub(super) struct Chunks(Bytes);
+
+impl Chunks {
+    pub(super) fn new(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl Body for Chunks {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let rest = &mut self.get_mut().0;
+        if rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let piece = rest.split_to(rest.len().min(PIECE));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+}

@@ -1,0 +1,261 @@
+//! `/clusters`, and the endpoints in `/config_dump`. [`views`] is where a cluster is read; the rest formats.
+
+use std::net::SocketAddr;
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Admin,
+    query::Query,
+    reply::{Reply, Status},
+};
+use crate::config::{Snapshot, matcher::Regex};
+
+/// What is shown of a cluster.
+pub(super) struct ClusterView {
+    pub(super) name: String,
+    /// Of the default and of the high priority.
+    thresholds: [Limits; 2],
+    hosts: Vec<HostView>,
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    connections: u32,
+    pending: u32,
+    requests: u32,
+    retries: u32,
+}
+
+/// What is shown of an endpoint.
+struct HostView {
+    address: String,
+    hostname: String,
+    /// Counters by name, in order.
+    counters: Vec<(&'static str, u64)>,
+    gauges: Vec<(&'static str, u64)>,
+    /// `healthy`, or what is wrong: `/failed_active_hc/failed_outlier_check`.
+    health_flags: String,
+    healthy: bool,
+    weight: u32,
+    region: String,
+    zone: String,
+    sub_zone: String,
+    canary: bool,
+    priority: u32,
+    /// Percent; -1: unknown.
+    success_rate: f64,
+    local_origin_success_rate: f64,
+}
+
+/// Envoy's names of an endpoint's counters, and of its gauges.
+const COUNTERS: [&str; 6] = ["cx_connect_fail", "cx_total", "rq_error", "rq_success", "rq_timeout", "rq_total"];
+const GAUGES: [&str; 3] = ["cx_active", "rq_active", "rq_pending_active"];
+
+/// Every cluster, by name.
+pub(super) fn views(snapshot: &Snapshot) -> Vec<ClusterView> {
+    let mut views: Vec<_> = snapshot
+        .clusters()
+        .map(|cluster| {
+            let limits = Limits {
+                connections: cluster.breakers.max_connections,
+                pending: cluster.breakers.max_pending,
+                requests: cluster.breakers.max_requests,
+                retries: cluster.breakers.max_retries,
+            };
+            let endpoints = cluster.endpoints.load();
+            let hosts = endpoints.iter().map(|endpoint| HostView {
+                address: endpoint.address.to_string(),
+                hostname: endpoint.hostname.to_string(),
+                counters: COUNTERS.map(|name| (name, 0)).to_vec(),
+                gauges: GAUGES.map(|name| (name, 0)).to_vec(),
+                health_flags: if endpoint.template.healthy { "healthy" } else { "/failed_eds_health" }.to_owned(),
+                healthy: endpoint.template.healthy,
+                weight: endpoint.template.weight,
+                region: String::new(),
+                zone: String::new(),
+                sub_zone: String::new(),
+                canary: false,
+                priority: endpoint.template.priority,
+                success_rate: -1.0,
+                local_origin_success_rate: -1.0,
+            });
+            ClusterView { name: cluster.name.to_string(), thresholds: [limits, HIGH], hosts: hosts.collect() }
+        })
+        .collect();
+    views.sort_by(|one, other| one.name.cmp(&other.name));
+    views
+}
+
+/// Of the priority that has no limits of its own.
+const HIGH: Limits = Limits { connections: 1024, pending: 1024, requests: 1024, retries: 3 };
+
+pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
+    let filter = match query.get("filter").filter(|filter| !filter.is_empty()).map(Regex::search).transpose() {
+        Ok(filter) => filter,
+        Err(error) => return Reply::text(Status::BAD_REQUEST, format!("Invalid re2 regex: {error}")),
+    };
+    let snapshot = admin.snapshot.load();
+    let wanted = |view: &ClusterView| filter.as_ref().is_none_or(|filter| filter.is_match(view.name.as_bytes()));
+    let views = views(&snapshot).into_iter().filter(wanted);
+    if query.get("format") != Some("json") {
+        return Reply::text(Status::OK, views.map(|view| view.text()).collect::<String>());
+    }
+    let statuses: Vec<_> = views.map(|view| view.json()).collect();
+    let mut all = Map::new();
+    if !statuses.is_empty() {
+        all.insert("cluster_statuses".into(), statuses.into());
+    }
+    Reply::pretty(&all.into())
+}
+
+impl ClusterView {
+    fn text(&self) -> String {
+        let name = &self.name;
+        let mut out = format!("{name}::observability_name::{name}\n");
+        for (limits, priority) in self.thresholds.iter().zip(["default", "high"]) {
+            for (limit, value) in [
+                ("max_connections", limits.connections),
+                ("max_pending_requests", limits.pending),
+                ("max_requests", limits.requests),
+                ("max_retries", limits.retries),
+            ] {
+                out.push_str(&format!("{name}::{priority}_priority::{limit}::{value}\n"));
+            }
+        }
+        out.push_str(&format!("{name}::added_via_api::false\n"));
+        for host in &self.hosts {
+            let mut numbers: Vec<_> = host.counters.iter().chain(&host.gauges).collect();
+            numbers.sort();
+            let mut line = |what: &str, value: &dyn std::fmt::Display| {
+                out.push_str(&format!("{name}::{}::{what}::{value}\n", host.address));
+            };
+            for (what, value) in numbers {
+                line(what, value);
+            }
+            line("hostname", &host.hostname);
+            line("health_flags", &host.health_flags);
+            line("weight", &host.weight);
+            line("region", &host.region);
+            line("zone", &host.zone);
+            line("sub_zone", &host.sub_zone);
+            line("canary", &host.canary);
+            line("priority", &host.priority);
+            line("success_rate", &host.success_rate);
+            line("local_origin_success_rate", &host.local_origin_success_rate);
+        }
+        out
+    }
+
+    fn json(&self) -> Value {
+        let mut status = Map::new();
+        status.insert("name".into(), self.name.clone().into());
+        if !self.hosts.is_empty() {
+            status.insert("host_statuses".into(), self.hosts.iter().map(HostView::json).collect());
+        }
+        let thresholds = self.thresholds.iter().zip([None, Some("HIGH")]);
+        let thresholds: Vec<_> = thresholds
+            .map(|(limits, priority)| {
+                let mut shown = Map::new();
+                shown.extend(priority.map(|priority| ("priority".to_owned(), Value::from(priority))));
+                for (name, value) in [
+                    ("max_connections", limits.connections),
+                    ("max_pending_requests", limits.pending),
+                    ("max_requests", limits.requests),
+                    ("max_retries", limits.retries),
+                ] {
+                    shown.insert(name.into(), value.into());
+                }
+                Value::from(shown)
+            })
+            .collect();
+        status.insert("circuit_breakers".into(), json!({"thresholds": thresholds}));
+        status.insert("observability_name".into(), self.name.clone().into());
+        status.into()
+    }
+
+    /// As `EndpointsConfigDump` has it.
+    pub(super) fn load_assignment(&self) -> Value {
+        let mut endpoints: Vec<Value> = Vec::new();
+        let mut priorities: Vec<u32> = self.hosts.iter().map(|host| host.priority).collect();
+        priorities.dedup();
+        for priority in priorities {
+            let hosts: Vec<_> =
+                self.hosts.iter().filter(|host| host.priority == priority).map(HostView::lb_endpoint).collect();
+            let mut group = json!({"locality": {}, "lb_endpoints": hosts, "load_balancing_weight": 0});
+            if priority > 0 {
+                group["priority"] = priority.into();
+            }
+            endpoints.push(group);
+        }
+        let mut all = json!({
+            "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            "cluster_name": self.name,
+        });
+        if !endpoints.is_empty() {
+            all["endpoints"] = endpoints.into();
+        }
+        all["policy"] = json!({"overprovisioning_factor": 140});
+        all
+    }
+}
+
+impl HostView {
+    fn health(&self) -> &'static str {
+        if self.healthy { "HEALTHY" } else { "UNHEALTHY" }
+    }
+
+    fn json(&self) -> Value {
+        let numbers = |kind: Option<&str>, numbers: &[(&'static str, u64)]| -> Vec<Value> {
+            let shown = numbers.iter().map(|(name, value)| {
+                let mut shown = Map::new();
+                shown.extend(kind.map(|kind| ("type".to_owned(), Value::from(kind))));
+                // proto3 JSON leaves zeroes out and writes 64-bit numbers as strings.
+                shown.extend((*value > 0).then(|| ("value".to_owned(), Value::from(value.to_string()))));
+                shown.insert("name".into(), (*name).into());
+                shown.into()
+            });
+            shown.collect()
+        };
+        let mut stats = numbers(None, &self.counters);
+        stats.extend(numbers(Some("GAUGE"), &self.gauges));
+        let mut status = Map::new();
+        status.insert("address".into(), address(&self.address));
+        status.insert("stats".into(), stats.into());
+        status.insert("health_status".into(), json!({"eds_health_status": self.health()}));
+        status.insert("weight".into(), self.weight.into());
+        if !self.hostname.is_empty() {
+            status.insert("hostname".into(), self.hostname.clone().into());
+        }
+        if self.priority > 0 {
+            status.insert("priority".into(), self.priority.into());
+        }
+        status.insert("locality".into(), json!({}));
+        status.into()
+    }
+
+    fn lb_endpoint(&self) -> Value {
+        let mut endpoint = Map::new();
+        endpoint.insert("address".into(), address(&self.address));
+        endpoint.insert("health_check_config".into(), json!({}));
+        if !self.hostname.is_empty() {
+            endpoint.insert("hostname".into(), self.hostname.clone().into());
+        }
+        json!({"endpoint": endpoint, "health_status": self.health(), "load_balancing_weight": self.weight})
+    }
+}
+
+/// An address as proto3 JSON: an IP address and port, or else a path.
+pub(super) fn address(text: &str) -> Value {
+    match text.parse::<SocketAddr>() {
+        Ok(socket) => {
+            let mut address = Map::new();
+            address.insert("address".into(), socket.ip().to_string().into());
+            if socket.port() > 0 {
+                address.insert("port_value".into(), socket.port().into());
+            }
+            json!({"socket_address": address})
+        }
+        Err(_) => json!({"pipe": {"path": text}}),
+    }
+}

@@ -1,0 +1,41 @@
+//! `/listeners`.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Admin,
+    query::Query,
+    reply::{Reply, Status},
+};
+
+pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
+    if query.get("format") == Some("json") {
+        let statuses: Vec<_> = admin.listeners.iter().map(|(name, addresses)| status(name, addresses)).collect();
+        let mut all = Map::new();
+        if !statuses.is_empty() {
+            all.insert("listener_statuses".into(), statuses.into());
+        }
+        return Reply::pretty(&all.into());
+    }
+    let mut text = String::new();
+    for (name, addresses) in &admin.listeners {
+        for address in addresses {
+            text.push_str(&format!("{name}::{address}\n"));
+        }
+    }
+    Reply::text(Status::OK, text)
+}
+
+fn status(name: &str, addresses: &[String]) -> Value {
+    let mut status = Map::new();
+    status.insert("name".into(), name.into());
+    let mut addresses = addresses.iter().map(|address| super::clusters::address(address));
+    if let Some(first) = addresses.next() {
+        status.insert("local_address".into(), first);
+    }
+    let further: Vec<_> = addresses.collect();
+    if !further.is_empty() {
+        status.insert("additional_local_addresses".into(), further.into());
+    }
+    json!(status)
+}

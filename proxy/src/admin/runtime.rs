@@ -1,0 +1,35 @@
+//! `/runtime` and `/runtime_modify`.
+
+use serde_json::{Map, json};
+
+use super::{
+    query::Query,
+    reply::{Reply, Status},
+};
+use crate::runtime::Runtime;
+
+pub(super) fn show(runtime: &Runtime) -> Reply {
+    let (layers, entries) = runtime.shown();
+    let entries: Map<_, _> = entries
+        .into_iter()
+        .map(|(key, values)| {
+            let shown = |value: &Option<crate::runtime::Value>| value.as_ref().map(|value| value.shown());
+            let last = values.iter().rev().find_map(shown).unwrap_or_default();
+            let values: Vec<_> = values.iter().map(|value| shown(value).unwrap_or_default()).collect();
+            (key, json!({"final_value": last, "layer_values": values}))
+        })
+        .collect();
+    Reply::pretty(&json!({"entries": entries, "layers": layers}))
+}
+
+pub(super) fn modify(runtime: &Runtime, query: &Query) -> Reply {
+    if query.pairs().is_empty() {
+        let usage = "usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN\n       or send the parameters as form \
+                     values\nuse an empty value to remove a previously added override";
+        return Reply::text(Status::BAD_REQUEST, usage);
+    }
+    match runtime.modify(query.pairs()) {
+        Ok(()) => Reply::ok(),
+        Err(error) => Reply::text(Status::SERVICE_UNAVAILABLE, error.to_string()),
+    }
+}
