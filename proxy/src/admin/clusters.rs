@@ -1,6 +1,12 @@
 //! `/clusters`, and the endpoints in `/config_dump`. [`views`] is where a cluster is read; the rest formats.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use serde_json::{Map, Value, json};
 
@@ -9,7 +15,11 @@ use super::{
     query::Query,
     reply::{Reply, Status},
 };
-use crate::config::{Snapshot, matcher::Regex};
+use crate::config::{
+    Snapshot,
+    cluster::{Endpoint, HealthFlags, Locality},
+    matcher::Regex,
+};
 
 /// What is shown of a cluster.
 pub(super) struct ClusterView {
@@ -36,21 +46,15 @@ struct HostView {
     gauges: Vec<(&'static str, u64)>,
     /// `healthy`, or what is wrong: `/failed_active_hc/failed_outlier_check`.
     health_flags: String,
-    healthy: bool,
+    flags: HealthFlags,
     weight: u32,
-    region: String,
-    zone: String,
-    sub_zone: String,
+    locality: Arc<Locality>,
     canary: bool,
     priority: u32,
-    /// Percent; -1: unknown.
-    success_rate: f64,
-    local_origin_success_rate: f64,
+    /// Percent, if there were enough requests.
+    success_rate: Option<f64>,
+    local_origin_success_rate: Option<f64>,
 }
-
-/// Envoy's names of an endpoint's counters, and of its gauges.
-const COUNTERS: [&str; 6] = ["cx_connect_fail", "cx_total", "rq_error", "rq_success", "rq_timeout", "rq_total"];
-const GAUGES: [&str; 3] = ["cx_active", "rq_active", "rq_pending_active"];
 
 /// Every cluster, by name.
 pub(super) fn views(snapshot: &Snapshot) -> Vec<ClusterView> {
@@ -64,27 +68,47 @@ pub(super) fn views(snapshot: &Snapshot) -> Vec<ClusterView> {
                 retries: cluster.breakers.max_retries,
             };
             let endpoints = cluster.endpoints.load();
-            let hosts = endpoints.iter().map(|endpoint| HostView {
-                address: endpoint.address.to_string(),
-                hostname: endpoint.hostname.to_string(),
-                counters: COUNTERS.map(|name| (name, 0)).to_vec(),
-                gauges: GAUGES.map(|name| (name, 0)).to_vec(),
-                health_flags: if endpoint.template.healthy { "healthy" } else { "/failed_eds_health" }.to_owned(),
-                healthy: endpoint.template.healthy,
-                weight: endpoint.template.weight,
-                region: String::new(),
-                zone: String::new(),
-                sub_zone: String::new(),
-                canary: false,
-                priority: endpoint.template.priority,
-                success_rate: -1.0,
-                local_origin_success_rate: -1.0,
-            });
+            let hosts = endpoints.iter().map(|endpoint| host(endpoint));
             ClusterView { name: cluster.name.to_string(), thresholds: [limits, HIGH], hosts: hosts.collect() }
         })
         .collect();
     views.sort_by(|one, other| one.name.cmp(&other.name));
     views
+}
+
+fn host(endpoint: &Endpoint) -> HostView {
+    let (host, template) = (&endpoint.host, &endpoint.template);
+    let stats = &host.stats;
+    let number = |value: &AtomicU64| value.load(Relaxed);
+    let flags = host.flags();
+    let set = HealthFlags::NAMES.iter().filter(|(flag, _)| flags.any(*flag));
+    let health_flags: String = set.map(|(_, name)| format!("/{name}")).collect();
+    HostView {
+        address: endpoint.address.to_string(),
+        hostname: endpoint.hostname.to_string(),
+        counters: vec![
+            ("cx_connect_fail", number(&stats.cx_connect_fail)),
+            ("cx_total", number(&stats.cx_total)),
+            ("rq_error", number(&stats.rq_error)),
+            ("rq_success", number(&stats.rq_success)),
+            ("rq_timeout", number(&stats.rq_timeout)),
+            ("rq_total", number(&stats.rq_total)),
+        ],
+        gauges: vec![
+            ("cx_active", number(&stats.cx_active)),
+            ("rq_active", number(&stats.rq_active)),
+            // Requests wait for a connection per cluster, not per endpoint.
+            ("rq_pending_active", 0),
+        ],
+        health_flags: if health_flags.is_empty() { "healthy".to_owned() } else { health_flags },
+        flags,
+        weight: template.weight,
+        locality: template.locality.clone(),
+        canary: template.canary,
+        priority: template.priority,
+        success_rate: host.outlier.external.last(),
+        local_origin_success_rate: host.outlier.local.last(),
+    }
 }
 
 /// Of the priority that has no limits of its own.
@@ -136,13 +160,13 @@ impl ClusterView {
             line("hostname", &host.hostname);
             line("health_flags", &host.health_flags);
             line("weight", &host.weight);
-            line("region", &host.region);
-            line("zone", &host.zone);
-            line("sub_zone", &host.sub_zone);
+            line("region", &host.locality.region);
+            line("zone", &host.locality.zone);
+            line("sub_zone", &host.locality.sub_zone);
             line("canary", &host.canary);
             line("priority", &host.priority);
-            line("success_rate", &host.success_rate);
-            line("local_origin_success_rate", &host.local_origin_success_rate);
+            line("success_rate", &host.success_rate.unwrap_or(-1.0));
+            line("local_origin_success_rate", &host.local_origin_success_rate.unwrap_or(-1.0));
         }
         out
     }
@@ -177,12 +201,15 @@ impl ClusterView {
     /// As `EndpointsConfigDump` has it.
     pub(super) fn load_assignment(&self) -> Value {
         let mut endpoints: Vec<Value> = Vec::new();
-        let mut priorities: Vec<u32> = self.hosts.iter().map(|host| host.priority).collect();
-        priorities.dedup();
-        for priority in priorities {
+        let group = |host: &HostView| (host.priority, host.locality.clone());
+        let mut groups: Vec<_> = self.hosts.iter().map(group).collect();
+        groups.dedup();
+        for (priority, locality) in groups {
             let hosts: Vec<_> =
-                self.hosts.iter().filter(|host| host.priority == priority).map(HostView::lb_endpoint).collect();
-            let mut group = json!({"locality": {}, "lb_endpoints": hosts, "load_balancing_weight": 0});
+                self.hosts.iter().filter(|host| host.priority == priority && host.locality == locality).collect();
+            let locality = hosts[0].locality();
+            let hosts: Vec<_> = hosts.into_iter().map(HostView::lb_endpoint).collect();
+            let mut group = json!({"locality": locality, "lb_endpoints": hosts, "load_balancing_weight": 0});
             if priority > 0 {
                 group["priority"] = priority.into();
             }
@@ -202,7 +229,44 @@ impl ClusterView {
 
 impl HostView {
     fn health(&self) -> &'static str {
-        if self.healthy { "HEALTHY" } else { "UNHEALTHY" }
+        match () {
+            () if self.flags.any(HealthFlags::DRAINING_EDS) => "DRAINING",
+            () if self.flags.any(HealthFlags::FAILED_EDS) => "UNHEALTHY",
+            () if self.flags.any(HealthFlags::DEGRADED_EDS) => "DEGRADED",
+            () => "HEALTHY",
+        }
+    }
+
+    /// As `envoy.admin.v3.HostHealthStatus`, whose fields are Envoy's flags.
+    fn health_status(&self) -> Value {
+        let mut status = Map::new();
+        for (flag, name) in [
+            (HealthFlags::FAILED_ACTIVE, "failed_active_health_check"),
+            (HealthFlags::FAILED_OUTLIER, "failed_outlier_check"),
+            (HealthFlags::DEGRADED_ACTIVE, "failed_active_degraded_check"),
+            (HealthFlags::PENDING_REMOVAL, "pending_dynamic_removal"),
+            (HealthFlags::PENDING_ACTIVE, "pending_active_hc"),
+            (HealthFlags::EXCLUDED_IMMEDIATE, "excluded_via_immediate_hc_fail"),
+            (HealthFlags::ACTIVE_TIMEOUT, "active_hc_timeout"),
+        ] {
+            if self.flags.any(flag) {
+                status.insert(name.into(), true.into());
+            }
+        }
+        status.insert("eds_health_status".into(), self.health().into());
+        status.into()
+    }
+
+    fn locality(&self) -> Value {
+        let mut shown = Map::new();
+        for (name, value) in
+            [("region", &self.locality.region), ("zone", &self.locality.zone), ("sub_zone", &self.locality.sub_zone)]
+        {
+            if !value.is_empty() {
+                shown.insert(name.into(), value.to_string().into());
+            }
+        }
+        shown.into()
     }
 
     fn json(&self) -> Value {
@@ -222,7 +286,14 @@ impl HostView {
         let mut status = Map::new();
         status.insert("address".into(), address(&self.address));
         status.insert("stats".into(), stats.into());
-        status.insert("health_status".into(), json!({"eds_health_status": self.health()}));
+        status.insert("health_status".into(), self.health_status());
+        for (name, rate) in
+            [("success_rate", self.success_rate), ("local_origin_success_rate", self.local_origin_success_rate)]
+        {
+            if let Some(rate) = rate {
+                status.insert(name.into(), json!({"value": rate}));
+            }
+        }
         status.insert("weight".into(), self.weight.into());
         if !self.hostname.is_empty() {
             status.insert("hostname".into(), self.hostname.clone().into());
@@ -230,7 +301,7 @@ impl HostView {
         if self.priority > 0 {
             status.insert("priority".into(), self.priority.into());
         }
-        status.insert("locality".into(), json!({}));
+        status.insert("locality".into(), self.locality());
         status.into()
     }
 

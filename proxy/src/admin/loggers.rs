@@ -29,7 +29,8 @@ fn change(query: &Query) -> Result<(), String> {
         [(name, value)] => match name.as_str() {
             "level" if value.is_empty() => Ok(()),
             "level" => Level::parse(value).map(log::set_all).ok_or_else(|| told(LevelError::Level)),
-            "paths" | "group" => log::set(&log::pairs(value)).map_err(told),
+            "group" => Err("group parameter requires fine-grain logging to be enabled".into()),
+            "paths" => log::set(&log::pairs(value)).map_err(told),
             name => log::set(&[(name, value)]).map_err(told),
         },
         _ => Err("invalid number of parameters".into()),

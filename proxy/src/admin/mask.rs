@@ -41,11 +41,14 @@ impl Mask {
 
 fn names_field(message: &MessageDescriptor, path: &[String]) -> bool {
     let Some((first, rest)) = path.split_first() else { return true };
+    // What is inside an `Any` is not known here.
     if message.full_name() == "google.protobuf.Any" {
         return true;
     }
     let Some(field) = message.get_field_by_name(first) else { return false };
     match field.kind() {
+        // As in Envoy, an `Any` needs a path that goes on inside.
+        Kind::Message(inner) if rest.is_empty() => inner.full_name() != "google.protobuf.Any",
         _ if rest.is_empty() => true,
         // protobuf's masks end at lists.
         Kind::Message(_) if field.is_list() => false,
@@ -70,7 +73,7 @@ mod tests {
         assert_eq!(Mask::parse("last_updated").apply(&value), json!({"@type": "t", "last_updated": "x"}));
         let element = "envoy.admin.v3.ClustersConfigDump.StaticCluster";
         assert!(Mask::parse("cluster.name").fits(element));
-        assert!(!Mask::parse("nope").fits(element));
+        assert!(!Mask::parse("nope").fits(element) && !Mask::parse("cluster").fits(element));
         assert!(!Mask::parse("static_clusters.last_updated").fits("envoy.admin.v3.ClustersConfigDump"));
     }
 }

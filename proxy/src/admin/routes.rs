@@ -113,20 +113,14 @@ const ROUTES: &[Route] = &[
         help: "cause the server to fail health checks",
         changes: true,
         parameters: &[],
-        answer: |admin, _| {
-            admin.lifecycle.fail_health_checks(true);
-            Reply::ok()
-        },
+        answer: |admin, _| fail_health_checks(admin, true),
     },
     Route {
         path: "/healthcheck/ok",
         help: "cause the server to pass health checks",
         changes: true,
         parameters: &[],
-        answer: |admin, _| {
-            admin.lifecycle.fail_health_checks(false);
-            Reply::ok()
-        },
+        answer: |admin, _| fail_health_checks(admin, false),
     },
     Route {
         path: "/heap_dump",
@@ -261,7 +255,7 @@ const ROUTES: &[Route] = &[
         help: "Adds or modifies runtime values as passed in query parameters. To delete a previously added key, use an empty string as the value. Note that deletion only applies to overrides added via this endpoint; values loaded from disk can be modified via override but not deleted. E.g. ?key1=value1&key2=value2...",
         changes: true,
         parameters: &[],
-        answer: |admin, query| runtime::modify(&admin.runtime, query),
+        answer: runtime::modify,
     },
     Route {
         path: "/server_info",
@@ -341,8 +335,15 @@ pub(super) fn answer(admin: &Admin, method: &Method, path: &str, query: &Query) 
     (route.answer)(admin, query)
 }
 
+fn fail_health_checks(admin: &Admin, fail: bool) -> Reply {
+    admin.lifecycle.fail_health_checks(fail);
+    // The next flush would say so as well, and later.
+    admin.stats.set(admin.stats.root().gauge("server.live"), u64::from(!fail));
+    Reply::ok()
+}
+
 fn refused(what: &str) -> Reply {
-    Reply::text(Status::NOT_IMPLEMENTED, format!("{NOT_SUPPORTED}{what}\n"))
+    Reply::text(Status::NOT_IMPLEMENTED, format!("{NOT_SUPPORTED}{what}"))
 }
 
 fn switch(query: &Query, what: &str) -> Reply {

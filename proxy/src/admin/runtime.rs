@@ -3,6 +3,7 @@
 use serde_json::{Map, json};
 
 use super::{
+    Admin,
     query::Query,
     reply::{Reply, Status},
 };
@@ -22,14 +23,20 @@ pub(super) fn show(runtime: &Runtime) -> Reply {
     Reply::pretty(&json!({"entries": entries, "layers": layers}))
 }
 
-pub(super) fn modify(runtime: &Runtime, query: &Query) -> Reply {
+pub(super) fn modify(admin: &Admin, query: &Query) -> Reply {
     if query.pairs().is_empty() {
         let usage = "usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN\n       or send the parameters as form \
                      values\nuse an empty value to remove a previously added override";
         return Reply::text(Status::BAD_REQUEST, usage);
     }
-    match runtime.modify(query.pairs()) {
-        Ok(()) => Reply::ok(),
+    match admin.runtime.modify(query.pairs()) {
+        Ok(()) => {
+            // Envoy loads all layers again, a directory of overrides included.
+            for name in ["runtime.load_success", "runtime.override_dir_not_exists"] {
+                admin.stats.shared().inc(admin.stats.root().counter(name));
+            }
+            Reply::ok()
+        }
         Err(error) => Reply::text(Status::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }

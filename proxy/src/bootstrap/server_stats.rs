@@ -93,6 +93,11 @@ impl ServerStats {
         set(&manager, "active_clusters", clusters);
         set(&manager, "warming_clusters", 0);
         scopes.push(manager);
+        for thread in (0..workers).map(|index| format!("worker_{index}")).chain(["main_thread".to_owned()]) {
+            let scope = root.scope("thread_local_cluster_manager").scope(&thread);
+            set(&scope, "clusters_inflated", clusters);
+            scopes.push(scope);
+        }
         let listeners = snapshot.listeners().len() as u64;
         let manager = root.scope("listener_manager");
         counters(
@@ -101,24 +106,25 @@ impl ServerStats {
         );
         store.control().add(manager.counter("listener_added"), listeners);
         store.control().add(manager.counter("listener_create_success"), listeners * workers as u64);
-        for (name, value) in [
-            ("total_filter_chains_draining", 0),
-            ("total_listeners_active", listeners),
-            ("total_listeners_draining", 0),
-            ("total_listeners_warming", 0),
-            ("workers_pinned", 0),
-            ("workers_started", 1),
-        ] {
+        for (name, value) in
+            [("total_listeners_active", listeners), ("total_listeners_warming", 0), ("workers_started", 1)]
+        {
             set(&manager, name, value);
+        }
+        // Registered, and not used until something is set.
+        for name in ["total_filter_chains_draining", "total_listeners_draining", "workers_pinned"] {
+            manager.gauge(name);
         }
         let listener_stopped = manager.counter("listener_stopped");
         let listeners_active = manager.gauge("total_listeners_active");
         scopes.push(manager);
         let layers = root.scope("runtime");
         let (count, _, _) = runtime.sizes();
-        counters(&layers, &["deprecated_feature_use", "load_error", "override_dir_exists", "override_dir_not_exists"]);
-        store.control().inc(layers.counter("load_success"));
-        set(&layers, "deprecated_feature_seen_since_process_start", 0);
+        counters(&layers, &["deprecated_feature_use", "load_error", "override_dir_exists"]);
+        // Envoy loads twice until it serves.
+        store.control().add(layers.counter("load_success"), 2);
+        store.control().add(layers.counter("override_dir_not_exists"), 2);
+        layers.gauge("deprecated_feature_seen_since_process_start");
         set(&layers, "num_layers", count as u64);
         let gauge = |name: &str| server.gauge(name);
         let this = Self {
@@ -164,9 +170,11 @@ impl ServerStats {
             (self.memory_heap_size, memory::resident()),
             (self.memory_physical_size, memory::resident()),
             (self.runtime_keys, keys as u64),
-            (self.runtime_overrides, u64::from(overrides > 0)),
         ] {
             self.store.set(gauge, value);
+        }
+        if overrides > 0 || self.store.level(self.runtime_overrides) > 0 {
+            self.store.set(self.runtime_overrides, u64::from(overrides > 0));
         }
         self.store.merge_histograms();
     }
