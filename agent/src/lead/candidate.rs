@@ -86,8 +86,8 @@ impl Candidate {
         self.standing.subscribe()
     }
 
-    /// Takes the lead. The first time whoever has it is asked to step down; later, or if that one refuses, this waits
-    /// until the lock is free. `held` is what a tenure before this one held.
+    /// Takes the lead. The first time whoever has it is asked to step down; later, or if that one superseded this one, this
+    /// waits until the lock is free. `held` is what a tenure before this one held.
     pub async fn take(&mut self, held: Vec<ListenersHandedBack>) -> Result<Tenure, Error> {
         self.standing.send_replace(if self.asks { Standing::Asks } else { Standing::Waits });
         let mut inherited = held;
@@ -105,7 +105,12 @@ impl Candidate {
                         (inherited, predecessor, nobody_since) = (handed, Some(former), None);
                         continue;
                     }
-                    Ok(Asked::Refused { refusal, by }) => {
+                    // It does not wait in peace: nobody knows yet whether the other one will be able to lead.
+                    Ok(Asked::Refused { refusal, by, busy: true }) => {
+                        tracing::debug!(%refusal, %by, "the agent that leads is asked again");
+                        nobody_since = None;
+                    }
+                    Ok(Asked::Refused { refusal, by, busy: false }) => {
                         tracing::warn!(%refusal, %by, "another agent leads; this one waits until it ends");
                         self.asks = false;
                         self.standing.send_replace(Standing::Waits);
@@ -144,9 +149,11 @@ impl Candidate {
         let software = env!("CARGO_PKG_VERSION").to_owned();
         former.say(Said::Ask(Ask { identity: self.identity.as_str().to_owned(), software })).await?;
         let answer = timeout(ANSWER, former.hear()).await.map_err(io::Error::from)??.0;
-        let Reply::Answer(Answer { refusal, identity, software }) = answer else { return Err(unexpected("an answer")) };
+        let Reply::Answer(Answer { refusal, identity, software, busy }) = answer else {
+            return Err(unexpected("an answer"));
+        };
         if !refusal.is_empty() {
-            return Ok(Asked::Refused { refusal, by: identity });
+            return Ok(Asked::Refused { refusal, by: identity, busy });
         }
         tracing::info!(%identity, version = %software, "the agent that leads steps down");
         let deadline = Instant::now() + STEP_DOWN;
@@ -172,8 +179,8 @@ fn unexpected(expected: &str) -> io::Error {
 enum Asked {
     /// The lock is free; these are its sockets.
     SteppedDown(Vec<ListenersHandedBack>, Predecessor),
-    /// The one that leads goes on.
-    Refused { refusal: String, by: String },
+    /// The one that leads goes on; `busy` if only for now.
+    Refused { refusal: String, by: String, busy: bool },
     /// There is nobody to ask.
     Nobody,
 }
@@ -293,6 +300,28 @@ mod tests {
         drop(third);
         let Parting::Broken(kept) = stepping_down.await.unwrap() else { panic!("it was not done") };
         assert_eq!(old.take(kept).await.unwrap().inherited[0].uid, "u3");
+    }
+
+    #[tokio::test]
+    async fn one_that_asks_while_the_lead_passes_to_another_asks_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let [mut first, mut second, mut third] = ["1", "2", "3"].map(|name| candidate(directory.path(), name));
+        let Tenure { pins, mut turn, .. } = first.take(Vec::new()).await.unwrap();
+        let taking = tokio::spawn(async move { step_down(second.take(Vec::new()).await.unwrap(), Vec::new()).await });
+        let heir = turn.over(std::future::pending()).await;
+        // The first one is about to step down, and takes its time.
+        let standing = third.standing();
+        let waiting = tokio::spawn(async move { third.take(Vec::new()).await });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(*standing.borrow(), Standing::Asks, "nothing supersedes it");
+        drop(turn);
+        drop(pins);
+        let _ = tokio::join!(heir.hand_over(held("u1")), async {
+            // Whether the second one led in between or not.
+            let led = tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("it gets the lead");
+            drop(led.unwrap().unwrap());
+        });
+        taking.abort();
     }
 
     #[tokio::test(start_paused = true)]

@@ -119,13 +119,16 @@ async fn hear(channel: Channel, bench: Arc<Bench>) {
     };
     let judged = judge(&identity, &bench.identity, &bench.lineage).and_then(|asker| {
         if bench.leaving.swap(true, Ordering::Relaxed) {
-            return Err("it is stepping down for another agent already".to_owned());
+            return Err(Refusal { reason: "it is stepping down for another agent already".to_owned(), busy: true });
         }
         Ok(asker)
     });
-    let refusal = judged.as_ref().err().cloned().unwrap_or_default();
+    let (refusal, busy) = match &judged {
+        Ok(_) => (String::new(), false),
+        Err(Refusal { reason, busy }) => (reason.clone(), *busy),
+    };
     let own = bench.identity.as_str().to_owned();
-    let answer = Answer { refusal, identity: own, software: env!("CARGO_PKG_VERSION").to_owned() };
+    let answer = Answer { refusal, identity: own, software: env!("CARGO_PKG_VERSION").to_owned(), busy };
     let answered = say(&channel, Reply::Answer(answer), &[]).await;
     match (judged, answered) {
         (Ok(asker), Ok(())) => {
@@ -136,15 +139,29 @@ async fn hear(channel: Channel, bench: Arc<Bench>) {
             tracing::warn!(%error, "an agent that asked for the lead is gone");
             bench.leaving.store(false, Ordering::Relaxed);
         }
-        (Err(refusal), _) => tracing::warn!(pid = peer.pid, identity, refusal, "another agent may not lead"),
+        (Err(Refusal { reason, busy: true }), _) => {
+            tracing::debug!(pid = peer.pid, identity, reason, "another agent is to ask again")
+        }
+        (Err(Refusal { reason, .. }), _) => {
+            tracing::warn!(pid = peer.pid, identity, reason, "another agent may not lead")
+        }
     }
 }
 
+/// Why an agent does not step down for another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Refusal {
+    reason: String,
+    /// Whether that will pass.
+    busy: bool,
+}
+
 /// Whether to step down for an agent.
-fn judge(asker: &str, own: &Identity, lineage: &Lineage) -> Result<Identity, String> {
-    let asker = Identity::parse(asker).ok_or_else(|| format!("{asker:?} is not an agent's identity"))?;
+fn judge(asker: &str, own: &Identity, lineage: &Lineage) -> Result<Identity, Refusal> {
+    let refused = |reason| Refusal { reason, busy: false };
+    let asker = Identity::parse(asker).ok_or_else(|| refused(format!("{asker:?} is not an agent's identity")))?;
     if lineage.superseded(&asker, own) {
-        return Err(format!("{own} superseded {asker}, which has to wait until its pod ends"));
+        return Err(refused(format!("{own} superseded {asker}, which has to wait until its pod ends")));
     }
     Ok(asker)
 }
@@ -220,9 +237,12 @@ mod tests {
         assert_eq!(judge("newer", &identity("new"), &lineage), Ok(identity("newer")));
         assert_eq!(judge("new", &identity("old"), &lineage), Ok(identity("new")));
         assert_eq!(
-            judge("old", &identity("new"), &lineage).unwrap_err(),
+            judge("old", &identity("new"), &lineage).unwrap_err().reason,
             "new superseded old, which has to wait until its pod ends"
         );
-        assert_eq!(judge("../x", &identity("new"), &lineage).unwrap_err(), "\"../x\" is not an agent's identity");
+        assert_eq!(
+            judge("../x", &identity("new"), &lineage).unwrap_err().reason,
+            "\"../x\" is not an agent's identity"
+        );
     }
 }

@@ -73,6 +73,9 @@ pub(super) struct Answer {
     /// weir's version, for display.
     #[prost(string, tag = "3")]
     pub(super) software: String,
+    /// It is refused only for now, and may be asked again.
+    #[prost(bool, tag = "4")]
+    pub(super) busy: bool,
 }
 
 /// A pod's listening sockets.
