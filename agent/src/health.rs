@@ -53,9 +53,9 @@ pub struct Progress {
     pub taken_over: bool,
     /// Why the source of pods has not said which there are; none once it has.
     pub unlisted: Option<String>,
-    /// Whether a proxy accepts.
+    /// Whether the proxy of the agent's pod accepts, or stands by while another does.
     pub proxy_ready: bool,
-    /// Whether every connected proxy that does not drain was sent every pod.
+    /// Whether the proxy that accepts was sent every pod.
     pub snapshot_sent: bool,
 }
 
@@ -127,7 +127,7 @@ fn not_ready(stage: &Stage) -> Vec<String> {
         format!("the source of pods has not said which there are{because}")
     }));
     if !progress.proxy_ready {
-        problems.push("no proxy is ready".to_owned());
+        problems.push("the proxy of this pod is not ready".to_owned());
     }
     if !progress.snapshot_sent {
         problems.push("the proxy does not know every pod yet".to_owned());
@@ -225,7 +225,7 @@ mod tests {
             answer("/healthz/ready", &Stage::Leading(progress), Duration::ZERO).1,
             "pods of an earlier agent are still being taken over\n\
              the source of pods has not said which there are: connection refused\n\
-             no proxy is ready\n\
+             the proxy of this pod is not ready\n\
              the proxy does not know every pod yet\n"
         );
         let unlisted = Progress { unlisted: Some(String::new()), ..ready() };

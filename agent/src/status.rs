@@ -105,7 +105,7 @@ pub enum PodState {
 pub struct ProxyStatus {
     /// Its version.
     pub version: String,
-    /// Unix time of its start, in nanoseconds.
+    /// When it started, in nanoseconds since the machine did.
     pub generation: u64,
     /// Process id (`SO_PEERCRED`).
     pub pid: i32,
@@ -117,7 +117,7 @@ pub struct ProxyStatus {
     pub state: ProxyState,
     /// When it connected.
     pub connected: SystemTime,
-    /// Open connections, as it last said while draining.
+    /// Open connections, as it last said while draining or standing by.
     pub open: u64,
 }
 
@@ -128,6 +128,8 @@ pub enum ProxyState {
     Syncing,
     /// It accepts.
     Ready,
-    /// A newer one accepts.
+    /// Another one accepts, or it is about to end.
     Draining,
+    /// Another one accepts; if none does any more, it can.
+    Standby,
 }

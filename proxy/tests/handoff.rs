@@ -28,7 +28,7 @@ use weir_proxy::{
     cluster::Local,
     http::pool::Pools,
     intake::{
-        handoff::{Client, Status},
+        handoff::{Client, Status, Superseded},
         pods::Pods,
         seqpacket::{Connection, Packet},
     },
@@ -59,6 +59,8 @@ struct Agent {
 struct Session {
     connection: Connection,
     next_id: u64,
+    /// What Hello said.
+    standby: bool,
 }
 
 impl Agent {
@@ -77,7 +79,7 @@ impl Agent {
         let accepted = tokio::task::spawn_blocking(move || listener.accept().unwrap().0);
         let stream = timeout(PATIENCE, accepted).await.expect("the proxy dials").unwrap();
         stream.set_nonblocking(true).unwrap();
-        Session { connection: Connection::new(stream.into()).unwrap(), next_id: 1 }
+        Session { connection: Connection::new(stream.into()).unwrap(), next_id: 1, standby: false }
     }
 }
 
@@ -102,6 +104,7 @@ impl Session {
         match self.receive().await.0 {
             from_proxy::Message::Hello(hello) => {
                 assert_eq!((hello.version, hello.generation, hello.workers), (1, 7, 2));
+                self.standby = hello.standby;
                 hello.pods_held
             }
             other => panic!("{other:?}, not Hello"),
@@ -164,6 +167,10 @@ struct Proxy {
 
 impl Proxy {
     fn start(agent: &Agent) -> Self {
+        Self::start_for(agent, Superseded::Finishes)
+    }
+
+    fn start_for(agent: &Agent, superseded: Superseded) -> Self {
         let stats = Store::new(2);
         let workers = (0..2).map(|index| {
             let (stats, drain) = (stats.worker(index), drain::Drain::new().watch());
@@ -184,7 +191,7 @@ impl Proxy {
         let (status, changes) = watch::channel(Status::Starting);
         let (drain, asked) = watch::channel(None);
         let pods = Pods::new(workers.clone(), needs, stats.shared(), 1000);
-        let client = Client::new(agent.path.clone(), 7, pods, needed, stats.clone(), status);
+        let client = Client::new(agent.path.clone(), 7, pods, needed, stats.clone(), status).when(superseded);
         tokio::task::spawn_local(client.run(asked));
         Self { stats, status: changes, drain, workers }
     }
@@ -420,6 +427,60 @@ fn a_superseded_proxy_stops_accepting_and_says_how_it_drains() {
 }
 
 #[test]
+fn a_superseded_proxy_stands_by_and_accepts_again_when_it_is_sent_the_pods() {
+    let agent = Agent::listen();
+    run(async {
+        let mut proxy = Proxy::start_for(&agent, Superseded::StandsBy);
+        let mut session = agent.accept().await;
+        session.hello().await;
+        let sockets = listeners(1);
+        let address = sockets[0].local_addr().unwrap();
+        assert_eq!(session.enroll("pod-a", &[&sockets[0]]).await, "");
+        session.snapshot_sent().await;
+        let standby = async |session: &mut Session| {
+            let (message, _) = session.receive_other().await;
+            assert!(matches!(message, from_proxy::Message::Draining(Draining { standby: true, .. })), "{message:?}");
+        };
+        session.send(from_agent::Message::Drain(Drain { deadline_ms: 5000 }), &[]).await;
+        standby(&mut session).await;
+        // This connection waits for whoever accepts.
+        let _client = TcpStream::connect(address).unwrap();
+        sockets[0].accept().unwrap();
+        assert_eq!(*proxy.status.borrow(), Status::Ready);
+
+        // It stands by for the next agent as well, which is told so.
+        drop(session);
+        let mut session = agent.accept().await;
+        assert_eq!(session.hello().await, 0);
+        assert!(session.standby);
+        standby(&mut session).await;
+        assert_eq!(session.enroll("pod-a", &[&sockets[0]]).await, "");
+        session.snapshot_sent().await;
+        proxy.is_accepted_at(address).await;
+
+        // From then on it is like any other.
+        drop(session);
+        let mut session = agent.accept().await;
+        assert_eq!(session.hello().await, 1);
+        assert!(!session.standby);
+        drop(session.receive().await);
+        session.snapshot_sent().await;
+        session.send(from_agent::Message::Drain(Drain { deadline_ms: 5000 }), &[]).await;
+        standby(&mut session).await;
+        proxy.drain.send_replace(Some(Duration::from_secs(5)));
+        timeout(PATIENCE, proxy.status.wait_for(|status| *status == Status::Stopped)).await.unwrap().unwrap();
+        let last = timeout(PATIENCE, async {
+            loop {
+                if let (from_proxy::Message::Draining(Draining { standby: false, .. }), _) = session.receive().await {
+                    return;
+                }
+            }
+        });
+        last.await.expect("one that ends does not stand by");
+    });
+}
+
+#[test]
 fn a_proxy_that_is_told_to_end_stops_accepting_and_still_gets_sockets() {
     let agent = Agent::listen();
     run(async {
@@ -433,7 +494,7 @@ fn a_proxy_that_is_told_to_end_stops_accepting_and_still_gets_sockets() {
         timeout(PATIENCE, proxy.status.wait_for(|status| *status == Status::Stopped)).await.unwrap().unwrap();
         // The agent hears of it at once, and counts on another proxy.
         let (message, _) = session.receive_other().await;
-        assert!(matches!(message, from_proxy::Message::Draining(Draining { open: 0 })), "{message:?}");
+        assert!(matches!(message, from_proxy::Message::Draining(Draining { open: 0, standby: false })), "{message:?}");
         assert_eq!(session.enroll("pod-b", &[&sockets[0]]).await, "this proxy is draining");
         // The session lasts: connections that drain need sockets.
         assert_eq!(session.withdraw("pod-b").await, "");

@@ -19,6 +19,7 @@ use crate::{
     poll::wait_for,
     process::{Launch, Outcome, Process},
     sweep::BPFFS,
+    web::curl_with,
     weirctl::{Weirctl, text},
 };
 
@@ -208,6 +209,9 @@ impl Place {
     }
 }
 
+/// Name of the port of an agent's health, in the namespace of its pod.
+const HEALTH: &str = "127.0.0.1:15021";
+
 /// A running agent. Dropping it also uninstalls: the pins and links of its instance go.
 #[derive(Debug)]
 pub struct Agent {
@@ -216,11 +220,41 @@ pub struct Agent {
     /// The process.
     pub process: Process,
     configuration: PathBuf,
+    /// The pod of weir's own that it runs in, if any.
+    home: Option<Arc<Pod>>,
     /// weirctl against it.
     pub ctl: Weirctl,
 }
 
 impl Agent {
+    /// Starts one in a pod of weir's own, with this agent.toml, and waits until it answers.
+    #[track_caller]
+    pub fn start_at_home(place: Place, home: &Arc<Pod>, pods: &[PodSpec], configuration: &str) -> Self {
+        let configuration = format!("{configuration}[health]\naddress = {HEALTH:?}\n");
+        Self::start_at(place, Some(home.clone()), pods, &configuration)
+    }
+
+    /// Starts one in another pod of weir's own, which takes the lead, and gives the former.
+    #[track_caller]
+    pub fn succeed_at_home(&mut self, home: &Arc<Pod>) -> Process {
+        self.home = Some(home.clone());
+        self.succeed()
+    }
+
+    /// Starts another process in the pod of weir's own `home`, as its container is started again, and waits for nothing.
+    pub fn spawn_at_home(&self, home: &Arc<Pod>) -> Process {
+        Self::launch(&self.place, Some(home), &self.configuration).start()
+    }
+
+    /// What the kubelet is told of the agent in a pod of weir's own: whether it is ready, else why not.
+    pub fn readiness(home: &Pod) -> Result<(), String> {
+        let answer = curl_with(
+            Launch::new("curl", home.directory()).netns(&home.netns),
+            &[&format!("http://{HEALTH}/healthz/ready")],
+        );
+        if answer.status == 200 { Ok(()) } else { Err(answer.text) }
+    }
+
     /// Starts one with these pods and waits until it answers. Pods are enrolled once a proxy is there.
     #[track_caller]
     pub fn start(node: &Arc<Node>, pods: &[PodSpec]) -> Self {
@@ -237,18 +271,28 @@ impl Agent {
     /// The same with this agent.toml.
     #[track_caller]
     pub fn start_configured(place: Place, pods: &[PodSpec], configuration: &str) -> Self {
+        Self::start_at(place, None, pods, configuration)
+    }
+
+    #[track_caller]
+    fn start_at(place: Place, home: Option<Arc<Pod>>, pods: &[PodSpec], configuration: &str) -> Self {
         place.write_pods(pods);
         let configuration = place.write("agent.toml", configuration);
-        let process = Self::launch(&place, &configuration).start();
+        let process = Self::launch(&place, home.as_deref(), &configuration).start();
         let ctl = place.weirctl();
-        let mut agent = Self { place, process, configuration, ctl };
+        let mut agent = Self { place, process, configuration, home, ctl };
         agent.wait_until_ready();
         agent
     }
 
-    fn launch<'a>(place: &'a Place, configuration: &Path) -> Launch<'a> {
+    fn launch<'a>(place: &'a Place, home: Option<&'a Pod>, configuration: &Path) -> Launch<'a> {
         // Like the DaemonSet's pod: in a namespace that is not the one of a pod it serves, outside the pods' cgroups.
-        Launch::new(binary("weir-agent"), place.node.directory()).args(["run", "--config"]).args([configuration])
+        let launch =
+            Launch::new(binary("weir-agent"), place.node.directory()).args(["run", "--config"]).args([configuration]);
+        match home {
+            Some(home) => launch.netns(&home.netns).env("POD_UID", &format!("uid-{}", home.name())),
+            None => launch,
+        }
     }
 
     /// Waits until it answers weirctl.
@@ -268,14 +312,14 @@ impl Agent {
     #[track_caller]
     pub fn restart(&mut self) {
         assert!(self.process.ended().is_some(), "the agent still runs");
-        self.process = Self::launch(&self.place, &self.configuration).start();
+        self.process = Self::launch(&self.place, self.home.as_deref(), &self.configuration).start();
         self.wait_until_ready();
     }
 
     /// Starts another one at the same place, which takes the lead, and gives the former.
     #[track_caller]
     pub fn succeed(&mut self) -> Process {
-        let successor = Self::launch(&self.place, &self.configuration).start();
+        let successor = Self::launch(&self.place, self.home.as_deref(), &self.configuration).start();
         let former = std::mem::replace(&mut self.process, successor);
         self.wait_until_ready();
         former
@@ -384,8 +428,18 @@ impl Proxy {
         Self::launch(Launch::new(binary("weir-proxy"), place.node.directory()), place, bootstrap)
     }
 
+    /// Starts one in a pod of weir's own, as the chart does, and waits for nothing.
+    pub fn spawn_at_home(place: &Place, home: &Pod) -> Self {
+        let launch = Launch::new(binary("weir-proxy"), place.node.directory()).netns(&home.netns);
+        Self::started(launch.args(["--when-superseded", "wait"]), place, None)
+    }
+
     fn launch<'a>(launch: Launch<'a>, place: &'a Place, bootstrap: Option<&str>) -> Self {
-        let mut launch = launch.netns(&place.node.netns).args([Path::new("--handoff"), &place.handoff()]).args([
+        Self::started(launch.netns(&place.node.netns), place, bootstrap)
+    }
+
+    fn started(launch: Launch<'_>, place: &Place, bootstrap: Option<&str>) -> Self {
+        let mut launch = launch.args([Path::new("--handoff"), &place.handoff()]).args([
             "--concurrency",
             "2",
             "-l",
@@ -402,15 +456,21 @@ impl Proxy {
     /// Waits until the agent calls it ready.
     #[track_caller]
     pub fn wait_until_ready(&mut self, agent: &Agent) {
+        self.wait_until(agent, "ready");
+    }
+
+    /// Waits until the agent says that it stands so.
+    #[track_caller]
+    pub fn wait_until(&mut self, agent: &Agent, state: &str) {
         let process = &mut self.process;
         let pid = u64::from(process.pid());
-        wait_for("the agent calls the proxy ready", PATIENCE, || {
+        wait_for(&format!("the agent calls the proxy {state}"), PATIENCE, || {
             assert!(process.ended().is_none(), "the proxy ended: {}", process.log());
             let status = agent.ctl.try_json(&["status"])?;
             let proxies = status["proxies"].as_array().ok_or_else(|| format!("no proxies in {status}"))?;
-            let ready =
-                |proxy: &&serde_json::Value| proxy["pid"].as_u64() == Some(pid) && text(proxy, "state") == "ready";
-            proxies.iter().find(ready).map(drop).ok_or_else(|| status["proxies"].to_string())
+            let stands =
+                |proxy: &&serde_json::Value| proxy["pid"].as_u64() == Some(pid) && text(proxy, "state") == state;
+            proxies.iter().find(stands).map(drop).ok_or_else(|| status["proxies"].to_string())
         });
     }
 }

@@ -1,6 +1,12 @@
 //! Agents and proxies that follow each other: taking over from a living one, and ending together.
 
-use std::{fs, net::SocketAddr, sync::Arc, thread::sleep, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::Arc,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -190,6 +196,167 @@ fn an_agent_that_dies_after_taking_over_gives_the_lead_back() {
     agent.terminate();
     sleep(AROUND);
     assert_none_lost("a takeover that failed, and one that did not", &load.stop());
+}
+
+/// weir's own pods, an old one and a new one, each with an agent and a proxy, as in a rolling update.
+struct Rollout {
+    old_proxy: Proxy,
+    new_proxy: Proxy,
+    /// Whichever does not lead.
+    old_agent: Process,
+    agent: Agent,
+    old: Arc<Pod>,
+    new: Arc<Pod>,
+    client: Pod,
+    server: Pod,
+    _nginx: Nginx,
+    _node: Arc<Node>,
+    _net: Net,
+}
+
+impl Rollout {
+    /// The new pod is ready, the old one is about to be told to end.
+    fn new() -> Self {
+        let mut net = Net::alone();
+        let node = net.node("a");
+        let (client, server) = (node.pod("client"), node.pod("server"));
+        let [old, new] = ["weir-old", "weir-new"].map(|name| Arc::new(node.pod(name)));
+        let nginx = Nginx::start(&server, 80, OK);
+        let specs = [&client, &server].map(PodSpec::of);
+        let place = Place::new(&node);
+        let configuration = place.configuration("drain = \"2s\"") + &place.keeper("60s");
+        let mut agent = Agent::start_at_home(place, &old, &specs, &configuration);
+        let mut old_proxy = Proxy::spawn_at_home(&agent.place, &old);
+        old_proxy.wait_until_ready(&agent);
+        agent.wait_enrolled(&specs.each_ref());
+        wait_ready(&old);
+
+        let old_agent = agent.succeed_at_home(&new);
+        old_proxy.wait_until_ready(&agent);
+        wait_not_ready(&new, "the proxy of this pod is not ready");
+        // The old pod's proxy crashes: though it is started later than the new agent, it is not that one's.
+        old_proxy.process.kill9();
+        old_proxy = Proxy::spawn_at_home(&agent.place, &old);
+        old_proxy.wait_until_ready(&agent);
+        wait_not_ready(&new, "the proxy of this pod is not ready");
+        let mut new_proxy = Proxy::spawn_at_home(&agent.place, &new);
+        new_proxy.wait_until_ready(&agent);
+        old_proxy.wait_until(&agent, "standby");
+        wait_ready(&new);
+        wait_ready(&old);
+        let (_nginx, _node, _net) = (nginx, node, net);
+        Self { old_proxy, new_proxy, old_agent, agent, old, new, client, server, _nginx, _node, _net }
+    }
+
+    fn load(&self) -> Load {
+        Load::start(&self.client.netns, self.server.v4(80), RATE, Connections::New)
+    }
+
+    /// The new agent is gone: the old one answers.
+    fn old_leads(&mut self) {
+        std::mem::swap(&mut self.agent.process, &mut self.old_agent);
+        self.agent.wait_until_ready();
+    }
+}
+
+#[track_caller]
+fn wait_ready(home: &Pod) {
+    wait_for(&format!("{} is ready", home.name()), PATIENCE, || Agent::readiness(home));
+}
+
+#[track_caller]
+fn wait_not_ready(home: &Pod, reason: &str) {
+    wait_for(&format!("{} is not ready because {reason}", home.name()), PATIENCE, || match Agent::readiness(home) {
+        Err(told) if told.contains(reason) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+/// All but those that were open while a proxy was killed.
+fn spared(requests: Vec<Request>, killed: &[(Instant, Instant)]) -> Vec<Request> {
+    let held = |request: &Request| killed.iter().any(|(from, to)| request.started < *to && request.ended >= *from);
+    let (held, others): (Vec<_>, Vec<_>) = requests.into_iter().partition(held);
+    assert!(held.iter().all(|request| request.connected.is_some()), "none was refused: {held:?}");
+    others
+}
+
+fn kill9(proxy: &mut Proxy) -> (Instant, Instant) {
+    let before = Instant::now();
+    proxy.process.kill9();
+    (before, Instant::now())
+}
+
+#[test]
+fn whichever_proxy_of_a_rollout_crashes_the_other_accepts() {
+    let mut rollout = Rollout::new();
+    let load = rollout.load();
+    sleep(AROUND);
+    // That of the old pod is started again, later than all others: it stands by.
+    rollout.old_proxy.process.kill9();
+    rollout.old_proxy = Proxy::spawn_at_home(&rollout.agent.place, &rollout.old);
+    rollout.old_proxy.wait_until(&rollout.agent, "standby");
+    rollout.new_proxy.wait_until_ready(&rollout.agent);
+    sleep(AROUND);
+    // That of the new pod is gone for a while.
+    let killed = kill9(&mut rollout.new_proxy);
+    rollout.old_proxy.wait_until_ready(&rollout.agent);
+    wait_not_ready(&rollout.new, "the proxy of this pod is not ready");
+    wait_ready(&rollout.old);
+    sleep(AROUND);
+    rollout.new_proxy = Proxy::spawn_at_home(&rollout.agent.place, &rollout.new);
+    rollout.new_proxy.wait_until_ready(&rollout.agent);
+    rollout.old_proxy.wait_until(&rollout.agent, "standby");
+    wait_ready(&rollout.new);
+    sleep(AROUND);
+    // The new agent is started again, and the old one too.
+    rollout.agent.process.kill9();
+    rollout.agent.restart();
+    rollout.new_proxy.wait_until_ready(&rollout.agent);
+    rollout.old_proxy.wait_until(&rollout.agent, "standby");
+    rollout.old_agent.kill9();
+    rollout.old_agent = rollout.agent.spawn_at_home(&rollout.old);
+    wait_ready(&rollout.old);
+    wait_ready(&rollout.new);
+    // At last the old pod ends.
+    rollout.old_proxy.process.terminate();
+    rollout.old_agent.terminate();
+    rollout.new_proxy.wait_until_ready(&rollout.agent);
+    sleep(AROUND);
+    assert_none_lost("proxies of two pods", &spared(load.stop(), &[killed]));
+}
+
+#[test]
+fn a_rollout_that_is_undone_leaves_the_old_pod_serving() {
+    let mut rollout = Rollout::new();
+    let load = rollout.load();
+    sleep(AROUND);
+    // The new agent fails and fails, its proxy accepts: nothing changes for connections.
+    rollout.agent.process.kill9();
+    rollout.old_leads();
+    rollout.new_proxy.wait_until_ready(&rollout.agent);
+    rollout.old_proxy.wait_until(&rollout.agent, "standby");
+    wait_ready(&rollout.old);
+    sleep(AROUND);
+    // The new pod is deleted.
+    rollout.new_proxy.process.terminate();
+    rollout.old_proxy.wait_until_ready(&rollout.agent);
+    wait_ready(&rollout.old);
+    sleep(AROUND);
+    assert_none_lost("a rollout that was undone", &load.stop());
+}
+
+#[test]
+fn a_new_pod_that_is_killed_whole_leaves_the_old_pod_serving() {
+    let mut rollout = Rollout::new();
+    let load = rollout.load();
+    sleep(AROUND);
+    let killed = kill9(&mut rollout.new_proxy);
+    rollout.agent.process.kill9();
+    rollout.old_leads();
+    rollout.old_proxy.wait_until_ready(&rollout.agent);
+    wait_ready(&rollout.old);
+    sleep(AROUND);
+    assert_none_lost("a new pod that was killed", &spared(load.stop(), &[killed]));
 }
 
 #[test]

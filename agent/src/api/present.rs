@@ -78,6 +78,7 @@ pub fn proxy(status: &ProxyStatus) -> pb::Proxy {
         ProxyState::Syncing => "syncing",
         ProxyState::Ready => "ready",
         ProxyState::Draining => "draining",
+        ProxyState::Standby => "standby",
     };
     pb::Proxy {
         version: status.version.clone(),

@@ -1,10 +1,6 @@
 //! What the proxies say, and what they are told for it.
 
-use std::{
-    mem,
-    path::Path,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{mem, path::Path};
 
 use tokio::{task::block_in_place, time::Instant};
 use weir_abi::map::config_flag;
@@ -30,6 +26,10 @@ impl Reconciler {
             if complete || now >= self.take_over_until {
                 self.milestones.send_if_modified(|milestones| !mem::replace(&mut milestones.settled, true));
             }
+            // A restarted agent waits for the one that accepts to connect again.
+            if now >= self.hand_back_until && self.leaving.is_none() {
+                self.proxies.summon();
+            }
             if listening {
                 let pods = self.pods.values().filter(|pod| !pod.listeners.is_empty());
                 self.proxies.send_snapshot(pods, &self.settings.node);
@@ -53,8 +53,7 @@ impl Reconciler {
                         return false;
                     }
                 };
-                let own = is_own(self.settings.own_netns, peer.pid)
-                    || hello.generation >= unix_nanoseconds(self.board.read().started);
+                let own = is_own(self.settings.own_netns, peer.pid);
                 self.proxies.join(proxy, hello, peer, own, maps);
                 for back in handed_back {
                     self.hand_back(back);
@@ -66,7 +65,7 @@ impl Reconciler {
                 return self.proxies.acknowledged(proxy, id).is_some_and(|told| self.acknowledged(told, error, counts));
             }
             Event::Ready(id) => self.proxies.ready(id, self.settings.redirect.drain),
-            Event::Draining { proxy, open } => self.proxies.draining(proxy, open),
+            Event::Draining { proxy, open, standby } => self.proxies.draining(proxy, open, standby),
             Event::Gone(id) => {
                 self.proxies.leave(id);
                 self.check_sockets();
@@ -158,13 +157,23 @@ impl Reconciler {
     }
 }
 
-/// As proxies tell when they started.
-fn unix_nanoseconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+/// Whether a process is in the agent's own pod: in its network namespace. When it started says nothing: containers of the
+/// old pod are started again as well. One that cannot be looked at is not. Outside a pod every process is.
+fn is_own(own_netns: Option<Identity>, pid: i32) -> bool {
+    own_netns.is_none_or(|own| Netns::identity_at(Path::new(&format!("/proc/{pid}/ns/net"))) == Some(own))
 }
 
-/// Whether a process is in the agent's own pod; one that cannot be looked at counts as such.
-fn is_own(own_netns: Option<Identity>, pid: i32) -> bool {
-    let its = Netns::identity_at(Path::new(&format!("/proc/{pid}/ns/net")));
-    own_netns.zip(its).is_none_or(|(own, its)| own == its)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_of_the_agents_pod_by_its_namespace_alone() {
+        let own = Netns::identity_at(Path::new("/proc/self/ns/net")).unwrap();
+        let me = std::process::id() as i32;
+        assert!(is_own(Some(own), me) && is_own(None, me) && is_own(None, 0));
+        let other = Netns::identity_at(Path::new("/proc/self/ns/mnt")).unwrap();
+        assert!(!is_own(Some(other), me), "whatever else is a namespace is another one");
+        assert!(!is_own(Some(own), 0), "a process that cannot be looked at");
+    }
 }

@@ -38,8 +38,6 @@ struct Connected {
     open: u64,
     /// Whether it drains and has no connection left.
     drained: bool,
-    /// Whether it is in the agent's own pod.
-    own: bool,
     /// Whether it was sent every pod that was enrolled when it came.
     synced: bool,
 }
@@ -57,13 +55,13 @@ impl Proxies {
     pub(super) fn join(&mut self, proxy: Proxy, hello: handoff::Hello, peer: Peer, own: bool, maps: [OwnedFd; 2]) {
         tracing::info!(
             proxy = proxy.id.0, pid = peer.pid, uid = peer.uid, version = %hello.proxy_version, workers = hello.workers,
-            pods_held = hello.pods_held, own, "a proxy connected"
+            pods_held = hello.pods_held, own, standby = hello.standby, "a proxy connected"
         );
-        self.fleet.join(proxy.id, own, hello.generation);
+        self.fleet.join(proxy.id, own, hello.generation, hello.standby);
         proxy.send(from_agent::Message::Maps(handoff::Maps {}), maps.into_iter().map(Arc::new).collect());
         let since = SystemTime::now();
         self.connected
-            .insert(proxy.id, Connected { proxy, hello, peer, since, open: 0, drained: false, own, synced: false });
+            .insert(proxy.id, Connected { proxy, hello, peer, since, open: 0, drained: false, synced: false });
     }
 
     /// A connection is over.
@@ -86,9 +84,9 @@ impl Proxies {
         self.send(id, from_agent::Message::Drain(handoff::Drain { deadline_ms }), Vec::new());
     }
 
-    /// A proxy drains, with so many connections open.
-    pub(super) fn draining(&mut self, id: ProxyId, open: u64) {
-        self.fleet.draining(id);
+    /// A proxy drains, with so many connections open: to end, or to stand by.
+    pub(super) fn draining(&mut self, id: ProxyId, open: u64, standby: bool) {
+        self.fleet.draining(id, standby);
         if let Some(connected) = self.connected.get_mut(&id) {
             connected.open = open;
             connected.drained = open == 0;
@@ -98,8 +96,17 @@ impl Proxies {
     /// All proxies are to drain; none will accept any more.
     pub(super) fn drain(&mut self, drain: Duration) {
         for id in self.fleet.serving().collect::<Vec<_>>() {
-            self.fleet.draining(id);
+            self.fleet.draining(id, false);
             self.send_drain(id, drain);
+        }
+    }
+
+    /// If no proxy accepts, one that stands by is to know every pod again.
+    pub(super) fn summon(&mut self) {
+        let Some(id) = self.fleet.summon() else { return };
+        if let Some(connected) = self.connected.get_mut(&id) {
+            tracing::info!(proxy = id.0, "no proxy accepts; one that stands by is sent for");
+            connected.synced = false;
         }
     }
 
@@ -118,9 +125,10 @@ impl Proxies {
         self.fleet.acceptor().is_some()
     }
 
-    /// Whether the proxy that accepts is in the agent's own pod. That of an earlier generation is about to go.
-    pub(super) fn own_ready(&self) -> bool {
-        self.acceptor().is_some_and(|proxy| proxy.own)
+    /// Whether the proxy of the agent's own pod accepts, or stands by while another does. That of an earlier generation
+    /// alone is about to go.
+    pub(super) fn own_serves(&self) -> bool {
+        self.fleet.own_serves()
     }
 
     /// Whether the proxy that accepts was sent every pod.
@@ -147,10 +155,10 @@ impl Proxies {
         self.unacknowledged.values().any(|told| matches!(told, Told::Withdraw(withdrawn) if withdrawn == uid))
     }
 
-    /// Sends every enrolled pod to the proxies that came since, and that this is all.
+    /// Sends every enrolled pod to the proxies that came since or were sent for, and that this is all.
     pub(super) fn send_snapshot<'a>(&mut self, pods: impl Iterator<Item = &'a Pod> + Clone, node: &str) {
-        let waiting: Vec<ProxyId> =
-            self.connected.iter().filter(|(_, connected)| !connected.synced).map(|(id, _)| *id).collect();
+        let waits = |id: &ProxyId| self.connected.get(id).is_some_and(|connected| !connected.synced);
+        let waiting: Vec<ProxyId> = self.fleet.serving().filter(waits).collect();
         for id in waiting {
             for pod in pods.clone() {
                 self.tell(id, enroll(pod, node, true), Told::Enroll(pod.spec.uid.clone()), sockets(pod));
@@ -201,7 +209,7 @@ impl Proxies {
         proxies
     }
 
-    /// The proxies that hear of changes: those that got a snapshot and do not drain.
+    /// The proxies that hear of changes: those that got a snapshot and accept or are about to.
     fn synced(&self) -> Vec<ProxyId> {
         let synced = |id: &ProxyId| self.connected.get(id).is_some_and(|connected| connected.synced);
         self.fleet.serving().filter(synced).collect()

@@ -57,8 +57,8 @@ pub struct Settings {
     pub node_netns: u64,
     /// What holds for every pod.
     pub redirect: config::Redirect,
-    /// The agent's own namespace, if it is a pod's: a proxy in another one, that is older than the agent, is that of a pod
-    /// which is about to be replaced.
+    /// The agent's own namespace, if it is a pod's: a proxy in another one is that of another pod, of an earlier or of a
+    /// failed rollout.
     pub own_netns: Option<Identity>,
 }
 
@@ -353,7 +353,7 @@ impl Reconciler {
         Progress {
             taken_over: self.taken_over(),
             unlisted: self.wanted.is_none().then(|| self.source_error.clone()),
-            proxy_ready: self.proxies.own_ready(),
+            proxy_ready: self.proxies.own_serves(),
             snapshot_sent: self.proxies.acceptor_synced(),
         }
     }

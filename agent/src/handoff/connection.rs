@@ -94,6 +94,8 @@ pub enum Event {
         proxy: ProxyId,
         /// Connections still open.
         open: u64,
+        /// Whether it stays, and can accept again.
+        standby: bool,
     },
     /// The connection is over.
     Gone(ProxyId),
@@ -256,7 +258,9 @@ async fn read(
         let event = match message {
             Some(from_proxy::Message::Ack(ack)) => Event::Acked { proxy: id, id: ack.id, error: ack.error },
             Some(from_proxy::Message::Ready(_)) => Event::Ready(id),
-            Some(from_proxy::Message::Draining(draining)) => Event::Draining { proxy: id, open: draining.open },
+            Some(from_proxy::Message::Draining(handoff::Draining { open, standby })) => {
+                Event::Draining { proxy: id, open, standby }
+            }
             Some(from_proxy::Message::NeedSockets(need)) => {
                 let Some(queue) = answers.0.upgrade() else { return Ended::Dropped };
                 let (answer, fds) = make_sockets(need, sockets.clone()).await;

@@ -31,6 +31,11 @@ impl Identity {
         }
     }
 
+    /// Whether this process runs in a pod.
+    pub fn is_of_a_pod() -> bool {
+        env::var_os(VARIABLE).is_some()
+    }
+
     fn random() -> io::Result<Self> {
         let mut bytes = [0; 16];
         fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use crate::{
-    config::{Config, Source},
+    config::Config,
     events,
     features::{self, Features, Missing},
     health::Health,
+    lead,
     netns::{Identity, Netns},
     redirect::{
         node::{self, PodsCgroup},
@@ -44,7 +45,7 @@ impl Node {
 
     /// The agent's own network namespace, if it is a pod's.
     pub(super) fn own_netns(&self) -> anyhow::Result<Option<Identity>> {
-        if matches!(self.config.source, Source::File(_)) {
+        if !lead::Identity::is_of_a_pod() {
             return Ok(None);
         }
         let own = Netns::open(Path::new("/proc/self/ns/net"))?;

@@ -100,7 +100,7 @@ pub struct Options {
     /// No effect: deprecated fields are not logged
     #[arg(long)]
     pub skip_deprecated_logs: bool,
-    /// When a newer proxy has taken over and no connection is open any more
+    /// What to do when another proxy accepts instead
     #[arg(long, value_enum, default_value_t = WhenSuperseded::Exit)]
     pub when_superseded: WhenSuperseded,
     /// User and group id to become when started as root
@@ -123,12 +123,12 @@ pub struct Source {
     pub handoff: Option<PathBuf>,
 }
 
-/// What a proxy does that has nothing more to do.
+/// What a proxy does when another one accepts instead of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WhenSuperseded {
-    /// End.
+    /// Let connections drain, and end
     Exit,
-    /// Wait for SIGTERM: whoever supervises this process would start it again.
+    /// Let connections drain, and stand by: accept again if no other proxy does, end on SIGTERM
     Wait,
 }
 

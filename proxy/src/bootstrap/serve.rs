@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use nix::time::{ClockId, clock_gettime};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
@@ -34,7 +35,7 @@ use crate::{
     http::pool::Pools,
     intake::{
         bound::{self, BoundListener},
-        handoff::{Client, Status},
+        handoff::{Client, Status, Superseded},
         pods::Pods,
     },
     runtime::Runtime,
@@ -59,7 +60,7 @@ const LEAST_CEILING: u64 = 256;
 /// Binds, gives up every privilege, serves until told to end.
 pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Result<(), Error> {
     let Loaded { snapshot, stats, stats_settings, admin, runtime, bootstrap, .. } = loaded;
-    let generation = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    let generation = since_boot().as_nanos() as u64;
     let open_files = privileges::raise_open_files()?;
     let admin_logs = admin.iter().flat_map(|admin| &admin.access_log).map(|log| log.file.clone());
     let logs = LogFiles::open(log_files(&snapshot).into_iter().chain(admin_logs))?;
@@ -145,6 +146,11 @@ fn totals(stats: &Store) -> Vec<String> {
     totals.collect()
 }
 
+/// How long the machine has been up: no step of the clock moves it, so that of two processes the later has more of it.
+fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
 fn log_files(snapshot: &Snapshot) -> HashSet<LogFile> {
     let listeners = snapshot.listeners().iter();
     listeners
@@ -202,8 +208,7 @@ enum End {
 /// When a draining process ends.
 struct Parting {
     deadline: Instant,
-    /// Whether a signal has told it to. One that a successor has superseded is told afterwards: by Kubernetes, once the
-    /// successor is ready.
+    /// Whether a signal has told it to. One that was superseded may be told afterwards, by whoever supervises it.
     told: bool,
 }
 
@@ -266,10 +271,6 @@ impl Control<'_> {
                     }
                 }
             }
-        }
-        if !parting.told && self.options.when_superseded == WhenSuperseded::Wait {
-            tracing::info!("superseded; waits to be told to end");
-            signals.end(&self.reopener).await;
         }
         flushing.abort();
         drop(discovery);
@@ -367,7 +368,12 @@ impl Control<'_> {
         if let Some(path) = &self.options.source.handoff {
             let (needs, needed) = mpsc::channel(NEEDS);
             let pods = Pods::new(self.workers.clone(), needs, self.stats.shared(), self.ceiling);
-            let client = Client::new(path.clone(), self.generation, pods, needed, self.stats.clone(), status);
+            let client = Client::new(path.clone(), self.generation, pods, needed, self.stats.clone(), status).when(
+                match self.options.when_superseded {
+                    WhenSuperseded::Exit => Superseded::Finishes,
+                    WhenSuperseded::Wait => Superseded::StandsBy,
+                },
+            );
             tokio::task::spawn_local(client.run(drain));
         }
         tracing::info!(workers = self.workers.len(), version = env!("CARGO_PKG_VERSION"), "serving");

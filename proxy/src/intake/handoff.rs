@@ -69,6 +69,15 @@ pub enum Status {
     Stopped,
 }
 
+/// What the client does when another proxy accepts instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Superseded {
+    /// It finishes.
+    Finishes,
+    /// It stays with the agent, and accepts again when that sends the pods again.
+    StandsBy,
+}
+
 /// How far stopping has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stopping {
@@ -92,12 +101,15 @@ pub struct Client {
     needs: mpsc::Receiver<Need>,
     stats: Store,
     status: watch::Sender<Status>,
+    superseded: Superseded,
+    /// Another proxy accepts, and this one stays.
+    standby: bool,
     stopping: Stopping,
 }
 
 impl Client {
-    /// A client of the agent that listens at `path`. `generation` is the Unix time of this process's start in
-    /// nanoseconds; `needs` is what the pods' stashes ask for.
+    /// A client of the agent that listens at `path`. `generation` is when this process started, in nanoseconds of
+    /// `CLOCK_BOOTTIME`; `needs` is what the pods' stashes ask for.
     pub fn new(
         path: PathBuf,
         generation: u64,
@@ -106,7 +118,13 @@ impl Client {
         stats: Store,
         status: watch::Sender<Status>,
     ) -> Self {
-        Self { path, generation, pods, needs, stats, status, stopping: Stopping::No }
+        let (superseded, standby, stopping) = (Superseded::Finishes, false, Stopping::No);
+        Self { path, generation, pods, needs, stats, status, superseded, standby, stopping }
+    }
+
+    /// The same that does this when another proxy accepts instead of it.
+    pub fn when(self, superseded: Superseded) -> Self {
+        Self { superseded, ..self }
     }
 
     /// Runs until it is dropped, or superseded. When `drain` says how long connections may drain, stops accepting, and goes
@@ -186,6 +204,7 @@ impl Client {
             workers: self.pods.workers() as u32,
             pods_held: self.pods.len() as u32,
             proxy_version: env!("CARGO_PKG_VERSION").into(),
+            standby: self.standby,
         };
         send.send(from_proxy::Message::Hello(hello), Vec::new()).await;
         for (uid, listeners, fds) in self.pods.listeners() {
@@ -229,7 +248,7 @@ impl Client {
                     continue;
                 }
                 _ = progress.tick() => {
-                    if self.is_draining() {
+                    if self.is_draining() || self.standby {
                         self.tell_draining(send).await;
                     }
                     continue;
@@ -241,13 +260,21 @@ impl Client {
         }
     }
 
-    /// Whether another proxy accepts, or will.
+    /// The agent sends its pods again.
+    fn accept_again(&mut self) {
+        if std::mem::take(&mut self.standby) {
+            tracing::info!("no other proxy accepts; this one does again");
+        }
+    }
+
+    /// Whether this proxy is about to end.
     fn is_draining(&self) -> bool {
         self.stopping != Stopping::No || matches!(*self.status.borrow(), Status::Superseded(_))
     }
 
     async fn tell_draining(&self, send: &Outgoing) {
-        let draining = Draining { open: self.stats.open_connections() };
+        let standby = self.standby && self.stopping == Stopping::No;
+        let draining = Draining { open: self.stats.open_connections(), standby };
         send.send(from_proxy::Message::Draining(draining), Vec::new()).await;
     }
 
@@ -269,6 +296,7 @@ impl Client {
                 ack("this proxy is draining".into()).await;
             }
             Some(from_agent::Message::Enroll(enroll)) => {
+                self.accept_again();
                 let uid = enroll.workload.as_ref().map_or("", |workload| &workload.uid).to_owned();
                 let sockets = fds.len();
                 match self.pods.enroll(enroll, fds).await {
@@ -295,6 +323,7 @@ impl Client {
             }
             Some(from_agent::Message::SnapshotSent(_)) if self.is_draining() => {}
             Some(from_agent::Message::SnapshotSent(_)) => {
+                self.accept_again();
                 self.pods.prune(enrolled).await;
                 send.send(from_proxy::Message::Ready(Ready {}), Vec::new()).await;
                 tracing::info!(pods = self.pods.len(), "serving the agent's pods");
@@ -308,10 +337,17 @@ impl Client {
             }
             Some(from_agent::Message::Drain(drain)) => {
                 let deadline = Duration::from_millis(drain.deadline_ms);
-                tracing::info!(?deadline, "a newer proxy accepts; draining");
+                tracing::info!(?deadline, "another proxy accepts; draining");
                 self.pods.withdraw_all(deadline).await;
-                if self.stopping == Stopping::No {
-                    self.status.send_replace(Status::Superseded(deadline));
+                enrolled.clear();
+                match self.superseded {
+                    _ if self.stopping != Stopping::No => {}
+                    Superseded::Finishes => drop(self.status.send_replace(Status::Superseded(deadline))),
+                    Superseded::StandsBy => {
+                        self.standby = true;
+                        // Nobody may accept already: the agent is to know at once that this one can.
+                        self.tell_draining(send).await;
+                    }
                 }
             }
             None => tracing::warn!(id, "the agent sent a message that this version does not know"),

@@ -84,7 +84,7 @@ impl Keeper {
 #[serde(default)]
 struct Proxy {
     version: String,
-    /// Nanoseconds since 1970, which are more than a JSON number holds exactly.
+    /// Nanoseconds since the machine started, which may be more than a JSON number holds exactly.
     generation: String,
     pid: i32,
     uid: u32,
@@ -179,7 +179,7 @@ impl Status {
                 proxy.workers,
                 age(now, proxy.connected)
             );
-            if proxy.state == "draining" {
+            if proxy.state == "draining" || (proxy.state == "standby" && proxy.open > 0) {
                 line.push_str(&format!(", {} connections open", proxy.open));
             }
             facts.line("", line);

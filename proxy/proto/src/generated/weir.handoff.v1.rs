@@ -79,6 +79,8 @@ pub struct Hello {
     pub pods_held: u32,
     #[prost(string, tag = "5")]
     pub proxy_version: ::prost::alloc::string::String,
+    #[prost(bool, tag = "6")]
+    pub standby: bool,
 }
 impl ::prost::Name for Hello {
     const NAME: &'static str = "Hello";
@@ -159,6 +161,8 @@ impl ::prost::Name for Ready {
 pub struct Draining {
     #[prost(uint64, tag = "1")]
     pub open: u64,
+    #[prost(bool, tag = "2")]
+    pub standby: bool,
 }
 impl ::prost::Name for Draining {
     const NAME: &'static str = "Draining";
