@@ -3,20 +3,34 @@
 //! The parts of the agent say how they stand; what is answered is decided by `answer`, a pure function. An agent that
 //! gave the lead to its successor stays ready: a rolling update ends by the old pod being deleted, not by its probes.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http_body_util::Full;
 use hyper::{Method, Request, Response, StatusCode, body::Bytes, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::Instant,
+};
 
 /// A reconciler that has not come round for so long is stuck.
 const STUCK: Duration = Duration::from_secs(60);
 /// A request must be there by then; the kubelet sends it at once.
-const REQUEST: Duration = Duration::from_secs(10);
-/// Connections at a time: anybody who reaches the agent's pod can open one.
+const REQUEST: Duration = Duration::from_secs(1);
+/// Connections at a time. Anybody who reaches the agent's pod can open them: one too many ends another, so that those who
+/// say nothing do not keep the kubelet from being answered.
 const CONNECTIONS: usize = 64;
+/// How often the log says that there were too many.
+const TOLD: Duration = Duration::from_secs(60);
 /// After a failed accept, which mostly means that file descriptors ran out.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -150,33 +164,58 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 
 /// Answers on `listener`, for as long as it is polled.
 pub async fn serve(listener: TcpListener, health: Health) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    serve_within(listener, health, REQUEST).await;
+}
+
+async fn serve_within(listener: TcpListener, health: Health, patience: Duration) {
+    // Oldest first.
+    let mut open: Vec<(IpAddr, JoinHandle<()>)> = Vec::new();
+    let mut told: Option<Instant> = None;
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::debug!(%error, "a health probe could not be accepted");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };
-        let health = health.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let response = respond(&health, &request);
-                async { Ok::<_, Infallible>(response) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(REQUEST)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            // A client that does not take its answer must not keep its place.
-            let _ = tokio::time::timeout(2 * REQUEST, connection).await;
-            drop(place);
-        });
+        open.retain(|(_, connection)| !connection.is_finished());
+        if open.len() >= CONNECTIONS {
+            let (from, connection) = open.remove(surplus(open.iter().map(|(peer, _)| *peer)));
+            connection.abort();
+            if told.is_none_or(|told| told.elapsed() > TOLD) {
+                tracing::warn!(%from, open = CONNECTIONS, "too many connections to the health port; the oldest of one end");
+                told = Some(Instant::now());
+            }
+        }
+        open.push((peer.ip(), tokio::spawn(converse(stream, health.clone(), patience))));
     }
+}
+
+/// Which connection makes room, by their peers, oldest first: the oldest of the peer that has most.
+fn surplus(peers: impl Iterator<Item = IpAddr> + Clone) -> usize {
+    let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+    for peer in peers.clone() {
+        *counts.entry(peer).or_default() += 1;
+    }
+    let most = counts.values().copied().max().unwrap_or_default();
+    peers.enumerate().find(|(_, peer)| counts.get(peer) == Some(&most)).map_or(0, |(index, _)| index)
+}
+
+/// One request and its answer.
+async fn converse(stream: TcpStream, health: Health, patience: Duration) {
+    let service = service_fn(|request| {
+        let response = respond(&health, &request);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // A client that does not take its answer must not keep its place.
+    let _ = tokio::time::timeout(2 * patience, connection).await;
 }
 
 fn respond<B>(health: &Health, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -246,6 +285,30 @@ mod tests {
         assert_eq!((code.as_u16(), text.as_str()), (503, "the reconciler has not come round for 61 s\n"));
         for stage in [Stage::Starting, Stage::Superseded, Stage::Uninstalled] {
             assert_eq!(answer("/healthz/live", &stage, late).0, StatusCode::OK, "{stage:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn those_who_connect_and_say_nothing_do_not_keep_others_from_being_answered() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // Nobody is sent away for being slow: only for being one too many.
+        tokio::spawn(serve_within(listener, Health::default(), Duration::from_secs(3600)));
+        let mut silent = Vec::new();
+        for _ in 0..2 * CONNECTIONS {
+            silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+        }
+        let answer = tokio::time::timeout(Duration::from_secs(30), ask(address, "GET /healthz/live")).await;
+        assert!(answer.expect("an answer").starts_with("HTTP/1.1 200 "));
+        let ended = tokio::time::timeout(Duration::from_secs(30), silent[0].read(&mut [0])).await;
+        assert!(matches!(ended, Ok(Ok(0) | Err(_))), "the oldest made room: {ended:?}");
+    }
+
+    #[test]
+    fn whoever_has_most_connections_makes_room() {
+        let peers = |last: &[u8]| last.iter().map(|last| IpAddr::from([10, 0, 0, *last])).collect::<Vec<_>>();
+        for (open, index) in [(&[1, 2, 2, 3, 2][..], 1), (&[1, 2, 3], 0), (&[1, 2, 2, 1], 0), (&[9, 1, 1], 1)] {
+            assert_eq!(surplus(peers(open).into_iter()), index, "{open:?}");
         }
     }
 
