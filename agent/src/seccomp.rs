@@ -193,17 +193,18 @@ pub fn write(path: &Path) -> Result<(), Error> {
         fs::create_dir_all(directory).map_err(failed("make the directory of"))?;
     }
     let text = format!("{:#}\n", profile());
-    file::put(path, text.as_bytes(), Ownership::mode(MODE)).map_err(failed("write"))
-}
-
-/// Removes the profile, and its directory with the last file in it.
-pub fn remove(path: &Path) -> Result<(), Error> {
-    let failed = |action| move |source| Error { action, path: path.to_owned(), source };
-    file::remove(path).map_err(failed("remove"))?;
-    if let Some(directory) = path.parent() {
-        let _ = fs::remove_dir(directory);
+    if fs::read(path).is_ok_and(|present| present == text.as_bytes()) {
+        return Ok(());
     }
-    Ok(())
+    let written = file::put(path, text.as_bytes(), Ownership::mode(MODE)).map_err(failed("write"));
+    match written {
+        // A full disk: the one that is there is that of another version, and mostly as good.
+        Err(error) if path.is_file() => {
+            tracing::warn!(%error, "the profile that an earlier agent wrote stays");
+            Ok(())
+        }
+        written => written,
+    }
 }
 
 #[cfg(test)]
@@ -253,18 +254,25 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_whole_and_removed_with_its_directory() {
+    fn it_is_written_whole_and_once() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("weir/proxy.json");
-        for _ in 0..2 {
-            write(&path).unwrap();
-        }
+        // Nothing can be written beside it, as on a full disk.
+        let full = file::unfinished(&path).unwrap();
+        fs::create_dir_all(&full).unwrap();
+        let error = write(&path).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("seccomp.profile: cannot write {}: ", path.display())), "{error}");
+        fs::remove_dir(&full).unwrap();
+        write(&path).unwrap();
         assert_eq!(serde_json::from_str::<Value>(&fs::read_to_string(&path).unwrap()).unwrap(), profile());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
-        remove(&path).unwrap();
-        remove(&path).unwrap();
-        assert!(!path.parent().unwrap().exists() && directory.path().exists());
+        fs::create_dir(&full).unwrap();
+        write(&path).expect("it is there");
+        fs::write(&path, "{}").unwrap();
+        write(&path).expect("that of another version is better than none");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}");
 
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path.parent().unwrap(), "").unwrap();
         let error = write(&path).unwrap_err().to_string();
         let expected = format!("seccomp.profile: cannot make the directory of {}: ", path.display());

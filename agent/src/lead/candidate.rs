@@ -41,11 +41,9 @@ pub enum Error {
     /// The socket cannot be made.
     #[error(transparent)]
     Socket(#[from] unix::Error),
-    /// A file of the state cannot be read or written.
-    #[error("state: cannot {action} {}: {source}", path.display())]
+    /// A file of the state cannot be read.
+    #[error("state: cannot read {}: {source}", path.display())]
     State {
-        /// What was tried.
-        action: &'static str,
         /// The file.
         path: PathBuf,
         /// Why not.
@@ -126,13 +124,14 @@ impl Candidate {
             sleep(POLL).await;
         };
         self.asks = false;
-        let failed = |action| {
-            let path = self.place.lineage.clone();
-            move |source| Error::State { action, path, source }
-        };
-        let mut lineage = Lineage::read(&self.place.lineage).map_err(failed("read"))?;
-        lineage.add(&self.identity);
-        lineage.write(&self.place.lineage).map_err(failed("write"))?;
+        let path = &self.place.lineage;
+        let mut lineage = Lineage::read(path).map_err(|source| Error::State { path: path.clone(), source })?;
+        // A full disk keeps nobody from leading: at worst this agent gives way to one that it superseded.
+        if lineage.add(&self.identity)
+            && let Err(error) = lineage.write(path)
+        {
+            tracing::warn!(%error, path = %path.display(), "who led cannot be written down");
+        }
         let post = Post::open(&self.place.socket, self.identity.clone(), lineage.clone())?;
         tracing::info!(identity = %self.identity, pods = inherited.len(), "this agent leads");
         self.standing.send_replace(Standing::Leads);
@@ -300,6 +299,16 @@ mod tests {
         drop(third);
         let Parting::Broken(kept) = stepping_down.await.unwrap() else { panic!("it was not done") };
         assert_eq!(old.take(kept).await.unwrap().inherited[0].uid, "u3");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_keeps_nobody_from_leading() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut candidate = candidate(directory.path(), "1");
+        // What is written first, before it takes the file's place.
+        let unfinished = candidate.place.lineage.with_extension(format!("lineage.{}", std::process::id()));
+        std::fs::create_dir_all(&unfinished).unwrap();
+        assert!(candidate.take(Vec::new()).await.is_ok());
     }
 
     #[tokio::test]

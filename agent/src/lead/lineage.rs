@@ -85,13 +85,16 @@ impl Lineage {
         fs::rename(&fresh, path)
     }
 
-    /// An agent leads. One that did so before stays where it is: taking the lead back supersedes nobody.
-    pub fn add(&mut self, identity: &Identity) {
-        if !self.0.contains(identity) {
-            self.0.push(identity.clone());
-            let surplus = self.0.len().saturating_sub(REMEMBERED);
-            self.0.drain(..surplus);
+    /// An agent leads; whether that is new. One that did so before stays where it is: taking the lead back supersedes
+    /// nobody.
+    pub fn add(&mut self, identity: &Identity) -> bool {
+        if self.0.contains(identity) {
+            return false;
         }
+        self.0.push(identity.clone());
+        let surplus = self.0.len().saturating_sub(REMEMBERED);
+        self.0.drain(..surplus);
+        true
     }
 
     /// Whether `earlier` led first before `later` did.
@@ -113,12 +116,12 @@ mod tests {
     fn who_led_first_is_superseded_by_who_led_later() {
         let (old, new) = (identity("old"), identity("new"));
         let mut lineage = Lineage::default();
-        lineage.add(&old);
+        assert!(lineage.add(&old));
         assert!(!lineage.superseded(&new, &old), "the new one is not known yet");
-        lineage.add(&new);
+        assert!(lineage.add(&new));
         assert!(lineage.superseded(&old, &new) && !lineage.superseded(&new, &old));
         // Taken back while the new one is away: the new one may have it again.
-        lineage.add(&old);
+        assert!(!lineage.add(&old));
         assert!(!lineage.superseded(&new, &old));
         assert!(!lineage.superseded(&old, &old));
     }
