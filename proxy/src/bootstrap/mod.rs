@@ -12,7 +12,7 @@ use std::{fs::OpenOptions, io, path::PathBuf, time::Instant};
 
 use crate::{
     bootstrap::options::{Mode, Options},
-    cluster::discovery,
+    cluster::discovery::dns,
     intake::bound,
     telemetry::{
         log::{self, Output, Pattern, PatternError, Shape},
@@ -51,7 +51,7 @@ pub enum Error {
     Privileges(#[from] privileges::Error),
     /// Names cannot be resolved.
     #[error(transparent)]
-    Discovery(#[from] discovery::SetupError),
+    Discovery(#[from] dns::SetupError),
     /// A thread, a runtime or a signal handler is not to be had.
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),

@@ -26,7 +26,7 @@ use crate::{
         privileges,
         server_stats::ServerStats,
     },
-    cluster::{Local, discovery},
+    cluster::{self, Local},
     config::{
         self, Snapshot,
         listener::{NetworkFilter, TrafficDirection},
@@ -350,10 +350,10 @@ impl Control<'_> {
         accepting: &[Accepting; 2],
         status: watch::Sender<Status>,
         drain: watch::Receiver<Option<Duration>>,
-    ) -> Result<discovery::Running, Error> {
+    ) -> Result<cluster::Running, Error> {
         let clusters: Vec<_> = self.snapshot.load().clusters().cloned().collect();
-        let discovery = discovery::start(clusters).await?;
         tokio::task::spawn_local(reload::follow(self.snapshot.load_full()));
+        let discovery = cluster::start(clusters).await?;
         for BoundListener { name, address, sockets } in bound {
             let inbound = self.snapshot.load().listeners().iter().any(|other| other.name == name && is_inbound(other));
             let [inbound_accepting, other_accepting] = accepting;

@@ -3,7 +3,11 @@
 pub mod balance;
 pub mod clock;
 pub mod discovery;
+pub mod events;
 pub mod hash;
+mod health;
+mod outlier;
+mod running;
 mod update;
 
 use std::{
@@ -15,6 +19,10 @@ use std::{
 use hashbrown::HashMap;
 
 use self::balance::Balancer;
+pub use self::{
+    outlier::Outcome,
+    running::{Running, start},
+};
 use crate::{
     config::cluster::{Cluster, Discovery, Endpoint, Metadata},
     telemetry::stats::Shard,

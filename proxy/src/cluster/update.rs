@@ -1,6 +1,6 @@
 //! What changes in a cluster while it is in force: its endpoints, and their health.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{Arc, Weak, atomic::Ordering};
 
 use hashbrown::HashMap;
 
@@ -13,38 +13,140 @@ impl Cluster {
     /// Replaces the endpoints. Hosts whose address stays keep their health and counters. Whether anything changed.
     pub fn replace(&self, endpoints: Vec<Endpoint>, weights: &LocalityWeights, policy: AssignmentPolicy) -> bool {
         let current = self.endpoints.load_full();
-        let known: HashMap<_, _> = current.iter().map(|known| (known.address, &known.host)).collect();
+        let mut known: HashMap<_, _> = current.iter().map(|known| (known.address, known)).collect();
         let mut endpoints = endpoints;
         let mut health_changed = false;
         let mut added = 0;
         for endpoint in &mut endpoints {
-            match known.get(&endpoint.address) {
-                Some(host) => {
-                    endpoint.host = Arc::clone(host);
-                    health_changed |= endpoint.host.assign(HealthFlags::OF_EDS, endpoint.template.health);
+            match known.remove(&endpoint.address) {
+                Some(known) => {
+                    endpoint.host = Arc::clone(&known.host);
+                    let owned = HealthFlags::OF_EDS.and(HealthFlags::PENDING_REMOVAL);
+                    health_changed |= endpoint.host.assign(owned, endpoint.template.health);
                 }
                 None => {
-                    endpoint.host = Arc::new(Host::new(endpoint.template.health));
+                    endpoint.host = Arc::new(self.new_host(endpoint));
                     added += 1;
                 }
             }
         }
+        let mut removed = 0;
+        for endpoint in known.into_values() {
+            if self.outlives(endpoint) {
+                endpoint.host.set(HealthFlags::PENDING_REMOVAL);
+                endpoints.push(Endpoint::clone(endpoint));
+            } else {
+                self.forget(endpoint);
+                removed += 1;
+            }
+        }
         let set = EndpointSet::with(endpoints, weights, self.local.as_deref(), policy);
-        let removed = current.iter().count() + added - set.iter().count();
-        let same = added == 0 && removed == 0 && !health_changed && same(&current, &set);
-        if same {
+        if added == 0 && removed == 0 && !health_changed && same(&current, &set) {
             return false;
         }
         self.endpoints.store(Arc::new(set));
         if added > 0 || removed > 0 {
             self.stats.inc(self.stats.membership_change);
+            self.changed_now();
+            self.membership.send_replace(());
+        } else {
+            self.changed();
         }
-        self.changed();
         true
     }
 
-    /// Tells workers and statistics that endpoints or their health have changed.
+    /// Makes the endpoints of the configuration the first ones.
+    pub(crate) fn begin(&self) {
+        let endpoints = self.endpoints.load();
+        for endpoint in endpoints.iter() {
+            endpoint.host.set(self.new_host(endpoint).flags());
+        }
+        if endpoints.iter().next().is_some() {
+            self.stats.inc(self.stats.membership_change);
+        }
+        self.count_members();
+        self.tell();
+    }
+
+    /// What is assumed of a host that has just come: where there are health checks, nothing good.
+    pub(crate) fn new_host(&self, endpoint: &Endpoint) -> Host {
+        let mut flags = endpoint.template.health;
+        if let Some(check) = &self.health
+            && !endpoint.template.check.disabled
+        {
+            flags = flags.and(HealthFlags::FAILED_ACTIVE);
+            if check.ignore_new_hosts {
+                flags = flags.and(HealthFlags::PENDING_ACTIVE);
+            }
+        }
+        Host::new(flags)
+    }
+
+    /// Whether a host that has left the configuration stays because it passes its health checks.
+    fn outlives(&self, endpoint: &Endpoint) -> bool {
+        self.health.is_some()
+            && !self.ignore_health_on_removal
+            && !endpoint.template.check.disabled
+            && !endpoint.host.flags().any(HealthFlags::FAILED_ACTIVE)
+    }
+
+    fn forget(&self, endpoint: &Endpoint) {
+        if let Some(detector) = &self.outlier
+            && endpoint.host.clear(HealthFlags::FAILED_OUTLIER)
+        {
+            let left = detector.ejected.fetch_sub(1, Ordering::AcqRel) - 1;
+            self.stats.set(detector.stats.active, u64::from(left));
+        }
+    }
+
+    /// Removes hosts that have left the configuration and now fail their health checks too.
+    pub(super) fn drop_pending(&self) {
+        let current = self.endpoints.load_full();
+        let stays = |endpoint: &&Arc<Endpoint>| {
+            let flags = endpoint.host.flags();
+            !(flags.any(HealthFlags::PENDING_REMOVAL) && flags.any(HealthFlags::FAILED_ACTIVE))
+        };
+        let left: Vec<Endpoint> = current.iter().filter(stays).map(|endpoint| Endpoint::clone(endpoint)).collect();
+        if left.len() == current.iter().count() {
+            return;
+        }
+        let weights: Vec<_> = (0_u32..)
+            .zip(current.priorities())
+            .flat_map(|(priority, level)| {
+                level.localities.iter().map(move |one| (priority, one.locality.clone(), one.weight))
+            })
+            .collect();
+        let set = EndpointSet::with(left, &weights, self.local.as_deref(), current.policy.clone());
+        self.endpoints.store(Arc::new(set));
+        self.stats.inc(self.stats.membership_change);
+        self.changed_now();
+        self.membership.send_replace(());
+    }
+
+    /// Tells workers and statistics that health has changed: workers perhaps a little later, with other such changes.
     pub fn changed(&self) {
+        self.count_members();
+        if self.merge.admits(clock::now()) {
+            self.tell();
+        }
+    }
+
+    /// Tells workers and statistics at once.
+    pub fn changed_now(&self) {
+        self.count_members();
+        self.merge.told(clock::now());
+        self.tell();
+    }
+
+    /// Makes workers look again.
+    fn tell(&self) {
+        if let Some(zones) = &self.local_zones {
+            zones.publish(balance::zones(&self.endpoints.load()));
+        }
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn count_members(&self) {
         let endpoints = self.endpoints.load();
         let now = clock::now();
         let (mut healthy, mut degraded, mut excluded, mut all, mut most) = (0, 0, 0, 0, 0);
@@ -68,10 +170,25 @@ impl Cluster {
         self.stats.set(self.stats.membership_excluded, excluded);
         self.stats.set(self.stats.membership_total, all);
         self.stats.set(self.stats.max_host_weight, u64::from(most));
-        if let Some(zones) = &self.local_zones {
-            zones.publish(balance::zones(&endpoints));
+        if let Some(check) = &self.health {
+            let count = |flags: HealthFlags, set: bool| {
+                endpoints.iter().filter(|endpoint| endpoint.host.flags().any(flags) == set).count() as u64
+            };
+            self.stats.set(check.stats.healthy, count(HealthFlags::FAILED_ACTIVE, false));
+            self.stats.set(check.stats.degraded, count(HealthFlags::DEGRADED_ACTIVE, true));
         }
-        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Tells workers what was held back, until the cluster is gone.
+pub(super) async fn merge(cluster: Weak<Cluster>) {
+    loop {
+        // While it waits, the cluster is kept: a task of a cluster that is gone ends at the next change.
+        let Some(cluster) = cluster.upgrade() else { return };
+        if cluster.merge.elapsed().await {
+            cluster.merge.told(clock::now());
+            cluster.tell();
+        }
     }
 }
 

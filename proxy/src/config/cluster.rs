@@ -2,20 +2,27 @@
 
 pub mod balancing;
 mod endpoint;
+pub mod health;
 mod host;
+mod merge;
+pub mod outlier;
 pub mod stats;
 
 use std::{
+    path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use self::{balancing::LoadBalancing, stats::ClusterStats};
+use tokio::sync::watch;
+
+pub use self::merge::MergeWindow;
+use self::{balancing::LoadBalancing, health::HealthCheck, outlier::Detector, stats::ClusterStats};
 pub use self::{
     endpoint::{
         AssignmentPolicy, CheckAddress, Endpoint, EndpointSet, Locality, LocalityEndpoints, LocalityWeights, Metadata,
@@ -69,8 +76,22 @@ pub struct Cluster {
     pub breakers: Thresholds,
     /// What is in use of the limits.
     pub usage: Usage,
+    /// Outlier detection.
+    pub outlier: Option<Detector>,
+    /// Active health checks.
+    pub health: Option<HealthCheck>,
+    /// Hosts that leave the configuration leave at once, whatever active health checks say.
+    pub ignore_health_on_removal: bool,
+    /// Serving waits for the endpoints and for their first health checks.
+    pub wait_for_warm: bool,
+    /// There has been a connection.
+    pub has_traffic: AtomicBool,
     /// Changes with the endpoints and their health.
     pub changes: AtomicU64,
+    /// Holds changes of health back for a moment.
+    pub merge: MergeWindow,
+    /// Told when endpoints come or go.
+    pub membership: watch::Sender<()>,
 }
 
 /// Where endpoints come from.
@@ -80,6 +101,8 @@ pub enum Discovery {
     Static,
     /// DNS.
     Dns(Dns),
+    /// Files of load assignments.
+    Eds(EdsFile),
     /// The connection's original destination.
     OriginalDestination {
         /// `x-envoy-original-dst-host` (or another header) overrides it.
@@ -87,6 +110,17 @@ pub enum Discovery {
         /// Port instead of the destination's.
         port: Option<u16>,
     },
+}
+
+/// A file of load assignments (`eds_cluster_config` with a `path_config_source`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EdsFile {
+    /// The file.
+    pub path: Box<Path>,
+    /// Directory whose changes mean that the file is to be read again; none: the file's own.
+    pub watched: Option<Box<Path>>,
+    /// The resource's name.
+    pub service: Box<str>,
 }
 
 /// How endpoints are resolved.
@@ -225,7 +259,14 @@ impl Cluster {
             max_requests_per_connection: 0,
             breakers: Thresholds::default(),
             usage: Usage::default(),
+            outlier: None,
+            health: None,
+            ignore_health_on_removal: false,
+            wait_for_warm: true,
+            has_traffic: AtomicBool::new(false),
             changes: AtomicU64::new(1),
+            merge: MergeWindow::default(),
+            membership: watch::Sender::new(()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-/// Runs hyper's tasks on the worker that they belong to.
+/// Runs hyper's tasks on the thread that they belong to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalExecutor;
 

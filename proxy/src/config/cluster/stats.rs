@@ -296,6 +296,11 @@ impl ClusterStats {
         self.shared.inc(counter);
     }
 
+    /// The shard of the control thread, for use there.
+    pub fn control(&self) -> Shard {
+        self.store.as_ref().map(Store::control).unwrap_or_default()
+    }
+
     /// Counts the response that a client got.
     pub fn charge(&self, shard: &Shard, response: Response) {
         for responses in self.groups(response) {

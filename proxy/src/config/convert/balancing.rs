@@ -199,8 +199,9 @@ fn common_lb(
         "zone_aware_lb_config",
         "locality_weighted_lb_config",
         "update_merge_window",
+        "ignore_new_hosts_until_first_hc",
     ];
-    let harmless = ["ignore_new_hosts_until_first_hc", "close_connections_on_host_set_change"];
+    let harmless = ["close_connections_on_host_set_change"];
     cx.only(message, &at, &supported, &harmless)?;
     if let Some(percent) = &message.healthy_panic_threshold {
         balancing.panic_threshold = percent.value.round() as u32;

@@ -1,8 +1,12 @@
 //! Clusters.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64},
+    time::Duration,
+};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::watch;
 use weir_proto::envoy::{
     config::{cluster::v3 as proto, core::v3 as core},
     extensions::upstreams::http::v3 as upstreams,
@@ -12,10 +16,12 @@ use super::{Context, Error, duration, item, limit, sub, tls, type_name, unpack};
 use super::{
     balancing::balancing,
     endpoints::{assignment, discovery},
+    health::health,
+    outlier::outlier,
 };
 use crate::config::{
     cluster::{
-        AutoNames, Cluster, Thresholds, UpstreamProtocol, Usage,
+        AutoNames, Cluster, MergeWindow, Thresholds, UpstreamProtocol, Usage,
         balancing::Policy,
         stats::{ClusterStats, HashedBy},
     },
@@ -23,7 +29,11 @@ use crate::config::{
     http::Http2,
 };
 
-const SUPPORTED: [&str; 30] = [
+const SUPPORTED: [&str; 34] = [
+    "health_checks",
+    "eds_cluster_config",
+    "ignore_health_on_host_removal",
+    "wait_for_warm_on_init",
     "name",
     "alt_stat_name",
     "load_balancing_policy",
@@ -56,14 +66,12 @@ const SUPPORTED: [&str; 30] = [
     "per_connection_buffer_limit_bytes",
 ];
 
-const HARMLESS: [&str; 14] = [
+const HARMLESS: [&str; 12] = [
     "metadata",
     "cleanup_interval",
     "close_connections_on_host_health_failure",
-    "ignore_health_on_host_removal",
     "track_timeout_budgets",
     "track_cluster_stats",
-    "wait_for_warm_on_init",
     "stats_matcher",
     "preconnect_policy",
     "lrs_report_endpoint_metrics",
@@ -79,11 +87,8 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         return Err(Error::at(sub(at, "name"), "a name is required"));
     }
     let stat_name = if message.alt_stat_name.is_empty() { &message.name } else { &message.alt_stat_name };
-    let stats = cx.stats.scope(&format!("cluster.{stat_name}"));
-    let transport = tls::upstream(cx, message.transport_socket.as_ref(), &stats, &sub(at, "transport_socket"))?;
-    if message.outlier_detection.is_some() {
-        return Err(Error::at(sub(at, "outlier_detection"), "not supported yet"));
-    }
+    let scope = cx.stats.scope(&format!("cluster.{stat_name}"));
+    let transport = tls::upstream(cx, message.transport_socket.as_ref(), &scope, &sub(at, "transport_socket"))?;
     let assigned = assignment(cx, message.load_assignment.as_ref(), &sub(at, "load_assignment"))?;
     let (discovery, endpoints) = discovery(cx, message, assigned, at)?;
     let protocol = protocol(cx, message, at)?;
@@ -95,12 +100,16 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         return Err(Error::at(sub(at, "connect_timeout"), "must be greater than 0s"));
     }
     let balancing = balancing(cx, message, &discovery, at)?;
-    let stat_name = if message.alt_stat_name.is_empty() { &message.name } else { &message.alt_stat_name };
-    let scope = cx.stats.scope("cluster").scope(&stat_name.replace(':', "_"));
     let hashed = match &balancing.policy {
         Policy::RingHash(_) => Some(HashedBy::Ring),
         Policy::Maglev(_) => Some(HashedBy::Maglev),
         _ => None,
+    };
+    let common = message.common_lb_config.as_ref();
+    let ignore_new_hosts = common.is_some_and(|common| common.ignore_new_hosts_until_first_hc);
+    let window = match common.and_then(|common| common.update_merge_window.as_ref()) {
+        None => MergeWindow::DEFAULT,
+        Some(window) => duration(window, &sub(at, "common_lb_config.update_merge_window"))?,
     };
     let zones = cx.local_cluster.is_some().then(|| cx.zones.clone());
     let cluster = Cluster {
@@ -108,7 +117,6 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         zones: zones.clone(),
         local_zones: zones.filter(|_| cx.local_cluster.as_deref() == Some(&*message.name)),
         local: cx.local.clone(),
-        stats: ClusterStats::new(scope, hashed, track_remaining(message)),
         balancing,
         discovery,
         endpoints: ArcSwap::from_pointee(endpoints),
@@ -123,9 +131,17 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         max_requests_per_connection: protocol.max_requests_per_connection,
         breakers: breakers(cx, message.circuit_breakers.as_ref(), &sub(at, "circuit_breakers"))?,
         usage: Usage::default(),
+        outlier: outlier(cx, message.outlier_detection.as_ref(), &scope, &sub(at, "outlier_detection"))?,
+        health: health(cx, &message.health_checks, ignore_new_hosts, &scope, at)?,
+        ignore_health_on_removal: message.ignore_health_on_host_removal,
+        wait_for_warm: message.wait_for_warm_on_init.unwrap_or(true),
+        has_traffic: AtomicBool::new(false),
         changes: AtomicU64::new(1),
+        merge: MergeWindow::new(window),
+        membership: watch::Sender::new(()),
+        stats: ClusterStats::new(scope, hashed, track_remaining(message)),
     };
-    cluster.changed();
+    cluster.begin();
     Ok(cluster)
 }
 

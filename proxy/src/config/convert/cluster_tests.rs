@@ -40,6 +40,22 @@ fn refusals_name_the_field() {
             "load_balancing_policy.policies",
             "none of these is supported: envoy.config.core.v3.Node",
         ),
+        (
+            "outlier_detection: { base_ejection_time: 10s, max_ejection_time: 5s }",
+            "outlier_detection.max_ejection_time",
+            "must not be smaller than base_ejection_time",
+        ),
+        (
+            "health_checks: [{ timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: { send: { text: abc } } }]",
+            "health_checks[0].tcp_health_check.send.text",
+            "\"abc\" is not hexadecimal",
+        ),
+        (
+            "type: EDS\neds_cluster_config: { eds_config: { path_config_source: { path: /nonexistent.yaml } } }",
+            "eds_cluster_config.eds_config.path_config_source.path",
+            "paths must refer to an existing path in the system: \"/nonexistent.yaml\" does not exist",
+        ),
+        ("type: EDS", "eds_cluster_config", "is required for EDS clusters"),
         ("type: ORIGINAL_DST", "lb_policy", "clusters of type ORIGINAL_DST need CLUSTER_PROVIDED"),
         (
             "lb_policy: CLUSTER_PROVIDED",

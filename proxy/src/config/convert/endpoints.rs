@@ -7,8 +7,8 @@ use weir_proto::envoy::config::{cluster::v3 as proto, core::v3 as core, endpoint
 use super::{Context, Error, duration, host_and_port, item, socket_address, sub};
 use crate::config::{
     cluster::{
-        AssignmentPolicy, CheckAddress, Discovery, Dns, DnsFamily, DnsName, Endpoint, EndpointSet, HealthFlags, Host,
-        Locality, Metadata, Template,
+        AssignmentPolicy, CheckAddress, Cluster, Discovery, Dns, DnsFamily, DnsName, EdsFile, Endpoint, EndpointSet,
+        HealthFlags, Host, Locality, Metadata, Template,
     },
     header_name,
 };
@@ -21,6 +21,7 @@ const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
 const MAX_PRIORITY: u32 = 128;
 
 /// An endpoint as configured: its host may be a name.
+#[derive(Debug)]
 pub(super) struct Assigned {
     host: String,
     port: u16,
@@ -30,7 +31,7 @@ pub(super) struct Assigned {
 }
 
 /// A load assignment.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Assignment {
     pub endpoints: Vec<Assigned>,
     /// Weights of localities.
@@ -196,6 +197,49 @@ fn json(message: &prost_types::Value) -> serde_json::Value {
     }
 }
 
+/// A load assignment that arrived while its cluster was in force.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    endpoints: Vec<Endpoint>,
+    weights: Vec<(u32, Arc<Locality>, u32)>,
+    policy: AssignmentPolicy,
+}
+
+impl Endpoints {
+    /// Makes them the cluster's. Whether that changes anything.
+    pub(crate) fn apply(self, cluster: &Cluster) -> bool {
+        cluster.replace(self.endpoints, &self.weights, self.policy)
+    }
+}
+
+/// The endpoints of a load assignment, for [`Endpoints::apply`].
+pub(crate) fn load_assignment(message: &endpoint::ClusterLoadAssignment, at: &str) -> Result<Endpoints, Error> {
+    let Assignment { endpoints, weights, policy } = assignment(&mut Context::default(), Some(message), at)?;
+    Ok(Endpoints { endpoints: with_addresses(endpoints)?, weights, policy })
+}
+
+/// Endpoints whose hosts are all addresses.
+fn with_addresses(assigned: Vec<Assigned>) -> Result<Vec<Endpoint>, Error> {
+    assigned
+        .into_iter()
+        .map(|assigned| {
+            let ip = assigned.host.parse().map_err(|_| {
+                let message = format!(
+                    "\"{}\" is not an IP address; consider setting the cluster's type to STRICT_DNS or LOGICAL_DNS",
+                    assigned.host
+                );
+                Error::at(&assigned.at, message)
+            })?;
+            Ok(Endpoint {
+                address: std::net::SocketAddr::new(ip, assigned.port),
+                hostname: Arc::from(assigned.hostname),
+                host: Arc::new(Host::new(assigned.template.health)),
+                template: assigned.template,
+            })
+        })
+        .collect()
+}
+
 /// How endpoints are found, and those known already.
 pub(super) fn discovery(
     cx: &mut Context,
@@ -215,24 +259,7 @@ pub(super) fn discovery(
     };
     match kind {
         DiscoveryType::Static => {
-            let endpoints = assigned
-                .into_iter()
-                .map(|assigned| {
-                    let ip = assigned.host.parse().map_err(|_| {
-                        let message = format!(
-                            "\"{}\" is not an IP address; consider setting the cluster's type to STRICT_DNS or LOGICAL_DNS",
-                            assigned.host
-                        );
-                        Error::at(&assigned.at, message)
-                    })?;
-                    Ok(Endpoint {
-                        address: std::net::SocketAddr::new(ip, assigned.port),
-                        hostname: Arc::from(assigned.hostname),
-                        host: Arc::new(Host::new(assigned.template.health)),
-                        template: assigned.template,
-                    })
-                })
-                .collect::<Result<Vec<_>, Error>>()?;
+            let endpoints = with_addresses(assigned)?;
             Ok((Discovery::Static, EndpointSet::with(endpoints, &weights, cx.local.as_deref(), policy)))
         }
         DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
@@ -256,8 +283,37 @@ pub(super) fn discovery(
             }
             Ok((original_destination(cx, message, at)?, EndpointSet::default()))
         }
-        DiscoveryType::Eds => Err(Error::at(sub(at, "type"), "EDS is not supported yet")),
+        DiscoveryType::Eds => {
+            if !assigned.is_empty() {
+                return Err(Error::at(sub(at, "load_assignment"), "EDS clusters must have no load assignment"));
+            }
+            Ok((eds(cx, message, &sub(at, "eds_cluster_config"))?, EndpointSet::default()))
+        }
     }
+}
+
+fn eds(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery, Error> {
+    use core::config_source::ConfigSourceSpecifier as Source;
+    let config = message.eds_cluster_config.as_ref().ok_or_else(|| Error::at(at, "is required for EDS clusters"))?;
+    let at = sub(at, "eds_config");
+    let source = config.eds_config.as_ref().ok_or_else(|| Error::at(&at, "a source is required"))?;
+    cx.only(source, &at, &["path", "path_config_source", "resource_api_version", "initial_fetch_timeout"], &[])?;
+    let (path, watched) = match &source.config_source_specifier {
+        Some(Source::PathConfigSource(path)) => (&path.path, path.watched_directory.as_ref()),
+        #[expect(deprecated, reason = "published configurations use it")]
+        Some(Source::Path(path)) => (path, None),
+        _ => return Err(Error::at(at, "only path_config_source is supported yet")),
+    };
+    if !std::path::Path::new(path).is_file() {
+        let message = format!("paths must refer to an existing path in the system: \"{path}\" does not exist");
+        return Err(Error::at(sub(&at, "path_config_source.path"), message));
+    }
+    let service = if config.service_name.is_empty() { &message.name } else { &config.service_name };
+    Ok(Discovery::Eds(EdsFile {
+        path: std::path::Path::new(path).into(),
+        watched: watched.map(|watched| std::path::Path::new(&watched.path).into()),
+        service: service.as_str().into(),
+    }))
 }
 
 fn original_destination(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery, Error> {

@@ -10,10 +10,12 @@ mod cluster_tests;
 mod endpoints;
 mod filter;
 mod headers;
+mod health;
 mod http;
 mod listener;
 mod matcher;
 mod metadata;
+mod outlier;
 mod rbac;
 mod retry;
 mod route;
@@ -33,7 +35,7 @@ pub use self::{
     stats::StatsSettings,
 };
 use crate::{
-    cluster::balance::zone::LocalZones,
+    cluster::{balance::zone::LocalZones, events::EventLog},
     config::{Error, Snapshot, cluster::Locality},
     telemetry::stats::Scope,
 };
@@ -88,6 +90,16 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         ..Context::default()
     };
     cx.only(bootstrap, "", &BOOTSTRAP, &BOOTSTRAP_HARMLESS)?;
+    if let Some(path) = bootstrap
+        .cluster_manager
+        .as_ref()
+        .and_then(|manager| manager.outlier_detection.as_ref())
+        .map(|detection| detection.event_log_path.as_str())
+        .filter(|path| !path.is_empty())
+    {
+        let at = "cluster_manager.outlier_detection.event_log_path";
+        cx.outlier_log = Some(outlier::event_log(path, at)?);
+    }
     let Some(resources) = &bootstrap.static_resources else {
         return Ok(Built { snapshot: Snapshot::default(), ignored: Vec::new() });
     };
@@ -121,6 +133,10 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
     Ok(Built { snapshot: Snapshot::new(listeners, clusters), ignored: cx.ignored })
 }
 
+pub(crate) use self::endpoints::{Endpoints, load_assignment};
+#[cfg(test)]
+pub(crate) use self::outlier::defaults as outlier_defaults;
+
 /// What conversions share.
 #[derive(Debug, Default)]
 struct Context {
@@ -134,6 +150,8 @@ struct Context {
     zones: Arc<LocalZones>,
     /// Secrets of the bootstrap.
     secrets: Arc<tls::Secrets>,
+    /// Where outlier detection writes its events.
+    outlier_log: Option<Arc<EventLog>>,
     /// Clusters that static routes may name.
     clusters: HashSet<String>,
     /// The cluster that this process belongs to: `node.cluster`.

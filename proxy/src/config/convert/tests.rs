@@ -182,12 +182,6 @@ fn what_is_refused_names_the_field() {
             "a configuration is required",
         ),
         (
-            "cluster",
-            "outlier_detection: {}",
-            "static_resources.clusters[0].outlier_detection".into(),
-            "not supported yet",
-        ),
-        (
             "address",
             "a.test",
             "static_resources.clusters[0].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address"

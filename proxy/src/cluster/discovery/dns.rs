@@ -9,12 +9,10 @@ use std::{
 };
 
 use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::sync::oneshot;
 
 use crate::config::cluster::{Cluster, Discovery, Dns, DnsFamily, DnsName, Endpoint};
 
-/// How long [`start`] waits for the first answers before connections are accepted without them.
-const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// Never ask more often than this, whatever a TTL says.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
 
@@ -23,40 +21,14 @@ const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
 #[error("resolver configuration (/etc/resolv.conf): {0}")]
 pub struct SetupError(String);
 
-/// Running discovery. It ends when this is dropped.
-#[derive(Debug)]
-pub struct Running {
-    _tasks: JoinSet<()>,
-}
-
-/// Starts discovery for those of `clusters` that need it, on the current runtime, and waits for their first answers, up
-/// to five seconds.
-pub async fn start(clusters: impl IntoIterator<Item = Arc<Cluster>>) -> Result<Running, SetupError> {
-    let mut tasks = JoinSet::new();
-    let mut first = Vec::new();
-    for cluster in clusters {
-        if let Discovery::Dns(dns) = &cluster.discovery {
-            let resolver = resolver(dns.family)?;
-            let (answered, answer) = oneshot::channel();
-            first.push(answer);
-            tasks.spawn(follow(cluster.clone(), resolver, answered));
-        }
-    }
-    let answers = futures_util::future::join_all(first);
-    if tokio::time::timeout(FIRST_ANSWER, answers).await.is_err() {
-        tracing::warn!("some DNS clusters have no answer yet; serving without their endpoints");
-    }
-    Ok(Running { _tasks: tasks })
-}
-
 /// Resolves names. A trait so that tests can answer.
-trait Resolve {
-    async fn resolve(&self, name: &str) -> Result<Answer, String>;
+pub(in crate::cluster) trait Resolve {
+    fn resolve(&self, name: &str) -> impl Future<Output = Result<Answer, String>>;
 }
 
 /// Addresses in the answer's order, and until when they hold.
 #[derive(Clone, Debug)]
-struct Answer {
+pub(in crate::cluster) struct Answer {
     addresses: Vec<IpAddr>,
     ttl: Duration,
 }
@@ -69,7 +41,7 @@ impl Resolve for TokioResolver {
     }
 }
 
-fn resolver(family: DnsFamily) -> Result<TokioResolver, SetupError> {
+pub(in crate::cluster) fn resolver(family: DnsFamily) -> Result<TokioResolver, SetupError> {
     let mut builder = TokioResolver::builder_tokio().map_err(|error| SetupError(error.to_string()))?;
     let options = builder.options_mut();
     // Refreshing is up to us.
@@ -84,12 +56,14 @@ fn resolver(family: DnsFamily) -> Result<TokioResolver, SetupError> {
     builder.build().map_err(|error| SetupError(error.to_string()))
 }
 
-async fn follow(cluster: Arc<Cluster>, resolver: impl Resolve, answered: oneshot::Sender<()>) {
+/// Resolves a cluster's names again and again, and says when it has done so first.
+pub(in crate::cluster) async fn follow(cluster: Arc<Cluster>, resolver: impl Resolve, answered: oneshot::Sender<()>) {
     let Discovery::Dns(dns) = &cluster.discovery else { return };
     let mut answered = Some(answered);
     let mut known: Vec<Option<Answer>> = vec![None; dns.names.len()];
     let mut pause = dns.failure_refresh.0;
     loop {
+        cluster.stats.inc(cluster.stats.update_attempt);
         let mut failed = false;
         let mut shortest = None;
         for (name, known) in dns.names.iter().zip(&mut known) {
@@ -104,6 +78,7 @@ async fn follow(cluster: Arc<Cluster>, resolver: impl Resolve, answered: oneshot
                 }
             }
         }
+        cluster.stats.inc(if failed { cluster.stats.update_failure } else { cluster.stats.update_success });
         store(&cluster, dns, &known);
         if let Some(answered) = answered.take() {
             // Nobody waits any more: that is fine.
@@ -141,6 +116,8 @@ fn store(cluster: &Cluster, dns: &Dns, known: &[Option<Answer>]) {
     let count = endpoints.len();
     if cluster.replace(endpoints, &dns.weights, dns.policy.clone()) {
         tracing::debug!(cluster = %cluster.name, endpoints = count, "DNS endpoints changed");
+    } else {
+        cluster.stats.inc(cluster.stats.update_no_rebuild);
     }
 }
 
