@@ -8,6 +8,8 @@ pub mod admin;
 pub mod bootstrap;
 pub mod cluster;
 pub mod config;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod http;
 pub mod intake;
 pub mod listener;

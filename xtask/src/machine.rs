@@ -25,6 +25,8 @@ const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 const ENVOY_VERSION: &str = "1.40.0";
 /// The cargo-deny that `cargo xtask deny` installs.
 const CARGO_DENY_VERSION: &str = "0.20.2";
+/// The cargo-fuzz that `cargo xtask fuzz` installs.
+const CARGO_FUZZ_VERSION: &str = "0.13.1";
 
 /// What a task is going to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub enum Need {
     Namespaces,
     /// The end-to-end and differential tests.
     EndToEnd,
+    /// Build libFuzzer.
+    Fuzz,
     /// Measure beside Envoy, nginx and HAProxy.
     Peers,
     /// Boot kernels under QEMU.
@@ -71,6 +75,7 @@ impl Need {
                 }
             }
             Self::EndToEnd => &const { [tool("tcpdump", "tcpdump"), tool("ps", "procps"), tool("python3", "python3")] },
+            Self::Fuzz => &const { [tool("c++", "g++")] },
             Self::Peers => {
                 &const {
                     [
@@ -162,13 +167,22 @@ impl Machine {
 
     /// The directory of cargo-deny's program, built into the cache once.
     pub fn cargo_deny(&self) -> Result<PathBuf> {
-        let root = self.cache.join(format!("cargo-deny-{CARGO_DENY_VERSION}"));
+        self.cargo_tool("cargo-deny", CARGO_DENY_VERSION)
+    }
+
+    /// The directory of cargo-fuzz's program, built into the cache once.
+    pub fn cargo_fuzz(&self) -> Result<PathBuf> {
+        self.cargo_tool("cargo-fuzz", CARGO_FUZZ_VERSION)
+    }
+
+    fn cargo_tool(&self, name: &str, version: &str) -> Result<PathBuf> {
+        let root = self.cache.join(format!("{name}-{version}"));
         let bin = root.join("bin");
-        if !bin.join("cargo-deny").exists() {
-            console::note(&format!("cargo install cargo-deny {CARGO_DENY_VERSION} (once; a few minutes)"));
+        if !bin.join(name).exists() {
+            console::note(&format!("cargo install {name} {version} (once; a few minutes)"));
             run(self
                 .command("cargo")
-                .args(["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY_VERSION, "--root"])
+                .args(["install", "--quiet", "--locked", name, "--version", version, "--root"])
                 .arg(&root)
                 // Neither the workspace's target directory nor its flags.
                 .env_remove("CARGO_TARGET_DIR")

@@ -5,6 +5,7 @@ mod console;
 mod demo;
 mod deny;
 mod ebpf;
+mod fuzz;
 mod helm;
 mod image;
 mod kernel_matrix;
@@ -35,6 +36,8 @@ enum Task {
     Manifests(manifests::Args),
     /// Make the container images, as archives, without a container engine
     Image(image::Args),
+    /// Feed what reads bytes from outside with made-up input
+    Fuzz(fuzz::Args),
     /// Measure weir beside other proxies
     Bench(bench::Args),
     /// Boot Debian's 6.1 and 6.12 kernels under QEMU and redirect connections there
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Deny(args) => deny::run(args),
         Task::Manifests(args) => manifests::run(args),
         Task::Image(args) => image::run(args),
+        Task::Fuzz(args) => fuzz::run(args),
         Task::Bench(args) => bench::run(args),
         Task::KernelMatrix(args) => kernel_matrix::run(args),
     };

@@ -13,6 +13,8 @@ mod downstream;
 pub(crate) mod executor;
 mod filter;
 mod forwarded;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod mutate;
 pub mod pool;
 mod progress;

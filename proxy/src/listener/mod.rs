@@ -1,5 +1,7 @@
 //! From an accepted connection to what serves it: its listener, what its first bytes tell, its filter chain.
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod matching;
 mod peek;
 mod secure;

@@ -1,0 +1,90 @@
+//! What fuzzing feeds: everything that reads bytes from outside, as functions of those bytes.
+//!
+//! `proxy/fuzz` runs them under libFuzzer (`cargo xtask fuzz`); the committed corpora are replayed by this module's
+//! tests. A target panics when something that must hold does not.
+
+use std::net::SocketAddr;
+
+use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
+
+use crate::{
+    config, http, listener,
+    telemetry::{
+        access_log::{Entry, View},
+        format::Format,
+        stats::Store,
+    },
+};
+
+/// A target: its name, which is also that of its corpus, and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 4] = [
+    ("access_log_format", access_log_format),
+    ("bootstrap", bootstrap),
+    ("filter_chain", listener::fuzz::filter_chain),
+    ("http1", http::fuzz::request_head),
+];
+
+/// Runs a target by its name.
+pub fn run(name: &str, input: &[u8]) {
+    let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no target {name}"));
+    target(input);
+}
+
+/// A bootstrap in YAML or JSON becomes the model, or is refused in one line.
+fn bootstrap(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let one_line = |message: String| assert!(!message.contains('\n'), "more than one line: {message:?}");
+    match weir_proto::from_yaml::<Bootstrap>(text) {
+        Ok(bootstrap) => {
+            if let Err(error) = config::from_bootstrap(&bootstrap, &Store::new(1).root()) {
+                one_line(error.to_string());
+            }
+        }
+        Err(error) => one_line(error.to_string()),
+    }
+}
+
+/// A format, text or (when it starts with a brace) JSON, is refused or writes a line.
+fn access_log_format(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let format = match text.starts_with('{') {
+        true => serde_json::from_str(text).ok().and_then(|value| Format::json(&value).ok()),
+        false => Format::text(text).ok(),
+    };
+    let Some(format) = format else { return };
+    let entry = Entry::new(SocketAddr::from(([127, 0, 0, 1], 1)), SocketAddr::from(([127, 0, 0, 2], 2)));
+    let mut line = Vec::new();
+    format.write_line(&mut line, &View::of(&entry));
+    if text.starts_with('{') {
+        serde_json::from_slice::<serde_json::Value>(&line).expect("a line of a JSON log is JSON");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn corpora_are_replayed() {
+        let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        for (name, target) in TARGETS {
+            let directory = corpora.join(name);
+            let mut count = 0;
+            let entries = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+            for entry in entries {
+                let path = entry.unwrap().path();
+                println!("{}", path.display());
+                target(&fs::read(&path).unwrap());
+                count += 1;
+            }
+            assert!(count > 0, "{name} has an empty corpus");
+        }
+        let known = fs::read_dir(&corpora).unwrap().count();
+        assert_eq!(known, TARGETS.len(), "a corpus for each target, and none besides");
+    }
+}
