@@ -56,6 +56,13 @@ struct HostView {
     local_origin_success_rate: Option<f64>,
 }
 
+/// Brings the gauges up to date that are computed when somebody reads them.
+pub(super) fn publish(admin: &Admin) {
+    for cluster in admin.snapshot.load().clusters() {
+        cluster.publish_breakers();
+    }
+}
+
 /// Every cluster, by name.
 pub(super) fn views(snapshot: &Snapshot) -> Vec<ClusterView> {
     let mut views: Vec<_> = snapshot
@@ -69,7 +76,14 @@ pub(super) fn views(snapshot: &Snapshot) -> Vec<ClusterView> {
             };
             let endpoints = cluster.endpoints.load();
             let hosts = endpoints.iter().map(|endpoint| host(endpoint));
-            ClusterView { name: cluster.name.to_string(), thresholds: [limits, HIGH], hosts: hosts.collect() }
+            let high = &cluster.high.limits;
+            let high = Limits {
+                connections: high.max_connections,
+                pending: high.max_pending,
+                requests: high.max_requests,
+                retries: high.max_retries,
+            };
+            ClusterView { name: cluster.name.to_string(), thresholds: [limits, high], hosts: hosts.collect() }
         })
         .collect();
     views.sort_by(|one, other| one.name.cmp(&other.name));
@@ -110,9 +124,6 @@ fn host(endpoint: &Endpoint) -> HostView {
         local_origin_success_rate: host.outlier.local.last(),
     }
 }
-
-/// Of the priority that has no limits of its own.
-const HIGH: Limits = Limits { connections: 1024, pending: 1024, requests: 1024, retries: 3 };
 
 pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
     let filter = match query.get("filter").filter(|filter| !filter.is_empty()).map(Regex::search).transpose() {

@@ -276,7 +276,10 @@ const ROUTES: &[Route] = &[
             ("type", "Stat types to include.; One of (All, Counters, Histograms, Gauges, TextReadouts)"),
             ("histogram_buckets", "Histogram bucket display mode; One of (cumulative, disjoint, detailed, summary)"),
         ],
-        answer: |admin, query| stats::stats(&admin.stats, &admin.settings, query),
+        answer: |admin, query| {
+            clusters::publish(admin);
+            stats::stats(&admin.stats, &admin.settings, query)
+        },
     },
     Route {
         path: "/stats/prometheus",
@@ -289,7 +292,10 @@ const ROUTES: &[Route] = &[
             ("invert_filter", "Invert the filter regex"),
             ("histogram_buckets", "Histogram bucket display mode; One of (cumulative, summary)"),
         ],
-        answer: |admin, query| stats::prometheus(&admin.stats, &admin.settings, query),
+        answer: |admin, query| {
+            clusters::publish(admin);
+            stats::prometheus(&admin.stats, &admin.settings, query)
+        },
     },
     Route {
         path: "/stats/recentlookups",

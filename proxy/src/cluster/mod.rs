@@ -1,6 +1,8 @@
 //! Clusters at run time: which endpoint a request goes to, and where endpoints come from.
 
+pub mod account;
 pub mod balance;
+mod breakers;
 pub mod clock;
 pub mod discovery;
 pub mod events;

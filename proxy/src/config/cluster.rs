@@ -72,10 +72,12 @@ pub struct Cluster {
     pub idle_timeout: Option<Duration>,
     /// Requests per connection, 0: any number.
     pub max_requests_per_connection: u32,
-    /// Limits.
+    /// Limits of the priority DEFAULT.
     pub breakers: Thresholds,
     /// What is in use of the limits.
     pub usage: Usage,
+    /// The same of the priority HIGH.
+    pub high: Breaker,
     /// Outlier detection.
     pub outlier: Option<Detector>,
     /// Active health checks.
@@ -196,8 +198,26 @@ pub enum UpstreamProtocol {
     Downstream,
 }
 
-/// Limits of the default priority.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Limits of one priority, and what is in use of them.
+#[derive(Debug, Default)]
+pub struct Breaker {
+    /// Limits.
+    pub limits: Thresholds,
+    /// In use.
+    pub usage: Usage,
+}
+
+/// `retry_budget`: retries may be a share of the requests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryBudget {
+    /// Percent of the requests that are under way or wait.
+    pub percent: f64,
+    /// So many in any case.
+    pub least: u32,
+}
+
+/// Limits of one priority.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Thresholds {
     /// Connections.
     pub max_connections: u32,
@@ -207,11 +227,13 @@ pub struct Thresholds {
     pub max_requests: u32,
     /// Retries under way.
     pub max_retries: u32,
+    /// Instead of that.
+    pub retry_budget: Option<RetryBudget>,
 }
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Self { max_connections: 1024, max_pending: 1024, max_requests: 1024, max_retries: 3 }
+        Self { max_connections: 1024, max_pending: 1024, max_requests: 1024, max_retries: 3, retry_budget: None }
     }
 }
 
@@ -259,6 +281,7 @@ impl Cluster {
             max_requests_per_connection: 0,
             breakers: Thresholds::default(),
             usage: Usage::default(),
+            high: Breaker::default(),
             outlier: None,
             health: None,
             ignore_health_on_removal: false,

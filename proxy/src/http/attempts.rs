@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::{
     body::{FromUpstream, ResponseBody},
+    charge::{self, Ended},
     filter,
     mutate::{self, Changes},
     pool::{InUse, Lease, Want},
@@ -54,6 +55,10 @@ pub(super) struct Attempts<'a> {
     pub parts: Parts,
     pub tried: SmallVec<[SocketAddr; 4]>,
     pub retries: u32,
+    /// The client is internal: for statistics.
+    pub internal: bool,
+    /// The endpoint of the last attempt is a canary.
+    pub canary: bool,
 }
 
 /// Where the body of each attempt comes from.
@@ -88,12 +93,28 @@ impl Attempts<'_> {
                 if !first_request_kept {
                     self.stream.keep_request(&self.parts);
                 }
+                let shard = &self.stream.connection.worker.stats;
+                shard.inc(self.cluster.stats.upstream_cx_none_healthy);
                 return self.give_up(Attempted::NoHost);
             };
             self.prepare_attempt(&endpoint);
             self.stream.keep_request(&self.parts);
             first_request_kept = true;
+            let internal = charge::is_internal(&self.parts.headers);
             let attempted = self.attempt(&endpoint, attempt_body, last).await;
+            (self.internal, self.canary) = (internal, endpoint.template.canary);
+            let ended = match &attempted {
+                Attempted::Response(response, ..) => Some(Ended::Response(response.status(), response.headers())),
+                Attempted::Failed(failure) => Some(Ended::Failed(failure)),
+                Attempted::Expired(expired) => Some(Ended::Expired(*expired)),
+                Attempted::NoHost => None,
+            };
+            let worker = self.stream.connection.worker.clone();
+            let (shard, stats) = (&worker.stats, self.cluster.clone());
+            let stats = &stats.stats;
+            if let Some(ended) = ended {
+                charge::attempt(&self.cluster, &endpoint, shard, ended);
+            }
             let outcome = match &attempted {
                 Attempted::Response(response, ..) => Outcome::Response(response.status(), response.headers()),
                 Attempted::Failed(failure) => Outcome::Failed(failure),
@@ -101,17 +122,29 @@ impl Attempts<'_> {
                 Attempted::Expired(_) | Attempted::NoHost => return self.give_up(attempted),
             };
             if !self.policy.as_ref().is_some_and(|policy| retry::wanted(policy, outcome)) {
+                if self.retries > 0 && matches!(attempted, Attempted::Response(..)) {
+                    shard.inc(stats.upstream_rq_retry_success);
+                }
                 return self.finish(attempted);
             }
             if !self.can_retry(&body) {
+                shard.inc(stats.upstream_rq_retry_limit_exceeded);
                 self.stream.record.entry.raise(Flag::UpstreamRetryLimitExceeded);
                 return self.finish(attempted);
             }
-            let limits = &self.cluster.breakers;
-            let Some(_retrying) = InUse::take(&self.cluster.usage.retries, limits.max_retries) else {
+            let Some(_retrying) = InUse::take(&self.cluster.usage.retries, self.cluster.retry_limit()) else {
+                shard.inc(stats.upstream_rq_retry_overflow);
                 self.stream.record.entry.raise(Flag::UpstreamOverflow);
                 return self.finish(attempted);
             };
+            shard.inc(stats.upstream_rq_retry);
+            shard.inc(stats.upstream_rq_retry_backoff_exponential);
+            let code = match &attempted {
+                Attempted::Response(response, ..) => response.status().as_u16(),
+                Attempted::Expired(_) => 504,
+                _ => 503,
+            };
+            stats.retry.charge(shard, code);
             // A request that is still being sent keeps its connection busy: no use to others.
             if let Attempted::Response(response, lease, _) = attempted
                 && self.stream.record.request_completed().is_some()
@@ -201,7 +234,7 @@ impl Attempts<'_> {
         self.parts.headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis));
     }
 
-    async fn attempt(&mut self, endpoint: &Endpoint, body: RequestBody, last: bool) -> Attempted {
+    async fn attempt(&mut self, endpoint: &Arc<Endpoint>, body: RequestBody, last: bool) -> Attempted {
         let Some(in_use) = InUse::take(&self.cluster.usage.requests, self.cluster.breakers.max_requests) else {
             return Attempted::Failed(Failure::Overflow);
         };
@@ -218,7 +251,7 @@ impl Attempts<'_> {
         };
         let want = Want {
             cluster: &self.cluster,
-            address: endpoint.address,
+            endpoint,
             dialer: &connection.dialer,
             scope: &connection.scope,
             http2,
@@ -306,6 +339,8 @@ impl Attempts<'_> {
             Attempted::Response(..) => Reply::no_host(),
         };
         let mut reply = reply;
+        let shard = &self.stream.connection.worker.stats;
+        charge::answer(&self.cluster, shard, reply.status, self.internal, self.canary);
         if self.routed.virtual_host.attempt_count_in_response && self.stream.record.entry.attempts > 0 {
             reply.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.stream.record.entry.attempts));
         }
@@ -318,6 +353,8 @@ impl Attempts<'_> {
         let connection = self.stream.connection.clone();
         let manager = &connection.manager;
         let (mut parts, incoming) = response.into_parts();
+        let shard = &connection.worker.stats;
+        charge::answer(&self.cluster, shard, parts.status, self.internal, self.canary);
         let now = std::time::Instant::now();
         let request_id = self.stream.request_id();
         let completed = self.stream.record.request_completed();

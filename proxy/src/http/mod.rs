@@ -7,6 +7,7 @@
 mod activity;
 mod attempts;
 mod body;
+mod charge;
 pub mod connection;
 mod dispatch;
 mod downstream;

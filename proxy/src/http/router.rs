@@ -81,6 +81,8 @@ pub(super) async fn forward(
         parts,
         tried: SmallVec::new(),
         retries: 0,
+        internal: false,
+        canary: false,
         stream,
     };
     attempts.run(body).await

@@ -44,7 +44,7 @@ pub(super) async fn forward(
     let name = naming_header(&cluster, &parts.headers);
     let want = Want {
         cluster: &cluster,
-        address: endpoint.address,
+        endpoint: &endpoint,
         dialer: &connection.dialer,
         scope: &connection.scope,
         http2: false,

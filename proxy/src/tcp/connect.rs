@@ -13,7 +13,10 @@ use std::{
 };
 
 use crate::{
-    cluster::PickContext,
+    cluster::{
+        Outcome, PickContext,
+        account::{Account, ActiveRequest, OpenConnection},
+    },
     config::{
         Cluster,
         tcp::{Settings, Target, WeightedCluster},
@@ -40,7 +43,15 @@ const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Connected {
     pub(super) stream: Io,
     pub(super) tls: Option<Rc<PeerTls>>,
-    pub(super) _permit: Option<Permit>,
+    pub(super) _held: Option<Held>,
+}
+
+/// What a connection holds of its cluster.
+#[derive(Debug)]
+pub(super) struct Held {
+    _permit: Permit,
+    _request: ActiveRequest,
+    _opened: OpenConnection,
 }
 
 /// Why there is no upstream connection.
@@ -83,7 +94,7 @@ pub(super) async fn to_target(
             let (to, timeout) = (downstream.destination, PASSTHROUGH_CONNECT_TIMEOUT);
             let attempt = attempt(worker, &dialer, to, timeout, &Transport::Plain, Asked::default(), entry);
             let Secured { io, tls } = attempt.await.map_err(Failed::Connect)?;
-            Ok(Connected { stream: io, tls, _permit: None })
+            Ok(Connected { stream: io, tls, _held: None })
         }
         Target::Clusters(clusters) => {
             let snapshot = worker.snapshot.load_full();
@@ -106,19 +117,38 @@ async fn to_cluster(
     let mut tried = Vec::new();
     loop {
         let permit = Permit::take(&cluster.usage.connections, cluster.breakers.max_connections);
-        let permit = permit.ok_or(Failed::Overflow)?;
+        let Some(permit) = permit else {
+            worker.stats.inc(cluster.stats.upstream_cx_overflow);
+            return Err(Failed::Overflow);
+        };
         let context = PickContext {
             destination: Some(downstream.destination),
             avoid: &tried,
             repicks: u32::from(!tried.is_empty()),
             ..PickContext::default()
         };
-        let endpoint = worker.balancers.pick(cluster, &context).ok_or(Failed::NoEndpoint)?;
+        let Some(endpoint) = worker.balancers.pick(cluster, &context) else {
+            worker.stats.inc(cluster.stats.upstream_cx_none_healthy);
+            return Err(Failed::NoEndpoint);
+        };
         let asked = Asked { hostname: &endpoint.hostname, ..Asked::default() };
         let timeout = cluster.connect_timeout;
+        let account =
+            Rc::new(Account { cluster: cluster.clone(), endpoint: endpoint.clone(), shard: worker.stats.clone() });
+        let opened = account.connection(None);
+        let pending = account.pending();
         match attempt(worker, dialer, endpoint.address, timeout, &cluster.transport, asked, entry).await {
-            Ok(Secured { io, tls }) => return Ok(Connected { stream: io, tls, _permit: Some(permit) }),
+            Ok(Secured { io, tls }) => {
+                cluster.report(&endpoint, Outcome::ConnectedOnly);
+                opened.connected();
+                drop(pending);
+                let held = Held { _permit: permit, _request: account.request(), _opened: opened };
+                return Ok(Connected { stream: io, tls, _held: Some(held) });
+            }
             Err(error) => {
+                let timed_out = matches!(error, ConnectError::Timeout);
+                cluster.report(&endpoint, if timed_out { Outcome::TimedOut(504) } else { Outcome::Failed });
+                opened.failed(timed_out);
                 entry.raise(Flag::UpstreamConnectionFailure);
                 if entry.attempts >= attempts {
                     return Err(Failed::Connect(error));

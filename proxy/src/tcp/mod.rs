@@ -35,7 +35,7 @@ pub async fn proxy(
 ) {
     let mut line = Line { worker, logs, entry, copied: Copied::default() };
     let connected = connect::to_target(&line.worker, &downstream, settings, &mut line.entry).await;
-    let Connected { stream: mut upstream, tls, _permit } = match connected {
+    let Connected { stream: mut upstream, tls, _held } = match connected {
         Ok(connected) => connected,
         Err(failed) => {
             line.entry.raise(failed.flag());

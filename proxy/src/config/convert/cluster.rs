@@ -21,7 +21,7 @@ use super::{
 };
 use crate::config::{
     cluster::{
-        AutoNames, Cluster, MergeWindow, Thresholds, UpstreamProtocol, Usage,
+        AutoNames, Breaker, Cluster, MergeWindow, RetryBudget, Thresholds, UpstreamProtocol, Usage,
         balancing::Policy,
         stats::{ClusterStats, HashedBy},
     },
@@ -111,6 +111,7 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         None => MergeWindow::DEFAULT,
         Some(window) => duration(window, &sub(at, "common_lb_config.update_merge_window"))?,
     };
+    let [default_limits, high_limits] = breakers(cx, message.circuit_breakers.as_ref(), &sub(at, "circuit_breakers"))?;
     let zones = cx.local_cluster.is_some().then(|| cx.zones.clone());
     let cluster = Cluster {
         name: message.name.as_str().into(),
@@ -129,8 +130,9 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         http1_trailers: protocol.http1_trailers,
         idle_timeout: protocol.idle_timeout,
         max_requests_per_connection: protocol.max_requests_per_connection,
-        breakers: breakers(cx, message.circuit_breakers.as_ref(), &sub(at, "circuit_breakers"))?,
+        breakers: default_limits,
         usage: Usage::default(),
+        high: Breaker { limits: high_limits, usage: Usage::default() },
         outlier: outlier(cx, message.outlier_detection.as_ref(), &scope, &sub(at, "outlier_detection"))?,
         health: health(cx, &message.health_checks, ignore_new_hosts, &scope, at)?,
         ignore_health_on_removal: message.ignore_health_on_host_removal,
@@ -153,27 +155,38 @@ fn track_remaining(message: &proto::Cluster) -> [bool; 2] {
     })
 }
 
-fn breakers(cx: &mut Context, message: Option<&proto::CircuitBreakers>, at: &str) -> Result<Thresholds, Error> {
-    let mut limits = Thresholds::default();
-    let Some(message) = message else { return Ok(limits) };
+/// The limits of the priorities DEFAULT and HIGH.
+fn breakers(cx: &mut Context, message: Option<&proto::CircuitBreakers>, at: &str) -> Result<[Thresholds; 2], Error> {
+    let mut limits = [None, None];
+    let Some(message) = message else { return Ok(limits.map(Option::unwrap_or_default)) };
     cx.only(message, at, &["thresholds"], &[])?;
     for (index, thresholds) in message.thresholds.iter().enumerate() {
         let at = item(at, "thresholds", index);
-        let supported =
-            ["priority", "max_connections", "max_pending_requests", "max_requests", "max_retries", "track_remaining"];
+        let supported = [
+            "priority",
+            "max_connections",
+            "max_pending_requests",
+            "max_requests",
+            "max_retries",
+            "retry_budget",
+            "track_remaining",
+        ];
         cx.only(thresholds, &at, &supported, &["max_connection_pools"])?;
-        // Envoy takes the first of each priority; every request has the default one.
-        if thresholds.priority() == core::RoutingPriority::Default {
-            limits = Thresholds {
-                max_connections: thresholds.max_connections.unwrap_or(limits.max_connections),
-                max_pending: thresholds.max_pending_requests.unwrap_or(limits.max_pending),
-                max_requests: thresholds.max_requests.unwrap_or(limits.max_requests),
-                max_retries: thresholds.max_retries.unwrap_or(limits.max_retries),
-            };
-            break;
-        }
+        let default = Thresholds::default();
+        // Envoy takes the first of each priority.
+        let of_priority = &mut limits[usize::from(thresholds.priority() == core::RoutingPriority::High)];
+        of_priority.get_or_insert(Thresholds {
+            max_connections: thresholds.max_connections.unwrap_or(default.max_connections),
+            max_pending: thresholds.max_pending_requests.unwrap_or(default.max_pending),
+            max_requests: thresholds.max_requests.unwrap_or(default.max_requests),
+            max_retries: thresholds.max_retries.unwrap_or(default.max_retries),
+            retry_budget: thresholds.retry_budget.as_ref().map(|budget| RetryBudget {
+                percent: budget.budget_percent.as_ref().map_or(20.0, |percent| percent.value),
+                least: budget.min_retry_concurrency.unwrap_or(3),
+            }),
+        });
     }
-    Ok(limits)
+    Ok(limits.map(Option::unwrap_or_default))
 }
 
 /// How HTTP is spoken to a cluster.

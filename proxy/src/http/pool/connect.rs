@@ -14,19 +14,39 @@ use tokio::sync::oneshot;
 
 use super::host::{Connection, Host, Http1, Http2, InUse, PoolError, Room, Want};
 use crate::{
+    cluster::account::Counted,
     http::{executor::LocalExecutor, request_body::RequestBody},
     tls::{self, PeerTls, client::Asked, dial::Secured},
-    wire::io::Io,
+    wire::{dial::ConnectError, io::Io},
 };
+
+/// Dials for a connection that has its room.
+async fn dial_for(want: &Want<'_>, room: &Room) -> Result<Secured, PoolError> {
+    let dialled = dial(want).await;
+    if let Some(counted) = &room.counted {
+        match &dialled {
+            Ok(_) => counted.connected(),
+            Err(error) => counted.failed(matches!(error, PoolError::Connect(ConnectError::Timeout))),
+        }
+    }
+    dialled
+}
 
 async fn dial(want: &Want<'_>) -> Result<Secured, PoolError> {
     // Envoy offers what it is going to speak, unless the configuration says otherwise.
     let protocols: &[&str] = if want.http2 { &["h2"] } else { &["http/1.1"] };
     let asked = Asked { protocols, ..want.asked };
     let cluster = want.cluster;
-    tls::dial::connect(want.dialer, want.address, cluster.connect_timeout, &cluster.transport, asked, want.shard)
-        .await
-        .map_err(PoolError::Connect)
+    tls::dial::connect(
+        want.dialer,
+        want.endpoint.address,
+        cluster.connect_timeout,
+        &cluster.transport,
+        asked,
+        want.shard,
+    )
+    .await
+    .map_err(PoolError::Connect)
 }
 
 fn http1_builder() -> http1::Builder {
@@ -34,10 +54,10 @@ fn http1_builder() -> http1::Builder {
 }
 
 pub(super) async fn connect_http1(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<Http1, PoolError> {
-    let secured = dial(want).await?;
+    let secured = dial_for(want, &room).await?;
     let connection = Connection::new(&secured, room);
-    let (sender, driver) =
-        http1_builder().handshake(TokioIo::new(secured.io)).await.map_err(|_| PoolError::Handshake)?;
+    let io = Counted { io: secured.io, account: host.account.clone() };
+    let (sender, driver) = http1_builder().handshake(TokioIo::new(io)).await.map_err(|_| PoolError::Handshake)?;
     let host = Rc::downgrade(host);
     let shared = Rc::downgrade(&connection);
     let idle_timeout = want.cluster.idle_timeout;
@@ -48,14 +68,25 @@ pub(super) async fn connect_http1(host: &Rc<Host>, want: &Want<'_>, room: Room) 
                 if let Err(error) = ended {
                     tracing::trace!(%error, "upstream connection ended");
                 }
+                // Who still has it has not ended it.
+                if let Some(connection) = shared.upgrade() {
+                    connection.ended_remotely();
+                }
             }
-            () = idle_too_long(&host, &shared, idle_timeout) => {}
+            () = idle_too_long(&host, &shared, idle_timeout) => idled(&host),
         }
         if let Some(host) = host.upgrade() {
             host.idle.borrow_mut().retain(|one| !one.sender.is_closed());
         }
     });
     Ok(Http1 { sender, connection })
+}
+
+/// Counts that a connection of the host was closed for having been idle.
+fn idled(host: &Weak<Host>) {
+    if let Some(account) = host.upgrade().as_ref().and_then(|host| host.account.as_ref()) {
+        account.shard.inc(account.cluster.stats.upstream_cx_idle_timeout);
+    }
 }
 
 /// Resolves when an HTTP/1 connection has been idle for `timeout`, having taken it out of the pool.
@@ -81,14 +112,15 @@ async fn idle_too_long(host: &Weak<Host>, connection: &Weak<Connection>, timeout
 }
 
 pub(super) async fn connect_http2(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<Http2, PoolError> {
-    let secured = dial(want).await?;
+    let secured = dial_for(want, &room).await?;
     let connection = Connection::new(&secured, room);
+    let io = Counted { io: secured.io, account: host.account.clone() };
     let settings = &want.cluster.http2;
     let (sender, mut driver) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)
-        .handshake(TokioIo::new(secured.io))
+        .handshake(TokioIo::new(io))
         .await
         .map_err(|_| PoolError::Handshake)?;
     let limit = settings.max_concurrent_streams as usize;
@@ -112,8 +144,11 @@ pub(super) async fn connect_http2(host: &Rc<Host>, want: &Want<'_>, room: Room) 
                 if let Err(error) = ended {
                     tracing::trace!(%error, "upstream connection ended");
                 }
+                if let Some(connection) = shared.upgrade() {
+                    connection.ended_remotely();
+                }
             }
-            () = shared_idle_too_long(&shared, idle_timeout) => {}
+            () = shared_idle_too_long(&shared, idle_timeout) => idled(&host),
         }
         if let Some(host) = host.upgrade() {
             host.shared.borrow_mut().retain(|two| !two.sender.is_closed());

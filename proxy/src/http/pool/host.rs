@@ -13,7 +13,8 @@ use hyper::client::conn::{http1, http2};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    config::cluster::{Cluster, Gauge},
+    cluster::account::{Account, OpenConnection},
+    config::cluster::{Cluster, Endpoint, Gauge},
     http::request_body::RequestBody,
     telemetry::stats::Shard,
     tls::{PeerTls, client::Asked, dial::Secured},
@@ -34,6 +35,8 @@ pub(super) struct Host {
     pub failure: RefCell<Option<(u64, PoolError)>>,
     /// Connections made or being made.
     pub open: Cell<usize>,
+    /// Where all of it is counted.
+    pub account: Option<Rc<Account>>,
 }
 
 #[derive(Debug)]
@@ -62,7 +65,7 @@ pub(super) struct Connection {
     pub spent: Cell<bool>,
     /// Wakes the task when the connection is spent and idle.
     pub done: tokio::sync::Notify,
-    _room: Room,
+    pub room: Room,
 }
 
 /// A connection's place under its cluster's limit, and at its host. Dropping it lets a request that waits have it.
@@ -70,11 +73,14 @@ pub(super) struct Connection {
 pub(super) struct Room {
     in_use: Option<InUse>,
     host: Weak<Host>,
+    /// Counts the connection.
+    pub counted: Option<OpenConnection>,
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
         self.in_use = None;
+        self.counted = None;
         if let Some(host) = self.host.upgrade() {
             host.open.set(host.open.get() - 1);
             host.wake_one();
@@ -136,7 +142,7 @@ impl PoolError {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::http) struct Want<'a> {
     pub cluster: &'a Arc<Cluster>,
-    pub address: SocketAddr,
+    pub endpoint: &'a Arc<Endpoint>,
     pub dialer: &'a Dialer,
     pub scope: &'a PoolScope,
     pub http2: bool,
@@ -149,14 +155,23 @@ pub(in crate::http) struct Want<'a> {
 impl Host {
     /// Room for one more connection. A host without any has it in any case: the limit is shared with other hosts and
     /// other workers, whose connections ending would wake nobody here.
-    pub fn room(self: &Rc<Self>, cluster: &Cluster) -> Option<Room> {
+    pub fn room(self: &Rc<Self>, cluster: &Cluster, http2: bool) -> Option<Room> {
         let gauge = &cluster.usage.connections;
         let in_use = match self.open.get() {
             0 => InUse::regardless(gauge),
-            _ => InUse::take(gauge, cluster.breakers.max_connections)?,
+            _ => match InUse::take(gauge, cluster.breakers.max_connections) {
+                Some(in_use) => in_use,
+                None => {
+                    if let Some(account) = &self.account {
+                        account.shard.inc(cluster.stats.upstream_cx_overflow);
+                    }
+                    return None;
+                }
+            },
         };
         self.open.set(self.open.get() + 1);
-        Some(Room { in_use: Some(in_use), host: Rc::downgrade(self) })
+        let counted = self.account.as_ref().map(|account| account.connection(Some(http2)));
+        Some(Room { in_use: Some(in_use), host: Rc::downgrade(self), counted })
     }
 
     pub fn offer(&self, one: Http1) {
@@ -256,6 +271,28 @@ impl Drop for Connecting<'_> {
 }
 
 impl Connection {
+    /// Another request goes over it.
+    pub fn use_once(&self) {
+        self.requests.set(self.requests.get() + 1);
+        if let Some(counted) = &self.room.counted {
+            counted.requests.set(self.requests.get());
+        }
+    }
+
+    /// The other side has ended it.
+    pub fn ended_remotely(&self) {
+        if let Some(counted) = &self.room.counted {
+            counted.remote.set(true);
+        }
+    }
+
+    /// It ends while a request is under way.
+    pub fn interrupt(&self) {
+        if let Some(counted) = &self.room.counted {
+            counted.interrupted.set(true);
+        }
+    }
+
     pub fn new(secured: &Secured, room: Room) -> Rc<Self> {
         Rc::new(Self {
             local: secured.io.local_addr().ok(),
@@ -266,7 +303,7 @@ impl Connection {
             max_streams: Cell::new(usize::MAX),
             spent: Cell::new(false),
             done: tokio::sync::Notify::new(),
-            _room: room,
+            room,
         })
     }
 }
@@ -296,12 +333,12 @@ mod tests {
         let host = Rc::new(Host::default());
         let mut cluster = Cluster::fixed("c", Default::default());
         cluster.breakers.max_connections = 1;
-        let room = host.room(&cluster).unwrap();
-        assert!(host.room(&cluster).is_none());
+        let room = host.room(&cluster, false).unwrap();
+        assert!(host.room(&cluster, false).is_none());
         let mut waiting = wait(&host);
         drop(room);
         assert!(matches!(waiting.given.try_recv(), Ok(None)));
-        assert!(host.room(&cluster).is_some());
+        assert!(host.room(&cluster, false).is_some());
     }
 
     #[test]
@@ -309,8 +346,8 @@ mod tests {
         let mut cluster = Cluster::fixed("c", Default::default());
         cluster.breakers.max_connections = 1;
         let (one, other) = (Rc::new(Host::default()), Rc::new(Host::default()));
-        let _rooms = (one.room(&cluster).unwrap(), other.room(&cluster).unwrap());
-        assert!(one.room(&cluster).is_none() && other.room(&cluster).is_none());
+        let _rooms = (one.room(&cluster, false).unwrap(), other.room(&cluster, false).unwrap());
+        assert!(one.room(&cluster, false).is_none() && other.room(&cluster, false).is_none());
         assert_eq!(cluster.usage.connections.load(Relaxed), 2);
     }
 }

@@ -28,7 +28,11 @@ use self::{
     host::{Connecting, Host, Http1, Http2, Waiting},
 };
 use super::request_body::RequestBody;
-use crate::{tls::PeerTls, wire::dial::PoolScope};
+use crate::{
+    cluster::account::{Account, ActiveRequest},
+    tls::PeerTls,
+    wire::dial::PoolScope,
+};
 
 /// Connections of this worker.
 #[derive(Debug, Default)]
@@ -84,6 +88,8 @@ impl Equivalent<Key> for KeyRef<'_> {
 pub struct Lease {
     sender: Sender,
     host: Weak<Host>,
+    /// Counts the request.
+    _active: Option<ActiveRequest>,
     max_requests: u32,
     pub(super) reused: bool,
 }
@@ -138,6 +144,8 @@ impl Lease {
             let spent = self.max_requests > 0 && one.connection.requests.get() >= self.max_requests;
             if !spent && !one.sender.is_closed() {
                 host.offer(one);
+            } else if let Some(account) = host.account.as_ref().filter(|_| spent) {
+                account.shard.inc(account.cluster.stats.upstream_cx_max_requests);
             }
         }
     }
@@ -147,7 +155,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         match &mut self.sender {
             // Not released: dropping the sender closes the connection, and somebody else may open one.
-            Sender::Http1(_) => {}
+            Sender::Http1(one) => {
+                if let Some(one) = one {
+                    one.connection.interrupt();
+                }
+            }
             Sender::Http2(two) => {
                 let connection = &two.connection;
                 connection.active.set(connection.active.get() - 1);
@@ -175,8 +187,11 @@ impl Pools {
     fn host(&self, want: &Want<'_>) -> Rc<Host> {
         let mut hosts = self.hosts.borrow_mut();
         let server_name = want.asked.server_name;
-        let key = KeyRef { cluster: &want.cluster.name, address: want.address, scope: want.scope, server_name };
-        if let Some(host) = hosts.get(&key) {
+        let key =
+            KeyRef { cluster: &want.cluster.name, address: want.endpoint.address, scope: want.scope, server_name };
+        if let Some(host) = hosts.get(&key)
+            && host.account.as_ref().is_some_and(|account| Arc::ptr_eq(&account.endpoint.host, &want.endpoint.host))
+        {
             return host.clone();
         }
         // Endpoints come and go: forget those without connections and users.
@@ -185,19 +200,24 @@ impl Pools {
         }
         let key = Key {
             cluster: want.cluster.name.clone(),
-            address: want.address,
+            address: want.endpoint.address,
             scope: want.scope.clone(),
             server_name: server_name.map(Arc::from),
         };
-        hosts.entry(key).insert(Rc::default()).get().clone()
+        let account =
+            Account { cluster: want.cluster.clone(), endpoint: want.endpoint.clone(), shard: want.shard.clone() };
+        let host = Rc::new(Host { account: Some(Rc::new(account)), ..Host::default() });
+        hosts.insert(key, host.clone());
+        host
     }
 }
 
 async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolError> {
     let lease = |one: Http1, reused: bool| {
-        one.connection.requests.set(one.connection.requests.get() + 1);
+        one.connection.use_once();
         Lease {
             sender: Sender::Http1(Some(one)),
+            _active: host.account.as_ref().map(Account::request),
             host: Rc::downgrade(host),
             max_requests: want.cluster.max_requests_per_connection,
             reused,
@@ -213,9 +233,10 @@ async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
         }
         if pending.is_none() {
             let limits = &want.cluster.breakers;
-            pending = Some(InUse::take(&want.cluster.usage.pending, limits.max_pending).ok_or(PoolError::Overflow)?);
+            let place = InUse::take(&want.cluster.usage.pending, limits.max_pending).ok_or(PoolError::Overflow)?;
+            pending = Some((place, host.account.as_ref().map(Account::pending)));
         }
-        match host.room(want.cluster) {
+        match host.room(want.cluster, false) {
             Some(room) => return Ok(lease(connect_http1(host, want, room).await?, false)),
             None => {
                 let (waiter, given) = oneshot::channel();
@@ -235,17 +256,19 @@ async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
         if let Some(two) = host.shared() {
             let connection = &two.connection;
             let reused = connection.requests.get() > 0;
-            connection.requests.set(connection.requests.get() + 1);
+            connection.use_once();
             connection.active.set(connection.active.get() + 1);
             let max_requests = want.cluster.max_requests_per_connection;
             if max_requests > 0 && connection.requests.get() >= max_requests {
                 connection.spent.set(true);
             }
-            return Ok(Lease { sender: Sender::Http2(two), host: Rc::downgrade(host), max_requests, reused });
+            let _active = host.account.as_ref().map(Account::request);
+            return Ok(Lease { sender: Sender::Http2(two), _active, host: Rc::downgrade(host), max_requests, reused });
         }
         if pending.is_none() {
             let limit = want.cluster.breakers.max_pending;
-            pending = Some(InUse::take(&want.cluster.usage.pending, limit).ok_or(PoolError::Overflow)?);
+            let place = InUse::take(&want.cluster.usage.pending, limit).ok_or(PoolError::Overflow)?;
+            pending = Some((place, host.account.as_ref().map(Account::pending)));
         }
         if host.connecting.get() {
             // One attempt serves all who wait, and fails all; who comes too late for its streams makes the next.
@@ -256,7 +279,7 @@ async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
                 _ => continue,
             }
         }
-        let room = host.room(want.cluster).ok_or(PoolError::Overflow)?;
+        let room = host.room(want.cluster, true).ok_or(PoolError::Overflow)?;
         let _connecting = Connecting::new(host);
         match connect_http2(host, want, room).await {
             Ok(two) => host.shared.borrow_mut().push(Rc::new(two)),

@@ -1,0 +1,220 @@
+//! What is counted of one endpoint: connections and requests, on the worker's shard and on the host.
+
+use std::{
+    cell::Cell,
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+use crate::{
+    cluster::outlier::Outcome,
+    config::cluster::{Cluster, Endpoint},
+    telemetry::stats::Shard,
+    wire::io::Io,
+};
+
+/// Where the connections and requests of one endpoint are counted.
+#[derive(Debug)]
+pub struct Account {
+    /// The endpoint's cluster.
+    pub cluster: Arc<Cluster>,
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// The worker's counters.
+    pub shard: Shard,
+}
+
+/// A request that has a connection, until it is dropped.
+#[derive(Debug)]
+pub struct ActiveRequest(Rc<Account>);
+
+/// A request that waits for a connection, until it is dropped.
+#[derive(Debug)]
+pub struct PendingRequest(Rc<Account>);
+
+/// A connection that is being made or made, until it is dropped.
+#[derive(Debug)]
+pub struct OpenConnection {
+    account: Rc<Account>,
+    began: Instant,
+    /// The other side ended it.
+    pub remote: Cell<bool>,
+    /// A request was under way when it ended.
+    pub interrupted: Cell<bool>,
+    /// Requests so far.
+    pub requests: Cell<u32>,
+}
+
+impl Account {
+    /// A request has a connection.
+    pub fn request(self: &Rc<Self>) -> ActiveRequest {
+        let (stats, host) = (&self.cluster.stats, &self.endpoint.host.stats);
+        self.shard.inc(stats.upstream_rq_total);
+        self.shard.gauge_add(stats.upstream_rq_active, 1);
+        host.rq_total.fetch_add(1, Relaxed);
+        host.rq_active.fetch_add(1, Relaxed);
+        if self.cluster.outlier.as_ref().is_some_and(|detector| detector.settings.split) {
+            self.cluster.report(&self.endpoint, Outcome::Connected);
+        }
+        ActiveRequest(self.clone())
+    }
+
+    /// A request waits for a connection.
+    pub fn pending(self: &Rc<Self>) -> PendingRequest {
+        self.shard.inc(self.cluster.stats.upstream_rq_pending_total);
+        self.shard.gauge_add(self.cluster.stats.upstream_rq_pending_active, 1);
+        PendingRequest(self.clone())
+    }
+
+    /// A connection is being made: HTTP/2, HTTP/1 or neither.
+    pub fn connection(self: &Rc<Self>, http2: Option<bool>) -> OpenConnection {
+        let (stats, host) = (&self.cluster.stats, &self.endpoint.host.stats);
+        self.shard.inc(stats.upstream_cx_total);
+        match http2 {
+            Some(true) => self.shard.inc(stats.upstream_cx_http2_total),
+            Some(false) => self.shard.inc(stats.upstream_cx_http1_total),
+            None => {}
+        }
+        self.shard.gauge_add(stats.upstream_cx_active, 1);
+        host.cx_total.fetch_add(1, Relaxed);
+        host.cx_active.fetch_add(1, Relaxed);
+        if !self.cluster.has_traffic.load(Relaxed) {
+            self.cluster.has_traffic.store(true, Relaxed);
+        }
+        OpenConnection {
+            account: self.clone(),
+            began: Instant::now(),
+            remote: Cell::new(false),
+            interrupted: Cell::new(false),
+            requests: Cell::new(0),
+        }
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        let account = &self.0;
+        account.shard.gauge_add(account.cluster.stats.upstream_rq_active, -1);
+        account.endpoint.host.stats.rq_active.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for PendingRequest {
+    fn drop(&mut self) {
+        self.0.shard.gauge_add(self.0.cluster.stats.upstream_rq_pending_active, -1);
+    }
+}
+
+impl OpenConnection {
+    /// It has been made.
+    pub fn connected(&self) {
+        let account = &self.account;
+        account.shard.record(account.cluster.stats.upstream_cx_connect_ms, millis(self.began));
+    }
+
+    /// It could not be made.
+    pub fn failed(&self, timed_out: bool) {
+        let account = &self.account;
+        self.remote.set(!timed_out);
+        account.shard.inc(account.cluster.stats.upstream_cx_connect_fail);
+        if timed_out {
+            account.shard.inc(account.cluster.stats.upstream_cx_connect_timeout);
+        }
+        account.endpoint.host.stats.cx_connect_fail.fetch_add(1, Relaxed);
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let Account { cluster, endpoint, shard } = &*self.account;
+        let stats = &cluster.stats;
+        shard.gauge_add(stats.upstream_cx_active, -1);
+        endpoint.host.stats.cx_active.fetch_sub(1, Relaxed);
+        shard.record(stats.upstream_cx_length_ms, millis(self.began));
+        if self.requests.get() > 0 {
+            shard.record(stats.upstream_rq_per_cx, u64::from(self.requests.get()));
+        }
+        shard.inc(stats.upstream_cx_destroy);
+        let remote = self.remote.get();
+        shard.inc(if remote { stats.upstream_cx_destroy_remote } else { stats.upstream_cx_destroy_local });
+        if self.interrupted.get() {
+            shard.inc(stats.upstream_cx_destroy_with_active_rq);
+            shard.inc(if remote {
+                stats.upstream_cx_destroy_remote_with_active_rq
+            } else {
+                stats.upstream_cx_destroy_local_with_active_rq
+            });
+        }
+    }
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A connection whose bytes are counted.
+#[derive(Debug)]
+pub struct Counted {
+    /// The connection.
+    pub io: Io,
+    /// Where.
+    pub account: Option<Rc<Account>>,
+}
+
+impl Counted {
+    fn written(&self, bytes: usize) {
+        if let Some(account) = &self.account {
+            account.shard.add(account.cluster.stats.upstream_cx_tx_bytes_total, bytes as u64);
+        }
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        if let Some(account) = &self.account {
+            let read = buffer.filled().len() - before;
+            account.shard.add(account.cluster.stats.upstream_cx_rx_bytes_total, read as u64);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        self.written(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
+        self.written(written);
+        Poll::Ready(Ok(written))
+    }
+}

@@ -1,0 +1,70 @@
+//! Circuit breakers: limits in force, and the gauges that show them.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::config::cluster::{Breaker, Cluster, Thresholds, Usage};
+
+/// Connection pools are not limited: what is left of the limit is everything, as in Envoy.
+const UNLIMITED: u64 = u64::MAX;
+
+impl Cluster {
+    /// How many retries may be under way: a fixed number, or a share of the requests.
+    pub fn retry_limit(&self) -> u32 {
+        retry_limit(&self.breakers, &self.usage)
+    }
+
+    /// Sets the gauges `circuit_breakers.*`: they are computed when somebody reads them.
+    pub fn publish_breakers(&self) {
+        let Breaker { limits, usage } = &self.high;
+        for (index, (limits, usage)) in [(&self.breakers, &self.usage), (limits, usage)].into_iter().enumerate() {
+            let (names, remaining) = (&self.stats.breakers[index], &self.stats.remaining[index]);
+            let retries = retry_limit(limits, usage);
+            let parts = [
+                (names.cx_open, &usage.connections, limits.max_connections),
+                (names.rq_pending_open, &usage.pending, limits.max_pending),
+                (names.rq_open, &usage.requests, limits.max_requests),
+                (names.rq_retry_open, &usage.retries, retries),
+            ];
+            for (gauge, used, limit) in parts {
+                self.stats.set(gauge, u64::from(used.load(Relaxed) >= limit));
+            }
+            self.stats.set(names.cx_pool_open, 0);
+            if let Some(names) = remaining {
+                let left = |index: usize| u64::from(parts[index].2.saturating_sub(parts[index].1.load(Relaxed)));
+                self.stats.set(names.remaining_cx, left(0));
+                self.stats.set(names.remaining_pending, left(1));
+                self.stats.set(names.remaining_rq, left(2));
+                self.stats.set(names.remaining_retries, left(3));
+                self.stats.set(names.remaining_cx_pools, UNLIMITED);
+            }
+        }
+    }
+}
+
+fn retry_limit(limits: &Thresholds, usage: &Usage) -> u32 {
+    match limits.retry_budget {
+        None => limits.max_retries,
+        Some(budget) => {
+            let busy = usage.requests.load(Relaxed).saturating_add(usage.pending.load(Relaxed));
+            let share = f64::from(busy) * budget.percent / 100.0;
+            (share as u32).max(budget.least)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::cluster::{EndpointSet, RetryBudget};
+
+    #[test]
+    fn a_budget_is_a_share_of_requests_with_a_floor() {
+        let mut cluster = Cluster::fixed("c", EndpointSet::default());
+        assert_eq!(cluster.retry_limit(), 3);
+        cluster.breakers.retry_budget = Some(RetryBudget { percent: 20.0, least: 3 });
+        assert_eq!(cluster.retry_limit(), 3);
+        cluster.usage.requests.store(90, Relaxed);
+        cluster.usage.pending.store(10, Relaxed);
+        assert_eq!(cluster.retry_limit(), 20);
+    }
+}

@@ -1,0 +1,90 @@
+//! What requests add to the statistics of their cluster and host, and to outlier detection.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::{timers::Expired, upstream::Failure};
+use crate::{
+    cluster::Outcome,
+    config::cluster::{Cluster, Endpoint, stats::Response},
+    telemetry::stats::Shard,
+};
+
+/// How an attempt ended.
+pub(super) enum Ended<'a> {
+    Response(StatusCode, &'a HeaderMap),
+    Failed(&'a Failure),
+    Expired(Expired),
+}
+
+/// Takes note of how an attempt at an endpoint ended.
+pub(super) fn attempt(cluster: &Cluster, endpoint: &Endpoint, shard: &Shard, ended: Ended<'_>) {
+    let (stats, host) = (&cluster.stats, &endpoint.host.stats);
+    match ended {
+        Ended::Response(status, headers) => {
+            let code = headers.get("grpc-status").and_then(grpc_as_http).unwrap_or(status.as_u16());
+            cluster.report(endpoint, Outcome::Response(code));
+            let counter = if status.is_server_error() { &host.rq_error } else { &host.rq_success };
+            counter.fetch_add(1, Relaxed);
+        }
+        Ended::Failed(Failure::Downstream) => {}
+        Ended::Failed(failure) => {
+            match failure {
+                Failure::Overflow => shard.inc(stats.upstream_rq_pending_overflow),
+                Failure::Reset | Failure::RefusedStream => shard.inc(stats.upstream_rq_rx_reset),
+                Failure::Protocol => shard.inc(stats.upstream_cx_protocol_error),
+                _ => {}
+            }
+            cluster.report(endpoint, Outcome::Failed);
+            if !matches!(failure, Failure::Overflow) {
+                host.rq_error.fetch_add(1, Relaxed);
+            }
+        }
+        Ended::Expired(Expired::PerTry) => {
+            shard.inc(stats.upstream_rq_per_try_timeout);
+            timed_out(cluster, endpoint);
+        }
+        Ended::Expired(Expired::Global) => {
+            shard.inc(stats.upstream_rq_timeout);
+            timed_out(cluster, endpoint);
+        }
+        Ended::Expired(_) => {}
+    }
+}
+
+fn timed_out(cluster: &Cluster, endpoint: &Endpoint) {
+    cluster.report(endpoint, Outcome::TimedOut(StatusCode::GATEWAY_TIMEOUT.as_u16()));
+    endpoint.host.stats.rq_timeout.fetch_add(1, Relaxed);
+    endpoint.host.stats.rq_error.fetch_add(1, Relaxed);
+}
+
+/// Whether the client is known to be internal: what `x-envoy-internal` says.
+pub(super) fn is_internal(headers: &HeaderMap) -> bool {
+    headers.get("x-envoy-internal").is_some_and(|value| value == "true")
+}
+
+/// Takes note of what a client is answered by way of a cluster.
+pub(super) fn answer(cluster: &Cluster, shard: &Shard, status: StatusCode, internal: bool, canary: bool) {
+    cluster.stats.charge(shard, Response { code: status.as_u16(), internal, canary });
+}
+
+/// The HTTP status that a gRPC status stands for.
+fn grpc_as_http(status: &HeaderValue) -> Option<u16> {
+    const CODES: [u16; 17] = [200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401];
+    CODES.get(status.to_str().ok()?.parse::<usize>().ok()?).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_statuses_count_as_http_ones() {
+        let code = |status: &'static str| grpc_as_http(&HeaderValue::from_static(status));
+        assert_eq!(
+            [code("0"), code("14"), code("4"), code("99"), code("x")],
+            [Some(200), Some(503), Some(504), None, None]
+        );
+    }
+}
