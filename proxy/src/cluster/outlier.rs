@@ -140,6 +140,7 @@ impl Cluster {
             }
             self.stats.set(stats.active, u64::from(detector.ejected.load(Relaxed)));
             tracing::info!(cluster = %self.name, host = %endpoint.address, why = kind.name(), "ejected");
+            endpoint.host.failed.notify_waiters();
             self.changed();
         }
         if let Some(log) = &detector.log {

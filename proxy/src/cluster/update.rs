@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 
 use super::{balance, clock};
 use crate::config::cluster::{
-    AssignmentPolicy, Cluster, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights,
+    AssignmentPolicy, Cluster, Discovery, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights,
 };
 
 impl Cluster {
@@ -61,7 +61,8 @@ impl Cluster {
         for endpoint in endpoints.iter() {
             endpoint.host.set(self.new_host(endpoint).flags());
         }
-        if endpoints.iter().next().is_some() {
+        // Envoy counts the priorities one by one.
+        for _ in endpoints.priorities().iter().filter(|priority| !priority.endpoints.is_empty()) {
             self.stats.inc(self.stats.membership_change);
         }
         self.count_members();
@@ -169,7 +170,9 @@ impl Cluster {
         self.stats.set(self.stats.membership_degraded, degraded);
         self.stats.set(self.stats.membership_excluded, excluded);
         self.stats.set(self.stats.membership_total, all);
-        self.stats.set(self.stats.max_host_weight, u64::from(most));
+        if self.discovery != Discovery::Static {
+            self.stats.set(self.stats.max_host_weight, u64::from(most));
+        }
         if let Some(check) = &self.health {
             let count = |flags: HealthFlags, set: bool| {
                 endpoints.iter().filter(|endpoint| endpoint.host.flags().any(flags) == set).count() as u64

@@ -19,6 +19,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use socket2::TcpKeepalive;
 use tokio::sync::watch;
 
 pub use self::merge::MergeWindow;
@@ -70,6 +71,10 @@ pub struct Cluster {
     pub http1_trailers: bool,
     /// Close a pooled connection unused for so long; none: never.
     pub idle_timeout: Option<Duration>,
+    /// Take a pooled connection out of use after so long; none: never.
+    pub max_connection_duration: Option<Duration>,
+    /// What the kernel does about connections that are silent; none: nothing.
+    pub tcp_keepalive: Option<TcpKeepalive>,
     /// Requests per connection, 0: any number.
     pub max_requests_per_connection: u32,
     /// Limits of the priority DEFAULT.
@@ -278,6 +283,8 @@ impl Cluster {
             http2: Http2::default(),
             http1_trailers: false,
             idle_timeout: Some(Self::DEFAULT_IDLE),
+            max_connection_duration: None,
+            tcp_keepalive: None,
             max_requests_per_connection: 0,
             breakers: Thresholds::default(),
             usage: Usage::default(),

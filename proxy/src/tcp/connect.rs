@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
+
 use crate::{
     cluster::{
         Outcome, PickContext,
@@ -140,7 +142,14 @@ async fn to_cluster(
         match attempt(worker, dialer, endpoint.address, timeout, &cluster.transport, asked, entry).await {
             Ok(Secured { io, tls }) => {
                 cluster.report(&endpoint, Outcome::ConnectedOnly);
+                if let Some(keepalive) = &cluster.tcp_keepalive
+                    && let Err(error) = SockRef::from(io.tcp()).set_tcp_keepalive(keepalive)
+                {
+                    tracing::debug!(%error, "TCP keepalive could not be set");
+                }
                 opened.connected();
+                // However it ends: the connection is the request.
+                opened.interrupted.set(true);
                 drop(pending);
                 let held = Held { _permit: permit, _request: account.request(), _opened: opened };
                 return Ok(Connected { stream: io, tls, _held: Some(held) });

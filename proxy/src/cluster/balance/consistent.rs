@@ -276,4 +276,36 @@ mod tests {
         let second = table.choose(1, 0, 4).unwrap();
         assert_ne!(first.address, second.address);
     }
+
+    /// The last digits of the ports that Envoy 1.40 chose for the header values key0, key1, ... among 127.0.0.1:19402,
+    /// :19403 and :19404 with the weights 1, 1 and 3, on a ring of at least 100 entries.
+    const RING: &str =
+        "4242243243422423442444444224443443244442424444434244442243244444442424322344243324223434242224234422";
+    /// The same by Maglev's table of the default size.
+    const TABLE: &str =
+        "4442344444333324223444444333442433442444222242343444432344332444433444342334444242443244224442433424";
+
+    fn chosen(policy: &Policy) -> String {
+        let hosts = [(19402, 0.2), (19403, 0.2), (19404, 0.6)]
+            .map(|(port, share)| Weighted { endpoint: Arc::new(Endpoint::at(([127, 0, 0, 1], port).into())), share });
+        let consistent = Consistent::new(policy, hosts.into()).unwrap();
+        let choose = |index: usize| {
+            let hash = xxh64(format!("key{index}").as_bytes(), 0);
+            consistent.choose(hash, 0, 0).unwrap().address.port()
+        };
+        (0..100).map(|index| (choose(index) % 10).to_string()).collect()
+    }
+
+    #[test]
+    fn choices_are_envoys() {
+        let ring = RingHash {
+            minimum: 100,
+            maximum: RingHash::DEFAULT_MAXIMUM,
+            function: HashFunction::Xx,
+            hashing: Hashing::default(),
+        };
+        assert_eq!(chosen(&Policy::RingHash(ring)), RING);
+        let maglev = Maglev { table_size: Maglev::DEFAULT_TABLE_SIZE, hashing: Hashing::default() };
+        assert_eq!(chosen(&Policy::Maglev(maglev)), TABLE);
+    }
 }

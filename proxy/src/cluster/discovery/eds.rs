@@ -1,21 +1,29 @@
 //! Endpoints from files of load assignments, read again when they are replaced.
+//!
+//! Looking at a file twice a second needs no permission and sees every way of replacing it.
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
+    sync::Weak,
+    time::{Duration, SystemTime},
 };
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use prost::Message;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use weir_proto::envoy::{config::endpoint::v3::ClusterLoadAssignment, service::discovery::v3::DiscoveryResponse};
 
-use crate::config::{
-    self,
-    cluster::{Cluster, Discovery, EdsFile},
+use crate::{
+    cluster::hash::xxh64,
+    config::{
+        self,
+        cluster::{Cluster, Discovery, EdsFile},
+    },
 };
 
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_millis(500);
 /// The message that such a file holds resources of.
 const TYPE: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
 
@@ -30,56 +38,61 @@ enum Refused {
     Content(config::Error),
 }
 
-/// Reads a cluster's file, and reads it again when it or its directory changes, until the cluster is gone. Says when it
+/// Reads a cluster's file, and reads it again when it changes, until the cluster is gone. Says when it
 /// has read it first.
 pub(in crate::cluster) async fn follow(cluster: Weak<Cluster>, answered: oneshot::Sender<()>) {
     let mut answered = Some(answered);
-    let changed = Arc::new(Notify::new());
     let Some(file) = cluster.upgrade().and_then(|cluster| match &cluster.discovery {
         Discovery::Eds(file) => Some(file.clone()),
         _ => None,
     }) else {
         return;
     };
-    // Watched before it is read: no change is missed.
-    let _watcher = match watcher(&file, changed.clone()) {
-        Ok(watcher) => Some(watcher),
-        Err(error) => {
-            tracing::error!(path = %file.path.display(), %error, "changes of the endpoints' file are not noticed");
-            None
+    let mut seen = None;
+    if let Some(cluster) = cluster.upgrade() {
+        // Known before they count anything, as in Envoy.
+        let scope = &cluster.stats.scope;
+        for name in ["init_fetch_timeout", "update_rejected"] {
+            scope.counter(name);
         }
-    };
+    }
     loop {
         {
             let Some(cluster) = cluster.upgrade() else { return };
-            update(&cluster, &file);
+            let now = Version::of(&file.path);
+            if seen != Some(now) {
+                update(&cluster, &file);
+                seen = Some(now);
+            }
         }
         if let Some(answered) = answered.take() {
             // Nobody waits any more: that is fine.
             let _ = answered.send(());
         }
-        changed.notified().await;
+        tokio::time::sleep(LOOK).await;
     }
 }
 
-fn watcher(file: &EdsFile, changed: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
-    let directory = file.watched.as_deref().or_else(|| file.path.parent()).unwrap_or(Path::new("."));
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // As Envoy: a file is replaced by renaming another one to its name.
-        if event.is_ok_and(|event| matches!(event.kind, notify::EventKind::Modify(notify::event::ModifyKind::Name(_))))
-        {
-            changed.notify_one();
-        }
-    })?;
-    watcher.watch(directory, RecursiveMode::NonRecursive)?;
-    Ok(watcher)
+/// What tells a file from its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version(Option<(u64, i64, i64, u64)>);
+
+impl Version {
+    fn of(path: &Path) -> Self {
+        let found = fs::metadata(path).ok();
+        Self(found.map(|found| (found.ino(), found.mtime(), found.mtime_nsec(), found.size())))
+    }
 }
 
 fn update(cluster: &Cluster, file: &EdsFile) {
-    cluster.stats.inc(cluster.stats.update_attempt);
+    let (stats, scope) = (&cluster.stats, &cluster.stats.scope);
+    stats.inc(stats.update_attempt);
     match load(cluster, file) {
-        Ok(Some(assignment)) => {
-            cluster.stats.inc(cluster.stats.update_success);
+        Ok(Some((assignment, version))) => {
+            stats.inc(stats.update_success);
+            stats.set(stats.version, xxh64(version.as_bytes(), 0));
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            stats.set(scope.gauge("update_time"), u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
             let changed = assignment.apply(cluster);
             if !changed {
                 cluster.stats.inc(cluster.stats.update_no_rebuild);
@@ -92,13 +105,16 @@ fn update(cluster: &Cluster, file: &EdsFile) {
         }
         Err(refused) => {
             // The endpoints that there are stay.
-            cluster.stats.inc(cluster.stats.update_failure);
+            stats.inc(match refused {
+                Refused::Content(_) => scope.counter("update_rejected"),
+                _ => stats.update_failure,
+            });
             tracing::warn!(cluster = %cluster.name, %refused, "endpoints are refused");
         }
     }
 }
 
-fn load(cluster: &Cluster, file: &EdsFile) -> Result<Option<config::convert::Endpoints>, Refused> {
+fn load(cluster: &Cluster, file: &EdsFile) -> Result<Option<(config::convert::Endpoints, String)>, Refused> {
     let path = || file.path.to_path_buf();
     let bytes = fs::read(&file.path).map_err(|error| Refused::Read { path: path(), error })?;
     let syntax = |why: String| Refused::Syntax { path: path(), why };
@@ -116,7 +132,8 @@ fn load(cluster: &Cluster, file: &EdsFile) -> Result<Option<config::convert::End
         }
         let message = ClusterLoadAssignment::decode(&*any.value).map_err(|error| syntax(format!("{at}: {error}")))?;
         if *message.cluster_name == *file.service {
-            return config::convert::load_assignment(&message, &at).map(Some).map_err(Refused::Content);
+            let assignment = config::convert::load_assignment(&message, &at).map_err(Refused::Content)?;
+            return Ok(Some((assignment, response.version_info)));
         }
     }
     tracing::debug!(cluster = %cluster.name, "the file has no endpoints for it");

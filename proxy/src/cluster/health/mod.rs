@@ -176,6 +176,9 @@ fn apply(
         }
         tracing::info!(cluster = %cluster.name, host = %endpoint.address, health = ?now.health(), ?checked, "health changed");
         cluster.changed();
+        if !was.any(HealthFlags::FAILED_ACTIVE) && now.any(HealthFlags::FAILED_ACTIVE) {
+            host.failed.notify_waiters();
+        }
         let leaves = now.any(HealthFlags::PENDING_REMOVAL) && now.any(HealthFlags::FAILED_ACTIVE);
         if leaves {
             cluster.drop_pending();

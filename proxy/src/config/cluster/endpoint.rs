@@ -146,7 +146,8 @@ impl EndpointSet {
         local: Option<&Locality>,
         policy: AssignmentPolicy,
     ) -> Self {
-        let mut priorities: Vec<Priority> = Vec::new();
+        // There is always a first priority, if an empty one.
+        let mut priorities = vec![Priority::default()];
         for endpoint in endpoints {
             let number = endpoint.template.priority;
             let index = usize::try_from(number).unwrap_or_default();

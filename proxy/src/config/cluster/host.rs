@@ -8,6 +8,8 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
+use tokio::sync::Notify;
+
 /// Reasons why a host is not used, or only as the last choice; Envoy's `HealthFlag`s with the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HealthFlags(u32);
@@ -100,6 +102,8 @@ pub struct Host {
     flags: AtomicU32,
     /// When it was last found healthy, in milliseconds of [`clock`](crate::cluster::clock); slow start counts from it.
     pub healthy_since: AtomicU64,
+    /// Told when it becomes unhealthy: pools close its connections once no request uses them.
+    pub failed: Notify,
     /// Counted by workers, shown by `/clusters`.
     pub stats: HostStats,
     /// What outlier detection remembers.
@@ -190,6 +194,7 @@ impl Host {
         Self {
             flags: AtomicU32::new(flags.0),
             healthy_since: AtomicU64::new(0),
+            failed: Notify::new(),
             stats: HostStats::default(),
             outlier: Monitor::default(),
         }

@@ -227,6 +227,8 @@ pub struct ClusterStats {
     pub retry: Responses,
     shared: Shared,
     store: Option<Store>,
+    /// Keep names that are registered in scopes of their own.
+    _scopes: Vec<Scope>,
 }
 
 impl fmt::Debug for ClusterStats {
@@ -281,6 +283,7 @@ impl ClusterStats {
             shared: store.as_ref().map(Store::shared).unwrap_or_default(),
             store,
             scope,
+            _scopes: breakers.into(),
         }
     }
 

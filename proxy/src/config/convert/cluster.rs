@@ -6,6 +6,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use socket2::TcpKeepalive;
 use tokio::sync::watch;
 use weir_proto::envoy::{
     config::{cluster::v3 as proto, core::v3 as core},
@@ -129,6 +130,8 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         http2: protocol.http2,
         http1_trailers: protocol.http1_trailers,
         idle_timeout: protocol.idle_timeout,
+        max_connection_duration: protocol.max_connection_duration,
+        tcp_keepalive: keepalive(cx, message.upstream_connection_options.as_ref(), at)?,
         max_requests_per_connection: protocol.max_requests_per_connection,
         breakers: default_limits,
         usage: Usage::default(),
@@ -195,6 +198,7 @@ struct Protocol {
     http2: Http2,
     http1_trailers: bool,
     idle_timeout: Option<Duration>,
+    max_connection_duration: Option<Duration>,
     max_requests_per_connection: u32,
     auto_names: Option<AutoNames>,
 }
@@ -217,6 +221,7 @@ fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Prot
         http2: http2(cx, old_http2, &sub(at, "http2_protocol_options"))?,
         http1_trailers: http1.is_some_and(|options| options.enable_trailers),
         idle_timeout: idle(cx, common, &sub(at, "common_http_protocol_options"))?,
+        max_connection_duration: lifetime(common, &sub(at, "common_http_protocol_options"))?,
         max_requests_per_connection: max_requests
             .or(common.and_then(|common| common.max_requests_per_connection))
             .unwrap_or(0),
@@ -251,7 +256,9 @@ fn typed_protocol(
         protocol.auto_names = auto_names(cx, options, &sub(at, "upstream_http_protocol_options"))?;
     }
     if let Some(common) = &message.common_http_protocol_options {
-        protocol.idle_timeout = idle(cx, Some(common), &sub(at, "common_http_protocol_options"))?;
+        let at = sub(at, "common_http_protocol_options");
+        protocol.idle_timeout = idle(cx, Some(common), &at)?;
+        protocol.max_connection_duration = lifetime(Some(common), &at)?;
         protocol.max_requests_per_connection = common.max_requests_per_connection.unwrap_or(0);
     }
     match &message.upstream_protocol_options {
@@ -304,11 +311,41 @@ fn auto_names(
 
 fn idle(cx: &mut Context, message: Option<&core::HttpProtocolOptions>, at: &str) -> Result<Option<Duration>, Error> {
     let Some(message) = message else { return Ok(Some(Cluster::DEFAULT_IDLE)) };
-    let supported = ["idle_timeout", "max_requests_per_connection"];
-    let harmless =
-        ["max_connection_duration", "max_headers_count", "max_response_headers_kb", "headers_with_underscores_action"];
+    let supported = ["idle_timeout", "max_requests_per_connection", "max_connection_duration"];
+    let harmless = ["max_headers_count", "max_response_headers_kb", "headers_with_underscores_action"];
     cx.only(message, at, &supported, &harmless)?;
     limit(message.idle_timeout.as_ref(), Some(Cluster::DEFAULT_IDLE), &sub(at, "idle_timeout"))
+}
+
+fn lifetime(message: Option<&core::HttpProtocolOptions>, at: &str) -> Result<Option<Duration>, Error> {
+    let duration = message.and_then(|message| message.max_connection_duration.as_ref());
+    limit(duration, None, &sub(at, "max_connection_duration"))
+}
+
+/// `upstream_connection_options.tcp_keepalive`: what is not set is the kernel's default.
+fn keepalive(
+    cx: &mut Context,
+    message: Option<&proto::UpstreamConnectionOptions>,
+    at: &str,
+) -> Result<Option<TcpKeepalive>, Error> {
+    let Some(message) = message else { return Ok(None) };
+    let at = sub(at, "upstream_connection_options");
+    let harmless = ["set_local_interface_name_on_upstream_connections", "happy_eyeballs_config"];
+    cx.only(message, &at, &["tcp_keepalive"], &harmless)?;
+    let Some(message) = &message.tcp_keepalive else { return Ok(None) };
+    cx.only(message, &sub(&at, "tcp_keepalive"), &["keepalive_probes", "keepalive_time", "keepalive_interval"], &[])?;
+    let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
+    let mut keepalive = TcpKeepalive::new();
+    if let Some(time) = message.keepalive_time {
+        keepalive = keepalive.with_time(seconds(time));
+    }
+    if let Some(interval) = message.keepalive_interval {
+        keepalive = keepalive.with_interval(seconds(interval));
+    }
+    if let Some(probes) = message.keepalive_probes {
+        keepalive = keepalive.with_retries(probes);
+    }
+    Ok(Some(keepalive))
 }
 
 /// HTTP/2 settings of either side.

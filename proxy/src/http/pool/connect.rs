@@ -10,11 +10,13 @@ use std::{
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::sync::oneshot;
 
 use super::host::{Connection, Host, Http1, Http2, InUse, PoolError, Room, Want};
 use crate::{
     cluster::account::Counted,
+    config::cluster::Cluster,
     http::{executor::LocalExecutor, request_body::RequestBody},
     tls::{self, PeerTls, client::Asked, dial::Secured},
     wire::{dial::ConnectError, io::Io},
@@ -32,6 +34,16 @@ async fn dial_for(want: &Want<'_>, room: &Room) -> Result<Secured, PoolError> {
     dialled
 }
 
+/// Has the kernel look after the connection, as the cluster says.
+fn keep_alive(secured: Secured, cluster: &Cluster) -> Secured {
+    if let Some(keepalive) = &cluster.tcp_keepalive
+        && let Err(error) = SockRef::from(secured.io.tcp()).set_tcp_keepalive(keepalive)
+    {
+        tracing::debug!(%error, "TCP keepalive could not be set");
+    }
+    secured
+}
+
 async fn dial(want: &Want<'_>) -> Result<Secured, PoolError> {
     // Envoy offers what it is going to speak, unless the configuration says otherwise.
     let protocols: &[&str] = if want.http2 { &["h2"] } else { &["http/1.1"] };
@@ -46,6 +58,7 @@ async fn dial(want: &Want<'_>) -> Result<Secured, PoolError> {
         want.shard,
     )
     .await
+    .map(|secured| keep_alive(secured, cluster))
     .map_err(PoolError::Connect)
 }
 
@@ -60,7 +73,7 @@ pub(super) async fn connect_http1(host: &Rc<Host>, want: &Want<'_>, room: Room) 
     let (sender, driver) = http1_builder().handshake(TokioIo::new(io)).await.map_err(|_| PoolError::Handshake)?;
     let host = Rc::downgrade(host);
     let shared = Rc::downgrade(&connection);
-    let idle_timeout = want.cluster.idle_timeout;
+    let (idle_timeout, lifetime) = (want.cluster.idle_timeout, want.cluster.max_connection_duration);
     tokio::task::spawn_local(async move {
         let mut driver = std::pin::pin!(driver);
         tokio::select! {
@@ -74,12 +87,44 @@ pub(super) async fn connect_http1(host: &Rc<Host>, want: &Want<'_>, room: Room) 
                 }
             }
             () = idle_too_long(&host, &shared, idle_timeout) => idled(&host),
+            () = retired(&host, &shared, lifetime) => {
+                // In use: its response ends first.
+                if shared.upgrade().is_some() {
+                    let _ = driver.await;
+                }
+            }
         }
         if let Some(host) = host.upgrade() {
             host.idle.borrow_mut().retain(|one| !one.sender.is_closed());
         }
     });
     Ok(Http1 { sender, connection })
+}
+
+/// Resolves when a connection is to take no more requests, because it is old or its host has failed; for HTTP/2 once
+/// its streams have ended. An HTTP/1 connection that idles leaves the pool.
+async fn retired(host: &Weak<Host>, connection: &Weak<Connection>, lifetime: Option<Duration>) {
+    let Some(account) = host.upgrade().and_then(|host| host.account.clone()) else {
+        return std::future::pending().await;
+    };
+    let aged = async {
+        match lifetime {
+            Some(lifetime) => tokio::time::sleep(lifetime).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = aged => account.shard.inc(account.cluster.stats.upstream_cx_max_duration_reached),
+        () = account.endpoint.host.failed.notified() => {}
+    }
+    let Some(connection) = connection.upgrade() else { return };
+    connection.spent.set(true);
+    if let Some(host) = host.upgrade() {
+        host.idle.borrow_mut().retain(|one| !Rc::ptr_eq(&one.connection, &connection));
+    }
+    while connection.active.get() > 0 {
+        connection.done.notified().await;
+    }
 }
 
 /// Counts that a connection of the host was closed for having been idle.
@@ -127,7 +172,7 @@ pub(super) async fn connect_http2(host: &Rc<Host>, want: &Want<'_>, room: Room) 
     connection.max_streams.set(limit.max(1));
     let shared = Rc::downgrade(&connection);
     let host = Rc::downgrade(host);
-    let idle_timeout = want.cluster.idle_timeout;
+    let (idle_timeout, lifetime) = (want.cluster.idle_timeout, want.cluster.max_connection_duration);
     tokio::task::spawn_local(async move {
         let driving = std::future::poll_fn(|cx| {
             let ended = Pin::new(&mut driver).poll(cx);
@@ -149,6 +194,7 @@ pub(super) async fn connect_http2(host: &Rc<Host>, want: &Want<'_>, room: Room) 
                 }
             }
             () = shared_idle_too_long(&shared, idle_timeout) => idled(&host),
+            () = retired(&host, &shared, lifetime) => {}
         }
         if let Some(host) = host.upgrade() {
             host.shared.borrow_mut().retain(|two| !two.sender.is_closed());

@@ -141,10 +141,10 @@ impl Lease {
             && let Some(host) = self.host.upgrade()
         {
             one.connection.idle_since.set(Instant::now());
-            let spent = self.max_requests > 0 && one.connection.requests.get() >= self.max_requests;
-            if !spent && !one.sender.is_closed() {
+            let full = self.max_requests > 0 && one.connection.requests.get() >= self.max_requests;
+            if !full && !one.connection.spent.get() && !one.sender.is_closed() {
                 host.offer(one);
-            } else if let Some(account) = host.account.as_ref().filter(|_| spent) {
+            } else if let Some(account) = host.account.as_ref().filter(|_| full) {
                 account.shard.inc(account.cluster.stats.upstream_cx_max_requests);
             }
         }
