@@ -7,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
+use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     handoff::UpstreamSockets,
@@ -23,7 +25,7 @@ const SETTLING: Duration = Duration::from_secs(3);
 pub struct Registry {
     redirect: Arc<Redirect>,
     namespaces: Mutex<Namespaces>,
-    changed: Condvar,
+    changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -42,13 +44,13 @@ struct Entry {
 impl Registry {
     /// An empty one. Sockets are tagged through `redirect`.
     pub fn new(redirect: Arc<Redirect>) -> Self {
-        Self { redirect, namespaces: Mutex::default(), changed: Condvar::new() }
+        Self { redirect, namespaces: Mutex::default(), changed: watch::Sender::new(()) }
     }
 
     /// A pod is enrolled.
     pub(super) fn insert(&self, uid: &str, netns: Arc<Netns>) {
         self.namespaces.lock().by_uid.insert(uid.to_owned(), Entry { netns, until: None });
-        self.changed.notify_all();
+        self.changed.send_replace(());
     }
 
     /// A pod is withdrawn: its namespace is kept for so long, for connections that drain.
@@ -71,26 +73,29 @@ impl Registry {
     /// Every pod of an earlier agent is taken over: what is not known now is not enrolled.
     pub(super) fn settle(&self) {
         self.namespaces.lock().settled = true;
-        self.changed.notify_all();
+        self.changed.send_replace(());
     }
 
-    fn find(&self, uid: &str) -> Result<Arc<Netns>, String> {
-        let deadline = Instant::now() + SETTLING;
-        let mut namespaces = self.namespaces.lock();
-        loop {
-            if let Some(entry) = namespaces.by_uid.get(uid) {
-                return Ok(entry.netns.clone());
-            }
-            if namespaces.settled || self.changed.wait_until(&mut namespaces, deadline).timed_out() {
-                return Err(format!("no pod {uid} is enrolled"));
-            }
-        }
+    fn is_certain(&self, uid: &str) -> bool {
+        let namespaces = self.namespaces.lock();
+        namespaces.settled || namespaces.by_uid.contains_key(uid)
     }
 }
 
 impl UpstreamSockets for Registry {
+    fn known<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, ()> {
+        let mut changed = self.changed.subscribe();
+        async move {
+            let certain = async { while !self.is_certain(uid) && changed.changed().await.is_ok() {} };
+            // One that is not known by then is answered so.
+            let _ = timeout(SETTLING, certain).await;
+        }
+        .boxed()
+    }
+
     fn make(&self, uid: &str, family: Family, count: u32) -> Result<Vec<OwnedFd>, String> {
-        let netns = self.find(uid)?;
+        let netns = self.namespaces.lock().by_uid.get(uid).map(|entry| entry.netns.clone());
+        let netns = netns.ok_or_else(|| format!("no pod {uid} is enrolled"))?;
         let sockets = netns::upstream(&netns, family, count).map_err(|error| error.to_string())?;
         for socket in &sockets {
             self.redirect.tag_upstream(socket).map_err(|error| error.to_string())?;

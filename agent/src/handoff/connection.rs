@@ -15,14 +15,15 @@ use tokio::{
     sync::mpsc,
     time::{Instant, timeout, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 use weir_abi::map::MAX_PODS;
 use weir_proto::handoff::v1::{self as handoff, FromAgent, FromProxy, from_agent, from_proxy};
 
 use super::{
     UpstreamSockets, VERSION,
     channel::{Channel, MAX_PACKET_BYTES, Packet},
+    needs::Needs,
 };
-use crate::netns::Family;
 
 /// How long a proxy may take for Hello and what follows it.
 const HELLO: Duration = Duration::from_secs(5);
@@ -30,8 +31,6 @@ const HELLO: Duration = Duration::from_secs(5);
 const SEND: Duration = Duration::from_secs(5);
 /// Messages waiting for a proxy: a snapshot of every pod that a node can have, and some more.
 const QUEUE: usize = 2 * MAX_PODS as usize;
-/// The most upstream sockets in one answer.
-const MAX_SOCKETS: u32 = 128;
 
 /// Names a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,6 +120,21 @@ impl Proxy {
     }
 }
 
+/// A proxy for whoever does not keep its connection up.
+#[derive(Clone, Debug)]
+pub(super) struct WeakProxy {
+    id: ProxyId,
+    queue: mpsc::WeakSender<Outgoing>,
+    sent: Arc<AtomicU64>,
+}
+
+impl WeakProxy {
+    /// The proxy, while somebody keeps its connection up.
+    pub fn upgrade(&self) -> Option<Proxy> {
+        Some(Proxy { id: self.id, queue: self.queue.upgrade()?, sent: self.sent.clone() })
+    }
+}
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Ended {
@@ -142,6 +156,8 @@ pub(super) enum Ended {
     Stuck,
     #[error("the proxy says that it holds {0} pods, more than a node can have")]
     TooMany(u32),
+    #[error("the proxy asks for more upstream sockets at a time than a node's pods can use")]
+    Greedy,
     #[error("the agent is stopping")]
     Stopping,
 }
@@ -161,14 +177,17 @@ pub(super) async fn serve(
     let (queue, outgoing) = mpsc::channel(QUEUE);
     let sent = Arc::new(AtomicU64::new(0));
     // Weak, so that the connection ends when whoever decides drops the proxy.
-    let answers = (queue.downgrade(), sent.clone());
+    let proxy = WeakProxy { id, queue: queue.downgrade(), sent: sent.clone() };
+    let stuck = CancellationToken::new();
+    let needs = Needs::new(proxy, sockets, stuck.clone());
     let connected = Event::Connected { proxy: Proxy { id, queue, sent }, hello, peer, handed_back };
     if events.send(connected).await.is_err() {
         return Ended::Stopping;
     }
     let ended = tokio::select! {
         ended = write(id, &channel, outgoing, &events) => ended,
-        ended = read(id, &channel, &events, &sockets, &answers) => ended,
+        ended = read(id, &channel, &events, &needs) => ended,
+        () = stuck.cancelled() => Ended::Stuck,
     };
     let _ = events.send(Event::Gone(id)).await;
     ended
@@ -239,13 +258,7 @@ async fn write(
     Ended::Dropped
 }
 
-async fn read(
-    id: ProxyId,
-    channel: &Channel,
-    events: &mpsc::Sender<Event>,
-    sockets: &Arc<dyn UpstreamSockets>,
-    answers: &(mpsc::WeakSender<Outgoing>, Arc<AtomicU64>),
-) -> Ended {
+async fn read(id: ProxyId, channel: &Channel, events: &mpsc::Sender<Event>, needs: &Needs) -> Ended {
     loop {
         let message = match channel.receive().await {
             Ok(Some(packet)) => match FromProxy::decode(&*packet.bytes) {
@@ -262,11 +275,8 @@ async fn read(
                 Event::Draining { proxy: id, open, standby }
             }
             Some(from_proxy::Message::NeedSockets(need)) => {
-                let Some(queue) = answers.0.upgrade() else { return Ended::Dropped };
-                let (answer, fds) = make_sockets(need, sockets.clone()).await;
-                let message = from_agent::Message::Sockets(answer);
-                if (Proxy { id, queue, sent: answers.1.clone() }).send(message, fds).is_none() {
-                    return Ended::Stuck;
+                if !needs.answer(need) {
+                    return Ended::Greedy;
                 }
                 continue;
             }
@@ -284,33 +294,6 @@ async fn read(
     }
 }
 
-async fn make_sockets(
-    need: handoff::NeedSockets,
-    sockets: Arc<dyn UpstreamSockets>,
-) -> (handoff::Sockets, Vec<Arc<OwnedFd>>) {
-    let (wire, count) = (need.family(), need.count.min(MAX_SOCKETS));
-    let family = match wire {
-        handoff::Family::Ipv4 => Some(Family::V4),
-        handoff::Family::Ipv6 => Some(Family::V6),
-        handoff::Family::Unspecified => None,
-    };
-    let uid = need.uid.clone();
-    let made = match family {
-        None => Err(format!("{} is not a family", need.family)),
-        Some(family) => tokio::task::spawn_blocking(move || sockets.make(&uid, family, count))
-            .await
-            .unwrap_or_else(|error| Err(error.to_string())),
-    };
-    let (fds, error) = match made {
-        Ok(fds) => (fds.into_iter().map(Arc::new).collect(), String::new()),
-        Err(error) => {
-            tracing::warn!(uid = %need.uid, %error, "no upstream sockets");
-            (Vec::new(), error)
-        }
-    };
-    (handoff::Sockets { uid: need.uid, family: wire.into(), error }, fds)
-}
-
 fn name(message: Option<&from_proxy::Message>) -> &'static str {
     match message {
         Some(from_proxy::Message::Hello(_)) => "Hello",
@@ -325,11 +308,18 @@ fn name(message: Option<&from_proxy::Message>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::{BoxFuture, FutureExt};
+
     use super::{super::channel::tests::pair, *};
+    use crate::netns::Family;
 
     struct Files;
 
     impl UpstreamSockets for Files {
+        fn known<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, ()> {
+            if uid == "later" { std::future::pending().boxed() } else { std::future::ready(()).boxed() }
+        }
+
         fn make(&self, uid: &str, _: Family, count: u32) -> Result<Vec<OwnedFd>, String> {
             if uid != "u1" {
                 return Err(format!("no pod {uid}"));
@@ -391,10 +381,14 @@ mod tests {
         let acked = dialled.events.recv().await;
         assert!(matches!(acked, Some(Event::Acked { id: 1, ref error, .. }) if error == "no"), "{acked:?}");
 
+        let need = |uid: &str, family: i32, count| {
+            from_proxy::Message::NeedSockets(handoff::NeedSockets { uid: uid.to_owned(), family, count })
+        };
+        // It is not known yet, which holds up nobody else.
+        dialled.say(need("later", handoff::Family::Ipv6.into(), 3), &[]).await;
         for (uid, count, expected, error) in [("u1", 3, 3, ""), ("u1", 1000, 128, ""), ("u2", 3, 0, "no pod u2")] {
             let family = handoff::Family::Ipv6.into();
-            let need = handoff::NeedSockets { uid: uid.to_owned(), family, count };
-            dialled.say(from_proxy::Message::NeedSockets(need), &[]).await;
+            dialled.say(need(uid, family, count), &[]).await;
             let (message, fds) = dialled.hear().await;
             let Some(from_agent::Message::Sockets(sockets)) = message.message else { panic!("no sockets") };
             assert_eq!((sockets.uid.as_str(), sockets.family, fds), (uid, family, expected));

@@ -6,6 +6,7 @@
 pub(crate) mod channel;
 mod connection;
 mod fleet;
+mod needs;
 mod server;
 
 pub use channel::MAX_FDS;
@@ -18,6 +19,7 @@ use std::{
     os::fd::{FromRawFd, OwnedFd, RawFd},
 };
 
+use futures_util::future::BoxFuture;
 use weir_abi::verdict::Direction;
 use weir_proto::handoff::v1 as wire;
 
@@ -28,6 +30,9 @@ pub const VERSION: u32 = 1;
 
 /// Makes upstream sockets for the proxies, outside the reconciler: a dial may wait for one.
 pub trait UpstreamSockets: Send + Sync + 'static {
+    /// Resolves once it is certain whether a pod is known: at once, but while the agent takes over from an earlier one.
+    fn known<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, ()>;
+
     /// Unconnected, tagged sockets in a pod's network namespace; else why not. Blocks.
     fn make(&self, uid: &str, family: Family, count: u32) -> Result<Vec<OwnedFd>, String>;
 }
