@@ -1,9 +1,12 @@
-//! Giving up everything before the first hostile byte: user, groups, capabilities, the way back to them, and all system
-//! calls but those that a proxy makes.
+//! Giving up everything before the first hostile byte: user, groups, capabilities, the way back to them, other processes
+//! of the same user, and all system calls but those that a proxy makes.
 //!
 //! Credentials and capabilities belong to threads: this must run while the process has one.
 
+mod landlock;
 mod seccomp;
+
+pub use landlock::Apart;
 
 use std::{fs, io};
 
@@ -39,6 +42,9 @@ pub enum Error {
         /// Why not.
         message: String,
     },
+    /// The kernel has Landlock, and refuses the domain.
+    #[error("cannot enter a Landlock domain: {0}")]
+    Domain(String),
     /// The system call filter was refused.
     #[error("cannot install the system call filter: {0}")]
     Filter(String),
@@ -57,8 +63,8 @@ pub fn raise_open_files() -> Result<u64, Error> {
     Ok(hard)
 }
 
-/// Gives up everything; as root becomes `user` first. Proves it from /proc.
-pub fn drop_all(user: u32) -> Result<(), Error> {
+/// Gives up everything; as root becomes `user` first. Proves it from /proc. What keeps other processes of the user apart.
+pub fn drop_all(user: u32) -> Result<Apart, Error> {
     let root = geteuid().is_root();
     // Needs CAP_SETPCAP, so it comes before all else. Without root there may be nothing to empty it with; with
     // no_new_privs the bounding set gives nothing.
@@ -78,8 +84,10 @@ pub fn drop_all(user: u32) -> Result<(), Error> {
     // No core dump and no tracing by others of the same user: connections' bytes and keys are in memory.
     prctl::set_dumpable(false).map_err(|errno| call("forbid core dumps", errno))?;
     prctl::set_no_new_privs().map_err(|errno| call("set no_new_privs", errno))?;
+    let apart = landlock::enter()?;
     seccomp::install()?;
-    verify(root.then_some(user))
+    verify(root.then_some(user))?;
+    Ok(apart)
 }
 
 fn clear(set: CapSet, name: &'static str) -> Result<(), Error> {

@@ -68,7 +68,8 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     let admin_address_path = options.admin_address_path.as_deref();
     let admin_listener =
         admin.as_ref().map(|admin| admin_socket::bind(&admin.address, admin_address_path)).transpose()?;
-    privileges::drop_all(options.user)?;
+    let apart = privileges::drop_all(options.user)?;
+    tracing::info!(%apart, "privileges given up");
 
     let drain = Drain::new();
     let writer = logs.spawn(stats.shared())?;

@@ -1,5 +1,5 @@
 //! The system calls that a proxy makes. Everything else fails with EPERM: execve, ptrace, mount, setns, unshare,
-//! io_uring, keyrings, modules, and bpf(2) but for looking up, updating and deleting map elements.
+//! io_uring, keyrings, modules, signals to others, and bpf(2) but for looking up, updating and deleting map elements.
 
 use std::collections::BTreeMap;
 
@@ -96,12 +96,10 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sched_getaffinity,
-    libc::SYS_sched_setaffinity,
     libc::SYS_sched_yield,
     libc::SYS_set_robust_list,
     libc::SYS_set_tid_address,
     libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
     // About this process and machine.
     libc::SYS_getegid,
     libc::SYS_geteuid,
@@ -111,7 +109,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_getrandom,
     libc::SYS_getrusage,
     libc::SYS_getuid,
-    libc::SYS_prlimit64,
     libc::SYS_sysinfo,
     libc::SYS_uname,
 ];
@@ -150,6 +147,11 @@ fn allow_list() -> Result<BpfProgram, Error> {
     rules.insert(libc::SYS_ioctl, argument(1, &IOCTLS)?);
     rules.insert(libc::SYS_prctl, argument(0, &PRCTLS)?);
     rules.insert(libc::SYS_socket, argument(0, &SOCKET_FAMILIES)?);
+    // Of its own: another process of the user could be ended by a limit of its CPU time.
+    rules.insert(libc::SYS_prlimit64, argument(0, &[0])?);
+    rules.insert(libc::SYS_sched_setaffinity, argument(0, &[0])?);
+    // To itself only: abort(3) raises SIGABRT by it.
+    rules.insert(libc::SYS_tgkill, argument(0, &[u64::from(std::process::id())])?);
     // Threads, not processes.
     let thread = libc::CLONE_THREAD as u64;
     let only_threads = condition(0, SeccompCmpOp::MaskedEq(thread), thread)?;
