@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use crate::status::{Board, PodStatus};
+use crate::{
+    sources::CONTAINERS_ENDED,
+    status::{Board, PodState, PodStatus},
+};
 
 /// Letters that a name may be mistyped by.
 const TYPOS: usize = 2;
@@ -38,6 +41,9 @@ pub fn find<'a>(board: &'a Board, query: &str) -> Result<&'a PodStatus, Lookup> 
     if matches.len() > 1 && matches.iter().any(|pod| pod.uid == query) {
         matches.retain(|pod| pod.uid == query);
     }
+    // Those that are over are meant only where none of the name is left.
+    let running: Vec<&PodStatus> = matches.iter().copied().filter(|pod| is_running(pod)).collect();
+    matches.retain(|pod| is_running(pod) || !running.iter().any(|other| other.full_name() == pod.full_name()));
     match matches[..] {
         [] => Err(Lookup::None { query: query.to_owned(), near: near(board, query) }),
         [pod] => Ok(pod),
@@ -47,6 +53,15 @@ pub fn find<'a>(board: &'a Board, query: &str) -> Result<&'a PodStatus, Lookup> 
             names.sort();
             Err(Lookup::Several { query: query.to_owned(), matches: names.join(", ") })
         }
+    }
+}
+
+/// Whether a pod may have processes, and is not on its way out.
+fn is_running(pod: &PodStatus) -> bool {
+    match &pod.state {
+        PodState::Enrolled | PodState::Pending(_) => true,
+        PodState::Withdrawing => false,
+        PodState::PassedOver(reason) => reason != CONTAINERS_ENDED,
     }
 }
 
@@ -188,6 +203,29 @@ mod tests {
             find(&empty, "web").unwrap_err().to_string(),
             "no pod \"web\"; the agent knows of no pods on this node"
         );
+    }
+
+    #[test]
+    fn of_pods_of_one_name_the_one_that_runs_is_meant() {
+        let of = |uid: &str, state| PodStatus { state, ..pod(uid, "prod/db-0", 1, 0) };
+        let ended = || PodState::PassedOver(CONTAINERS_ENDED.to_owned());
+        let running = || PodState::PassedOver("its namespace is not enrolled".to_owned());
+        for state in [PodState::Enrolled, PodState::Pending("why".to_owned()), running()] {
+            for over in [ended(), PodState::Withdrawing] {
+                let board = board(vec![of("old", over), of("new", state.clone())]);
+                assert_eq!(find(&board, "prod/db-0").unwrap().uid, "new", "{board:?}");
+                assert_eq!(find(&board, "old").unwrap().uid, "old", "by its uid");
+            }
+        }
+        assert_eq!(find(&board(vec![of("old", ended())]), "db-0").unwrap().uid, "old");
+        let two = board(vec![of("one", PodState::Enrolled), of("two", PodState::Enrolled), of("old", ended())]);
+        assert_eq!(
+            find(&two, "prod/db-0").unwrap_err().to_string(),
+            "pod \"prod/db-0\" is ambiguous: prod/db-0 (uid one), prod/db-0 (uid two)"
+        );
+        // Another namespace's is another pod.
+        let elsewhere = board(vec![of("old", ended()), pod("u", "default/db-0", 2, 1)]);
+        assert!(find(&elsewhere, "db-0").is_err());
     }
 
     #[test]

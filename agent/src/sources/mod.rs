@@ -14,6 +14,9 @@ use tokio::sync::watch;
 
 use crate::netns::Netns;
 
+/// The reason for which a pod is passed over that ran to its end.
+pub const CONTAINERS_ENDED: &str = "its containers have ended";
+
 /// A pod that should be enrolled.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
