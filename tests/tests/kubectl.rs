@@ -226,15 +226,19 @@ fn a_node_without_an_answer_is_one_line_and_holds_nobody_up() {
         broken(Exec::fails("the agent does not answer within 2s 500ms", 1)),
         "kubectl weir: node n2: the agent does not answer within 2s 500ms"
     );
+    let own = env!("CARGO_PKG_VERSION");
     assert_eq!(
         broken(Exec::fails("unknown option --timeout", 2)),
-        "kubectl weir: node n2: its weir is of another version, whose weirctl refuses the question: unknown option \
-         --timeout"
+        format!(
+            "kubectl weir: node n2: its weir is of another version than this weirctl, {own}: its weirctl refuses the \
+             question: unknown option --timeout; use the weirctl of its version, or bring its weir to {own}"
+        )
     );
     let cut = broken(Exec::Cut("[{\"name\":".to_owned()));
     assert!(cut.starts_with("kubectl weir: node n2: the connection broke off before its answer was there"), "{cut}");
     let other = broken(Exec::answers(&json!({ "pods": [] })));
-    assert!(other.starts_with("kubectl weir: node n2: its weir is of another version, whose answer "), "{other}");
+    let unreadable = format!("{own}: its answer cannot be read: ");
+    assert!(other.contains(&unreadable) && other.ends_with(&format!("or bring its weir to {own}")), "{other}");
 }
 
 #[test]

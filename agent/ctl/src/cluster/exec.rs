@@ -47,6 +47,10 @@ impl Remote<'_> {
 
     /// Starts to ask a question. Those with a standard input end with it.
     pub async fn start(&self, question: &Question, stdin: bool) -> Result<Running, String> {
+        self.run(self.command(question), stdin).await
+    }
+
+    async fn run(&self, command: Vec<String>, stdin: bool) -> Result<Running, String> {
         let parameters = AttachParams {
             container: Some(AGENT.to_owned()),
             stdin,
@@ -55,7 +59,7 @@ impl Remote<'_> {
         };
         let namespace = &self.connection.cluster.weir_namespace;
         let pods = self.connection.pods(namespace);
-        let started = pods.exec(&self.pod, self.command(question), &parameters);
+        let started = pods.exec(&self.pod, command, &parameters);
         match tokio::time::timeout(self.connection.cluster.timeout, started).await {
             Ok(Ok(process)) => Ok(Running::new(process)),
             Ok(Err(error)) => Err(refusal(error, namespace, &self.pod)),
@@ -70,7 +74,21 @@ impl Remote<'_> {
             let running = self.start(question, false).await?;
             Ran::of(running).await
         });
-        ran.await.map_err(|_| silence(timeout))??.answer(question)
+        match ran.await.map_err(|_| silence(timeout))??.answer(question) {
+            Ok(answer) => Ok(answer),
+            Err(Unanswered::Other(why)) => Err(why),
+            Err(Unanswered::OtherVersion(why)) => Err(other_version(self.version().await.as_deref(), &why)),
+        }
+    }
+
+    /// The version of the weirctl there, if it says so.
+    pub async fn version(&self) -> Option<String> {
+        let version = tokio::time::timeout(self.connection.cluster.timeout, async {
+            let command = vec![WEIRCTL.to_owned(), "--version".to_owned()];
+            Ran::of(self.run(command, false).await.ok()?).await.ok()
+        });
+        let said = version.await.ok()??;
+        said.stdout.trim().strip_prefix(WEIRCTL)?.split_whitespace().next().map(str::to_owned)
     }
 }
 
@@ -174,27 +192,56 @@ impl Ran {
     }
 
     /// What it means.
-    fn answer(self, question: &Question) -> Result<(Answer, Vec<String>), String> {
+    fn answer(self, question: &Question) -> Result<(Answer, Vec<String>), Unanswered> {
         let said = said_beside(&self.stderr);
         match self.end {
             Ok(0) => {}
             Ok(code) => return Err(failure(code, said.first().map(String::as_str))),
-            Err(why) => return Err(format!("weirctl in its weir pod: {why}")),
+            Err(why) => return Err(Unanswered::Other(format!("weirctl in its weir pod: {why}"))),
         }
         let answer = Answer::from_json(question, &self.stdout);
         answer
             .map(|answer| (answer, said))
-            .map_err(|error| format!("its weir is of another version, whose answer cannot be read: {error}"))
+            .map_err(|error| Unanswered::OtherVersion(format!("its answer cannot be read: {error}")))
     }
 }
 
+/// Why there is no answer of a weirctl that ran.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// The two do not understand each other.
+    OtherVersion(String),
+    /// Anything else.
+    Other(String),
+}
+
 /// Why a weirctl that ended with this exit code has no answer, by what it said.
-pub fn failure(code: i32, said: Option<&str>) -> String {
+pub fn failure(code: i32, said: Option<&str>) -> Unanswered {
     let said = said.unwrap_or("it does not say why");
     match code {
-        USAGE => format!("its weir is of another version, whose weirctl refuses the question: {said}"),
-        126 | 127 => format!("no weirctl in its weir pod (exit code {code}): {said}"),
-        _ => said.to_owned(),
+        USAGE => Unanswered::OtherVersion(format!("its weirctl refuses the question: {said}")),
+        126 | 127 => Unanswered::Other(format!("no weirctl in its weir pod (exit code {code}): {said}")),
+        _ => Unanswered::Other(said.to_owned()),
+    }
+}
+
+/// That a weir of this version and this weirctl do not understand each other, and what to do.
+pub fn other_version(theirs: Option<&str>, why: &str) -> String {
+    let own = env!("CARGO_PKG_VERSION");
+    match theirs {
+        Some(theirs) if theirs == own => {
+            format!(
+                "its weir is another build of version {own} than this weirctl: {why}; use the weirctl of that build"
+            )
+        }
+        Some(theirs) => format!(
+            "its weir is version {theirs} and this weirctl {own}: {why}; use weirctl {theirs} for it, or bring its weir \
+             to {own}"
+        ),
+        None => format!(
+            "its weir is of another version than this weirctl, {own}: {why}; use the weirctl of its version, or bring its \
+             weir to {own}"
+        ),
     }
 }
 
@@ -222,7 +269,11 @@ mod tests {
 
     fn ran(end: Result<i32, &str>, stdout: &str, stderr: &str) -> Result<(Answer, Vec<String>), String> {
         let end = end.map_err(str::to_owned);
-        Ran { stdout: stdout.to_owned(), stderr: stderr.to_owned(), end }.answer(&Question::Maps)
+        let ran = Ran { stdout: stdout.to_owned(), stderr: stderr.to_owned(), end };
+        ran.answer(&Question::Maps).map_err(|unanswered| match unanswered {
+            Unanswered::OtherVersion(why) => other_version(Some("0.0.9"), &why),
+            Unanswered::Other(why) => why,
+        })
     }
 
     #[test]
@@ -247,6 +298,7 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_says_why() {
+        let own = env!("CARGO_PKG_VERSION");
         let error = |end, stdout, stderr| ran(end, stdout, stderr).unwrap_err();
         assert_eq!(
             error(Ok(1), "{\"error\":\"x\"}", "weirctl: the agent does not answer within 5s\n"),
@@ -254,9 +306,13 @@ mod tests {
         );
         assert_eq!(
             error(Ok(2), "", "weirctl: unknown option --new\n\nUsage: weirctl\n"),
-            "its weir is of another version, whose weirctl refuses the question: unknown option --new"
+            format!(
+                "its weir is version 0.0.9 and this weirctl {own}: its weirctl refuses the question: unknown option --new; \
+                 use weirctl 0.0.9 for it, or bring its weir to {own}"
+            )
         );
-        assert!(error(Ok(0), "OK", "").starts_with("its weir is of another version, whose answer cannot be read: "));
+        let unreadable = format!("its weir is version 0.0.9 and this weirctl {own}: its answer cannot be read: ");
+        assert!(error(Ok(0), "OK", "").starts_with(&unreadable));
         assert_eq!(error(Ok(127), "", ""), "no weirctl in its weir pod (exit code 127): it does not say why");
         assert_eq!(error(Err("no container"), "", ""), "weirctl in its weir pod: no container");
     }

@@ -11,7 +11,7 @@ use super::{
     Outcome,
     connect::Connection,
     error::Error,
-    exec::{Remote, Stream, failure},
+    exec::{Remote, Stream, Unanswered, failure, other_version},
     find::Asked,
 };
 use crate::{
@@ -144,7 +144,10 @@ async fn follow(remote: &Remote<'_>, question: &Question, node: &str, said: &Sen
     match (running.end().await, last) {
         (Ok(Ok(0)), _) => Ok(()),
         (Ok(Ok(1)), Some(why)) => Err(Failure { why, told: true }),
-        (Ok(Ok(code)), last) => Err(failure(code, last.as_deref()).into()),
+        (Ok(Ok(code)), last) => Err(match failure(code, last.as_deref()) {
+            Unanswered::Other(why) => why.into(),
+            Unanswered::OtherVersion(why) => other_version(None, &why).into(),
+        }),
         (Ok(Err(why)), _) => Err(format!("weirctl in its weir pod: {why}").into()),
         (Err(why), _) => Err(format!("the connection broke off{why}").into()),
     }
@@ -161,8 +164,7 @@ async fn lines(
     let mut lines = BufReader::new(stream).lines();
     while let Some(line) = lines.next_line().await.map_err(|error| error.to_string())? {
         let read = read(&line);
-        let read =
-            read.map_err(|error| format!("its weir is of another version, whose events cannot be read: {error}"))?;
+        let read = read.map_err(|error| other_version(None, &format!("its events cannot be read: {error}")))?;
         if let Some(read) = read
             && said.send((node.to_owned(), read)).await.is_err()
         {
