@@ -5,6 +5,7 @@
 //! [`Command`].
 
 mod body;
+pub mod certs;
 mod clusters;
 mod config_dump;
 mod listeners;
@@ -18,6 +19,8 @@ mod runtime;
 mod server;
 mod server_info;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,

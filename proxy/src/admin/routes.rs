@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::{
-    Admin, Command, clusters, config_dump, listeners, loggers, memory,
+    Admin, Command, certs, clusters, config_dump, listeners, loggers, memory,
     query::Query,
     reply::{Reply, Status},
     runtime, server_info, stats,
@@ -36,7 +36,7 @@ const ROUTES: &[Route] = &[
         help: "print certs on machine",
         changes: false,
         parameters: &[],
-        answer: |_, _| Reply::pretty(&serde_json::json!({"certificates": []})),
+        answer: |admin, _| certs::answer(&admin.snapshot.load()),
     },
     Route {
         path: "/clusters",

@@ -66,6 +66,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
     start_log(options)?;
     let loaded = config::load(options)?;
+    if options.allow_unknown_static_fields {
+        tracing::warn!("--allow-unknown-static-fields has no effect in this version: unknown fields are refused");
+    }
     for path in &loaded.ignored {
         tracing::warn!(%path, "field has no effect in this version");
     }

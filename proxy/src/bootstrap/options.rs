@@ -57,7 +57,7 @@ pub struct Options {
     /// Serve, or only check the configuration
     #[arg(long, value_enum, default_value_t = Mode::Serve)]
     pub mode: Mode,
-    /// Accept unknown fields in the bootstrap, with a warning
+    /// No effect yet: unknown fields of the bootstrap are refused
     #[arg(long, alias = "allow-unknown-fields")]
     pub allow_unknown_static_fields: bool,
     /// Refuse unknown fields in dynamic configuration

@@ -286,11 +286,12 @@ impl Control<'_> {
     /// Keeps the server's own statistics up to date.
     fn flush_regularly(&self) -> tokio::task::JoinHandle<()> {
         let (stats, lifecycle, runtime) = (self.server_stats.clone(), self.lifecycle.clone(), self.runtime.clone());
+        let snapshot = self.snapshot.clone();
         let mut ticks = tokio::time::interval(self.flush_interval);
         tokio::task::spawn_local(async move {
             loop {
                 ticks.tick().await;
-                stats.flush(&lifecycle, &runtime);
+                stats.flush(&lifecycle, &runtime, &snapshot.load());
             }
         })
     }

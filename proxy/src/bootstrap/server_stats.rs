@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    admin::memory,
+    admin::{certs, memory},
     config::Snapshot,
     runtime::Runtime,
     telemetry::stats::{Counter, Gauge, Scope, Store, Unit, process},
@@ -23,6 +23,7 @@ pub(super) struct ServerStats {
     live: Gauge,
     state: Gauge,
     uptime: Gauge,
+    certificate_expires: Gauge,
     memory_allocated: Gauge,
     memory_heap_size: Gauge,
     memory_physical_size: Gauge,
@@ -59,14 +60,13 @@ impl ServerStats {
         for (name, value) in [
             ("compilation_settings.fips_mode", 0),
             ("concurrency", workers as u64),
-            ("days_until_first_cert_expiring", NO_CERTIFICATE),
-            ("hot_restart_epoch", 0),
-            ("parent_connections", 0),
-            ("seconds_until_first_ocsp_response_expiring", 0),
             ("stats_recent_lookups", 0),
             ("version", version()),
         ] {
             set(&server, name, value);
+        }
+        for name in ["hot_restart_epoch", "parent_connections", "seconds_until_first_ocsp_response_expiring"] {
+            server.gauge(name);
         }
         store.control().gauge_add(process::OPEN_CONNECTIONS, 0);
         let threads = (0..workers).map(|index| format!("server.worker_{index}"));
@@ -133,6 +133,7 @@ impl ServerStats {
             live: gauge("live"),
             state: gauge("state"),
             uptime: gauge("uptime"),
+            certificate_expires: gauge("days_until_first_cert_expiring"),
             memory_allocated: gauge("memory_allocated"),
             memory_heap_size: gauge("memory_heap_size"),
             memory_physical_size: gauge("memory_physical_size"),
@@ -159,12 +160,13 @@ impl ServerStats {
     }
 
     /// Brings the gauges up to date, and ends the histograms' interval.
-    pub(super) fn flush(&self, lifecycle: &Lifecycle, runtime: &Runtime) {
+    pub(super) fn flush(&self, lifecycle: &Lifecycle, runtime: &Runtime, snapshot: &Snapshot) {
         let state = lifecycle.state();
         let (_, keys, overrides) = runtime.sizes();
         for (gauge, value) in [
             (self.live, u64::from(!lifecycle.health_check_failed())),
             (self.state, state as u64),
+            (self.certificate_expires, certs::days_until_first_expires(snapshot).unwrap_or(NO_CERTIFICATE)),
             (self.uptime, self.started.elapsed().as_secs()),
             (self.memory_allocated, memory::allocated()),
             (self.memory_heap_size, memory::resident()),
@@ -201,14 +203,14 @@ mod tests {
         let (lifecycle, runtime) = (Lifecycle::default(), Runtime::default());
         let stats = ServerStats::new(&store, &Snapshot::default(), &runtime, 2, Instant::now());
         lifecycle.live();
-        stats.flush(&lifecycle, &runtime);
+        stats.flush(&lifecycle, &runtime, &Snapshot::default());
         let root = store.root();
         let level = |name: &str| store.level(root.gauge(name));
         assert_eq!((level("server.live"), level("server.state"), level("server.concurrency")), (1, 0, 2));
         assert_eq!(level("server.days_until_first_cert_expiring"), 4_294_967_295);
         assert!(level("server.memory_physical_size") > 0);
         lifecycle.fail_health_checks(true);
-        stats.flush(&lifecycle, &runtime);
+        stats.flush(&lifecycle, &runtime, &Snapshot::default());
         assert_eq!((level("server.live"), level("server.state")), (0, 1));
         let histograms = store.read(Kind::Histogram, |name| name == "server.initialization_time_ms");
         assert!(histograms[0].used);

@@ -1,0 +1,204 @@
+//! The paths, without a connection.
+
+use clap::Parser;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    config,
+    telemetry::{stats::Shared, writer::LogFiles},
+};
+
+const BOOTSTRAP: &str = r#"
+node: { id: node-1 }
+admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }
+layered_runtime: { layers: [{ name: st, static_layer: { a: 1 } }, { name: adm, admin_layer: {} }] }
+static_resources:
+  clusters:
+  - name: backend
+    load_assignment: { cluster_name: backend, endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 80 } } } }] }] }
+"#;
+
+struct Fixture {
+    admin: Admin,
+    commands: mpsc::Receiver<Command>,
+    _directory: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let bootstrap: Bootstrap = weir_proto::from_yaml(BOOTSTRAP).unwrap();
+        let (settings, stats) = StatsSettings::read(&bootstrap, 1).unwrap();
+        let snapshot = config::from_bootstrap(&bootstrap, &stats.root()).unwrap().snapshot;
+        let writer = LogFiles::open([]).unwrap().spawn(Shared::default()).unwrap();
+        let (sender, commands) = mpsc::channel(4);
+        let lifecycle = Arc::new(Lifecycle::default());
+        lifecycle.live();
+        let admin = Admin {
+            stats,
+            settings: Arc::new(settings),
+            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            runtime: Arc::new(Runtime::from_config(bootstrap.layered_runtime.as_ref()).unwrap()),
+            bootstrap: Arc::new(bootstrap),
+            lifecycle,
+            options: Options::try_parse_from(["weir-proxy", "-c", "b.yaml", "--concurrency", "1"]).unwrap(),
+            listeners: vec![("main".into(), vec!["127.0.0.1:8080".into(), "[::1]:8080".into()])],
+            started: Instant::now(),
+            loaded: SystemTime::UNIX_EPOCH,
+            reopener: writer.reopener(),
+            commands: sender,
+            allow_paths: Vec::new(),
+        };
+        Self { admin, commands, _directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn ask(&self, method: &str, target: &str) -> Reply {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        self.admin.answer(&method.parse().unwrap(), path, &Query::parse(query))
+    }
+
+    fn get(&self, target: &str) -> (u16, String) {
+        let reply = self.ask("GET", target);
+        (reply.status.as_u16(), reply.body)
+    }
+
+    fn post(&self, target: &str) -> (u16, String) {
+        let reply = self.ask("POST", target);
+        (reply.status.as_u16(), reply.body)
+    }
+}
+
+fn ok() -> (u16, String) {
+    (200, "OK\n".to_owned())
+}
+
+#[test]
+fn every_path_answers() {
+    let fixture = Fixture::new();
+    for route in fixture.get("/help").1.lines().filter(|line| line.starts_with("  /")) {
+        let path = route.trim().split([':', ' ']).next().unwrap();
+        let (code, body) = fixture.get(path);
+        if route.contains("(POST)") {
+            assert_eq!((code, &*body), (405, "Method GET not allowed, POST required."), "{path}");
+        } else {
+            assert!([200, 501].contains(&code), "{path}: {code} {body}");
+        }
+    }
+    let (code, body) = fixture.get("/nope");
+    assert!(code == 404 && body.starts_with("invalid path. admin commands are:\n  /: Admin home page\n"), "{body}");
+}
+
+#[test]
+fn readiness_follows_the_health_check() {
+    let fixture = Fixture::new();
+    let gauge = fixture.admin.stats.root().scope("server");
+    let live = gauge.gauge("live");
+    assert_eq!(fixture.get("/ready"), (200, "LIVE\n".into()));
+    assert_eq!(fixture.post("/healthcheck/fail"), ok());
+    assert_eq!(fixture.get("/ready"), (503, "DRAINING\n".into()));
+    assert_eq!(fixture.admin.stats.level(live), 0);
+    assert_eq!(fixture.post("/healthcheck/ok"), ok());
+    assert_eq!(fixture.get("/ready"), (200, "LIVE\n".into()));
+    assert_eq!(fixture.admin.stats.level(live), 1);
+}
+
+#[test]
+fn what_changes_the_process_is_told_to_the_control_thread() {
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.post("/drain_listeners?inboundonly&graceful"), ok());
+    assert_eq!(fixture.post("/quitquitquit"), ok());
+    let drain = Command::DrainListeners { graceful: true, inbound_only: true, skip_exit: false };
+    assert_eq!(fixture.commands.try_recv(), Ok(drain));
+    assert_eq!(fixture.commands.try_recv(), Ok(Command::Quit));
+    for _ in 0..4 {
+        fixture.post("/quitquitquit");
+    }
+    assert_eq!(fixture.post("/quitquitquit").0, 503);
+}
+
+#[test]
+fn runtime_values() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.post("/runtime_modify").0, 400);
+    assert_eq!(fixture.post("/runtime_modify?a=2"), ok());
+    let (_, body) = fixture.get("/runtime");
+    assert!(
+        body.contains("\"a\": {\n   \"final_value\": \"2\",\n   \"layer_values\": [\n    \"1\",\n    \"2\"\n   ]"),
+        "{body}"
+    );
+}
+
+#[test]
+fn stats_in_every_format() {
+    let fixture = Fixture::new();
+    let scope = fixture.admin.stats.root().scope("http.x");
+    let (counter, unused) = (scope.counter("downstream_rq_2xx"), scope.counter("unused"));
+    let histogram = scope.histogram("downstream_rq_time", crate::telemetry::stats::Unit::Milliseconds);
+    fixture.admin.stats.control().add(counter, 3);
+    fixture.admin.stats.control().record(histogram, 26);
+    fixture.admin.stats.merge_histograms();
+    let get = |target: &str| fixture.get(target).1;
+    assert_eq!(get("/stats?filter=^http.x.*(2xx|unused)"), "http.x.downstream_rq_2xx: 3\nhttp.x.unused: 0\n");
+    assert_eq!(get("/stats?filter=^http.x.*(2xx|unused)&usedonly"), "http.x.downstream_rq_2xx: 3\n");
+    assert!(get("/stats?filter=time$").starts_with("http.x.downstream_rq_time: P0(26.5,26.5) P25(26.5,26.5)"));
+    assert_eq!(
+        get("/stats?filter=2xx&format=json"),
+        "{\"stats\":[{\"name\":\"http.x.downstream_rq_2xx\",\"value\":3}]}"
+    );
+    let prometheus = get("/stats/prometheus?filter=^http.x.*(2xx|time)");
+    let first = "# TYPE envoy_http_downstream_rq_xx counter\nenvoy_http_downstream_rq_xx{envoy_response_code_class=\"2\",\
+        envoy_http_conn_manager_prefix=\"x\"} 3\n# TYPE envoy_http_downstream_rq_time histogram\n";
+    assert!(prometheus.starts_with(first), "{prometheus}");
+    let last = "le=\"+Inf\"} 1\nenvoy_http_downstream_rq_time_sum{envoy_http_conn_manager_prefix=\"x\"} \
+        26.490566037735849391765441396274\nenvoy_http_downstream_rq_time_count{envoy_http_conn_manager_prefix=\"x\"} 1\n";
+    assert!(prometheus.ends_with(last), "{prometheus}");
+    assert_eq!(fixture.post("/reset_counters"), ok());
+    assert_eq!((fixture.admin.stats.total(counter), fixture.admin.stats.total(unused)), (0, 0));
+    assert_eq!(fixture.get("/stats?filter=("), (400, "Invalid re2 regex: error: unclosed group".into()));
+}
+
+#[test]
+fn the_configuration_as_given() {
+    let fixture = Fixture::new();
+    let (code, body) = fixture.get("/config_dump?resource=static_clusters&mask=cluster.name");
+    let element = "\"@type\": \"type.googleapis.com/envoy.admin.v3.ClustersConfigDump.StaticCluster\"";
+    assert!(
+        code == 200 && body.contains(element) && body.contains("\"name\": \"backend\"") && !body.contains("load_"),
+        "{body}"
+    );
+    assert_eq!(fixture.get("/config_dump?resource=dynamic_listeners"), (200, "{}\n".into()));
+    assert_eq!(fixture.get("/config_dump?resource=nope"), (404, "nope not found in config dump".into()));
+    let (code, body) = fixture.get("/config_dump?include_eds");
+    assert!(code == 200 && body.contains("EndpointsConfigDump") && body.contains("\"port_value\": 80"), "{body}");
+    assert!(fixture.get("/clusters").1.contains("backend::127.0.0.1:80::health_flags::healthy\n"));
+    assert_eq!(fixture.get("/listeners").1, "main::127.0.0.1:8080\nmain::[::1]:8080\n");
+}
+
+#[test]
+fn paths_that_are_not_allowed() {
+    let mut fixture = Fixture::new();
+    let pattern = crate::config::matcher::StringPattern::Exact(b"/ready".to_vec().into());
+    fixture.admin.allow_paths = vec![StringMatcher { pattern, ignore_case: false }];
+    assert_eq!(fixture.get("/ready").0, 200);
+    assert_eq!(fixture.get("/stats").0, 403);
+}
+
+/// More clients than are served at a time, none of which says anything: they go after a while, and meanwhile whoever
+/// is served is served.
+#[test]
+fn a_silent_client_does_not_keep_another_waiting() {
+    use std::io::{Read, Write};
+    let fixture = Fixture::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    fixture.admin.start(Listener::Tcp(listener), LogHandle::discard(), Vec::new()).unwrap();
+    let _silent: Vec<_> = (0..32).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let mut client = std::net::TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    client.write_all(b"GET /ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/plain; charset=UTF-8\r\n"), "{answer}");
+    assert!(answer.contains("transfer-encoding: chunked\r\n") && answer.contains("5\r\nLIVE\n\r\n"), "{answer}");
+}
