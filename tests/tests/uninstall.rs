@@ -280,6 +280,43 @@ fn an_agent_that_is_told_to_go_leaves_the_node_as_it_was() {
 }
 
 #[test]
+fn an_uninstall_that_is_taken_back_puts_weir_onto_the_node_again() {
+    let mut scene = Scene::new();
+    scene.install();
+    scene.server.put(annotated("d1"));
+    let uninstalled = |wanted: &'static str| {
+        wait_for(&format!("the agent answers {wanted}"), PATIENCE, || match scene.health("uninstalled").as_str() {
+            code if code == wanted => Ok(()),
+            other => Err(other.to_owned()),
+        })
+    };
+    uninstalled("200");
+    assert_eq!(scene.health("ready"), "503");
+    scene.server.put(namespace("weir-system", &[]));
+    uninstalled("503");
+    let mut agent = scene.agent.take().expect("installed");
+    agent.wait_until_ready();
+    // It ended with the uninstall; the kubelet starts it again.
+    scene.proxy = Some(Proxy::start(&agent));
+    wait_for("the agent is ready", PATIENCE, || match scene.health("ready").as_str() {
+        "200" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    wait_for("the CNI plugin is in place", PATIENCE, || {
+        let text = fs::read_to_string(scene.state.join("etc/cni/net.d/10-lab.conflist")).unwrap_or_default();
+        if text.contains("weir-cni") { Ok(()) } else { Err(text) }
+    });
+    assert!(scene.state.join("seccomp/weir/proxy.json").exists());
+    let rows = agent.ctl.json(&["pod", "list"]);
+    let states: Vec<&str> = rows.as_array().expect("a list").iter().map(|row| text(row, "state")).collect();
+    assert_eq!(states, ["enrolled", "enrolled"], "{rows}");
+    assert!(dial(&scene.client.netns, scene.target.v4(PORT)).expect("redirected").destination_is_true());
+    if let Some(mut proxy) = scene.proxy.take() {
+        proxy.process.terminate();
+    }
+}
+
+#[test]
 fn the_command_does_the_same_where_no_agent_runs_and_names_the_one_that_does() {
     let mut scene = Scene::new();
     let before = scene.picture();

@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{
     Heir, Identity, Lineage, Place,
+    departure::Lookout,
     holder::Post,
     wire::{Answer, Ask, Done, FromAsker, FromHolder, Handed, Reply, Said},
 };
@@ -41,6 +42,9 @@ pub enum Error {
     /// The socket cannot be made.
     #[error(transparent)]
     Socket(#[from] unix::Error),
+    /// Another agent of this node takes weir off it.
+    #[error("another agent takes weir off this node")]
+    Departed,
     /// A file of the state cannot be read.
     #[error("state: cannot read {}: {source}", path.display())]
     State {
@@ -69,6 +73,7 @@ pub struct Candidate {
     place: Place,
     identity: Identity,
     standing: watch::Sender<Standing>,
+    lookout: Lookout,
     /// Whether to ask: one that was superseded waits until the lock is free.
     asks: bool,
 }
@@ -76,12 +81,18 @@ pub struct Candidate {
 impl Candidate {
     /// An agent that wants to lead.
     pub fn new(place: Place, identity: Identity) -> Self {
-        Self { place, identity, standing: watch::Sender::default(), asks: true }
+        let lookout = Lookout::new(&place.state);
+        Self { place, identity, standing: watch::Sender::default(), lookout, asks: true }
     }
 
     /// Where it stands.
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
+    }
+
+    /// Whoever leads by now is to be asked, as the first time.
+    pub fn begin_anew(&mut self) {
+        self.asks = true;
     }
 
     /// Takes the lead. The first time whoever has it is asked to step down; later, or if that one superseded this one, this
@@ -92,7 +103,12 @@ impl Candidate {
         let mut predecessor = None;
         let mut nobody_since = None;
         let pins = loop {
+            if self.lookout.sees_departure() {
+                return Err(Error::Departed);
+            }
             let taken = match Pins::lock(&self.place.pins) {
+                // Free because they were removed?
+                Ok(_) if self.lookout.sees_departure() => return Err(Error::Departed),
                 Ok(pins) => break pins,
                 Err(taken @ redirect::Error::AnotherAgent(_)) => taken,
                 Err(error) => return Err(error.into()),
@@ -124,6 +140,9 @@ impl Candidate {
             sleep(POLL).await;
         };
         self.asks = false;
+        // The directory may be made by this agent only.
+        let _ = std::fs::create_dir_all(&self.place.state);
+        self.lookout = Lookout::new(&self.place.state);
         let path = &self.place.lineage;
         let mut lineage = Lineage::read(path).map_err(|source| Error::State { path: path.clone(), source })?;
         // A full disk keeps nobody from leading: at worst this agent gives way to one that it superseded.
@@ -299,6 +318,31 @@ mod tests {
         drop(third);
         let Parting::Broken(kept) = stepping_down.await.unwrap() else { panic!("it was not done") };
         assert_eq!(old.take(kept).await.unwrap().inherited[0].uid, "u3");
+    }
+
+    #[tokio::test]
+    async fn one_that_waits_does_not_lead_where_another_takes_weir_off_the_node() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut old, mut new) = (candidate(directory.path(), "old"), candidate(directory.path(), "new"));
+        let first = old.take(Vec::new()).await.unwrap();
+        let stepping_down = tokio::spawn(step_down(first, Vec::new()));
+        let second = new.take(Vec::new()).await.unwrap();
+        let waiting = tokio::spawn(async move { old.take(Vec::new()).await });
+        let departure = super::super::Departure::begin(&directory.path().join("state")).unwrap();
+        second.pins.remove().unwrap();
+        assert!(matches!(waiting.await.unwrap(), Err(Error::Departed)));
+        assert!(!directory.path().join("pins/blue").exists(), "nothing is put back");
+        // Taken back, the one that led does so again.
+        drop((second, departure));
+        let again = async {
+            // Its own socket closes a moment after it let go of it.
+            while let Err(Error::Socket(_)) = new.take(Vec::new()).await {
+                tokio::task::yield_now().await;
+            }
+            *new.standing().borrow()
+        };
+        assert_eq!(tokio::time::timeout(Duration::from_secs(20), again).await, Ok(Standing::Leads));
+        stepping_down.abort();
     }
 
     #[tokio::test]

@@ -11,11 +11,13 @@
 //! take the lead from its successor. Who superseded whom is in `<state>/<instance>.lineage`.
 
 mod candidate;
+mod departure;
 mod holder;
 mod lineage;
 mod wire;
 
 pub use candidate::{Candidate, Error, Standing, Tenure, Turn};
+pub use departure::Departure;
 pub use holder::{Heir, Parting};
 pub use lineage::{Identity, Lineage};
 
@@ -30,6 +32,8 @@ pub struct Place {
     pub socket: PathBuf,
     /// Who led, in order.
     pub lineage: PathBuf,
+    /// The directory of both.
+    pub state: PathBuf,
 }
 
 impl Place {
@@ -39,6 +43,7 @@ impl Place {
             pins: pins.to_owned(),
             socket: state.join(format!("{instance}.lead.sock")),
             lineage: state.join(format!("{instance}.lineage")),
+            state: state.to_owned(),
         }
     }
 }

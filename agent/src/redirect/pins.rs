@@ -35,22 +35,23 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Makes the directory if it is not there, and locks it; refused if another layout is pinned there.
+    /// Makes the directory if it is not there, and locks it; refused if another layout is pinned there. What is in it is
+    /// made under the lock: whoever finds it taken changes nothing.
     pub fn lock(directory: &Path) -> Result<Self, Error> {
+        let make = |path: &Path| {
+            let made = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path);
+            made.map_err(|source| Error::Io { action: "make", path: path.to_owned(), source })
+        };
         loop {
             check_layout(directory)?;
-            for part in ["maps", "programs", "links", &format!("{LAYOUT_PREFIX}{LAYOUT}")] {
-                let part = directory.join(part);
-                DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(&part).map_err(|source| Error::Io {
-                    action: "make",
-                    path: part,
-                    source,
-                })?;
-            }
-            // An `uninstall` that ended in between took the directory away.
             if let Some(pins) = Self::lock_existing(directory)? {
+                for part in ["maps", "programs", "links", &format!("{LAYOUT_PREFIX}{LAYOUT}")] {
+                    make(&directory.join(part))?;
+                }
                 return Ok(pins);
             }
+            // It is not there, or an `uninstall` that ended in between took it away.
+            make(directory)?;
         }
     }
 
@@ -216,6 +217,9 @@ mod tests {
         );
         assert_eq!(Pins::lock(&directory).unwrap_err().to_string(), message);
         assert_eq!(uninstall(&directory).unwrap_err().to_string(), message);
+        fs::remove_dir(directory.join("programs")).unwrap();
+        assert!(Pins::lock(&directory).is_err() && !directory.join("programs").exists(), "nothing is touched unlocked");
+        fs::create_dir(directory.join("programs")).unwrap();
         assert!(pins.map("CONFIG").exists());
 
         drop(pins);

@@ -1,11 +1,11 @@
 //! `run`, `check`, `keep` and `uninstall`: what the command line asks for, put together from the other modules.
 //!
-//! `node::Node` is what an agent knows of its machine before it changes anything, `lead::Leading` all that runs while
+//! `node::Node` is what an agent knows of its machine before it changes anything, `leading::Leading` all that runs while
 //! it is the one that enrols pods.
 
 mod check;
 mod keep;
-mod lead;
+mod leading;
 mod logging;
 mod memory;
 mod mount;
@@ -29,14 +29,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
+    config::{Config, Source},
     handoff::ListenersHandedBack,
     health::{self, Health, Stage},
-    lead::{Candidate, Heir, Identity, Parting, Place, Standing, Tenure},
+    lead::{self, Candidate, Departure, Heir, Identity, Parting, Place, Standing, Tenure},
     redirect::Redirect,
     seccomp,
+    sources::kubernetes,
 };
-use lead::{Leading, Over, Stopped};
+use leading::{Leading, Over, Stopped};
 use node::Node;
 
 /// Threads of the runtime; one may be busy with a step of the reconciler.
@@ -67,17 +68,35 @@ fn live(outer: &Runtime, node: &Node) -> anyhow::Result<()> {
     let mut held = Vec::new();
     loop {
         let taken = outer.block_on(end.run_until_cancelled(candidate.take(std::mem::take(&mut held))));
-        let Some(tenure) = taken.transpose()? else { return Ok(()) };
+        let tenure = match taken {
+            Some(Ok(tenure)) => tenure,
+            Some(Err(lead::Error::Departed)) => {
+                tracing::info!("another agent takes weir off this node; this one waits to be ended");
+                node.health.enter(Stage::Uninstalled);
+                outer.block_on(end.cancelled());
+                return Ok(());
+            }
+            Some(Err(error)) => return Err(error.into()),
+            None => return Ok(()),
+        };
         let inner = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
         let led = inner.block_on(lead(node, tenure, &end));
         // Requests for sockets may wait on the pool of blocking threads; nobody waits for them any more.
         inner.shutdown_timeout(LAST_STEPS);
         let (heir, redirect, sockets) = match led? {
             Led::Ended => return Ok(()),
-            Led::Uninstalled => {
+            Led::Uninstalled(departure, watch) => {
                 node.health.enter(Stage::Uninstalled);
-                outer.block_on(end.cancelled());
-                return Ok(());
+                if outer.block_on(end.run_until_cancelled(taken_back(node, watch))).is_none() {
+                    return Ok(());
+                }
+                tracing::info!("the uninstall was taken back; this agent enrols pods again");
+                drop(departure);
+                node.health.enter(Stage::Starting);
+                candidate.begin_anew();
+                // The kubelet may have read the profile's directory already: it is there again before the proxy is.
+                outer.block_on(prepare(node))?;
+                continue;
             }
             Led::Superseded(heir, redirect, sockets) => (heir, redirect, sockets),
         };
@@ -94,9 +113,7 @@ fn live(outer: &Runtime, node: &Node) -> anyhow::Result<()> {
 
 /// What is done once, and what lasts as long as the process: the profile of the proxy, signals to end it, and what the kubelet asks.
 async fn start(node: &Node) -> anyhow::Result<CancellationToken> {
-    if let Some(settings) = &node.config.seccomp {
-        seccomp::write(&settings.profile)?;
-    }
+    prepare(node).await?;
     if let Some(settings) = &node.config.health {
         let listener = health::bind(settings.address).await?;
         tokio::spawn(health::serve(listener, node.health.clone()));
@@ -112,6 +129,26 @@ async fn start(node: &Node) -> anyhow::Result<CancellationToken> {
         told.cancel();
     });
     Ok(end)
+}
+
+/// What the proxy's container needs to start.
+async fn prepare(node: &Node) -> anyhow::Result<()> {
+    if let Some(settings) = &node.config.seccomp {
+        seccomp::write(&settings.profile)?;
+    }
+    Ok(())
+}
+
+/// Resolves when weir is to be on the node again; never where nobody can say so.
+async fn taken_back(node: &Node, pods: Option<kubernetes::Handle>) {
+    if let (Some(pods), Source::Kubernetes(source)) = (pods, &node.config.source) {
+        // The one that the source had ended with the runtime of the agent that led.
+        match kubernetes::client(source.kubeconfig.as_deref()).await {
+            Ok(client) => return pods.uninstall_taken_back(&client).await,
+            Err(error) => tracing::warn!(%error, "whether the uninstall is taken back cannot be told"),
+        }
+    }
+    std::future::pending().await
 }
 
 /// The kubelet is told of an agent that waits; one that leads tells itself how far it has come.
@@ -132,8 +169,8 @@ enum Led {
     Ended,
     /// Another agent is to lead.
     Superseded(Heir, Arc<Redirect>, Vec<ListenersHandedBack>),
-    /// weir is off the node.
-    Uninstalled,
+    /// weir is off the node. Other agents are to know; and whom to ask whether that was taken back.
+    Uninstalled(Option<Departure>, Option<kubernetes::Handle>),
 }
 
 /// Leads until the end, until another agent is to lead, or until weir is to go.
@@ -145,8 +182,8 @@ async fn lead(node: &Node, tenure: Tenure, end: &CancellationToken) -> anyhow::R
     };
     match over {
         Ok(Some(Over::Uninstall)) => {
-            leading.uninstall(end).await;
-            Ok(Led::Uninstalled)
+            let (departure, pods) = leading.uninstall(end).await;
+            Ok(Led::Uninstalled(departure, pods))
         }
         Ok(Some(Over::Superseded(heir))) => {
             tracing::info!(heir = %heir.identity(), "agent steps down; the redirect stays");

@@ -88,6 +88,11 @@ impl Kubernetes {
         self.cni.clone()
     }
 
+    /// What the source knows.
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
     /// Answers the CNI plugin.
     pub(super) fn answer_cni(&self, server: cni::Server, outcomes: Outcomes, tasks: &mut JoinSet<()>) {
         let (pods, locator) = (self.handle.clone(), self.locator.clone());

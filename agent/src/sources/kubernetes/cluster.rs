@@ -139,8 +139,13 @@ impl Cluster {
         else {
             return false;
         };
+        self.controller_of(own_pod).as_deref() == Some(uid)
+    }
+
+    /// UID of the DaemonSet of a pod of weir's own.
+    pub fn controller_of(&self, own_pod: &str) -> Option<String> {
         let own = |pod: &&Arc<Pod>| pod.name == own_pod && pod.namespace == self.rules.own_namespace;
-        self.pods.values().find(own).is_some_and(|pod| pod.controller.as_deref() == Some(uid))
+        self.pods.values().find(own).and_then(|pod| pod.controller.clone())
     }
 
     /// Takes what was heard of pods; the UIDs of those that may have changed.

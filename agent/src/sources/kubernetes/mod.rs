@@ -83,6 +83,11 @@ impl Settings {
     }
 }
 
+/// How often an agent that was uninstalled looks whether that was taken back.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How long one look may take.
+const ASKING: Duration = Duration::from_secs(5);
+
 /// Which namespaces are enrolled; none until they are known.
 pub type Namespaces = Option<Arc<BTreeMap<String, bool>>>;
 
@@ -118,6 +123,23 @@ impl Handle {
     /// Whether the DaemonSet of the agent's own pod is being uninstalled.
     pub fn uninstall(&self) -> watch::Receiver<bool> {
         self.uninstall.clone()
+    }
+
+    /// Resolves when weir's own namespace does not say any more that the DaemonSet of the agent's own pod is being
+    /// uninstalled. Asks for that by itself, as nothing is followed by then.
+    pub async fn uninstall_taken_back(&self, client: &Client) {
+        let Settings { rules, own_pod, .. } = &self.shared.settings;
+        let set = own_pod.as_deref().and_then(|own_pod| self.shared.cluster.read().controller_of(own_pod));
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let asked =
+                requests::get::<objects::NamespaceObject>(client, "/api/v1/namespaces", &rules.own_namespace, ASKING);
+            match asked.await {
+                Ok(namespace) if namespace.object.uninstall != set => return,
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "whether the uninstall was taken back cannot be told now"),
+            }
+        }
     }
 
     /// A pod of this node.

@@ -1,6 +1,7 @@
 //! All that runs while this agent is the one that enrols pods: it holds the pins' lock and the sockets.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -23,8 +24,9 @@ use crate::{
     enroll::{Ground, Order, Progressing, Reconciler, Registry, Settings},
     handoff::{ListenersHandedBack, Server},
     keeper::{self, Caring, Keeper},
-    lead::{Heir, Tenure, Turn},
+    lead::{Departure, Heir, Tenure, Turn},
     redirect::{Redirect, inspect::Pinned, node},
+    sources::kubernetes::Handle,
     status::{Board, SharedBoard},
     uninstall::Remains,
 };
@@ -44,6 +46,10 @@ pub(super) struct Leading {
     caring: Caring,
     /// Whether weir is being taken off the cluster.
     uninstall: Option<watch::Receiver<bool>>,
+    /// The source of pods, if it is the API server.
+    pods: Option<Handle>,
+    /// Where agents of this node look whether another one takes weir off it.
+    state: PathBuf,
     remains: Remains,
     /// Ends the API; whoever still watches events sees the end of their stream.
     stop: CancellationToken,
@@ -109,6 +115,7 @@ impl Leading {
             kubernetes.install_cni(board.clone(), &mut others);
         }
         let uninstall = kubernetes.as_ref().map(Kubernetes::uninstall);
+        let followed = kubernetes.as_ref().map(Kubernetes::handle);
         let remains = Remains::new(config, &features.cgroup2, kubernetes.as_ref().and_then(Kubernetes::cni));
         let reconciling = tokio::spawn(reconciler.run(source, heard, ordered));
         if let Some(place) = config.node_processes.pods_cgroup.clone() {
@@ -122,7 +129,22 @@ impl Leading {
             kernel = %features.kernel, cgroup2 = %features.cgroup2.display(), pins = %redirect.directory().display(),
             adopted = redirect.adopted(), "agent started"
         );
-        Ok(Self { orders, milestones, turn, redirect, caring, uninstall, remains, stop, serving, reconciling, others })
+        let (pods, state) = (followed, config.state().to_owned());
+        Ok(Self {
+            orders,
+            milestones,
+            turn,
+            redirect,
+            caring,
+            uninstall,
+            pods,
+            state,
+            remains,
+            stop,
+            serving,
+            reconciling,
+            others,
+        })
     }
 
     /// Waits until another agent is to lead, or weir is to go, or something ends that should not.
@@ -156,20 +178,25 @@ impl Leading {
     }
 
     /// Takes weir off the node: withdraws every pod, lets connections drain (until `end` at the latest), and removes what
-    /// agents leave. What could not be removed is tried again, until `end`.
-    pub(super) async fn uninstall(self, end: &CancellationToken) {
+    /// agents leave. What could not be removed is tried again, until `end`. Other agents are not to put it back while what
+    /// this returns is held; the source of pods knows whether the uninstall is taken back.
+    pub(super) async fn uninstall(mut self, end: &CancellationToken) -> (Option<Departure>, Option<Handle>) {
+        let (pods, state) = (self.pods.take(), std::mem::take(&mut self.state));
         let mut problems: Vec<String> = block_in_place(|| self.remains.close_cni()).err().into_iter().collect();
         self.orders.send_replace(Order::Leave);
         let mut milestones = self.milestones.clone();
         let _ = end.run_until_cancelled(milestones.wait_for(|milestones| milestones.left)).await;
         let Stopped { redirect, caring, remains, .. } = self.stop().await;
+        let departure = block_in_place(|| Departure::begin(&state)).inspect_err(|error| {
+            tracing::warn!(%error, state = %state.display(), "another agent of this node, if there is one, is not told");
+        });
         problems.extend(block_in_place(|| redirect.remove()).err().map(|error| error.to_string()));
         caring.dismiss().await;
         problems.extend(block_in_place(|| remains.sweep()));
         while !problems.is_empty() {
             tracing::error!(problems = %problems.join("; "), "weir is not off this node yet");
             if end.run_until_cancelled(sleep(AGAIN)).await.is_none() {
-                return;
+                return (departure.ok(), pods);
             }
             problems = block_in_place(|| {
                 let closed = remains.close_cni().err().into_iter();
@@ -178,6 +205,7 @@ impl Leading {
             });
         }
         tracing::info!("weir is off this node");
+        (departure.ok(), pods)
     }
 
     /// Ends everything, after the step in hand. Pins, and with them the redirect, stay.
