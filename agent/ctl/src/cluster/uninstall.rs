@@ -105,13 +105,25 @@ async fn round(
     let asked = to_ask(&pods, set.metadata.uid.as_deref().unwrap_or_default(), progress);
     let ask = async |(node, pod): (String, &Pod)| (node, answer(connection, pod).await);
     let answers: Vec<_> = stream::iter(asked).map(ask).buffer_unordered(AT_ONCE).collect().await;
-    for (node, answer) in answers {
+    for (node, answer) in by_node(answers) {
         if answer.is_ok() && output.is_plain() {
             output.text(format_args!("node {node}: uninstalled\n"))?;
         }
         progress.insert(node, answer);
     }
     Ok(progress.values().all(Result::is_ok) && progress.len() >= place::wanted(set))
+}
+
+/// What each node says: in the middle of a rollout two pods speak for one, and it is done when both are.
+fn by_node(answers: Vec<(String, Result<(), String>)>) -> Progress {
+    let mut nodes = Progress::new();
+    for (node, answer) in answers {
+        let said = nodes.entry(node).or_insert(Ok(()));
+        if said.is_ok() {
+            *said = answer;
+        }
+    }
+    nodes
 }
 
 /// The pods of the DaemonSet whose nodes are not done. One that is leaving is not there to answer.
@@ -200,6 +212,17 @@ mod tests {
             "spec": { "nodeName": node, "containers": [] },
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_node_with_two_pods_is_done_when_both_say_so() {
+        let said = |node: &str, answer: Result<(), &str>| (node.to_owned(), answer.map_err(str::to_owned));
+        let no = Err("not yet");
+        for answers in [[said("a", Ok(())), said("a", no)], [said("a", no), said("a", Ok(()))]] {
+            assert_eq!(by_node(answers.into())["a"], Err("not yet".to_owned()));
+        }
+        let nodes = by_node(vec![said("a", Ok(())), said("b", no), said("a", Ok(()))]);
+        assert!(nodes["a"].is_ok() && nodes["b"].is_err());
     }
 
     #[test]
