@@ -222,6 +222,12 @@ pub enum HeaderPattern {
 }
 
 impl HeaderMatcher {
+    /// A header must be there.
+    pub fn present(name: HeaderName) -> Self {
+        let name = MatchedHeader::Plain(name);
+        Self { name, value: HeaderPattern::Present(true), invert: false, missing_is_empty: false }
+    }
+
     /// Whether a header with this value, or none, matches.
     pub fn matches(&self, value: Option<&[u8]>) -> bool {
         let value = match (value, self.missing_is_empty) {

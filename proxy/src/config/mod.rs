@@ -10,6 +10,7 @@ pub mod fraction;
 pub mod headers;
 pub mod http;
 pub mod listener;
+pub mod local_reply;
 pub mod matcher;
 pub mod metadata;
 pub mod rbac;
@@ -17,6 +18,7 @@ pub mod reload;
 pub mod retry;
 pub mod route;
 pub mod tcp;
+pub mod template;
 pub mod tls;
 
 use std::{net::SocketAddr, sync::Arc};

@@ -1,6 +1,11 @@
 //! Retry policies.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, HeaderName};
 
 use crate::config::matcher::HeaderMatcher;
 
@@ -61,6 +66,9 @@ impl RetryOn {
     /// grpc-status 14.
     pub const GRPC_UNAVAILABLE: Self = Self { bits: 1 << 14 };
 
+    /// Conditions that are known and never hold here.
+    const NEVER: [&'static str; 1] = ["http3-post-connect-failure"];
+
     /// Parses a comma-separated list, into the conditions and the names that are none: Envoy ignores those.
     pub fn parse(list: &str) -> (Self, Vec<&str>) {
         let mut on = Self::default();
@@ -68,6 +76,7 @@ impl RetryOn {
         for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             match CONDITIONS.iter().find(|(known, _)| *known == name) {
                 Some((_, condition)) => on.bits |= condition.bits,
+                None if Self::NEVER.contains(&name) => {}
                 None => unknown.push(name),
             }
         }
@@ -91,6 +100,48 @@ impl RetryOn {
     }
 }
 
+/// `RateLimitedRetryBackOff`.
+#[derive(Clone, Debug)]
+pub struct RateLimitedBackOff {
+    /// Response headers that say when to come again; the first that is there counts.
+    pub headers: Vec<(HeaderName, ResetFormat)>,
+    /// A longer pause is none of these.
+    pub max_interval: Duration,
+}
+
+/// What a number in a header means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetFormat {
+    /// Seconds from now.
+    Seconds,
+    /// Seconds since 1970.
+    UnixTimestamp,
+}
+
+impl RateLimitedBackOff {
+    /// Envoy's default of `max_interval`.
+    pub const DEFAULT_MAX_INTERVAL: Duration = Duration::from_secs(300);
+
+    /// The pause that a response asks for at `now`, if it does and it is not too long.
+    pub fn pause(&self, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+        self.headers.iter().find_map(|(name, format)| {
+            let number: u64 = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;
+            let pause = match format {
+                ResetFormat::Seconds => Duration::from_secs(number),
+                ResetFormat::UnixTimestamp => {
+                    (SystemTime::UNIX_EPOCH + Duration::from_secs(number)).duration_since(now).ok()?
+                }
+            };
+            (pause <= self.max_interval && !pause.is_zero()).then_some(pause)
+        })
+    }
+
+    /// A pause that was asked for, somewhat longer, so that not all come back at once. `random` is in 0..1.
+    pub fn spread(pause: Duration, random: f64) -> Duration {
+        pause.mul_f64(1.0 + random / 2.0)
+    }
+}
+
 /// `RetryPolicy`.
 #[derive(Clone, Debug)]
 pub struct RetryPolicy {
@@ -100,6 +151,8 @@ pub struct RetryPolicy {
     pub retries: u32,
     /// An attempt that has no response after this long is over.
     pub per_try_timeout: Option<Duration>,
+    /// An attempt on which nothing moves for so long is over.
+    pub per_try_idle_timeout: Option<Duration>,
     /// Of `retriable-status-codes`.
     pub status_codes: Vec<u16>,
     /// Of `retriable-headers`.
@@ -110,8 +163,18 @@ pub struct RetryPolicy {
     pub base_interval: Duration,
     /// Longest pause.
     pub max_interval: Duration,
-    /// Avoid endpoints that were tried, by so many picks.
-    pub avoid_previous_hosts: Option<u32>,
+    /// How long upstreams may ask for a pause.
+    pub rate_limited: Option<RateLimitedBackOff>,
+    /// Avoid endpoints that were tried.
+    pub avoid_previous_hosts: bool,
+    /// Avoid canary endpoints.
+    pub omit_canaries: bool,
+    /// Avoid endpoints whose `envoy.lb` metadata has all of this.
+    pub omit_metadata: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
+    /// To avoid an endpoint, pick again so many times.
+    pub repicks: u32,
+    /// Avoid priorities that were tried; the load is spread anew after so many attempts.
+    pub previous_priorities: Option<u32>,
 }
 
 impl RetryPolicy {
@@ -126,12 +189,18 @@ impl RetryPolicy {
             on,
             retries: 1,
             per_try_timeout: None,
+            per_try_idle_timeout: None,
             status_codes: Vec::new(),
             response_headers: Vec::new(),
             request_headers: Vec::new(),
             base_interval: Self::DEFAULT_BASE_INTERVAL,
             max_interval: Self::DEFAULT_BASE_INTERVAL * Self::DEFAULT_MAX_FACTOR,
-            avoid_previous_hosts: None,
+            rate_limited: None,
+            avoid_previous_hosts: false,
+            omit_canaries: false,
+            omit_metadata: None,
+            repicks: 0,
+            previous_priorities: None,
         }
     }
 
@@ -151,6 +220,26 @@ mod tests {
         let (on, unknown) = RetryOn::parse("5xx, connect-failure,nonsense,");
         assert!(on.any(RetryOn::SERVER_ERROR) && on.any(RetryOn::CONNECT_FAILURE) && !on.any(RetryOn::RESET));
         assert_eq!(unknown, ["nonsense"]);
+    }
+
+    #[test]
+    fn upstreams_ask_for_pauses() {
+        let policy = RateLimitedBackOff {
+            headers: vec![
+                (HeaderName::from_static("retry-after"), ResetFormat::Seconds),
+                (HeaderName::from_static("reset"), ResetFormat::UnixTimestamp),
+            ],
+            max_interval: Duration::from_secs(10),
+        };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let pause = |name: &'static str, value: &'static str| {
+            policy.pause(&HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().unwrap())]), now)
+        };
+        assert_eq!(pause("retry-after", "3"), Some(Duration::from_secs(3)));
+        assert_eq!(pause("retry-after", "11"), None);
+        assert_eq!(pause("retry-after", "x"), None);
+        assert_eq!(pause("reset", "1005"), Some(Duration::from_secs(5)));
+        assert_eq!(pause("reset", "999"), None);
     }
 
     #[test]

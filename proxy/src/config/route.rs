@@ -1,17 +1,29 @@
 //! Virtual hosts and routes, and finding the one for a request.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod action;
+mod hash;
+mod matching;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use std::{collections::HashMap, sync::Arc};
 
+use http::HeaderName;
+
+pub use self::{
+    action::{
+        Action, Clusters, Connect, DirectResponse, Forward, GrpcDeadline, HostRewrite, Mirror, PathRewrite, Redirect,
+        RedirectPath, UpgradeRule, WeightedCluster,
+    },
+    hash::{HashInput, HashPolicy, Hashed, hash},
+    matching::{
+        CookieMatcher, PathMatch, RequestView, RouteMatch, TlsMatch, TlsView, cookies, header_matches, is_grpc,
+        plain_header_matches,
+    },
+};
 use crate::config::{
     filter::{Overrides, local_ratelimit::RateLimit},
-    fraction::Fraction,
     headers::HeaderChanges,
-    matcher::{HeaderMatcher, MatchedHeader, QueryMatcher, Regex, RegexRewrite},
+    matcher::HeaderMatcher,
     metadata::Metadata,
-    retry::RetryPolicy,
 };
 
 /// A route configuration: virtual hosts by domain.
@@ -65,6 +77,19 @@ pub struct VirtualHost {
     pub filters: Overrides,
     /// What makes rate limit descriptors.
     pub rate_limits: Vec<RateLimit>,
+    /// `x-envoy-is-timeout-retry` in requests.
+    pub timeout_retry_header: bool,
+    /// Groups of requests that have statistics of their own; the first that matches counts.
+    pub virtual_clusters: Vec<VirtualCluster>,
+}
+
+/// A group of requests that has statistics of its own.
+#[derive(Clone, Debug)]
+pub struct VirtualCluster {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Requests that match all of these.
+    pub headers: Vec<HeaderMatcher>,
 }
 
 /// Which requests are redirected to https.
@@ -96,221 +121,6 @@ pub struct Route {
     pub filters: Overrides,
     /// Configured metadata.
     pub metadata: Option<Metadata>,
-}
-
-/// Which requests a route takes: all conditions must hold.
-#[derive(Clone, Debug)]
-pub struct RouteMatch {
-    /// The path, without the query.
-    pub path: PathMatch,
-    /// Case counts in `path`.
-    pub case_sensitive: bool,
-    /// Headers.
-    pub headers: Vec<HeaderMatcher>,
-    /// Query parameters.
-    pub query: Vec<QueryMatcher>,
-    /// gRPC requests only.
-    pub grpc: bool,
-    /// Share of the requests.
-    pub fraction: Option<Fraction>,
-}
-
-/// See [`RouteMatch`]. Literals are in lower case when case does not count.
-#[derive(Clone, Debug)]
-pub enum PathMatch {
-    /// Begins with.
-    Prefix(Box<str>),
-    /// Is.
-    Exact(Box<str>),
-    /// Matches as a whole.
-    Regex(Regex),
-    /// Is, or begins with it and a slash.
-    SeparatedPrefix(Box<str>),
-}
-
-/// What a route does.
-#[derive(Debug)]
-pub enum Action {
-    /// Sends it to a cluster.
-    Forward(Box<Forward>),
-    /// Answers with a redirect.
-    Redirect(Redirect),
-    /// Answers itself.
-    Direct(DirectResponse),
-}
-
-/// How a request is forwarded.
-#[derive(Debug)]
-pub struct Forward {
-    /// Where to.
-    pub clusters: Clusters,
-    /// Status when the cluster does not exist.
-    pub cluster_not_found: http::StatusCode,
-    /// Change of the path.
-    pub path_rewrite: Option<PathRewrite>,
-    /// Change of `:authority`.
-    pub host_rewrite: Option<HostRewrite>,
-    /// Send the old `:authority` as `x-forwarded-host`.
-    pub append_forwarded_host: bool,
-    /// From the end of the request to the end of the response; none: for ever.
-    pub timeout: Option<Duration>,
-    /// Instead of the connection manager's `stream_idle_timeout`; `Some(None)`: never.
-    pub idle_timeout: Option<Option<Duration>>,
-    /// gRPC: the most that `grpc-timeout` may ask for; `Some(None)`: anything.
-    pub max_grpc_timeout: Option<Option<Duration>>,
-    /// Reset the stream after so long.
-    pub max_stream_duration: Option<Option<Duration>>,
-    /// Retries.
-    pub retry: Option<Arc<RetryPolicy>>,
-    /// Upgrades allowed or refused here, lower case.
-    pub upgrades: Vec<(Box<str>, bool)>,
-    /// What makes rate limit descriptors.
-    pub rate_limits: Vec<RateLimit>,
-    /// The virtual host's `rate_limits` count besides the route's.
-    pub include_vhost_rate_limits: bool,
-}
-
-impl Forward {
-    /// Envoy's default timeout of a route.
-    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
-}
-
-/// The cluster of a request.
-#[derive(Debug)]
-pub enum Clusters {
-    /// One.
-    One(Arc<str>),
-    /// Named by a header.
-    Header(HeaderName),
-    /// Several, by weight.
-    Weighted {
-        /// The clusters.
-        clusters: Vec<WeightedCluster>,
-        /// The sum of the weights, not 0.
-        total: u64,
-    },
-}
-
-/// One of several clusters.
-#[derive(Debug)]
-pub struct WeightedCluster {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its share.
-    pub weight: u32,
-    /// Header changes.
-    pub headers: HeaderChanges,
-    /// Change of `:authority`.
-    pub host_rewrite: Option<HeaderValue>,
-    /// What it says about filters.
-    pub filters: Overrides,
-}
-
-impl Clusters {
-    /// The cluster for a request, and the index of the weighted entry that it came from. None: the header is absent.
-    pub fn pick(&self, headers: &HeaderMap, random: u64) -> (Option<Arc<str>>, Option<usize>) {
-        match self {
-            Self::One(name) => (Some(name.clone()), None),
-            Self::Header(header) => (headers.get(header).and_then(|name| name.to_str().ok()).map(Arc::from), None),
-            Self::Weighted { clusters, total } => {
-                let mut point = random % total;
-                for (index, cluster) in clusters.iter().enumerate() {
-                    if point < u64::from(cluster.weight) {
-                        return (Some(cluster.name.clone()), Some(index));
-                    }
-                    point -= u64::from(cluster.weight);
-                }
-                (None, None)
-            }
-        }
-    }
-}
-
-/// A change of the path.
-#[derive(Clone, Debug)]
-pub enum PathRewrite {
-    /// What the route matched (prefix, path) is replaced.
-    Prefix(Box<str>),
-    /// Matches are replaced, the query left alone.
-    Regex(RegexRewrite),
-}
-
-/// A change of `:authority`.
-#[derive(Clone, Debug)]
-pub enum HostRewrite {
-    /// To this.
-    Literal(HeaderValue),
-    /// To the endpoint's host name, if it has one.
-    Auto,
-    /// To what a header says.
-    Header(HeaderName),
-    /// To the path (without the query) rewritten.
-    PathRegex(RegexRewrite),
-}
-
-/// A redirect.
-#[derive(Clone, Debug)]
-pub struct Redirect {
-    /// 301, 302, 303, 307 or 308.
-    pub status: http::StatusCode,
-    /// New scheme.
-    pub scheme: Option<Box<str>>,
-    /// New host.
-    pub host: Option<Box<str>>,
-    /// New port.
-    pub port: Option<u16>,
-    /// New path.
-    pub path: Option<RedirectPath>,
-    /// Drop the query.
-    pub strip_query: bool,
-}
-
-/// The path of a redirect.
-#[derive(Clone, Debug)]
-pub enum RedirectPath {
-    /// This; a query in it replaces the request's.
-    Whole(Box<str>),
-    /// What the route matched is replaced.
-    Prefix(Box<str>),
-    /// Matches are replaced.
-    Regex(RegexRewrite),
-}
-
-/// A response made here.
-#[derive(Clone, Debug)]
-pub struct DirectResponse {
-    /// Its status.
-    pub status: http::StatusCode,
-    /// Its body.
-    pub body: Bytes,
-}
-
-/// A request, as far as routing looks at it.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestView<'a> {
-    /// The method.
-    pub method: &'a Method,
-    /// The target.
-    pub uri: &'a Uri,
-    /// `:authority`.
-    pub authority: &'a [u8],
-    /// `http` or `https`.
-    pub scheme: &'a str,
-    /// The headers.
-    pub headers: &'a HeaderMap,
-}
-
-impl<'a> RequestView<'a> {
-    /// A header's first value, pseudo-headers among them.
-    pub fn header(&self, name: &MatchedHeader) -> Option<&'a [u8]> {
-        match name {
-            MatchedHeader::Method => Some(self.method.as_str().as_bytes()),
-            MatchedHeader::Path => Some(self.uri.path_and_query().map_or("", |path| path.as_str()).as_bytes()),
-            MatchedHeader::Authority => Some(self.authority),
-            MatchedHeader::Scheme => Some(self.scheme.as_bytes()),
-            MatchedHeader::Plain(name) => self.headers.get(name).map(HeaderValue::as_bytes),
-        }
-    }
 }
 
 impl RouteTable {
@@ -417,82 +227,17 @@ pub fn without_port(authority: &[u8]) -> &[u8] {
 }
 
 impl VirtualHost {
+    /// The group of requests that one belongs to.
+    pub fn virtual_cluster(&self, request: &RequestView<'_>) -> Option<&VirtualCluster> {
+        self.virtual_clusters
+            .iter()
+            .find(|cluster| cluster.headers.iter().all(|matcher| header_matches(matcher, request)))
+    }
+
     /// The first route that takes the request. `random` decides runtime fractions.
     pub fn route(&self, request: &RequestView<'_>, random: u64) -> Option<&Arc<Route>> {
         self.routes.iter().find(|route| route.matches.matches(request, random))
     }
-}
-
-impl RouteMatch {
-    /// Whether every condition holds.
-    pub fn matches(&self, request: &RequestView<'_>, random: u64) -> bool {
-        self.path.matches(request.uri.path(), self.case_sensitive)
-            && self.headers.iter().all(|matcher| header_matches(matcher, request))
-            && (self.query.is_empty()
-                || self.query.iter().all(|matcher| matcher.matches(request.uri.query().unwrap_or_default())))
-            && (!self.grpc || is_grpc(request.headers))
-            && self.fraction.is_none_or(|fraction| fraction.takes(random))
-    }
-}
-
-impl PathMatch {
-    fn matches(&self, path: &str, case_sensitive: bool) -> bool {
-        if !case_sensitive && !matches!(self, Self::Regex(_)) {
-            return self.matches_exactly(&path.to_ascii_lowercase());
-        }
-        self.matches_exactly(path)
-    }
-
-    fn matches_exactly(&self, path: &str) -> bool {
-        match self {
-            Self::Prefix(prefix) => path.starts_with(&**prefix),
-            Self::Exact(exact) => path == &**exact,
-            Self::Regex(regex) => regex.is_match(path.as_bytes()),
-            Self::SeparatedPrefix(prefix) => {
-                path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }
-        }
-    }
-
-    /// How many bytes of a matching path the match covers: what a prefix rewrite replaces.
-    pub fn matched_len(&self, path: &str) -> usize {
-        match self {
-            Self::Prefix(prefix) | Self::SeparatedPrefix(prefix) => prefix.len(),
-            Self::Exact(_) | Self::Regex(_) => path.len(),
-        }
-    }
-}
-
-/// Whether a header matcher takes a request.
-pub fn header_matches(matcher: &HeaderMatcher, request: &RequestView<'_>) -> bool {
-    match &matcher.name {
-        MatchedHeader::Plain(name) => plain_header_matches(matcher, name, request.headers),
-        pseudo => matcher.matches(request.header(pseudo)),
-    }
-}
-
-/// The same for headers only, of a response for example. Of several values one that matches is enough.
-pub fn plain_header_matches(matcher: &HeaderMatcher, name: &HeaderName, headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes).peekable();
-    if values.peek().is_none() {
-        return matcher.matches(None);
-    }
-    // An inverted matcher holds when no value is what it must not be.
-    if matcher.invert {
-        values.all(|value| matcher.matches(Some(value)))
-    } else {
-        values.any(|value| matcher.matches(Some(value)))
-    }
-}
-
-/// Whether a request is gRPC, by its content type.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
-        value
-            .as_bytes()
-            .strip_prefix(b"application/grpc")
-            .is_some_and(|rest| rest.is_empty() || rest[0] == b'+' || rest[0] == b';')
-    })
 }
 
 #[cfg(test)]

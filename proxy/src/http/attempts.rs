@@ -30,13 +30,14 @@ use crate::{
     cluster::PickContext,
     config::{
         cluster::{Cluster, Discovery, Endpoint, UpstreamProtocol},
-        retry::RetryPolicy,
+        retry::{RateLimitedBackOff, RetryPolicy},
         route::{Forward, HostRewrite},
     },
     telemetry::access_log::{Flag, Live, View},
 };
 
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 /// A response that will not be used is read to its end if it is no longer than this, to keep its connection.
@@ -54,7 +55,13 @@ pub(super) struct Attempts<'a> {
     pub timers: Timers,
     pub parts: Parts,
     pub tried: SmallVec<[SocketAddr; 4]>,
+    /// Of the endpoints that were tried.
+    pub priorities: SmallVec<[u32; 4]>,
     pub retries: u32,
+    /// Of the hash policy, for load balancing that looks at it.
+    pub hash: Option<u64>,
+    /// `set-cookie` of the hash policy, for the response.
+    pub cookies: Vec<HeaderValue>,
     /// The client is internal: for statistics.
     pub internal: bool,
     /// The endpoint of the last attempt is a canary.
@@ -118,7 +125,7 @@ impl Attempts<'_> {
             let outcome = match &attempted {
                 Attempted::Response(response, ..) => Outcome::Response(response.status(), response.headers()),
                 Attempted::Failed(failure) => Outcome::Failed(failure),
-                Attempted::Expired(Expired::PerTry) => Outcome::TimedOut,
+                Attempted::Expired(Expired::PerTry | Expired::PerTryIdle) => Outcome::TimedOut,
                 Attempted::Expired(_) | Attempted::NoHost => return self.give_up(attempted),
             };
             if !self.policy.as_ref().is_some_and(|policy| retry::wanted(policy, outcome)) {
@@ -137,8 +144,20 @@ impl Attempts<'_> {
                 self.stream.record.entry.raise(Flag::UpstreamOverflow);
                 return self.finish(attempted);
             };
+            let timed_out = matches!(attempted, Attempted::Expired(_));
+            let limited = self.policy.as_ref().and_then(|policy| policy.rate_limited.as_ref());
+            let asked = match (limited, &attempted) {
+                (Some(limited), Attempted::Response(response, ..)) => {
+                    let asked = limited.pause(response.headers(), std::time::SystemTime::now());
+                    asked.map(|pause| RateLimitedBackOff::spread(pause, fastrand::f64()))
+                }
+                _ => None,
+            };
             shard.inc(stats.upstream_rq_retry);
-            shard.inc(stats.upstream_rq_retry_backoff_exponential);
+            shard.inc(match asked {
+                Some(_) => stats.upstream_rq_retry_backoff_ratelimited,
+                None => stats.upstream_rq_retry_backoff_exponential,
+            });
             let code = match &attempted {
                 Attempted::Response(response, ..) => response.status().as_u16(),
                 Attempted::Expired(_) => 504,
@@ -152,7 +171,11 @@ impl Attempts<'_> {
                 drain(response.into_body(), lease);
             }
             self.retries += 1;
-            if let Err(expired) = self.pause().await {
+            if self.routed.virtual_host.timeout_retry_header {
+                let timed_out = HeaderValue::from_static(if timed_out { "true" } else { "false" });
+                self.parts.headers.insert(IS_TIMEOUT_RETRY, timed_out);
+            }
+            if let Err(expired) = self.pause(asked).await {
                 return self.give_up(Attempted::Expired(expired));
             }
         }
@@ -168,10 +191,11 @@ impl Attempts<'_> {
         replayable && self.policy.as_ref().is_some_and(|policy| self.retries < policy.retries)
     }
 
-    async fn pause(&mut self) -> Result<(), Expired> {
+    /// Waits before another attempt; `asked`: as long as the upstream wants.
+    async fn pause(&mut self, asked: Option<Duration>) -> Result<(), Expired> {
         let Some(policy) = &self.policy else { return Ok(()) };
-        let pause = policy.pause(self.retries, fastrand::f64());
-        self.timers.attempt(None);
+        let pause = asked.unwrap_or_else(|| policy.pause(self.retries, fastrand::f64()));
+        self.timers.attempt(None, None);
         within(&mut self.timers, tokio::time::sleep(pause)).await
     }
 
@@ -183,17 +207,23 @@ impl Attempts<'_> {
             }
             _ => None,
         };
-        let repicks = match &self.policy {
-            Some(policy) if !self.tried.is_empty() => policy.avoid_previous_hosts.unwrap_or(0),
-            _ => 0,
-        };
-        let context = PickContext {
+        let mut context = PickContext {
             destination: Some(connection.destination),
             destination_header: header,
-            avoid: &self.tried,
-            repicks,
+            hash: self.hash,
             ..PickContext::default()
         };
+        if let Some(policy) = self.policy.as_deref().filter(|_| !self.tried.is_empty()) {
+            context.repicks = policy.repicks;
+            context.avoid = if policy.avoid_previous_hosts { &self.tried } else { &[] };
+            context.omit_canaries = policy.omit_canaries;
+            context.omit_metadata = policy.omit_metadata.as_deref();
+            // The priorities of the attempts since the load was last spread anew.
+            if let Some(frequency) = policy.previous_priorities {
+                let known = self.priorities.len() - self.priorities.len() % frequency as usize;
+                context.previous_priorities = &self.priorities[..known];
+            }
+        }
         connection.worker.balancers.pick(&self.cluster, &context)
     }
 
@@ -212,6 +242,7 @@ impl Attempts<'_> {
             self.lower_expected_timeout();
         }
         self.tried.push(endpoint.address);
+        self.priorities.push(endpoint.template.priority);
         let entry = &mut self.stream.record.entry;
         entry.upstream_host = Some(endpoint.address);
         entry.upstream_local = None;
@@ -244,7 +275,8 @@ impl Attempts<'_> {
             UpstreamProtocol::Http2 => true,
             UpstreamProtocol::Downstream => connection.multiplexed,
         };
-        self.timers.attempt(self.timeouts.per_try);
+        let idle = self.policy.as_ref().and_then(|policy| policy.per_try_idle_timeout);
+        self.timers.attempt(self.timeouts.per_try, idle);
         let name = naming_header(&self.cluster, &self.parts.headers);
         let Some(mut request) = self.request(http2, body, last) else {
             return Attempted::Failed(Failure::Protocol);
@@ -290,25 +322,11 @@ impl Attempts<'_> {
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = self.parts.uri.clone();
         // The response's headers may be made from the request's.
-        let needed = self.changes.in_order().any(|changes| !changes.response.is_empty());
+        let needed =
+            !self.stream.chain.is_empty() || self.changes.in_order().any(|changes| !changes.response.is_empty());
         *request.headers_mut() =
             if last && !needed { std::mem::take(&mut self.parts.headers) } else { self.parts.headers.clone() };
-        if !http2 && matches!(request.body(), RequestBody::Empty) && has_body(request.method()) {
-            // Envoy announces the end of a body that is none.
-            request.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
-        }
-        if http2 {
-            let authority = request.headers_mut().remove(header::HOST)?;
-            let mut uri = http::uri::Parts::default();
-            uri.scheme = Some(Scheme::HTTP);
-            uri.authority =
-                Some(Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(authority.as_bytes())).ok()?);
-            uri.path_and_query =
-                Some(self.parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
-            *request.uri_mut() = Uri::from_parts(uri).ok()?;
-            *request.version_mut() = Version::HTTP_2;
-        }
-        Some(request)
+        upstream_request(request, http2)
     }
 
     /// Ends without another attempt: with the response, or with what went wrong.
@@ -328,14 +346,7 @@ impl Attempts<'_> {
                 }
                 Reply::failed(failure, self.retries > 0)
             }
-            Attempted::Expired(expired) => {
-                let mut reply = Reply::expired(*expired);
-                if self.timeouts.grpc {
-                    // DEADLINE_EXCEEDED: the client's own limit.
-                    reply.grpc_status = Some(4);
-                }
-                reply
-            }
+            Attempted::Expired(expired) => Reply::expired(*expired),
             Attempted::Response(..) => Reply::no_host(),
         };
         let mut reply = reply;
@@ -370,6 +381,9 @@ impl Attempts<'_> {
         if self.routed.virtual_host.attempt_count_in_response {
             parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.retries + 1));
         }
+        for cookie in self.cookies {
+            parts.headers.append(header::SET_COOKIE, cookie);
+        }
         let live = Live {
             method: &self.parts.method,
             uri: &self.parts.uri,
@@ -393,6 +407,26 @@ impl Attempts<'_> {
         response::set_reason(&mut response);
         response
     }
+}
+
+/// The request in the form of the upstream's protocol. None: it has none, as its host is no authority.
+pub(super) fn upstream_request(mut request: Request<RequestBody>, http2: bool) -> Option<Request<RequestBody>> {
+    if !http2 {
+        if matches!(request.body(), RequestBody::Empty) && has_body(request.method()) {
+            // Envoy announces the end of a body that is none.
+            request.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+        }
+        return Some(request);
+    }
+    let authority = request.headers_mut().remove(header::HOST)?;
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(authority.as_bytes())).ok()?);
+    let path = request.uri().path_and_query().cloned();
+    uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    *request.uri_mut() = Uri::from_parts(uri).ok()?;
+    *request.version_mut() = Version::HTTP_2;
+    Some(request)
 }
 
 /// Whether requests by a method have a body, if an empty one.

@@ -147,7 +147,9 @@ impl Body for ResponseBody {
         let Poll::Ready(frame) = Pin::new(&mut from.incoming).poll_frame(cx) else {
             let expired = ready!(from.timers.poll(cx));
             let (flag, details) = match expired {
-                Expired::Global | Expired::PerTry => (Flag::UpstreamRequestTimeout, "response_timeout"),
+                Expired::Global | Expired::PerTry | Expired::PerTryIdle => {
+                    (Flag::UpstreamRequestTimeout, "response_timeout")
+                }
                 Expired::Idle | Expired::Request => (Flag::StreamIdleTimeout, "stream_idle_timeout"),
                 Expired::MaxDuration => (Flag::UpstreamMaxStreamDurationReached, "max_duration_timeout"),
             };

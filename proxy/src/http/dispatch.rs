@@ -17,7 +17,7 @@ use super::{
     rewrite, router,
     stream::{Routed, Stream},
 };
-use crate::config::route::{Action, RequestView, RequireTls};
+use crate::config::route::{Action, RequireTls};
 
 /// Answers a request.
 pub(super) async fn handle(
@@ -47,13 +47,7 @@ async fn route(mut stream: Stream, mut parts: Parts, incoming: Incoming, prepare
     let table = stream.connection.manager.routes.clone();
     let random = fastrand::u64(..);
     let (virtual_host, route) = {
-        let view = RequestView {
-            method: &parts.method,
-            uri: &parts.uri,
-            authority: parts.headers.get(header::HOST).map_or(b"", HeaderValue::as_bytes),
-            scheme: stream.scheme,
-            headers: &parts.headers,
-        };
+        let view = stream.view(&parts);
         let domain = match &table.vhost_header {
             Some(name) => parts.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes),
             None => view.authority,
@@ -76,6 +70,8 @@ async fn route(mut stream: Stream, mut parts: Parts, incoming: Incoming, prepare
         Routed { table, virtual_host, route, cluster, weighted }
     });
     if let Some(routed) = &routed {
+        let virtual_cluster = routed.virtual_host.virtual_cluster(&stream.view(&parts));
+        stream.record.entry.virtual_cluster = virtual_cluster.map(|cluster| cluster.name.clone());
         stream.routed(routed);
     }
     let mut body = ClientBody::new(incoming, stream.record.progress.clone());
@@ -98,6 +94,9 @@ async fn route(mut stream: Stream, mut parts: Parts, incoming: Incoming, prepare
             stream.keep_request(&parts);
             let mut reply = Reply::new(direct.status, "", None, "direct_response");
             reply.body = direct.body.clone();
+            if let Some(format) = &direct.format {
+                reply.fill(format, &stream, &parts, false);
+            }
             stream.answer(reply, Some(&routed.changes()), &parts)
         }
         Action::Redirect(redirect) => {

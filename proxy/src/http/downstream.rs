@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::{activity::Activity, upgraded::Accepted, xfcc};
 use crate::{
-    config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager},
+    config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, route::TlsView},
     intake::Downstream,
     tls::PeerTls,
     wire::dial::{Dialer, PoolScope},
@@ -88,6 +88,14 @@ impl Connection {
             let element = || xfcc::element(&self.manager.client_cert_details, self.tls.as_deref());
             self.client_cert.get_or_init(element).clone()
         });
+    }
+
+    /// What is known of the client's certificate.
+    pub fn tls_view(&self) -> TlsView {
+        self.tls.as_ref().map_or_else(TlsView::default, |tls| TlsView {
+            presented: tls.peer().is_some(),
+            validated: tls.validated(),
+        })
     }
 
     /// This connection's own copy of a rate limit.

@@ -57,7 +57,8 @@ pub(super) fn identify(
     scheme: &'static str,
 ) -> Client {
     let hops = manager.xff_num_trusted_hops as usize;
-    let mut single = !headers.contains_key(&X_FORWARDED_FOR);
+    // Whoever says nothing, where the header is trusted, is not known to be internal.
+    let mut single = manager.use_remote_address && !headers.contains_key(&X_FORWARDED_FOR);
     let mut address = peer;
     if manager.use_remote_address {
         if hops > 0
@@ -107,6 +108,12 @@ fn sanitize(manager: &HttpConnectionManager, headers: &mut HeaderMap, internal: 
     for name in &manager.routes.internal_only_headers {
         headers.remove(name);
     }
+}
+
+/// What a request that starts here says of where it comes from.
+pub(super) fn from_here(manager: &HttpConnectionManager, headers: &mut HeaderMap) {
+    headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    append_xff(headers, manager, manager.node_address);
 }
 
 /// The elements of `x-forwarded-for`, the last one first.
@@ -202,6 +209,7 @@ mod tests {
         let mut manager = manager();
         manager.internal_addresses = vec!["10.0.0.0/8".parse().unwrap()];
         let mut headers = headers(&[("x-envoy-max-retries", "9")]);
+        headers.insert(X_FORWARDED_FOR, HeaderValue::from_static("10.0.0.1"));
         assert!(identify(&manager, peer(), &mut headers, "http").internal);
         assert_eq!(headers["x-envoy-max-retries"], "9");
         assert_eq!(headers["x-envoy-internal"], "true");

@@ -16,6 +16,7 @@ mod filter;
 mod forwarded;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod mirror;
 mod mutate;
 pub mod pool;
 mod progress;

@@ -3,10 +3,16 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 
-use super::{timers::Expired, upstream::Failure};
-use crate::telemetry::access_log::Flag;
+use super::{stream::Stream, timers::Expired, upstream::Failure};
+use crate::{
+    config::local_reply::BodyFormat,
+    telemetry::access_log::{Flag, Live, View},
+};
+
+/// gRPC's DEADLINE_EXCEEDED.
+const DEADLINE_EXCEEDED: u8 = 4;
 
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
@@ -81,12 +87,34 @@ impl Reply {
         match which {
             Expired::Global => Self::new(status, timeout, Flag::UpstreamRequestTimeout, "response_timeout"),
             Expired::PerTry => Self::new(status, timeout, Flag::UpstreamRequestTimeout, "upstream_per_try_timeout"),
+            Expired::PerTryIdle => {
+                Self::new(status, timeout, Flag::UpstreamRequestTimeout, "upstream_per_try_idle_timeout")
+            }
             Expired::Idle => Self::new(status, "stream timeout", Flag::StreamIdleTimeout, "stream_idle_timeout"),
             Expired::Request => {
                 Self::new(StatusCode::REQUEST_TIMEOUT, "request timeout", None, "request_overall_timeout")
             }
-            Expired::MaxDuration => Self::new(status, "downstream duration timeout", None, "max_duration_timeout"),
+            Expired::MaxDuration => {
+                let reply = Self::new(status, "downstream duration timeout", None, "max_duration_timeout");
+                Self { grpc_status: Some(DEADLINE_EXCEEDED), ..reply }
+            }
         }
+    }
+
+    /// Makes the body by a format. `known`: the format knows of the reply's status and details.
+    pub fn fill(&mut self, format: &BodyFormat, stream: &Stream, parts: &Parts, known: bool) {
+        let mut entry = stream.record.entry.clone();
+        if known {
+            entry.response_code = self.status.as_u16();
+            entry.details.clone_from(&self.details);
+        }
+        entry.local_reply = Some(self.body.clone());
+        let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
+        let view = View { entry: &entry, request: Some(live), response: Some(&self.headers) };
+        let mut body = Vec::new();
+        format.format.write_line(&mut body, &view);
+        self.body = Bytes::from(body);
+        self.headers.insert(header::CONTENT_TYPE, format.content_type.clone());
     }
 
     /// The head and body as a gRPC client understands them: status 200, the error in headers.

@@ -13,7 +13,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::progress::Progress;
+use super::{mirror::Copied, progress::Progress};
 
 /// A body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,14 @@ pub(super) struct ClientBody {
     source: Source,
     /// How far it has come; none if there is no body.
     progress: Option<Rc<Progress>>,
+    /// Copies that are made of it.
+    copies: Vec<Rc<RefCell<Copied>>>,
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        self.end_copies(false);
+    }
 }
 
 #[derive(Debug)]
@@ -58,7 +66,18 @@ enum Source {
 impl ClientBody {
     /// As it comes.
     pub fn new(incoming: Incoming, progress: Option<Rc<Progress>>) -> Self {
-        Self { source: Source::Coming(incoming), progress }
+        Self { source: Source::Coming(incoming), progress, copies: Vec::new() }
+    }
+
+    /// What passes from now on is copied there, too.
+    pub fn copy_to(&mut self, copy: Rc<RefCell<Copied>>) {
+        self.copies.push(copy);
+    }
+
+    fn end_copies(&self, complete: bool) {
+        for copy in &self.copies {
+            copy.borrow_mut().end(complete);
+        }
     }
 
     /// Reads all of it, if that is no more than `limit` bytes, to be passed on later. Gives its length.
@@ -101,18 +120,29 @@ impl Body for ClientBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.source {
-            Source::Read { chunks, trailers } => Poll::Ready(match chunks.pop_front() {
+        let frame = match &mut self.source {
+            Source::Read { chunks, trailers } => match chunks.pop_front() {
                 Some(chunk) => Some(Ok(Frame::data(chunk))),
                 None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
-            }),
+            },
             Source::Coming(incoming) => {
                 let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
                 let ended = incoming.is_end_stream();
                 self.note(frame.as_ref(), ended);
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Downstream)))
+                frame.map(|frame| frame.map_err(BodyError::Downstream))
+            }
+        };
+        if !self.copies.is_empty() {
+            if let Some(Ok(frame)) = &frame {
+                for copy in &self.copies {
+                    copy.borrow_mut().add(frame);
+                }
+            }
+            if frame.is_none() || self.is_end_stream() {
+                self.end_copies(true);
             }
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -139,6 +169,8 @@ pub(super) enum RequestBody {
     Stream(ClientBody),
     /// Passed through and kept.
     Kept(Replay),
+    /// A copy of one that passes elsewhere.
+    Copy(Rc<RefCell<Copied>>),
 }
 
 /// A kept body, from its beginning, for one attempt.
@@ -280,6 +312,7 @@ impl Body for RequestBody {
             Self::Empty => Poll::Ready(None),
             Self::Stream(body) => Pin::new(body).poll_frame(cx),
             Self::Kept(replay) => replay.poll_frame(cx),
+            Self::Copy(copied) => copied.borrow_mut().poll_frame(cx),
         }
     }
 
@@ -288,6 +321,7 @@ impl Body for RequestBody {
             Self::Empty => true,
             Self::Stream(body) => body.is_end_stream(),
             Self::Kept(replay) => replay.is_end_stream(),
+            Self::Copy(copied) => copied.borrow().is_end_stream(),
         }
     }
 
@@ -296,6 +330,7 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Stream(body) => body.size_hint(),
             Self::Kept(replay) => replay.size_hint(),
+            Self::Copy(_) => SizeHint::default(),
         }
     }
 }
@@ -313,7 +348,7 @@ mod tests {
     async fn a_later_attempt_gets_the_body_from_its_beginning_and_an_earlier_one_no_more_of_it() {
         let chunks = ["one", "two"].map(Bytes::from).into();
         let source = Source::Read { chunks, trailers: None };
-        let kept = Kept::new(ClientBody { source, progress: None }, 100);
+        let kept = Kept::new(ClientBody { source, progress: None, copies: Vec::new() }, 100);
         let mut first = Kept::replay(&kept);
         assert_eq!(next(&mut first).await.unwrap().unwrap(), "one");
         let mut second = Kept::replay(&kept);
@@ -328,7 +363,7 @@ mod tests {
         let body = |limit| async move {
             let chunks = ["one", "two"].map(Bytes::from).into();
             let source = Source::Read { chunks, trailers: None };
-            ClientBody { source, progress: None }.read_whole(limit).await
+            ClientBody { source, progress: None, copies: Vec::new() }.read_whole(limit).await
         };
         assert_eq!(body(6).await, Ok(6));
         assert_eq!(body(5).await, Err(ReadFailure::TooLarge));

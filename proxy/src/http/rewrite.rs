@@ -57,10 +57,7 @@ pub(super) fn location(redirect: &Redirect, matched: &PathMatch, uri: &Uri, auth
     let query = uri.query().filter(|_| !redirect.strip_query);
     let (path, query): (Vec<u8>, _) = match &redirect.path {
         None => (uri.path().into(), query),
-        Some(RedirectPath::Whole(path)) if path.contains('?') => {
-            let path = if redirect.strip_query { path.split('?').next().unwrap_or_default() } else { path };
-            (path.into(), None)
-        }
+        Some(RedirectPath::Whole(path)) if path.contains('?') => (path.as_bytes().to_vec(), None),
         Some(RedirectPath::Whole(path)) => (path.as_bytes().to_vec(), query),
         Some(RedirectPath::Prefix(prefix)) => (replace_prefix(uri.path(), matched, prefix).into(), query),
         Some(RedirectPath::Regex(regex)) => (regex.apply(uri.path().as_bytes()), query),

@@ -2,26 +2,28 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Response, StatusCode, Uri, header, request::Parts};
+use http::{HeaderName, HeaderValue, Response, StatusCode, Uri, request::Parts};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
     attempts::{Attempts, BodySource},
     body::ResponseBody,
+    mirror,
     mutate::{self, Changes},
     reply::Reply,
     request_body::{ClientBody, Kept},
     rewrite,
     stream::{Routed, Stream},
-    timeouts::{EXPECTED_TIMEOUT, PER_TRY_TIMEOUT, TIMEOUT, Timeouts},
+    timeouts::{EXPECTED_TIMEOUT, GRPC_TIMEOUT, PER_TRY_TIMEOUT, TIMEOUT, Timeouts, asked_by_grpc, to_grpc_timeout},
     timers::Timers,
     upgrade,
 };
 use crate::{
     config::{
+        matcher::HeaderMatcher,
         retry::{RetryOn, RetryPolicy},
-        route::{Forward, HostRewrite, RequestView, header_matches},
+        route::{self, Forward, Hashed, HostRewrite, header_matches},
     },
     telemetry::access_log::{Live, View},
 };
@@ -30,13 +32,16 @@ const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path
 const RETRY_ON: HeaderName = HeaderName::from_static("x-envoy-retry-on");
 const RETRY_GRPC_ON: HeaderName = HeaderName::from_static("x-envoy-retry-grpc-on");
 const MAX_RETRIES: HeaderName = HeaderName::from_static("x-envoy-max-retries");
+const RETRIABLE_STATUS_CODES: HeaderName = HeaderName::from_static("x-envoy-retriable-status-codes");
+const RETRIABLE_HEADER_NAMES: HeaderName = HeaderName::from_static("x-envoy-retriable-header-names");
+const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
 
 /// Forwards a request by a route whose action is to forward.
 pub(super) async fn forward(
     mut stream: Stream,
     routed: &Routed,
     mut parts: Parts,
-    body: ClientBody,
+    mut body: ClientBody,
     wanted_upgrade: Option<Box<str>>,
 ) -> Response<ResponseBody> {
     let Some(forward) = routed.forward() else {
@@ -56,9 +61,21 @@ pub(super) async fn forward(
     }
     let policy = retry_policy(forward, &stream, &parts);
     let timeouts = Timeouts::of(forward, policy.as_deref(), stream.is_grpc(), &parts.headers);
+    let stream_deadline = forward.grpc_stream.zip(asked_by_grpc(&parts.headers));
+    let stream_deadline = stream_deadline.map(|(deadline, asked)| deadline.apply(asked));
+    if let Some(deadline) = stream_deadline {
+        parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(deadline));
+    }
+    let Hashed { hash, cookies } = match forward.hash.as_slice() {
+        policies if policies.is_empty() || !cluster.balancing.hashes() => Hashed::default(),
+        policies => route::hash(policies, &stream.view(&parts), stream.record.entry.downstream_remote.ip()),
+    };
     finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
     if wanted_upgrade.is_some() {
         return upgrade::forward(stream, &changes, cluster, forward.timeout, parts).await;
+    }
+    if !forward.mirrors.is_empty() {
+        mirror::start(&stream, forward, &parts, &mut body, timeouts.global);
     }
     let body = body_source(&stream, routed, policy.is_some(), body);
     let manager = &stream.connection.manager;
@@ -67,7 +84,7 @@ pub(super) async fn forward(
         stream.record.progress.as_ref(),
         timeouts.global,
         forward.idle_timeout.unwrap_or(manager.stream_idle_timeout),
-        forward.max_stream_duration.unwrap_or(manager.max_stream_duration),
+        stream_deadline.or_else(|| forward.max_stream_duration.unwrap_or(manager.max_stream_duration)),
     )
     .with_request_timeout(manager.request_timeout);
     let attempts = Attempts {
@@ -80,7 +97,10 @@ pub(super) async fn forward(
         timers,
         parts,
         tried: SmallVec::new(),
+        priorities: SmallVec::new(),
         retries: 0,
+        hash,
+        cookies,
         internal: false,
         canary: false,
         stream,
@@ -89,8 +109,8 @@ pub(super) async fn forward(
 }
 
 fn upgrade_allowed(by_manager: &[Box<str>], forward: &Forward, upgrade: &str) -> bool {
-    match forward.upgrades.iter().find(|(kind, _)| **kind == *upgrade) {
-        Some((_, enabled)) => *enabled,
+    match forward.upgrades.iter().find(|rule| *rule.kind == *upgrade) {
+        Some(rule) => rule.enabled,
         None => by_manager.iter().any(|kind| **kind == *upgrade),
     }
 }
@@ -119,17 +139,24 @@ fn retry_policy(forward: &Forward, stream: &Stream, parts: &Parts) -> Option<Arc
         changed.on = changed.on.and(on);
         policy = Some(Arc::new(changed));
     }
-    if let (Some(known), Some(retries)) = (&policy, asked(&MAX_RETRIES).and_then(|value| value.parse().ok())) {
-        policy = Some(Arc::new(RetryPolicy { retries, ..(**known).clone() }));
+    let changed = |policy: &mut Option<Arc<RetryPolicy>>, change: &dyn Fn(&mut RetryPolicy)| {
+        if let Some(policy) = policy {
+            change(Arc::make_mut(policy));
+        }
+    };
+    if let Some(retries) = asked(&MAX_RETRIES).and_then(|value| value.parse().ok()) {
+        changed(&mut policy, &|policy| policy.retries = retries);
     }
-    policy.filter(|policy| !policy.on.is_empty() && policy.retries > 0).filter(|policy| {
-        let view = RequestView {
-            method: &parts.method,
-            uri: &parts.uri,
-            authority: parts.headers.get(header::HOST).map_or(b"", HeaderValue::as_bytes),
-            scheme: stream.scheme,
-            headers: &parts.headers,
-        };
+    if let Some(codes) = asked(&RETRIABLE_STATUS_CODES) {
+        let codes = codes.split(',').filter_map(|code| code.trim().parse::<u16>().ok());
+        changed(&mut policy, &|policy| policy.status_codes.extend(codes.clone()));
+    }
+    if let Some(names) = asked(&RETRIABLE_HEADER_NAMES) {
+        let names = names.split(',').filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok());
+        changed(&mut policy, &|policy| policy.response_headers.extend(names.clone().map(HeaderMatcher::present)));
+    }
+    policy.filter(|policy| !policy.on.is_empty()).filter(|policy| {
+        let view = stream.view(parts);
         policy.request_headers.is_empty() || policy.request_headers.iter().any(|matcher| header_matches(matcher, &view))
     })
 }
@@ -144,7 +171,16 @@ fn finalize(
     parts: &mut Parts,
 ) {
     let router = &stream.connection.manager.router;
-    for name in [&TIMEOUT, &PER_TRY_TIMEOUT, &RETRY_ON, &RETRY_GRPC_ON, &MAX_RETRIES] {
+    for name in [
+        &TIMEOUT,
+        &PER_TRY_TIMEOUT,
+        &RETRY_ON,
+        &RETRY_GRPC_ON,
+        &MAX_RETRIES,
+        &RETRIABLE_STATUS_CODES,
+        &RETRIABLE_HEADER_NAMES,
+        &IS_TIMEOUT_RETRY,
+    ] {
         parts.headers.remove(name);
     }
     let respected = router.respect_expected_rq_timeout && parts.headers.contains_key(EXPECTED_TIMEOUT);
@@ -154,6 +190,9 @@ fn finalize(
     {
         let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
         parts.headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis));
+    }
+    if let (true, Some(expected)) = (timeouts.grpc, timeouts.per_try.or(timeouts.global)) {
+        parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(expected));
     }
     let Parts { method, uri, headers, .. } = parts;
     for changes in changes.in_order() {

@@ -20,7 +20,7 @@ use crate::{
     config::{
         cluster::Cluster,
         metadata::Metadata,
-        route::{Action, Clusters, Forward, Route, RouteTable, VirtualHost, WeightedCluster, is_grpc},
+        route::{Action, Clusters, Forward, RequestView, Route, RouteTable, VirtualHost, WeightedCluster, is_grpc},
     },
     telemetry::access_log::{Entry, Live, View},
 };
@@ -183,6 +183,19 @@ impl Stream {
     /// The id to send back, if any.
     pub fn request_id(&mut self) -> Option<HeaderValue> {
         self.request_id.take()
+    }
+
+    /// What routing looks at of a request.
+    pub fn view<'a>(&'a self, parts: &'a Parts) -> RequestView<'a> {
+        RequestView {
+            method: &parts.method,
+            uri: &parts.uri,
+            authority: parts.headers.get(header::HOST).map_or(b"", HeaderValue::as_bytes),
+            scheme: self.scheme,
+            headers: &parts.headers,
+            tls: self.connection.tls_view(),
+            metadata: self.metadata.as_deref(),
+        }
     }
 
     /// Dynamic metadata, to add to.

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::{retry::RetryPolicy, route::Forward};
 
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 pub(super) const PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 pub(super) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// How long the whole request and each attempt may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +28,20 @@ impl Timeouts {
         };
         let mut timeouts = Timeouts {
             global: forward.timeout,
-            per_try: policy.and_then(|policy| policy.per_try_timeout),
+            // The route's counts even if the policy retries nothing.
+            per_try: policy.or(forward.retry.as_deref()).and_then(|policy| policy.per_try_timeout),
             grpc: false,
         };
-        if let (true, Some(max)) = (grpc, forward.max_grpc_timeout)
-            && let Some(asked) = headers.get(&GRPC_TIMEOUT).and_then(|value| grpc_timeout(value.as_bytes()))
-        {
-            timeouts.global = Some(max.map_or(asked, |max| max.min(asked)));
+        if let (true, Some(max)) = (grpc, forward.max_grpc_timeout) {
+            // No timeout, or one of 0, asks for any time.
+            let asked = asked_by_grpc(headers).filter(|asked| !asked.is_zero()).map(|asked| {
+                let offset = forward.grpc_timeout_offset.filter(|offset| *offset < asked);
+                asked - offset.unwrap_or_default()
+            });
+            timeouts.global = match (asked, max) {
+                (Some(asked), Some(max)) => Some(asked.min(max)),
+                (asked, max) => asked.or(max),
+            };
             timeouts.grpc = true;
         }
         if let Some(asked) = millis(&TIMEOUT) {
@@ -51,6 +58,22 @@ impl Timeouts {
         }
         timeouts
     }
+}
+
+/// What `grpc-timeout` asks for.
+pub(super) fn asked_by_grpc(headers: &HeaderMap) -> Option<Duration> {
+    grpc_timeout(headers.get(&GRPC_TIMEOUT)?.as_bytes())
+}
+
+/// `grpc-timeout` for a duration: in the finest unit of which it has no more than eight digits.
+pub(super) fn to_grpc_timeout(timeout: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let units = [(timeout.as_millis(), 'm'), (u128::from(timeout.as_secs()), 'S')];
+    let text = match units.into_iter().find(|(number, _)| *number <= MOST) {
+        Some((number, unit)) => format!("{number}{unit}"),
+        None => format!("{}H", (timeout.as_secs() / 3600).min(MOST as u64)),
+    };
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("0m"))
 }
 
 /// `grpc-timeout`: up to eight digits and a unit.

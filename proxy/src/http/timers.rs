@@ -20,6 +20,8 @@ pub(super) enum Expired {
     Global,
     /// The timeout of this attempt.
     PerTry,
+    /// Nothing moved in this attempt.
+    PerTryIdle,
     /// Nothing moved.
     Idle,
     /// The stream is too old.
@@ -36,6 +38,8 @@ pub(super) struct Timers {
     /// Runs from the end of the request, or from the attempt's start if that is later.
     per_try: Option<(Duration, Instant)>,
     idle: Option<Duration>,
+    /// Like `idle`, for this attempt.
+    per_try_idle: Option<(Duration, Instant)>,
     max_duration: Option<Instant>,
     /// The request must be complete by then.
     request_by: Option<Instant>,
@@ -64,6 +68,7 @@ impl Timers {
         Self {
             global,
             per_try: None,
+            per_try_idle: None,
             idle,
             max_duration: max_duration.map(|limit| start + limit),
             request_by: None,
@@ -83,8 +88,9 @@ impl Timers {
     }
 
     /// An attempt begins, with a timeout of its own.
-    pub fn attempt(&mut self, timeout: Option<Duration>) {
+    pub fn attempt(&mut self, timeout: Option<Duration>, idle: Option<Duration>) {
         self.per_try = timeout.map(|timeout| (timeout, Instant::now()));
+        self.per_try_idle = idle.map(|idle| (idle, Instant::now()));
     }
 
     /// The response has begun: the attempt's own timeout has served.
@@ -95,6 +101,9 @@ impl Timers {
 
     /// Something moved.
     pub fn moved(&mut self) {
+        if let Some((_, moved)) = &mut self.per_try_idle {
+            *moved = Instant::now();
+        }
         if self.idle.is_some() {
             self.moved = Instant::now();
         }
@@ -136,6 +145,7 @@ impl Timers {
         [
             complete.zip(self.global).map(|(at, limit)| (at + limit, Expired::Global)),
             complete.zip(self.per_try).map(|(at, (limit, start))| (at.max(start) + limit, Expired::PerTry)),
+            complete.zip(self.per_try_idle).map(|(at, (limit, moved))| (at.max(moved) + limit, Expired::PerTryIdle)),
             self.idle.map(|limit| (moved + limit, Expired::Idle)),
             self.max_duration.map(|at| (at, Expired::MaxDuration)),
             self.request_by.filter(|_| complete.is_none()).map(|at| (at, Expired::Request)),
@@ -178,7 +188,7 @@ mod tests {
         let mut timers = Timers::new(now, None, seconds(15), seconds(300), None);
         assert_eq!(passed(&mut timers).await, (Expired::Global, 15_000));
         let mut timers = Timers::new(Instant::now(), None, None, seconds(300), seconds(400));
-        timers.attempt(seconds(2));
+        timers.attempt(seconds(2), None);
         assert_eq!(passed(&mut timers).await, (Expired::PerTry, 2_000));
         timers.responded();
         assert_eq!(passed(&mut timers).await, (Expired::Idle, 300_000));

@@ -178,6 +178,10 @@ pub struct Entry {
     pub requested_server_name: Option<Arc<str>>,
     /// The route's name.
     pub route_name: Option<Arc<str>>,
+    /// The virtual cluster's name.
+    pub virtual_cluster: Option<Arc<str>>,
+    /// The body of a response made here, while another one is made from it.
+    pub local_reply: Option<bytes::Bytes>,
     /// Headers that some format names.
     pub kept: Kept,
 }
@@ -216,6 +220,8 @@ impl Entry {
             downstream_direct_remote: remote,
             requested_server_name: None,
             route_name: None,
+            virtual_cluster: None,
+            local_reply: None,
             kept: Kept::default(),
         }
     }

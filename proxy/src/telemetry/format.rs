@@ -124,6 +124,10 @@ pub enum Field {
     RequestedServerName,
     /// `ROUTE_NAME`.
     RouteName,
+    /// `VIRTUAL_CLUSTER_NAME`.
+    VirtualCluster,
+    /// `LOCAL_REPLY_BODY`.
+    LocalReplyBody,
     /// A value fixed at configuration time: `HOSTNAME`, `ENVIRONMENT(X)`.
     Constant(Arc<str>),
     /// An operator about TLS.
@@ -345,8 +349,9 @@ impl<'a> Operator<'a> {
             "DOWNSTREAM_DIRECT_REMOTE_PORT" => Field::DownstreamDirectRemote(Port),
             "REQUESTED_SERVER_NAME" => Field::RequestedServerName,
             "ROUTE_NAME" => Field::RouteName,
+            "VIRTUAL_CLUSTER_NAME" => Field::VirtualCluster,
+            "LOCAL_REPLY_BODY" => Field::LocalReplyBody,
             "HOSTNAME" => Field::Constant(hostname()),
-            "VIRTUAL_CLUSTER_NAME" => Field::Absent,
             command => match TlsField::parse(command, self.parameter) {
                 Some(field) if field.takes_parameter() => return Ok(Field::Tls(field)),
                 Some(field) => Field::Tls(field),

@@ -165,6 +165,8 @@ impl Field {
             Self::DownstreamDirectRemote(part) => write_address(out, Some(entry.downstream_direct_remote), *part),
             Self::RequestedServerName => write_bytes(out, entry.requested_server_name.as_deref().map(str::as_bytes)),
             Self::RouteName => write_text(out, entry.route_name.as_deref().unwrap_or_default()),
+            Self::VirtualCluster => write_bytes(out, entry.virtual_cluster.as_deref().map(str::as_bytes)),
+            Self::LocalReplyBody => write_bytes(out, entry.local_reply.as_deref()),
             Self::Constant(value) => write_text(out, value),
             Self::Tls(field) => field.write(out, entry),
             Self::Absent => false,

@@ -28,6 +28,13 @@ impl Default for LoadBalancing {
     }
 }
 
+impl LoadBalancing {
+    /// Whether it goes by a request's hash.
+    pub fn hashes(&self) -> bool {
+        matches!(self.policy, Policy::RingHash(_) | Policy::Maglev(_))
+    }
+}
+
 /// The kinds of load balancing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Policy {

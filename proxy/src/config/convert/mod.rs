@@ -13,6 +13,7 @@ mod headers;
 mod health;
 mod http;
 mod listener;
+mod local_reply;
 mod matcher;
 mod metadata;
 mod outlier;

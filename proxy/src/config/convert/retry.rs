@@ -1,9 +1,19 @@
 //! Retry policies.
 
-use weir_proto::envoy::config::route::v3 as route;
+use std::sync::Arc;
 
-use super::{Context, Error, duration, item, limit, matcher, sub};
-use crate::config::retry::{RetryOn, RetryPolicy};
+use weir_proto::envoy::{
+    config::route::v3 as route,
+    extensions::retry::{
+        host::omit_host_metadata::v3 as omit_host_metadata, priority::previous_priorities::v3 as previous_priorities,
+    },
+};
+
+use super::{Context, Error, duration, item, limit, matcher, metadata, sub, type_name, unpack};
+use crate::config::{
+    header_name,
+    retry::{RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy},
+};
 
 /// How often Envoy picks another host when one is to be avoided and the policy does not say.
 const DEFAULT_HOST_SELECTION_ATTEMPTS: u32 = 1;
@@ -22,9 +32,11 @@ pub(super) fn retry_policy(cx: &mut Context, message: &route::RetryPolicy, at: &
             "retry_back_off",
             "retriable_headers",
             "retriable_request_headers",
+            "per_try_idle_timeout",
+            "rate_limited_retry_back_off",
+            "retry_priority",
         ],
-        // Envoy's rate-limited back-off replaces the pause only.
-        &["rate_limited_retry_back_off"],
+        &[],
     )?;
     let (on, unknown) = RetryOn::parse(&message.retry_on);
     for name in unknown {
@@ -35,6 +47,7 @@ pub(super) fn retry_policy(cx: &mut Context, message: &route::RetryPolicy, at: &
         policy.retries = retries;
     }
     policy.per_try_timeout = limit(message.per_try_timeout.as_ref(), None, &sub(at, "per_try_timeout"))?;
+    policy.per_try_idle_timeout = limit(message.per_try_idle_timeout.as_ref(), None, &sub(at, "per_try_idle_timeout"))?;
     for (index, code) in message.retriable_status_codes.iter().enumerate() {
         let code = u16::try_from(*code).ok().filter(|code| (100..600).contains(code));
         policy
@@ -56,20 +69,76 @@ pub(super) fn retry_policy(cx: &mut Context, message: &route::RetryPolicy, at: &
             return Err(Error::at(sub(&at, "max_interval"), "must not be less than base_interval"));
         }
     }
+    if let Some(back_off) = &message.rate_limited_retry_back_off {
+        policy.rate_limited = Some(rate_limited(cx, back_off, &sub(at, "rate_limited_retry_back_off"))?);
+    }
+    let attempts = u32::try_from(message.host_selection_retry_max_attempts).unwrap_or_default();
     for (index, predicate) in message.retry_host_predicate.iter().enumerate() {
-        if predicate.name != "envoy.retry_host_predicates.previous_hosts" && !is_previous_hosts(predicate) {
-            let at = item(at, "retry_host_predicate", index);
-            return Err(Error::at(at, format!("predicate \"{}\" is not supported yet", predicate.name)));
+        use route::retry_policy::retry_host_predicate::ConfigType;
+        let kind = match &predicate.config_type {
+            Some(ConfigType::TypedConfig(any)) => type_name(any),
+            None => predicate.name.as_str(),
+        };
+        policy.repicks = attempts.max(DEFAULT_HOST_SELECTION_ATTEMPTS);
+        match kind {
+            "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+            | "envoy.retry_host_predicates.previous_hosts" => {
+                policy.avoid_previous_hosts = true;
+            }
+            "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate"
+            | "envoy.retry_host_predicates.omit_canary_hosts" => policy.omit_canaries = true,
+            "envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig" => {
+                let at = sub(&item(at, "retry_host_predicate", index), "typed_config");
+                let Some(ConfigType::TypedConfig(any)) = &predicate.config_type else { continue };
+                let config: omit_host_metadata::OmitHostMetadataConfig = unpack(any, &at)?;
+                let metadata = config.metadata_match.as_ref().map(|message| &message.filter_metadata);
+                let wanted = metadata.and_then(|metadata| metadata.get("envoy.lb"));
+                policy.omit_metadata = wanted.map(|wanted| Arc::new(metadata::object(wanted)));
+            }
+            other => {
+                let at = item(at, "retry_host_predicate", index);
+                return Err(Error::at(at, format!("predicate {other} is not supported yet")));
+            }
         }
-        let attempts = u32::try_from(message.host_selection_retry_max_attempts).unwrap_or_default();
-        policy.avoid_previous_hosts = Some(attempts.max(DEFAULT_HOST_SELECTION_ATTEMPTS));
+    }
+    if let Some(priority) = &message.retry_priority {
+        use route::retry_policy::retry_priority::ConfigType;
+        let at = sub(at, "retry_priority");
+        let Some(ConfigType::TypedConfig(any)) = &priority.config_type else {
+            return Err(Error::at(sub(&at, "typed_config"), "a configuration is required"));
+        };
+        let at = sub(&at, "typed_config");
+        let kind = type_name(any);
+        if kind != "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig" {
+            return Err(Error::at(at, format!("{kind} is not supported yet")));
+        }
+        let previous: previous_priorities::PreviousPrioritiesConfig = unpack(any, &at)?;
+        policy.previous_priorities = Some(u32::try_from(previous.update_frequency).unwrap_or(1).max(1));
     }
     Ok(policy)
 }
 
-fn is_previous_hosts(predicate: &route::retry_policy::RetryHostPredicate) -> bool {
-    use route::retry_policy::retry_host_predicate::ConfigType;
-    predicate.config_type.as_ref().is_some_and(|ConfigType::TypedConfig(any)| {
-        super::type_name(any) == "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+fn rate_limited(
+    cx: &mut Context,
+    message: &route::retry_policy::RateLimitedRetryBackOff,
+    at: &str,
+) -> Result<RateLimitedBackOff, Error> {
+    use route::retry_policy::ResetHeaderFormat;
+    cx.only(message, at, &["reset_headers", "max_interval"], &[])?;
+    let headers = message.reset_headers.iter().enumerate();
+    Ok(RateLimitedBackOff {
+        headers: headers
+            .map(|(index, header)| {
+                let format = match header.format() {
+                    ResetHeaderFormat::Seconds => ResetFormat::Seconds,
+                    ResetHeaderFormat::UnixTimestamp => ResetFormat::UnixTimestamp,
+                };
+                Ok((header_name(&header.name, &sub(&item(at, "reset_headers", index), "name"))?, format))
+            })
+            .collect::<Result<_, Error>>()?,
+        max_interval: match &message.max_interval {
+            Some(max) => duration(max, &sub(at, "max_interval"))?,
+            None => RateLimitedBackOff::DEFAULT_MAX_INTERVAL,
+        },
     })
 }

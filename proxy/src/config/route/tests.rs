@@ -1,3 +1,5 @@
+use http::{HeaderMap, HeaderValue};
+
 use super::*;
 
 fn table(domains: &[&[&str]]) -> Result<RouteTable, DuplicateDomain> {

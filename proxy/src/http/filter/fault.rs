@@ -108,20 +108,20 @@ fn rate(fault: &Fault, headers: &HeaderMap) -> Option<u64> {
     sampled(by_header, share, headers, &THROUGHPUT_PERCENTAGE).then_some(rate)
 }
 
-fn concerns(fault: &Fault, exchange: &Exchange<'_>, scheme: &'static str) -> bool {
+fn concerns(fault: &Fault, exchange: &Exchange<'_>, stream: &Stream) -> bool {
     let cluster = || exchange.routed.and_then(|routed| routed.cluster.as_deref());
     let node = || exchange.parts.headers.get(DOWNSTREAM_NODE);
     fault.upstream_cluster.as_ref().is_none_or(|wanted| cluster().is_some_and(|cluster| *cluster == **wanted))
         && (fault.downstream_nodes.is_empty()
             || node().is_some_and(|node| fault.downstream_nodes.iter().any(|wanted| *node == **wanted)))
-        && fault.headers.iter().all(|matcher| header_matches(matcher, &exchange.view(scheme)))
+        && fault.headers.iter().all(|matcher| header_matches(matcher, &stream.view(exchange.parts)))
 }
 
 pub(super) async fn on_request(fault: &Fault, stream: &mut Stream, exchange: &Exchange<'_>) -> Option<Reply> {
     if let Some(values) = &fault.metadata {
         stream.metadata_mut().merge("envoy.filters.http.fault", values.clone());
     }
-    if !concerns(fault, exchange, stream.scheme) {
+    if !concerns(fault, exchange, stream) {
         return None;
     }
     let headers = &exchange.parts.headers;

@@ -70,7 +70,7 @@ fn lacks_healthy(endpoints: &EndpointSet, minimum: f64) -> Option<&'static str> 
 }
 
 pub(super) async fn on_request(check: &HealthCheck, stream: &mut Stream, exchange: &mut Exchange<'_>) -> Option<Reply> {
-    let view = exchange.view(stream.scheme);
+    let view = stream.view(exchange.parts);
     if !check.headers.iter().all(|matcher| header_matches(matcher, &view)) {
         return None;
     }

@@ -97,7 +97,7 @@ fn descriptors(limit: &LocalRateLimit, stream: &Stream, exchange: &Exchange<'_>)
         return Vec::new();
     }
     let facts = Facts {
-        request: exchange.view(stream.scheme),
+        request: stream.view(exchange.parts),
         remote: exchange.client.address.ip(),
         cluster: exchange.routed.and_then(|routed| routed.cluster.as_deref()).unwrap_or_default(),
         metadata: stream.metadata.as_deref(),

@@ -12,7 +12,7 @@ mod health_check;
 mod local_ratelimit;
 mod rbac;
 
-use http::{HeaderMap, HeaderValue, header, request::Parts};
+use http::{HeaderMap, request::Parts};
 use smallvec::SmallVec;
 
 pub(super) use self::body::Throttle;
@@ -23,10 +23,7 @@ use super::{
     stream::{Routed, Stream},
 };
 use crate::{
-    config::{
-        filter::{FilterKind, HttpFilter, Overrides, RouteFilter},
-        route::RequestView,
-    },
+    config::filter::{FilterKind, HttpFilter, Overrides, RouteFilter},
     telemetry::access_log::{Live, View},
 };
 
@@ -60,18 +57,6 @@ enum State {
 struct Said<'a> {
     disabled: Option<bool>,
     config: Option<&'a RouteFilter>,
-}
-
-impl Exchange<'_> {
-    fn view(&self, scheme: &'static str) -> RequestView<'_> {
-        RequestView {
-            method: &self.parts.method,
-            uri: &self.parts.uri,
-            authority: self.parts.headers.get(header::HOST).map_or(b"", HeaderValue::as_bytes),
-            scheme,
-            headers: &self.parts.headers,
-        }
-    }
 }
 
 /// What is said about a filter, from the most specific place to the least.

@@ -17,7 +17,7 @@ const NAMESPACE: &str = "envoy.filters.http.rbac";
 pub(super) fn on_request(rbac: &Rbac, stream: &mut Stream, exchange: &Exchange<'_>) -> Option<Reply> {
     let evaluate = |rules: &Rules, stream: &Stream| {
         rules.evaluate(&Subject {
-            request: Some(exchange.view(stream.scheme)),
+            request: Some(stream.view(exchange.parts)),
             local: stream.connection.local,
             direct_remote: stream.connection.peer,
             remote: exchange.client.address,

@@ -1,0 +1,404 @@
+//! What routes do with requests.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use weir_proto::envoy::{
+    config::{core::v3 as core, route::v3 as proto},
+    extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig,
+};
+
+use super::{Inherited, header_fields, matching, retry, with_headers};
+use crate::config::{
+    convert::{
+        Context, Error, data_source, duration, filter, headers, item, limit, local_reply, matcher, sub, type_name,
+        unpack,
+    },
+    header_name,
+    route::{
+        Clusters, Connect, DirectResponse, Forward, GrpcDeadline, HashInput, HashPolicy, HostRewrite, Mirror,
+        PathRewrite, Redirect, RedirectPath, UpgradeRule, WeightedCluster,
+    },
+};
+
+/// Fields that cannot change where a request goes as long as the filters that read them are refused.
+const HARMLESS_ACTION: [&str; 4] = ["metadata_match", "flush_timeout", "early_data_policy", "priority"];
+
+pub(super) fn forward(
+    cx: &mut Context,
+    message: &proto::RouteAction,
+    matched: &proto::RouteMatch,
+    inherited: &Inherited,
+    at: &str,
+) -> Result<Forward, Error> {
+    let supported = [
+        "cluster",
+        "cluster_header",
+        "weighted_clusters",
+        "cluster_not_found_response_code",
+        "prefix_rewrite",
+        "regex_rewrite",
+        "host_rewrite_literal",
+        "auto_host_rewrite",
+        "host_rewrite_header",
+        "host_rewrite_path_regex",
+        "append_x_forwarded_host",
+        "timeout",
+        "idle_timeout",
+        "retry_policy",
+        "max_grpc_timeout",
+        "upgrade_configs",
+        "max_stream_duration",
+        "rate_limits",
+        "include_vh_rate_limits",
+        "cors",
+        "hash_policy",
+        "request_mirror_policies",
+        "grpc_timeout_offset",
+        "path_rewrite_policy",
+    ];
+    cx.only(message, at, &supported, &HARMLESS_ACTION)?;
+    let upgrades = message.upgrade_configs.iter().enumerate();
+    let upgrades = upgrades
+        .map(|(index, upgrade)| self::upgrade(cx, upgrade, &item(at, "upgrade_configs", index)))
+        .collect::<Result<_, _>>()?;
+    #[expect(deprecated, reason = "published configurations use them")]
+    let (max_grpc_timeout, offset) = (message.max_grpc_timeout.as_ref(), message.grpc_timeout_offset.as_ref());
+    let max_grpc_timeout = optional_limit(max_grpc_timeout, &sub(at, "max_grpc_timeout"))?;
+    let grpc_timeout_offset = limit(offset, None, &sub(at, "grpc_timeout_offset"))?;
+    let (max_stream_duration, grpc_stream) = match &message.max_stream_duration {
+        None => (None, None),
+        Some(durations) => {
+            let at = sub(at, "max_stream_duration");
+            let max = durations.grpc_timeout_header_max.as_ref();
+            let offset = durations.grpc_timeout_header_offset.as_ref();
+            let offset = limit(offset, None, &sub(&at, "grpc_timeout_header_offset"))?;
+            let max = optional_limit(max, &sub(&at, "grpc_timeout_header_max"))?;
+            (
+                optional_limit(durations.max_stream_duration.as_ref(), &sub(&at, "max_stream_duration"))?,
+                max.map(|max| GrpcDeadline { max, offset }),
+            )
+        }
+    };
+    use proto::route_action::ClusterNotFoundResponseCode as NotFound;
+    #[expect(deprecated, reason = "published configurations use it")]
+    let include_vhost_rate_limits = message.include_vh_rate_limits.unwrap_or(false);
+    Ok(Forward {
+        rate_limits: filter::rate_limits(cx, &message.rate_limits, at)?,
+        include_vhost_rate_limits,
+        clusters: clusters(cx, message, inherited, at)?,
+        cluster_not_found: match message.cluster_not_found_response_code() {
+            NotFound::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            NotFound::NotFound => StatusCode::NOT_FOUND,
+            NotFound::InternalServerError => StatusCode::INTERNAL_SERVER_ERROR,
+        },
+        path_rewrite: match &message.path_rewrite_policy {
+            Some(policy) => Some(path_template_rewrite(policy, matched, &sub(at, "path_rewrite_policy"))?),
+            None => path_rewrite(message, at)?,
+        },
+        host_rewrite: host_rewrite(message, at)?,
+        append_forwarded_host: message.append_x_forwarded_host,
+        timeout: match &message.max_stream_duration {
+            None => limit(message.timeout.as_ref(), Some(Forward::DEFAULT_TIMEOUT), &sub(at, "timeout"))?,
+            // As in Envoy, who says how long the stream may last says nothing of the response.
+            Some(_) => None,
+        },
+        idle_timeout: optional_limit(message.idle_timeout.as_ref(), &sub(at, "idle_timeout"))?,
+        max_grpc_timeout,
+        grpc_timeout_offset,
+        grpc_stream,
+        max_stream_duration,
+        retry: retry(cx, message.retry_policy.as_ref(), at)?.or_else(|| inherited.retry.clone()),
+        upgrades,
+        mirrors: match message.request_mirror_policies.as_slice() {
+            [] => inherited.mirrors.clone(),
+            policies => mirrors(cx, policies, inherited, at)?,
+        },
+        hash: {
+            let policies = message.hash_policy.iter().enumerate();
+            policies
+                .map(|(index, policy)| hash_policy(cx, policy, &item(at, "hash_policy", index)))
+                .collect::<Result<_, _>>()?
+        },
+    })
+}
+
+fn path_rewrite(message: &proto::RouteAction, at: &str) -> Result<Option<PathRewrite>, Error> {
+    Ok(match (message.prefix_rewrite.as_str(), &message.regex_rewrite) {
+        ("", None) => None,
+        ("", Some(rewrite)) => Some(PathRewrite::Regex(matcher::rewrite(rewrite, &sub(at, "regex_rewrite"))?)),
+        (prefix, None) => Some(PathRewrite::Prefix(prefix.into())),
+        (_, Some(_)) => {
+            return Err(Error::at(sub(at, "regex_rewrite"), "only one of prefix_rewrite and regex_rewrite"));
+        }
+    })
+}
+
+/// `path_rewrite_policy`: the route must match by a template, too.
+fn path_template_rewrite(
+    policy: &core::TypedExtensionConfig,
+    matched: &proto::RouteMatch,
+    at: &str,
+) -> Result<PathRewrite, Error> {
+    let at = sub(at, "typed_config");
+    let any = policy.typed_config.as_ref().ok_or_else(|| Error::at(&at, "a configuration is required"))?;
+    if type_name(any) != "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig" {
+        return Err(Error::at(at, format!("{} is not supported yet", type_name(any))));
+    }
+    let Some(proto::route_match::PathSpecifier::PathMatchPolicy(matched)) = &matched.path_specifier else {
+        return Err(Error::at(at, "needs a path_match_policy in the route's match"));
+    };
+    let template = matching::template(matched, &at)?;
+    let config: UriTemplateRewriteConfig = unpack(any, &at)?;
+    let rewrite = template.rewrite(&config.path_template_rewrite);
+    rewrite.map(PathRewrite::Regex).map_err(|error| Error::at(sub(&at, "path_template_rewrite"), error))
+}
+
+/// An upgrade that a route allows or refuses.
+fn upgrade(cx: &mut Context, message: &proto::route_action::UpgradeConfig, at: &str) -> Result<UpgradeRule, Error> {
+    cx.only(message, at, &["upgrade_type", "enabled", "connect_config"], &[])?;
+    let connect = match &message.connect_config {
+        None => None,
+        Some(config) => {
+            cx.only(config, &sub(at, "connect_config"), &["allow_post"], &[])?;
+            if config.allow_post {
+                return Err(Error::at(sub(&sub(at, "connect_config"), "allow_post"), "not supported yet"));
+            }
+            Some(Connect { allow_post: config.allow_post })
+        }
+    };
+    Ok(UpgradeRule {
+        kind: message.upgrade_type.to_ascii_lowercase().into(),
+        enabled: message.enabled.unwrap_or(true),
+        connect,
+    })
+}
+
+/// `request_mirror_policies`.
+pub(super) fn mirrors(
+    cx: &mut Context,
+    messages: &[proto::route_action::RequestMirrorPolicy],
+    inherited: &Inherited,
+    at: &str,
+) -> Result<Vec<Mirror>, Error> {
+    let mut mirrors = Vec::with_capacity(messages.len());
+    for (index, message) in messages.iter().enumerate() {
+        let at = item(at, "request_mirror_policies", index);
+        let supported = ["cluster", "runtime_fraction", "disable_shadow_host_suffix_append", "host_rewrite_literal"];
+        cx.only(message, &at, &supported, &["trace_sampled"])?;
+        mirrors.push(Mirror {
+            cluster: named(cx, &message.cluster, inherited, &sub(&at, "cluster"))?,
+            fraction: matcher::runtime_fraction(message.runtime_fraction.as_ref()),
+            suffix: !message.disable_shadow_host_suffix_append,
+            host: match message.host_rewrite_literal.as_str() {
+                "" => None,
+                host => Some(authority(host, &sub(&at, "host_rewrite_literal"))?),
+            },
+        });
+    }
+    Ok(mirrors)
+}
+
+fn hash_policy(cx: &mut Context, message: &proto::route_action::HashPolicy, at: &str) -> Result<HashPolicy, Error> {
+    use proto::route_action::hash_policy::PolicySpecifier as Specifier;
+    let input = match &message.policy_specifier {
+        Some(Specifier::Header(header)) => {
+            let at = sub(at, "header");
+            let rewrite = header.regex_rewrite.as_ref();
+            let rewrite = rewrite.map(|rewrite| matcher::rewrite(rewrite, &sub(&at, "regex_rewrite"))).transpose()?;
+            HashInput::Header(matcher::matched_header(&header.header_name, &sub(&at, "header_name"))?, rewrite)
+        }
+        Some(Specifier::Cookie(cookie)) => {
+            let at = sub(at, "cookie");
+            cx.only(cookie, &at, &["name", "ttl", "path"], &[])?;
+            HashInput::Cookie {
+                name: cookie.name.as_str().into(),
+                ttl: cookie.ttl.as_ref().map(|ttl| duration(ttl, &sub(&at, "ttl"))).transpose()?,
+                path: cookie.path.as_str().into(),
+            }
+        }
+        Some(Specifier::ConnectionProperties(properties)) if properties.source_ip => HashInput::SourceIp,
+        Some(Specifier::ConnectionProperties(_)) | Some(Specifier::FilterState(_)) => HashInput::FilterState,
+        Some(Specifier::QueryParameter(query)) => HashInput::Query(query.name.as_str().into()),
+        None => return Err(Error::at(at, "expected one of header, cookie, connection_properties, query_parameter")),
+    };
+    Ok(HashPolicy { input, terminal: message.terminal })
+}
+
+/// A limit that may be absent, or set to "never".
+#[expect(clippy::option_option, reason = "not set and set to never differ")]
+fn optional_limit(
+    message: Option<&prost_types::Duration>,
+    at: &str,
+) -> Result<Option<Option<std::time::Duration>>, Error> {
+    message.map(|message| duration(message, at).map(|duration| (!duration.is_zero()).then_some(duration))).transpose()
+}
+
+fn clusters(
+    cx: &mut Context,
+    message: &proto::RouteAction,
+    inherited: &Inherited,
+    at: &str,
+) -> Result<Clusters, Error> {
+    use proto::route_action::ClusterSpecifier;
+    match &message.cluster_specifier {
+        Some(ClusterSpecifier::Cluster(name)) => named(cx, name, inherited, &sub(at, "cluster")).map(Clusters::One),
+        Some(ClusterSpecifier::ClusterHeader(name)) => {
+            header_name(name, &sub(at, "cluster_header")).map(Clusters::Header)
+        }
+        Some(ClusterSpecifier::WeightedClusters(message)) => {
+            weighted(cx, message, inherited, &sub(at, "weighted_clusters"))
+        }
+        _ => Err(Error::at(at, "expected one of cluster, cluster_header, weighted_clusters")),
+    }
+}
+
+fn named(cx: &Context, name: &str, inherited: &Inherited, at: &str) -> Result<Arc<str>, Error> {
+    if inherited.check_clusters { cx.known_cluster(name, at) } else { Ok(name.into()) }
+}
+
+fn weighted(
+    cx: &mut Context,
+    message: &proto::WeightedCluster,
+    inherited: &Inherited,
+    at: &str,
+) -> Result<Clusters, Error> {
+    #[expect(deprecated, reason = "published configurations use it")]
+    let expected = message.total_weight;
+    cx.only(message, at, &["clusters", "total_weight", "header_name"], &["runtime_key_prefix"])?;
+    use proto::weighted_cluster::RandomValueSpecifier;
+    let random = match &message.random_value_specifier {
+        Some(RandomValueSpecifier::HeaderName(name)) => Some(header_name(name, &sub(at, "header_name"))?),
+        _ => None,
+    };
+    let mut clusters = Vec::new();
+    for (index, entry) in message.clusters.iter().enumerate() {
+        let at = item(at, "clusters", index);
+        let supported = with_headers(&["name", "weight", "host_rewrite_literal", "typed_per_filter_config"]);
+        cx.only(entry, &at, &supported, &["metadata_match"])?;
+        use proto::weighted_cluster::cluster_weight::HostRewriteSpecifier;
+        clusters.push(WeightedCluster {
+            name: named(cx, &entry.name, inherited, &sub(&at, "name"))?,
+            weight: entry.weight.unwrap_or(0),
+            headers: header_fields!(entry).convert(cx, &at)?,
+            filters: filter::overrides(cx, &entry.typed_per_filter_config, &at)?,
+            host_rewrite: match &entry.host_rewrite_specifier {
+                Some(HostRewriteSpecifier::HostRewriteLiteral(host)) if !host.is_empty() => {
+                    Some(authority(host, &sub(&at, "host_rewrite_literal"))?)
+                }
+                _ => None,
+            },
+        });
+    }
+    let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
+    if total == 0 {
+        return Err(Error::at(at, "sum of weights in the weighted_cluster must be greater than 0"));
+    }
+    if total > u64::from(u32::MAX) {
+        return Err(Error::at(at, format!("sum of weights in the weighted_cluster must not exceed {}", u32::MAX)));
+    }
+    if expected.is_some_and(|expected| u64::from(expected) != total) {
+        return Err(Error::at(sub(at, "total_weight"), format!("the weights sum up to {total}")));
+    }
+    Ok(Clusters::Weighted { clusters, total, random })
+}
+
+fn authority(host: &str, at: &str) -> Result<HeaderValue, Error> {
+    HeaderValue::from_str(host).map_err(|_| Error::at(at, format!("\"{host}\" is not a host")))
+}
+
+fn host_rewrite(message: &proto::RouteAction, at: &str) -> Result<Option<HostRewrite>, Error> {
+    use proto::route_action::HostRewriteSpecifier as Specifier;
+    Ok(match &message.host_rewrite_specifier {
+        None | Some(Specifier::AutoHostRewrite(false)) => None,
+        Some(Specifier::AutoHostRewrite(true)) => Some(HostRewrite::Auto),
+        Some(Specifier::HostRewriteLiteral(host)) => {
+            Some(HostRewrite::Literal(authority(host, &sub(at, "host_rewrite_literal"))?))
+        }
+        Some(Specifier::HostRewriteHeader(name)) => {
+            Some(HostRewrite::Header(header_name(name, &sub(at, "host_rewrite_header"))?))
+        }
+        Some(Specifier::HostRewritePathRegex(rewrite)) => {
+            Some(HostRewrite::PathRegex(matcher::rewrite(rewrite, &sub(at, "host_rewrite_path_regex"))?))
+        }
+        Some(Specifier::HostRewrite(_)) => return Err(Error::at(sub(at, "host_rewrite"), "not supported yet")),
+    })
+}
+
+pub(super) fn redirect(cx: &mut Context, message: &proto::RedirectAction, at: &str) -> Result<Redirect, Error> {
+    let supported = [
+        "https_redirect",
+        "scheme_redirect",
+        "host_redirect",
+        "port_redirect",
+        "path_redirect",
+        "prefix_rewrite",
+        "regex_rewrite",
+        "response_code",
+        "strip_query",
+        "path_rewrite",
+    ];
+    cx.only(message, at, &supported, &[])?;
+    use proto::redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier};
+    let text = |text: &str| (!text.is_empty()).then(|| Box::from(text));
+    Ok(Redirect {
+        status: match message.response_code() {
+            RedirectResponseCode::MovedPermanently => StatusCode::MOVED_PERMANENTLY,
+            RedirectResponseCode::Found => StatusCode::FOUND,
+            RedirectResponseCode::SeeOther => StatusCode::SEE_OTHER,
+            RedirectResponseCode::TemporaryRedirect => StatusCode::TEMPORARY_REDIRECT,
+            RedirectResponseCode::PermanentRedirect => StatusCode::PERMANENT_REDIRECT,
+        },
+        scheme: match &message.scheme_rewrite_specifier {
+            Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".into()),
+            Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => text(scheme),
+            _ => None,
+        },
+        host: text(&message.host_redirect),
+        port: match message.port_redirect {
+            0 => None,
+            port => Some(
+                u16::try_from(port)
+                    .map_err(|_| Error::at(sub(at, "port_redirect"), format!("{port} is not a port")))?,
+            ),
+        },
+        path: match &message.path_rewrite_specifier {
+            Some(PathRewriteSpecifier::PathRedirect(path)) => text(path).map(RedirectPath::Whole),
+            Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => Some(RedirectPath::Prefix(prefix.as_str().into())),
+            Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
+                Some(RedirectPath::Regex(matcher::rewrite(rewrite, &sub(at, "regex_rewrite"))?))
+            }
+            Some(PathRewriteSpecifier::PathRewrite(_)) => {
+                return Err(Error::at(sub(at, "path_rewrite"), "not supported yet"));
+            }
+            None => None,
+        },
+        strip_query: message.strip_query,
+    })
+}
+
+pub(super) fn direct(
+    cx: &mut Context,
+    message: &proto::DirectResponseAction,
+    inherited: &Inherited,
+    at: &str,
+) -> Result<DirectResponse, Error> {
+    cx.only(message, at, &["status", "body", "body_format"], &[])?;
+    let status = u16::try_from(message.status)
+        .ok()
+        .and_then(|status| StatusCode::from_u16(status).ok())
+        .filter(|status| (200..600).contains(&status.as_u16()))
+        .ok_or_else(|| Error::at(sub(at, "status"), format!("{} is not a status from 200 to 599", message.status)))?;
+    let body = match &message.body {
+        Some(body) => data_source(body, &sub(at, "body"))?,
+        None => Vec::new(),
+    };
+    if body.len() > inherited.max_direct_body {
+        let message = format!("response body size is {} bytes; maximum is {}", body.len(), inherited.max_direct_body);
+        return Err(Error::at(sub(at, "body"), message));
+    }
+    let format = message.body_format.as_ref();
+    let format = format.map(|format| local_reply::body_format(cx, format, &sub(at, "body_format"))).transpose()?;
+    Ok(DirectResponse { status, body: Bytes::from(body), format })
+}

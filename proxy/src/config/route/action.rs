@@ -1,0 +1,234 @@
+//! What routes do with requests.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::hash::HashPolicy;
+use crate::config::{
+    filter::{Overrides, local_ratelimit::RateLimit},
+    fraction::Fraction,
+    headers::HeaderChanges,
+    local_reply::BodyFormat,
+    matcher::RegexRewrite,
+    retry::RetryPolicy,
+};
+
+/// What a route does.
+#[derive(Debug)]
+pub enum Action {
+    /// Sends it to a cluster.
+    Forward(Box<Forward>),
+    /// Answers with a redirect.
+    Redirect(Redirect),
+    /// Answers itself.
+    Direct(DirectResponse),
+}
+
+/// How a request is forwarded.
+#[derive(Debug)]
+pub struct Forward {
+    /// Where to.
+    pub clusters: Clusters,
+    /// Status when the cluster does not exist.
+    pub cluster_not_found: http::StatusCode,
+    /// Change of the path.
+    pub path_rewrite: Option<PathRewrite>,
+    /// Change of `:authority`.
+    pub host_rewrite: Option<HostRewrite>,
+    /// Send the old `:authority` as `x-forwarded-host`.
+    pub append_forwarded_host: bool,
+    /// From the end of the request to the end of the response; none: for ever.
+    pub timeout: Option<Duration>,
+    /// Instead of the connection manager's `stream_idle_timeout`; `Some(None)`: never.
+    pub idle_timeout: Option<Option<Duration>>,
+    /// gRPC: the most that `grpc-timeout` may ask for; `Some(None)`: anything.
+    pub max_grpc_timeout: Option<Option<Duration>>,
+    /// Reset the stream after so long.
+    pub max_stream_duration: Option<Option<Duration>>,
+    /// Retries.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// From `grpc-timeout` so much is taken off, for the way back.
+    pub grpc_timeout_offset: Option<Duration>,
+    /// gRPC: `grpc-timeout` limits the whole stream, up to this.
+    pub grpc_stream: Option<GrpcDeadline>,
+    /// Upgrades allowed or refused here.
+    pub upgrades: Vec<UpgradeRule>,
+    /// Copies of requests go there too.
+    pub mirrors: Vec<Mirror>,
+    /// What keeps requests on the same endpoint, where the load balancing looks at it.
+    pub hash: Vec<HashPolicy>,
+    /// What makes rate limit descriptors.
+    pub rate_limits: Vec<RateLimit>,
+    /// The virtual host's `rate_limits` count besides the route's.
+    pub include_vhost_rate_limits: bool,
+}
+
+impl Forward {
+    /// Envoy's default timeout of a route.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+}
+
+/// How `grpc-timeout` limits a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrpcDeadline {
+    /// No longer than this; none: as long as asked for.
+    pub max: Option<Duration>,
+    /// So much is taken off, for the way back.
+    pub offset: Option<Duration>,
+}
+
+impl GrpcDeadline {
+    /// How long a stream may last whose client asks for `asked`.
+    pub fn apply(self, asked: Duration) -> Duration {
+        let limited = self.max.map_or(asked, |max| max.min(asked));
+        limited.saturating_sub(self.offset.unwrap_or_default())
+    }
+}
+
+/// Whether an upgrade is allowed.
+#[derive(Clone, Debug)]
+pub struct UpgradeRule {
+    /// The protocol, lower case.
+    pub kind: Box<str>,
+    /// It is.
+    pub enabled: bool,
+    /// A CONNECT request ends here: its payload goes to the upstream as it is.
+    pub connect: Option<Connect>,
+}
+
+/// `ConnectConfig`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connect {
+    /// The payload of POST requests goes to the upstream as it is, too.
+    pub allow_post: bool,
+}
+
+/// Where copies of requests go.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// The cluster.
+    pub cluster: Arc<str>,
+    /// Share of the requests.
+    pub fraction: Option<Fraction>,
+    /// Append `-shadow` to the copy's host.
+    pub suffix: bool,
+    /// The copy's host.
+    pub host: Option<HeaderValue>,
+}
+
+/// The cluster of a request.
+#[derive(Debug)]
+pub enum Clusters {
+    /// One.
+    One(Arc<str>),
+    /// Named by a header.
+    Header(HeaderName),
+    /// Several, by weight.
+    Weighted {
+        /// A header with a random number, instead of one drawn here.
+        random: Option<HeaderName>,
+        /// The clusters.
+        clusters: Vec<WeightedCluster>,
+        /// The sum of the weights, not 0.
+        total: u64,
+    },
+}
+
+/// One of several clusters.
+#[derive(Debug)]
+pub struct WeightedCluster {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its share.
+    pub weight: u32,
+    /// Header changes.
+    pub headers: HeaderChanges,
+    /// Change of `:authority`.
+    pub host_rewrite: Option<HeaderValue>,
+    /// What it says about filters.
+    pub filters: Overrides,
+}
+
+impl Clusters {
+    /// The cluster for a request, and the index of the weighted entry that it came from. None: the header is absent.
+    pub fn pick(&self, headers: &HeaderMap, random: u64) -> (Option<Arc<str>>, Option<usize>) {
+        match self {
+            Self::One(name) => (Some(name.clone()), None),
+            Self::Header(header) => (headers.get(header).and_then(|name| name.to_str().ok()).map(Arc::from), None),
+            Self::Weighted { clusters, total, random: header } => {
+                let given = header.as_ref().and_then(|name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok());
+                let mut point = given.unwrap_or(random) % total;
+                for (index, cluster) in clusters.iter().enumerate() {
+                    if point < u64::from(cluster.weight) {
+                        return (Some(cluster.name.clone()), Some(index));
+                    }
+                    point -= u64::from(cluster.weight);
+                }
+                (None, None)
+            }
+        }
+    }
+}
+
+/// A change of the path.
+#[derive(Clone, Debug)]
+pub enum PathRewrite {
+    /// What the route matched (prefix, path) is replaced.
+    Prefix(Box<str>),
+    /// Matches are replaced, the query left alone. A path template is a regular expression, too.
+    Regex(RegexRewrite),
+}
+
+/// A change of `:authority`.
+#[derive(Clone, Debug)]
+pub enum HostRewrite {
+    /// To this.
+    Literal(HeaderValue),
+    /// To the endpoint's host name, if it has one.
+    Auto,
+    /// To what a header says.
+    Header(HeaderName),
+    /// To the path (without the query) rewritten.
+    PathRegex(RegexRewrite),
+}
+
+/// A redirect.
+#[derive(Clone, Debug)]
+pub struct Redirect {
+    /// 301, 302, 303, 307 or 308.
+    pub status: http::StatusCode,
+    /// New scheme.
+    pub scheme: Option<Box<str>>,
+    /// New host.
+    pub host: Option<Box<str>>,
+    /// New port.
+    pub port: Option<u16>,
+    /// New path.
+    pub path: Option<RedirectPath>,
+    /// Drop the query.
+    pub strip_query: bool,
+}
+
+/// The path of a redirect.
+#[derive(Clone, Debug)]
+pub enum RedirectPath {
+    /// This; a query in it replaces the request's.
+    Whole(Box<str>),
+    /// What the route matched is replaced.
+    Prefix(Box<str>),
+    /// Matches are replaced.
+    Regex(RegexRewrite),
+}
+
+/// A response made here.
+#[derive(Clone, Debug)]
+pub struct DirectResponse {
+    /// Its status.
+    pub status: http::StatusCode,
+    /// Its body.
+    pub body: Bytes,
+    /// Instead of `body`: made for each request.
+    pub format: Option<BodyFormat>,
+}

@@ -1,0 +1,119 @@
+//! What keeps requests on the same endpoint.
+
+use std::{net::IpAddr, time::Duration};
+
+use http::{HeaderName, HeaderValue};
+use xxhash_rust::xxh64::xxh64;
+
+use super::{RequestView, cookies};
+use crate::config::matcher::{MatchedHeader, RegexRewrite, query_value};
+
+/// `HashPolicy`.
+#[derive(Clone, Debug)]
+pub struct HashPolicy {
+    /// What is hashed.
+    pub input: HashInput,
+    /// With a hash from here, later policies do not count.
+    pub terminal: bool,
+}
+
+/// What is hashed.
+#[derive(Clone, Debug)]
+pub enum HashInput {
+    /// A header, rewritten perhaps.
+    Header(MatchedHeader, Option<RegexRewrite>),
+    /// A cookie.
+    Cookie {
+        /// Its name.
+        name: Box<str>,
+        /// An absent one is made and sent to the client, to last so long: 0, for its session.
+        ttl: Option<Duration>,
+        /// The path of one that is made.
+        path: Box<str>,
+    },
+    /// The client's address.
+    SourceIp,
+    /// A query parameter.
+    Query(Box<str>),
+    /// Something that no filter here sets.
+    FilterState,
+}
+
+/// The hash of a request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Hashed {
+    /// None: nothing to hash was there.
+    pub hash: Option<u64>,
+    /// `set-cookie` for the response.
+    pub cookies: Vec<HeaderValue>,
+}
+
+/// The hash of a request by several policies, as Envoy combines them. `local` is the address that the client connected
+/// to; with `random`, a cookie is made.
+pub fn hash(policies: &[HashPolicy], request: &RequestView<'_>, remote: IpAddr) -> Hashed {
+    let mut hashed = Hashed::default();
+    for policy in policies {
+        let new = match &policy.input {
+            HashInput::Header(name, rewrite) => header_hash(name, rewrite.as_ref(), request),
+            HashInput::Cookie { name, ttl, path } => {
+                let present = cookies(request.headers).find(|(known, _)| *known == name.as_bytes());
+                match (present, ttl) {
+                    (Some((_, value)), _) if !value.is_empty() => Some(xxh64(value, 0)),
+                    (_, Some(ttl)) => {
+                        let value = format!("{:016x}", fastrand::u64(..));
+                        hashed.cookies.extend(set_cookie(name, &value, *ttl, path));
+                        Some(xxh64(value.as_bytes(), 0))
+                    }
+                    _ => None,
+                }
+            }
+            HashInput::SourceIp => Some(xxh64(remote.to_string().as_bytes(), 0)),
+            HashInput::Query(name) => {
+                query_value(request.uri.query().unwrap_or_default(), name).map(|value| xxh64(value.as_bytes(), 0))
+            }
+            HashInput::FilterState => None,
+        };
+        if let Some(new) = new {
+            // Rotating keeps two equal hashes from cancelling out.
+            hashed.hash = Some(hashed.hash.map_or(0, |old| old.rotate_left(1)) ^ new);
+        }
+        if policy.terminal && hashed.hash.is_some() {
+            break;
+        }
+    }
+    hashed
+}
+
+fn header_hash(name: &MatchedHeader, rewrite: Option<&RegexRewrite>, request: &RequestView<'_>) -> Option<u64> {
+    let bytes = |value: &[u8]| match rewrite {
+        Some(rewrite) => rewrite.apply(value),
+        None => value.to_vec(),
+    };
+    let MatchedHeader::Plain(plain) = name else {
+        return request.header(name).map(|value| xxh64(&bytes(value), 0));
+    };
+    let mut values: Vec<Vec<u8>> = header_values(plain, request).map(bytes).collect();
+    // The order of several values does not count.
+    values.sort();
+    match values.as_slice() {
+        [] => None,
+        [one] => Some(xxh64(one, 0)),
+        several => Some(several.iter().fold(0, |seed, value| xxh64(value, seed))),
+    }
+}
+
+fn header_values<'a>(name: &HeaderName, request: &RequestView<'a>) -> impl Iterator<Item = &'a [u8]> {
+    request.headers.get_all(name).iter().map(HeaderValue::as_bytes)
+}
+
+fn set_cookie(name: &str, value: &str, ttl: Duration, path: &str) -> Option<HeaderValue> {
+    let mut cookie = format!("{name}=\"{value}\"");
+    if !ttl.is_zero() {
+        cookie.push_str(&format!("; Max-Age={}", ttl.as_secs()));
+    }
+    if !path.is_empty() {
+        cookie.push_str(&format!("; Path={path}"));
+    }
+    cookie.push_str("; HttpOnly");
+    HeaderValue::try_from(cookie).ok()
+}

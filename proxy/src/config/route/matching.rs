@@ -1,0 +1,224 @@
+//! Which requests a route takes.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+
+use crate::config::{
+    fraction::Fraction,
+    matcher::{HeaderMatcher, MatchedHeader, QueryMatcher, Regex, StringMatcher},
+    metadata::{Metadata, MetadataMatcher},
+};
+
+/// Which requests a route takes: all conditions must hold.
+#[derive(Clone, Debug)]
+pub struct RouteMatch {
+    /// The path, without the query.
+    pub path: PathMatch,
+    /// Case counts in `path`.
+    pub case_sensitive: bool,
+    /// Headers.
+    pub headers: Vec<HeaderMatcher>,
+    /// Query parameters.
+    pub query: Vec<QueryMatcher>,
+    /// Cookies.
+    pub cookies: Vec<CookieMatcher>,
+    /// The client's certificate.
+    pub tls: Option<TlsMatch>,
+    /// Dynamic metadata.
+    pub metadata: Vec<MetadataMatcher>,
+    /// gRPC requests only.
+    pub grpc: bool,
+    /// Share of the requests.
+    pub fraction: Option<Fraction>,
+}
+
+/// See [`RouteMatch`]. Literals are in lower case when case does not count.
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    /// Begins with.
+    Prefix(Box<str>),
+    /// Is.
+    Exact(Box<str>),
+    /// Matches as a whole.
+    Regex(Regex),
+    /// Is, or begins with it and a slash.
+    SeparatedPrefix(Box<str>),
+    /// Any CONNECT request.
+    Connect,
+}
+
+/// A matcher of a cookie.
+#[derive(Clone, Debug)]
+pub struct CookieMatcher {
+    /// The cookie.
+    pub name: Box<str>,
+    /// How its value must look.
+    pub value: StringMatcher,
+    /// The other way round.
+    pub invert: bool,
+}
+
+/// What must be known of the client's certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsMatch {
+    /// There is one, or there is none.
+    pub presented: Option<bool>,
+    /// It was verified, or it was not.
+    pub validated: Option<bool>,
+}
+
+/// What is known of the client's certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsView {
+    /// There is one.
+    pub presented: bool,
+    /// It was verified.
+    pub validated: bool,
+}
+
+/// A request, as far as routing looks at it.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestView<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The target.
+    pub uri: &'a Uri,
+    /// `:authority`.
+    pub authority: &'a [u8],
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+    /// The client's certificate.
+    pub tls: TlsView,
+    /// Dynamic metadata.
+    pub metadata: Option<&'a Metadata>,
+}
+
+impl<'a> RequestView<'a> {
+    /// A header's first value, pseudo-headers among them.
+    pub fn header(&self, name: &MatchedHeader) -> Option<&'a [u8]> {
+        match name {
+            MatchedHeader::Method => Some(self.method.as_str().as_bytes()),
+            MatchedHeader::Path => Some(self.uri.path_and_query().map_or("", |path| path.as_str()).as_bytes()),
+            MatchedHeader::Authority => Some(self.authority),
+            MatchedHeader::Scheme => Some(self.scheme.as_bytes()),
+            MatchedHeader::Plain(name) => self.headers.get(name).map(HeaderValue::as_bytes),
+        }
+    }
+}
+
+impl RouteMatch {
+    /// Whether every condition holds.
+    pub fn matches(&self, request: &RequestView<'_>, random: u64) -> bool {
+        self.path_matches(request)
+            && self.headers.iter().all(|matcher| header_matches(matcher, request))
+            && (self.query.is_empty()
+                || self.query.iter().all(|matcher| matcher.matches(request.uri.query().unwrap_or_default())))
+            && self.cookies.iter().all(|matcher| matcher.matches(request.headers))
+            && self.tls.is_none_or(|tls| tls.matches(request.tls))
+            && self.metadata.iter().all(|matcher| matcher.matches(request.metadata))
+            && (!self.grpc || is_grpc(request.headers))
+            && self.fraction.is_none_or(|fraction| fraction.takes(random))
+    }
+
+    /// CONNECT has no path, and only matchers that say so take it. Its target can be any.
+    fn path_matches(&self, request: &RequestView<'_>) -> bool {
+        match (&self.path, *request.method == Method::CONNECT) {
+            (PathMatch::Connect, connect) => connect,
+            (_, false) => self.path.matches(request.uri.path(), self.case_sensitive),
+            // Over HTTP/2, an extended CONNECT has a path.
+            (_, true) => {
+                request.uri.path().starts_with('/') && self.path.matches(request.uri.path(), self.case_sensitive)
+            }
+        }
+    }
+}
+
+impl PathMatch {
+    pub(super) fn matches(&self, path: &str, case_sensitive: bool) -> bool {
+        if !case_sensitive && !matches!(self, Self::Regex(_)) {
+            return self.matches_exactly(&path.to_ascii_lowercase());
+        }
+        self.matches_exactly(path)
+    }
+
+    fn matches_exactly(&self, path: &str) -> bool {
+        match self {
+            Self::Prefix(prefix) => path.starts_with(&**prefix),
+            Self::Exact(exact) => path == &**exact,
+            Self::Regex(regex) => regex.is_match(path.as_bytes()),
+            Self::SeparatedPrefix(prefix) => {
+                path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            Self::Connect => false,
+        }
+    }
+
+    /// How many bytes of a matching path the match covers: what a prefix rewrite replaces.
+    pub fn matched_len(&self, path: &str) -> usize {
+        match self {
+            Self::Prefix(prefix) | Self::SeparatedPrefix(prefix) => prefix.len(),
+            Self::Exact(_) | Self::Regex(_) | Self::Connect => path.len(),
+        }
+    }
+}
+
+/// Whether a header matcher takes a request.
+pub fn header_matches(matcher: &HeaderMatcher, request: &RequestView<'_>) -> bool {
+    match &matcher.name {
+        MatchedHeader::Plain(name) => plain_header_matches(matcher, name, request.headers),
+        pseudo => matcher.matches(request.header(pseudo)),
+    }
+}
+
+/// The same for headers only, of a response for example. Of several values one that matches is enough.
+pub fn plain_header_matches(matcher: &HeaderMatcher, name: &HeaderName, headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes).peekable();
+    if values.peek().is_none() {
+        return matcher.matches(None);
+    }
+    // An inverted matcher holds when no value is what it must not be.
+    if matcher.invert {
+        values.all(|value| matcher.matches(Some(value)))
+    } else {
+        values.any(|value| matcher.matches(Some(value)))
+    }
+}
+
+impl CookieMatcher {
+    fn matches(&self, headers: &HeaderMap) -> bool {
+        let found = cookies(headers)
+            .find(|(name, _)| *name == self.name.as_bytes())
+            .is_some_and(|(_, value)| self.value.matches(value));
+        found != self.invert
+    }
+}
+
+impl TlsMatch {
+    fn matches(self, view: TlsView) -> bool {
+        self.presented.is_none_or(|wanted| wanted == view.presented)
+            && self.validated.is_none_or(|wanted| wanted == view.validated)
+    }
+}
+
+/// The cookies of a request: names and values, quotes around these removed.
+pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let values = headers.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes);
+    values.flat_map(|value| value.split(|byte| *byte == b';')).filter_map(|pair| {
+        let pair = pair.trim_ascii();
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        let (name, value) = (&pair[..equals], &pair[equals + 1..]);
+        let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+        Some((name, bare.unwrap_or(value)))
+    })
+}
+
+/// Whether a request is gRPC, by its content type.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| rest.is_empty() || rest[0] == b'+' || rest[0] == b';')
+    })
+}
