@@ -350,8 +350,8 @@ impl Run<'_> {
             }
             for line in lines {
                 // By name, so that one line that differs is one difference.
-                let (name, value) = line.rsplit_once(['=', ' ', ':']).unwrap_or((line, ""));
-                let _ = value;
+                let name = line.rsplit_once(['=', ' ', ':']).map_or(line, |(name, _)| name);
+                let name = self.side.normal.apply(name, &[]);
                 into.push((format!("{label} line {name}"), line.to_owned()));
             }
             response.body = Vec::new();
