@@ -17,13 +17,15 @@ use super::{
 };
 use crate::config::{
     Snapshot,
-    cluster::{Endpoint, HealthFlags, Locality},
+    cluster::{Endpoint, HealthFlags, Locality, outlier::Detector},
     matcher::Regex,
 };
 
 /// What is shown of a cluster.
 pub(super) struct ClusterView {
     pub(super) name: String,
+    /// Success rates, with outlier detection.
+    outlier: Option<[(&'static str, f64); 4]>,
     /// Of the default and of the high priority.
     thresholds: [Limits; 2],
     hosts: Vec<HostView>,
@@ -83,11 +85,28 @@ pub(super) fn views(snapshot: &Snapshot) -> Vec<ClusterView> {
                 requests: high.max_requests,
                 retries: high.max_retries,
             };
-            ClusterView { name: cluster.name.to_string(), thresholds: [limits, high], hosts: hosts.collect() }
+            ClusterView {
+                name: cluster.name.to_string(),
+                outlier: cluster.outlier.as_ref().map(outlier),
+                thresholds: [limits, high],
+                hosts: hosts.collect(),
+            }
         })
         .collect();
     views.sort_by(|one, other| one.name.cmp(&other.name));
     views
+}
+
+/// Success rates of the last interval, as `/clusters` names them; -1: none.
+fn outlier(detector: &Detector) -> [(&'static str, f64); 4] {
+    let [external, local] = &detector.rates;
+    let rate = |rate: &AtomicU64| f64::from_bits(rate.load(Relaxed));
+    [
+        ("success_rate_average", rate(&external[0])),
+        ("success_rate_ejection_threshold", rate(&external[1])),
+        ("local_origin_success_rate_average", rate(&local[0])),
+        ("local_origin_success_rate_ejection_threshold", rate(&local[1])),
+    ]
 }
 
 fn host(endpoint: &Endpoint) -> HostView {
@@ -148,6 +167,9 @@ impl ClusterView {
     fn text(&self) -> String {
         let name = &self.name;
         let mut out = format!("{name}::observability_name::{name}\n");
+        for (what, value) in self.outlier.iter().flatten() {
+            out.push_str(&format!("{name}::outlier::{what}::{value}\n"));
+        }
         for (limits, priority) in self.thresholds.iter().zip(["default", "high"]) {
             for (limit, value) in [
                 ("max_connections", limits.connections),

@@ -80,7 +80,10 @@ impl Account {
         self.shard.inc(stats.upstream_cx_total);
         match http2 {
             Some(true) => self.shard.inc(stats.upstream_cx_http2_total),
-            Some(false) => self.shard.inc(stats.upstream_cx_http1_total),
+            Some(false) => {
+                stats.http1();
+                self.shard.inc(stats.upstream_cx_http1_total);
+            }
             None => {}
         }
         self.shard.gauge_add(stats.upstream_cx_active, 1);

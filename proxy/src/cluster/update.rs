@@ -91,7 +91,9 @@ impl Cluster {
             && !endpoint.host.flags().any(HealthFlags::FAILED_ACTIVE)
     }
 
+    /// A host has left: its pooled connections are of no use.
     fn forget(&self, endpoint: &Endpoint) {
+        endpoint.host.failed.notify_waiters();
         if let Some(detector) = &self.outlier
             && endpoint.host.clear(HealthFlags::FAILED_OUTLIER)
         {
@@ -111,6 +113,7 @@ impl Cluster {
         if left.len() == current.iter().count() {
             return;
         }
+        current.iter().filter(|endpoint| !stays(endpoint)).for_each(|endpoint| self.forget(endpoint));
         let weights: Vec<_> = (0_u32..)
             .zip(current.priorities())
             .flat_map(|(priority, level)| {

@@ -227,6 +227,7 @@ pub struct ClusterStats {
     pub retry: Responses,
     shared: Shared,
     store: Option<Store>,
+    codec: OnceLock<()>,
     /// Keep names that are registered in scopes of their own.
     _scopes: Vec<Scope>,
 }
@@ -282,6 +283,7 @@ impl ClusterStats {
             retry: Responses::new(&scope, "retry."),
             shared: store.as_ref().map(Store::shared).unwrap_or_default(),
             store,
+            codec: OnceLock::new(),
             scope,
             _scopes: breakers.into(),
         }
@@ -302,6 +304,21 @@ impl ClusterStats {
     /// The shard of the control thread, for use there.
     pub fn control(&self) -> Shard {
         self.store.as_ref().map(Store::control).unwrap_or_default()
+    }
+
+    /// Registers what Envoy shows of its HTTP/1 codec once there is a connection. None of it can happen here: names with
+    /// underscores are the router's business, and a flood of responses ends a connection as any broken protocol does.
+    pub fn http1(&self) {
+        self.codec.get_or_init(|| {
+            for name in [
+                "dropped_headers_with_underscores",
+                "metadata_not_supported_error",
+                "requests_rejected_with_underscores_in_headers",
+                "response_flood",
+            ] {
+                self.scope.counter(&format!("http1.{name}"));
+            }
+        });
     }
 
     /// Counts the response that a client got.
