@@ -35,6 +35,11 @@ pub(super) fn modify(admin: &Admin, query: &Query) -> Reply {
             for name in ["runtime.load_success", "runtime.override_dir_not_exists"] {
                 admin.stats.shared().inc(admin.stats.root().counter(name));
             }
+            // The next flush would say so as well, and later.
+            let (_, keys, overrides) = admin.runtime.sizes();
+            let set = |name: &str, value: u64| admin.stats.set(admin.stats.root().gauge(name), value);
+            set("runtime.num_keys", keys as u64);
+            set("runtime.admin_overrides_active", u64::from(overrides > 0));
             Reply::ok()
         }
         Err(error) => Reply::text(Status::SERVICE_UNAVAILABLE, error.to_string()),
