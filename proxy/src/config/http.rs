@@ -1,14 +1,18 @@
 //! The HTTP connection manager.
 
+mod stats;
+
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 use ipnet::IpNet;
 
 use crate::{
-    config::{filter::HttpFilter, route::RouteTable},
+    config::{filter::HttpFilter, local_reply::BodyFormat, route::RouteTable},
     telemetry::access_log::{AccessLog, Wanted},
 };
+
+pub use self::stats::HttpStats;
 
 /// Which HTTP a connection speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +50,32 @@ pub enum StripPort {
     Any,
 }
 
+/// What happens to `%2F` and `%5C` in paths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    /// They stay.
+    #[default]
+    Keep,
+    /// The request is refused.
+    Reject,
+    /// The client is sent to the path without them.
+    Redirect,
+    /// They are decoded.
+    Forward,
+}
+
+/// What happens to headers with underscores in their names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underscores {
+    /// They pass.
+    #[default]
+    Allow,
+    /// The request is refused.
+    Reject,
+    /// They are dropped.
+    Drop,
+}
+
 /// HTTP/2 settings of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Http2 {
@@ -69,6 +99,8 @@ impl Default for Http2 {
 pub struct HttpConnectionManager {
     /// Prefix of its statistics.
     pub stat_prefix: Arc<str>,
+    /// What is counted.
+    pub stats: HttpStats,
     /// Which HTTP.
     pub codec: Codec,
     /// HTTP/2 settings.
@@ -141,6 +173,14 @@ pub struct HttpConnectionManager {
     pub normalize_path: bool,
     /// Fold adjacent slashes.
     pub merge_slashes: bool,
+    /// What happens to encoded slashes in paths.
+    pub escaped_slashes: EscapedSlashes,
+    /// What happens to headers with underscores in their names.
+    pub underscores: Underscores,
+    /// Take any method over HTTP/1.
+    pub custom_methods: bool,
+    /// The form of bodies made here.
+    pub local_reply: Option<BodyFormat>,
     /// Bytes of a request that may be buffered for a retry.
     pub buffer_limit: usize,
     /// The cluster that this process belongs to.

@@ -107,6 +107,7 @@ async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
             }
         }
         Err(Limit::Idle) => {
+            connection.worker.stats.inc(connection.manager.stats.own.downstream_cx_idle_timeout);
             tracing::debug!(peer = %connection.peer, "connection idle too long");
         }
         Err(Limit::Blocked) => {
@@ -260,6 +261,7 @@ fn log_protocol_error(connection: &Connection, error: &hyper::Error) {
     entry.protocol = Some("HTTP/1.1");
     entry.response_code = if error.is_parse_too_large() { 431 } else { 400 };
     entry.raise(Flag::DownstreamProtocolError);
+    connection.worker.stats.inc(connection.manager.stats.own.downstream_cx_protocol_error);
     entry.details = "http1.codec_error".into();
     access_log::write(&connection.worker.log, &connection.manager.access_log, &entry);
 }
@@ -274,10 +276,13 @@ struct Watched {
 }
 
 impl Watched {
-    fn note<T>(&self, written: &Poll<T>) {
+    fn note(&self, written: &Poll<std::io::Result<usize>>) {
         match written {
             Poll::Pending => self.connection.activity.write_blocked(),
-            Poll::Ready(_) => self.connection.activity.written(),
+            Poll::Ready(written) => {
+                self.connection.activity.written();
+                self.connection.count_written(written.as_ref().map_or(0, |bytes| *bytes));
+            }
         }
     }
 }
@@ -290,9 +295,11 @@ impl AsyncRead for Watched {
     ) -> Poll<std::io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.connection.count_read(buffer.filled().len() - before);
         if let Poll::Ready(Ok(())) = &read {
             if buffer.filled().len() == before {
                 self.saw_end.set(buffer.remaining() > 0);
+                self.connection.ended_remotely.set(buffer.remaining() > 0);
             } else if !self.connection.multiplexed && self.connection.manager.request_headers_timeout.is_some() {
                 self.connection.activity.bytes_came();
             }
@@ -348,6 +355,7 @@ pub(super) mod tests {
     pub fn manager() -> HttpConnectionManager {
         HttpConnectionManager {
             stat_prefix: "test".into(),
+            stats: Default::default(),
             codec: Codec::Auto,
             http2: Default::default(),
             routes: Arc::new(RouteTable::default()),
@@ -384,6 +392,10 @@ pub(super) mod tests {
             strip_trailing_host_dot: false,
             normalize_path: false,
             merge_slashes: false,
+            escaped_slashes: Default::default(),
+            underscores: Default::default(),
+            custom_methods: false,
+            local_reply: None,
             buffer_limit: 1 << 20,
             service_cluster: None,
         }

@@ -83,6 +83,9 @@ async fn route(mut stream: Stream, mut parts: Parts, incoming: Incoming, prepare
             return stream.answer(reply, routed.map(Routed::changes).as_ref(), &parts);
         }
     }
+    let manager = stream.connection.manager.clone();
+    let (shard, stats) = (&stream.connection.clone().worker.stats, &manager.stats.own);
+    shard.inc(stats.rq_total);
     let Some(routed) = routed else {
         stream.keep_request(&parts);
         let reply = if redirected { https_redirect(&parts) } else { Reply::no_route() };
@@ -91,6 +94,7 @@ async fn route(mut stream: Stream, mut parts: Parts, incoming: Incoming, prepare
     match &routed.route.action {
         Action::Forward(_) => router::forward(stream, &routed, parts, body, prepared.upgrade).await,
         Action::Direct(direct) => {
+            shard.inc(stats.rq_direct_response);
             stream.keep_request(&parts);
             let mut reply = Reply::new(direct.status, "", None, "direct_response");
             reply.body = direct.body.clone();
@@ -100,6 +104,7 @@ async fn route(mut stream: Stream, mut parts: Parts, incoming: Incoming, prepare
             stream.answer(reply, Some(&routed.changes()), &parts)
         }
         Action::Redirect(redirect) => {
+            shard.inc(stats.rq_redirect);
             stream.keep_request(&parts);
             let authority = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
             let location =

@@ -45,6 +45,18 @@ pub(super) struct Connection {
     limits: RefCell<Vec<(usize, Rc<LocalRateLimit>)>>,
     /// What `x-forwarded-client-cert` says of the client: made once.
     client_cert: OnceCell<Option<HeaderValue>>,
+    began: std::time::Instant,
+    /// The client ended it.
+    pub ended_remotely: Cell<bool>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let kind = (self.multiplexed, self.tls.is_some());
+        let (lasted, active) = (self.began.elapsed(), self.activity.active());
+        let local = !self.ended_remotely.get();
+        self.manager.stats.disconnected(&self.worker.stats, kind, lasted, active, local);
+    }
 }
 
 impl Connection {
@@ -56,6 +68,7 @@ impl Connection {
         multiplexed: bool,
     ) -> Rc<Self> {
         let dialer = downstream.dialer();
+        manager.stats.connected(&worker.stats, multiplexed, downstream.tls.is_some());
         Rc::new(Self {
             worker,
             manager,
@@ -74,7 +87,19 @@ impl Connection {
             upgrade: RefCell::new(None),
             limits: RefCell::default(),
             client_cert: OnceCell::new(),
+            began: std::time::Instant::now(),
+            ended_remotely: Cell::new(false),
         })
+    }
+
+    /// Bytes came from the client.
+    pub fn count_read(&self, bytes: usize) {
+        self.worker.stats.add(self.manager.stats.own.downstream_cx_rx_bytes_total, bytes as u64);
+    }
+
+    /// Bytes went to the client.
+    pub fn count_written(&self, bytes: usize) {
+        self.worker.stats.add(self.manager.stats.own.downstream_cx_tx_bytes_total, bytes as u64);
     }
 
     /// Names that the peer's verified certificate gives it.
@@ -114,6 +139,9 @@ impl Connection {
     /// The last word on a response's headers: whether the connection ends with it. `unread`: the request is not
     /// complete, and HTTP/1 cannot leave its rest.
     pub fn before_response(&self, headers: &mut HeaderMap, unread: bool) {
+        if unread {
+            self.worker.stats.inc(self.manager.stats.own.downstream_rq_response_before_rq_complete);
+        }
         if unread && !self.multiplexed {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             return;

@@ -28,6 +28,7 @@ pub(super) struct Record {
 
 impl Record {
     pub fn new(worker: Rc<Worker>, manager: Arc<HttpConnectionManager>, entry: Entry, multiplexed: bool) -> Self {
+        manager.stats.began(&worker.stats, multiplexed);
         Self { worker, manager, entry, progress: None, complete: false, multiplexed, health_check: false }
     }
 
@@ -51,9 +52,6 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if self.manager.access_log.is_empty() {
-            return;
-        }
         if !self.complete {
             if self.multiplexed {
                 self.entry.raise(Flag::DownstreamRemoteReset);
@@ -62,6 +60,12 @@ impl Drop for Record {
                 self.entry.raise(Flag::DownstreamConnectionTermination);
                 self.entry.details = "downstream_remote_disconnect".into();
             }
+        }
+        let entry = &self.entry;
+        let lasted = entry.start.elapsed();
+        self.manager.stats.ended(&self.worker.stats, entry.response_code, &entry.details, lasted, self.health_check);
+        if self.manager.access_log.is_empty() {
+            return;
         }
         self.entry.request_received = self.request_completed();
         if let Some(progress) = &self.progress {

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     config::{
-        http::{HttpConnectionManager, StripPort},
-        route::without_port,
+        http::{EscapedSlashes, HttpConnectionManager, StripPort, Underscores},
+        route::{is_grpc, without_port},
     },
     telemetry::access_log::Flag,
 };
@@ -39,7 +39,11 @@ pub(super) fn prepare(
     scheme: &'static str,
 ) -> Result<Prepared, Box<Reply>> {
     check_version(manager, parts)?;
+    check_method(manager, parts)?;
     check_framing(parts)?;
+    if manager.underscores != Underscores::Allow {
+        check_underscores(manager.underscores, parts)?;
+    }
     set_authority(manager, parts, local)?;
     if parts.method == Method::CONNECT {
         // Tunnels are not supported yet: there is no route for them.
@@ -120,6 +124,9 @@ fn set_path(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Bo
         let status = StatusCode::BAD_REQUEST;
         return Err(refusal(status, "Bad Request", Flag::DownstreamProtocolError, "http1.codec_error"));
     }
+    if manager.escaped_slashes != EscapedSlashes::Keep {
+        unescape_slashes(manager.escaped_slashes, parts)?;
+    }
     let path = if manager.normalize_path || manager.merge_slashes {
         let bad = || refusal(StatusCode::BAD_REQUEST, "", None, "path_normalization_failed");
         Some(rewrite::normalize(&parts.uri, manager.normalize_path, manager.merge_slashes).ok_or_else(bad)?)
@@ -130,6 +137,119 @@ fn set_path(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Bo
     };
     if let Some(path) = path {
         parts.uri = Uri::from(path);
+    }
+    Ok(())
+}
+
+/// `%2F` and `%5C` in a path are slashes to some servers and not to others.
+fn unescape_slashes(action: EscapedSlashes, parts: &mut Parts) -> Result<(), Box<Reply>> {
+    let path = parts.uri.path();
+    let escaped = |at: usize| match path.as_bytes().get(at..at + 3) {
+        Some(b"%2f" | b"%2F") => Some('/'),
+        Some(b"%5c" | b"%5C") => Some('\\'),
+        _ => None,
+    };
+    if !path.match_indices('%').any(|(at, _)| escaped(at).is_some()) {
+        return Ok(());
+    }
+    let details = "path_normalization_failed";
+    let bad = || refusal(StatusCode::BAD_REQUEST, "", None, details);
+    let mut target = String::with_capacity(path.len());
+    let mut rest = 0;
+    while let Some(next) = path[rest..].find('%') {
+        let at = rest + next;
+        target.push_str(&path[rest..at]);
+        match escaped(at) {
+            Some(slash) => {
+                target.push(slash);
+                rest = at + 3;
+            }
+            None => {
+                target.push('%');
+                rest = at + 1;
+            }
+        }
+    }
+    target.push_str(&path[rest..]);
+    if let Some(query) = parts.uri.query() {
+        target.push('?');
+        target.push_str(query);
+    }
+    match action {
+        EscapedSlashes::Forward => {
+            parts.uri = Uri::from(PathAndQuery::try_from(target).map_err(|_| bad())?);
+            Ok(())
+        }
+        EscapedSlashes::Redirect if !is_grpc(&parts.headers) => {
+            let mut reply = refusal(StatusCode::TEMPORARY_REDIRECT, "", None, details);
+            reply.headers.insert(header::LOCATION, HeaderValue::try_from(target).map_err(|_| bad())?);
+            Err(reply)
+        }
+        EscapedSlashes::Keep | EscapedSlashes::Reject | EscapedSlashes::Redirect => Err(bad()),
+    }
+}
+
+/// The methods that Envoy's parser of HTTP/1 knows.
+const METHODS: [&str; 35] = [
+    "GET",
+    "POST",
+    "PUT",
+    "DELETE",
+    "HEAD",
+    "OPTIONS",
+    "PATCH",
+    "CONNECT",
+    "TRACE",
+    "ACL",
+    "BIND",
+    "CHECKOUT",
+    "COPY",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MOVE",
+    "MSEARCH",
+    "M-SEARCH",
+    "NOTIFY",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SOURCE",
+    "SUBSCRIBE",
+    "UNBIND",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
+];
+
+fn check_method(manager: &HttpConnectionManager, parts: &Parts) -> Result<(), Box<Reply>> {
+    if parts.version >= Version::HTTP_2 || manager.custom_methods || METHODS.contains(&parts.method.as_str()) {
+        return Ok(());
+    }
+    let status = StatusCode::BAD_REQUEST;
+    Err(refusal(status, "Bad Request", Flag::DownstreamProtocolError, "http1.codec_error"))
+}
+
+/// Headers with underscores look like others to servers that turn dashes into underscores.
+fn check_underscores(action: Underscores, parts: &mut Parts) -> Result<(), Box<Reply>> {
+    let underscored: Vec<HeaderName> =
+        parts.headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    if action == Underscores::Reject && !underscored.is_empty() {
+        let details = if parts.version >= Version::HTTP_2 {
+            "http2.unexpected_underscore"
+        } else {
+            "http1.unexpected_underscore"
+        };
+        return Err(refusal(StatusCode::BAD_REQUEST, "Bad Request", Flag::DownstreamProtocolError, details));
+    }
+    for name in underscored {
+        parts.headers.remove(name);
     }
     Ok(())
 }
@@ -232,6 +352,28 @@ mod tests {
             let reply = run(&manager(), &mut parts(uri, version, headers)).unwrap_err();
             assert_eq!((reply.status.as_u16(), &*reply.details), (status, details));
         }
+    }
+
+    #[test]
+    fn escaped_slashes_and_underscores() {
+        let mut manager = manager();
+        manager.escaped_slashes = EscapedSlashes::Forward;
+        let mut forwarded = parts("/a%2fb%5Cc%20?q=%2f", Version::HTTP_11, &[("host", "h")]);
+        run(&manager, &mut forwarded).unwrap();
+        assert_eq!(forwarded.uri, "/a/b\\c%20?q=%2f");
+        manager.escaped_slashes = EscapedSlashes::Redirect;
+        let reply = run(&manager, &mut parts("/a%2Fb?q", Version::HTTP_11, &[("host", "h")])).unwrap_err();
+        assert_eq!((reply.status.as_u16(), &reply.headers["location"]), (307, &HeaderValue::from_static("/a/b?q")));
+        manager.escaped_slashes = EscapedSlashes::Reject;
+        let reply = run(&manager, &mut parts("/a%2Fb", Version::HTTP_11, &[("host", "h")])).unwrap_err();
+        assert_eq!((reply.status.as_u16(), &*reply.details), (400, "path_normalization_failed"));
+        manager.underscores = Underscores::Drop;
+        let mut dropped = parts("/", Version::HTTP_11, &[("host", "h"), ("x_a", "1"), ("x-a", "1")]);
+        run(&manager, &mut dropped).unwrap();
+        assert!(!dropped.headers.contains_key("x_a") && dropped.headers.contains_key("x-a"));
+        manager.underscores = Underscores::Reject;
+        let reply = run(&manager, &mut parts("/", Version::HTTP_11, &[("host", "h"), ("x_a", "1")])).unwrap_err();
+        assert_eq!(&*reply.details, "http1.unexpected_underscore");
     }
 
     #[test]

@@ -135,6 +135,13 @@ impl Stream {
     /// Answers with a reply made here. The route's response headers, if there is one, are applied.
     pub fn answer(mut self, reply: Reply, changes: Option<&Changes<'_>>, parts: &Parts) -> Response<ResponseBody> {
         let changes = changes.filter(|_| !reply.verbatim);
+        let mut reply = reply;
+        if let Some(format) = &self.connection.manager.local_reply
+            && !reply.verbatim
+            && !self.grpc
+        {
+            reply.fill(format, &self, parts, true);
+        }
         // What %RESPONSE_CODE% is in headers that filters add.
         let code_in_filters = if reply.verbatim { 0 } else { reply.status.as_u16() };
         let reply = if self.grpc && !reply.verbatim { reply.into_grpc() } else { reply };

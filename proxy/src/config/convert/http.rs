@@ -11,19 +11,22 @@ use weir_proto::envoy::{
     },
 };
 
-use super::{Context, Error, access_log, cidrs, cluster, filter, item, limit, route, sub, type_name, unpack};
+use super::{
+    Context, Error, access_log, cidrs, cluster, filter, item, limit, local_reply, route, sub, type_name, unpack,
+};
 use crate::{
     config::{
         filter::HttpFilter,
         http::{
-            ClientCertificateDetails, Codec, ForwardClientCertificate, HttpConnectionManager, Router, ServerHeader,
-            StripPort,
+            ClientCertificateDetails, Codec, EscapedSlashes, ForwardClientCertificate, HttpConnectionManager,
+            HttpStats, Router, ServerHeader, StripPort, Underscores,
         },
     },
-    telemetry::access_log::Wanted,
+    telemetry::{access_log::Wanted, stats::Scope},
 };
 
-const SUPPORTED: [&str; 33] = [
+const SUPPORTED: [&str; 34] = [
+    "local_reply_config",
     "codec_type",
     "stat_prefix",
     "rds",
@@ -81,6 +84,7 @@ pub(super) fn connection_manager(
     cx: &mut Context,
     message: &proto::HttpConnectionManager,
     buffer_limit: usize,
+    listener: &Scope,
     at: &str,
 ) -> Result<HttpConnectionManager, Error> {
     cx.only(message, at, &SUPPORTED, &HARMLESS)?;
@@ -96,12 +100,6 @@ pub(super) fn connection_manager(
     let access_log = access_log::access_logs(cx, &message.access_log, at, "access_log")?;
     let common = common(cx, message.common_http_protocol_options.as_ref(), at)?;
     let http1 = http1(cx, message.http_protocol_options.as_ref(), at)?;
-    if message.path_with_escaped_slashes_action()
-        != manager::PathWithEscapedSlashesAction::ImplementationSpecificDefault
-        && message.path_with_escaped_slashes_action() != manager::PathWithEscapedSlashesAction::KeepUnchanged
-    {
-        return Err(Error::at(sub(at, "path_with_escaped_slashes_action"), "only KEEP_UNCHANGED is supported yet"));
-    }
     let text = |value: &str, field: &str| {
         HeaderValue::from_str(value).map_err(|_| Error::at(sub(at, field), "not a header value"))
     };
@@ -110,6 +108,7 @@ pub(super) fn connection_manager(
         forward_client_cert: forward_client_cert(message),
         client_cert_details,
         stat_prefix: message.stat_prefix.as_str().into(),
+        stats: HttpStats::new(&cx.stats, listener, &message.stat_prefix),
         codec: match message.codec_type() {
             manager::CodecType::Auto => Codec::Auto,
             manager::CodecType::Http1 => Codec::Http1,
@@ -180,6 +179,26 @@ pub(super) fn connection_manager(
         strip_trailing_host_dot: message.strip_trailing_host_dot,
         normalize_path: message.normalize_path.unwrap_or(false),
         merge_slashes: message.merge_slashes,
+        escaped_slashes: {
+            use manager::PathWithEscapedSlashesAction as Escaped;
+            match message.path_with_escaped_slashes_action() {
+                Escaped::ImplementationSpecificDefault | Escaped::KeepUnchanged => EscapedSlashes::Keep,
+                Escaped::RejectRequest => EscapedSlashes::Reject,
+                Escaped::UnescapeAndRedirect => EscapedSlashes::Redirect,
+                Escaped::UnescapeAndForward => EscapedSlashes::Forward,
+            }
+        },
+        underscores: common.underscores,
+        custom_methods: message.http_protocol_options.as_ref().is_some_and(|http1| http1.allow_custom_methods),
+        local_reply: match &message.local_reply_config {
+            None => None,
+            Some(config) => {
+                let at = sub(at, "local_reply_config");
+                cx.only(config, &at, &["body_format"], &[])?;
+                let format = config.body_format.as_ref();
+                format.map(|format| local_reply::body_format(cx, format, &sub(&at, "body_format"))).transpose()?
+            }
+        },
         buffer_limit,
         service_cluster: match cx.service_cluster.as_str() {
             "" => None,
@@ -215,6 +234,7 @@ fn upgrades(cx: &mut Context, messages: &[manager::UpgradeConfig], at: &str) -> 
 }
 
 struct Common {
+    underscores: Underscores,
     idle_timeout: Option<std::time::Duration>,
     max_connection_duration: Option<std::time::Duration>,
     max_stream_duration: Option<std::time::Duration>,
@@ -235,11 +255,15 @@ fn common(cx: &mut Context, message: Option<&core::HttpProtocolOptions>, at: &st
         "headers_with_underscores_action",
     ];
     cx.only(message, &at, &supported, &["max_response_headers_kb"])?;
-    if message.headers_with_underscores_action() != core::http_protocol_options::HeadersWithUnderscoresAction::Allow {
-        return Err(Error::at(sub(&at, "headers_with_underscores_action"), "only ALLOW is supported yet"));
-    }
+    use core::http_protocol_options::HeadersWithUnderscoresAction as Action;
+    let underscores = match message.headers_with_underscores_action() {
+        Action::Allow => Underscores::Allow,
+        Action::RejectRequest => Underscores::Reject,
+        Action::DropHeader => Underscores::Drop,
+    };
     let idle = Some(HttpConnectionManager::DEFAULT_IDLE);
     Ok(Common {
+        underscores,
         idle_timeout: limit(message.idle_timeout.as_ref(), idle, &sub(&at, "idle_timeout"))?,
         max_connection_duration: limit(
             message.max_connection_duration.as_ref(),
@@ -261,12 +285,17 @@ fn http1(
 ) -> Result<(bool, Option<HeaderValue>), Error> {
     let Some(message) = message else { return Ok((false, None)) };
     let at = sub(at, "http_protocol_options");
-    let supported = ["accept_http_10", "default_host_for_http_10", "allow_absolute_url", "send_fully_qualified_url"];
+    let supported = [
+        "accept_http_10",
+        "default_host_for_http_10",
+        "allow_absolute_url",
+        "send_fully_qualified_url",
+        "allow_custom_methods",
+    ];
     let harmless = [
         "enable_trailers",
         "override_stream_error_on_invalid_http_message",
         "use_balsa_parser",
-        "allow_custom_methods",
         "header_key_format",
         "ignore_http_11_upgrade",
     ];

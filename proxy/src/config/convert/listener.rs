@@ -241,7 +241,7 @@ fn filter_chain(
         if terminal.is_some() {
             return Err(Error::at(item_before(&at, index), "terminal filter is not the last one of its chain"));
         }
-        terminal = Some(network_filter(cx, filter, buffer_limit, &at)?);
+        terminal = Some(network_filter(cx, filter, buffer_limit, stats, &at)?);
     }
     let terminal = terminal.ok_or_else(|| {
         Error::at(sub(at, "filters"), "expected one of http_connection_manager and tcp_proxy as the last filter")
@@ -307,6 +307,7 @@ fn network_filter(
     cx: &mut Context,
     message: &proto::Filter,
     buffer_limit: usize,
+    stats: &Scope,
     at: &str,
 ) -> Result<NetworkFilter, Error> {
     let Some(proto::filter::ConfigType::TypedConfig(any)) = &message.config_type else {
@@ -316,7 +317,7 @@ fn network_filter(
     match type_name(any) {
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
             let manager: HttpProto = unpack(any, &at)?;
-            Ok(NetworkFilter::Http(Arc::new(http::connection_manager(cx, &manager, buffer_limit, &at)?)))
+            Ok(NetworkFilter::Http(Arc::new(http::connection_manager(cx, &manager, buffer_limit, stats, &at)?)))
         }
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
             let proxy: TcpProto = unpack(any, &at)?;
