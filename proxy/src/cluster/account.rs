@@ -128,6 +128,7 @@ impl OpenConnection {
         let account = &self.account;
         self.remote.set(!timed_out);
         account.shard.inc(account.cluster.stats.upstream_cx_connect_fail);
+        account.shard.inc(account.cluster.stats.upstream_rq_pending_failure_eject);
         if timed_out {
             account.shard.inc(account.cluster.stats.upstream_cx_connect_timeout);
         }

@@ -369,6 +369,10 @@ impl Attempts<'_> {
         let now = std::time::Instant::now();
         let request_id = self.stream.request_id();
         let completed = self.stream.record.request_completed();
+        if let Some(completed) = completed {
+            let took = now.saturating_duration_since(completed);
+            charge::time(&self.cluster, &connection.worker.stats, self.internal, self.canary, took);
+        }
         let entry = &mut self.stream.record.entry;
         entry.response_started = Some(now);
         entry.response_code = parts.status.as_u16();

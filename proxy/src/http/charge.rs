@@ -1,6 +1,6 @@
 //! What requests add to the statistics of their cluster and host, and to outlier detection.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -67,6 +67,12 @@ pub(super) fn is_internal(headers: &HeaderMap) -> bool {
 /// Takes note of what a client is answered by way of a cluster.
 pub(super) fn answer(cluster: &Cluster, shard: &Shard, status: StatusCode, internal: bool, canary: bool) {
     cluster.stats.charge(shard, Response { code: status.as_u16(), internal, canary });
+}
+
+/// Takes note of how long an upstream took for a response after the whole request.
+pub(super) fn time(cluster: &Cluster, shard: &Shard, internal: bool, canary: bool, took: Duration) {
+    let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    cluster.stats.charge_time(shard, Response { code: 0, internal, canary }, millis);
 }
 
 /// The HTTP status that a gRPC status stands for.

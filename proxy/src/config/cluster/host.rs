@@ -53,7 +53,7 @@ impl HealthFlags {
     const UNHEALTHY: Self =
         Self(Self::FAILED_ACTIVE.0 | Self::FAILED_OUTLIER.0 | Self::FAILED_EDS.0 | Self::DRAINING_EDS.0);
     const DEGRADED: Self = Self(Self::DEGRADED_ACTIVE.0 | Self::DEGRADED_EDS.0);
-    const EXCLUDED: Self = Self(Self::PENDING_ACTIVE.0 | Self::EXCLUDED_IMMEDIATE.0);
+    const EXCLUDED: Self = Self(Self::PENDING_ACTIVE.0 | Self::EXCLUDED_IMMEDIATE.0 | Self::DRAINING_EDS.0);
     /// Those that EDS owns.
     pub const OF_EDS: Self = Self(Self::FAILED_EDS.0 | Self::DEGRADED_EDS.0 | Self::DRAINING_EDS.0);
 
