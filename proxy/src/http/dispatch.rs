@@ -17,7 +17,10 @@ use super::{
     rewrite, router,
     stream::{Routed, Stream},
 };
-use crate::config::route::{Action, RequireTls};
+use crate::{
+    config::route::{Action, RequireTls},
+    telemetry::access_log::Flag,
+};
 
 /// Answers a request.
 pub(super) async fn handle(
@@ -32,7 +35,10 @@ pub(super) async fn handle(
     let prepared = match request::prepare(&manager, &mut parts, peer, local, stream.scheme) {
         Ok(prepared) => prepared,
         Err(reply) => {
-            stream.keep_request(&parts);
+            // What breaks the protocol is not known as a request.
+            if reply.flag != Some(Flag::DownstreamProtocolError) {
+                stream.keep_request(&parts);
+            }
             return Ok(stream.refuse(*reply));
         }
     };
@@ -104,7 +110,8 @@ async fn route(mut stream: Stream, mut parts: Parts, incoming: Incoming, prepare
             stream.answer(reply, Some(&routed.changes()), &parts)
         }
         Action::Redirect(redirect) => {
-            shard.inc(stats.rq_redirect);
+            // As Envoy counts them.
+            shard.inc(stats.rq_direct_response);
             stream.keep_request(&parts);
             let authority = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
             let location =

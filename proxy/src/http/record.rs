@@ -63,6 +63,9 @@ impl Drop for Record {
         }
         let entry = &self.entry;
         let lasted = entry.start.elapsed();
+        if entry.flags.contains(&Flag::DownstreamProtocolError) {
+            self.worker.stats.inc(self.manager.stats.own.downstream_cx_protocol_error);
+        }
         self.manager.stats.ended(&self.worker.stats, entry.response_code, &entry.details, lasted, self.health_check);
         if self.manager.access_log.is_empty() {
             return;

@@ -69,7 +69,12 @@ fn refusal(status: StatusCode, body: &'static str, flag: impl Into<Option<Flag>>
 fn check_version(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Box<Reply>> {
     if parts.version == Version::HTTP_09 || parts.version == Version::HTTP_10 {
         if !manager.accept_http_10 {
-            return Err(refusal(StatusCode::UPGRADE_REQUIRED, "Upgrade Required", None, "low_version"));
+            return Err(refusal(
+                StatusCode::UPGRADE_REQUIRED,
+                "Upgrade Required",
+                Flag::DownstreamProtocolError,
+                "low_version",
+            ));
         }
         if let (None, Some(host)) = (parts.headers.get(header::HOST), &manager.default_host) {
             parts.headers.insert(header::HOST, host.clone());

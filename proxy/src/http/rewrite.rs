@@ -82,7 +82,8 @@ pub(super) fn normalize(uri: &Uri, dots: bool, slashes: bool) -> Option<PathAndQ
     let path = uri.path();
     let decoded;
     let path = if dots {
-        decoded = decode_unreserved(path);
+        // Backslashes count as slashes, as in browsers.
+        decoded = decode_unreserved(path).replace('\\', "/");
         decoded.as_str()
     } else {
         path

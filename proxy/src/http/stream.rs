@@ -138,7 +138,6 @@ impl Stream {
         let mut reply = reply;
         if let Some(format) = &self.connection.manager.local_reply
             && !reply.verbatim
-            && !self.grpc
         {
             reply.fill(format, &self, parts, true);
         }
