@@ -52,7 +52,8 @@ pub fn days_until_first_expires(snapshot: &Snapshot) -> Option<u64> {
 fn contexts(snapshot: &Snapshot) -> Vec<Shown> {
     let mut clusters: Vec<&Arc<_>> = snapshot.clusters().collect();
     clusters.sort_by(|one, other| one.name.cmp(&other.name));
-    let of_clusters = clusters.into_iter().filter_map(|cluster| match &cluster.transport {
+    let transports = clusters.into_iter().flat_map(|cluster| cluster.transports.iter());
+    let of_clusters = transports.filter_map(|transport| match transport {
         Transport::Tls(tls) => Some(tls.current().shown.clone()),
         Transport::Plain => None,
     });

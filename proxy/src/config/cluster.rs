@@ -33,7 +33,7 @@ pub use self::{
 };
 use crate::{
     cluster::balance::{Hashed, zone::LocalZones},
-    config::{http::Http2, tls::Transport},
+    config::{http::Http2, tls::Transports},
 };
 
 /// A cluster. Immutable but for its endpoints and the counters of its circuit breakers, which workers share.
@@ -60,7 +60,7 @@ pub struct Cluster {
     /// A connection must be made within.
     pub connect_timeout: Duration,
     /// How its connections are secured.
-    pub transport: Transport,
+    pub transports: Transports,
     /// Names that TLS takes from the request; none: it takes none.
     pub auto_names: Option<AutoNames>,
     /// Which HTTP it speaks.
@@ -201,6 +201,8 @@ pub enum UpstreamProtocol {
     Http2,
     /// What the client speaks.
     Downstream,
+    /// What ALPN settles on: HTTP/2 or HTTP/1.1.
+    Negotiated,
 }
 
 /// Limits of one priority, and what is in use of them.
@@ -277,7 +279,7 @@ impl Cluster {
             local: None,
             stats: ClusterStats::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
-            transport: Transport::Plain,
+            transports: Transports::default(),
             auto_names: None,
             protocol: UpstreamProtocol::Http1,
             http2: Http2::default(),

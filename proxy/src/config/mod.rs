@@ -31,11 +31,7 @@ pub use self::{
     convert::{Built, from_bootstrap},
     listener::Listener,
 };
-use self::{
-    listener::Direction,
-    reload::Reload,
-    tls::{Shown, Transport},
-};
+use self::{listener::Direction, reload::Reload, tls::Transport};
 
 /// Why a configuration is refused: the field, in the spelling of the protobuf path, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,25 +133,12 @@ impl Snapshot {
             .iter()
             .flat_map(|listener| listener.filter_chains.iter().chain(&listener.default_filter_chain));
         let downstream = chains.filter_map(|chain| chain.tls.clone().map(|tls| tls as Arc<dyn Reload>));
-        let upstream = self.clusters.values().filter_map(|cluster| match &cluster.transport {
+        let transports = self.clusters.values().flat_map(|cluster| cluster.transports.iter());
+        let upstream = transports.filter_map(|transport| match transport {
             Transport::Tls(tls) => Some(tls.clone() as Arc<dyn Reload>),
             Transport::Plain => None,
         });
         downstream.chain(upstream)
-    }
-
-    /// The certificates in use, for `/certs`: one entry per TLS context, listeners' before clusters'.
-    pub fn certificates(&self) -> Vec<Shown> {
-        let chains = self
-            .listeners
-            .iter()
-            .flat_map(|listener| listener.filter_chains.iter().chain(&listener.default_filter_chain));
-        let downstream = chains.filter_map(|chain| chain.tls.as_ref().map(|tls| tls.current().shown.clone()));
-        let upstream = self.clusters.values().filter_map(|cluster| match &cluster.transport {
-            Transport::Tls(tls) => Some(tls.current().shown.clone()),
-            Transport::Plain => None,
-        });
-        downstream.chain(upstream).collect()
     }
 
     /// A cluster by name.

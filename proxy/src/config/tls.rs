@@ -114,3 +114,74 @@ pub enum Transport {
     /// TLS.
     Tls(Arc<UpstreamTls>),
 }
+
+/// How connections to a cluster's endpoints are secured, by the endpoints' metadata.
+#[derive(Debug, Default)]
+pub struct Transports {
+    /// `transport_socket_matches`: the first one that matches counts.
+    pub matches: Vec<TransportMatch>,
+    /// For endpoints that none of them matches.
+    pub default: Transport,
+}
+
+/// One of `transport_socket_matches`.
+#[derive(Debug)]
+pub struct TransportMatch {
+    /// For statistics.
+    pub name: Box<str>,
+    /// What the endpoint's metadata under `envoy.transport_socket_match` must say; empty: anything.
+    pub criteria: serde_json::Map<String, serde_json::Value>,
+    /// How it is secured then.
+    pub transport: Transport,
+}
+
+/// Where endpoints' metadata says how they are to be secured.
+const MATCH_NAMESPACE: &str = "envoy.transport_socket_match";
+
+impl Transports {
+    /// How connections to an endpoint with this metadata are secured.
+    pub fn choose(&self, metadata: Option<&serde_json::Map<String, serde_json::Value>>) -> &Transport {
+        if self.matches.is_empty() {
+            return &self.default;
+        }
+        let said = metadata.and_then(|metadata| metadata.get(MATCH_NAMESPACE)).and_then(|said| said.as_object());
+        let fits = |one: &&TransportMatch| {
+            one.criteria.iter().all(|(key, wanted)| said.and_then(|said| said.get(key)) == Some(wanted))
+        };
+        self.matches.iter().find(fits).map_or(&self.default, |one| &one.transport)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Transport> {
+        self.matches.iter().map(|one| &one.transport).chain([&self.default])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_match_counts_and_an_empty_one_matches_all() {
+        let criteria = |json: &str| serde_json::from_str(json).unwrap();
+        let name = |transports: &Transports, metadata: &str| {
+            let metadata: serde_json::Map<_, _> = serde_json::from_str(metadata).unwrap();
+            let chosen = std::ptr::from_ref(transports.choose(Some(&metadata)));
+            let of = |one: &&TransportMatch| std::ptr::eq(chosen, &one.transport);
+            transports.matches.iter().find(of).map_or("default".to_owned(), |one| one.name.to_string())
+        };
+        let one = |name: &str, json| TransportMatch {
+            name: name.into(),
+            criteria: criteria(json),
+            transport: Transport::Plain,
+        };
+        let mut transports = Transports::default();
+        transports.matches.push(one("mtls", r#"{ "mtls": true, "version": "2" }"#));
+        let at = |json: &str| format!(r#"{{ "envoy.transport_socket_match": {json}, "other": {{ "mtls": true }} }}"#);
+        assert_eq!(name(&transports, &at(r#"{ "mtls": true, "version": "2", "more": 1 }"#)), "mtls");
+        assert_eq!(name(&transports, &at(r#"{ "mtls": true }"#)), "default");
+        assert_eq!(name(&transports, "{}"), "default");
+        transports.matches.push(one("any", "{}"));
+        assert_eq!(name(&transports, "{}"), "any");
+    }
+}

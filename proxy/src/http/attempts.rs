@@ -15,7 +15,7 @@ use super::{
     charge::{self, Ended},
     filter,
     mutate::{self, Changes},
-    pool::{InUse, Lease, Want},
+    pool::{InUse, Lease, Speaks, Want},
     reply::Reply,
     request_body::{ClientBody, Kept, RequestBody},
     response,
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     cluster::PickContext,
     config::{
-        cluster::{Cluster, Discovery, Endpoint, UpstreamProtocol},
+        cluster::{Cluster, Discovery, Endpoint},
         retry::{RateLimitedBackOff, RetryPolicy},
         route::{Forward, HostRewrite},
     },
@@ -270,23 +270,17 @@ impl Attempts<'_> {
             return Attempted::Failed(Failure::Overflow);
         };
         let connection = self.stream.connection.clone();
-        let http2 = match self.cluster.protocol {
-            UpstreamProtocol::Http1 => false,
-            UpstreamProtocol::Http2 => true,
-            UpstreamProtocol::Downstream => connection.multiplexed,
-        };
         let idle = self.policy.as_ref().and_then(|policy| policy.per_try_idle_timeout);
         self.timers.attempt(self.timeouts.per_try, idle);
         let name = naming_header(&self.cluster, &self.parts.headers);
-        let Some(mut request) = self.request(http2, body, last) else {
-            return Attempted::Failed(Failure::Protocol);
-        };
+        let mut request = self.request(body, last);
         let want = Want {
             cluster: &self.cluster,
             endpoint,
             dialer: &connection.dialer,
             scope: &connection.scope,
-            http2,
+            speaks: Speaks::to(&self.cluster, connection.multiplexed),
+            transport: self.cluster.transports.choose(endpoint.template.metadata.as_deref()),
             asked: asked(&self.cluster, name.as_ref(), &endpoint.hostname),
             shard: &connection.worker.stats,
         };
@@ -299,7 +293,11 @@ impl Attempts<'_> {
             let entry = &mut self.stream.record.entry;
             entry.upstream_local = lease.local();
             entry.upstream_tls = lease.tls().cloned();
-            entry.upstream_protocol = Some(if http2 { "HTTP/2" } else { "HTTP/1.1" });
+            entry.upstream_protocol = Some(if lease.is_http2() { "HTTP/2" } else { "HTTP/1.1" });
+            match upstream_request(request, lease.is_http2(), self.stream.scheme) {
+                Some(converted) => request = converted,
+                None => return Attempted::Failed(Failure::Protocol),
+            }
             let mut error = match within(&mut self.timers, lease.send(request)).await {
                 Err(expired) => return Attempted::Expired(expired),
                 Ok(Ok(response)) => return Attempted::Response(response, lease, in_use),
@@ -317,7 +315,7 @@ impl Attempts<'_> {
     }
 
     /// The request for one attempt; the last one takes the headers, others copy them.
-    fn request(&mut self, http2: bool, body: RequestBody, last: bool) -> Option<Request<RequestBody>> {
+    fn request(&mut self, body: RequestBody, last: bool) -> Request<RequestBody> {
         let mut request = Request::new(body);
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = self.parts.uri.clone();
@@ -326,7 +324,7 @@ impl Attempts<'_> {
             !self.stream.chain.is_empty() || self.changes.in_order().any(|changes| !changes.response.is_empty());
         *request.headers_mut() =
             if last && !needed { std::mem::take(&mut self.parts.headers) } else { self.parts.headers.clone() };
-        upstream_request(request, http2)
+        request
     }
 
     /// Ends without another attempt: with the response, or with what went wrong.
@@ -414,7 +412,14 @@ impl Attempts<'_> {
 }
 
 /// The request in the form of the upstream's protocol. None: it has none, as its host is no authority.
-pub(super) fn upstream_request(mut request: Request<RequestBody>, http2: bool) -> Option<Request<RequestBody>> {
+pub(super) fn upstream_request(
+    mut request: Request<RequestBody>,
+    http2: bool,
+    scheme: &str,
+) -> Option<Request<RequestBody>> {
+    if request.version() == Version::HTTP_2 {
+        return Some(request);
+    }
     if !http2 {
         if matches!(request.body(), RequestBody::Empty) && has_body(request.method()) {
             // Envoy announces the end of a body that is none.
@@ -424,7 +429,7 @@ pub(super) fn upstream_request(mut request: Request<RequestBody>, http2: bool) -
     }
     let authority = request.headers_mut().remove(header::HOST)?;
     let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(Scheme::HTTP);
+    uri.scheme = Some(if scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP });
     uri.authority = Some(Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(authority.as_bytes())).ok()?);
     let path = request.uri().path_and_query().cloned();
     uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));

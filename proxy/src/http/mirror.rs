@@ -18,7 +18,7 @@ use super::{
     attempts::upstream_request,
     downstream::Connection,
     forwarded,
-    pool::{InUse, Want},
+    pool::{InUse, Speaks, Want},
     request_body::{BodyError, ClientBody, RequestBody},
     stream::Stream,
     upstream::{asked, naming_header},
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     cluster::PickContext,
     config::{
-        cluster::{Cluster, UpstreamProtocol},
+        cluster::Cluster,
         route::{Forward, Mirror},
     },
 };
@@ -172,29 +172,27 @@ async fn send(connection: Rc<Connection>, cluster: Arc<Cluster>, parts: Parts, b
     let context = PickContext { destination: Some(connection.destination), ..PickContext::default() };
     let Some(endpoint) = connection.worker.balancers.pick(&cluster, &context) else { return };
     let Some(_in_use) = InUse::take(&cluster.usage.requests, cluster.breakers.max_requests) else { return };
-    let http2 = match cluster.protocol {
-        UpstreamProtocol::Http1 => false,
-        UpstreamProtocol::Http2 => true,
-        UpstreamProtocol::Downstream => connection.multiplexed,
-    };
     let name = naming_header(&cluster, &parts.headers);
     let mut request = Request::new(body);
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.headers_mut() = parts.headers;
-    let Some(mut request) = upstream_request(request, http2) else { return };
     let want = Want {
         cluster: &cluster,
         endpoint: &endpoint,
         dialer: &connection.dialer,
         scope: &connection.scope,
-        http2,
+        speaks: Speaks::to(&cluster, connection.multiplexed),
+        transport: cluster.transports.choose(endpoint.template.metadata.as_deref()),
         asked: asked(&cluster, name.as_ref(), &endpoint.hostname),
         shard: &connection.worker.stats,
     };
     // A pooled connection that has just closed took nothing of the request: another one is tried.
     let (response, lease) = loop {
         let Ok(mut lease) = connection.worker.pools.acquire(want).await else { return };
+        let scheme = if connection.tls.is_some() { "https" } else { "http" };
+        let Some(converted) = upstream_request(request, lease.is_http2(), scheme) else { return };
+        request = converted;
         match lease.send(request).await {
             Ok(response) => break (response, lease),
             Err(mut error) => match error.take_message() {

@@ -10,7 +10,7 @@ use super::{
     body::{FromUpstream, ResponseBody},
     filter,
     mutate::{self, Changes},
-    pool::{self, InUse, Lease, Want},
+    pool::{self, InUse, Lease, Speaks, Want},
     reply::Reply,
     request_body::RequestBody,
     response,
@@ -47,7 +47,8 @@ pub(super) async fn forward(
         endpoint: &endpoint,
         dialer: &connection.dialer,
         scope: &connection.scope,
-        http2: false,
+        speaks: Speaks::Http1,
+        transport: cluster.transports.choose(endpoint.template.metadata.as_deref()),
         asked: asked(&cluster, name.as_ref(), &endpoint.hostname),
         shard: &connection.worker.stats,
     };

@@ -26,7 +26,10 @@ pub(super) async fn inspect(
 ) -> Result<Option<Hello>, TooLarge> {
     let seen = peek::until(stream, |bytes| match hello::look(bytes) {
         Seen::NeedsMore => None,
-        seen => Some(seen),
+        seen => {
+            stats.looked_at(shard, bytes.len());
+            Some(seen)
+        }
     });
     match seen.await {
         Some(Seen::Hello(hello)) => {
@@ -60,7 +63,9 @@ pub(super) async fn shake_hands(
         stream => return Ok(Downstream { stream, ..downstream }),
     };
     let loaded = tls.current().clone();
-    let handshake = loaded.context.accept(tcp, downstream.local.ip(), downstream.peer.ip());
+    let handshake = loaded.context.accept(tcp, downstream.local.ip(), downstream.peer.ip(), |stapled| {
+        tls.stats.staple_asked(shard, stapled);
+    });
     let shaken = match timeout {
         None => handshake.await,
         Some(timeout) => tokio::time::timeout(timeout, handshake).await.unwrap_or(Err(Failure::Timeout)),

@@ -135,11 +135,12 @@ async fn to_cluster(
         };
         let asked = Asked { hostname: &endpoint.hostname, ..Asked::default() };
         let timeout = cluster.connect_timeout;
+        let transport = cluster.transports.choose(endpoint.template.metadata.as_deref());
         let account =
             Rc::new(Account { cluster: cluster.clone(), endpoint: endpoint.clone(), shard: worker.stats.clone() });
         let opened = account.connection(None);
         let pending = account.pending();
-        match attempt(worker, dialer, endpoint.address, timeout, &cluster.transport, asked, entry).await {
+        match attempt(worker, dialer, endpoint.address, timeout, transport, asked, entry).await {
             Ok(Secured { io, tls }) => {
                 cluster.report(&endpoint, Outcome::ConnectedOnly);
                 if let Some(keepalive) = &cluster.tcp_keepalive

@@ -200,7 +200,8 @@ impl OneWay {
         loop {
             ready!(self.poll_deliver(to, delivered, cx)).map_err(Failure::Writing)?;
             if self.end_of_input {
-                if !other_done {
+                // TLS says its end by itself, which closing a socket does not.
+                if !other_done || to.plain().is_none() {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Failure::Writing)?;
                 }
                 self.done = true;

@@ -54,6 +54,17 @@ pub enum Kind {
     Hash,
 }
 
+impl Kind {
+    /// Of a certificate that is not trusted.
+    pub fn of(untrusted: &Untrusted) -> Self {
+        match untrusted {
+            Untrusted::Chain { .. } => Self::Chain,
+            Untrusted::Names(_) | Untrusted::Asked { .. } => Self::Names,
+            Untrusted::Hash => Self::Hash,
+        }
+    }
+}
+
 impl Failure {
     /// Of what reading, writing or a handshake returned.
     pub fn of(error: &io::Error) -> Self {
@@ -68,18 +79,15 @@ impl Failure {
         Self::Io { text: why.into(), errno: None }
     }
 
-    fn of_tls(error: &Error) -> Self {
+    /// Of what rustls says.
+    pub(super) fn of_tls(error: &Error) -> Self {
         let connection = |reason| Self::Tls { reason, detail: String::new(), kind: Kind::Connection };
         match error {
             Error::InvalidCertificate(_) => match Untrusted::find(error) {
                 Some(untrusted) => Self::Tls {
                     reason: (125, "CERTIFICATE_VERIFY_FAILED"),
                     detail: format!("verify cert failed: {untrusted}"),
-                    kind: match untrusted {
-                        Untrusted::Chain { .. } => Kind::Chain,
-                        Untrusted::Names(_) => Kind::Names,
-                        Untrusted::Hash => Kind::Hash,
-                    },
+                    kind: Kind::of(&untrusted),
                 },
                 None => connection((137, "DECODE_ERROR")),
             },

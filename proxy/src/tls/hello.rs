@@ -9,7 +9,10 @@ pub const MAX_HELLO: usize = 16 * 1024;
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
+const STATUS_REQUEST: u16 = 5;
 const ALPN: u16 = 16;
+const SUPPORTED_VERSIONS: u16 = 43;
+const TLS13: u16 = 0x0304;
 
 /// What is known after some bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,10 @@ pub struct Hello {
     pub server_name: String,
     /// ALPN, the most preferred first.
     pub protocols: Vec<String>,
+    /// TLS 1.3 is offered.
+    pub tls13: bool,
+    /// A stapled OCSP response is asked for.
+    pub wants_staple: bool,
 }
 
 /// Looks at the first bytes of a connection.
@@ -154,6 +161,8 @@ fn parse(mut body: Reader<'_>) -> Option<Hello> {
         match kind {
             SERVER_NAME => hello.server_name = server_name(content)?,
             ALPN => hello.protocols = protocols(content)?,
+            STATUS_REQUEST => hello.wants_staple = true,
+            SUPPORTED_VERSIONS => hello.tls13 = offers_tls13(content)?,
             _ => {}
         }
     }
@@ -171,6 +180,16 @@ fn server_name(mut content: Reader<'_>) -> Option<String> {
         }
     }
     Some(String::new())
+}
+
+/// RFC 8446 section 4.2.1.
+fn offers_tls13(mut content: Reader<'_>) -> Option<bool> {
+    let mut versions = content.vector8()?;
+    let mut found = false;
+    while !versions.0.is_empty() {
+        found |= versions.short()? == TLS13;
+    }
+    Some(found)
 }
 
 /// RFC 7301 section 3.1.
@@ -212,7 +231,8 @@ mod tests {
         for length in 0..bytes.len() {
             assert_eq!(look(&bytes[..length]), Seen::NeedsMore, "{length}");
         }
-        let hello = Hello { server_name: "a.test".into(), protocols: vec!["h2".into(), "http/1.1".into()] };
+        let protocols = vec!["h2".into(), "http/1.1".into()];
+        let hello = Hello { server_name: "a.test".into(), protocols, tls13: true, wants_staple: true };
         assert_eq!(look(&bytes), Seen::Hello(hello.clone()));
         // The same in records of 100 bytes.
         let mut split = Vec::new();
@@ -226,7 +246,8 @@ mod tests {
 
     #[test]
     fn an_address_is_no_name() {
-        assert_eq!(look(&sent("127.0.0.1", &[])), Seen::Hello(Hello::default()));
+        let hello = Hello { tls13: true, wants_staple: true, ..Hello::default() };
+        assert_eq!(look(&sent("127.0.0.1", &[])), Seen::Hello(hello));
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod client;
 pub mod dial;
 mod distinguished_name;
 pub mod failure;
+mod greeting;
 pub mod hello;
 pub mod key_log;
 pub mod names;

@@ -33,7 +33,10 @@ pub const TLS12_SUITES: [SupportedCipherSuite; 6] = [
 ];
 
 /// Envoy's default key exchange groups.
-pub const DEFAULT_GROUPS: [&dyn SupportedKxGroup; 2] = [kx_group::X25519, kx_group::SECP256R1];
+pub const SERVER_GROUPS: [&dyn SupportedKxGroup; 3] = [kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1];
+
+/// The same towards upstreams, without the one that costs half as much again.
+pub const CLIENT_GROUPS: [&dyn SupportedKxGroup; 2] = [kx_group::X25519, kx_group::SECP256R1];
 
 /// Cipher suites of TLS 1.2 that BoringSSL has besides [`TLS12_SUITES`].
 const BORINGSSL_ONLY: [&str; 18] = [

@@ -6,15 +6,16 @@ use rustls::{
     CipherSuite, ServerConfig, SignatureScheme,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer},
-    server::{Acceptor, NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache},
+    server::{NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache},
     version::{TLS12, TLS13},
 };
 use tokio::net::TcpStream;
-use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsStream};
+use tokio_rustls::TlsStream;
 
 use super::{
     certificate::{Certificate, KeyKind},
     failure::Failure,
+    greeting,
     key_log::{KeyLogFile, KeyLogRange},
     san::dns_name_matches,
     session::PeerTls,
@@ -89,20 +90,22 @@ pub struct Settings {
 pub struct ServerContext {
     choices: Vec<Choice>,
     validation: Arc<Validation>,
+    tls13: bool,
     require_server_name: bool,
     full_scan: bool,
-    key_log: Option<KeyLogRange>,
+    key_log: Option<(Arc<KeyLogFile>, KeyLogRange)>,
 }
 
 /// A certificate, and the configuration that shows it.
 #[derive(Debug)]
 struct Choice {
     config: Arc<ServerConfig>,
-    /// The same with a key log.
-    logged: Option<Arc<ServerConfig>>,
+    /// The same for TLS 1.2, where this side's order of cipher suites counts.
+    ordered: Arc<ServerConfig>,
     certificate: Certificate,
     names: Vec<String>,
     ecdsa: bool,
+    stapled: bool,
 }
 
 impl ServerContext {
@@ -134,11 +137,10 @@ impl ServerContext {
                 builder.with_no_client_auth()
             };
             let KeyPair { chain, key, ocsp } = pair.clone();
+            let stapled = !ocsp.is_empty();
             let certificate = Certificate::from(chain.first().cloned().unwrap_or_else(|| Vec::new().into()));
             let mut config = builder.with_single_cert_with_ocsp(chain, key, ocsp).map_err(failed)?;
             config.alpn_protocols = settings.protocols.clone();
-            // BoringSSL follows the client in TLS 1.3, and in TLS 1.2 only where it is told to.
-            config.ignore_client_order = !settings.tls13 && !settings.client_order;
             config.send_tls13_tickets = TICKETS;
             match &settings.resumption.tickets {
                 Some(tickets) => config.ticketer = tickets.clone(),
@@ -148,11 +150,9 @@ impl ServerContext {
                 true => sessions.clone(),
                 false => Arc::new(NoServerSessionStorage {}),
             };
-            let logged = settings.key_log.as_ref().map(|(file, _)| {
-                let mut config = config.clone();
-                config.key_log = file.clone();
-                Arc::new(config)
-            });
+            // BoringSSL follows the client in TLS 1.3, and in TLS 1.2 only where it is told to.
+            let mut ordered = config.clone();
+            ordered.ignore_client_order = !settings.client_order;
             let content = certificate.content();
             let mut names: Vec<String> = content.dns().map(str::to_ascii_lowercase).collect();
             if names.is_empty() {
@@ -160,14 +160,22 @@ impl ServerContext {
                 names.extend(content.common_names.iter().map(|name| name.to_ascii_lowercase()));
             }
             let ecdsa = matches!(content.key, KeyKind::P256 | KeyKind::P384 | KeyKind::P521);
-            choices.push(Choice { config: Arc::new(config), logged, names, ecdsa, certificate });
+            choices.push(Choice {
+                config: Arc::new(config),
+                ordered: Arc::new(ordered),
+                certificate,
+                names,
+                ecdsa,
+                stapled,
+            });
         }
         Ok(Self {
             choices,
             validation: settings.validation.clone(),
+            tls13: settings.tls13,
             require_server_name: settings.require_server_name,
             full_scan: settings.full_scan,
-            key_log: settings.key_log.as_ref().map(|(_, range)| range.clone()),
+            key_log: settings.key_log.clone(),
         })
     }
 
@@ -181,30 +189,41 @@ impl ServerContext {
         self.validation.roots.iter().map(|root| &root.certificate)
     }
 
-    /// Shakes hands with a client.
-    pub async fn accept(&self, tcp: TcpStream, local: IpAddr, remote: IpAddr) -> Result<(Io, PeerTls), Failure> {
-        let logged = self.key_log.as_ref().is_some_and(|range| range.contains(local, remote));
-        let config = |choice: &Choice| match &choice.logged {
-            Some(config) if logged => config.clone(),
-            _ => choice.config.clone(),
+    /// Shakes hands with a client. `staple` learns whether one that asks for a stapled OCSP response gets it.
+    pub async fn accept(
+        &self,
+        tcp: TcpStream,
+        local: IpAddr,
+        remote: IpAddr,
+        staple: impl FnOnce(bool),
+    ) -> Result<(Io, PeerTls), Failure> {
+        let (start, hello) = greeting::read(tcp).await?;
+        let asked = start.client_hello();
+        let name = asked.server_name().unwrap_or_default();
+        if name.is_empty() && self.require_server_name {
+            return Err(Failure::left("the client sends no server name"));
+        }
+        let choice = match self.choices.as_slice() {
+            [only] => Some(only),
+            _ => self.choose(name, takes_ecdsa(asked.signature_schemes(), asked.cipher_suites())),
         };
-        let (choice, accepted) = match self.choices.as_slice() {
-            [only] if !self.require_server_name => (only, TlsAcceptor::from(config(only)).accept(tcp).await),
-            _ => {
-                let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp);
-                let start = hello.await.map_err(|error| Failure::of(&error))?;
-                let asked = start.client_hello();
-                let name = asked.server_name().unwrap_or_default();
-                if name.is_empty() && self.require_server_name {
-                    return Err(Failure::left("the client sends no server name"));
-                }
-                let choice = self
-                    .choose(name, takes_ecdsa(asked.signature_schemes(), asked.cipher_suites()))
-                    .ok_or_else(|| Failure::left("there is no certificate"))?;
-                (choice, start.into_stream(config(choice)).await)
-            }
-        };
-        let stream = accepted.map_err(|error| Failure::of(&error))?;
+        let choice = choice.ok_or_else(|| Failure::left("there is no certificate"))?;
+        if hello.wants_staple {
+            staple(choice.stapled);
+        }
+        let mut config = if self.tls13 && hello.tls13 { choice.config.clone() } else { choice.ordered.clone() };
+        if let Some((file, _)) = self.key_log.as_ref().filter(|(_, range)| range.contains(local, remote)) {
+            Arc::make_mut(&mut config).key_log = file.clone();
+        }
+        let ours = &choice.config.alpn_protocols;
+        if let Some(mut offered) = asked.alpn()
+            && !ours.is_empty()
+            && !offered.any(|offered| ours.iter().any(|known| known == offered))
+        {
+            // As Envoy: who offers nothing known goes on without. rustls would refuse.
+            Arc::make_mut(&mut config).alpn_protocols.clear();
+        }
+        let stream = start.into_stream(config).await.map_err(|error| Failure::of(&error))?;
         let connection = stream.get_ref().1;
         let name = connection.server_name().map(|name| Arc::from(name.to_ascii_lowercase()));
         let session = PeerTls::new(connection, name, Some(choice.certificate.clone()), self.validation.clone());
@@ -243,6 +262,15 @@ impl ServerContext {
     }
 }
 
+fn is_tls13(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS13_AES_256_GCM_SHA384
+            | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+    )
+}
+
 fn takes_ecdsa(schemes: &[SignatureScheme], suites: &[CipherSuite]) -> bool {
     let signs = schemes.iter().any(|scheme| {
         matches!(
@@ -254,14 +282,12 @@ fn takes_ecdsa(schemes: &[SignatureScheme], suites: &[CipherSuite]) -> bool {
     });
     signs
         && suites.iter().any(|suite| {
-            matches!(
-                suite,
-                CipherSuite::TLS13_AES_128_GCM_SHA256
-                    | CipherSuite::TLS13_AES_256_GCM_SHA384
-                    | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
-                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
-                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
-            )
+            is_tls13(*suite)
+                || matches!(
+                    suite,
+                    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+                        | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+                )
         })
 }

@@ -7,7 +7,7 @@ use rustls::{CommonState, HandshakeKind};
 use super::{
     certificate::Certificate,
     names,
-    verify::{Validation, presented_chain},
+    verify::{Untrusted, Validation},
 };
 
 /// One side's view of an established TLS connection. Certificates are read when somebody asks for them.
@@ -25,12 +25,13 @@ pub struct PeerTls {
     pub protocol: Option<Box<str>>,
     /// An earlier session was resumed.
     pub resumed: bool,
+    /// Why the peer's certificate is not trusted, though it is accepted.
+    pub overlooked: Option<Untrusted>,
     /// The certificate shown to the peer.
     pub local: Option<Certificate>,
     /// What the peer sent, its own first.
     sent: Vec<Certificate>,
     validation: Arc<Validation>,
-    chain: OnceCell<Vec<Certificate>>,
     principals: OnceCell<Vec<Box<str>>>,
 }
 
@@ -49,11 +50,11 @@ impl PeerTls {
             group: state.negotiated_key_exchange_group().map_or("", |group| names::group_name(group.name())),
             server_name,
             protocol: state.alpn_protocol().map(|name| String::from_utf8_lossy(name).into()),
+            overlooked: Untrusted::overlooked(),
             resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
             local,
             sent: certificates.iter().cloned().map(Certificate::from).collect(),
             validation,
-            chain: OnceCell::new(),
             principals: OnceCell::new(),
         }
     }
@@ -65,7 +66,7 @@ impl PeerTls {
 
     /// Whether the peer's certificate was found good: a chain to a trusted root, or what else was asked of it.
     pub fn validated(&self) -> bool {
-        self.validation.asks() && !self.validation.accept_untrusted && !self.sent.is_empty()
+        self.validation.asks() && self.overlooked.is_none() && !self.sent.is_empty()
     }
 
     /// The names that policies know the peer by: its URIs, its DNS names, its subject. None: it has shown no certificate.
@@ -78,20 +79,8 @@ impl PeerTls {
         Some(self.principals.get_or_init(names))
     }
 
-    /// The peer's certificate and those above it, up to the root that it was trusted for.
+    /// What the peer sent: its certificate, and those above it as far as it sent them.
     pub fn chain(&self) -> &[Certificate] {
-        self.chain.get_or_init(|| {
-            let Some((leaf, rest)) = self.sent.split_first() else { return Vec::new() };
-            let rest: Vec<_> = rest.iter().map(|one| one.der().clone()).collect();
-            let mut chain = presented_chain(leaf.der(), &rest);
-            if let Some(last) = chain.last().map(Certificate::content)
-                && !last.self_issued
-                && let Some(root) =
-                    self.validation.roots.iter().find(|root| root.certificate.content().subject == last.issuer)
-            {
-                chain.push(root.certificate.clone());
-            }
-            chain
-        })
+        &self.sent
     }
 }

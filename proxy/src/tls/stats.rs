@@ -9,7 +9,7 @@ use super::{
     hello::Hello,
     session::PeerTls,
 };
-use crate::telemetry::stats::{Counter, Scope, Shard};
+use crate::telemetry::stats::{Counter, Histogram, Scope, Shard, Unit};
 
 /// Counters of a listener's or a cluster's TLS. Those whose names follow what is negotiated come into being with the
 /// first connection that has it, as in Envoy.
@@ -24,8 +24,9 @@ pub struct SslStats {
     fail_verify_error: Counter,
     fail_verify_san: Counter,
     fail_verify_cert_hash: Counter,
-    /// Registered for their names, which dashboards expect.
-    _ocsp: [Counter; 4],
+    ocsp_staple_requests: Counter,
+    ocsp_staple_responses: Counter,
+    ocsp_staple_omitted: Counter,
     named: Mutex<HashMap<(&'static str, &'static str), Counter>>,
 }
 
@@ -33,6 +34,8 @@ impl SslStats {
     /// Counters below `scope`, which is a listener's or a cluster's.
     pub fn new(scope: &Scope) -> Self {
         let scope = scope.scope("ssl");
+        // Never counted: what is stapled is not checked. Dashboards expect the name.
+        scope.counter("ocsp_staple_failed");
         Self {
             connection_error: scope.counter("connection_error"),
             handshake: scope.counter("handshake"),
@@ -42,11 +45,18 @@ impl SslStats {
             fail_verify_error: scope.counter("fail_verify_error"),
             fail_verify_san: scope.counter("fail_verify_san"),
             fail_verify_cert_hash: scope.counter("fail_verify_cert_hash"),
-            _ocsp: ["ocsp_staple_failed", "ocsp_staple_omitted", "ocsp_staple_responses", "ocsp_staple_requests"]
-                .map(|name| scope.counter(name)),
+            ocsp_staple_requests: scope.counter("ocsp_staple_requests"),
+            ocsp_staple_responses: scope.counter("ocsp_staple_responses"),
+            ocsp_staple_omitted: scope.counter("ocsp_staple_omitted"),
             named: Mutex::default(),
             scope,
         }
+    }
+
+    /// A client asks for a stapled OCSP response; whether it gets one.
+    pub fn staple_asked(&self, shard: &Shard, stapled: bool) {
+        shard.inc(self.ocsp_staple_requests);
+        shard.inc(if stapled { self.ocsp_staple_responses } else { self.ocsp_staple_omitted });
     }
 
     /// A handshake is done.
@@ -54,6 +64,9 @@ impl SslStats {
         shard.inc(self.handshake);
         if session.resumed {
             shard.inc(self.session_reused);
+        }
+        if let Some(untrusted) = &session.overlooked {
+            self.count_failure(shard, Kind::of(untrusted));
         }
         let signature = match session.peer() {
             Some(peer) => peer.content().key.signature(),
@@ -70,13 +83,18 @@ impl SslStats {
 
     /// A handshake, or an established connection, failed.
     pub fn failed(&self, shard: &Shard, failure: &Failure) {
-        shard.inc(match failure.kind() {
-            None => return,
-            Some(Kind::Connection) => self.connection_error,
-            Some(Kind::NoCertificate) => self.fail_verify_no_cert,
-            Some(Kind::Chain) => self.fail_verify_error,
-            Some(Kind::Names) => self.fail_verify_san,
-            Some(Kind::Hash) => self.fail_verify_cert_hash,
+        if let Some(kind) = failure.kind() {
+            self.count_failure(shard, kind);
+        }
+    }
+
+    fn count_failure(&self, shard: &Shard, kind: Kind) {
+        shard.inc(match kind {
+            Kind::Connection => self.connection_error,
+            Kind::NoCertificate => self.fail_verify_no_cert,
+            Kind::Chain => self.fail_verify_error,
+            Kind::Names => self.fail_verify_san,
+            Kind::Hash => self.fail_verify_cert_hash,
         });
     }
 
@@ -100,8 +118,11 @@ impl SslStats {
 }
 
 /// `tls_inspector.*`: one set for all listeners.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct InspectorStats {
+    /// Names last as long as somebody claims them.
+    _scope: Scope,
+    bytes_processed: Histogram,
     client_hello_too_large: Counter,
     tls_found: Counter,
     tls_not_found: Counter,
@@ -114,8 +135,10 @@ pub struct InspectorStats {
 impl InspectorStats {
     /// Below the root scope.
     pub fn new(root: &Scope) -> Self {
-        let counter = |name: &str| root.counter(&format!("tls_inspector.{name}"));
+        let scope = root.scope("tls_inspector");
+        let counter = |name: &str| scope.counter(name);
         Self {
+            bytes_processed: scope.histogram("bytes_processed", Unit::Bytes),
             client_hello_too_large: counter("client_hello_too_large"),
             tls_found: counter("tls_found"),
             tls_not_found: counter("tls_not_found"),
@@ -123,7 +146,13 @@ impl InspectorStats {
             alpn_not_found: counter("alpn_not_found"),
             sni_found: counter("sni_found"),
             sni_not_found: counter("sni_not_found"),
+            _scope: scope.clone(),
         }
+    }
+
+    /// So many bytes were looked at.
+    pub fn looked_at(&self, shard: &Shard, bytes: usize) {
+        shard.record(self.bytes_processed, bytes as u64);
     }
 
     /// A ClientHello was read.

@@ -26,7 +26,7 @@ const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 fn suites() -> Arc<rustls::crypto::CryptoProvider> {
     let mut suites = names::TLS13_SUITES.to_vec();
     suites.extend(names::TLS12_SUITES);
-    super::provider(suites, names::DEFAULT_GROUPS.to_vec())
+    super::provider(suites, names::CLIENT_GROUPS.to_vec())
 }
 
 fn pair(issued: &Issued) -> KeyPair {
@@ -81,7 +81,7 @@ async fn shake(server: &ServerContext, client: &ClientContext, asked: Asked<'_>)
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let to = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (from, _) = listener.accept().await.unwrap();
-    tokio::join!(server.accept(from, LOOPBACK, LOOPBACK), client.connect(to, asked))
+    tokio::join!(server.accept(from, LOOPBACK, LOOPBACK, |_| {}), client.connect(to, asked))
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn both_sides_know_each_other() {
     assert_eq!((at_server.version, at_server.group), ("TLSv1.3", "X25519"));
     assert_eq!(at_server.cipher, "TLS_AES_128_GCM_SHA256");
     assert_eq!(at_server.principals().unwrap()[0].as_ref(), "client.test");
-    assert_eq!(at_server.chain().len(), 2);
+    assert_eq!(at_server.chain().len(), 1);
     assert!(at_server.validated() && !at_server.resumed);
     assert_eq!(at_client.peer().unwrap().content().dns().collect::<Vec<_>>(), ["a.test"]);
     assert_eq!(at_client.local.as_ref().unwrap().content().dns().collect::<Vec<_>>(), ["client.test"]);
@@ -180,4 +180,43 @@ async fn a_name_that_is_asked_for_must_be_the_certificates() {
     let (at_server, at_client) = shake(&server, &client, unasked).await;
     assert!(at_client.is_ok());
     assert_eq!(at_server.unwrap().1.server_name.as_deref(), Some("b.test"));
+}
+
+#[tokio::test]
+async fn bytes_pass_between_tls_and_bare_sockets_both_ways() {
+    use crate::tcp::copy::{self, Copied, Ended};
+    const BYTES: usize = 3 << 20;
+    let ca = authority("ca");
+    let theirs = named(&ca, &["a.test"]);
+    let server = ServerContext::new(&server(&[&theirs], Arc::default(), false)).unwrap();
+    let client = ClientContext::new(client(None, trust(&ca), "a.test")).unwrap();
+    let (downstream, used) = shake(&server, &client, Asked::default()).await;
+    let ((downstream, _), (used, _)) = (downstream.unwrap(), used.unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = Io::Tcp(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+    let (bare, _) = listener.accept().await.unwrap();
+    let mut copied = Copied::default();
+    // Dropping the sockets is what ends the direction that is done last.
+    let ends = (downstream, upstream);
+    let copying = async {
+        let (mut downstream, mut upstream) = ends;
+        copy::both_ways(&mut downstream, &mut upstream, None, std::future::pending(), &mut copied).await
+    };
+    let (mut used_reads, mut used_writes) = tokio::io::split(used);
+    let (mut bare_reads, mut bare_writes) = tokio::io::split(bare);
+    let up = async {
+        used_writes.write_all(&vec![1; BYTES]).await.unwrap();
+        used_writes.shutdown().await.unwrap();
+    };
+    let down = async {
+        bare_writes.write_all(&vec![2; BYTES]).await.unwrap();
+        bare_writes.shutdown().await.unwrap();
+    };
+    let (mut at_used, mut at_bare) = (Vec::new(), Vec::new());
+    let (ended, (), (), used_got, bare_got) =
+        tokio::join!(copying, up, down, used_reads.read_to_end(&mut at_used), bare_reads.read_to_end(&mut at_bare));
+    assert!(matches!(ended, Ended::Finished), "{ended:?}");
+    assert_eq!((used_got.unwrap(), bare_got.unwrap()), (BYTES, BYTES));
+    assert!(at_used.iter().all(|byte| *byte == 2) && at_bare.iter().all(|byte| *byte == 1));
+    assert_eq!(copied, Copied { received: BYTES as u64, sent: BYTES as u64 });
 }

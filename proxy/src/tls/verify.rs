@@ -19,7 +19,10 @@ use webpki::{
     UnknownStatusPolicy,
 };
 
-use super::{certificate::Certificate, san::NameMatcher};
+use super::{
+    certificate::{Certificate, Name},
+    san::NameMatcher,
+};
 
 /// What is asked of a peer's certificate.
 #[derive(Debug, Default)]
@@ -90,6 +93,14 @@ pub enum Untrusted {
     /// `fail_verify_san`.
     #[error("SAN matcher, certificate SANs are [{0}]")]
     Names(String),
+    /// `fail_verify_san`, of a name that was asked for.
+    #[error("verify SAN list, expected SANs: [{asked}], certificate SANs: [{presented}]")]
+    Asked {
+        /// The name.
+        asked: String,
+        /// Those that the certificate has.
+        presented: String,
+    },
     /// `fail_verify_cert_hash`.
     #[error("cert hash and spki")]
     Hash,
@@ -110,6 +121,11 @@ impl Untrusted {
         }
     }
 
+    /// What was overlooked in the handshake that has just succeeded on this thread.
+    pub fn overlooked() -> Option<Self> {
+        FOUND.take()
+    }
+
     /// As BoringSSL tells peers of it.
     fn into_rustls(self) -> Error {
         let kind = match &self {
@@ -119,7 +135,9 @@ impl Untrusted {
             Self::Chain { what: "certificate revoked", .. } => CertificateError::Revoked,
             Self::Chain { what: "unsupported certificate purpose", .. } => CertificateError::InvalidPurpose,
             Self::Chain { .. } => CertificateError::UnknownIssuer,
-            Self::Names(_) | Self::Hash => CertificateError::Other(OtherError(Arc::new(self.clone()))),
+            Self::Names(_) | Self::Asked { .. } | Self::Hash => {
+                CertificateError::Other(OtherError(Arc::new(self.clone())))
+            }
         };
         FOUND.set(Some(self));
         Error::InvalidCertificate(kind)
@@ -145,13 +163,12 @@ pub struct Verifier {
     mandatory: bool,
     /// Names of the roots, told to clients.
     hints: Vec<DistinguishedName>,
-    /// Of servers: names that come with the connection instead of the configuration (`auto_san_validation`).
+    /// Of servers: the name that comes with the connection must be the certificate's too (`auto_san_validation`).
     match_server_name: bool,
 }
 
 impl Verifier {
-    /// Checks servers. With `match_server_name`, the certificate must be for the name that was asked for, instead of the
-    /// configured ones.
+    /// Checks servers. With `match_server_name`, the certificate must be for the name that was asked for, too.
     pub fn of_servers(
         validation: Arc<Validation>,
         algorithms: WebPkiSupportedAlgorithms,
@@ -181,7 +198,13 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<(), Untrusted> {
         let checked = self.check(leaf, rest, name, now);
-        if self.validation.accept_untrusted { Ok(()) } else { checked }
+        match checked {
+            Err(untrusted) if self.validation.accept_untrusted => {
+                FOUND.set(Some(untrusted));
+                Ok(())
+            }
+            checked => checked,
+        }
     }
 
     fn check(
@@ -195,19 +218,19 @@ impl Verifier {
         if !validation.roots.is_empty() {
             self.check_chain(leaf, rest, now)?;
         }
-        let asked = name.filter(|_| self.match_server_name).map(NameMatcher::dns);
-        let names = match &asked {
-            Some(asked) => std::slice::from_ref(asked),
-            None => &validation.names,
-        };
-        if names.is_empty() && validation.hashes.is_empty() && validation.keys.is_empty() {
+        let asked = name.filter(|_| self.match_server_name);
+        let names = &validation.names;
+        if asked.is_none() && names.is_empty() && validation.hashes.is_empty() && validation.keys.is_empty() {
             return Ok(());
         }
         let certificate = Certificate::from(leaf.clone().into_owned());
         let content = certificate.content();
+        let presented = || content.names.iter().map(Name::text).collect::<Vec<_>>().join(", ");
+        if let Some(asked) = asked.filter(|asked| !NameMatcher::dns(asked).matches(content)) {
+            return Err(Untrusted::Asked { asked: asked.into(), presented: presented() });
+        }
         if !names.is_empty() && !names.iter().any(|matcher| matcher.matches(content)) {
-            let presented: Vec<_> = content.names.iter().map(super::certificate::Name::text).collect();
-            return Err(Untrusted::Names(presented.join(", ")));
+            return Err(Untrusted::Names(presented()));
         }
         if validation.hashes.is_empty() && validation.keys.is_empty() {
             return Ok(());
@@ -348,7 +371,7 @@ fn explain(error: &webpki::Error, leaf: &CertificateDer<'_>, rest: &[Certificate
 }
 
 /// The certificates that lead up from the peer's own, as far as the peer sent them.
-pub fn presented_chain(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Vec<Certificate> {
+fn presented_chain(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Vec<Certificate> {
     let mut chain = vec![Certificate::from(leaf.clone().into_owned())];
     let mut left: Vec<Certificate> = rest.iter().map(|der| Certificate::from(der.clone().into_owned())).collect();
     while let Some(last) = chain.last().map(Certificate::content)

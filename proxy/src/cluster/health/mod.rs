@@ -127,7 +127,7 @@ async fn once(
 async fn ask(cluster: &Cluster, check: &HealthCheck, endpoint: &Endpoint, kept: &mut Option<Session>) -> Checked {
     let way = Way {
         to: check.address(endpoint),
-        transport: &cluster.transport,
+        transport: cluster.transports.choose(endpoint.template.metadata.as_deref()),
         hostname: &endpoint.hostname,
         timeout: check.timeout,
         shard: cluster.stats.control(),

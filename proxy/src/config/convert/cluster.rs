@@ -28,9 +28,10 @@ use crate::config::{
     },
     header_name,
     http::Http2,
+    tls::Transport,
 };
 
-const SUPPORTED: [&str; 34] = [
+const SUPPORTED: [&str; 35] = [
     "health_checks",
     "eds_cluster_config",
     "ignore_health_on_host_removal",
@@ -61,6 +62,7 @@ const SUPPORTED: [&str; 34] = [
     "least_request_lb_config",
     "common_lb_config",
     "transport_socket",
+    "transport_socket_matches",
     "protocol_selection",
     "upstream_connection_options",
     "outlier_detection",
@@ -89,10 +91,15 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
     }
     let stat_name = if message.alt_stat_name.is_empty() { &message.name } else { &message.alt_stat_name };
     let scope = cx.stats.scope(&format!("cluster.{stat_name}"));
-    let transport = tls::upstream(cx, message.transport_socket.as_ref(), &scope, &sub(at, "transport_socket"))?;
+    let transports = tls::transports(cx, message, &scope, at)?;
     let assigned = assignment(cx, message.load_assignment.as_ref(), &sub(at, "load_assignment"))?;
     let (discovery, endpoints) = discovery(cx, message, assigned, at)?;
     let protocol = protocol(cx, message, at)?;
+    if protocol.protocol == UpstreamProtocol::Negotiated
+        && transports.iter().any(|transport| matches!(transport, Transport::Plain))
+    {
+        return Err(Error::at(at, "ALPN configured for a cluster which has a non-ALPN transport socket"));
+    }
     let connect_timeout = match &message.connect_timeout {
         None => Cluster::DEFAULT_CONNECT_TIMEOUT,
         Some(timeout) => duration(timeout, &sub(at, "connect_timeout"))?,
@@ -124,7 +131,7 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         endpoints: ArcSwap::from_pointee(endpoints),
         hashed: ArcSwapOption::empty(),
         connect_timeout,
-        transport,
+        transports,
         auto_names: protocol.auto_names,
         protocol: protocol.protocol,
         http2: protocol.http2,
@@ -249,6 +256,7 @@ fn typed_protocol(
         "common_http_protocol_options",
         "explicit_http_config",
         "use_downstream_protocol_config",
+        "auto_config",
         "upstream_http_protocol_options",
     ];
     cx.only(message, at, &supported, &["header_validation_config"])?;
@@ -284,8 +292,17 @@ fn typed_protocol(
             let at = sub(at, "use_downstream_protocol_config.http2_protocol_options");
             protocol.http2 = http2(cx, config.http2_protocol_options.as_ref(), &at)?;
         }
-        Some(UpstreamProtocolOptions::AutoConfig(_)) | None => {
-            return Err(Error::at(at, "expected explicit_http_config or use_downstream_protocol_config"));
+        Some(UpstreamProtocolOptions::AutoConfig(config)) => {
+            let at = sub(at, "auto_config");
+            cx.only(config, &at, &["http_protocol_options", "http2_protocol_options"], &[])?;
+            protocol.protocol = UpstreamProtocol::Negotiated;
+            protocol.http1_trailers =
+                config.http_protocol_options.as_ref().is_some_and(|options| options.enable_trailers);
+            protocol.http2 = http2(cx, config.http2_protocol_options.as_ref(), &sub(&at, "http2_protocol_options"))?;
+        }
+        None => {
+            let message = "expected explicit_http_config, use_downstream_protocol_config or auto_config";
+            return Err(Error::at(at, message));
         }
     }
     Ok(())

@@ -180,7 +180,7 @@ pub(super) fn metadata(message: &core::Metadata) -> Metadata {
     message.filter_metadata.iter().map(|(name, fields)| (name.clone(), json_struct(fields))).collect()
 }
 
-fn json_struct(message: &prost_types::Struct) -> serde_json::Value {
+pub(super) fn json_struct(message: &prost_types::Struct) -> serde_json::Value {
     message.fields.iter().map(|(name, value)| (name.clone(), json(value))).collect::<Metadata>().into()
 }
 

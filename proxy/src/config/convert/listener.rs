@@ -82,7 +82,7 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
         cx.only(additional, &at, &["address"], &["tcp_keepalive"])?;
         addresses.push(socket_address(additional.address.as_ref(), &sub(&at, "address"))?);
     }
-    let mut filters = listener_filters(cx, &message.listener_filters, at)?;
+    let filters = listener_filters(cx, &message.listener_filters, at)?;
     let stats = stats_scope(cx, message, &addresses);
     #[expect(deprecated, reason = "published configurations use it")]
     let bind = message
@@ -96,10 +96,6 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
     for (index, chain) in message.filter_chains.iter().enumerate() {
         let at = item(at, "filter_chains", index);
         let chain = filter_chain(cx, chain, buffer_limit, &stats, &at)?;
-        if needs_tls_inspector(&chain.matches) && filters.tls_inspector.is_none() {
-            // As Envoy, which says that it tries to.
-            filters.tls_inspector = Some(InspectorStats::new(&cx.stats));
-        }
         if let Some(earlier) = matches.insert(format!("{:?}", chain.matches), index) {
             let message =
                 format!("the same matching rules as filter_chains[{earlier}]: every filter chain needs its own");
@@ -208,15 +204,6 @@ fn tls_inspector(cx: &mut Context, message: &proto::ListenerFilter, at: &str) ->
     let supported = ["enable_ja3_fingerprinting", "enable_ja4_fingerprinting"];
     // The kernel keeps the bytes that are looked at: there is no buffer to size.
     cx.only(&message, &at, &supported, &["initial_read_buffer_size"])
-}
-
-/// Whether a chain can match only if the ClientHello has been looked at.
-fn needs_tls_inspector(matches: &FilterChainMatch) -> bool {
-    match &*matches.transport_protocol {
-        "tls" => true,
-        "" => !matches.server_names.is_empty() || !matches.application_protocols.is_empty(),
-        _ => false,
-    }
 }
 
 fn filter_chain(

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Dials for a connection that has its room.
-async fn dial_for(want: &Want<'_>, room: &Room) -> Result<Secured, PoolError> {
+pub(super) async fn dial_for(want: &Want<'_>, room: &Room) -> Result<Secured, PoolError> {
     let dialled = dial(want).await;
     if let Some(counted) = &room.counted {
         match &dialled {
@@ -45,29 +45,25 @@ fn keep_alive(secured: Secured, cluster: &Cluster) -> Secured {
 }
 
 async fn dial(want: &Want<'_>) -> Result<Secured, PoolError> {
-    // Envoy offers what it is going to speak, unless the configuration says otherwise.
-    let protocols: &[&str] = if want.http2 { &["h2"] } else { &["http/1.1"] };
-    let asked = Asked { protocols, ..want.asked };
+    let asked = Asked { protocols: want.speaks.protocols(), ..want.asked };
     let cluster = want.cluster;
-    tls::dial::connect(
-        want.dialer,
-        want.endpoint.address,
-        cluster.connect_timeout,
-        &cluster.transport,
-        asked,
-        want.shard,
-    )
-    .await
-    .map(|secured| keep_alive(secured, cluster))
-    .map_err(PoolError::Connect)
+    let (to, timeout) = (want.endpoint.address, cluster.connect_timeout);
+    tls::dial::connect(want.dialer, to, timeout, want.transport, asked, want.shard)
+        .await
+        .map(|secured| keep_alive(secured, cluster))
+        .map_err(PoolError::Connect)
 }
 
 fn http1_builder() -> http1::Builder {
     http1::Builder::new()
 }
 
-pub(super) async fn connect_http1(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<Http1, PoolError> {
-    let secured = dial_for(want, &room).await?;
+pub(super) async fn start_http1(
+    host: &Rc<Host>,
+    want: &Want<'_>,
+    secured: Secured,
+    room: Room,
+) -> Result<Http1, PoolError> {
     let connection = Connection::new(&secured, room);
     let io = Counted { io: secured.io, account: host.account.clone() };
     let (sender, driver) = http1_builder().handshake(TokioIo::new(io)).await.map_err(|_| PoolError::Handshake)?;
@@ -156,8 +152,12 @@ async fn idle_too_long(host: &Weak<Host>, connection: &Weak<Connection>, timeout
     }
 }
 
-pub(super) async fn connect_http2(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<Http2, PoolError> {
-    let secured = dial_for(want, &room).await?;
+pub(super) async fn start_http2(
+    host: &Rc<Host>,
+    want: &Want<'_>,
+    secured: Secured,
+    room: Room,
+) -> Result<Http2, PoolError> {
     let connection = Connection::new(&secured, room);
     let io = Counted { io: secured.io, account: host.account.clone() };
     let settings = &want.cluster.http2;

@@ -14,7 +14,10 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     cluster::account::{Account, OpenConnection},
-    config::cluster::{Cluster, Endpoint, Gauge},
+    config::{
+        cluster::{Cluster, Endpoint, Gauge, UpstreamProtocol},
+        tls::Transport,
+    },
     http::request_body::RequestBody,
     telemetry::stats::Shard,
     tls::{PeerTls, client::Asked, dial::Secured},
@@ -33,6 +36,8 @@ pub(super) struct Host {
     pub attempt: Cell<u64>,
     /// The last attempt that failed, and why.
     pub failure: RefCell<Option<(u64, PoolError)>>,
+    /// What ALPN settled on last: whether it is HTTP/2.
+    pub negotiated: Cell<Option<bool>>,
     /// Connections made or being made.
     pub open: Cell<usize>,
     /// Where all of it is counted.
@@ -138,6 +143,39 @@ impl PoolError {
     }
 }
 
+/// Which HTTP a connection is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Speaks {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Whichever ALPN settles on.
+    Negotiated,
+}
+
+impl Speaks {
+    /// What a cluster is spoken to in; `multiplexed`: the client speaks HTTP/2.
+    pub fn to(cluster: &Cluster, multiplexed: bool) -> Self {
+        match cluster.protocol {
+            UpstreamProtocol::Http1 => Self::Http1,
+            UpstreamProtocol::Http2 => Self::Http2,
+            UpstreamProtocol::Downstream if multiplexed => Self::Http2,
+            UpstreamProtocol::Downstream => Self::Http1,
+            UpstreamProtocol::Negotiated => Self::Negotiated,
+        }
+    }
+
+    /// What is offered, unless the configuration says otherwise: as in Envoy, what is going to be spoken.
+    pub fn protocols(self) -> &'static [&'static str] {
+        match self {
+            Self::Http1 => &["http/1.1"],
+            Self::Http2 => &["h2"],
+            Self::Negotiated => &["h2", "http/1.1"],
+        }
+    }
+}
+
 /// What a connection is wanted for.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::http) struct Want<'a> {
@@ -145,7 +183,9 @@ pub(in crate::http) struct Want<'a> {
     pub endpoint: &'a Arc<Endpoint>,
     pub dialer: &'a Dialer,
     pub scope: &'a PoolScope,
-    pub http2: bool,
+    pub speaks: Speaks,
+    /// How the connection is secured.
+    pub transport: &'a Transport,
     /// What its TLS asks for.
     pub asked: Asked<'a>,
     /// The worker's counters.
@@ -172,6 +212,13 @@ impl Host {
         self.open.set(self.open.get() + 1);
         let counted = self.account.as_ref().map(|account| account.connection(Some(http2)));
         Some(Room { in_use: Some(in_use), host: Rc::downgrade(self), counted })
+    }
+
+    /// Keeps in mind what ALPN settled on; whether it is HTTP/2.
+    pub fn learn(&self, secured: &Secured) -> bool {
+        let http2 = secured.tls.as_ref().is_some_and(|tls| tls.protocol.as_deref() == Some("h2"));
+        self.negotiated.set(Some(http2));
+        http2
     }
 
     pub fn offer(&self, one: Http1) {

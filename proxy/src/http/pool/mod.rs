@@ -21,11 +21,11 @@ use tokio::{sync::oneshot, time::Instant};
 
 pub(super) use self::{
     connect::connect_for_upgrade,
-    host::{InUse, PoolError, Want},
+    host::{InUse, PoolError, Speaks, Want},
 };
 use self::{
-    connect::{connect_http1, connect_http2},
-    host::{Connecting, Host, Http1, Http2, Waiting},
+    connect::{dial_for, start_http1, start_http2},
+    host::{Connecting, Host, Http1, Http2, Room, Waiting},
 };
 use super::request_body::RequestBody;
 use crate::{
@@ -176,7 +176,11 @@ impl Pools {
     /// A connection, pooled or new.
     pub(super) async fn acquire(&self, want: Want<'_>) -> Result<Lease, PoolError> {
         let host = self.host(&want);
-        if want.http2 { http2_lease(&host, &want).await } else { http1_lease(&host, &want).await }
+        match (want.speaks, host.negotiated.get()) {
+            (Speaks::Http1, _) | (Speaks::Negotiated, Some(false)) => http1_lease(&host, &want).await,
+            (Speaks::Http2, _) | (Speaks::Negotiated, Some(true)) => http2_lease(&host, &want).await,
+            (Speaks::Negotiated, None) => negotiated_lease(&host, &want).await,
+        }
     }
 
     /// Closes the idle connections that start in a pod's network namespace, and keeps no others of it.
@@ -237,7 +241,10 @@ async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
             pending = Some((place, host.account.as_ref().map(Account::pending)));
         }
         match host.room(want.cluster, false) {
-            Some(room) => return Ok(lease(connect_http1(host, want, room).await?, false)),
+            Some(room) => {
+                let secured = dial_for(want, &room).await?;
+                return Ok(lease(start_http1(host, want, secured, room).await?, false));
+            }
             None => {
                 let (waiter, given) = oneshot::channel();
                 host.waiting.borrow_mut().push_back(waiter);
@@ -248,6 +255,32 @@ async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
             }
         }
     }
+}
+
+/// The first connection, which finds out what the upstream speaks.
+async fn negotiated_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolError> {
+    let limits = &want.cluster.breakers;
+    let _pending = InUse::take(&want.cluster.usage.pending, limits.max_pending).ok_or(PoolError::Overflow)?;
+    let _counted = host.account.as_ref().map(Account::pending);
+    let room = host.room(want.cluster, true).ok_or(PoolError::Overflow)?;
+    let secured = dial_for(want, &room).await?;
+    if host.learn(&secured) {
+        let two = start_http2(host, want, secured, room).await?;
+        host.shared.borrow_mut().push(Rc::new(two));
+        http2_lease(host, want).await
+    } else {
+        host.offer(start_http1(host, want, secured, room).await?);
+        http1_lease(host, want).await
+    }
+}
+
+async fn connect_http2(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<Http2, PoolError> {
+    let secured = dial_for(want, &room).await?;
+    if want.speaks == Speaks::Negotiated && !host.learn(&secured) {
+        // It has changed its mind: the next request speaks HTTP/1.1.
+        return Err(PoolError::Handshake);
+    }
+    start_http2(host, want, secured, room).await
 }
 
 async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolError> {

@@ -15,7 +15,10 @@ use std::{
 use aws_lc_rs::rand;
 use rustls::server::ProducesTickets;
 use weir_proto::envoy::{
-    config::core::v3::{self as core, transport_socket::ConfigType},
+    config::{
+        cluster::v3 as cluster,
+        core::v3::{self as core, transport_socket::ConfigType},
+    },
     extensions::transport_sockets::tls::v3::{
         self as proto, common_tls_context::ValidationContextType, downstream_tls_context::SessionTicketKeysType,
     },
@@ -23,9 +26,9 @@ use weir_proto::envoy::{
 
 use self::parameters::Parameters;
 pub(super) use self::secret::Secrets;
-use super::{Context, Error, cidrs, data_source, duration, item, sub, type_name, unpack};
+use super::{Context, Error, cidrs, data_source, duration, endpoints::json_struct, item, sub, type_name, unpack};
 use crate::{
-    config::tls::{DownstreamTls, Loaded, Shown, Transport, UpstreamTls},
+    config::tls::{DownstreamTls, Loaded, Shown, Transport, TransportMatch, Transports, UpstreamTls},
     telemetry::stats::Scope,
     tls::{
         client::{self, ClientContext},
@@ -62,7 +65,30 @@ pub(super) fn downstream(
 }
 
 /// How a cluster's connections are secured. `stats` is the cluster's scope.
-pub(super) fn upstream(
+pub(super) fn transports(
+    cx: &mut Context,
+    message: &cluster::Cluster,
+    stats: &Scope,
+    at: &str,
+) -> Result<Transports, Error> {
+    let mut matches = Vec::new();
+    for (index, message) in message.transport_socket_matches.iter().enumerate() {
+        let at = item(at, "transport_socket_matches", index);
+        if matches.iter().any(|one: &TransportMatch| *one.name == message.name) {
+            return Err(Error::at(sub(&at, "name"), format!("there are several matches \"{}\"", message.name)));
+        }
+        let criteria = match message.r#match.as_ref().map(json_struct) {
+            Some(serde_json::Value::Object(wanted)) => wanted,
+            _ => serde_json::Map::new(),
+        };
+        let transport = upstream(cx, message.transport_socket.as_ref(), stats, &sub(&at, "transport_socket"))?;
+        matches.push(TransportMatch { name: message.name.as_str().into(), criteria, transport });
+    }
+    let default = upstream(cx, message.transport_socket.as_ref(), stats, &sub(at, "transport_socket"))?;
+    Ok(Transports { matches, default })
+}
+
+fn upstream(
     cx: &mut Context,
     message: Option<&core::TransportSocket>,
     stats: &Scope,

@@ -62,7 +62,7 @@ pub(super) fn parameters(
     let (tls12, tls13) = (least <= 2, most >= 3);
     let mut suites = if tls13 { names::TLS13_SUITES.to_vec() } else { Vec::new() };
     suites.extend(cipher_suites(cx, &message.cipher_suites, at)?);
-    Ok(Parameters { provider: provider(suites, groups(cx, &message.ecdh_curves, at)?), tls12, tls13 })
+    Ok(Parameters { provider: provider(suites, groups(cx, &message.ecdh_curves, server, at)?), tls12, tls13 })
 }
 
 fn cipher_suites(
@@ -95,6 +95,7 @@ fn cipher_suites(
 fn groups(
     cx: &mut Context,
     configured: &[String],
+    server: bool,
     at: &str,
 ) -> Result<Vec<&'static dyn rustls::crypto::SupportedKxGroup>, Error> {
     let mut groups = Vec::new();
@@ -107,7 +108,8 @@ fn groups(
         }
     }
     match (groups.is_empty(), configured.is_empty()) {
-        (true, true) => Ok(names::DEFAULT_GROUPS.to_vec()),
+        (true, true) if server => Ok(names::SERVER_GROUPS.to_vec()),
+        (true, true) => Ok(names::CLIENT_GROUPS.to_vec()),
         (true, false) => {
             let message = "none is supported; there are X25519, P-256, P-384, X25519MLKEM768";
             Err(Error::at(sub(at, "ecdh_curves"), message))

@@ -1,0 +1,74 @@
+//! Reading a ClientHello to answer it: rustls is given the bytes, and they are looked at for what it does not tell.
+
+use std::{cell::RefCell, io};
+
+use rustls::server::Acceptor;
+use tokio::{
+    io::{AsyncWriteExt, Interest},
+    net::TcpStream,
+};
+use tokio_rustls::StartHandshake;
+
+use super::{
+    failure::Failure,
+    hello::{self, Hello, MAX_HELLO, Seen},
+};
+
+thread_local! {
+    static BYTES: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_HELLO]);
+}
+
+/// A handshake that a client has begun, and how.
+pub(super) async fn read(mut tcp: TcpStream) -> Result<(StartHandshake<TcpStream>, Hello), Failure> {
+    let mut acceptor = Acceptor::default();
+    // Kept only when one read does not bring all of it.
+    let mut earlier = Vec::new();
+    loop {
+        tcp.ready(Interest::READABLE).await.map_err(|error| Failure::of(&error))?;
+        let read: io::Result<Seen> = BYTES.with_borrow_mut(|bytes| {
+            let length = tcp.try_read(bytes)?;
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let mut rest = &bytes[..length];
+            while !rest.is_empty() {
+                if acceptor.read_tls(&mut rest)? == 0 {
+                    break;
+                }
+            }
+            Ok(match earlier.is_empty() {
+                true => match hello::look(&bytes[..length]) {
+                    Seen::NeedsMore => {
+                        earlier.extend_from_slice(&bytes[..length]);
+                        Seen::NeedsMore
+                    }
+                    seen => seen,
+                },
+                false => {
+                    earlier.extend_from_slice(&bytes[..length]);
+                    hello::look(&earlier)
+                }
+            })
+        });
+        let seen = match read {
+            Ok(seen) => seen,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(Failure::of(&error)),
+        };
+        match acceptor.accept() {
+            Ok(Some(accepted)) => {
+                let hello = if let Seen::Hello(hello) = seen { hello } else { Hello::default() };
+                return Ok((StartHandshake::from_parts(accepted, tcp), hello));
+            }
+            Ok(None) => {}
+            Err((error, mut alert)) => {
+                let mut bytes = Vec::new();
+                if alert.write_all(&mut bytes).is_ok() {
+                    // Whoever is gone does not hear it.
+                    let _ = tcp.write_all(&bytes).await;
+                }
+                return Err(Failure::of_tls(&error));
+            }
+        }
+    }
+}
