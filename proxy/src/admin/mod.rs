@@ -1,6 +1,6 @@
 //! The admin server: Envoy's paths, texts and status codes.
 //!
-//! [`server`] carries requests on a thread of its own; [`routes`] is the table of paths; each other module renders what
+//! `server` carries requests on a thread of its own; `routes` is the table of paths; each other module renders what
 //! one path shows, from what is shared by all threads. What changes the process goes to the control thread as a
 //! [`Command`].
 

@@ -1,6 +1,6 @@
 //! Choosing among the endpoints of one cluster, as Envoy does: a priority by health, perhaps a locality, then a host.
 //!
-//! A [`Balancer`] is one worker's view of one version of a cluster's endpoints and their health. It is made anew when
+//! A `Balancer` is one worker's view of one version of a cluster's endpoints and their health. It is made anew when
 //! either changes, so that a choice looks at no host but the chosen ones. The tables of consistent hashing are the same
 //! for all workers.
 
