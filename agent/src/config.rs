@@ -589,8 +589,8 @@ mod tests {
             ),
             (
                 "[cni]\nconf = \"/etc/cni\"\n",
-                "agent.toml:2:1: cni.conf: unknown field `conf`, expected one of `conf_dir`, `bin_dir`, `binary`, \
-                 `socket`, `state_dir`, `host_state_dir`",
+                "agent.toml:2:1: cni.conf: unknown field `conf`, expected one of `enabled`, `conf_dir`, `bin_dir`, \
+                 `binary`, `socket`, `state_dir`, `host_state_dir`",
             ),
             (
                 "[source.kubernetes]\nistio_labels = \"yes\"\n",

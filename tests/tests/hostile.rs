@@ -252,7 +252,7 @@ fn a_flood_of_connections_meets_the_pods_ceiling() {
     assert_eq!(served, CEILING, "the others were refused");
     let said = scene.mesh.proxy.process.log();
     assert!(
-        said.lines().any(|line| line.contains("WARN") && line.contains("connections")),
+        said.lines().any(|line| line.contains("[warning]") && line.contains("connections")),
         "the proxy said so: {said}"
     );
     scene.neighbour_is_well();

@@ -31,7 +31,7 @@ use crate::config::{
     tls::Transport,
 };
 
-const SUPPORTED: [&str; 35] = [
+const SUPPORTED: [&str; 34] = [
     "health_checks",
     "eds_cluster_config",
     "ignore_health_on_host_removal",
@@ -66,10 +66,10 @@ const SUPPORTED: [&str; 35] = [
     "protocol_selection",
     "upstream_connection_options",
     "outlier_detection",
-    "per_connection_buffer_limit_bytes",
 ];
 
-const HARMLESS: [&str; 12] = [
+const HARMLESS: [&str; 13] = [
+    "per_connection_buffer_limit_bytes",
     "metadata",
     "cleanup_interval",
     "close_connections_on_host_health_failure",

@@ -76,8 +76,7 @@ pub(super) async fn on_request(check: &HealthCheck, stream: &mut Stream, exchang
     }
     stream.record.health_check = true;
     let connection = stream.connection.clone();
-    // Nothing can tell this process to fail its health checks yet.
-    let failing = false;
+    let failing = connection.worker.lifecycle.health_check_failed();
     // An answer waits for the whole request.
     let mut reply = if failing {
         Reply::new(StatusCode::SERVICE_UNAVAILABLE, "", Flag::FailedLocalHealthCheck, "health_check_failed")

@@ -22,6 +22,8 @@ pub(super) fn grpc_stats(cx: &mut Context, message: &grpc::FilterConfig, at: &st
         "replace_dots_in_grpc_service_name",
     ];
     cx.only(message, at, &supported, &["emit_filter_state"])?;
+    // It counts nothing yet, which whoever starts the proxy is told.
+    cx.ignored.push(at.to_owned());
     let methods = match &message.per_method_stat_specifier {
         None | Some(PerMethodStatSpecifier::StatsForAllMethods(false)) => Methods::None,
         Some(PerMethodStatSpecifier::StatsForAllMethods(true)) => Methods::All,
