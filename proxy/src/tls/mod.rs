@@ -30,12 +30,6 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs::default_provider};
 
 pub use self::session::PeerTls;
 
-/// Names the cryptography of this process to libraries that do not get it by argument. Call it once, at start.
-pub fn install_provider() {
-    // A second call finds the first one's.
-    let _ = CryptoProvider::install_default(default_provider());
-}
-
 /// Cipher suites and groups to use, out of what there is.
 pub fn provider(
     suites: Vec<rustls::SupportedCipherSuite>,

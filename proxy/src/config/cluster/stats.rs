@@ -2,38 +2,11 @@
 
 use std::{fmt, ops::Deref, sync::OnceLock};
 
-use crate::telemetry::stats::{Codes, Counter, Gauge, Histogram, Scope, Shard, Shared, Store, Unit};
-
-/// Declares a struct of handles, each registered under the name of its field.
-macro_rules! handles {
-    ($(#[$meta:meta])* $name:ident {
-        counters { $($counter:ident)* }
-        gauges { $($gauge:ident)* }
-        histograms { $($histogram:ident: $unit:ident)* }
-    }) => {
-        $(#[$meta])*
-        #[expect(missing_docs, reason = "the names are Envoy's, and documented there")]
-        #[derive(Debug, Default)]
-        pub struct $name {
-            $(pub $counter: Counter,)*
-            $(pub $gauge: Gauge,)*
-            $(pub $histogram: Histogram,)*
-        }
-
-        impl $name {
-            fn register(scope: &Scope) -> Self {
-                Self {
-                    $($counter: scope.counter(stringify!($counter)),)*
-                    $($gauge: scope.gauge(stringify!($gauge)),)*
-                    $($histogram: scope.histogram(stringify!($histogram), Unit::$unit),)*
-                }
-            }
-        }
-    };
-}
+use crate::telemetry::stats::{Codes, Counter, Gauge, Histogram, Scope, Shard, Shared, Store, Unit, handles};
 
 handles! {
     /// What every cluster has.
+    #[expect(missing_docs, reason = "the names are Envoy's, and documented there")]
     Traffic {
         counters {
             assignment_stale
@@ -142,6 +115,7 @@ handles! {
 
 handles! {
     /// What a circuit breaker has; the `remaining` ones only with `track_remaining`.
+    #[expect(missing_docs, reason = "the names are Envoy's, and documented there")]
     BreakerGauges {
         counters {}
         gauges {
@@ -157,6 +131,7 @@ handles! {
 
 handles! {
     /// What is left of a circuit breaker's limits.
+    #[expect(missing_docs, reason = "the names are Envoy's, and documented there")]
     RemainingGauges {
         counters {}
         gauges {

@@ -8,12 +8,14 @@
 
 mod codes;
 mod distribution;
+mod handles;
 pub mod process;
 mod registry;
 mod shard;
 mod store;
 pub mod tags;
 
+pub(crate) use self::handles::handles;
 pub use self::{
     codes::Codes,
     distribution::{Bin, Distribution, QUANTILES},

@@ -12,20 +12,22 @@ use crate::config::{
 /// The name that the filter has in nearly every configuration: what the old policies of routes apply to.
 const USUAL_NAME: &str = "envoy.filters.http.cors";
 
+/// What both forms of the policy have.
+const FIELDS: [&str; 10] = [
+    "allow_origin_string_match",
+    "allow_methods",
+    "allow_headers",
+    "expose_headers",
+    "max_age",
+    "allow_credentials",
+    "filter_enabled",
+    "shadow_enabled",
+    "allow_private_network_access",
+    "forward_not_matching_preflights",
+];
+
 pub(super) fn policy(cx: &mut Context, message: &proto::CorsPolicy, at: &str) -> Result<CorsPolicy, Error> {
-    let supported = [
-        "allow_origin_string_match",
-        "allow_methods",
-        "allow_headers",
-        "expose_headers",
-        "max_age",
-        "allow_credentials",
-        "filter_enabled",
-        "shadow_enabled",
-        "allow_private_network_access",
-        "forward_not_matching_preflights",
-    ];
-    cx.only(message, at, &supported, &[])?;
+    cx.only(message, at, &FIELDS, &[])?;
     Ok(CorsPolicy {
         allow_origin: origins(&message.allow_origin_string_match, at)?,
         allow_methods: value(&message.allow_methods, at, "allow_methods")?,
@@ -48,19 +50,7 @@ pub(in crate::config::convert) fn old_policy(
 ) -> Result<Option<(Box<str>, Override)>, Error> {
     let Some(message) = message else { return Ok(None) };
     let at = &sub(at, "cors");
-    let supported = [
-        "allow_origin_string_match",
-        "allow_methods",
-        "allow_headers",
-        "expose_headers",
-        "max_age",
-        "allow_credentials",
-        "filter_enabled",
-        "shadow_enabled",
-        "allow_private_network_access",
-        "forward_not_matching_preflights",
-    ];
-    cx.only(message, at, &supported, &[])?;
+    cx.only(message, at, &FIELDS, &[])?;
     let policy = CorsPolicy {
         allow_origin: origins(&message.allow_origin_string_match, at)?,
         allow_methods: value(&message.allow_methods, at, "allow_methods")?,
