@@ -423,6 +423,27 @@ fn a_pod_is_redirected_when_the_plugin_returns() {
 }
 
 #[test]
+fn the_namespace_of_a_sandbox_that_was_taken_down_is_let_go() {
+    let scene = Scene::new();
+    let pod = scene.node.pod("only");
+    scene.server.put(scene.object(&pod, "demo"));
+    scene.add(&pod, "demo", "c1").run().passed();
+    scene.call("DEL", &pod, "c1").pod("demo", "only", "uid-only").run().is_silent();
+    assert!(is_redirected(&pod), "while its namespace is there");
+    // The runtime removes its file, after which only the agent could keep it.
+    let veth = pod.veth().to_owned();
+    drop(pod);
+    scene.node.wait_until_gone(&veth);
+    let next = scene.node.pod("next");
+    let add = scene.add(&next, "demo", "c2").pod("demo", "only", "uid-only");
+    add.run().passed();
+    // A call that comes late, for the sandbox before.
+    let ended = scene.call("DEL", &next, "c1").pod("demo", "only", "uid-only").env("CNI_NETNS", "");
+    ended.run().is_silent();
+    assert!(is_redirected(&next));
+}
+
+#[test]
 fn a_pod_that_cannot_be_enrolled_is_held_with_the_reason() {
     let scene = Scene::new();
     let pod = scene.node.pod("odd");

@@ -97,6 +97,15 @@ impl Scene {
         process
     }
 
+    /// Ends a pod's sandbox, and removes its cgroup as the kubelet does soon after.
+    fn end(&self, running: &mut Running) {
+        running.sandbox.kill9();
+        let pod = self.node.cgroups().pods().join(format!("pod{}", running.uid));
+        for cgroup in [pod.join("sandbox"), pod] {
+            wait_for("the cgroup is removed", PATIENCE, || fs::remove_dir(&cgroup));
+        }
+    }
+
     /// Runs a pod that the API server knows by this object.
     fn run(&self, name: &str, object: impl Fn(PodObject) -> PodObject) -> Running {
         let pod = self.node.pod(name);
@@ -286,6 +295,45 @@ fn a_deleted_pod_is_carried_until_its_last_process_is_gone() {
     assert!(scene.is_carried(&web) && scene.is_carried(&other));
     web.sandbox.kill9();
     scene.wait_gone("shop/web");
+    // Nor does it matter that there is not even a cgroup.
+    let mut web = scene.run("again", |pod| pod);
+    scene.wait_state("shop/again", "enrolled", "");
+    scene.server.delete(Resource::Pods, "shop/again");
+    assert!(scene.is_carried(&web));
+    scene.end(&mut web);
+    scene.wait_gone("shop/again");
+    assert_eq!(scene.agent.ctl.map_entries("ENROLLED"), 1);
+}
+
+#[test]
+fn pods_that_wait_for_ever_keep_nothing_of_those_that_went_while_no_agent_was_there() {
+    let mut scene = Scene::new();
+    let mut web = scene.run("web", |pod| pod);
+    let odd = scene.run("odd", |pod| pod);
+    for name in ["shop/web", "shop/odd"] {
+        scene.wait_state(name, "enrolled", "");
+    }
+    scene.agent.process.kill9();
+    scene.server.delete(Resource::Pods, "shop/web");
+    scene.end(&mut web);
+    // A label that nobody understands, on a pod that is enrolled and on one that is not; and a pod without a sandbox.
+    let object = |name: &str| PodObject::new("shop", name, scene.node.name()).uid(&scene.uid(name));
+    scene.server.put(object("odd").labels(&["weir.dev/mesh=of"]));
+    scene.server.put(object("bad").labels(&["weir.dev/mesh=of"]));
+    scene.server.put(object("waits"));
+    scene.agent.restart();
+    wait_for("only what is still there is kept", PATIENCE, || match scene.agent.ctl.map_entries("ENROLLED") {
+        1 => Ok(()),
+        more => Err(more),
+    });
+    scene.wait_state(
+        "shop/bad",
+        "pending",
+        "label weir.dev/mesh: invalid \"of\", expected \"enabled\" or \"disabled\"",
+    );
+    scene.wait_state("shop/waits", "pending", "the pod has no cgroup yet");
+    scene.wait_state("shop/odd", "enrolled", "");
+    assert!(scene.is_carried(&odd), "it stays what it was");
 }
 
 #[test]

@@ -281,7 +281,7 @@ fn a_malformed_label_of_a_pod_in_an_enrolled_namespace_holds_it_back() {
     scene.wait_wanted(&["web"]);
     let pods = scene.listing().pods.expect("listed");
     let expected = "label weir.dev/mesh: invalid \"of\", expected \"enabled\" or \"disabled\"";
-    assert!(matches!(&pods[0].netns, weir_agent::sources::PodNetns::Unknown(reason) if reason == expected), "{pods:?}");
+    assert_eq!(pods[0].problem.as_deref(), Some(expected), "{pods:?}");
 }
 
 #[test]

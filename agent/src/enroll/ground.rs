@@ -115,7 +115,7 @@ fn open(spec: &PodSpec) -> Result<Arc<Netns>, Error> {
     match &spec.netns {
         PodNetns::Path(path) => Ok(Arc::new(Netns::open(path)?)),
         PodNetns::Held(netns) => Ok(netns.clone()),
-        PodNetns::Unknown(reason) => Err(Error::Unknown(reason.clone())),
+        PodNetns::Unknown(reason) | PodNetns::Absent(reason) => Err(Error::Unknown(reason.clone())),
     }
 }
 

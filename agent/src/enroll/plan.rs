@@ -31,7 +31,10 @@ pub enum Look {
     /// It could not be looked at; it may be there.
     Failed(String),
     /// An attempt failed a short while ago; it is not time to look again.
-    NotDue,
+    NotDue {
+        /// Of the namespace that was seen then.
+        cookie: Option<u64>,
+    },
 }
 
 /// A pod that the kernel redirects.
@@ -157,10 +160,12 @@ pub fn plan(view: &View<'_>) -> Vec<Step> {
         let cookie = match &pod.netns {
             Look::Found { cookie, .. } => *cookie,
             Look::Missing(reason) | Look::Failed(reason) => {
-                enrolls.push(Step::Pend { uid: uid.clone(), reason: reason.clone() });
+                // What is to be put right by somebody comes first.
+                let reason = pod.policy.as_ref().err().unwrap_or(reason);
+                enrolls.push(pend(uid, reason.clone()));
                 continue;
             }
-            Look::NotDue => continue,
+            Look::NotDue { .. } => continue,
         };
         let owner = *owners.entry(cookie).or_insert(uid);
         let step = if cookie == view.node_netns {
@@ -225,15 +230,18 @@ fn replaced<'a>(view: &View<'a>, leaving: &BTreeMap<&'a str, bool>, uid: &str, n
 }
 
 /// What an earlier agent enrolled and nobody wants. While the source goes by what it knew before, it may not know all;
-/// while some pod's namespace cannot be looked at, it may be that one's.
+/// while some pod's namespace cannot be looked at, it may be that one's. A pod that has none, or another one, does not
+/// keep what is not its own: anybody can make one that is pending for ever.
 fn forgets(view: &View<'_>, wanted: &BTreeMap<String, Wanted>, owners: &BTreeMap<u64, &str>) -> Vec<Step> {
     let unsure = |(uid, pod): (&String, &Wanted)| {
-        matches!(pod.netns, Look::Failed(_) | Look::NotDue) && !view.enrolled.contains_key(uid.as_str())
+        matches!(pod.netns, Look::Failed(_) | Look::NotDue { cookie: None })
+            && !view.enrolled.contains_key(uid.as_str())
     };
     if !view.source_well || wanted.iter().any(unsure) {
         return Vec::new();
     }
-    let unclaimed = view.adopted.iter().filter(|(cookie, _)| !owners.contains_key(*cookie));
+    let tried = |cookie: u64| wanted.values().any(|pod| pod.netns == Look::NotDue { cookie: Some(cookie) });
+    let unclaimed = view.adopted.iter().filter(|(cookie, _)| !owners.contains_key(*cookie) && !tried(**cookie));
     unclaimed.map(|(cookie, slot)| Step::Forget { cookie: *cookie, slot: *slot }).collect()
 }
 
@@ -425,6 +433,15 @@ mod tests {
         );
         world.wanted_mut("new").netns = Look::Failed("too many open files".to_owned());
         assert!(!world.plan().iter().any(|step| matches!(step, Step::Forget { .. })), "it may be that pod's");
+        let forgotten = Step::Forget { cookie: 6, slot: 4 };
+        world.wanted_mut("new").netns = Look::Missing("the pod has no process yet".to_owned());
+        assert!(world.plan().contains(&forgotten), "a pod that waits for ever keeps nothing that is not its own");
+        world.wanted_mut("new").netns = Look::NotDue { cookie: Some(7) };
+        assert!(world.plan().contains(&forgotten), "it has another namespace");
+        world.wanted_mut("new").netns = Look::NotDue { cookie: Some(6) };
+        assert!(!world.plan().contains(&forgotten), "it could not be taken over, and is tried again");
+        world.wanted_mut("new").netns = Look::NotDue { cookie: None };
+        assert!(!world.plan().contains(&forgotten), "not looked at yet");
         world.wanted_mut("new").netns = found(7);
         world.source_ill = true;
         assert!(!world.plan().iter().any(|step| matches!(step, Step::Forget { .. })), "the source may not know all");

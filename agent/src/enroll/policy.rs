@@ -38,6 +38,9 @@ pub struct Policy {
 /// Why there is no policy for a pod.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
+    /// The source found something wrong with the pod.
+    #[error("{0}")]
+    Source(String),
     /// An annotation is not what it must be.
     #[error("annotation {name}: invalid {value:?}, expected {expected}")]
     Annotation {
@@ -63,6 +66,9 @@ pub enum Error {
 impl Policy {
     /// The policy of a pod on a node.
     pub fn of(pod: &PodSpec, node: &config::Redirect) -> Result<Self, Error> {
+        if let Some(problem) = &pod.problem {
+            return Err(Error::Source(problem.clone()));
+        }
         let cidrs =
             list(pod, OUTBOUND_CIDRS, "CIDRs such as 10.0.0.0/8,fd00::/8", |text| config::parse_cidr(text).ok())?;
         let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
@@ -158,6 +164,7 @@ pub(super) mod tests {
             labels: Default::default(),
             annotations: Default::default(),
             probe_ports: Vec::new(),
+            problem: None,
         }
     }
 
@@ -217,6 +224,9 @@ pub(super) mod tests {
 
     #[test]
     fn bad_annotations_are_named() {
+        let problem = "label weir.dev/mesh: invalid \"of\"".to_owned();
+        let held_back = PodSpec { problem: Some(problem.clone()), ..pod("web") };
+        assert_eq!(Policy::of(&held_back, &Default::default()).unwrap_err().to_string(), problem);
         let error = |name, value| {
             Policy::of(&annotated(&[(name, value)]), &config::Redirect::default()).unwrap_err().to_string()
         };

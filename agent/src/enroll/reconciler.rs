@@ -250,7 +250,7 @@ impl Reconciler {
                     // Something changed: it is worth another attempt at once.
                     self.failures.remove(&uid);
                     let policy = Policy::of(&spec, &self.settings.redirect).map_err(|error| error.to_string());
-                    Wanted { spec, policy, netns: Look::NotDue }
+                    Wanted { spec, policy, netns: Look::NotDue { cookie: None } }
                 }
             };
             wanted.insert(uid, pod);
@@ -285,7 +285,12 @@ impl Reconciler {
         for (uid, wanted) in self.wanted.iter_mut().flatten() {
             let pod = self.pods.get(uid);
             if pod.is_none() && self.failures.get(uid).is_some_and(|failure| failure.again > now) {
-                wanted.netns = Look::NotDue;
+                let cookie = match wanted.netns {
+                    Look::Found { cookie, .. } => Some(cookie),
+                    Look::NotDue { cookie } => cookie,
+                    Look::Missing(_) | Look::Failed(_) => None,
+                };
+                wanted.netns = Look::NotDue { cookie };
                 continue;
             }
             let known = match (pod, &wanted.netns) {
@@ -296,7 +301,7 @@ impl Reconciler {
             let there = match &wanted.spec.netns {
                 PodNetns::Path(path) => Netns::identity_at(path),
                 PodNetns::Held(netns) => Some(netns.identity()),
-                PodNetns::Unknown(_) => None,
+                PodNetns::Unknown(_) | PodNetns::Absent(_) => None,
             };
             wanted.netns = match known {
                 Some((identity, cookie)) if there == Some(identity) => Look::Found { identity, cookie },
@@ -365,6 +370,7 @@ fn look(netns: &PodNetns) -> Look {
         PodNetns::Path(path) => Netns::open(path).and_then(|netns| inside(&netns)),
         PodNetns::Held(netns) => inside(netns),
         PodNetns::Unknown(reason) => return Look::Failed(reason.clone()),
+        PodNetns::Absent(reason) => return Look::Missing(reason.clone()),
     };
     match seen {
         // Looked at again with the next plan: it is about to be set up.

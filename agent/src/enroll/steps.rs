@@ -231,7 +231,7 @@ impl Reconciler {
             let wanted = self.wanted.as_ref().and_then(|pods| pods.get(uid));
             let pod = wanted.map(|wanted| wanted.spec.full_name()).unwrap_or_default();
             // Every pod that starts is looked for a while.
-            if wanted.is_some_and(|wanted| matches!(wanted.spec.netns, PodNetns::Unknown(_))) {
+            if wanted.is_some_and(|wanted| matches!(wanted.spec.netns, PodNetns::Unknown(_) | PodNetns::Absent(_))) {
                 tracing::debug!(pod, uid, %reason, "pod is pending");
             } else {
                 tracing::warn!(pod, uid, %reason, "pod is pending");

@@ -74,7 +74,10 @@ impl Cgroups {
             if searched != known {
                 found = processes_below(&searched, uid)?;
             }
-            return found.ok_or_else(|| NotYet::NoCgroup(shown(&searched, &self.cgroup2)));
+            return found.ok_or_else(|| match shown(&searched) {
+                Some(bases) => NotYet::NoCgroup(bases),
+                None => NotYet::NoTree(self.cgroup2.clone()),
+            });
         }
         Ok(found.unwrap_or_default())
     }
@@ -115,11 +118,10 @@ fn processes_below(bases: &[Base], uid: &str) -> Result<Option<Vec<u32>>, NotYet
     Ok(found)
 }
 
-fn shown(bases: &[Base], cgroup2: &Path) -> String {
-    if bases.is_empty() {
-        return format!("{}, where there is no kubepods", cgroup2.display());
-    }
-    bases.iter().map(|base| base.path.display().to_string()).collect::<Vec<_>>().join(", ")
+/// None without any.
+fn shown(bases: &[Base]) -> Option<String> {
+    let paths: Vec<_> = bases.iter().map(|base| base.path.display().to_string()).collect();
+    (!paths.is_empty()).then(|| paths.join(", "))
 }
 
 impl Base {

@@ -64,6 +64,8 @@ pub(super) struct Seen {
     pub(super) in_node: bool,
     /// One is in a namespace whose sandbox is over.
     pub(super) in_ended: bool,
+    /// The pod has no cgroup where those of all pods are: it has no process.
+    pub(super) no_cgroup: Option<NotYet>,
     /// Something could not be read: what was not seen may be there.
     pub(super) error: Option<NotYet>,
 }
@@ -86,8 +88,8 @@ pub(super) enum Verdict {
     Nothing,
 }
 
-/// Decides by what is held and what is seen.
-pub(super) fn decide(held: Option<&Held>, seen: &Seen, now: Instant) -> Verdict {
+/// Decides by what is held and what is seen; `deleted` if the API server has the pod no more.
+pub(super) fn decide(held: Option<&Held>, deleted: bool, seen: &Seen, now: Instant) -> Verdict {
     // The sandbox's own process is older than every process of the pod's containers, and cannot leave its namespace.
     // A container's may: whoever makes a namespace of its own must not be taken for the pod.
     let oldest = seen.processes.iter().min_by_key(|process| (process.started, process.pid));
@@ -109,12 +111,14 @@ pub(super) fn decide(held: Option<&Held>, seen: &Seen, now: Instant) -> Verdict 
         return if expected { keep(None, false) } else { Verdict::Hold(*process) };
     }
     // A namespace that CNI announced is ended by CNI: a runtime without a process for the sandbox itself leaves a pod
-    // without any while its containers are restarted. One in the node's namespace is about to enter the pod's.
-    if held.origin != Origin::Cgroup || seen.in_node {
+    // without any while its containers are restarted. Those of a deleted pod are not, and the call that ends it may have
+    // come while no agent was there. A process in the node's namespace is about to enter the pod's.
+    if (held.origin != Origin::Cgroup && !deleted) || seen.in_node {
         return keep(None, held.entered);
     }
     let empty = held.empty.unwrap_or(now);
-    if now.duration_since(empty) >= GONE { Verdict::Release } else { keep(Some(empty), held.entered) }
+    let gone = if held.entered { GONE } else { FIRST_PROCESS };
+    if now.duration_since(empty) >= gone { Verdict::Release } else { keep(Some(empty), held.entered) }
 }
 
 #[cfg(test)]
@@ -146,8 +150,8 @@ mod tests {
         let now = Instant::now();
         // A container's process that has made a namespace of its own has a lower id after these went around.
         let pause = process(900, pods, 100);
-        assert_eq!(decide(None, &seen(&[process(7, other, 101), pause]), now), Verdict::Hold(pause));
-        assert_eq!(decide(None, &seen(&[]), now), Verdict::Nothing);
+        assert_eq!(decide(None, false, &seen(&[process(7, other, 101), pause]), now), Verdict::Hold(pause));
+        assert_eq!(decide(None, false, &seen(&[]), now), Verdict::Nothing);
     }
 
     #[test]
@@ -157,14 +161,14 @@ mod tests {
         let held = Held::new(first, Origin::Cgroup, now);
         let both = [process(1, second, 1), process(2, first, 2)];
         assert_eq!(
-            decide(Some(&held), &seen(&both), now),
+            decide(Some(&held), false, &seen(&both), now),
             Verdict::Keep { process: Some(2), held: Held { entered: true, ..held.clone() } }
         );
-        assert_eq!(decide(Some(&held), &seen(&both[..1]), now), Verdict::Hold(both[0]));
+        assert_eq!(decide(Some(&held), false, &seen(&both[..1]), now), Verdict::Hold(both[0]));
         // What could not be read may be a process in it.
         let error = Some(NotYet::NoProcess);
         let unsure = Seen { processes: vec![both[0]], error, ..Seen::default() };
-        assert!(matches!(decide(Some(&held), &unsure, now), Verdict::Keep { process: None, .. }));
+        assert!(matches!(decide(Some(&held), false, &unsure, now), Verdict::Keep { process: None, .. }));
     }
 
     #[test]
@@ -172,20 +176,26 @@ mod tests {
         let [netns, other] = identities();
         let start = Instant::now();
         let held = Held::new(netns, Origin::Cgroup, start);
-        let Verdict::Keep { held, .. } = decide(Some(&held), &seen(&[]), start) else { panic!("let go at once") };
-        assert!(matches!(decide(Some(&held), &seen(&[]), start + GONE / 2), Verdict::Keep { .. }));
-        assert_eq!(decide(Some(&held), &seen(&[]), start + GONE), Verdict::Release);
+        let Verdict::Keep { held, .. } = decide(Some(&held), false, &seen(&[]), start) else {
+            panic!("let go at once")
+        };
+        assert!(matches!(decide(Some(&held), false, &seen(&[]), start + GONE / 2), Verdict::Keep { .. }));
+        assert_eq!(decide(Some(&held), false, &seen(&[]), start + GONE), Verdict::Release);
         // The runtime is making its next container, or something could not be read.
         let in_node = Seen { in_node: true, ..Seen::default() };
-        assert!(matches!(decide(Some(&held), &in_node, start + GONE), Verdict::Keep { .. }));
+        assert!(matches!(decide(Some(&held), false, &in_node, start + GONE), Verdict::Keep { .. }));
         let unsure = Seen { error: Some(NotYet::NoProcess), ..Seen::default() };
-        assert!(matches!(decide(Some(&held), &unsure, start + GONE), Verdict::Keep { .. }));
+        assert!(matches!(decide(Some(&held), false, &unsure, start + GONE), Verdict::Keep { .. }));
         // A moment without one does not count from before the pod had one again.
-        let Verdict::Keep { held, .. } = decide(Some(&held), &seen(&[process(1, netns, 1)]), start + GONE) else {
+        let Verdict::Keep { held, .. } = decide(Some(&held), false, &seen(&[process(1, netns, 1)]), start + GONE)
+        else {
             panic!("let go with a process in it")
         };
-        assert!(matches!(decide(Some(&held), &seen(&[]), start + GONE), Verdict::Keep { .. }));
-        assert_eq!(decide(Some(&held), &seen(&[process(2, other, 1)]), start), Verdict::Hold(process(2, other, 1)));
+        assert!(matches!(decide(Some(&held), false, &seen(&[]), start + GONE), Verdict::Keep { .. }));
+        assert_eq!(
+            decide(Some(&held), false, &seen(&[process(2, other, 1)]), start),
+            Verdict::Hold(process(2, other, 1))
+        );
     }
 
     #[test]
@@ -194,13 +204,38 @@ mod tests {
         let start = Instant::now();
         let held = Held::new(announced, cni(), start);
         let lingering = seen(&[process(1, before, 1)]);
-        assert!(matches!(decide(Some(&held), &lingering, start + FIRST_PROCESS / 2), Verdict::Keep { .. }));
-        assert!(matches!(decide(Some(&held), &seen(&[]), start + 100 * GONE), Verdict::Keep { .. }));
-        let Verdict::Keep { held, .. } = decide(Some(&held), &seen(&[process(2, announced, 2)]), start) else {
+        assert!(matches!(decide(Some(&held), false, &lingering, start + FIRST_PROCESS / 2), Verdict::Keep { .. }));
+        assert!(matches!(decide(Some(&held), false, &seen(&[]), start + 100 * GONE), Verdict::Keep { .. }));
+        let Verdict::Keep { held, .. } = decide(Some(&held), false, &seen(&[process(2, announced, 2)]), start) else {
             panic!("let go with a process in it")
         };
         assert!(held.is_of("c1") && !held.is_of("c2"));
         // A sandbox of which no CNI call told: the plugin was taken out for a while.
-        assert_eq!(decide(Some(&held), &seen(&[process(3, before, 3)]), start), Verdict::Hold(process(3, before, 3)));
+        assert_eq!(
+            decide(Some(&held), false, &seen(&[process(3, before, 3)]), start),
+            Verdict::Hold(process(3, before, 3))
+        );
+    }
+
+    #[test]
+    fn a_deleted_pod_of_which_no_call_told_the_end_is_let_go_without_a_process() {
+        let [netns, _] = identities();
+        let start = Instant::now();
+        let held = Held::new(netns, cni(), start);
+        let deleted = |held: &Held, seen: &Seen, now| decide(Some(held), true, seen, now);
+        let keep = |verdict| match verdict {
+            Verdict::Keep { held, .. } => held,
+            other => panic!("{other:?}"),
+        };
+        // Its first process may be on its way.
+        let waiting = keep(deleted(&held, &seen(&[]), start));
+        let waiting = keep(deleted(&waiting, &seen(&[]), start + 2 * GONE));
+        assert_eq!(deleted(&waiting, &seen(&[]), start + FIRST_PROCESS), Verdict::Release);
+        let entered = keep(deleted(&held, &seen(&[process(1, netns, 1)]), start));
+        let no_cgroup = Seen { no_cgroup: Some(NotYet::NoCgroup("kubepods".to_owned())), ..Seen::default() };
+        let leaving = keep(deleted(&entered, &no_cgroup, start));
+        assert_eq!(deleted(&leaving, &no_cgroup, start + GONE), Verdict::Release);
+        let unsure = Seen { error: Some(NotYet::NoTree("/".into())), ..Seen::default() };
+        keep(deleted(&leaving, &unsure, start + GONE));
     }
 }

@@ -31,7 +31,7 @@ use crate::netns::{Identity, Netns};
 const FORGOTTEN: Duration = Duration::from_secs(120);
 /// How often forgotten pods are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
-/// How long the processes of a sandbox may outlive the CNI call that ended it.
+/// How long a process in the namespace of a sandbox that a CNI call ended is taken for one that it left behind.
 const LINGERING: Duration = Duration::from_secs(120);
 
 /// Where to look.
@@ -43,7 +43,7 @@ pub struct Settings {
     pub proc: PathBuf,
     /// The node's own network namespace: a process in it tells nothing of its pod.
     pub node_netns: Identity,
-    /// Where container runtimes keep files of namespaces; only to show them by a name.
+    /// Where container runtimes keep files of namespaces: to show them by a name, and to tell which are over.
     pub names: PathBuf,
 }
 
@@ -60,9 +60,12 @@ pub enum NotYet {
     /// Not a name that a cgroup could have.
     #[error("invalid pod UID {0:?}, expected letters, digits, - and .")]
     InvalidUid(String),
-    /// The kubelet has not made it, or nowhere that is looked.
+    /// The kubelet has not made it, or has removed it.
     #[error("the pod has no cgroup yet (looked below {0})")]
     NoCgroup(String),
+    /// Nor that of all pods, or nowhere that is looked.
+    #[error("the pod has no cgroup yet (looked below {}, where there is no kubepods)", .0.display())]
+    NoTree(PathBuf),
     /// There is a cgroup and nothing in it.
     #[error("the pod has no process yet")]
     NoProcess,
@@ -71,7 +74,10 @@ pub enum NotYet {
     OnlyNode,
     /// The sandbox was taken down and the next is not there.
     #[error("the pod's sandbox was taken down, and there is no new one yet")]
-    TakenDown,
+    TakenDown {
+        /// Whether its namespace is over: no process of the pod is in it, and the runtime keeps no file of it.
+        over: bool,
+    },
     /// A file that should tell could not be read.
     #[error("cannot find the pod's network namespace: {}: {source}", path.display())]
     Unreadable {
@@ -83,6 +89,17 @@ pub enum NotYet {
     /// The namespace could not be opened.
     #[error(transparent)]
     Open(#[from] crate::netns::Error),
+}
+
+impl NotYet {
+    /// Whether the pod is known to have no network namespace now, rather than one that was not found.
+    pub fn is_certain(&self) -> bool {
+        match self {
+            Self::NoCgroup(_) | Self::NoProcess | Self::TakenDown { over: true } => true,
+            Self::InvalidUid(_) | Self::NoTree(_) | Self::OnlyNode | Self::TakenDown { over: false } => false,
+            Self::Unreadable { .. } | Self::Open(_) => false,
+        }
+    }
 }
 
 /// Finds and holds the network namespaces of pods.
@@ -97,8 +114,8 @@ pub struct Locator {
 #[derive(Debug, Default)]
 struct Pods {
     held: HashMap<String, Entry>,
-    /// Namespaces that a CNI call has ended, by pod: a process may still be in one.
-    ended: HashMap<String, (Identity, Instant)>,
+    /// The last sandbox of each pod that had one and may have no other yet.
+    ended: HashMap<String, Ended>,
     swept: Option<Instant>,
 }
 
@@ -109,6 +126,33 @@ struct Entry {
     /// A process that was in it when it was last looked at.
     process: Option<u32>,
     asked: Instant,
+}
+
+/// A sandbox that was taken down.
+#[derive(Clone, Debug)]
+struct Ended {
+    netns: Identity,
+    /// Where its namespace was opened.
+    path: PathBuf,
+    /// Since when processes in it are leftovers; none where only its processes told, and not a CNI call.
+    told: Option<Instant>,
+    /// Its namespace is gone. Another may have its identity then.
+    over: bool,
+    asked: Instant,
+}
+
+impl Ended {
+    fn new(netns: &Netns, told: bool) -> Self {
+        let now = Instant::now();
+        let (netns, path) = (netns.identity(), netns.path().to_owned());
+        Self { netns, path, told: told.then_some(now), over: false, asked: now }
+    }
+
+    /// The namespace in which processes tell nothing of the pod's next.
+    fn leftover(&self, now: Instant) -> Option<Identity> {
+        let lingering = self.told.is_some_and(|told| now.duration_since(told) < LINGERING);
+        (lingering && !self.over).then_some(self.netns)
+    }
 }
 
 impl Locator {
@@ -142,7 +186,7 @@ impl Locator {
             return;
         };
         if let Some(entry) = pods.held.remove(&uid) {
-            pods.ended.insert(uid, (entry.netns.identity(), Instant::now()));
+            pods.ended.insert(uid, Ended::new(&entry.netns, true));
         }
         drop(pods);
         self.tell();
@@ -168,6 +212,15 @@ impl Locator {
     /// every pod that matters. The UID is that of the pod's cgroup: for a static pod, the value of its annotation
     /// `kubernetes.io/config.hash`. Blocks for some 0.1 ms.
     pub fn find(&self, uid: &str) -> Result<Arc<Netns>, NotYet> {
+        self.find_of(uid, false)
+    }
+
+    /// The namespace of a pod that was deleted, for as long as it has processes: none of them is started again.
+    pub fn find_deleted(&self, uid: &str) -> Result<Arc<Netns>, NotYet> {
+        self.find_of(uid, true)
+    }
+
+    fn find_of(&self, uid: &str, deleted: bool) -> Result<Arc<Netns>, NotYet> {
         let now = Instant::now();
         let (entry, ended) = self.ask(uid, now);
         if let Some(entry) = &entry
@@ -176,23 +229,21 @@ impl Locator {
         {
             return Ok(entry.netns.clone());
         }
-        let seen = self.look(uid, ended);
-        match decide(entry.as_ref().map(|entry| &entry.held), &seen, now) {
+        let seen = self.look(uid, ended.as_ref().and_then(|ended| ended.leftover(now)));
+        match decide(entry.as_ref().map(|entry| &entry.held), deleted, &seen, now) {
             Verdict::Keep { process, held } => {
-                let Some(mut entry) = entry else { return Err(self.not_yet(seen, uid, ended.is_some())) };
+                let Some(mut entry) = entry else { return Err(self.not_yet(seen, uid, ended)) };
                 (entry.process, entry.held) = (process, held);
                 let netns = entry.netns.clone();
-                self.put(uid, &netns, Some(entry));
+                self.put(uid, &netns, entry);
                 Ok(netns)
             }
             Verdict::Hold(process) => self.hold(uid, process, entry, now),
             Verdict::Release => {
-                if let Some(entry) = entry {
-                    self.put(uid, &entry.netns, None);
-                }
-                Err(self.not_yet(seen, uid, true))
+                let ended = entry.map(|entry| self.let_go(uid, &entry.netns)).or(ended);
+                Err(self.not_yet(seen, uid, ended))
             }
-            Verdict::Nothing => Err(self.not_yet(seen, uid, ended.is_some())),
+            Verdict::Nothing => Err(self.not_yet(seen, uid, ended)),
         }
     }
 
@@ -206,29 +257,40 @@ impl Locator {
     }
 
     /// What is known of a pod, which was asked for.
-    fn ask(&self, uid: &str, now: Instant) -> (Option<Entry>, Option<Identity>) {
+    fn ask(&self, uid: &str, now: Instant) -> (Option<Entry>, Option<Ended>) {
         let mut pods = self.pods.lock();
         if pods.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP) {
             pods.swept = Some(now);
-            pods.held.retain(|held, entry| held == uid || now.duration_since(entry.asked) < FORGOTTEN);
-            pods.ended.retain(|_, (_, when)| now.duration_since(*when) < LINGERING);
+            let is_asked_for = |pod: &String, asked| pod == uid || now.duration_since(asked) < FORGOTTEN;
+            pods.held.retain(|pod, entry| is_asked_for(pod, entry.asked));
+            pods.ended.retain(|pod, ended| is_asked_for(pod, ended.asked));
         }
         if let Some(entry) = pods.held.get_mut(uid) {
             entry.asked = now;
         }
-        (pods.held.get(uid).cloned(), pods.ended.get(uid).map(|(netns, _)| *netns))
+        if let Some(ended) = pods.ended.get_mut(uid) {
+            ended.asked = now;
+        }
+        (pods.held.get(uid).cloned(), pods.ended.get(uid).cloned())
     }
 
     /// Puts `entry` in the place of one that holds `netns`; a CNI call that came meanwhile knows better.
-    fn put(&self, uid: &str, netns: &Arc<Netns>, entry: Option<Entry>) {
+    fn put(&self, uid: &str, netns: &Arc<Netns>, entry: Entry) {
         let mut pods = self.pods.lock();
-        if !pods.held.get(uid).is_some_and(|present| Arc::ptr_eq(&present.netns, netns)) {
-            return;
+        if let Some(present) = pods.held.get_mut(uid).filter(|present| Arc::ptr_eq(&present.netns, netns)) {
+            *present = entry;
         }
-        match entry {
-            Some(entry) => pods.held.insert(uid.to_owned(), entry),
-            None => pods.held.remove(uid),
-        };
+    }
+
+    /// Lets go of `netns` if it is held still, as that of a sandbox that is over.
+    fn let_go(&self, uid: &str, netns: &Arc<Netns>) -> Ended {
+        let ended = Ended::new(netns, false);
+        let mut pods = self.pods.lock();
+        if pods.held.get(uid).is_some_and(|present| Arc::ptr_eq(&present.netns, netns)) {
+            pods.held.remove(uid);
+            pods.ended.insert(uid.to_owned(), ended.clone());
+        }
+        ended
     }
 
     fn hold(&self, uid: &str, process: Process, before: Option<Entry>, now: Instant) -> Result<Arc<Netns>, NotYet> {
@@ -250,7 +312,7 @@ impl Locator {
             pods.held.insert(uid.to_owned(), entry);
             return Ok(netns);
         }
-        pods.held.get(uid).map(|present| present.netns.clone()).ok_or(NotYet::TakenDown)
+        pods.held.get(uid).map(|present| present.netns.clone()).ok_or(NotYet::TakenDown { over: false })
     }
 
     fn open(&self, process: Process) -> Result<Netns, NotYet> {
@@ -258,7 +320,10 @@ impl Locator {
         let file = Netns::open(&path)?.into_file();
         let netns = Netns::from_file(file, self.name(process.netns).unwrap_or(path))?;
         // The process may have ended and its id be another's.
-        if netns.identity() == process.netns { Ok(netns) } else { Err(NotYet::NoProcess) }
+        if netns.identity() == process.netns {
+            return Ok(netns);
+        }
+        Err(NotYet::Unreadable { path: netns.path().to_owned(), source: io::Error::from_raw_os_error(libc::ESRCH) })
     }
 
     /// The file that the container runtime keeps for a namespace; shown to people only.
@@ -286,6 +351,7 @@ impl Locator {
         let mut seen = Seen::default();
         let pids = match self.cgroups.processes(uid) {
             Ok(pids) => pids,
+            Err(error @ NotYet::NoCgroup(_)) => return Seen { no_cgroup: Some(error), ..seen },
             Err(error) => return Seen { error: Some(error), ..seen },
         };
         for pid in pids {
@@ -302,15 +368,34 @@ impl Locator {
         seen
     }
 
-    fn not_yet(&self, seen: Seen, uid: &str, over: bool) -> NotYet {
-        match seen {
-            Seen { error: Some(error), .. } => error,
-            Seen { in_ended: true, .. } => NotYet::TakenDown,
-            Seen { in_node: true, .. } => NotYet::OnlyNode,
-            _ if !cgroups::is_uid(uid) => NotYet::InvalidUid(uid.to_owned()),
-            _ if over => NotYet::TakenDown,
-            _ => NotYet::NoProcess,
+    fn not_yet(&self, seen: Seen, uid: &str, ended: Option<Ended>) -> NotYet {
+        match (seen, ended) {
+            (Seen { error: Some(error), .. }, _) => error,
+            (Seen { in_ended: true, .. }, _) => NotYet::TakenDown { over: false },
+            (Seen { in_node: true, .. }, _) => NotYet::OnlyNode,
+            (_, Some(ended)) => NotYet::TakenDown { over: self.is_over(uid, &ended) },
+            (Seen { no_cgroup: Some(error), .. }, None) => error,
+            (_, None) => NotYet::NoProcess,
         }
+    }
+
+    /// Whether a namespace that no process of its pod is in is kept by the container runtime no more. To be asked while
+    /// whoever uses it still holds it: its identity is soon another's.
+    fn is_over(&self, uid: &str, ended: &Ended) -> bool {
+        let over = ended.over || !self.is_kept(ended);
+        if let Some(present) = self.pods.lock().ended.get_mut(uid).filter(|present| present.netns == ended.netns) {
+            present.over |= over;
+        }
+        over
+    }
+
+    fn is_kept(&self, ended: &Ended) -> bool {
+        let is_it = |path: &Path| Netns::identity_at(path) == Some(ended.netns);
+        is_it(&ended.path)
+            || match fs::read_dir(&self.settings.names) {
+                Ok(mut files) => files.any(|file| file.is_ok_and(|file| is_it(&file.path()))),
+                Err(error) => error.kind() != io::ErrorKind::NotFound,
+            }
     }
 }
 

@@ -175,6 +175,9 @@ async fn a_pod_that_nobody_asks_for_is_forgotten() {
     let netns = pause.netns();
     scene.locator.from_cni(UID, "c1", netns.clone());
     scene.locator.seed("seeded", netns.clone());
+    let cgroup = scene.directory.path().join("kubepods/podseeded");
+    fs::create_dir(&cgroup).unwrap();
+    fs::write(cgroup.join("cgroup.procs"), format!("{}\n", pause.pid())).unwrap();
     scene.locator.seed(UID, Arc::new(Netns::open(Path::new("/proc/self/ns/net")).unwrap()));
     assert_eq!(scene.found(), pause.identity(), "what was known before is older than a CNI call");
     tokio::time::advance(FORGOTTEN / 2).await;
@@ -220,4 +223,90 @@ async fn a_namespace_is_called_by_the_runtime_s_file() {
     fs::create_dir(&names).unwrap();
     std::os::unix::fs::symlink(pause.path(), names.join("cni-1")).unwrap();
     assert_eq!(scene.locator.find(UID).unwrap().path(), names.join("cni-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_cgroup_was_removed_is_let_go() {
+    let scene = Scene::new();
+    let pause = Sandbox::start();
+    let identity = pause.identity();
+    scene.containers(&[("pause", &[pause.pid()])]);
+    assert_eq!(scene.found(), identity);
+    // The kubelet removes it soon after the last process, also of a pod that was deleted by force.
+    drop(pause);
+    fs::remove_dir_all(scene.directory.path().join("kubepods/burstable")).unwrap();
+    assert_eq!(scene.found(), identity, "it may be about to be made anew");
+    tokio::time::advance(Duration::from_secs(6)).await;
+    assert!(matches!(scene.locator.find(UID), Err(NotYet::TakenDown { over: true })));
+    assert!(scene.locator.pods.lock().held.is_empty());
+    // Nothing can be told of a node whose trees are not where they are looked for.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let settings = Settings { cgroup2: elsewhere.path().to_owned(), ..scene.locator.settings.clone() };
+    let lost = Locator::new(settings);
+    lost.seed(UID, Sandbox::start().netns());
+    for _ in 0..3 {
+        lost.find(UID).unwrap();
+        tokio::time::advance(Duration::from_secs(60)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_pod_that_cni_announced_is_let_go_with_its_cgroup() {
+    let scene = Scene::new();
+    let pause = Sandbox::start();
+    scene.containers(&[("pause", &[pause.pid()])]);
+    scene.locator.from_cni(UID, "c1", pause.netns());
+    assert_eq!(scene.locator.find_deleted(UID).unwrap().identity(), pause.identity());
+    drop(pause);
+    fs::remove_dir_all(scene.directory.path().join("kubepods/burstable")).unwrap();
+    // While it was not deleted, the runtime says when the sandbox is over.
+    for _ in 0..3 {
+        scene.found();
+        tokio::time::advance(Duration::from_secs(60)).await;
+    }
+    scene.locator.find_deleted(UID).unwrap();
+    tokio::time::advance(Duration::from_secs(6)).await;
+    assert!(scene.locator.find_deleted(UID).is_err());
+    assert!(scene.locator.pods.lock().held.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_is_over_when_it_has_no_process_and_its_namespace_no_file() {
+    let scene = Scene::new();
+    let (first, second) = (Sandbox::start(), Sandbox::start());
+    let names = scene.locator.settings.names.clone();
+    fs::create_dir(&names).unwrap();
+    std::os::unix::fs::symlink(first.path(), names.join("cni-1")).unwrap();
+    scene.containers(&[("pause", &[first.pid()])]);
+    scene.locator.from_cni(UID, "c1", first.netns());
+    assert_eq!(scene.found(), first.identity());
+    let over = || match scene.locator.find(UID) {
+        Err(NotYet::TakenDown { over }) => over,
+        other => panic!("{other:?}"),
+    };
+    scene.locator.release("c1");
+    assert!(!over(), "its process is still there");
+    scene.containers(&[]);
+    assert!(!over(), "the runtime has yet to remove it");
+    // However long it takes.
+    for _ in 0..4 {
+        tokio::time::advance(FORGOTTEN / 2).await;
+        assert!(!over());
+    }
+    fs::remove_file(names.join("cni-1")).unwrap();
+    let held = first.netns();
+    drop(first);
+    assert!(over());
+    // From then on another may have its identity: whose process is in it has it.
+    let reused = scene.locator.pods.lock().ended[UID].netns;
+    assert_eq!(reused, held.identity());
+    tokio::time::advance(FORGOTTEN / 2).await;
+    assert!(over(), "and stays so");
+
+    // The same call again, or for another sandbox, does nothing to the next one.
+    scene.locator.from_cni(UID, "c2", second.netns());
+    for container in ["c1", "c0"] {
+        scene.locator.release(container);
+        assert_eq!(scene.found(), second.identity());
+    }
 }

@@ -42,6 +42,9 @@ pub struct PodSpec {
     /// Ports that its probes name.
     #[serde(default)]
     pub probe_ports: Vec<u16>,
+    /// What the source finds wrong with it: it is not enrolled before that is put right, and stays so if it is.
+    #[serde(skip)]
+    pub problem: Option<String>,
 }
 
 impl PodSpec {
@@ -52,7 +55,8 @@ impl PodSpec {
 
     /// Whether all but the network namespace is the same.
     pub fn described_like(&self, other: &Self) -> bool {
-        let Self { uid, name, namespace, service_account, netns: _, labels, annotations, probe_ports } = self;
+        let Self { uid, name, namespace, service_account, netns: _, labels, annotations, probe_ports, problem: _ } =
+            self;
         (uid, name, namespace, service_account) == (&other.uid, &other.name, &other.namespace, &other.service_account)
             && (labels, annotations, probe_ports) == (&other.labels, &other.annotations, &other.probe_ports)
     }
@@ -75,6 +79,8 @@ pub enum PodNetns {
     Held(Arc<Netns>),
     /// It is not found yet, and why. A pod that is enrolled stays so.
     Unknown(String),
+    /// The pod has none now, and why: its sandbox is not made yet, or is over.
+    Absent(String),
 }
 
 impl PodNetns {
@@ -83,7 +89,7 @@ impl PodNetns {
         match self {
             Self::Path(path) => Some(path),
             Self::Held(netns) => Some(netns.path()),
-            Self::Unknown(_) => None,
+            Self::Unknown(_) | Self::Absent(_) => None,
         }
     }
 }
@@ -94,7 +100,7 @@ impl PartialEq for PodNetns {
         match (self, other) {
             (Self::Path(one), Self::Path(other)) => one == other,
             (Self::Held(one), Self::Held(other)) => one.identity() == other.identity(),
-            (Self::Unknown(one), Self::Unknown(other)) => one == other,
+            (Self::Unknown(one), Self::Unknown(other)) | (Self::Absent(one), Self::Absent(other)) => one == other,
             _ => false,
         }
     }

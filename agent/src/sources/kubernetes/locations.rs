@@ -11,7 +11,7 @@ use tokio::{task::spawn_blocking, time::Instant};
 
 use super::record::RecordedNetns;
 use crate::{
-    locate::Locator,
+    locate::{Locator, NotYet},
     netns::{Identity, Netns},
     sources::PodNetns,
 };
@@ -34,17 +34,31 @@ pub struct Locations {
 
 #[derive(Debug)]
 struct Location {
-    netns: Result<Arc<Netns>, String>,
+    netns: Result<Arc<Netns>, NotFound>,
     /// For the record: what proves that it is the same one.
     cookie: Option<u64>,
     pause: Duration,
     again: Instant,
 }
 
+/// Why a pod has no namespace.
+#[derive(Debug, PartialEq, Eq)]
+struct NotFound {
+    reason: String,
+    /// It is known to have none now.
+    certain: bool,
+}
+
+impl From<NotYet> for NotFound {
+    fn from(not_yet: NotYet) -> Self {
+        Self { reason: not_yet.to_string(), certain: not_yet.is_certain() }
+    }
+}
+
 /// What a look gave.
 struct Found {
     uid: String,
-    netns: Result<Arc<Netns>, String>,
+    netns: Result<Arc<Netns>, NotFound>,
     /// Only if the namespace is another one than before.
     cookie: Option<u64>,
 }
@@ -110,7 +124,8 @@ impl Locations {
     pub fn netns(&self, uid: &str) -> PodNetns {
         match self.pods.get(uid).map(|location| &location.netns) {
             Some(Ok(netns)) => PodNetns::Held(netns.clone()),
-            Some(Err(reason)) => PodNetns::Unknown(reason.clone()),
+            Some(Err(NotFound { reason, certain: true })) => PodNetns::Absent(reason.clone()),
+            Some(Err(NotFound { reason, certain: false })) => PodNetns::Unknown(reason.clone()),
             None => PodNetns::Unknown("the pod's network namespace was not looked for yet".to_owned()),
         }
     }
@@ -128,14 +143,19 @@ impl Locations {
         let uids: BTreeSet<String> = wanted.into_iter().map(|pod| pod.uid).collect();
         self.pods.retain(|uid, _| uids.contains(uid));
         let due = uids.into_iter().filter(|uid| self.pods.get(uid).is_none_or(|location| location.again <= now));
-        let due: Vec<(String, Option<Identity>)> = due.map(|uid| (uid.clone(), self.identity(&uid))).collect();
+        let due: Vec<(Wanted, Option<Identity>)> = due
+            .map(|uid| {
+                let (before, leaving) = (self.identity(&uid), leaving.contains(&uid));
+                (Wanted { uid, leaving }, before)
+            })
+            .collect();
         let mut changes = Changes::default();
         if due.is_empty() {
             return changes;
         }
         let locator = self.locator.clone();
         let looking =
-            spawn_blocking(move || due.into_iter().map(|(uid, before)| find(&locator, uid, before)).collect());
+            spawn_blocking(move || due.into_iter().map(|(pod, before)| find(&locator, pod, before)).collect());
         let found: Vec<Found> = looking.await.unwrap_or_default();
         let now = Instant::now();
         for found in found {
@@ -180,8 +200,9 @@ impl Locations {
     }
 }
 
-fn find(locator: &Locator, uid: String, before: Option<Identity>) -> Found {
-    let netns = locator.find(&uid).map_err(|not_yet| not_yet.to_string());
+fn find(locator: &Locator, Wanted { uid, leaving }: Wanted, before: Option<Identity>) -> Found {
+    let found = if leaving { locator.find_deleted(&uid) } else { locator.find(&uid) };
+    let netns = found.map_err(NotFound::from);
     let new = netns.as_ref().ok().filter(|netns| Some(netns.identity()) != before);
     let cookie = new.and_then(|netns| netns.look().ok()).map(|contents| contents.cookie);
     Found { uid, netns, cookie }

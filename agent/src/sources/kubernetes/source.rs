@@ -215,8 +215,9 @@ impl Source {
     async fn locate(&mut self, now: Instant) {
         let wanted = {
             let cluster = self.shared.cluster.read();
-            let enrolled = cluster.choices().filter(|(_, choice)| *choice == Choice::Enroll);
-            enrolled.map(|(pod, _)| Wanted { uid: pod.uid.clone(), leaving: !cluster.is_present(&pod.uid) }).collect()
+            // Those that are held back, too: what an earlier agent enrolled may be theirs.
+            let mesh = cluster.choices().filter(|(_, choice)| !matches!(choice, Choice::Pass(_)));
+            mesh.map(|(pod, _)| Wanted { uid: pod.uid.clone(), leaving: !cluster.is_present(&pod.uid) }).collect()
         };
         let changes = self.locations.look(wanted, now).await;
         for uid in &changes.gone {
@@ -238,15 +239,15 @@ impl Source {
         if known {
             let mut pods = Vec::new();
             for (pod, choice) in cluster.choices() {
-                let netns = match choice {
+                let problem = match choice {
                     Choice::Pass(reason) => {
                         listing.passed_over.push(passed_over(pod, reason));
                         continue;
                     }
-                    Choice::Hold(reason) => PodNetns::Unknown(reason),
-                    Choice::Enroll => self.locations.netns(&pod.uid),
+                    Choice::Hold(reason) => Some(reason),
+                    Choice::Enroll => None,
                 };
-                pods.push(spec(pod, netns));
+                pods.push(PodSpec { problem, ..spec(pod, self.locations.netns(&pod.uid)) });
             }
             listing.pods = Some(pods);
         }
@@ -348,6 +349,7 @@ fn spec(pod: &Pod, netns: PodNetns) -> PodSpec {
         labels: pod.labels.clone(),
         annotations: pod.annotations.clone(),
         probe_ports: pod.probe_ports.clone(),
+        problem: None,
     }
 }
 
