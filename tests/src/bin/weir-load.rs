@@ -79,22 +79,27 @@ struct Second {
     slowest: Duration,
 }
 
-/// Wall-clock time of an instant.
+/// Wall-clock time of an instant: of others on the machine that look at the same clock. Read anew for each failure, as a
+/// clock that is set, or a pause between the two readings, would put all failures before their cause.
 #[derive(Clone, Copy)]
 struct Clock {
-    started: Instant,
+    now: Instant,
     at: Duration,
 }
 
 impl Clock {
+    fn read() -> Self {
+        // The instant first: whatever comes between makes times too late, never too early.
+        let now = Instant::now();
+        Self { now, at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() }
+    }
+
     fn unix_ms(self, instant: Instant) -> u128 {
-        (self.at + instant.duration_since(self.started)).as_millis()
+        self.at.saturating_sub(self.now.saturating_duration_since(instant)).as_millis()
     }
 }
 
 async fn run(to: SocketAddr, rate: u32, kind: Kind, log: PathBuf) -> io::Result<()> {
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
-    let clock = Clock { started: Instant::now(), at };
     let mut log = File::create(log)?;
     let mut failures = log.try_clone()?;
     let second = Arc::new(Mutex::new(Second::default()));
@@ -105,7 +110,7 @@ async fn run(to: SocketAddr, rate: u32, kind: Kind, log: PathBuf) -> io::Result<
         if !request.succeeded() {
             let mut write = failed.lock().unwrap_or_else(PoisonError::into_inner);
             // Without a log there is nobody to tell.
-            let _ = (*write)(failure(&request, clock));
+            let _ = (*write)(failure(&request, Clock::read()));
         }
         done(request);
     };
