@@ -1,6 +1,7 @@
 //! One connected proxy.
 
 use std::{
+    collections::HashSet,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc,
@@ -16,19 +17,21 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use weir_abi::map::MAX_PODS;
+use weir_abi::map::{MAX_LISTENERS, MAX_PODS};
 use weir_proto::handoff::v1::{self as handoff, FromAgent, FromProxy, from_agent, from_proxy};
 
 use super::{
     UpstreamSockets, VERSION,
     channel::{Channel, MAX_PACKET_BYTES, Packet},
-    needs::Needs,
+    needs::{InFlight, Needs},
 };
 
 /// How long a proxy may take for Hello and what follows it.
 const HELLO: Duration = Duration::from_secs(5);
 /// How long a proxy may take to make room for one message.
 const SEND: Duration = Duration::from_secs(5);
+/// Sockets of a pod that a proxy can hold: outbound of each family and inbound, each for every worker.
+const MAX_HANDED_BACK: usize = 3 * MAX_LISTENERS as usize;
 /// Messages waiting for a proxy: a snapshot of every pod that a node can have, and some more.
 const QUEUE: usize = 2 * MAX_PODS as usize;
 
@@ -100,8 +103,14 @@ pub enum Event {
     Gone(ProxyId),
 }
 
-/// A message on its way, with its file descriptors kept open until it is sent.
-type Outgoing = (FromAgent, Vec<Arc<OwnedFd>>);
+/// A message on its way; dropped when it is sent.
+#[derive(Debug)]
+struct Outgoing {
+    message: FromAgent,
+    fds: Vec<Arc<OwnedFd>>,
+    /// What it takes the place of while it is on its way, if it is an answer.
+    _in_flight: Option<InFlight>,
+}
 
 /// Sends to one proxy. Dropping the last copy ends the connection.
 #[derive(Clone, Debug)]
@@ -115,8 +124,18 @@ pub struct Proxy {
 impl Proxy {
     /// Queues a message; its id, which an Ack names. None: the proxy is gone, or so far behind that it counts as gone.
     pub fn send(&self, message: from_agent::Message, fds: Vec<Arc<OwnedFd>>) -> Option<u64> {
+        self.put(message, fds, None)
+    }
+
+    /// Queues an answer to NeedSockets.
+    pub(super) fn answer(&self, sockets: handoff::Sockets, fds: Vec<Arc<OwnedFd>>, answer: InFlight) -> Option<u64> {
+        self.put(from_agent::Message::Sockets(sockets), fds, Some(answer))
+    }
+
+    fn put(&self, message: from_agent::Message, fds: Vec<Arc<OwnedFd>>, in_flight: Option<InFlight>) -> Option<u64> {
         let id = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
-        self.queue.try_send((FromAgent { id, message: Some(message) }, fds)).is_ok().then_some(id)
+        let message = FromAgent { id, message: Some(message) };
+        self.queue.try_send(Outgoing { message, fds, _in_flight: in_flight }).is_ok().then_some(id)
     }
 }
 
@@ -156,6 +175,10 @@ pub(super) enum Ended {
     Stuck,
     #[error("the proxy says that it holds {0} pods, more than a node can have")]
     TooMany(u32),
+    #[error("the proxy hands back {0} sockets of one pod, more than the {MAX_HANDED_BACK} that it can have")]
+    TooManySockets(usize),
+    #[error("the proxy hands a pod's sockets back twice")]
+    Twice,
     #[error("the proxy asks for more upstream sockets at a time than a node's pods can use")]
     Greedy,
     #[error("the agent is stopping")]
@@ -216,10 +239,16 @@ async fn greeting(channel: &Channel) -> Result<(handoff::Hello, Vec<ListenersHan
     if hello.pods_held > MAX_PODS {
         return Err(Ended::TooMany(hello.pods_held));
     }
-    let mut handed_back = Vec::new();
+    let (mut handed_back, mut uids) = (Vec::new(), HashSet::new());
     for _ in 0..hello.pods_held {
         match next("ListenersBack").await? {
             (Some(from_proxy::Message::ListenersBack(back)), fds) => {
+                if fds.len() > MAX_HANDED_BACK {
+                    return Err(Ended::TooManySockets(fds.len()));
+                }
+                if !uids.insert(back.uid.clone()) {
+                    return Err(Ended::Twice);
+                }
                 handed_back.push(ListenersHandedBack::pair(back.uid, back.listeners, fds));
             }
             (other, _) => return Err(Ended::Unexpected { expected: "ListenersBack", got: name(other.as_ref()) }),
@@ -234,7 +263,7 @@ async fn write(
     mut outgoing: mpsc::Receiver<Outgoing>,
     events: &mpsc::Sender<Event>,
 ) -> Ended {
-    while let Some((message, fds)) = outgoing.recv().await {
+    while let Some(Outgoing { message, fds, _in_flight }) = outgoing.recv().await {
         let bytes = message.encode_to_vec();
         if bytes.len() > MAX_PACKET_BYTES {
             // Sent, it would end the connection, and the next one again: one pod would keep all others from the proxy.
@@ -401,6 +430,47 @@ mod tests {
         assert!(matches!(dialled.events.recv().await, Some(Event::Gone(ProxyId(7)))));
         assert!(matches!(dialled.served.await.unwrap(), Ended::Closed));
         assert_eq!(proxy.send(from_agent::Message::SnapshotSent(handoff::SnapshotSent {}), Vec::new()), None);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_hands_back_more_than_a_pod_can_have_is_turned_away() {
+        let file = tempfile::tempfile().unwrap();
+        let back = |uid: &str| handoff::ListenersBack { uid: uid.to_owned(), listeners: Vec::new() };
+        let dialled = dial();
+        dialled.say(hello(VERSION, 1), &[]).await;
+        dialled.say(from_proxy::Message::ListenersBack(back("u1")), &[file.as_fd(); MAX_HANDED_BACK + 1]).await;
+        assert_eq!(
+            dialled.served.await.unwrap().to_string(),
+            "the proxy hands back 49 sockets of one pod, more than the 48 that it can have"
+        );
+        let dialled = dial();
+        dialled.say(hello(VERSION, 2), &[]).await;
+        for _ in 0..2 {
+            dialled.say(from_proxy::Message::ListenersBack(back("u1")), &[file.as_fd(); MAX_HANDED_BACK]).await;
+        }
+        assert_eq!(dialled.served.await.unwrap().to_string(), "the proxy hands a pod's sockets back twice");
+    }
+
+    #[tokio::test]
+    async fn answers_that_a_proxy_does_not_take_are_few() {
+        let mut dialled = dial();
+        dialled.say(hello(VERSION, 0), &[]).await;
+        let Some(Event::Connected { proxy: _proxy, .. }) = dialled.events.recv().await else { panic!("not connected") };
+        let need = |uid: &str| {
+            let family = handoff::Family::Ipv4.into();
+            from_proxy::Message::NeedSockets(handoff::NeedSockets { uid: uid.to_owned(), family, count: 1 })
+        };
+        // One that cannot be answered yet, asked again and again: it takes no more than its own place.
+        for _ in 0..3000 {
+            dialled.say(need("later"), &[]).await;
+        }
+        // Asked again after its answer, a question has another.
+        for _ in 0..2 {
+            dialled.say(need("u1"), &[]).await;
+            assert_eq!(dialled.hear().await.1, 1);
+        }
+        dialled.say(need(&"u".repeat(256)), &[]).await;
+        assert!(matches!(dialled.served.await.unwrap(), Ended::Greedy));
     }
 
     #[tokio::test]

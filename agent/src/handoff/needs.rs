@@ -1,12 +1,16 @@
 //! Answers to NeedSockets, each by a task of its own: a pod that is not known yet, or a slow namespace, holds up no other
 //! pod's sockets and nothing else that the proxy says.
+//!
+//! A proxy that is not what it was may ask for as many as it likes: what is made and not sent yet is bounded, because
+//! file descriptors are the agent's.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{collections::HashSet, os::fd::OwnedFd, sync::Arc};
 
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use weir_abi::map::MAX_PODS;
-use weir_proto::handoff::v1::{self as handoff, from_agent};
+use weir_proto::handoff::v1 as handoff;
 
 use super::{UpstreamSockets, connection::WeakProxy};
 use crate::netns::Family;
@@ -15,15 +19,17 @@ use crate::netns::Family;
 const MAX_SOCKETS: u32 = 128;
 /// Questions that one proxy may have open: one for each pod and family.
 const ASKED: usize = 2 * MAX_PODS as usize;
-/// Answers that are made at a time for one proxy: each takes a thread while it is.
+/// Answers to one proxy that are made and not sent: each takes a thread while it is made, and then its sockets.
 const MADE: usize = 8;
+/// The longest UID of a pod; Kubernetes' have 36.
+const UID_BYTES: usize = 255;
 
 /// Answers one proxy.
 #[derive(Clone)]
 pub(super) struct Needs {
     proxy: WeakProxy,
     sockets: Arc<dyn UpstreamSockets>,
-    asked: Arc<Semaphore>,
+    asked: Arc<Mutex<HashSet<Question>>>,
     made: Arc<Semaphore>,
     stuck: CancellationToken,
 }
@@ -31,27 +37,60 @@ pub(super) struct Needs {
 impl Needs {
     /// `stuck` is told when the proxy takes no answers.
     pub fn new(proxy: WeakProxy, sockets: Arc<dyn UpstreamSockets>, stuck: CancellationToken) -> Self {
-        let [asked, made] = [ASKED, MADE].map(|permits| Arc::new(Semaphore::new(permits)));
-        Self { proxy, sockets, asked, made, stuck }
+        Self { proxy, sockets, asked: Arc::default(), made: Arc::new(Semaphore::new(MADE)), stuck }
     }
 
-    /// Sees to an answer. False: the proxy asks for more than it can use.
+    /// Sees to an answer. A question that is asked again before it is answered has one answer: it names the pod and the
+    /// family, not the question. False: the proxy asks for more than it can use.
     pub fn answer(&self, need: handoff::NeedSockets) -> bool {
-        let Ok(asked) = self.asked.clone().try_acquire_owned() else { return false };
+        let question = (need.uid.clone(), need.family);
+        {
+            let mut asked = self.asked.lock();
+            if asked.contains(&question) {
+                return true;
+            }
+            if asked.len() >= ASKED || need.uid.len() > UID_BYTES {
+                return false;
+            }
+            asked.insert(question.clone());
+        }
+        let asked = Asked { question, of: self.asked.clone() };
         let needs = self.clone();
         tokio::spawn(async move {
-            let _asked = asked;
             needs.sockets.known(&need.uid).await;
-            let _made = needs.made.acquire().await;
+            let Ok(made) = needs.made.clone().acquire_owned().await else { return };
             let (answer, fds) = make(need, needs.sockets.clone()).await;
             // Without the proxy nobody waits.
             let Some(proxy) = needs.proxy.upgrade() else { return };
-            if proxy.send(from_agent::Message::Sockets(answer), fds).is_none() {
+            if proxy.answer(answer, fds, InFlight { _asked: asked, _made: made }).is_none() {
                 needs.stuck.cancel();
             }
         });
         true
     }
+}
+
+/// A pod's UID and a family, as the handoff protocol says it.
+type Question = (String, i32);
+
+/// A question is open until this is dropped.
+#[derive(Debug)]
+struct Asked {
+    question: Question,
+    of: Arc<Mutex<HashSet<Question>>>,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.of.lock().remove(&self.question);
+    }
+}
+
+/// An answer on its way, until it is sent.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    _asked: Asked,
+    _made: OwnedSemaphorePermit,
 }
 
 async fn make(need: handoff::NeedSockets, sockets: Arc<dyn UpstreamSockets>) -> (handoff::Sockets, Vec<Arc<OwnedFd>>) {
