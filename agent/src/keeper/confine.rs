@@ -1,8 +1,10 @@
-//! The keeper gives up everything: the agent's session and file descriptors, its file system and network, its user, its
+//! The keeper gives up everything: the agent's session and file descriptors, its file system and network, its
 //! capabilities, and all system calls but those of a process that waits and passes file descriptors on.
 //!
-//! What the agent's container is not allowed to do itself (changing the user without CAP_SETUID, mounting under a
-//! strict AppArmor profile) is left out: without capabilities and under the filter it makes no difference that matters.
+//! What the agent's container is not allowed to do itself is left out, such as mounting under a strict AppArmor profile.
+//! It changes its user only with CAP_SETUID and CAP_SETGID, which the chart does not give: there it stays uid 0, that is
+//! the owner of files which it neither sees nor can open, and of processes that it cannot signal. Nor can it clear its
+//! bounding set without CAP_SETPCAP; under no_new_privs and without execve(2), nothing comes of what is left in it.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
@@ -18,7 +20,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// The user and group that the keeper becomes, as the proxy.
+/// The user and group that the keeper becomes where it may.
 const USER: u32 = 65532;
 /// What `ps` and `top` show beside the command line.
 const NAME: &std::ffi::CStr = c"weir-keeper";
