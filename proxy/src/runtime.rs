@@ -121,6 +121,15 @@ impl Runtime {
         }
     }
 
+    /// A whole number that is not negative; none: the key is not set, or to something else.
+    pub fn integer(&self, key: &str) -> Option<u64> {
+        match self.merged.load().get(key) {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative; saturates")]
+            Some(Value::Number(number)) if *number >= 0.0 => Some(*number as u64),
+            _ => None,
+        }
+    }
+
     /// A number.
     pub fn number(&self, key: &str, default: f64) -> f64 {
         match self.merged.load().get(key) {

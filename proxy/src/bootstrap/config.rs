@@ -205,10 +205,11 @@ mod tests {
 
     #[test]
     fn what_the_model_refuses_has_its_line_too() {
-        let message = refusal(Some(LISTENER), None);
+        let message =
+            refusal(Some(&LISTENER.replace("stat_prefix: p", "stat_prefix: p\n          on_demand: {}")), None);
         assert!(message.starts_with("FILE:") && message.contains("static_resources.listeners[0]"), "{message}");
         let line: usize = message.split(':').nth(1).unwrap().parse().unwrap();
-        assert!((3..=11).contains(&line), "{message}");
+        assert!((3..=12).contains(&line), "{message}");
     }
 
     #[test]

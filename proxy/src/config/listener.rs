@@ -1,11 +1,18 @@
 //! Listeners, filter chains and network filters.
 
+mod ceiling;
+mod stats;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
+pub use self::{
+    ceiling::{Ceiling, Seat},
+    stats::ListenerStats,
+};
 use crate::{
-    config::{http::HttpConnectionManager, tcp::Settings, tls::DownstreamTls},
+    config::{http::HttpConnectionManager, tcp::TcpProxy, tls::DownstreamTls},
     telemetry::access_log::AccessLog,
     tls::stats::InspectorStats,
 };
@@ -68,6 +75,12 @@ pub struct Listener {
     pub default_filter_chain: Option<Arc<FilterChain>>,
     /// Written per connection.
     pub access_log: Vec<AccessLog>,
+    /// Connections that it may have open.
+    pub ceiling: Ceiling,
+    /// Connections that the process may have open; none: this listener's do not count.
+    pub process_ceiling: Option<Arc<Ceiling>>,
+    /// What it counts.
+    pub stats: ListenerStats,
 }
 
 impl Listener {
@@ -96,6 +109,9 @@ impl Listener {
             filter_chains: Vec::new(),
             default_filter_chain: None,
             access_log: Vec::new(),
+            ceiling: Ceiling::unlimited(&format!("envoy.resource_limits.listener.{name}.connection_limit")),
+            process_ceiling: None,
+            stats: ListenerStats::default(),
         }
     }
 }
@@ -157,15 +173,4 @@ pub enum NetworkFilter {
     Http(Arc<HttpConnectionManager>),
     /// `tcp_proxy`.
     Tcp(Arc<TcpProxy>),
-}
-
-/// `tcp_proxy`.
-#[derive(Debug)]
-pub struct TcpProxy {
-    /// Prefix of its statistics.
-    pub stat_prefix: Arc<str>,
-    /// Where to, and how.
-    pub settings: Settings,
-    /// Written per connection.
-    pub access_log: Vec<AccessLog>,
 }

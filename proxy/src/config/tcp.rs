@@ -2,6 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use crate::telemetry::{
+    access_log::AccessLog,
+    stats::{Scope, handles},
+};
+
 /// Where a TCP connection goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -24,14 +29,35 @@ pub struct WeightedCluster {
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// How to proxy a TCP connection (Envoy's `tcp_proxy`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Where to.
     pub target: Target,
     /// Close when no byte moved either way for so long; none: never.
     pub idle_timeout: Option<Duration>,
+    /// Close when it is so old; none: never.
+    pub max_duration: Option<Duration>,
+    /// Up to this part of `max_duration`, in percent, is added to it at random.
+    pub max_duration_jitter: f64,
     /// Hosts to try, at least 1.
     pub max_connect_attempts: u32,
+    /// The least and the most to wait before the next attempt; none: do not wait.
+    pub backoff: Option<(Duration, Duration)>,
+    /// `hash_policy` with `source_ip`: consistent hashing goes by the client's address.
+    pub hash_source: bool,
+    /// When the access log gets lines besides the one at the end.
+    pub log: LogMoments,
+}
+
+/// When a connection's access log gets lines besides the one at its end (`access_log_options`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogMoments {
+    /// When it begins.
+    pub on_start: bool,
+    /// When the upstream connection is there.
+    pub on_connected: bool,
+    /// So often from then on.
+    pub interval: Option<Duration>,
 }
 
 impl Settings {
@@ -40,7 +66,74 @@ impl Settings {
         Self {
             target: Target::OriginalDestination(cluster.into()),
             idle_timeout: Some(IDLE_TIMEOUT),
+            max_duration: None,
+            max_duration_jitter: 0.0,
             max_connect_attempts: 1,
+            backoff: None,
+            hash_source: false,
+            log: LogMoments::default(),
         }
+    }
+}
+
+/// `tcp_proxy`.
+#[derive(Debug)]
+pub struct TcpProxy {
+    /// Where to, and how.
+    pub settings: Settings,
+    /// Written per connection.
+    pub access_log: Vec<AccessLog>,
+    /// What is counted.
+    pub stats: TcpStats,
+}
+
+handles! {
+    /// What is counted below `tcp.<stat_prefix>.`.
+    #[expect(missing_docs, reason = "the names are Envoy's, and documented there")]
+    Handles {
+        counters {
+            downstream_cx_drain_close
+            downstream_cx_no_route
+            downstream_cx_overload_close
+            downstream_cx_rx_bytes_total
+            downstream_cx_total
+            downstream_cx_tx_bytes_total
+            downstream_flow_control_paused_reading_total
+            downstream_flow_control_resumed_reading_total
+            early_data_received_count_total
+            idle_timeout
+            max_downstream_connection_duration
+            route_delayed_total
+            upstream_flush_total
+        }
+        gauges {
+            downstream_cx_rx_bytes_buffered
+            downstream_cx_tx_bytes_buffered
+            upstream_flush_active
+        }
+        histograms {}
+    }
+}
+
+/// What a `tcp_proxy` counts.
+#[derive(Debug, Default)]
+pub struct TcpStats {
+    handles: Handles,
+    /// Keeps the names.
+    _scope: Scope,
+}
+
+impl TcpStats {
+    /// Below `scope`, which is `tcp.<stat_prefix>`.
+    pub fn new(scope: Scope) -> Self {
+        Self { handles: Handles::register(&scope), _scope: scope }
+    }
+}
+
+impl std::ops::Deref for TcpStats {
+    type Target = Handles;
+
+    fn deref(&self) -> &Handles {
+        &self.handles
     }
 }

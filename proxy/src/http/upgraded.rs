@@ -31,7 +31,7 @@ impl Accepted {
         };
         if first_written.await.is_ok() {
             let never = std::future::pending();
-            let ended = copy::both_ways(&mut client, &mut upstream, idle, never, &mut copied).await;
+            let ended = copy::both_ways(&mut client, &mut upstream, idle, never, |moved| copied += moved).await;
             tracing::debug!(?ended, "upgraded connection ended");
         }
         record.entry.bytes_received += copied.received + read.len() as u64;

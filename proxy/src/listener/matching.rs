@@ -134,12 +134,13 @@ fn source_type(wanted: SourceType, facts: &Facts<'_>) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::config::{
-        listener::{NetworkFilter, TcpProxy},
-        tcp::Settings,
+        listener::NetworkFilter,
+        tcp::{Settings, TcpProxy, TcpStats},
     };
 
     fn chain(name: &str, matches: FilterChainMatch) -> Arc<FilterChain> {
-        let proxy = TcpProxy { stat_prefix: "t".into(), settings: Settings::passthrough("c"), access_log: Vec::new() };
+        let proxy =
+            TcpProxy { settings: Settings::passthrough("c"), access_log: Vec::new(), stats: TcpStats::default() };
         let terminal = NetworkFilter::Tcp(Arc::new(proxy));
         Arc::new(FilterChain { name: name.into(), matches, tls: None, handshake_timeout: None, terminal })
     }

@@ -2,14 +2,16 @@
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+pub(crate) mod line;
 mod matching;
 mod peek;
 mod secure;
 mod sniff;
 
-use std::{rc::Rc, sync::Arc};
+use std::{cell::OnceCell, rc::Rc, sync::Arc, time::Instant};
 
 use self::{
+    line::Line,
     matching::{Facts, Protocols},
     sniff::{Protocol, sniff, sniff_tls},
 };
@@ -17,17 +19,18 @@ use crate::{
     config::{
         http::Codec,
         listener::{FilterChain, Listener, NetworkFilter},
-        tcp::Settings,
+        tcp::{Settings, TcpProxy, TcpStats},
     },
     http::connection,
     intake::{Direction, Downstream, Origin},
     tcp,
     telemetry::{
-        access_log::{self, AccessLog, Entry, Flag},
+        access_log::{AccessLog, Flag},
         format::{Format, ISTIO_DEFAULT},
+        stats::{Gauge, Shard},
         writer::LogFile,
     },
-    tls::hello::Hello,
+    tls::{failure::Failure, hello::Hello},
     worker::state::Worker,
 };
 
@@ -65,36 +68,77 @@ pub async fn serve(worker: Rc<Worker>, mut downstream: Downstream) {
     serve_on(worker, downstream, listener).await;
 }
 
-async fn serve_on(worker: Rc<Worker>, mut downstream: Downstream, listener: Arc<Listener>) {
-    let Seen { hello, http } = match inspect(&worker, &downstream, &listener).await {
+async fn serve_on(worker: Rc<Worker>, downstream: Downstream, listener: Arc<Listener>) {
+    let (shard, stats) = (worker.stats.clone(), &listener.stats);
+    shard.record(stats.connections_accepted_per_socket_event, 1);
+    let seats = (
+        listener.process_ceiling.as_ref().map(|ceiling| ceiling.admit(&worker.runtime)),
+        listener.ceiling.admit(&worker.runtime),
+    );
+    let _seats = match seats {
+        (Some(None), _) => {
+            shard.inc(stats.downstream_global_cx_overflow);
+            return tracing::debug!(peer = %downstream.peer, listener = %listener.name, "too many connections in all");
+        }
+        (_, None) => {
+            shard.inc(stats.downstream_cx_overflow);
+            return tracing::debug!(peer = %downstream.peer, listener = %listener.name, "too many connections");
+        }
+        seats => seats,
+    };
+    let mut line = Line::new(worker.clone(), &downstream, Some(listener.clone()));
+    let inspected = {
+        let _active = Active::new(&shard, stats.downstream_pre_cx_active);
+        inspect(&worker, &downstream, &listener).await
+    };
+    let Seen { hello, http } = match inspected {
         Ok(seen) => seen,
         Err(refused) => {
+            match refused {
+                Refused::TooSlow => shard.inc(stats.downstream_pre_cx_timeout),
+                Refused::TooLarge => {}
+            }
             tracing::debug!(peer = %downstream.peer, listener = %listener.name, %refused, "listener filters");
             return;
         }
     };
+    let server_name: Option<Arc<str>> =
+        hello.as_ref().filter(|hello| !hello.server_name.is_empty()).map(|hello| hello.server_name.as_str().into());
+    line.entry.requested_server_name.clone_from(&server_name);
     let Some(chain) = find_chain(&listener, &downstream, hello.as_ref(), http) else {
-        let mut entry = entry(&downstream);
-        entry.requested_server_name =
-            hello.filter(|hello| !hello.server_name.is_empty()).map(|hello| hello.server_name.into());
-        entry.raise(Flag::NoRouteFound);
-        entry.details = "filter_chain_not_found".into();
-        access_log::write(&worker.log, &listener.access_log, &entry);
+        shard.inc(stats.no_filter_chain_match);
+        line.entry.raise(Flag::NoRouteFound);
+        line.entry.details = "filter_chain_not_found".into();
         tracing::debug!(peer = %downstream.peer, listener = %listener.name, "no filter chain matches");
         return;
     };
-    downstream.server_name = hello.filter(|hello| !hello.server_name.is_empty()).map(|hello| hello.server_name.into());
+    let downstream = Downstream { server_name, ..downstream };
+    let _open = Open::new(&worker, &listener);
+    serve_chain(worker.clone(), downstream, &chain, http, &mut line).await;
+}
+
+/// Has a filter chain serve a connection, to its end.
+async fn serve_chain(
+    worker: Rc<Worker>,
+    mut downstream: Downstream,
+    chain: &FilterChain,
+    http: Option<Protocol>,
+    line: &mut Line,
+) {
     if let Some(tls) = &chain.tls {
-        let mut entry = entry(&downstream);
         downstream = match secure::shake_hands(downstream, tls, chain.handshake_timeout, &worker.stats).await {
             Ok(downstream) => downstream,
             Err(failure) => {
-                tracing::debug!(peer = %entry.downstream_remote, listener = %listener.name, %failure, "TLS handshake failed");
-                entry.downstream_transport_failure = failure.reason().replace(' ', "_").into();
-                access_log::write(&worker.log, &listener.access_log, &entry);
+                if failure == Failure::Timeout {
+                    line.count(|stats| stats.downstream_cx_transport_socket_connect_timeout);
+                }
+                tracing::debug!(peer = %line.entry.downstream_remote, %failure, "TLS handshake failed");
+                line.entry.downstream_transport_failure = failure.reason().replace(' ', "_").into();
                 return;
             }
         };
+        line.entry.requested_server_name.clone_from(&downstream.server_name);
+        line.entry.tls.clone_from(&downstream.tls);
     }
     match &chain.terminal {
         NetworkFilter::Http(manager) => {
@@ -107,19 +151,44 @@ async fn serve_on(worker: Rc<Worker>, mut downstream: Downstream, listener: Arc<
                 connection::serve(worker, downstream, manager.clone(), codec).await;
             }
         }
-        NetworkFilter::Tcp(proxy) => {
-            let entry = entry(&downstream);
-            tcp::proxy(worker, downstream, &proxy.settings, &proxy.access_log, entry).await;
-        }
+        NetworkFilter::Tcp(proxy) => tcp::proxy(worker, downstream, proxy, line).await,
     }
 }
 
-/// What is known of a connection before anything is done with it.
-fn entry(downstream: &Downstream) -> Entry {
-    let mut entry = Entry::since(downstream.accepted, downstream.destination, downstream.peer);
-    entry.requested_server_name.clone_from(&downstream.server_name);
-    entry.tls.clone_from(&downstream.tls);
-    entry
+/// A connection that has a filter chain, counted until dropped.
+struct Open<'a> {
+    worker: &'a Worker,
+    listener: &'a Listener,
+    since: Instant,
+}
+
+impl<'a> Open<'a> {
+    fn new(worker: &'a Worker, listener: &'a Listener) -> Self {
+        listener.stats.opened(&worker.stats, worker.index);
+        Self { worker, listener, since: Instant::now() }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.listener.stats.closed(&self.worker.stats, self.worker.index, self.since.elapsed());
+    }
+}
+
+/// Counted in a gauge until dropped.
+struct Active<'a>(&'a Shard, Gauge);
+
+impl<'a> Active<'a> {
+    fn new(shard: &'a Shard, gauge: Gauge) -> Self {
+        shard.gauge_add(gauge, 1);
+        Self(shard, gauge)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.gauge_add(self.1, -1);
+    }
 }
 
 /// What the listener filters found.
@@ -159,7 +228,10 @@ async fn inspect(worker: &Worker, downstream: &Downstream, listener: &Listener) 
         None => looking.await,
         Some(timeout) => match tokio::time::timeout(timeout, looking).await {
             Ok(seen) => seen,
-            Err(_) if listener.continue_on_listener_filters_timeout => Ok(Seen::default()),
+            Err(_) if listener.continue_on_listener_filters_timeout => {
+                worker.stats.inc(listener.stats.downstream_pre_cx_timeout);
+                Ok(Seen::default())
+            }
             Err(_) => Err(Refused::TooSlow),
         },
     }
@@ -228,16 +300,22 @@ fn netfilter_destination(downstream: &Downstream) -> Option<std::net::SocketAddr
 /// A pod's connection for which there is no listener goes where it wanted to go.
 async fn pass_through(worker: Rc<Worker>, downstream: Downstream, direction: Direction) {
     thread_local! {
-        static LOGS: [AccessLog; 1] = [AccessLog {
-            file: LogFile::new("/dev/stdout"),
-            format: Arc::new(Format::text(ISTIO_DEFAULT).expect("the built-in format parses")),
-        }];
+        static OUTBOUND: OnceCell<Arc<TcpProxy>> = const { OnceCell::new() };
+        static INBOUND: OnceCell<Arc<TcpProxy>> = const { OnceCell::new() };
     }
-    let cluster = match direction {
-        Direction::Outbound => "PassthroughCluster",
-        Direction::Inbound => "InboundPassthroughCluster",
+    let (proxies, cluster) = match direction {
+        Direction::Outbound => (&OUTBOUND, "PassthroughCluster"),
+        Direction::Inbound => (&INBOUND, "InboundPassthroughCluster"),
     };
-    let entry = Entry::since(downstream.accepted, downstream.destination, downstream.peer);
-    let logs = LOGS.with(Clone::clone);
-    tcp::proxy(worker, downstream, &Settings::passthrough(cluster), &logs, entry).await;
+    let proxy = proxies.with(|proxy| proxy.get_or_init(|| Arc::new(passthrough(cluster))).clone());
+    let mut line = Line::new(worker.clone(), &downstream, None);
+    tcp::proxy(worker, downstream, &proxy, &mut line).await;
+}
+
+fn passthrough(cluster: &str) -> TcpProxy {
+    let log = AccessLog {
+        file: LogFile::new("/dev/stdout"),
+        format: Arc::new(Format::text(ISTIO_DEFAULT).expect("the built-in format parses")),
+    };
+    TcpProxy { settings: Settings::passthrough(cluster), access_log: vec![log], stats: TcpStats::default() }
 }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use socket2::SockRef;
+use xxhash_rust::xxh64::xxh64;
 
 use crate::{
     cluster::{
@@ -45,15 +46,30 @@ const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Connected {
     pub(super) stream: Io,
     pub(super) tls: Option<Rc<PeerTls>>,
-    pub(super) _held: Option<Held>,
+    pub(super) held: Option<Held>,
 }
 
 /// What a connection holds of its cluster.
 #[derive(Debug)]
 pub(super) struct Held {
+    account: Rc<Account>,
     _permit: Permit,
     _request: ActiveRequest,
-    _opened: OpenConnection,
+    opened: OpenConnection,
+}
+
+impl Held {
+    /// Bytes went to the upstream, and came from it.
+    pub(super) fn count(&self, sent: u64, received: u64) {
+        let Account { cluster, shard, .. } = &*self.account;
+        shard.add(cluster.stats.upstream_cx_tx_bytes_total, sent);
+        shard.add(cluster.stats.upstream_cx_rx_bytes_total, received);
+    }
+
+    /// Whether the upstream ended the connection.
+    pub(super) fn ended_remotely(&self, remote: bool) {
+        self.opened.remote.set(remote);
+    }
 }
 
 /// Why there is no upstream connection.
@@ -79,6 +95,16 @@ impl Failed {
             Self::Connect(_) => Flag::UpstreamConnectionFailure,
         }
     }
+
+    /// Envoy's number for it, in `%DOWNSTREAM_LOCAL_CLOSE_REASON%`.
+    pub(super) fn number(&self) -> u8 {
+        match self {
+            Self::Connect(_) => 0,
+            Self::NoEndpoint => 1,
+            Self::Overflow => 2,
+            Self::NoCluster => 3,
+        }
+    }
 }
 
 /// Connects to the target on behalf of `downstream`, trying as many endpoints as the settings say. `entry` learns the
@@ -96,14 +122,14 @@ pub(super) async fn to_target(
             let (to, timeout) = (downstream.destination, PASSTHROUGH_CONNECT_TIMEOUT);
             let attempt = attempt(worker, &dialer, to, timeout, &Transport::Plain, Asked::default(), entry);
             let Secured { io, tls } = attempt.await.map_err(Failed::Connect)?;
-            Ok(Connected { stream: io, tls, _held: None })
+            Ok(Connected { stream: io, tls, held: None })
         }
         Target::Clusters(clusters) => {
             let snapshot = worker.snapshot.load_full();
             let cluster = draw(clusters, fastrand::u64(..)).and_then(|name| snapshot.cluster(name));
             let cluster = cluster.ok_or(Failed::NoCluster)?;
             entry.upstream_cluster = Some(cluster.name.clone());
-            to_cluster(worker, &dialer, downstream, cluster, settings.max_connect_attempts, entry).await
+            to_cluster(worker, &dialer, downstream, cluster, settings, entry).await
         }
     }
 }
@@ -113,10 +139,11 @@ async fn to_cluster(
     dialer: &Dialer,
     downstream: &Downstream,
     cluster: &Arc<Cluster>,
-    attempts: u32,
+    settings: &Settings,
     entry: &mut Entry,
 ) -> Result<Connected, Failed> {
     let mut tried = Vec::new();
+    let hash = settings.hash_source.then(|| xxh64(downstream.peer.ip().to_string().as_bytes(), 0));
     loop {
         let permit = Permit::take(&cluster.usage.connections, cluster.breakers.max_connections);
         let Some(permit) = permit else {
@@ -125,6 +152,7 @@ async fn to_cluster(
         };
         let context = PickContext {
             destination: Some(downstream.destination),
+            hash,
             avoid: &tried,
             repicks: u32::from(!tried.is_empty()),
             ..PickContext::default()
@@ -152,18 +180,23 @@ async fn to_cluster(
                 // However it ends: the connection is the request.
                 opened.interrupted.set(true);
                 drop(pending);
-                let held = Held { _permit: permit, _request: account.request(), _opened: opened };
-                return Ok(Connected { stream: io, tls, _held: Some(held) });
+                let held = Held { _permit: permit, _request: account.request(), opened, account };
+                return Ok(Connected { stream: io, tls, held: Some(held) });
             }
             Err(error) => {
                 let timed_out = matches!(error, ConnectError::Timeout);
                 cluster.report(&endpoint, if timed_out { Outcome::TimedOut(504) } else { Outcome::Failed });
                 opened.failed(timed_out);
                 entry.raise(Flag::UpstreamConnectionFailure);
-                if entry.attempts >= attempts {
+                if entry.attempts >= settings.max_connect_attempts {
+                    worker.stats.inc(cluster.stats.upstream_cx_connect_attempts_exceeded);
                     return Err(Failed::Connect(error));
                 }
                 tried.push(endpoint.address);
+                drop((opened, pending, permit));
+                if let Some((least, most)) = settings.backoff {
+                    tokio::time::sleep(backoff(least, most, entry.attempts, fastrand::f64())).await;
+                }
             }
         }
     }
@@ -207,6 +240,12 @@ fn transport_failure(error: &ConnectError) -> Cow<'static, str> {
 fn os_error_text(number: i32) -> String {
     let text = io::Error::from_raw_os_error(number).to_string();
     text.strip_suffix(&format!(" (os error {number})")).unwrap_or(&text).to_owned()
+}
+
+/// How long to wait after so many attempts: at random up to twice as long after each, from `least` on and up to `most`.
+fn backoff(least: Duration, most: Duration, attempts: u32, random: f64) -> Duration {
+    let ceiling = least.saturating_mul(1_u32.checked_shl(attempts).unwrap_or(u32::MAX).saturating_sub(1));
+    ceiling.min(most).mul_f64(random)
 }
 
 /// The cluster that `random` falls on.
@@ -257,6 +296,12 @@ mod tests {
         assert_eq!(draw(&[cluster("only", 0)], 7).map(|name| &**name), Some("only"));
         assert_eq!(draw(&[cluster("a", 0), cluster("b", 0)], 7), None);
         assert_eq!(draw(&[], 7), None);
+    }
+
+    #[test]
+    fn waits_grow_up_to_a_limit() {
+        let wait = |attempts| backoff(Duration::from_millis(10), Duration::from_millis(50), attempts, 1.0).as_millis();
+        assert_eq!([1, 2, 3, 4, 40].map(wait), [10, 30, 50, 50, 50]);
     }
 
     #[test]

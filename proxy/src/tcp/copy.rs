@@ -9,6 +9,7 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     io,
+    ops::AddAssign,
     os::fd::OwnedFd,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
@@ -54,7 +55,10 @@ pub enum Side {
 #[derive(Debug)]
 pub enum Ended {
     /// Both sides sent FIN and everything was delivered.
-    Finished,
+    Finished {
+        /// Whose came last.
+        last: Side,
+    },
     /// No byte moved for the idle timeout.
     Idle,
     /// It was to end soon, and nothing came after the server's last bytes.
@@ -66,7 +70,7 @@ pub enum Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Finished => f.write_str("finished"),
+            Self::Finished { .. } => f.write_str("finished"),
             Self::Idle => f.write_str("idle"),
             Self::Lull => f.write_str("drained"),
             Self::Failed(Side::Downstream, error) => write!(f, "downstream: {error}"),
@@ -78,46 +82,64 @@ impl fmt::Display for Ended {
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Copied {
-    /// Bytes from downstream.
+    /// Bytes that came from downstream.
     pub received: u64,
-    /// Bytes delivered downstream.
+    /// Bytes that came for it.
     pub sent: u64,
 }
 
+impl AddAssign for Copied {
+    fn add_assign(&mut self, more: Self) {
+        self.received += more.received;
+        self.sent += more.sent;
+    }
+}
+
 /// Copies until the end, or, once `soon` has resolved, until the first lull: bytes do not say where a request begins, but
-/// after an answer nothing is under way that a FIN could break, and clients expect one there. Counts into `copied` as it goes, so that the count is there when the future is dropped. When one side fails, the
-/// other is set to end with a reset too: its peer must not take the end for an orderly one.
+/// after an answer nothing is under way that a FIN could break, and clients expect one there. `counted` is told what has moved
+/// as it goes, so that the count is there when the future is dropped. When one side fails, the other is set to end with a reset too: its peer must not take the end for an orderly one.
 pub async fn both_ways(
     downstream: &mut Io,
     upstream: &mut Io,
     idle_timeout: Option<Duration>,
     soon: impl Future<Output = ()>,
-    copied: &mut Copied,
+    mut counted: impl FnMut(Copied),
 ) -> Ended {
+    let mut copied = Copied::default();
     let (mut up, mut down) = (OneWay::default(), OneWay::default());
     let mut idle = idle_timeout.map(Idle::new);
     let mut soon = pin!(soon);
     let mut lull = None::<Idle>;
     let mut answered = false;
+    let mut last = None;
     let ended = poll_fn(|cx| {
-        let before = *copied;
-        let up_done = match up.poll(downstream, upstream, &mut copied.received, down.done, cx) {
+        let before = copied;
+        let up_polled = up.poll(downstream, upstream, &mut copied.received, down.done, cx);
+        let down_polled = match &up_polled {
+            Poll::Ready(Err(_)) => Poll::Pending,
+            _ => down.poll(upstream, downstream, &mut copied.sent, up.done, cx),
+        };
+        if copied != before {
+            answered = copied.sent != before.sent;
+            counted(Copied { received: copied.received - before.received, sent: copied.sent - before.sent });
+        }
+        let up_done = match up_polled {
             Poll::Ready(Err(Failure::Reading(error))) => return Poll::Ready(Ended::Failed(Side::Downstream, error)),
             Poll::Ready(Err(Failure::Writing(error))) => return Poll::Ready(Ended::Failed(Side::Upstream, error)),
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
         };
-        let down_done = match down.poll(upstream, downstream, &mut copied.sent, up.done, cx) {
+        let down_done = match down_polled {
             Poll::Ready(Err(Failure::Reading(error))) => return Poll::Ready(Ended::Failed(Side::Upstream, error)),
             Poll::Ready(Err(Failure::Writing(error))) => return Poll::Ready(Ended::Failed(Side::Downstream, error)),
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
         };
-        if up_done && down_done {
-            return Poll::Ready(Ended::Finished);
-        }
-        if *copied != before {
-            answered = copied.sent != before.sent;
+        match (up_done, down_done) {
+            (true, true) => return Poll::Ready(Ended::Finished { last: last.unwrap_or(Side::Upstream) }),
+            (true, false) => last = Some(Side::Upstream),
+            (false, true) => last = Some(Side::Downstream),
+            (false, false) => {}
         }
         if lull.is_none() && soon.as_mut().poll(cx).is_ready() {
             lull = Some(Idle::new(LULL));
@@ -140,7 +162,7 @@ pub async fn both_ways(
     match &ended {
         Ended::Failed(Side::Downstream, _) => reset_on_close(upstream),
         Ended::Failed(Side::Upstream, _) => reset_on_close(downstream),
-        Ended::Finished | Ended::Idle | Ended::Lull => {}
+        Ended::Finished { .. } | Ended::Idle | Ended::Lull => {}
     }
     ended
 }
@@ -190,7 +212,7 @@ impl OneWay {
         &mut self,
         from: &mut Io,
         to: &mut Io,
-        delivered: &mut u64,
+        taken: &mut u64,
         other_done: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failure>> {
@@ -198,7 +220,7 @@ impl OneWay {
             return Poll::Ready(Ok(()));
         }
         loop {
-            ready!(self.poll_deliver(to, delivered, cx)).map_err(Failure::Writing)?;
+            ready!(self.poll_deliver(to, cx)).map_err(Failure::Writing)?;
             if self.end_of_input {
                 // TLS says its end by itself, which closing a socket does not.
                 if !other_done || to.plain().is_none() {
@@ -216,24 +238,24 @@ impl OneWay {
                 Some(pipe) => {
                     let read = ready!(pipe.poll_fill(from.tcp(), cx)).map_err(Failure::Reading)?;
                     self.end_of_input = read == 0;
+                    *taken += read as u64;
                 }
-                None => ready!(self.poll_through_scratch(from, to, delivered, cx))?,
+                None => ready!(self.poll_through_scratch(from, to, taken, cx))?,
             }
         }
     }
 
-    fn poll_deliver(&mut self, to: &mut Io, delivered: &mut u64, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_deliver(&mut self, to: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.offset < self.pending.len() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending[self.offset..]))?;
             self.offset += written;
-            *delivered += written as u64;
         }
         if self.offset > 0 {
             self.pending = Vec::new();
             self.offset = 0;
         }
         match &mut self.pipe {
-            Some(pipe) => pipe.poll_drain(to.tcp(), delivered, cx),
+            Some(pipe) => pipe.poll_drain(to.tcp(), cx),
             // Records that the socket did not take; nothing for bare bytes.
             None => Pin::new(to).poll_flush(cx),
         }
@@ -243,7 +265,7 @@ impl OneWay {
         &mut self,
         from: &mut Io,
         to: &mut Io,
-        delivered: &mut u64,
+        taken: &mut u64,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failure>> {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -254,12 +276,12 @@ impl OneWay {
                 self.end_of_input = true;
                 return Poll::Ready(Ok(()));
             }
+            *taken += rest.len() as u64;
             self.full_reads = if rest.len() == SCRATCH_BYTES { self.full_reads + 1 } else { 0 };
             while !rest.is_empty() {
                 match Pin::new(&mut *to).poll_write(cx, rest) {
                     Poll::Ready(Ok(written)) => {
                         rest = &rest[written..];
-                        *delivered += written as u64;
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Writing(error))),
                     Poll::Pending => {
@@ -316,7 +338,7 @@ impl Pipe {
     }
 
     /// Writes until the pipe is empty.
-    fn poll_drain(&mut self, to: &TcpStream, delivered: &mut u64, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_drain(&mut self, to: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.filled > 0 {
             ready!(to.poll_write_ready(cx))?;
             let moved = to.try_io(Interest::WRITABLE, || {
@@ -333,7 +355,6 @@ impl Pipe {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(written) => {
                     self.filled -= written;
-                    *delivered += written as u64;
                 }
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -408,7 +429,7 @@ mod tests {
         let (mut downstream, mut upstream) = (Io::Tcp(downstream), Io::Tcp(upstream));
         let copying = tokio::spawn(async move {
             let mut copied = Copied::default();
-            let ended = both_ways(&mut downstream, &mut upstream, idle_timeout, soon, &mut copied).await;
+            let ended = both_ways(&mut downstream, &mut upstream, idle_timeout, soon, |moved| copied += moved).await;
             (ended, copied)
         });
         (client, server, copying)
@@ -429,7 +450,7 @@ mod tests {
         client.read_to_string(&mut answer).await.unwrap();
         assert_eq!(answer, "late answer");
         let (ended, copied) = copying.await.unwrap();
-        assert!(matches!(ended, Ended::Finished), "{ended:?}");
+        assert!(matches!(ended, Ended::Finished { .. }), "{ended:?}");
         assert_eq!(copied, Copied { received: 7, sent: 11 });
     }
 
@@ -464,7 +485,7 @@ mod tests {
         let mut got = String::new();
         server.read_to_string(&mut got).await.unwrap();
         assert_eq!(got, "still sending");
-        assert!(matches!(copying.await.unwrap().0, Ended::Finished));
+        assert!(matches!(copying.await.unwrap().0, Ended::Finished { .. }));
     }
 
     #[tokio::test]
@@ -528,7 +549,7 @@ mod tests {
         );
         assert_eq!((at_server, at_client), (BYTES, BYTES + 1));
         let (ended, copied) = copying.await.unwrap();
-        assert!(matches!(ended, Ended::Finished), "{ended:?}");
+        assert!(matches!(ended, Ended::Finished { .. }), "{ended:?}");
         assert_eq!(copied, Copied { received: BYTES, sent: BYTES + 1 });
     }
 

@@ -3,85 +3,150 @@
 mod connect;
 pub(crate) mod copy;
 
-use std::{
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use self::{
     connect::{Connected, Failed},
     copy::{Copied, Ended, Side},
 };
 use crate::{
-    config::tcp::Settings,
-    intake::Downstream,
-    telemetry::{
-        access_log::{self, AccessLog, Entry, Flag},
-        stats::process,
-    },
+    config::tcp::{Settings, TcpProxy},
+    intake::{Downstream, Origin},
+    listener::line::Line,
+    telemetry::access_log::Flag,
     worker::state::Worker,
 };
 
 /// How long before the end of a drain a connection ends at its first lull, rather than with a request under way.
 const LAST: Duration = Duration::from_secs(2);
 
-/// Carries one connection to its end and writes its line to `logs`. `entry` brings what the listener knows.
-pub async fn proxy(
-    worker: Rc<Worker>,
-    mut downstream: Downstream,
-    settings: &Settings,
-    logs: &[AccessLog],
-    entry: Entry,
-) {
-    let mut line = Line { worker, logs, entry, copied: Copied::default() };
-    let connected = connect::to_target(&line.worker, &downstream, settings, &mut line.entry).await;
-    let Connected { stream: mut upstream, tls, _held } = match connected {
+/// Carries one connection to its end. `line` brings what the listener knows, and learns the rest.
+pub(crate) async fn proxy(worker: Rc<Worker>, mut downstream: Downstream, proxy: &Arc<TcpProxy>, line: &mut Line) {
+    line.proxy = Some(proxy.clone());
+    worker.stats.inc(proxy.stats.downstream_cx_total);
+    let settings = &proxy.settings;
+    if settings.log.on_start {
+        line.write_now();
+    }
+    let mut too_old = pin!(until(lifetime(settings, fastrand::f64()).map(|most| Instant::now() + most)));
+    let connected = tokio::select! {
+        biased;
+        connected = connect::to_target(&worker, &downstream, settings, &mut line.entry) => connected,
+        () = &mut too_old => return end_of_life(&worker, proxy, line),
+    };
+    let Connected { stream: mut upstream, tls, held } = match connected {
         Ok(connected) => connected,
         Err(failed) => {
-            line.entry.raise(failed.flag());
-            if matches!(failed, Failed::Connect(_)) {
-                line.entry.raise(Flag::UpstreamRetryLimitExceeded);
-            }
-            tracing::debug!(peer = %downstream.peer, destination = %downstream.destination, %failed, "no upstream");
-            // The client sees it fail at once, as it would without us.
-            copy::reset_on_close(&downstream.stream);
+            fail(&worker, &downstream, proxy, line, &failed);
             return;
         }
     };
     line.entry.upstream_local = upstream.local_addr().ok();
     line.entry.upstream_tls = tls;
+    if settings.log.on_connected {
+        line.write_now();
+    }
     let drain = downstream.drain.clone();
     let soon = drain.forced_within(LAST);
-    let ended =
-        copy::both_ways(&mut downstream.stream, &mut upstream, settings.idle_timeout, soon, &mut line.copied).await;
-    if let Ended::Failed(Side::Upstream, _) = &ended {
-        line.entry.raise(Flag::UpstreamRemoteReset);
+    let counted = |moved: Copied| {
+        line.received.set(line.received.get() + moved.received);
+        line.sent.set(line.sent.get() + moved.sent);
+        worker.stats.add(proxy.stats.downstream_cx_rx_bytes_total, moved.received);
+        worker.stats.add(proxy.stats.downstream_cx_tx_bytes_total, moved.sent);
+        if let Some(held) = &held {
+            held.count(moved.received, moved.sent);
+        }
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = copy::both_ways(&mut downstream.stream, &mut upstream, settings.idle_timeout, soon, counted) => Some(ended),
+        () = &mut too_old => None,
+        () = every(settings.log.interval, || line.write_now()) => None,
+    };
+    let Some(ended) = ended else { return end_of_life(&worker, proxy, line) };
+    match &ended {
+        Ended::Failed(Side::Upstream, _) => line.entry.raise(Flag::UpstreamRemoteReset),
+        Ended::Idle => {
+            worker.stats.inc(proxy.stats.idle_timeout);
+            line.closes("tcp_session_idle_timeout");
+        }
+        Ended::Finished { .. } | Ended::Lull | Ended::Failed(Side::Downstream, _) => {}
+    }
+    if let Some(held) = &held {
+        held.ended_remotely(matches!(
+            ended,
+            Ended::Failed(Side::Upstream, _) | Ended::Finished { last: Side::Upstream }
+        ));
     }
     tracing::debug!(
         peer = %downstream.peer,
         destination = %downstream.destination,
-        received = line.copied.received,
-        sent = line.copied.sent,
+        received = line.received.get(),
+        sent = line.sent.get(),
         %ended,
         "connection ended"
     );
 }
 
-/// Writes the access log line when dropped: also when the connection is closed at the end of a drain.
-struct Line<'a> {
-    worker: Rc<Worker>,
-    logs: &'a [AccessLog],
-    entry: Entry,
-    copied: Copied,
+/// There is no upstream.
+fn fail(worker: &Worker, downstream: &Downstream, proxy: &TcpProxy, line: &mut Line, failed: &Failed) {
+    line.entry.raise(failed.flag());
+    if matches!(failed, Failed::Connect(_)) {
+        line.entry.raise(Flag::UpstreamRetryLimitExceeded);
+    }
+    if matches!(failed, Failed::NoCluster) {
+        worker.stats.inc(proxy.stats.downstream_cx_no_route);
+    }
+    line.closes(format!("tcp_initializion_failure:{}", failed.number()));
+    tracing::debug!(peer = %downstream.peer, destination = %downstream.destination, %failed, "no upstream");
+    if matches!(downstream.origin, Origin::Pod { .. }) {
+        // The client sees it fail at once, as it would without us.
+        copy::reset_on_close(&downstream.stream);
+    }
 }
 
-impl Drop for Line<'_> {
-    fn drop(&mut self) {
-        self.entry.bytes_received = self.copied.received;
-        self.entry.bytes_sent = self.copied.sent;
-        self.entry.request_received.get_or_insert_with(Instant::now);
-        self.worker.stats.add(process::TCP_RX_BYTES, self.copied.received);
-        self.worker.stats.add(process::TCP_TX_BYTES, self.copied.sent);
-        access_log::write(&self.worker.log, self.logs, &self.entry);
+/// The connection is as old as it may become.
+fn end_of_life(worker: &Worker, proxy: &TcpProxy, line: &mut Line) {
+    worker.stats.inc(proxy.stats.max_downstream_connection_duration);
+    line.entry.raise(Flag::DurationTimeout);
+    line.closes("max_connection_duration_reached");
+}
+
+/// How old a connection may become; `random` is from 0 to 1.
+fn lifetime(settings: &Settings, random: f64) -> Option<Duration> {
+    let most = settings.max_duration?;
+    Some(most.saturating_add(most.mul_f64(settings.max_duration_jitter / 100.0 * random)))
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Does something at an interval; never resolves.
+async fn every(interval: Option<Duration>, mut what: impl FnMut()) {
+    let Some(interval) = interval else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(interval).await;
+        what();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifetime_may_be_stretched() {
+        let mut settings = Settings::passthrough("c");
+        assert_eq!(lifetime(&settings, 0.5), None);
+        settings.max_duration = Some(Duration::from_secs(10));
+        assert_eq!(lifetime(&settings, 0.5), Some(Duration::from_secs(10)));
+        settings.max_duration_jitter = 50.0;
+        assert_eq!(lifetime(&settings, 0.5), Some(Duration::from_millis(12_500)));
     }
 }

@@ -181,6 +181,11 @@ pub mod envoy {
                         include!("envoy.extensions.filters.listener.original_dst.v3.rs");
                     }
                 }
+                pub mod proxy_protocol {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.listener.proxy_protocol.v3.rs");
+                    }
+                }
                 pub mod tls_inspector {
                     pub mod v3 {
                         include!("envoy.extensions.filters.listener.tls_inspector.v3.rs");
@@ -188,9 +193,39 @@ pub mod envoy {
                 }
             }
             pub mod network {
+                pub mod connection_limit {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.network.connection_limit.v3.rs");
+                    }
+                }
+                pub mod direct_response {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.network.direct_response.v3.rs");
+                    }
+                }
+                pub mod echo {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.network.echo.v3.rs");
+                    }
+                }
                 pub mod http_connection_manager {
                     pub mod v3 {
                         include!("envoy.extensions.filters.network.http_connection_manager.v3.rs");
+                    }
+                }
+                pub mod local_ratelimit {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.network.local_ratelimit.v3.rs");
+                    }
+                }
+                pub mod rbac {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.network.rbac.v3.rs");
+                    }
+                }
+                pub mod sni_cluster {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.network.sni_cluster.v3.rs");
                     }
                 }
                 pub mod tcp_proxy {
@@ -308,6 +343,13 @@ pub mod envoy {
             pub mod uuid {
                 pub mod v3 {
                     include!("envoy.extensions.request_id.uuid.v3.rs");
+                }
+            }
+        }
+        pub mod resource_monitors {
+            pub mod downstream_connections {
+                pub mod v3 {
+                    include!("envoy.extensions.resource_monitors.downstream_connections.v3.rs");
                 }
             }
         }

@@ -7,24 +7,24 @@ use weir_proto::envoy::{
     extensions::filters::{
         listener::tls_inspector::v3::TlsInspector,
         network::{
-            http_connection_manager::v3::HttpConnectionManager as HttpProto,
-            tcp_proxy::v3::{TcpProxy as TcpProto, tcp_proxy},
+            http_connection_manager::v3::HttpConnectionManager as HttpProto, tcp_proxy::v3::TcpProxy as TcpProto,
         },
     },
 };
 
-use super::{Context, Error, access_log, cidrs, http, item, limit, socket_address, sub, tls, type_name, unpack};
+use super::{Context, Error, access_log, cidrs, http, item, limit, socket_address, sub, tcp, tls, type_name, unpack};
 use crate::{
-    config::{
-        listener::{FilterChain, FilterChainMatch, Listener, NetworkFilter, SourceType, TcpProxy, TrafficDirection},
-        tcp::{self, Settings, Target, WeightedCluster},
+    config::listener::{
+        FilterChain, FilterChainMatch, Listener, ListenerStats, NetworkFilter, SourceType, TrafficDirection,
     },
     telemetry::stats::Scope,
     tls::stats::InspectorStats,
 };
 
-const SUPPORTED: [&str; 20] = [
+const SUPPORTED: [&str; 22] = [
     "name",
+    "stat_prefix",
+    "ignore_global_conn_limit",
     "address",
     "additional_addresses",
     "filter_chains",
@@ -46,8 +46,7 @@ const SUPPORTED: [&str; 20] = [
     "socket_options",
 ];
 
-const HARMLESS: [&str; 13] = [
-    "stat_prefix",
+const HARMLESS: [&str; 11] = [
     "stats_matcher",
     "metadata",
     "drain_type",
@@ -56,7 +55,6 @@ const HARMLESS: [&str; 13] = [
     "reuse_port",
     "enable_reuse_port",
     "max_connections_to_accept_per_socket_event",
-    "ignore_global_conn_limit",
     "bypass_overload_manager",
     "per_connection_buffer_high_watermark_timeout",
     "tcp_keepalive",
@@ -136,6 +134,8 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
         filter_chains,
         default_filter_chain,
         access_log: access_log::access_logs(cx, &message.access_log, at, "access_log")?,
+        process_ceiling: (!message.ignore_global_conn_limit).then(|| cx.ceiling.clone()),
+        stats: ListenerStats::new(stats),
         ..Listener::named(&name)
     })
 }
@@ -308,45 +308,8 @@ fn network_filter(
         }
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
             let proxy: TcpProto = unpack(any, &at)?;
-            Ok(NetworkFilter::Tcp(Arc::new(tcp_proxy(cx, &proxy, &at)?)))
+            Ok(NetworkFilter::Tcp(Arc::new(tcp::proxy(cx, &proxy, &at)?)))
         }
         other => Err(Error::at(at, format!("network filter {other} is not supported yet"))),
     }
-}
-
-fn tcp_proxy(cx: &mut Context, message: &TcpProto, at: &str) -> Result<TcpProxy, Error> {
-    let supported =
-        ["stat_prefix", "cluster", "weighted_clusters", "idle_timeout", "access_log", "max_connect_attempts"];
-    // Without subsets and hashing policies, metadata and hashes choose nothing.
-    let harmless = ["metadata_match", "hash_policy", "check_drain_close", "backoff_options"];
-    cx.only(message, at, &supported, &harmless)?;
-    let clusters = match &message.cluster_specifier {
-        Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => {
-            vec![WeightedCluster { name: cx.known_cluster(name, &sub(at, "cluster"))?, weight: 1 }]
-        }
-        Some(tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => {
-            let at = sub(at, "weighted_clusters");
-            let mut clusters = Vec::new();
-            for (index, entry) in weighted.clusters.iter().enumerate() {
-                let at = item(&at, "clusters", index);
-                cx.only(entry, &at, &["name", "weight"], &["metadata_match"])?;
-                let name = cx.known_cluster(&entry.name, &sub(&at, "name"))?;
-                clusters.push(WeightedCluster { name, weight: entry.weight });
-            }
-            if clusters.iter().all(|cluster| cluster.weight == 0) {
-                return Err(Error::at(at, "the sum of the weights must be greater than 0"));
-            }
-            clusters
-        }
-        None => return Err(Error::at(at, "expected one of cluster, weighted_clusters")),
-    };
-    Ok(TcpProxy {
-        stat_prefix: message.stat_prefix.as_str().into(),
-        settings: Settings {
-            target: Target::Clusters(clusters.into()),
-            idle_timeout: limit(message.idle_timeout.as_ref(), Some(tcp::IDLE_TIMEOUT), &sub(at, "idle_timeout"))?,
-            max_connect_attempts: message.max_connect_attempts.unwrap_or(1).max(1),
-        },
-        access_log: access_log::access_logs(cx, &message.access_log, at, "access_log")?,
-    })
 }

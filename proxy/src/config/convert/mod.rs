@@ -21,6 +21,7 @@ mod rbac;
 mod retry;
 mod route;
 mod stats;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -37,7 +38,7 @@ pub use self::{
 };
 use crate::{
     cluster::{balance::zone::LocalZones, events::EventLog},
-    config::{Error, Snapshot, cluster::Locality},
+    config::{Error, Snapshot, cluster::Locality, listener::Ceiling},
     telemetry::stats::Scope,
 };
 
@@ -153,6 +154,8 @@ struct Context {
     secrets: Arc<tls::Secrets>,
     /// Where outlier detection writes its events.
     outlier_log: Option<Arc<EventLog>>,
+    /// Connections that the process may have open.
+    ceiling: Arc<Ceiling>,
     /// Clusters that static routes may name.
     clusters: HashSet<String>,
     /// The cluster that this process belongs to: `node.cluster`.

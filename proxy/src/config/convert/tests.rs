@@ -209,6 +209,6 @@ fn what_is_refused_names_the_field() {
 
 #[test]
 fn harmless_fields_are_listed() {
-    let built = build("listener", "stat_prefix: other").unwrap();
-    assert_eq!(built.ignored, ["static_resources.listeners[0].stat_prefix"]);
+    let built = build("listener", "drain_type: MODIFY_ONLY").unwrap();
+    assert_eq!(built.ignored, ["static_resources.listeners[0].drain_type"]);
 }

@@ -167,6 +167,11 @@ impl Store {
         Scope::new(Arc::downgrade(&self.inner), "")
     }
 
+    /// How many workers it is for.
+    pub fn workers(&self) -> usize {
+        self.inner.shards.len() - 2
+    }
+
     /// The shard of a worker; only its thread may add to it.
     pub fn worker(&self, index: usize) -> Shard {
         self.inner.shards[index].clone()
