@@ -92,6 +92,13 @@ enum Stopping {
     Done,
 }
 
+/// Whether there is somebody who makes sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Agent {
+    There,
+    Away,
+}
+
 /// The client.
 #[derive(Debug)]
 pub struct Client {
@@ -133,14 +140,11 @@ impl Client {
         let mut pause = FIRST_PAUSE;
         let (mut missing, mut again) = (false, false);
         loop {
+            self.go_on_stopping(Agent::Away).await;
             let connection = tokio::select! {
                 biased;
                 grace = asked(&mut drain), if self.stopping == Stopping::No => {
                     self.stop_outbound(grace).await;
-                    continue;
-                }
-                () = sleep(STOP_LOOK), if matches!(self.stopping, Stopping::Outbound { .. }) => {
-                    self.go_on_stopping().await;
                     continue;
                 }
                 () = std::future::pending(), if self.stopping == Stopping::Done => continue,
@@ -165,14 +169,13 @@ impl Client {
         let now = Instant::now();
         self.stopping = Stopping::Outbound { until: now + grace / 2, deadline: now + grace };
         self.pods.stop_outbound(grace).await;
-        self.go_on_stopping().await;
     }
 
-    /// Stops accepting what is opened to pods once nothing is open that they opened.
-    async fn go_on_stopping(&mut self) {
+    /// Stops accepting what is opened to pods, if it is time.
+    async fn go_on_stopping(&mut self, agent: Agent) {
         let Stopping::Outbound { until, deadline } = self.stopping else { return };
         let now = Instant::now();
-        if self.pods.outbound_open() == 0 || now >= until {
+        if !accepts_inbound(self.pods.outbound_open(), until.saturating_duration_since(now), agent) {
             self.pods.withdraw_all(deadline.saturating_duration_since(now)).await;
             self.stopping = Stopping::Done;
             self.status.send_replace(Status::Stopped);
@@ -240,11 +243,12 @@ impl Client {
                 }
                 grace = asked(drain), if self.stopping == Stopping::No => {
                     self.stop_outbound(grace).await;
+                    self.go_on_stopping(Agent::There).await;
                     self.tell_draining(send).await;
                     continue;
                 }
                 () = sleep(STOP_LOOK), if matches!(self.stopping, Stopping::Outbound { .. }) => {
-                    self.go_on_stopping().await;
+                    self.go_on_stopping(Agent::There).await;
                     continue;
                 }
                 _ = progress.tick() => {
@@ -356,6 +360,13 @@ impl Client {
     }
 }
 
+/// Whether a proxy that is about to end still accepts what is opened to pods: while `open` connections that pods opened may
+/// need it, for the time that is `left`, and only with an agent. Without one there are no sockets to dial with once the
+/// stashes are empty: what comes then waits for the next proxy.
+fn accepts_inbound(open: usize, left: Duration, agent: Agent) -> bool {
+    open > 0 && !left.is_zero() && agent == Agent::There
+}
+
 /// Dials until the agent is there; `again` after a pause.
 async fn dial(path: &Path, pause: &mut Duration, missing: &mut bool, again: bool) -> Connection {
     if again {
@@ -408,4 +419,19 @@ async fn write(connection: &Connection, mut outgoing: mpsc::Receiver<(FromProxy,
 
 fn exactly<const N: usize>(fds: Vec<OwnedFd>, message: &'static str) -> Result<[OwnedFd; N], SessionError> {
     fds.try_into().map_err(|fds: Vec<OwnedFd>| SessionError::FileDescriptors { message, fds: fds.len() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_opened_to_pods_is_accepted_for_a_while_and_only_with_an_agent() {
+        let left = Duration::from_secs(1);
+        assert!(accepts_inbound(1, left, Agent::There));
+        assert!(!accepts_inbound(0, left, Agent::There), "nothing is left that could need it");
+        assert!(!accepts_inbound(1, Duration::ZERO, Agent::There), "its time is over");
+        // The agent stepped down for the one of the next pod, whose proxy accepts as well, or soon will.
+        assert!(!accepts_inbound(1, left, Agent::Away), "nobody makes sockets to dial with");
+    }
 }
