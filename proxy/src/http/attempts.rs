@@ -339,6 +339,11 @@ impl Attempts<'_> {
         let reply = match &attempted {
             Attempted::NoHost => Reply::no_host(),
             Attempted::Failed(failure) => {
+                if let (Failure::Downstream, Some(refusal)) = (failure, self.stream.connection.broken_body()) {
+                    let mut reply = Reply::refused(refusal);
+                    reply.close = true;
+                    return self.stream.answer(reply, Some(&self.changes), &self.parts);
+                }
                 if let Some(reason) = failure.transport() {
                     self.stream.record.entry.transport_failure = reason.into();
                 }
@@ -421,7 +426,12 @@ pub(super) fn upstream_request(
         return Some(request);
     }
     if !http2 {
-        if matches!(request.body(), RequestBody::Empty) && has_body(request.method()) {
+        if !matches!(request.body(), RequestBody::Empty) {
+            // Said here: for a GET or HEAD request, hyper would take a body of unknown length for none.
+            if !request.headers().contains_key(header::CONTENT_LENGTH) {
+                request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+        } else if has_body(request.method()) {
             // Envoy announces the end of a body that is none.
             request.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
         }

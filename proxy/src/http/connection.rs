@@ -1,13 +1,6 @@
 //! One client connection that speaks HTTP: hyper drives it, and this watches over it (idleness, age, draining).
 
-use std::{
-    cell::Cell,
-    pin::Pin,
-    rc::Rc,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use hyper::{
     server::conn::{http1, http2},
@@ -15,11 +8,11 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncReadExt, AsyncWriteExt},
     time::Instant,
 };
 
-use super::{dispatch, downstream::Connection, executor::LocalExecutor};
+use super::{dispatch, downstream::Connection, executor::LocalExecutor, record::Record, watched::Watched};
 use crate::{
     config::http::{Codec, HttpConnectionManager},
     intake::Downstream,
@@ -40,7 +33,7 @@ pub const LAST_REQUEST: Duration = Duration::from_millis(500);
 pub async fn serve(worker: Rc<Worker>, downstream: Downstream, manager: Arc<HttpConnectionManager>, codec: Codec) {
     let connection = Connection::new(worker, &downstream, manager, codec == Codec::Http2);
     let Downstream { stream, drain, .. } = downstream;
-    let io = TokioIo::new(Watched { stream, connection: connection.clone(), saw_end: Cell::new(false) });
+    let io = TokioIo::new(Watched::new(stream, connection.clone()));
     let watch = async {
         tokio::select! {
             () = drain.draining() => last_request(&connection).await,
@@ -86,24 +79,28 @@ async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
             ended = std::future::poll_fn(|cx| serving.poll_without_shutdown(cx)) => break Ok(ended),
             () = &mut drain, if !draining => {
                 draining = true;
-                Pin::new(&mut serving).graceful_shutdown();
+                std::pin::Pin::new(&mut serving).graceful_shutdown();
             }
             limit = &mut limits => break Err(limit),
         }
     };
     let parts = serving.into_parts();
-    let Watched { stream, saw_end, .. } = parts.io.into_inner();
+    let watched = parts.io.into_inner();
     match ended {
         Ok(Ok(())) => match connection.take_upgrade() {
-            Some(upgrade) => upgrade.run(stream, parts.read_buf).await,
-            None if !saw_end.get() => linger(stream).await,
+            Some(upgrade) => {
+                let early = [&parts.read_buf, watched.after_upgrade()].concat();
+                upgrade.run(watched.stream, early.into()).await;
+            }
+            None if !watched.saw_end => linger(watched.stream).await,
+            None if watched.in_head() => log_unfinished_head(connection),
             None => {}
         },
         Ok(Err(error)) => {
             tracing::debug!(peer = %connection.peer, %error, "connection ended");
             if error.is_parse() {
                 log_protocol_error(connection, &error);
-                linger(stream).await;
+                linger(watched.stream).await;
             }
         }
         Err(Limit::Idle) => {
@@ -115,7 +112,7 @@ async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
         }
         Err(Limit::Head) => {
             tracing::debug!(peer = %connection.peer, "request headers took too long");
-            answer_slow_head(stream).await;
+            answer_slow_head(watched.stream).await;
         }
     }
 }
@@ -254,6 +251,15 @@ async fn answer_slow_head(mut stream: Io) {
     }
 }
 
+/// The client has gone in the middle of a request's head: that counts as a request.
+fn log_unfinished_head(connection: &Connection) {
+    let mut entry = Entry::new(connection.local, connection.peer);
+    entry.requested_server_name.clone_from(&connection.server_name);
+    entry.tls.clone_from(&connection.tls);
+    entry.protocol = Some("HTTP/1.1");
+    drop(Record::new(connection.worker.clone(), connection.manager.clone(), entry, false));
+}
+
 fn log_protocol_error(connection: &Connection, error: &hyper::Error) {
     let mut entry = Entry::new(connection.local, connection.peer);
     entry.requested_server_name.clone_from(&connection.server_name);
@@ -264,78 +270,6 @@ fn log_protocol_error(connection: &Connection, error: &hyper::Error) {
     connection.worker.stats.inc(connection.manager.stats.own.downstream_cx_protocol_error);
     entry.details = "http1.codec_error".into();
     access_log::write(&connection.worker.log, &connection.manager.access_log, &entry);
-}
-
-/// A client's stream that notes what limits need to know.
-#[derive(Debug)]
-struct Watched {
-    stream: Io,
-    connection: Rc<Connection>,
-    /// The client closed its side.
-    saw_end: Cell<bool>,
-}
-
-impl Watched {
-    fn note(&self, written: &Poll<std::io::Result<usize>>) {
-        match written {
-            Poll::Pending => self.connection.activity.write_blocked(),
-            Poll::Ready(written) => {
-                self.connection.activity.written();
-                self.connection.count_written(written.as_ref().map_or(0, |bytes| *bytes));
-            }
-        }
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.connection.count_read(buffer.filled().len() - before);
-        if let Poll::Ready(Ok(())) = &read {
-            if buffer.filled().len() == before {
-                self.saw_end.set(buffer.remaining() > 0);
-                self.connection.ended_remotely.set(buffer.remaining() > 0);
-            } else if !self.connection.multiplexed && self.connection.manager.request_headers_timeout.is_some() {
-                self.connection.activity.bytes_came();
-            }
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.note(&written);
-        written
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.note(&written);
-        written
-    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::{
     downstream::Connection,
     filter::{self, Exchange},
     forwarded::X_FORWARDED_PROTO,
+    framing::Verdict,
     reply::Reply,
     request::{self, Prepared},
     request_body::ClientBody,
@@ -28,8 +29,15 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let active = connection.activity.begin();
+    let verdict = connection.verdict();
     let (mut parts, incoming) = request.into_parts();
     let mut stream = Stream::new(connection, &parts, &incoming);
+    match verdict {
+        Some(Verdict::Refused(refusal)) => return Ok(stream.refuse(Reply::refused(refusal))),
+        // What follows its head is not HTTP.
+        Some(Verdict::Upgrade) => stream.connection.closing.set(true),
+        Some(Verdict::Fragment) | None => {}
+    }
     let manager = stream.connection.manager.clone();
     let Connection { peer, local, .. } = *stream.connection;
     let prepared = match request::prepare(&manager, &mut parts, peer, local, stream.scheme) {
@@ -42,6 +50,10 @@ pub(super) async fn handle(
             return Ok(stream.refuse(*reply));
         }
     };
+    if verdict == Some(Verdict::Fragment) {
+        stream.keep_request(&parts);
+        return Ok(stream.refuse(Reply::new(StatusCode::BAD_REQUEST, "", None, "path_normalization_failed")));
+    }
     stream.connection.rewrite_client_cert(&mut parts.headers);
     stream.prepared(&parts, prepared.client.address);
     let mut response = route(stream, parts, incoming, prepared).await;
@@ -50,6 +62,11 @@ pub(super) async fn handle(
 }
 
 async fn route(mut stream: Stream, mut parts: Parts, incoming: Incoming, prepared: Prepared) -> Response<ResponseBody> {
+    if parts.uri.path() == "*" {
+        // As in Envoy, which has no routes for what is no path.
+        stream.keep_request(&parts);
+        return stream.answer(Reply::new(StatusCode::NOT_FOUND, "", None, "absolute_path_rejected"), None, &parts);
+    }
     let table = stream.connection.manager.routes.clone();
     let random = fastrand::u64(..);
     let (virtual_host, route) = {

@@ -9,7 +9,12 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::{activity::Activity, upgraded::Accepted, xfcc};
+use super::{
+    activity::Activity,
+    framing::{Framing, Refusal, Rules, Verdict},
+    upgraded::Accepted,
+    xfcc,
+};
 use crate::{
     config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, route::TlsView},
     intake::Downstream,
@@ -48,6 +53,10 @@ pub(super) struct Connection {
     began: std::time::Instant,
     /// The client ended it.
     pub ended_remotely: Cell<bool>,
+    /// What framing says of its last request, and which that is, from 1.
+    verdict: Cell<Option<(u32, Verdict)>>,
+    /// Why framing refuses the body that has begun.
+    broken_body: Cell<Option<Refusal>>,
 }
 
 impl Drop for Connection {
@@ -89,7 +98,36 @@ impl Connection {
             client_cert: OnceCell::new(),
             began: std::time::Instant::now(),
             ended_remotely: Cell::new(false),
+            verdict: Cell::new(None),
+            broken_body: Cell::new(None),
         })
+    }
+
+    /// What cuts its bytes into requests, if it speaks HTTP/1.
+    pub fn framing(&self) -> Option<Framing> {
+        let rules = Rules {
+            max_head_bytes: self.manager.max_head_bytes,
+            max_headers: self.manager.max_headers,
+            any_method: self.manager.custom_methods,
+            http_10: self.manager.accept_http_10,
+        };
+        (!self.multiplexed).then(|| Framing::new(rules))
+    }
+
+    /// Takes over what framing has found.
+    pub fn framed(&self, framing: &Framing) {
+        self.verdict.set(framing.verdict());
+        self.broken_body.set(framing.broken());
+    }
+
+    /// What framing says of the request that has just begun.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.verdict.get().filter(|(request, _)| *request == self.activity.requests()).map(|(_, verdict)| verdict)
+    }
+
+    /// Why the body that is being read is refused, if it is.
+    pub fn broken_body(&self) -> Option<Refusal> {
+        self.broken_body.get()
     }
 
     /// Bytes came from the client.

@@ -1,6 +1,6 @@
 //! HTTP: connections, requests, routing, retries, upstream pools.
 //!
-//! `connection` speaks HTTP to the client and hands each request to `dispatch`, which prepares it (`request`), finds
+//! `connection` speaks HTTP to the client, whose HTTP/1 bytes `framing` has judged, and hands each request to `dispatch`, which prepares it (`request`), finds
 //! its route and answers its `stream`: itself (`reply`), or by an attempt or several at an upstream (`router`,
 //! `attempts`, `retry`, `upstream`) over this worker's `pool`. Everything is per worker and single-threaded.
 
@@ -14,10 +14,12 @@ mod downstream;
 pub(crate) mod executor;
 mod filter;
 mod forwarded;
+mod framing;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod mirror;
 mod mutate;
+mod nominated;
 pub mod pool;
 mod progress;
 mod record;
@@ -36,4 +38,5 @@ mod timers;
 mod upgrade;
 mod upgraded;
 mod upstream;
+mod watched;
 mod xfcc;

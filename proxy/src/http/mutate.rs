@@ -2,6 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::forwarded::X_FORWARDED_HOST;
 use crate::{
     config::{
         headers::{Addition, Append, HeaderChanges, Mutations, Value},
@@ -11,7 +12,6 @@ use crate::{
 };
 
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -101,16 +101,11 @@ pub(super) fn apply_to_response(changes: &Changes<'_>, headers: &mut HeaderMap, 
     }
 }
 
-/// Removes the headers that concern one connection only (RFC 9110 section 7.6.1). An upgrade keeps its own.
+/// Removes the headers that concern one connection only (RFC 9110 section 7.6.1), but for those that `connection` names
+/// (`nominated`). An upgrade keeps its own.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
     if !upgrade {
-        if let Some(value) = headers.remove(header::CONNECTION) {
-            for token in value.to_str().unwrap_or_default().split(',').map(str::trim) {
-                if !matches!(token, "" | "close" | "keep-alive" | "Keep-Alive" | "te" | "TE") {
-                    headers.remove(token);
-                }
-            }
-        }
+        headers.remove(header::CONNECTION);
         headers.remove(header::UPGRADE);
     }
     headers.remove(KEEP_ALIVE);
@@ -147,7 +142,7 @@ fn keep_only_trailers_in_te(headers: &mut HeaderMap) {
 pub(super) fn replace_host(headers: &mut HeaderMap, host: HeaderValue, forwarded: bool) {
     if let Some(old) = headers.insert(header::HOST, host) {
         if forwarded {
-            headers.append(FORWARDED_HOST, old.clone());
+            headers.append(X_FORWARDED_HOST, old.clone());
         }
         headers.insert(ORIGINAL_HOST, old);
     }
@@ -201,8 +196,7 @@ mod tests {
     fn hop_by_hop_headers_end_here() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
-            ("connection", "close, x-hop"),
-            ("x-hop", "1"),
+            ("connection", "close"),
             ("keep-alive", "timeout=5"),
             ("te", "gzip, trailers"),
             ("upgrade", "h2c"),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 
-use super::{stream::Stream, timers::Expired, upstream::Failure};
+use super::{framing::Refusal, stream::Stream, timers::Expired, upstream::Failure};
 use crate::{
     config::local_reply::BodyFormat,
     telemetry::access_log::{Flag, Live, View},
@@ -50,6 +50,28 @@ impl Reply {
             verbatim: false,
             close: false,
         }
+    }
+
+    /// The request is not one that may pass.
+    pub fn refused(refusal: Refusal) -> Self {
+        let (status, details) = match refusal {
+            Refusal::Codec => (StatusCode::BAD_REQUEST, "http1.codec_error"),
+            Refusal::Characters => (StatusCode::BAD_REQUEST, "http1.invalid_characters"),
+            Refusal::TooLong => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http1.headers_too_large"),
+            Refusal::TooMany => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http1.too_many_headers"),
+            Refusal::LengthAndChunked => (StatusCode::BAD_REQUEST, "http1.content_length_and_chunked_not_allowed"),
+            Refusal::Encoding => (StatusCode::NOT_IMPLEMENTED, "http1.invalid_transfer_encoding"),
+            Refusal::ConnectBody => (StatusCode::BAD_REQUEST, "http1.body_disallowed"),
+            Refusal::Target => (StatusCode::BAD_REQUEST, "http1.invalid_url"),
+            Refusal::Scheme => (StatusCode::BAD_REQUEST, "http1.invalid_scheme"),
+            Refusal::Version => (StatusCode::UPGRADE_REQUIRED, "low_version"),
+        };
+        Self::protocol_error(status, details)
+    }
+
+    /// The client breaks the protocol: it is told in the status's words.
+    pub fn protocol_error(status: StatusCode, details: &'static str) -> Self {
+        Self::new(status, status.canonical_reason().unwrap_or_default(), Flag::DownstreamProtocolError, details)
     }
 
     /// No route takes the request.

@@ -4,11 +4,13 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery,
+};
 
 use super::{
     forwarded::{self, Client},
-    mutate,
+    framing, mutate, nominated,
     reply::Reply,
     rewrite,
 };
@@ -38,11 +40,12 @@ pub(super) fn prepare(
     local: SocketAddr,
     scheme: &'static str,
 ) -> Result<Prepared, Box<Reply>> {
-    check_version(manager, parts)?;
-    check_method(manager, parts)?;
-    check_framing(parts)?;
     if manager.underscores != Underscores::Allow {
         check_underscores(manager.underscores, parts)?;
+    }
+    let upgrade = wanted_upgrade(parts);
+    if upgrade.is_none() && nominated::remove(&mut parts.headers).is_err() {
+        return Err(Box::new(Reply::protocol_error(StatusCode::BAD_REQUEST, "http1.connection_header_rejected")));
     }
     set_authority(manager, parts, local)?;
     if parts.method == Method::CONNECT {
@@ -50,10 +53,11 @@ pub(super) fn prepare(
         return Err(Box::new(Reply::no_route()));
     }
     set_path(manager, parts)?;
-    let upgrade = wanted_upgrade(parts);
     mutate::strip_hop_by_hop(&mut parts.headers, upgrade.is_some());
-    // This hop has said "100 Continue", or will when the body is read.
-    parts.headers.remove(header::EXPECT);
+    if parts.headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        // This hop has said so, or will when the body is read.
+        parts.headers.remove(header::EXPECT);
+    }
     let client = forwarded::identify(manager, peer, &mut parts.headers, scheme);
     if let Some(via) = &manager.via {
         mutate::append_via(&mut parts.headers, via);
@@ -66,43 +70,27 @@ fn refusal(status: StatusCode, body: &'static str, flag: impl Into<Option<Flag>>
     Box::new(Reply::new(status, body, flag, details))
 }
 
-fn check_version(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Box<Reply>> {
-    if parts.version == Version::HTTP_09 || parts.version == Version::HTTP_10 {
-        if !manager.accept_http_10 {
-            return Err(refusal(
-                StatusCode::UPGRADE_REQUIRED,
-                "Upgrade Required",
-                Flag::DownstreamProtocolError,
-                "low_version",
-            ));
-        }
-        if let (None, Some(host)) = (parts.headers.get(header::HOST), &manager.default_host) {
-            parts.headers.insert(header::HOST, host.clone());
-        }
-    }
-    Ok(())
-}
-
-/// A request with two ways of saying where its body ends is how requests are smuggled.
-fn check_framing(parts: &Parts) -> Result<(), Box<Reply>> {
-    let Some(encoding) = parts.headers.get(header::TRANSFER_ENCODING) else { return Ok(()) };
-    let bad = |status, details| refusal(status, "", Flag::DownstreamProtocolError, details);
-    if parts.headers.contains_key(header::CONTENT_LENGTH) {
-        return Err(bad(StatusCode::BAD_REQUEST, "http1.content_length_and_chunked_not_allowed"));
-    }
-    if !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-        return Err(bad(StatusCode::NOT_IMPLEMENTED, "http1.invalid_transfer_encoding"));
-    }
-    Ok(())
-}
-
 fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: SocketAddr) -> Result<(), Box<Reply>> {
     let missing = || refusal(StatusCode::BAD_REQUEST, "", None, "missing_host_header");
+    let old = parts.version < Version::HTTP_11;
     if let Some(authority) = parts.uri.authority() {
         let value = HeaderValue::from_str(authority.as_str()).map_err(|_| missing())?;
         parts.headers.insert(header::HOST, value);
+    } else if parts.headers.get_all(header::HOST).iter().nth(1).is_some() {
+        join_hosts(&mut parts.headers);
+    } else if let Some(host) =
+        manager.default_host.as_ref().filter(|_| old && !parts.headers.contains_key(header::HOST))
+    {
+        parts.headers.insert(header::HOST, host.clone());
     }
-    let host = parts.headers.get(header::HOST).filter(|host| !host.is_empty()).ok_or_else(missing)?;
+    let host = parts.headers.get(header::HOST).ok_or_else(missing)?;
+    if parts.version >= Version::HTTP_2 {
+        if host.is_empty() {
+            return Err(missing());
+        }
+    } else if !host.as_bytes().iter().all(|byte| framing::is_authority(*byte)) {
+        return Err(Box::new(Reply::protocol_error(StatusCode::BAD_REQUEST, "http.invalid_authority")));
+    }
     let mut stripped = host.as_bytes();
     match manager.strip_port {
         StripPort::Never => {}
@@ -124,11 +112,16 @@ fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: Sock
     Ok(())
 }
 
-fn set_path(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Box<Reply>> {
-    if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
-        let status = StatusCode::BAD_REQUEST;
-        return Err(refusal(status, "Bad Request", Flag::DownstreamProtocolError, "http1.codec_error"));
+/// Several hosts become one, which is none of them: as in Envoy, and no router takes it for one.
+fn join_hosts(headers: &mut HeaderMap) {
+    let hosts = headers.get_all(header::HOST).iter().map(HeaderValue::as_bytes).filter(|host| !host.is_empty());
+    let joined = hosts.collect::<Vec<_>>().join(&b","[..]);
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::HOST, joined);
     }
+}
+
+fn set_path(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Box<Reply>> {
     if manager.escaped_slashes != EscapedSlashes::Keep {
         unescape_slashes(manager.escaped_slashes, parts)?;
     }
@@ -194,53 +187,6 @@ fn unescape_slashes(action: EscapedSlashes, parts: &mut Parts) -> Result<(), Box
     }
 }
 
-/// The methods that Envoy's parser of HTTP/1 knows.
-const METHODS: [&str; 35] = [
-    "GET",
-    "POST",
-    "PUT",
-    "DELETE",
-    "HEAD",
-    "OPTIONS",
-    "PATCH",
-    "CONNECT",
-    "TRACE",
-    "ACL",
-    "BIND",
-    "CHECKOUT",
-    "COPY",
-    "LINK",
-    "LOCK",
-    "MERGE",
-    "MKACTIVITY",
-    "MKCALENDAR",
-    "MKCOL",
-    "MOVE",
-    "MSEARCH",
-    "M-SEARCH",
-    "NOTIFY",
-    "PROPFIND",
-    "PROPPATCH",
-    "PURGE",
-    "REBIND",
-    "REPORT",
-    "SEARCH",
-    "SOURCE",
-    "SUBSCRIBE",
-    "UNBIND",
-    "UNLINK",
-    "UNLOCK",
-    "UNSUBSCRIBE",
-];
-
-fn check_method(manager: &HttpConnectionManager, parts: &Parts) -> Result<(), Box<Reply>> {
-    if parts.version >= Version::HTTP_2 || manager.custom_methods || METHODS.contains(&parts.method.as_str()) {
-        return Ok(());
-    }
-    let status = StatusCode::BAD_REQUEST;
-    Err(refusal(status, "Bad Request", Flag::DownstreamProtocolError, "http1.codec_error"))
-}
-
 /// Headers with underscores look like others to servers that turn dashes into underscores.
 fn check_underscores(action: Underscores, parts: &mut Parts) -> Result<(), Box<Reply>> {
     let underscored: Vec<HeaderName> =
@@ -259,16 +205,23 @@ fn check_underscores(action: Underscores, parts: &mut Parts) -> Result<(), Box<R
     Ok(())
 }
 
-fn wanted_upgrade(parts: &Parts) -> Option<Box<str>> {
+fn wanted_upgrade(parts: &mut Parts) -> Option<Box<str>> {
     if parts.version >= Version::HTTP_2 {
         return None;
     }
-    let upgrade = parts.headers.get(header::UPGRADE)?.to_str().ok()?;
-    let connection = parts.headers.get(header::CONNECTION)?.to_str().ok()?;
-    connection
-        .split(',')
-        .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
-        .then(|| upgrade.trim().to_ascii_lowercase().into())
+    let upgrade = parts.headers.get(header::UPGRADE)?.to_str().ok()?.trim();
+    let asked = parts
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    if asked && upgrade.eq_ignore_ascii_case("h2c") {
+        // As in Envoy, which does not upgrade to HTTP/2 and goes on without.
+        parts.headers.remove("http2-settings");
+        return None;
+    }
+    asked.then(|| upgrade.to_ascii_lowercase().into())
 }
 
 fn set_request_id(manager: &HttpConnectionManager, parts: &mut Parts, client: Client) {
@@ -338,24 +291,47 @@ mod tests {
     fn refused_requests() {
         for (uri, version, headers, status, details) in [
             ("/", Version::HTTP_11, &[][..], 400, "missing_host_header"),
-            ("/", Version::HTTP_10, &[("host", "h")], 426, "low_version"),
+            ("/", Version::HTTP_11, &[("host", "a b")], 400, "http.invalid_authority"),
             (
                 "/",
                 Version::HTTP_11,
-                &[("host", "h"), ("transfer-encoding", "chunked"), ("content-length", "3")],
+                &[("host", "h"), ("connection", "x-forwarded-for")],
                 400,
-                "http1.content_length_and_chunked_not_allowed",
-            ),
-            (
-                "/",
-                Version::HTTP_11,
-                &[("host", "h"), ("transfer-encoding", "gzip, chunked")],
-                501,
-                "http1.invalid_transfer_encoding",
+                "http1.connection_header_rejected",
             ),
         ] {
             let reply = run(&manager(), &mut parts(uri, version, headers)).unwrap_err();
             assert_eq!((reply.status.as_u16(), &*reply.details), (status, details));
+        }
+    }
+
+    #[test]
+    fn hosts_that_are_none_or_several() {
+        for (hosts, expected) in [(&[""][..], ""), (&["a", "b"], "a,b"), (&["a", "", "a"], "a,a")] {
+            let headers: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();
+            let mut parts = parts("/", Version::HTTP_11, &headers);
+            run(&manager(), &mut parts).unwrap();
+            assert_eq!(parts.headers.get_all("host").iter().collect::<Vec<_>>(), [expected]);
+        }
+    }
+
+    #[test]
+    fn only_the_expectation_that_is_met_ends_here() {
+        for (expect, passed) in [("100-Continue", false), ("something else", true)] {
+            let mut parts = parts("/", Version::HTTP_11, &[("host", "h"), ("expect", expect)]);
+            run(&manager(), &mut parts).unwrap();
+            assert_eq!(parts.headers.contains_key("expect"), passed);
+        }
+    }
+
+    #[test]
+    fn an_upgrade_to_http_2_is_ignored() {
+        let h2c =
+            [("host", "h"), ("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "x")];
+        let mut parts = parts("/", Version::HTTP_11, &h2c);
+        assert_eq!(run(&manager(), &mut parts).unwrap().upgrade, None);
+        for name in ["connection", "upgrade", "http2-settings"] {
+            assert!(!parts.headers.contains_key(name), "{name}");
         }
     }
 

@@ -4,10 +4,10 @@ use http::{HeaderValue, StatusCode, header};
 use http_body::Body;
 
 use super::Exchange;
-use crate::http::{reply::Reply, request_body::ReadFailure};
+use crate::http::{reply::Reply, request_body::ReadFailure, stream::Stream};
 
 /// Reads the body, of at most `limit` bytes.
-pub(super) async fn on_request(limit: usize, exchange: &mut Exchange<'_>) -> Option<Reply> {
+pub(super) async fn on_request(limit: usize, stream: &Stream, exchange: &mut Exchange<'_>) -> Option<Reply> {
     if exchange.body.is_end_stream() {
         return None;
     }
@@ -24,7 +24,10 @@ pub(super) async fn on_request(limit: usize, exchange: &mut Exchange<'_>) -> Opt
             let reply = Reply::new(status, "Payload Too Large", None, "request_payload_too_large");
             Some(Reply { close: true, ..reply })
         }
-        // The client is gone, or sends rubbish: nobody reads this.
-        Err(ReadFailure::Broken) => Some(Reply::new(StatusCode::BAD_REQUEST, "", None, "downstream_remote_disconnect")),
+        Err(ReadFailure::Broken) => Some(match stream.connection.broken_body() {
+            Some(refusal) => Reply { close: true, ..Reply::refused(refusal) },
+            // The client is gone: nobody reads this.
+            None => Reply::new(StatusCode::BAD_REQUEST, "", None, "downstream_remote_disconnect"),
+        }),
     }
 }

@@ -111,7 +111,7 @@ async fn pass(stream: &mut Stream, exchange: &mut Exchange<'_>, filter: &HttpFil
     match (&filter.kind, said.config) {
         (_, Some(RouteFilter::Buffer(None))) => None,
         (FilterKind::Buffer(_), Some(RouteFilter::Buffer(Some(limit)))) | (FilterKind::Buffer(limit), _) => {
-            Box::pin(buffer::on_request(*limit, exchange)).await
+            Box::pin(buffer::on_request(*limit, stream, exchange)).await
         }
         (FilterKind::Cors, _) => cors::on_request(stream, exchange, &filter.name),
         (FilterKind::Fault(_), Some(RouteFilter::Fault(fault))) | (FilterKind::Fault(fault), _) => {

@@ -1,0 +1,146 @@
+//! A client's stream as hyper reads and writes it: watched for what limits need to know, and, if it is HTTP/1, judged
+//! (`framing`) before hyper sees what comes.
+
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    downstream::Connection,
+    framing::{Framing, Passed},
+};
+use crate::wire::io::Io;
+
+/// How many bytes are taken after an upgrade's head before the upgrade is accepted.
+const EARLY: usize = 64 * 1024;
+
+/// A client's stream.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub stream: Io,
+    connection: Rc<Connection>,
+    /// None: it is not HTTP/1.
+    framing: Option<Framing>,
+    /// What framing let pass in other words and hyper has not taken.
+    passed: Bytes,
+    /// The client closed its side.
+    pub saw_end: bool,
+}
+
+impl Watched {
+    pub fn new(stream: Io, connection: Rc<Connection>) -> Self {
+        let framing = connection.framing();
+        Self { stream, connection, framing, passed: Bytes::new(), saw_end: false }
+    }
+
+    /// Whether part of a request's head has come.
+    pub fn in_head(&self) -> bool {
+        self.framing.as_ref().is_some_and(Framing::in_head)
+    }
+
+    /// What came after an upgrade's head and was not for hyper.
+    pub fn after_upgrade(&self) -> &[u8] {
+        self.framing.as_ref().map_or(&[], Framing::after_upgrade)
+    }
+
+    /// Gives hyper what passed in other words.
+    fn give(&mut self, buffer: &mut ReadBuf<'_>) {
+        let length = self.passed.len().min(buffer.remaining());
+        buffer.put_slice(&self.passed[..length]);
+        self.passed.advance(length);
+    }
+
+    fn poll_stream(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let length = buffer.filled().len() - before;
+        let connection = &self.connection;
+        connection.count_read(length);
+        if length == 0 {
+            self.saw_end = buffer.remaining() > 0;
+            connection.ended_remotely.set(self.saw_end);
+        } else if !connection.multiplexed && connection.manager.request_headers_timeout.is_some() {
+            connection.activity.bytes_came();
+        }
+        Poll::Ready(Ok(length))
+    }
+
+    fn note(&self, written: &Poll<io::Result<usize>>) {
+        match written {
+            Poll::Pending => self.connection.activity.write_blocked(),
+            Poll::Ready(written) => {
+                self.connection.activity.written();
+                self.connection.count_written(written.as_ref().map_or(0, |bytes| *bytes));
+            }
+        }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            if !this.passed.is_empty() {
+                this.give(buffer);
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(framing) = &this.framing {
+                if framing.broken().is_some() {
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
+                // Nothing is read for hyper any more. It must not see that the client has closed its side either: it
+                // would not answer the last request.
+                if framing.is_over() || framing.after_upgrade().len() >= EARLY {
+                    return Poll::Pending;
+                }
+            }
+            let before = buffer.filled().len();
+            let length = ready!(this.poll_stream(cx, buffer))?;
+            let Some(framing) = this.framing.as_mut().filter(|_| length > 0) else { return Poll::Ready(Ok(())) };
+            match framing.feed(&buffer.filled()[before..]) {
+                Passed::Unchanged => return Poll::Ready(Ok(())),
+                Passed::Edited(bytes) => {
+                    buffer.set_filled(before);
+                    this.passed = bytes.into();
+                    this.connection.framed(framing);
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note(&written);
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.note(&written);
+        written
+    }
+}
