@@ -2,7 +2,9 @@
 
 mod action;
 mod hash;
+mod internal_redirect;
 mod matching;
+mod stats;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,10 +16,12 @@ pub use self::{
         RedirectPath, UpgradeRule, WeightedCluster,
     },
     hash::{HashInput, HashPolicy, Hashed, hash},
+    internal_redirect::{InternalRedirects, RedirectPredicate, Step},
     matching::{
         CookieMatcher, PathMatch, RequestView, RouteMatch, TlsMatch, TlsView, cookies, header_matches, is_grpc,
         plain_header_matches,
     },
+    stats::{RequestHandles, RequestStats},
 };
 use crate::config::{
     filter::{Overrides, local_ratelimit::RateLimit},
@@ -81,15 +85,19 @@ pub struct VirtualHost {
     pub timeout_retry_header: bool,
     /// Groups of requests that have statistics of their own; the first that matches counts.
     pub virtual_clusters: Vec<VirtualCluster>,
+    /// Statistics of requests that are in none of them, where there are any.
+    pub other_requests: Option<RequestStats>,
 }
 
 /// A group of requests that has statistics of its own.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct VirtualCluster {
     /// Its name.
     pub name: Arc<str>,
     /// Requests that match all of these.
     pub headers: Vec<HeaderMatcher>,
+    /// What it counts.
+    pub stats: RequestStats,
 }
 
 /// Which requests are redirected to https.
@@ -121,6 +129,8 @@ pub struct Route {
     pub filters: Overrides,
     /// Configured metadata.
     pub metadata: Option<Metadata>,
+    /// Statistics of its own.
+    pub stats: Option<RequestStats>,
 }
 
 impl RouteTable {
@@ -227,8 +237,15 @@ pub fn without_port(authority: &[u8]) -> &[u8] {
 }
 
 impl VirtualHost {
-    /// The group of requests that one belongs to.
-    pub fn virtual_cluster(&self, request: &RequestView<'_>) -> Option<&VirtualCluster> {
+    /// The group of requests that one belongs to, and what it counts.
+    pub fn group(&self, request: &RequestView<'_>) -> (Option<&Arc<str>>, Option<&RequestStats>) {
+        match self.virtual_cluster(request) {
+            Some(cluster) => (Some(&cluster.name), Some(&cluster.stats)),
+            None => (None, self.other_requests.as_ref()),
+        }
+    }
+
+    fn virtual_cluster(&self, request: &RequestView<'_>) -> Option<&VirtualCluster> {
         self.virtual_clusters
             .iter()
             .find(|cluster| cluster.headers.iter().all(|matcher| header_matches(matcher, request)))

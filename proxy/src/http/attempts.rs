@@ -14,6 +14,7 @@ use super::{
     body::{FromUpstream, ResponseBody},
     charge::{self, Ended},
     filter,
+    internal_redirect::{self, Redirected},
     mutate::{self, Changes},
     pool::{InUse, Lease, Speaks, Want},
     reply::Reply,
@@ -31,9 +32,12 @@ use crate::{
     config::{
         cluster::{Cluster, Discovery, Endpoint},
         retry::{RateLimitedBackOff, RetryPolicy},
-        route::{Forward, HostRewrite},
+        route::{Forward, HostRewrite, RequestHandles, RequestStats},
     },
-    telemetry::access_log::{Flag, Live, View},
+    telemetry::{
+        access_log::{Flag, Live, View},
+        stats::Counter,
+    },
 };
 
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
@@ -62,6 +66,8 @@ pub(super) struct Attempts<'a> {
     pub hash: Option<u64>,
     /// `set-cookie` of the hash policy, for the response.
     pub cookies: Vec<HeaderValue>,
+    /// The statistics of the route and of the virtual cluster, if they have any.
+    pub groups: SmallVec<[&'a RequestStats; 2]>,
     /// The client is internal: for statistics.
     pub internal: bool,
     /// The endpoint of the last attempt is a canary.
@@ -76,6 +82,19 @@ pub(super) enum BodySource {
     Kept(Rc<std::cell::RefCell<Kept>>),
 }
 
+/// What becomes of a request.
+pub(super) enum Answer {
+    Response(Response<ResponseBody>),
+    /// It begins anew.
+    Redirected(Box<Redirected>),
+}
+
+impl From<Response<ResponseBody>> for Answer {
+    fn from(response: Response<ResponseBody>) -> Self {
+        Self::Response(response)
+    }
+}
+
 /// A response to pass on, or why there is none.
 enum Attempted {
     Response(Response<Incoming>, Lease, InUse),
@@ -86,7 +105,7 @@ enum Attempted {
 
 impl Attempts<'_> {
     /// Makes attempts until one brings a response to pass on or none may follow.
-    pub async fn run(mut self, mut body: BodySource) -> Response<ResponseBody> {
+    pub async fn run(mut self, mut body: BodySource) -> Answer {
         let mut first_request_kept = false;
         loop {
             let last = !self.can_retry(&body);
@@ -102,14 +121,13 @@ impl Attempts<'_> {
                 }
                 let shard = &self.stream.connection.worker.stats;
                 shard.inc(self.cluster.stats.upstream_cx_none_healthy);
-                return self.give_up(Attempted::NoHost);
+                return self.give_up(Attempted::NoHost).into();
             };
             self.prepare_attempt(&endpoint);
             self.stream.keep_request(&self.parts);
             first_request_kept = true;
-            let internal = charge::is_internal(&self.parts.headers);
             let attempted = self.attempt(&endpoint, attempt_body, last).await;
-            (self.internal, self.canary) = (internal, endpoint.template.canary);
+            self.canary = endpoint.template.canary;
             let ended = match &attempted {
                 Attempted::Response(response, ..) => Some(Ended::Response(response.status(), response.headers())),
                 Attempted::Failed(failure) => Some(Ended::Failed(failure)),
@@ -119,6 +137,9 @@ impl Attempts<'_> {
             let worker = self.stream.connection.worker.clone();
             let (shard, stats) = (&worker.stats, self.cluster.clone());
             let stats = &stats.stats;
+            if matches!(ended, Some(Ended::Expired(Expired::Global))) {
+                self.in_groups(|group| group.upstream_rq_timeout);
+            }
             if let Some(ended) = ended {
                 charge::attempt(&self.cluster, &endpoint, shard, ended);
             }
@@ -126,23 +147,26 @@ impl Attempts<'_> {
                 Attempted::Response(response, ..) => Outcome::Response(response.status(), response.headers()),
                 Attempted::Failed(failure) => Outcome::Failed(failure),
                 Attempted::Expired(Expired::PerTry | Expired::PerTryIdle) => Outcome::TimedOut,
-                Attempted::Expired(_) | Attempted::NoHost => return self.give_up(attempted),
+                Attempted::Expired(_) | Attempted::NoHost => return self.give_up(attempted).into(),
             };
             if !self.policy.as_ref().is_some_and(|policy| retry::wanted(policy, outcome)) {
                 if self.retries > 0 && matches!(attempted, Attempted::Response(..)) {
                     shard.inc(stats.upstream_rq_retry_success);
+                    self.in_groups(|group| group.upstream_rq_retry_success);
                 }
-                return self.finish(attempted);
+                return self.finish(attempted, &body);
             }
             if !self.can_retry(&body) {
                 shard.inc(stats.upstream_rq_retry_limit_exceeded);
+                self.in_groups(|group| group.upstream_rq_retry_limit_exceeded);
                 self.stream.record.entry.raise(Flag::UpstreamRetryLimitExceeded);
-                return self.finish(attempted);
+                return self.finish(attempted, &body);
             }
             let Some(_retrying) = InUse::take(&self.cluster.usage.retries, self.cluster.retry_limit()) else {
                 shard.inc(stats.upstream_rq_retry_overflow);
+                self.in_groups(|group| group.upstream_rq_retry_overflow);
                 self.stream.record.entry.raise(Flag::UpstreamOverflow);
-                return self.finish(attempted);
+                return self.finish(attempted, &body);
             };
             let timed_out = matches!(attempted, Attempted::Expired(_));
             let limited = self.policy.as_ref().and_then(|policy| policy.rate_limited.as_ref());
@@ -154,6 +178,7 @@ impl Attempts<'_> {
                 _ => None,
             };
             shard.inc(stats.upstream_rq_retry);
+            self.in_groups(|group| group.upstream_rq_retry);
             shard.inc(match asked {
                 Some(_) => stats.upstream_rq_retry_backoff_ratelimited,
                 None => stats.upstream_rq_retry_backoff_exponential,
@@ -176,8 +201,15 @@ impl Attempts<'_> {
                 self.parts.headers.insert(IS_TIMEOUT_RETRY, timed_out);
             }
             if let Err(expired) = self.pause(asked).await {
-                return self.give_up(Attempted::Expired(expired));
+                return self.give_up(Attempted::Expired(expired)).into();
             }
+        }
+    }
+
+    /// Counts one in the statistics of the route and of the virtual cluster.
+    fn in_groups(&self, counter: impl Fn(&RequestHandles) -> Counter) {
+        for group in &self.groups {
+            self.stream.connection.worker.stats.inc(counter(&group.handles));
         }
     }
 
@@ -231,7 +263,6 @@ impl Attempts<'_> {
         if let Some(HostRewrite::Auto) = &self.forward.host_rewrite
             && let Some(host) =
                 rewrite::host(&HostRewrite::Auto, &self.parts.uri, &self.parts.headers, &endpoint.hostname)
-            && self.tried.is_empty()
         {
             mutate::replace_host(&mut self.parts.headers, host, self.forward.append_forwarded_host);
         }
@@ -290,6 +321,7 @@ impl Attempts<'_> {
                 Ok(Err(error)) => return Attempted::Failed(error.into()),
                 Ok(Ok(lease)) => lease,
             };
+            self.in_groups(|group| group.upstream_rq_total);
             let entry = &mut self.stream.record.entry;
             entry.upstream_local = lease.local();
             entry.upstream_tls = lease.tls().cloned();
@@ -320,18 +352,28 @@ impl Attempts<'_> {
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = self.parts.uri.clone();
         // The response's headers may be made from the request's.
-        let needed =
-            !self.stream.chain.is_empty() || self.changes.in_order().any(|changes| !changes.response.is_empty());
+        let needed = !self.stream.chain.is_empty()
+            || self.forward.internal_redirects.is_some()
+            || self.changes.in_order().any(|changes| !changes.response.is_empty());
         *request.headers_mut() =
             if last && !needed { std::mem::take(&mut self.parts.headers) } else { self.parts.headers.clone() };
         request
     }
 
     /// Ends without another attempt: with the response, or with what went wrong.
-    fn finish(self, attempted: Attempted) -> Response<ResponseBody> {
+    fn finish(mut self, attempted: Attempted, body: &BodySource) -> Answer {
         match attempted {
-            Attempted::Response(response, lease, in_use) => self.respond(response, lease, in_use),
-            other => self.give_up(other),
+            Attempted::Response(response, lease, in_use) => {
+                let (stream, parts) = (&mut self.stream, &mut self.parts);
+                match internal_redirect::follow(stream, self.routed, &self.cluster, parts, &response, body) {
+                    Some(body) => {
+                        drain(response.into_body(), lease);
+                        Answer::Redirected(Box::new(Redirected { stream: self.stream, parts: self.parts, body }))
+                    }
+                    None => self.respond(response, lease, in_use).into(),
+                }
+            }
+            other => self.give_up(other).into(),
         }
     }
 
@@ -354,7 +396,7 @@ impl Attempts<'_> {
         };
         let mut reply = reply;
         let shard = &self.stream.connection.worker.stats;
-        charge::answer(&self.cluster, shard, reply.status, self.internal, self.canary);
+        charge::answer(&self.cluster, &self.groups, shard, reply.status, self.internal, self.canary);
         if self.routed.virtual_host.attempt_count_in_response && self.stream.record.entry.attempts > 0 {
             reply.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.stream.record.entry.attempts));
         }
@@ -368,13 +410,15 @@ impl Attempts<'_> {
         let manager = &connection.manager;
         let (mut parts, incoming) = response.into_parts();
         let shard = &connection.worker.stats;
-        charge::answer(&self.cluster, shard, parts.status, self.internal, self.canary);
+        if !self.stream.record.health_check {
+            charge::answer(&self.cluster, &self.groups, shard, parts.status, self.internal, self.canary);
+        }
         let now = std::time::Instant::now();
         let request_id = self.stream.request_id();
         let completed = self.stream.record.request_completed();
         if let Some(completed) = completed {
             let took = now.saturating_duration_since(completed);
-            charge::time(&self.cluster, &connection.worker.stats, self.internal, self.canary, took);
+            charge::time(&self.cluster, &self.groups, &connection.worker.stats, self.internal, self.canary, took);
         }
         let entry = &mut self.stream.record.entry;
         entry.response_started = Some(now);
@@ -400,7 +444,10 @@ impl Attempts<'_> {
         let view = View { entry, request: Some(live), response: None };
         mutate::apply_to_response(&self.changes, &mut parts.headers, &view);
         filter::on_response(&mut self.stream, parts.status, &self.parts, &mut parts.headers);
-        let throttle = self.stream.throttle.take();
+        let (throttle, counting) = (self.stream.throttle.take(), self.stream.counting.take());
+        if let (Some(counting), true) = (&counting, incoming.is_end_stream()) {
+            counting.ended(completed.map(|completed| now.saturating_duration_since(completed)));
+        }
         let entry = &mut self.stream.record.entry;
         response::finish(manager, &mut parts.headers, false, request_id);
         entry.kept.response(&manager.wanted, &parts.headers);
@@ -408,8 +455,15 @@ impl Attempts<'_> {
         parts.version = Version::HTTP_11;
         // The upstream's own reason phrase among them: Envoy sends the standard ones.
         parts.extensions.clear();
-        let from =
-            FromUpstream { incoming, lease: Some(lease), timers: self.timers, trailers, throttle, _in_use: in_use };
+        let from = FromUpstream {
+            incoming,
+            lease: Some(lease),
+            timers: self.timers,
+            trailers,
+            throttle,
+            counting,
+            _in_use: in_use,
+        };
         let mut response = Response::from_parts(parts, ResponseBody::upstream(from, self.stream.record));
         response::set_reason(&mut response);
         response

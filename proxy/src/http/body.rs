@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 
 use super::{
     activity::Active,
-    filter::Throttle,
+    filter::{Counting, Throttle},
     pool::{InUse, Lease},
     record::Record,
     request_body::BodyError,
@@ -45,6 +45,8 @@ pub(super) struct FromUpstream {
     pub trailers: bool,
     /// Slows it down.
     pub throttle: Option<Throttle>,
+    /// Counts its messages.
+    pub counting: Option<Box<Counting>>,
     pub _in_use: InUse,
 }
 
@@ -52,6 +54,17 @@ impl FromUpstream {
     /// Whether something has come that has not been passed on.
     fn is_throttled(&self) -> bool {
         self.throttle.as_ref().is_some_and(Throttle::is_waiting)
+    }
+
+    /// Counts gRPC messages and outcomes, where a filter wants that.
+    fn count(&mut self, frame: &Frame<Bytes>, record: Option<&Record>) {
+        let Some(counting) = &mut self.counting else { return };
+        if let Some(data) = frame.data_ref() {
+            counting.passed(data);
+        } else if let Some(trailers) = frame.trailers_ref() {
+            counting.trailers(trailers);
+            counting.ended(record.and_then(Record::request_completed).map(|at| at.elapsed()));
+        }
     }
 }
 
@@ -168,10 +181,12 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Err(BodyError::Upstream(error))))
             }
             Some(Ok(frame)) if frame.is_trailers() && !from.trailers => {
+                from.count(&frame, this.record.as_deref());
                 this.ended();
                 Poll::Ready(None)
             }
             Some(Ok(frame)) if frame.is_data() && from.throttle.is_some() => {
+                from.count(&frame, None);
                 if let (Some(throttle), Ok(data)) = (&mut from.throttle, frame.into_data()) {
                     throttle.offer(data);
                 }
@@ -180,6 +195,7 @@ impl Body for ResponseBody {
             Some(Ok(frame)) => {
                 // Nothing comes after trailers, and nobody may ask.
                 let last = from.incoming.is_end_stream() || frame.is_trailers();
+                from.count(&frame, this.record.as_deref());
                 if let Some(record) = &mut this.record {
                     if let Some(data) = frame.data_ref() {
                         record.entry.bytes_sent += data.len() as u64;

@@ -7,7 +7,10 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use super::{timers::Expired, upstream::Failure};
 use crate::{
     cluster::Outcome,
-    config::cluster::{Cluster, Endpoint, stats::Response},
+    config::{
+        cluster::{Cluster, Endpoint, stats::Response},
+        route::RequestStats,
+    },
     telemetry::stats::Shard,
 };
 
@@ -65,13 +68,33 @@ pub(super) fn is_internal(headers: &HeaderMap) -> bool {
 }
 
 /// Takes note of what a client is answered by way of a cluster.
-pub(super) fn answer(cluster: &Cluster, shard: &Shard, status: StatusCode, internal: bool, canary: bool) {
+pub(super) fn answer(
+    cluster: &Cluster,
+    groups: &[&RequestStats],
+    shard: &Shard,
+    status: StatusCode,
+    internal: bool,
+    canary: bool,
+) {
+    for group in groups {
+        group.responses.charge(shard, status.as_u16());
+    }
     cluster.stats.charge(shard, Response { code: status.as_u16(), internal, canary });
 }
 
 /// Takes note of how long an upstream took for a response after the whole request.
-pub(super) fn time(cluster: &Cluster, shard: &Shard, internal: bool, canary: bool, took: Duration) {
+pub(super) fn time(
+    cluster: &Cluster,
+    groups: &[&RequestStats],
+    shard: &Shard,
+    internal: bool,
+    canary: bool,
+    took: Duration,
+) {
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    for group in groups {
+        shard.record(group.responses.time(), millis);
+    }
     cluster.stats.charge_time(shard, Response { code: 0, internal, canary }, millis);
 }
 

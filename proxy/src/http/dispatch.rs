@@ -1,17 +1,19 @@
 //! One request from its head to its response: prepared, routed, answered.
 
-use std::{convert::Infallible, rc::Rc};
+use std::{convert::Infallible, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 
 use super::{
+    attempts::Answer,
     body::ResponseBody,
     downstream::Connection,
     filter::{self, Exchange},
     forwarded::X_FORWARDED_PROTO,
     framing::Verdict,
+    internal_redirect::Redirected,
     reply::Reply,
     request::{self, Prepared},
     request_body::ClientBody,
@@ -19,7 +21,7 @@ use super::{
     stream::{Routed, Stream},
 };
 use crate::{
-    config::route::{Action, RequireTls},
+    config::route::{Action, RequireTls, VirtualHost},
     telemetry::access_log::Flag,
 };
 
@@ -56,54 +58,50 @@ pub(super) async fn handle(
     }
     stream.connection.rewrite_client_cert(&mut parts.headers);
     stream.prepared(&parts, prepared.client.address);
-    let mut response = route(stream, parts, incoming, prepared).await;
+    stream.endless = prepared.upgrade.is_some();
+    let mut body = ClientBody::new(incoming, stream.record.progress.clone());
+    let mut response = loop {
+        match route(stream, parts, body, &prepared).await {
+            Answer::Response(response) => break response,
+            Answer::Redirected(again) => Redirected { stream, parts, body } = *again,
+        }
+    };
     response.body_mut().keep_active(active);
     Ok(response)
 }
 
-async fn route(mut stream: Stream, mut parts: Parts, incoming: Incoming, prepared: Prepared) -> Response<ResponseBody> {
+async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepared: &Prepared) -> Answer {
     if parts.uri.path() == "*" {
         // As in Envoy, which has no routes for what is no path.
         stream.keep_request(&parts);
-        return stream.answer(Reply::new(StatusCode::NOT_FOUND, "", None, "absolute_path_rejected"), None, &parts);
+        let reply = Reply::new(StatusCode::NOT_FOUND, "", None, "absolute_path_rejected");
+        return stream.answer(reply, None, &parts).into();
     }
-    let table = stream.connection.manager.routes.clone();
-    let random = fastrand::u64(..);
-    let (virtual_host, route) = {
-        let view = stream.view(&parts);
-        let domain = match &table.vhost_header {
-            Some(name) => parts.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes),
-            None => view.authority,
-        };
-        let virtual_host = table.virtual_host(domain).cloned();
-        let route = virtual_host.as_ref().and_then(|host| host.route(&view, random)).cloned();
-        (virtual_host, route)
-    };
+    let (virtual_host, routed) = resolve(&stream, &parts);
     let must_use_tls = match virtual_host.as_ref().map_or(RequireTls::None, |host| host.require_tls) {
         RequireTls::None => false,
         RequireTls::ExternalOnly => !prepared.client.internal,
         RequireTls::All => true,
     };
     let redirected = must_use_tls && forwarded_scheme(&parts) != b"https";
-    let routed = virtual_host.zip(route.filter(|_| !redirected)).map(|(virtual_host, route)| {
-        let (cluster, weighted) = match &route.action {
-            Action::Forward(forward) => forward.clusters.pick(&parts.headers, fastrand::u64(..)),
-            Action::Redirect(_) | Action::Direct(_) => (None, None),
-        };
-        Routed { table, virtual_host, route, cluster, weighted }
-    });
+    let routed = routed.filter(|_| !redirected);
     if let Some(routed) = &routed {
-        let virtual_cluster = routed.virtual_host.virtual_cluster(&stream.view(&parts));
-        stream.record.entry.virtual_cluster = virtual_cluster.map(|cluster| cluster.name.clone());
         stream.routed(routed);
     }
-    let mut body = ClientBody::new(incoming, stream.record.progress.clone());
+    if let Some(upgrade) = &prepared.upgrade
+        && !upgrade_allowed(&stream.connection.manager.upgrades, routed.as_ref(), upgrade)
+    {
+        stream.keep_request(&parts);
+        filter::prepare(&mut stream, routed.as_ref());
+        let reply = Reply::new(StatusCode::FORBIDDEN, "", None, "upgrade_failed");
+        return stream.answer(reply, routed.as_ref().map(Routed::changes).as_ref(), &parts).into();
+    }
     if !stream.connection.manager.filters.is_empty() {
         let routed = routed.as_ref();
         let mut exchange = Exchange { parts: &mut parts, body: &mut body, routed, client: prepared.client };
         if let Some(reply) = filter::on_request(&mut stream, &mut exchange).await {
             stream.keep_request(&parts);
-            return stream.answer(reply, routed.map(Routed::changes).as_ref(), &parts);
+            return stream.answer(reply, routed.map(Routed::changes).as_ref(), &parts).into();
         }
     }
     let manager = stream.connection.manager.clone();
@@ -112,10 +110,10 @@ async fn route(mut stream: Stream, mut parts: Parts, incoming: Incoming, prepare
     let Some(routed) = routed else {
         stream.keep_request(&parts);
         let reply = if redirected { https_redirect(&parts) } else { Reply::no_route() };
-        return stream.answer(reply, None, &parts);
+        return stream.answer(reply, None, &parts).into();
     };
     match &routed.route.action {
-        Action::Forward(_) => router::forward(stream, &routed, parts, body, prepared.upgrade).await,
+        Action::Forward(_) => router::forward(stream, &routed, parts, body, prepared.upgrade.is_some()).await,
         Action::Direct(direct) => {
             shard.inc(stats.rq_direct_response);
             stream.keep_request(&parts);
@@ -124,7 +122,7 @@ async fn route(mut stream: Stream, mut parts: Parts, incoming: Incoming, prepare
             if let Some(format) = &direct.format {
                 reply.fill(format, &stream, &parts, false);
             }
-            stream.answer(reply, Some(&routed.changes()), &parts)
+            stream.answer(reply, Some(&routed.changes()), &parts).into()
         }
         Action::Redirect(redirect) => {
             // As Envoy counts them.
@@ -137,8 +135,40 @@ async fn route(mut stream: Stream, mut parts: Parts, incoming: Incoming, prepare
             if let Ok(location) = HeaderValue::from_bytes(&location) {
                 reply.headers.insert(header::LOCATION, location);
             }
-            stream.answer(reply, Some(&routed.changes()), &parts)
+            stream.answer(reply, Some(&routed.changes()), &parts).into()
         }
+    }
+}
+
+/// The virtual host of a request, and where the request goes if one of its routes takes it.
+fn resolve(stream: &Stream, parts: &Parts) -> (Option<Arc<VirtualHost>>, Option<Routed>) {
+    let table = stream.connection.manager.routes.clone();
+    let random = fastrand::u64(..);
+    let view = stream.view(parts);
+    let domain = match &table.vhost_header {
+        Some(name) => parts.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes),
+        None => view.authority,
+    };
+    let Some(virtual_host) = table.virtual_host(domain).cloned() else { return (None, None) };
+    let Some(route) = virtual_host.route(&view, random).cloned() else { return (Some(virtual_host), None) };
+    let (cluster, weighted) = match &route.action {
+        Action::Forward(forward) => forward.clusters.pick(&parts.headers, fastrand::u64(..)),
+        Action::Redirect(_) | Action::Direct(_) => (None, None),
+    };
+    (Some(virtual_host.clone()), Some(Routed { table, virtual_host, route, cluster, weighted }))
+}
+
+/// Where a request goes, if a route takes it.
+pub(super) fn find_route(stream: &Stream, parts: &Parts) -> Option<Routed> {
+    resolve(stream, parts).1
+}
+
+/// Whether a request may switch protocols: what its route says, else what the manager does.
+fn upgrade_allowed(by_manager: &[Box<str>], routed: Option<&Routed>, upgrade: &str) -> bool {
+    let rules = routed.and_then(Routed::forward).map_or(&[][..], |forward| &forward.upgrades);
+    match rules.iter().find(|rule| *rule.kind == *upgrade) {
+        Some(rule) => rule.enabled,
+        None => by_manager.iter().any(|kind| **kind == *upgrade),
     }
 }
 

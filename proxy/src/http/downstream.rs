@@ -181,6 +181,7 @@ impl Connection {
             self.worker.stats.inc(self.manager.stats.own.downstream_rq_response_before_rq_complete);
         }
         if unread && !self.multiplexed {
+            self.worker.stats.inc(self.manager.stats.own.downstream_rq_rx_reset);
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             return;
         }

@@ -17,6 +17,7 @@ mod forwarded;
 mod framing;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod internal_redirect;
 mod mirror;
 mod mutate;
 mod nominated;

@@ -142,9 +142,26 @@ fn keep_only_trailers_in_te(headers: &mut HeaderMap) {
 pub(super) fn replace_host(headers: &mut HeaderMap, host: HeaderValue, forwarded: bool) {
     if let Some(old) = headers.insert(header::HOST, host) {
         if forwarded {
-            headers.append(X_FORWARDED_HOST, old.clone());
+            append_forwarded_host(headers, &old);
         }
         headers.insert(ORIGINAL_HOST, old);
+    }
+}
+
+/// Adds a host to `x-forwarded-host`, in one line with those before it, unless it is the last of them.
+fn append_forwarded_host(headers: &mut HeaderMap, host: &HeaderValue) {
+    let mut value = Vec::new();
+    for before in headers.get_all(X_FORWARDED_HOST) {
+        value.extend_from_slice(before.as_bytes());
+        value.push(b',');
+    }
+    let last = value.split(|byte| *byte == b',').rev().nth(1);
+    if last.is_some_and(|last| last.trim_ascii() == host.as_bytes()) {
+        return;
+    }
+    value.extend_from_slice(host.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&value) {
+        headers.insert(X_FORWARDED_HOST, value);
     }
 }
 

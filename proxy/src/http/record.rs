@@ -24,12 +24,23 @@ pub(super) struct Record {
     pub multiplexed: bool,
     /// It is a health check, which statistics leave out.
     pub health_check: bool,
+    /// Its response was a redirect that was followed here: no client got it.
+    pub redirected: bool,
 }
 
 impl Record {
     pub fn new(worker: Rc<Worker>, manager: Arc<HttpConnectionManager>, entry: Entry, multiplexed: bool) -> Self {
         manager.stats.began(&worker.stats, multiplexed);
-        Self { worker, manager, entry, progress: None, complete: false, multiplexed, health_check: false }
+        Self {
+            worker,
+            manager,
+            entry,
+            progress: None,
+            complete: false,
+            multiplexed,
+            health_check: false,
+            redirected: false,
+        }
     }
 
     /// The response has ended, one way or another.
@@ -66,7 +77,13 @@ impl Drop for Record {
         if entry.flags.contains(&Flag::DownstreamProtocolError) {
             self.worker.stats.inc(self.manager.stats.own.downstream_cx_protocol_error);
         }
-        self.manager.stats.ended(&self.worker.stats, entry.response_code, &entry.details, lasted, self.health_check);
+        self.manager.stats.ended(
+            &self.worker.stats,
+            entry.response_code,
+            &entry.details,
+            lasted,
+            self.health_check || self.redirected,
+        );
         if self.manager.access_log.is_empty() {
             return;
         }

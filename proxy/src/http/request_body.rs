@@ -13,7 +13,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{mirror::Copied, progress::Progress};
+use super::{filter::Counting, mirror::Copied, progress::Progress};
 
 /// A body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,8 @@ pub(super) struct ClientBody {
     progress: Option<Rc<Progress>>,
     /// Copies that are made of it.
     copies: Vec<Rc<RefCell<Copied>>>,
+    /// Counts its messages.
+    counting: Option<Box<Counting>>,
 }
 
 impl Drop for ClientBody {
@@ -60,18 +62,46 @@ impl Drop for ClientBody {
 #[derive(Debug)]
 enum Source {
     Coming(Incoming),
-    Read { chunks: VecDeque<Bytes>, trailers: Option<HeaderMap> },
+    /// `open`: its length is not told to the upstream, as the client did not.
+    Read {
+        chunks: VecDeque<Bytes>,
+        trailers: Option<HeaderMap>,
+        open: bool,
+    },
 }
 
 impl ClientBody {
     /// As it comes.
     pub fn new(incoming: Incoming, progress: Option<Rc<Progress>>) -> Self {
-        Self { source: Source::Coming(incoming), progress, copies: Vec::new() }
+        Self { source: Source::Coming(incoming), progress, copies: Vec::new(), counting: None }
     }
 
     /// What passes from now on is copied there, too.
     pub fn copy_to(&mut self, copy: Rc<RefCell<Copied>>) {
         self.copies.push(copy);
+    }
+
+    /// None.
+    pub fn empty() -> Self {
+        Self::read(VecDeque::new(), None, false)
+    }
+
+    fn read(chunks: VecDeque<Bytes>, trailers: Option<HeaderMap>, open: bool) -> Self {
+        Self { source: Source::Read { chunks, trailers, open }, progress: None, copies: Vec::new(), counting: None }
+    }
+
+    /// Its length in bytes, if it was read whole and there is one.
+    pub fn length(&self) -> Option<u64> {
+        match &self.source {
+            Source::Read { chunks, .. } if chunks.is_empty() => None,
+            Source::Read { chunks, .. } => Some(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
+            Source::Coming(_) => None,
+        }
+    }
+
+    /// The messages of what passes from now on are counted.
+    pub fn count(&mut self, counting: Box<Counting>) {
+        self.counting = Some(counting);
     }
 
     fn end_copies(&self, complete: bool) {
@@ -95,7 +125,7 @@ impl ClientBody {
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }
         }
-        self.source = Source::Read { chunks, trailers };
+        self.source = Source::Read { chunks, trailers, open: false };
         Ok(length)
     }
 
@@ -121,7 +151,7 @@ impl Body for ClientBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match &mut self.source {
-            Source::Read { chunks, trailers } => match chunks.pop_front() {
+            Source::Read { chunks, trailers, .. } => match chunks.pop_front() {
                 Some(chunk) => Some(Ok(Frame::data(chunk))),
                 None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
             },
@@ -132,6 +162,11 @@ impl Body for ClientBody {
                 frame.map(|frame| frame.map_err(BodyError::Downstream))
             }
         };
+        if let (Some(counting), Some(Ok(frame))) = (&mut self.counting, &frame)
+            && let Some(data) = frame.data_ref()
+        {
+            counting.passed(data);
+        }
         if !self.copies.is_empty() {
             if let Some(Ok(frame)) = &frame {
                 for copy in &self.copies {
@@ -147,13 +182,14 @@ impl Body for ClientBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Read { chunks, trailers } => chunks.is_empty() && trailers.is_none(),
+            Source::Read { chunks, trailers, .. } => chunks.is_empty() && trailers.is_none(),
             Source::Coming(incoming) => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
+            Source::Read { open: true, .. } => SizeHint::default(),
             Source::Read { chunks, .. } => SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
             Source::Coming(incoming) => incoming.size_hint(),
         }
@@ -189,6 +225,8 @@ pub(super) struct Kept {
     incoming: ClientBody,
     chunks: Vec<Bytes>,
     trailers: Option<HeaderMap>,
+    /// What the client says of the body's length.
+    length: Option<u64>,
     bytes: usize,
     limit: usize,
     too_large: bool,
@@ -199,6 +237,7 @@ pub(super) struct Kept {
 impl Kept {
     pub fn new(incoming: ClientBody, limit: usize) -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
+            length: incoming.size_hint().exact(),
             incoming,
             chunks: Vec::new(),
             trailers: None,
@@ -213,6 +252,17 @@ impl Kept {
     /// Whether everything that has come is still here.
     pub fn can_replay(&self) -> bool {
         !self.too_large
+    }
+
+    /// Whether all of it has come and is still here.
+    pub fn is_whole(&self) -> bool {
+        self.ended && !self.too_large
+    }
+
+    /// A body that was kept whole, for a request that begins anew.
+    pub fn again(kept: &Rc<RefCell<Self>>) -> ClientBody {
+        let this = kept.borrow();
+        ClientBody::read(this.chunks.iter().cloned().collect(), this.trailers.clone(), this.length.is_none())
     }
 
     /// The body from its beginning, for one more attempt. Attempts before it get no more of it: there is one place for
@@ -287,19 +337,12 @@ impl Replay {
         kept.ended && self.next >= kept.chunks.len() && (self.trailers_sent || kept.trailers.is_none())
     }
 
+    /// Known if the client said it: a body whose length the client left open goes on as such in each attempt.
     fn size_hint(&self) -> SizeHint {
         let kept = self.kept.borrow();
-        let here: u64 = kept.chunks.iter().skip(self.next).map(|chunk| chunk.len() as u64).sum();
-        if kept.ended {
-            return SizeHint::with_exact(here);
-        }
-        let coming = kept.incoming.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(here + coming.lower());
-        if let Some(upper) = coming.upper() {
-            hint.set_upper(here + upper);
-        }
-        hint
+        let Some(length) = kept.length else { return SizeHint::default() };
+        let sent: u64 = kept.chunks.iter().take(self.next).map(|chunk| chunk.len() as u64).sum();
+        SizeHint::with_exact(length.saturating_sub(sent))
     }
 }
 
@@ -347,8 +390,8 @@ mod tests {
     #[tokio::test]
     async fn a_later_attempt_gets_the_body_from_its_beginning_and_an_earlier_one_no_more_of_it() {
         let chunks = ["one", "two"].map(Bytes::from).into();
-        let source = Source::Read { chunks, trailers: None };
-        let kept = Kept::new(ClientBody { source, progress: None, copies: Vec::new() }, 100);
+        let source = Source::Read { chunks, trailers: None, open: false };
+        let kept = Kept::new(ClientBody { source, progress: None, copies: Vec::new(), counting: None }, 100);
         let mut first = Kept::replay(&kept);
         assert_eq!(next(&mut first).await.unwrap().unwrap(), "one");
         let mut second = Kept::replay(&kept);
@@ -362,8 +405,8 @@ mod tests {
     async fn a_body_that_is_read_whole_has_a_limit() {
         let body = |limit| async move {
             let chunks = ["one", "two"].map(Bytes::from).into();
-            let source = Source::Read { chunks, trailers: None };
-            ClientBody { source, progress: None, copies: Vec::new() }.read_whole(limit).await
+            let source = Source::Read { chunks, trailers: None, open: false };
+            ClientBody { source, progress: None, copies: Vec::new(), counting: None }.read_whole(limit).await
         };
         assert_eq!(body(6).await, Ok(6));
         assert_eq!(body(5).await, Err(ReadFailure::TooLarge));

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Response, StatusCode, Uri, request::Parts};
+use http::{HeaderName, HeaderValue, Uri, request::Parts};
 use smallvec::SmallVec;
-use tokio::time::Instant;
 
 use super::{
-    attempts::{Attempts, BodySource},
-    body::ResponseBody,
-    mirror,
+    attempts::{Answer, Attempts, BodySource},
+    charge, mirror,
     mutate::{self, Changes},
     reply::Reply,
     request_body::{ClientBody, Kept},
@@ -42,23 +40,18 @@ pub(super) async fn forward(
     routed: &Routed,
     mut parts: Parts,
     mut body: ClientBody,
-    wanted_upgrade: Option<Box<str>>,
-) -> Response<ResponseBody> {
+    upgrade: bool,
+) -> Answer {
     let Some(forward) = routed.forward() else {
-        return stream.answer(Reply::no_route(), None, &parts);
+        return stream.answer(Reply::no_route(), None, &parts).into();
     };
     let changes = routed.changes();
     let Some(cluster) = stream.cluster.clone() else {
         stream.keep_request(&parts);
-        return stream.answer(Reply::no_cluster(forward.cluster_not_found), Some(&changes), &parts);
+        return stream.answer(Reply::no_cluster(forward.cluster_not_found), Some(&changes), &parts).into();
     };
-    if let Some(upgrade) = &wanted_upgrade
-        && !upgrade_allowed(&stream.connection.manager.upgrades, forward, upgrade)
-    {
-        stream.keep_request(&parts);
-        let reply = Reply::new(StatusCode::FORBIDDEN, "", None, "upgrade_failed");
-        return stream.answer(reply, Some(&changes), &parts);
-    }
+    let (group, group_stats) = routed.virtual_host.group(&stream.view(&parts));
+    stream.record.entry.virtual_cluster = group.cloned();
     let policy = retry_policy(forward, &stream, &parts);
     let timeouts = Timeouts::of(forward, policy.as_deref(), stream.is_grpc(), &parts.headers);
     let stream_deadline = forward.grpc_stream.zip(asked_by_grpc(&parts.headers));
@@ -71,22 +64,23 @@ pub(super) async fn forward(
         policies => route::hash(policies, &stream.view(&parts), stream.record.entry.downstream_remote.ip()),
     };
     finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
-    if wanted_upgrade.is_some() {
-        return upgrade::forward(stream, &changes, cluster, forward.timeout, parts).await;
+    if upgrade {
+        return upgrade::forward(stream, &changes, cluster, forward.timeout, group_stats, parts).await.into();
     }
     if !forward.mirrors.is_empty() {
         mirror::start(&stream, forward, &parts, &mut body, timeouts.global);
     }
-    let body = body_source(&stream, routed, policy.is_some(), body);
+    let body = body_source(&stream, routed, policy.is_some() || forward.internal_redirects.is_some(), body);
     let manager = &stream.connection.manager;
     let timers = Timers::new(
-        Instant::from_std(stream.record.entry.start),
+        stream.began,
         stream.record.progress.as_ref(),
         timeouts.global,
         forward.idle_timeout.unwrap_or(manager.stream_idle_timeout),
         stream_deadline.or_else(|| forward.max_stream_duration.unwrap_or(manager.max_stream_duration)),
     )
     .with_request_timeout(manager.request_timeout);
+    let internal = charge::is_internal(&parts.headers);
     let attempts = Attempts {
         changes,
         routed,
@@ -101,18 +95,12 @@ pub(super) async fn forward(
         retries: 0,
         hash,
         cookies,
-        internal: false,
+        internal,
+        groups: group_stats.into_iter().chain(&routed.route.stats).collect(),
         canary: false,
         stream,
     };
     attempts.run(body).await
-}
-
-fn upgrade_allowed(by_manager: &[Box<str>], forward: &Forward, upgrade: &str) -> bool {
-    match forward.upgrades.iter().find(|rule| *rule.kind == *upgrade) {
-        Some(rule) => rule.enabled,
-        None => by_manager.iter().any(|kind| **kind == *upgrade),
-    }
 }
 
 fn body_source(stream: &Stream, routed: &Routed, retries: bool, body: ClientBody) -> BodySource {

@@ -2,13 +2,15 @@
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
-use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::body::{Body, Incoming};
+use tokio::time::Instant;
 
 use super::{
     body::ResponseBody,
     downstream::Connection,
-    filter::{self, Chain, Throttle},
+    filter::{self, Chain, Counting, Throttle},
+    internal_redirect::Followed,
     mutate::{self, Changes},
     progress::Progress,
     record::Record,
@@ -33,12 +35,20 @@ pub(super) struct Stream {
     head: bool,
     grpc: bool,
     request_id: Option<HeaderValue>,
+    /// It wants to switch protocols: what the client may send after its head has no end.
+    pub endless: bool,
+    /// Redirects that were followed here.
+    pub followed: Followed,
+    /// When what its limits count from began.
+    pub began: Instant,
     /// The route's cluster, if it exists.
     pub cluster: Option<Arc<Cluster>>,
     /// What filters have to do when the response comes.
     pub chain: Chain,
     /// Slows the response down.
     pub throttle: Option<Throttle>,
+    /// Counts messages of the response.
+    pub counting: Option<Box<Counting>>,
     /// Dynamic metadata.
     pub metadata: Option<Box<Metadata>>,
 }
@@ -97,9 +107,13 @@ impl Stream {
             grpc: is_grpc(&parts.headers),
             scheme: if connection.tls.is_some() { "https" } else { "http" },
             request_id: None,
+            endless: false,
+            followed: Followed::default(),
+            began: Instant::now(),
             cluster: None,
             chain: Chain::default(),
             throttle: None,
+            counting: None,
             metadata: None,
             connection,
             record,
@@ -124,6 +138,48 @@ impl Stream {
             self.cluster = snapshot.cluster(name).cloned();
             self.record.entry.upstream_cluster = self.cluster.as_ref().map(|cluster| cluster.name.clone());
         }
+    }
+
+    /// It is not known any more where the request goes.
+    pub fn forget_route(&mut self) {
+        self.record.entry.route_name = None;
+        self.record.entry.upstream_cluster = None;
+        self.cluster = None;
+    }
+
+    /// A redirect of an upstream, with `status`, is followed: what has happened is a request of its own, and another one
+    /// begins, with a body of `length` bytes if it has one.
+    pub fn begin_anew(&mut self, parts: &Parts, status: StatusCode, length: Option<u64>) {
+        self.keep_request(parts);
+        let old = &mut *self.record;
+        old.entry.response_code = status.as_u16();
+        old.entry.details = "internal_redirect".into();
+        old.redirected = true;
+        old.complete();
+        let entry = &old.entry;
+        let mut next = Entry::since(entry.start, entry.downstream_local, entry.downstream_direct_remote);
+        next.start_time = entry.start_time;
+        next.downstream_remote = entry.downstream_remote;
+        next.protocol = entry.protocol;
+        next.requested_server_name.clone_from(&entry.requested_server_name);
+        next.tls.clone_from(&entry.tls);
+        // As in Envoy, the body counts once more.
+        let received = old.progress.as_ref().map_or(0, |progress| progress.received());
+        next.bytes_received = received;
+        let connection = &self.connection;
+        let mut record =
+            Record::new(connection.worker.clone(), connection.manager.clone(), next, connection.multiplexed);
+        if let Some(length) = length {
+            let progress = Progress::new();
+            progress.add(usize::try_from(received + length).unwrap_or(usize::MAX));
+            progress.complete();
+            record.progress = Some(Rc::new(progress));
+        }
+        *self.record = record;
+        self.head = parts.method == Method::HEAD;
+        self.chain = Chain::default();
+        (self.throttle, self.counting, self.metadata) = (None, None, None);
+        self.began = Instant::now();
     }
 
     /// Keeps what the access log wants of the request as it is now.
@@ -164,8 +220,8 @@ impl Stream {
         // Later than the route's headers: as in Envoy, %RESPONSE_CODE% in them is 0.
         entry.response_code = code_in_filters;
         filter::on_response(&mut self, reply.status, parts, &mut headers);
-        let Self { mut record, head, request_id, connection, .. } = self;
-        let unread = reply.close || record.request_completed().is_none();
+        let Self { mut record, head, request_id, connection, endless, .. } = self;
+        let unread = reply.close || endless || record.request_completed().is_none();
         let entry = &mut record.entry;
         entry.response_code = reply.status.as_u16();
         response::finish(&connection.manager, &mut headers, false, request_id);

@@ -4,11 +4,12 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
     body::{FromUpstream, ResponseBody},
-    filter,
+    charge, filter,
     mutate::{self, Changes},
     pool::{self, InUse, Lease, Speaks, Want},
     reply::Reply,
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     cluster::PickContext,
-    config::cluster::Cluster,
+    config::{cluster::Cluster, route::RequestStats},
     telemetry::access_log::{Live, View},
 };
 
@@ -31,6 +32,7 @@ pub(super) async fn forward(
     changes: &Changes<'_>,
     cluster: Arc<Cluster>,
     timeout: Option<Duration>,
+    group: Option<&RequestStats>,
     parts: Parts,
 ) -> Response<ResponseBody> {
     stream.keep_request(&parts);
@@ -86,6 +88,10 @@ pub(super) async fn forward(
     timers.responded();
     let (mut answer, incoming) = answered.into_parts();
     let request_id = stream.request_id();
+    let groups: SmallVec<[&RequestStats; 2]> = group.into_iter().chain(&changes.route.stats).collect();
+    let (shard, internal) = (&connection.worker.stats, charge::is_internal(&parts.headers));
+    groups.iter().for_each(|group| shard.inc(group.handles.upstream_rq_total));
+    charge::answer(&cluster, &groups, shard, answer.status, internal, endpoint.template.canary);
     let entry = &mut stream.record.entry;
     entry.response_started = Some(std::time::Instant::now());
     entry.response_code = answer.status.as_u16();
@@ -100,13 +106,21 @@ pub(super) async fn forward(
     answer.version = Version::HTTP_11;
     answer.extensions.clear();
     if !switched {
-        connection.before_response(&mut answer.headers, false);
+        // What a client may send after such a request has no end.
+        connection.before_response(&mut answer.headers, true);
         let lease = None::<Lease>;
-        let from =
-            FromUpstream { incoming, lease, timers, trailers: cluster.http1_trailers, throttle: None, _in_use: in_use };
+        let from = FromUpstream {
+            incoming,
+            lease,
+            timers,
+            trailers: cluster.http1_trailers,
+            throttle: None,
+            counting: None,
+            _in_use: in_use,
+        };
         return Response::from_parts(answer, ResponseBody::upstream(from, stream.record));
     }
-    answer.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    answer.headers.entry(header::CONNECTION).or_insert(HeaderValue::from_static("upgrade"));
     let idle = connection.manager.stream_idle_timeout;
     connection.accept_upgrade(Accepted { record: stream.record, upstream: upgrading.switched, idle });
     drop(in_use);

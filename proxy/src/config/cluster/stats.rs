@@ -323,7 +323,8 @@ impl Default for Responses {
 }
 
 impl Responses {
-    fn new(scope: &Scope, prefix: &str) -> Self {
+    /// Below `scope`; `prefix` comes before each name.
+    pub fn new(scope: &Scope, prefix: &str) -> Self {
         Self {
             codes: Codes::new(scope, &format!("{prefix}upstream_rq_")),
             classes: Default::default(),
@@ -346,7 +347,8 @@ impl Responses {
         }
     }
 
-    fn time(&self) -> Histogram {
+    /// The histogram of how long upstreams took.
+    pub fn time(&self) -> Histogram {
         let register = || self.scope.histogram(&format!("{}upstream_rq_time", self.prefix), Unit::Milliseconds);
         *self.time.get_or_init(register)
     }

@@ -88,6 +88,8 @@ pub(super) fn connection_manager(
     at: &str,
 ) -> Result<HttpConnectionManager, Error> {
     cx.only(message, at, &SUPPORTED, &HARMLESS)?;
+    // What routes say about filters counts where the filter does.
+    cx.http = Scope::default();
     let routes = match &message.route_specifier {
         Some(manager::RouteSpecifier::RouteConfig(routes)) => route::route_table(cx, routes, &sub(at, "route_config"))?,
         Some(manager::RouteSpecifier::Rds(_)) => return Err(Error::at(sub(at, "rds"), "RDS is not supported yet")),
@@ -96,6 +98,7 @@ pub(super) fn connection_manager(
         }
         None => return Err(Error::at(sub(at, "route_config"), "a route configuration is required")),
     };
+    cx.http = cx.stats.scope("http").scope(&message.stat_prefix);
     let (filters, router) = http_filters(cx, &message.http_filters, at)?;
     let access_log = access_log::access_logs(cx, &message.access_log, at, "access_log")?;
     let common = common(cx, message.common_http_protocol_options.as_ref(), at)?;

@@ -145,6 +145,8 @@ struct Context {
     ignored: Vec<String>,
     /// The scope below which objects register their statistics: `cx.stats.scope("cluster.backend")`.
     stats: Scope,
+    /// The connection manager's own, `http.<stat_prefix>.`, for its filters.
+    http: Scope,
     /// The proxy's own locality.
     local: Option<Arc<Locality>>,
     /// The cluster that this proxy is part of (`local_cluster_name`), and where its hosts are.

@@ -1,6 +1,7 @@
 //! Route configurations.
 
 mod action;
+mod internal_redirect;
 mod matching;
 
 use std::sync::Arc;
@@ -12,8 +13,9 @@ use crate::config::{
     filter::{Override, Overrides},
     header_name,
     retry::RetryPolicy,
-    route::{Action, Mirror, RequireTls, Route, RouteTable, VirtualCluster, VirtualHost},
+    route::{Action, Mirror, RequestStats, RequireTls, Route, RouteTable, VirtualCluster, VirtualHost},
 };
+use crate::telemetry::stats::Scope;
 
 /// Envoy's default of `max_direct_response_body_size_bytes`.
 const MAX_DIRECT_BODY: usize = 4096;
@@ -41,6 +43,8 @@ struct Inherited {
     buffer_limit: Option<usize>,
     max_direct_body: usize,
     check_clusters: bool,
+    /// The virtual host's, `vhost.<name>.`.
+    stats: Scope,
 }
 
 /// Converts a route configuration that is part of a connection manager.
@@ -69,6 +73,7 @@ pub(super) fn route_table(
         max_direct_body: message.max_direct_response_body_size_bytes.map_or(MAX_DIRECT_BODY, |size| size as usize),
         // Envoy's default for routes that are part of the listener.
         check_clusters: message.validate_clusters.unwrap_or(true),
+        stats: Scope::default(),
     };
     inherited.mirrors = action::mirrors(cx, &message.request_mirror_policies, &inherited, at)?;
     let mut hosts = Vec::new();
@@ -135,6 +140,7 @@ fn virtual_host(
         buffer_limit: buffer_limit.or(inherited.buffer_limit),
         max_direct_body: inherited.max_direct_body,
         check_clusters: inherited.check_clusters,
+        stats: cx.stats.scope(&format!("vhost.{}", message.name)),
     };
     Ok(VirtualHost {
         name: message.name.as_str().into(),
@@ -160,11 +166,17 @@ fn virtual_host(
             clusters
                 .map(|(index, cluster)| {
                     let at = item(at, "virtual_clusters", index);
-                    let name = cluster.name.as_str().into();
-                    Ok(VirtualCluster { name, headers: matcher::headers(cx, &cluster.headers, &at, "headers")? })
+                    let stats = inherited.stats.scope(&format!("vcluster.{}", cluster.name));
+                    Ok(VirtualCluster {
+                        name: cluster.name.as_str().into(),
+                        headers: matcher::headers(cx, &cluster.headers, &at, "headers")?,
+                        stats: RequestStats::new(stats),
+                    })
                 })
                 .collect::<Result<_, Error>>()?
         },
+        other_requests: (!message.virtual_clusters.is_empty())
+            .then(|| RequestStats::new(inherited.stats.scope("vcluster.other"))),
     })
 }
 
@@ -201,8 +213,9 @@ fn route(cx: &mut Context, message: &proto::Route, inherited: &Inherited, at: &s
         "request_body_buffer_limit",
         "typed_per_filter_config",
         "metadata",
+        "stat_prefix",
     ]);
-    cx.only(message, at, &supported, &["decorator", "tracing", "stat_prefix"])?;
+    cx.only(message, at, &supported, &["decorator", "tracing"])?;
     let cors = match &message.action {
         #[expect(deprecated, reason = "published configurations use it")]
         Some(proto::route::Action::Route(action)) => filter::old_policy(cx, action.cors.as_ref(), &sub(at, "route"))?,
@@ -231,5 +244,9 @@ fn route(cx: &mut Context, message: &proto::Route, inherited: &Inherited, at: &s
         buffer_limit: buffer_limit.or(inherited.buffer_limit),
         filters: with_old_cors(cx, &message.typed_per_filter_config, cors, at)?,
         metadata: metadata::metadata(message.metadata.as_ref()),
+        stats: match message.stat_prefix.as_str() {
+            "" => None,
+            prefix => Some(RequestStats::new(inherited.stats.scope(&format!("route.{prefix}")))),
+        },
     })
 }

@@ -7,7 +7,11 @@ use std::{
 
 use http::StatusCode;
 
-use crate::config::{fraction::Fraction, matcher::HeaderMatcher};
+use crate::config::{
+    filter::stats::{self, Counted},
+    fraction::Fraction,
+    matcher::HeaderMatcher,
+};
 
 /// `HTTPFault`.
 #[derive(Clone, Debug)]
@@ -34,6 +38,8 @@ pub struct Fault {
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// Count nothing by downstream cluster.
     pub disable_downstream_cluster_stats: bool,
+    /// What it counts. Those of the filter count, also where a route has another fault.
+    pub stats: Counted<stats::Fault>,
 }
 
 /// For how long a request is delayed.

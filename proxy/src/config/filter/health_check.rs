@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use crate::config::matcher::HeaderMatcher;
+use crate::config::{
+    filter::stats::{self, Counted},
+    matcher::HeaderMatcher,
+};
 
 /// `HealthCheck`.
 #[derive(Clone, Debug)]
@@ -20,6 +23,8 @@ pub struct HealthCheck {
     pub headers: Vec<HeaderMatcher>,
     /// The last answer of an upstream.
     pub cached: Arc<Cached>,
+    /// What it counts.
+    pub stats: Counted<stats::HealthCheck>,
 }
 
 /// What an upstream last answered, over all workers.

@@ -12,6 +12,7 @@ use std::{
 use http::StatusCode;
 
 use crate::config::{
+    filter::stats::{self, Counted},
     fraction::Fraction,
     headers::Addition,
     matcher::{HeaderMatcher, MatchedHeader, QueryMatcher},
@@ -22,8 +23,8 @@ use crate::config::{
 /// `LocalRateLimit`.
 #[derive(Clone, Debug)]
 pub struct LocalRateLimit {
-    /// Prefix of its statistics.
-    pub stat_prefix: Arc<str>,
+    /// What it counts, below a prefix of its own.
+    pub stats: Counted<stats::LocalRateLimit>,
     /// What is answered beyond the limit.
     pub status: StatusCode,
     /// Requests without a descriptor of their own.

@@ -7,12 +7,13 @@ pub mod header_mutation;
 pub mod health_check;
 pub mod local_ratelimit;
 pub mod rbac;
+pub mod stats;
 
 use std::sync::Arc;
 
 use self::{
     cors::CorsPolicy, fault::Fault, grpc_stats::GrpcStats, header_mutation::HeaderMutation, health_check::HealthCheck,
-    local_ratelimit::LocalRateLimit, rbac::Rbac,
+    local_ratelimit::LocalRateLimit, rbac::Rbac, stats::Counted,
 };
 
 /// A filter of a chain.
@@ -32,7 +33,7 @@ pub enum FilterKind {
     /// Reads whole requests, of at most so many bytes, before they are passed on.
     Buffer(usize),
     /// Answers preflight requests and says in responses who may read them, by the policies of routes.
-    Cors,
+    Cors(Counted<stats::Cors>),
     /// Delays, aborts and slows down.
     Fault(Arc<Fault>),
     /// Counts gRPC messages and outcomes.

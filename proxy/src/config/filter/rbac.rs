@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::config::rbac::Rules;
+use crate::config::{
+    filter::stats::{self, Counted},
+    rbac::Rules,
+};
 
 /// `RBAC` of the HTTP filter.
 #[derive(Clone, Debug, Default)]
@@ -15,4 +18,10 @@ pub struct Rbac {
     pub shadow_prefix: Arc<str>,
     /// Prefix of the statistics of `rules`.
     pub prefix: Arc<str>,
+    /// Count by policy, too.
+    pub track_policies: bool,
+    /// What `rules` decided. Those of the filter count, also where a route has other rules.
+    pub stats: Counted<stats::Rbac>,
+    /// What `shadow` would have decided.
+    pub shadow_stats: Counted<stats::ShadowRbac>,
 }

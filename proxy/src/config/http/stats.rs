@@ -105,8 +105,14 @@ handles! {
     }
 }
 
-/// What Envoy counts of tracing. It never happens here: the counters are there to be read.
-const TRACING: [&str; 5] = ["client_enabled", "health_check", "not_traceable", "random_sampling", "service_forced"];
+handles! {
+    /// What is counted of tracing. Most of it never happens here: the counters are there to be read.
+    Tracing {
+        counters { client_enabled health_check not_traceable random_sampling service_forced }
+        gauges {}
+        histograms {}
+    }
+}
 
 /// The statistics of a connection manager.
 #[derive(Default)]
@@ -114,6 +120,8 @@ pub struct HttpStats {
     /// What it counts.
     pub own: Handles,
     of_listener: OfListener,
+    /// Requests that could be traced.
+    pub tracing: Tracing,
     /// Names live as long as these.
     _scopes: Vec<Scope>,
 }
@@ -130,12 +138,10 @@ impl HttpStats {
         let scope = root.scope(&format!("http.{prefix}"));
         let tracing = scope.scope("tracing");
         let of_listener = listener.scope(&format!("http.{prefix}"));
-        for name in TRACING {
-            tracing.counter(name);
-        }
         Self {
             own: Handles::register(&scope),
             of_listener: OfListener::register(&of_listener),
+            tracing: Tracing::register(&tracing),
             _scopes: vec![scope, tracing, of_listener],
         }
     }

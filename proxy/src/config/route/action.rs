@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::hash::HashPolicy;
+use super::{hash::HashPolicy, internal_redirect::InternalRedirects};
 use crate::config::{
     filter::{Overrides, local_ratelimit::RateLimit},
     fraction::Fraction,
@@ -53,6 +53,8 @@ pub struct Forward {
     pub grpc_timeout_offset: Option<Duration>,
     /// gRPC: `grpc-timeout` limits the whole stream, up to this.
     pub grpc_stream: Option<GrpcDeadline>,
+    /// Redirects that are followed here.
+    pub internal_redirects: Option<InternalRedirects>,
     /// Upgrades allowed or refused here.
     pub upgrades: Vec<UpgradeRule>,
     /// Copies of requests go there too.

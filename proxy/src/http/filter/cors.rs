@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::{Exchange, State, levels};
 use crate::{
-    config::filter::{RouteFilter, cors::CorsPolicy},
+    config::filter::{RouteFilter, cors::CorsPolicy, stats},
     http::{reply::Reply, stream::Stream},
 };
 
@@ -35,7 +35,12 @@ impl Allowed {
     }
 }
 
-pub(super) fn on_request(stream: &mut Stream, exchange: &Exchange<'_>, name: &str) -> Option<Reply> {
+pub(super) fn on_request(
+    stats: &stats::Cors,
+    stream: &mut Stream,
+    exchange: &Exchange<'_>,
+    name: &str,
+) -> Option<Reply> {
     let policies: Vec<&CorsPolicy> = levels(exchange.routed)
         .filter_map(|overrides| match overrides.get(name)?.config.as_ref()? {
             RouteFilter::Cors(policy) => Some(&**policy),
@@ -52,6 +57,7 @@ pub(super) fn on_request(stream: &mut Stream, exchange: &Exchange<'_>, name: &st
         .iter()
         .find(|policy| !policy.allow_origin.is_empty())
         .is_some_and(|policy| policy.allows(origin.as_bytes()));
+    stream.connection.worker.stats.inc(if allowed { stats.origin_valid } else { stats.origin_invalid });
     if !enabled {
         return None;
     }

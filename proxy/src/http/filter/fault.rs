@@ -13,12 +13,18 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use super::{Exchange, State, Throttle};
 use crate::{
     config::{
-        filter::fault::{Abort, Delay, Fault, RateLimit},
+        filter::{
+            fault::{Abort, Delay, Fault, RateLimit},
+            stats::{self, Counted},
+        },
         fraction::Fraction,
         route::header_matches,
     },
     http::{reply::Reply, stream::Stream},
-    telemetry::access_log::Flag,
+    telemetry::{
+        access_log::Flag,
+        stats::{Gauge, Shard},
+    },
 };
 
 const DELAY: HeaderName = HeaderName::from_static("x-envoy-fault-delay-request");
@@ -28,23 +34,34 @@ const ABORT_GRPC: HeaderName = HeaderName::from_static("x-envoy-fault-abort-grpc
 const ABORT_PERCENTAGE: HeaderName = HeaderName::from_static("x-envoy-fault-abort-request-percentage");
 const THROUGHPUT: HeaderName = HeaderName::from_static("x-envoy-fault-throughput-response");
 const THROUGHPUT_PERCENTAGE: HeaderName = HeaderName::from_static("x-envoy-fault-throughput-response-percentage");
+const DOWNSTREAM_CLUSTER: HeaderName = HeaderName::from_static("x-envoy-downstream-service-cluster");
 const DOWNSTREAM_NODE: HeaderName = HeaderName::from_static("x-envoy-downstream-service-node");
 
 /// A request under a fault: counts against the limit until it ends.
 #[derive(Debug)]
-pub(super) struct Active(Arc<AtomicU32>);
+pub(super) struct Active {
+    count: Arc<AtomicU32>,
+    shard: Shard,
+    gauge: Gauge,
+}
 
 impl Active {
-    fn take(fault: &Fault) -> Option<Self> {
+    fn take(fault: &Fault, stats: &stats::Fault, shard: &Shard) -> Option<Self> {
         let most = fault.max_active.unwrap_or(u32::MAX);
         let more = |active: u32| (active < most).then(|| active + 1);
-        fault.active.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Self(fault.active.clone()))
+        if fault.active.fetch_update(Relaxed, Relaxed, more).is_err() {
+            shard.inc(stats.faults_overflow);
+            return None;
+        }
+        shard.gauge_add(stats.active_faults, 1);
+        Some(Self { count: fault.active.clone(), shard: shard.clone(), gauge: stats.active_faults })
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.count.fetch_sub(1, Relaxed);
+        self.shard.gauge_add(self.gauge, -1);
     }
 }
 
@@ -117,7 +134,13 @@ fn concerns(fault: &Fault, exchange: &Exchange<'_>, stream: &Stream) -> bool {
         && fault.headers.iter().all(|matcher| header_matches(matcher, &stream.view(exchange.parts)))
 }
 
-pub(super) async fn on_request(fault: &Fault, stream: &mut Stream, exchange: &Exchange<'_>) -> Option<Reply> {
+/// `stats` are the filter's own, also where a route has another fault.
+pub(super) async fn on_request(
+    fault: &Fault,
+    stats: &Counted<stats::Fault>,
+    stream: &mut Stream,
+    exchange: &Exchange<'_>,
+) -> Option<Reply> {
     if let Some(values) = &fault.metadata {
         stream.metadata_mut().merge("envoy.filters.http.fault", values.clone());
     }
@@ -125,19 +148,36 @@ pub(super) async fn on_request(fault: &Fault, stream: &mut Stream, exchange: &Ex
         return None;
     }
     let headers = &exchange.parts.headers;
+    let shard = stream.connection.worker.stats.clone();
+    // The client's cluster has counters of its own, registered as it is seen.
+    let caller = headers.get(DOWNSTREAM_CLUSTER).and_then(|name| name.to_str().ok());
+    let caller = caller.filter(|name| !fault.disable_downstream_cluster_stats && !name.is_empty());
+    let by_caller = |what: &str| {
+        if let Some(caller) = caller {
+            shard.inc(stats.scope.counter(&format!("{caller}.{what}")));
+        }
+    };
     let mut active = None;
+    let mut activate = || activate(fault, stats, &shard, &mut active);
     if let Some(rate) = rate(fault, headers)
-        && activate(fault, &mut active)
+        && activate()
     {
+        shard.inc(stats.response_rl_injected);
         stream.throttle = Some(Throttle::new(rate));
     }
     if let Some(duration) = delay(fault, headers)
-        && activate(fault, &mut active)
+        && activate()
     {
+        shard.inc(stats.delays_injected);
+        by_caller("delays_injected");
         stream.record.entry.raise(Flag::DelayInjected);
         tokio::time::sleep(duration).await;
     }
-    let reply = abort(fault, headers).filter(|_| activate(fault, &mut active));
+    let reply = abort(fault, headers).filter(|_| activate());
+    if reply.is_some() {
+        shard.inc(stats.aborts_injected);
+        by_caller("aborts_injected");
+    }
     if let Some(active) = active {
         stream.chain.states.push(State::Fault(active));
     }
@@ -145,9 +185,9 @@ pub(super) async fn on_request(fault: &Fault, stream: &mut Stream, exchange: &Ex
 }
 
 /// One fault more for this request: the first one counts it in.
-fn activate(fault: &Fault, active: &mut Option<Active>) -> bool {
+fn activate(fault: &Fault, stats: &stats::Fault, shard: &Shard, active: &mut Option<Active>) -> bool {
     if active.is_none() {
-        *active = Active::take(fault);
+        *active = Active::take(fault, stats, shard);
     }
     active.is_some()
 }
@@ -169,6 +209,7 @@ mod tests {
             active: Arc::default(),
             metadata: None,
             disable_downstream_cluster_stats: false,
+            stats: Counted::default(),
         }
     }
 
@@ -193,9 +234,11 @@ mod tests {
     fn active_faults_are_limited() {
         let fault = fault();
         let mut first = None;
-        assert!(activate(&fault, &mut first) && activate(&fault, &mut first));
-        assert!(!activate(&fault, &mut None));
+        let activate =
+            |active: &mut Option<Active>| super::activate(&fault, &stats::Fault::default(), &Shard::default(), active);
+        assert!(activate(&mut first) && activate(&mut first));
+        assert!(!activate(&mut None));
         drop(first);
-        assert!(activate(&fault, &mut None));
+        assert!(activate(&mut None));
     }
 }

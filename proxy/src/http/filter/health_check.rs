@@ -11,11 +11,14 @@ use super::{Exchange, State};
 use crate::{
     config::{
         cluster::{EndpointSet, Health},
-        filter::health_check::{Cached, HealthCheck},
+        filter::{
+            health_check::{Cached, HealthCheck},
+            stats,
+        },
         route::header_matches,
     },
     http::{reply::Reply, stream::Stream},
-    telemetry::access_log::Flag,
+    telemetry::{access_log::Flag, stats::Counter},
 };
 
 const CHECKED_CLUSTER: HeaderName = HeaderName::from_static("x-envoy-upstream-healthchecked-cluster");
@@ -59,14 +62,40 @@ impl Checked {
     }
 }
 
-/// Whether less than `minimum` percent of the endpoints are healthy: how that is said.
-fn lacks_healthy(endpoints: &EndpointSet, minimum: f64) -> Option<&'static str> {
+/// What a cluster lacks.
+#[derive(Clone, Copy, Debug)]
+enum Lack {
+    NotFound,
+    Empty,
+    TooFew,
+}
+
+impl Lack {
+    fn details(self) -> &'static str {
+        match self {
+            Self::NotFound => "health_check_failed_no_cluster_found",
+            Self::Empty => "health_check_failed_cluster_empty",
+            Self::TooFew => "health_check_failed_cluster_unhealthy",
+        }
+    }
+
+    fn counter(self, stats: &stats::HealthCheck) -> Counter {
+        match self {
+            Self::NotFound => stats.failed_cluster_not_found,
+            Self::Empty => stats.failed_cluster_empty,
+            Self::TooFew => stats.failed_cluster_unhealthy,
+        }
+    }
+}
+
+/// Whether less than `minimum` percent of the endpoints are healthy.
+fn lacks_healthy(endpoints: &EndpointSet, minimum: f64) -> Option<Lack> {
     let all = endpoints.iter().count() as f64;
     if all == 0.0 {
-        return (minimum > 0.0).then_some("health_check_failed_cluster_empty");
+        return (minimum > 0.0).then_some(Lack::Empty);
     }
     let healthy = endpoints.iter().filter(|endpoint| endpoint.host.health() == Health::Healthy).count() as f64;
-    (100.0 * healthy < all * minimum).then_some("health_check_failed_cluster_unhealthy")
+    (100.0 * healthy < all * minimum).then_some(Lack::TooFew)
 }
 
 pub(super) async fn on_request(check: &HealthCheck, stream: &mut Stream, exchange: &mut Exchange<'_>) -> Option<Reply> {
@@ -76,6 +105,8 @@ pub(super) async fn on_request(check: &HealthCheck, stream: &mut Stream, exchang
     }
     stream.record.health_check = true;
     let connection = stream.connection.clone();
+    let (shard, stats) = (&connection.worker.stats, &*check.stats);
+    shard.inc(connection.manager.stats.tracing.health_check);
     let failing = connection.worker.lifecycle.health_check_failed();
     // An answer waits for the whole request.
     let mut reply = if failing {
@@ -91,23 +122,29 @@ pub(super) async fn on_request(check: &HealthCheck, stream: &mut Stream, exchang
                 return None;
             }
             Some(status) => {
-                let flag = (status != StatusCode::OK).then_some(Flag::FailedLocalHealthCheck);
+                shard.inc(stats.cached_response);
+                let flag = (!status.is_success()).then_some(Flag::FailedLocalHealthCheck);
                 Reply::new(status, "", flag, "health_check_cached")
             }
         }
     } else {
         let snapshot = connection.worker.snapshot.load();
         let unhealthy = check.cluster_minimums.iter().find_map(|(name, minimum)| match snapshot.cluster(name) {
-            None => Some("health_check_failed_cluster_not_found"),
+            None => Some(Lack::NotFound),
             Some(cluster) => lacks_healthy(&cluster.endpoints.load(), *minimum),
         });
+        if let Some(unhealthy) = unhealthy {
+            shard.inc(unhealthy.counter(stats));
+        }
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         match unhealthy {
-            Some(details) => Reply::new(unavailable, "", Flag::FailedLocalHealthCheck, details),
+            Some(unhealthy) => Reply::new(unavailable, "", Flag::FailedLocalHealthCheck, unhealthy.details()),
             None if check.cluster_minimums.is_empty() => Reply::new(StatusCode::OK, "", None, "health_check_ok"),
             None => Reply::new(StatusCode::OK, "", None, "health_check_ok_cluster_healthy"),
         }
     };
+    shard.inc(stats.request_total);
+    shard.inc(if reply.status.is_success() { stats.ok } else { stats.failed });
     if failing {
         reply.headers.insert(FAIL, HeaderValue::from_static("true"));
     }

@@ -55,6 +55,8 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &mut Stream, exchange: 
     if !limit.enabled.sample() {
         return None;
     }
+    let (worker, stats) = (stream.connection.worker.clone(), limit.stats.clone());
+    worker.stats.inc(stats.enabled);
     let descriptors = descriptors(limit, stream, exchange);
     let per_connection;
     let limit = if limit.per_connection {
@@ -70,8 +72,10 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &mut Stream, exchange: 
         stream.chain.states.push(State::LocalRateLimit(Shown(bucket.clone())));
     }
     if allowed {
+        worker.stats.inc(stats.ok);
         return None;
     }
+    worker.stats.inc(stats.rate_limited);
     let parts = &mut *exchange.parts;
     if !limit.enforced.sample() {
         mutate::add(&limit.request_headers, &mut parts.headers, |out, format, headers| {
@@ -80,6 +84,7 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &mut Stream, exchange: 
         });
         return None;
     }
+    worker.stats.inc(stats.enforced);
     let mut reply = Reply::new(limit.status, "local_rate_limited", Flag::RateLimited, "local_rate_limited");
     if limit.resource_exhausted {
         reply.grpc_status = Some(RESOURCE_EXHAUSTED);

@@ -7,6 +7,7 @@ mod body;
 mod buffer;
 mod cors;
 mod fault;
+mod grpc_stats;
 mod header_mutation;
 mod health_check;
 mod local_ratelimit;
@@ -15,7 +16,7 @@ mod rbac;
 use http::{HeaderMap, request::Parts};
 use smallvec::SmallVec;
 
-pub(super) use self::body::Throttle;
+pub(super) use self::{body::Throttle, grpc_stats::Counting};
 use super::{
     forwarded::Client,
     reply::Reply,
@@ -50,6 +51,7 @@ enum State {
     HealthCheck(health_check::Checked),
     /// A fault that counts as active.
     Fault(#[expect(dead_code, reason = "held")] fault::Active),
+    GrpcStats(grpc_stats::Call),
 }
 
 /// What a route says about a filter.
@@ -113,9 +115,13 @@ async fn pass(stream: &mut Stream, exchange: &mut Exchange<'_>, filter: &HttpFil
         (FilterKind::Buffer(_), Some(RouteFilter::Buffer(Some(limit)))) | (FilterKind::Buffer(limit), _) => {
             Box::pin(buffer::on_request(*limit, stream, exchange)).await
         }
-        (FilterKind::Cors, _) => cors::on_request(stream, exchange, &filter.name),
-        (FilterKind::Fault(_), Some(RouteFilter::Fault(fault))) | (FilterKind::Fault(fault), _) => {
-            Box::pin(fault::on_request(fault, stream, exchange)).await
+        (FilterKind::Cors(stats), _) => cors::on_request(stats, stream, exchange, &filter.name),
+        (FilterKind::Fault(own), said) => {
+            let fault = match said {
+                Some(RouteFilter::Fault(fault)) => fault,
+                _ => own,
+            };
+            Box::pin(fault::on_request(fault, &own.stats, stream, exchange)).await
         }
         (FilterKind::HeaderMutation(own), _) => {
             header_mutation::on_request(own, &filter.name, stream, exchange);
@@ -124,11 +130,17 @@ async fn pass(stream: &mut Stream, exchange: &mut Exchange<'_>, filter: &HttpFil
         (FilterKind::HealthCheck(check), _) => Box::pin(health_check::on_request(check, stream, exchange)).await,
         (FilterKind::LocalRateLimit(_), Some(RouteFilter::LocalRateLimit(limit)))
         | (FilterKind::LocalRateLimit(limit), _) => local_ratelimit::on_request(limit, stream, exchange),
-        (FilterKind::Rbac(_), Some(RouteFilter::Rbac(rbac))) | (FilterKind::Rbac(rbac), _) => {
-            rbac::on_request(rbac, stream, exchange)
+        (FilterKind::Rbac(own), said) => {
+            let rbac = match said {
+                Some(RouteFilter::Rbac(rbac)) => rbac,
+                _ => own,
+            };
+            rbac::on_request(rbac, own, stream, exchange)
         }
-        // Counted when the stream ends.
-        (FilterKind::GrpcStats(_), _) => None,
+        (FilterKind::GrpcStats(stats), _) => {
+            grpc_stats::on_request(stats, stream, exchange);
+            None
+        }
     }
 }
 
@@ -139,7 +151,14 @@ impl Chain {
     }
 
     /// Passes a response's headers through the filters. `view` is of the request.
-    pub fn on_response(&mut self, status: http::StatusCode, headers: &mut HeaderMap, view: &View<'_>) {
+    /// Gives what counts the messages of its body, if a filter does.
+    pub fn on_response(
+        &mut self,
+        status: http::StatusCode,
+        headers: &mut HeaderMap,
+        view: &View<'_>,
+    ) -> Option<Box<Counting>> {
+        let mut counting = None;
         for state in self.states.iter_mut().rev() {
             match state {
                 State::Cors(allowed) => allowed.on_response(headers),
@@ -147,8 +166,10 @@ impl Chain {
                 State::LocalRateLimit(shown) => shown.on_response(headers),
                 State::HealthCheck(checked) => checked.on_response(status, headers),
                 State::Fault(_) => {}
+                State::GrpcStats(call) => counting = Some(call.on_response(status, headers)),
             }
         }
+        counting
     }
 }
 
@@ -159,5 +180,5 @@ pub(super) fn on_response(stream: &mut Stream, status: http::StatusCode, parts: 
     }
     let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
     let view = View { entry: &stream.record.entry, request: Some(live), response: None };
-    stream.chain.on_response(status, headers, &view);
+    stream.counting = stream.chain.on_response(status, headers, &view);
 }

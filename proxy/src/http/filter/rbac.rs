@@ -9,12 +9,14 @@ use crate::{
         rbac::{Action, Rules, Subject, Verdict},
     },
     http::{reply::Reply, stream::Stream},
+    telemetry::stats::{Counter, Scope},
 };
 
 /// The namespace of the metadata that tells of verdicts.
 const NAMESPACE: &str = "envoy.filters.http.rbac";
 
-pub(super) fn on_request(rbac: &Rbac, stream: &mut Stream, exchange: &Exchange<'_>) -> Option<Reply> {
+/// `own` is the filter's: it counts, also where a route has other rules.
+pub(super) fn on_request(rbac: &Rbac, own: &Rbac, stream: &mut Stream, exchange: &Exchange<'_>) -> Option<Reply> {
     let evaluate = |rules: &Rules, stream: &Stream| {
         rules.evaluate(&Subject {
             request: Some(stream.view(exchange.parts)),
@@ -30,9 +32,14 @@ pub(super) fn on_request(rbac: &Rbac, stream: &mut Stream, exchange: &Exchange<'
     if let Some(rules) = &rbac.shadow {
         let verdict = evaluate(rules, stream);
         note(stream, &rbac.shadow_prefix, "shadow", &verdict);
+        let stats = &own.shadow_stats;
+        let counter = if verdict.allowed { stats.shadow_allowed } else { stats.shadow_denied };
+        count(own, stream, &stats.scope, counter, "shadow_", &verdict);
     }
     let rules = rbac.rules.as_ref()?;
     let verdict = evaluate(rules, stream);
+    let counter = if verdict.allowed { own.stats.allowed } else { own.stats.denied };
+    count(own, stream, &own.stats.scope, counter, "", &verdict);
     if rules.action == Action::Log {
         stream.metadata_mut().set("envoy.common", "access_log_hint", verdict.policy.is_some());
         return None;
@@ -46,6 +53,16 @@ pub(super) fn on_request(rbac: &Rbac, stream: &mut Stream, exchange: &Exchange<'
     let policy = verdict.policy.as_deref().unwrap_or("none").replace(' ', "_");
     let details = format!("rbac_access_denied_matched_policy[{policy}]");
     Some(Reply::new(StatusCode::FORBIDDEN, "RBAC: access denied", None, details))
+}
+
+/// Counts a verdict, and by policy where that is wanted.
+fn count(own: &Rbac, stream: &Stream, scope: &Scope, counter: Counter, kind: &str, verdict: &Verdict) {
+    let shard = &stream.connection.worker.stats;
+    shard.inc(counter);
+    if let (true, Some(policy)) = (own.track_policies, &verdict.policy) {
+        let result = if verdict.allowed { "allowed" } else { "denied" };
+        shard.inc(scope.counter(&format!("policy.{policy}.{kind}{result}")));
+    }
 }
 
 /// Notes a verdict as dynamic metadata, for access logs.

@@ -11,6 +11,7 @@ use crate::config::{
     filter::{
         grpc_stats::{GrpcStats, Methods},
         health_check::HealthCheck,
+        stats::{self, Counted},
     },
 };
 
@@ -22,8 +23,6 @@ pub(super) fn grpc_stats(cx: &mut Context, message: &grpc::FilterConfig, at: &st
         "replace_dots_in_grpc_service_name",
     ];
     cx.only(message, at, &supported, &["emit_filter_state"])?;
-    // It counts nothing yet, which whoever starts the proxy is told.
-    cx.ignored.push(at.to_owned());
     let methods = match &message.per_method_stat_specifier {
         None | Some(PerMethodStatSpecifier::StatsForAllMethods(false)) => Methods::None,
         Some(PerMethodStatSpecifier::StatsForAllMethods(true)) => Methods::All,
@@ -62,5 +61,6 @@ pub(super) fn health_check(cx: &mut Context, message: &health::HealthCheck, at: 
         cluster_minimums,
         headers: matcher::headers(cx, &message.headers, at, "headers")?,
         cached: std::sync::Arc::default(),
+        stats: Counted::<stats::HealthCheck>::new(cx.http.scope("health_check")),
     })
 }

@@ -9,7 +9,10 @@ use weir_proto::envoy::extensions::filters::{
 use super::{Context, Error, matcher, sub};
 use crate::config::{
     convert::{duration, metadata},
-    filter::fault::{Abort, Delay, Fault, RateLimit},
+    filter::{
+        fault::{Abort, Delay, Fault, RateLimit},
+        stats::{self, Counted},
+    },
     fraction::Fraction,
 };
 
@@ -83,6 +86,7 @@ pub(super) fn fault(cx: &mut Context, message: &proto::HttpFault, at: &str) -> R
         active: std::sync::Arc::default(),
         metadata: message.filter_metadata.as_ref().map(metadata::object),
         disable_downstream_cluster_stats: message.disable_downstream_cluster_stats,
+        stats: Counted::<stats::Fault>::new(cx.http.scope("fault")),
     })
 }
 

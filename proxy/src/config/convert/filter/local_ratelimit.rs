@@ -13,7 +13,10 @@ use weir_proto::envoy::{
 use super::{Context, Error, item, matcher, sub};
 use crate::config::{
     convert::{duration, headers},
-    filter::local_ratelimit::{Bucket, Descriptor, LocalRateLimit, RateLimit, RateLimitAction, VhostLimits},
+    filter::{
+        local_ratelimit::{Bucket, Descriptor, LocalRateLimit, RateLimit, RateLimitAction, VhostLimits},
+        stats::{self, Counted},
+    },
     fraction::Fraction,
 };
 
@@ -63,7 +66,9 @@ pub(super) fn local_ratelimit(
     }
     let request_field = "request_headers_to_add_when_not_enforced";
     Ok(LocalRateLimit {
-        stat_prefix: message.stat_prefix.as_str().into(),
+        stats: Counted::<stats::LocalRateLimit>::new(
+            cx.stats.scope(&message.stat_prefix).scope("http_local_rate_limit"),
+        ),
         status: status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::TOO_MANY_REQUESTS),
         bucket: bucket.map(|bucket| self::bucket(bucket, &sub(at, "token_bucket"))).transpose()?,
         descriptors,

@@ -15,7 +15,11 @@ use weir_proto::envoy::{config::route::v3 as route, extensions::filters::http};
 
 pub(super) use self::{cors::old_policy, local_ratelimit::rate_limits};
 use super::{Context, Error, item, matcher, rbac, sub, type_name, unpack};
-use crate::config::filter::{FilterKind, Override, Overrides, RouteFilter, rbac::Rbac};
+use crate::config::filter::{
+    FilterKind, Override, Overrides, RouteFilter,
+    rbac::Rbac,
+    stats::{self, Counted},
+};
 
 /// What a filter of type `kind` does, by its configuration. None: there is no such filter (yet).
 pub(super) fn filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<FilterKind>, Error> {
@@ -24,7 +28,9 @@ pub(super) fn filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<Fil
             let message: http::buffer::v3::Buffer = unpack(any, at)?;
             FilterKind::Buffer(message.max_request_bytes.unwrap_or(0) as usize)
         }
-        "envoy.extensions.filters.http.cors.v3.Cors" => FilterKind::Cors,
+        "envoy.extensions.filters.http.cors.v3.Cors" => {
+            FilterKind::Cors(Counted::<stats::Cors>::new(cx.http.scope("cors")))
+        }
         "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
             FilterKind::Fault(Arc::new(fault::fault(cx, &unpack(any, at)?, at)?))
         }
@@ -118,8 +124,10 @@ pub(super) fn overrides(cx: &mut Context, messages: &HashMap<String, Any>, at: &
 }
 
 fn http_rbac(cx: &mut Context, message: &http::rbac::v3::Rbac, at: &str) -> Result<Rbac, Error> {
-    let supported = ["rules", "shadow_rules", "rules_stat_prefix", "shadow_rules_stat_prefix"];
-    cx.only(message, at, &supported, &["track_per_rule_stats"])?;
+    let supported = ["rules", "shadow_rules", "rules_stat_prefix", "shadow_rules_stat_prefix", "track_per_rule_stats"];
+    cx.only(message, at, &supported, &[])?;
+    let own = cx.http.scope("rbac");
+    let scope = |prefix: &str| if prefix.is_empty() { own.clone() } else { own.scope(prefix) };
     let mut rules = |message: Option<&weir_proto::envoy::config::rbac::v3::Rbac>, field: &str| {
         message.map(|message| rbac::rules(cx, message, &sub(at, field))).transpose()
     };
@@ -128,5 +136,8 @@ fn http_rbac(cx: &mut Context, message: &http::rbac::v3::Rbac, at: &str) -> Resu
         shadow: rules(message.shadow_rules.as_ref(), "shadow_rules")?,
         shadow_prefix: message.shadow_rules_stat_prefix.as_str().into(),
         prefix: message.rules_stat_prefix.as_str().into(),
+        track_policies: message.track_per_rule_stats,
+        stats: Counted::<stats::Rbac>::new(scope(&message.rules_stat_prefix)),
+        shadow_stats: Counted::<stats::ShadowRbac>::new(scope(&message.shadow_rules_stat_prefix)),
     })
 }

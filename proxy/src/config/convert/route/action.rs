@@ -9,7 +9,7 @@ use weir_proto::envoy::{
     extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig,
 };
 
-use super::{Inherited, header_fields, matching, retry, with_headers};
+use super::{Inherited, header_fields, internal_redirect, matching, retry, with_headers};
 use crate::config::{
     convert::{
         Context, Error, data_source, duration, filter, headers, item, limit, local_reply, matcher, sub, type_name,
@@ -57,6 +57,7 @@ pub(super) fn forward(
         "request_mirror_policies",
         "grpc_timeout_offset",
         "path_rewrite_policy",
+        "internal_redirect_policy",
     ];
     cx.only(message, at, &supported, &HARMLESS_ACTION)?;
     let upgrades = message.upgrade_configs.iter().enumerate();
@@ -110,6 +111,11 @@ pub(super) fn forward(
         grpc_stream,
         max_stream_duration,
         retry: retry(cx, message.retry_policy.as_ref(), at)?.or_else(|| inherited.retry.clone()),
+        internal_redirects: {
+            let policy = message.internal_redirect_policy.as_ref();
+            let at = sub(at, "internal_redirect_policy");
+            policy.map(|policy| internal_redirect::policy(cx, policy, &at)).transpose()?
+        },
         upgrades,
         mirrors: match message.request_mirror_policies.as_slice() {
             [] => inherited.mirrors.clone(),
