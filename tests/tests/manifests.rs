@@ -458,6 +458,8 @@ fn values_that_nothing_reads_are_refused() {
         ("proxy.logLevel=loud", "at '/proxy/logLevel': value must be one of"),
         ("agent.resources.requests.gpu=1", "at '/agent/resources/requests': additional properties 'gpu' not allowed"),
         ("agent=null", "missing property 'agent'"),
+        ("proxy.drainSeconds=60", "terminationGracePeriodSeconds: expected more than proxy.drainSeconds (60), got 60"),
+        (r"podLabels.app\.kubernetes\.io/name=other", "at '/podLabels': invalid propertyName 'app.kubernetes.io/name'"),
     ] {
         for command in ["template", "lint"] {
             let mut arguments = vec![command];

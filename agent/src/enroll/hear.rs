@@ -12,12 +12,13 @@ use crate::{
 };
 
 impl Reconciler {
-    /// Once every pod of an earlier agent is taken over and has its sockets, proxies are told every pod, and that this is
-    /// all: what they hold beyond that they let go. What cannot be taken over holds that up only for a while.
+    /// Sends proxies each pod as soon as it has its sockets: nobody's connections wait for another's pod. Once every pod of
+    /// an earlier agent is taken over, they are told that this is all: what they hold beyond that they let go. What cannot
+    /// be taken over holds only that up, and only for a while.
     pub(super) fn settle(&mut self) {
         let now = Instant::now();
-        let listening = now >= self.hand_back_until || self.pods.values().all(|pod| !pod.listeners.is_empty());
-        if self.wanted.is_some() && self.taken_over() {
+        let settled = self.wanted.is_some() && self.taken_over();
+        if settled {
             self.registry.settle();
             // Of pods that nobody wants any more: they would keep their network namespaces.
             self.handed_back.clear();
@@ -30,10 +31,10 @@ impl Reconciler {
             if now >= self.hand_back_until && self.leaving.is_none() {
                 self.proxies.summon();
             }
-            if listening {
-                let pods = self.pods.values().filter(|pod| !pod.listeners.is_empty());
-                self.proxies.send_snapshot(pods, &self.settings.node);
-            }
+        }
+        self.proxies.send_pods(self.pods.values().filter(|pod| !pod.listeners.is_empty()), &self.settings.node);
+        if settled && (now >= self.hand_back_until || self.pods.values().all(|pod| !pod.listeners.is_empty())) {
+            self.proxies.end_snapshot();
         }
     }
 

@@ -1,7 +1,7 @@
 //! The connected proxies, as the reconciler sees them: what each was told, and what it still has to acknowledge.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -38,7 +38,9 @@ struct Connected {
     open: u64,
     /// Whether it drains and has no connection left.
     drained: bool,
-    /// Whether it was sent every pod that was enrolled when it came.
+    /// The pods that it was sent.
+    sent: HashSet<String>,
+    /// Whether it was told that these are all.
     synced: bool,
 }
 
@@ -51,7 +53,7 @@ pub(super) struct Proxies {
 }
 
 impl Proxies {
-    /// A proxy said Hello: it gets the maps now and its snapshot when the agent has one.
+    /// A proxy said Hello: it gets the maps now, and each pod as soon as the agent has it.
     pub(super) fn join(&mut self, proxy: Proxy, hello: handoff::Hello, peer: Peer, own: bool, maps: [OwnedFd; 2]) {
         tracing::info!(
             proxy = proxy.id.0, pid = peer.pid, uid = peer.uid, version = %hello.proxy_version, workers = hello.workers,
@@ -60,8 +62,9 @@ impl Proxies {
         self.fleet.join(proxy.id, own, hello.generation, hello.standby);
         proxy.send(from_agent::Message::Maps(handoff::Maps {}), maps.into_iter().map(Arc::new).collect());
         let since = SystemTime::now();
+        let sent = HashSet::new();
         self.connected
-            .insert(proxy.id, Connected { proxy, hello, peer, since, open: 0, drained: false, synced: false });
+            .insert(proxy.id, Connected { proxy, hello, peer, since, open: 0, drained: false, sent, synced: false });
     }
 
     /// A connection is over.
@@ -106,6 +109,7 @@ impl Proxies {
         let Some(id) = self.fleet.summon() else { return };
         if let Some(connected) = self.connected.get_mut(&id) {
             tracing::info!(proxy = id.0, "no proxy accepts; one that stands by is sent for");
+            connected.sent.clear();
             connected.synced = false;
         }
     }
@@ -155,14 +159,20 @@ impl Proxies {
         self.unacknowledged.values().any(|told| matches!(told, Told::Withdraw(withdrawn) if withdrawn == uid))
     }
 
-    /// Sends every enrolled pod to the proxies that came since or were sent for, and that this is all.
-    pub(super) fn send_snapshot<'a>(&mut self, pods: impl Iterator<Item = &'a Pod> + Clone, node: &str) {
-        let waits = |id: &ProxyId| self.connected.get(id).is_some_and(|connected| !connected.synced);
-        let waiting: Vec<ProxyId> = self.fleet.serving().filter(waits).collect();
-        for id in waiting {
+    /// Sends what they lack of these pods to the proxies that came since or were sent for.
+    pub(super) fn send_pods<'a>(&mut self, pods: impl Iterator<Item = &'a Pod> + Clone, node: &str) {
+        for id in self.unsynced() {
             for pod in pods.clone() {
-                self.tell(id, enroll(pod, node, true), Told::Enroll(pod.spec.uid.clone()), sockets(pod));
+                if !self.was_sent(id, &pod.spec.uid) {
+                    self.send_pod(id, pod, node);
+                }
             }
+        }
+    }
+
+    /// Tells those proxies that this is all: what they hold beyond that they let go.
+    pub(super) fn end_snapshot(&mut self) {
+        for id in self.unsynced() {
             self.send(id, from_agent::Message::SnapshotSent(handoff::SnapshotSent {}), Vec::new());
             if let Some(connected) = self.connected.get_mut(&id) {
                 connected.synced = true;
@@ -172,21 +182,24 @@ impl Proxies {
 
     /// Tells the proxies of a pod, with its sockets.
     pub(super) fn enroll(&mut self, pod: &Pod, node: &str) {
-        for id in self.synced() {
-            self.tell(id, enroll(pod, node, true), Told::Enroll(pod.spec.uid.clone()), sockets(pod));
+        for id in self.fleet.serving().collect::<Vec<_>>() {
+            self.send_pod(id, pod, node);
         }
     }
 
     /// Tells the proxies what changed of a pod whose sockets they have.
     pub(super) fn update(&mut self, pod: &Pod, node: &str) {
-        for id in self.synced() {
+        for id in self.hearing(&pod.spec.uid) {
             self.tell(id, enroll(pod, node, false), Told::Update(pod.spec.uid.clone()), Vec::new());
         }
     }
 
     /// Tells the proxies to let go of a pod.
     pub(super) fn withdraw(&mut self, uid: &str, drain: Duration) {
-        for id in self.synced() {
+        for id in self.hearing(uid) {
+            if let Some(connected) = self.connected.get_mut(&id) {
+                connected.sent.remove(uid);
+            }
             let withdraw = handoff::Withdraw { uid: uid.to_owned(), drain_ms: drain.as_millis() as u64 };
             self.tell(id, from_agent::Message::Withdraw(withdraw), Told::Withdraw(uid.to_owned()), Vec::new());
         }
@@ -209,10 +222,27 @@ impl Proxies {
         proxies
     }
 
-    /// The proxies that hear of changes: those that got a snapshot and accept or are about to.
-    fn synced(&self) -> Vec<ProxyId> {
-        let synced = |id: &ProxyId| self.connected.get(id).is_some_and(|connected| connected.synced);
-        self.fleet.serving().filter(synced).collect()
+    /// The proxies that hear of changes of a pod, of those that accept or are about to: who was told that it knows all
+    /// pods, or was sent this one.
+    fn hearing(&self, uid: &str) -> Vec<ProxyId> {
+        let knows = |connected: &Connected| connected.synced || connected.sent.contains(uid);
+        self.fleet.serving().filter(|id| self.connected.get(id).is_some_and(knows)).collect()
+    }
+
+    /// The proxies that accept or are about to, and wait for pods.
+    fn unsynced(&self) -> Vec<ProxyId> {
+        self.fleet.serving().filter(|id| self.connected.get(id).is_some_and(|connected| !connected.synced)).collect()
+    }
+
+    fn was_sent(&self, id: ProxyId, uid: &str) -> bool {
+        self.connected.get(&id).is_some_and(|connected| connected.sent.contains(uid))
+    }
+
+    fn send_pod(&mut self, id: ProxyId, pod: &Pod, node: &str) {
+        self.tell(id, enroll(pod, node, true), Told::Enroll(pod.spec.uid.clone()), sockets(pod));
+        if let Some(connected) = self.connected.get_mut(&id) {
+            connected.sent.insert(pod.spec.uid.clone());
+        }
     }
 
     fn tell(&mut self, id: ProxyId, message: from_agent::Message, told: Told, fds: Vec<Arc<OwnedFd>>) {
@@ -255,4 +285,94 @@ fn listener(listener: &PodListener) -> handoff::Listener {
 
 fn sockets(pod: &Pod) -> Vec<Arc<OwnedFd>> {
     pod.listeners.iter().map(|listener| listener.socket.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::sync::mpsc;
+
+    use super::{super::policy::tests::pod as spec, *};
+    use crate::{enroll::policy::Policy, handoff::Outgoing, netns::Netns};
+
+    const DRAIN: Duration = Duration::from_secs(1);
+
+    fn pod(name: &str) -> Pod {
+        let socket = Arc::new(std::net::TcpListener::bind("127.0.0.1:0").unwrap().into());
+        let address = "10.0.0.1:15001".parse().unwrap();
+        Pod {
+            spec: spec(name),
+            policy: Policy::default(),
+            netns: Arc::new(Netns::open(Path::new("/proc/self/ns/net")).unwrap()),
+            cookie: 5,
+            slot: 0,
+            ips: Vec::new(),
+            redirect_ips: Vec::new(),
+            listeners: vec![PodListener { direction: Direction::Outbound, worker: 0, address, socket }],
+            enrolled: SystemTime::UNIX_EPOCH,
+            reserved: 0,
+            changes: None,
+        }
+    }
+
+    fn join(proxies: &mut Proxies, number: u64) -> mpsc::Receiver<Outgoing> {
+        let (proxy, sent) = Proxy::unconnected(ProxyId(number));
+        let map = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        proxies.join(proxy, handoff::Hello::default(), Peer::default(), true, [map(), map()]);
+        sent
+    }
+
+    /// What a proxy was sent since, the maps aside: "+web" with sockets, "~web" without, "-web", "all".
+    fn heard(sent: &mut mpsc::Receiver<Outgoing>) -> Vec<String> {
+        let name = |uid: &str| uid.trim_start_matches("uid-").to_owned();
+        let mut heard = Vec::new();
+        while let Ok(Outgoing { message, fds, .. }) = sent.try_recv() {
+            heard.push(match message.message.unwrap() {
+                from_agent::Message::Maps(_) => continue,
+                from_agent::Message::Enroll(enroll) => {
+                    assert_eq!(enroll.listeners.len(), fds.len());
+                    format!("{}{}", if fds.is_empty() { '~' } else { '+' }, name(&enroll.workload.unwrap().uid))
+                }
+                from_agent::Message::Withdraw(withdraw) => format!("-{}", name(&withdraw.uid)),
+                from_agent::Message::SnapshotSent(_) => "all".to_owned(),
+                other => panic!("{other:?}"),
+            });
+        }
+        heard
+    }
+
+    #[test]
+    fn a_proxy_gets_each_pod_once_and_before_it_is_told_that_this_is_all() {
+        let (mut proxies, web, shop) = (Proxies::default(), pod("web"), pod("shop"));
+        let mut sent = join(&mut proxies, 1);
+        proxies.send_pods([&web].into_iter(), "n1");
+        assert_eq!(heard(&mut sent), ["+web"], "whatever becomes of the other");
+        assert!(!proxies.connected[&ProxyId(1)].synced);
+        proxies.send_pods([&web, &shop].into_iter(), "n1");
+        proxies.end_snapshot();
+        assert_eq!(heard(&mut sent), ["+shop", "all"]);
+        proxies.send_pods([&web, &shop].into_iter(), "n1");
+        proxies.end_snapshot();
+        assert_eq!(heard(&mut sent), [""; 0]);
+    }
+
+    #[test]
+    fn who_waits_for_more_pods_hears_what_becomes_of_those_it_has() {
+        let (mut proxies, web, shop) = (Proxies::default(), pod("web"), pod("shop"));
+        let mut sent = join(&mut proxies, 1);
+        proxies.send_pods([&web].into_iter(), "n1");
+        proxies.update(&web, "n1");
+        proxies.update(&shop, "n1");
+        proxies.withdraw("uid-shop", DRAIN);
+        assert_eq!(heard(&mut sent), ["+web", "~web"], "of a pod that it lacks it hears nothing");
+        // In the place of another: it accepts for the one before it lets go of the other.
+        proxies.enroll(&shop, "n1");
+        proxies.withdraw("uid-web", DRAIN);
+        assert!(proxies.letting_go("uid-web"));
+        proxies.send_pods([&shop].into_iter(), "n1");
+        assert_eq!(heard(&mut sent), ["+shop", "-web"]);
+        proxies.send_pods([&web, &shop].into_iter(), "n1");
+        assert_eq!(heard(&mut sent), ["+web"], "one that came back");
+    }
 }

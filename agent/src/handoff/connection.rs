@@ -105,9 +105,9 @@ pub enum Event {
 
 /// A message on its way; dropped when it is sent.
 #[derive(Debug)]
-struct Outgoing {
-    message: FromAgent,
-    fds: Vec<Arc<OwnedFd>>,
+pub(crate) struct Outgoing {
+    pub(crate) message: FromAgent,
+    pub(crate) fds: Vec<Arc<OwnedFd>>,
     /// What it takes the place of while it is on its way, if it is an answer.
     _in_flight: Option<InFlight>,
 }
@@ -136,6 +136,13 @@ impl Proxy {
         let id = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
         let message = FromAgent { id, message: Some(message) };
         self.queue.try_send(Outgoing { message, fds, _in_flight: in_flight }).is_ok().then_some(id)
+    }
+
+    /// A proxy without a connection, and what it is sent.
+    #[cfg(test)]
+    pub(crate) fn unconnected(id: ProxyId) -> (Self, mpsc::Receiver<Outgoing>) {
+        let (queue, sent) = mpsc::channel(QUEUE);
+        (Self { id, queue, sent: Arc::default() }, sent)
     }
 }
 

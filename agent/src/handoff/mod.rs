@@ -10,6 +10,8 @@ mod needs;
 mod server;
 
 pub use channel::MAX_FDS;
+#[cfg(test)]
+pub(crate) use connection::Outgoing;
 pub use connection::{Event, ListenersHandedBack, Peer, Proxy, ProxyId};
 pub use fleet::{Fleet, Member};
 pub use server::Server;
