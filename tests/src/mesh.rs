@@ -209,6 +209,11 @@ impl Place {
     }
 }
 
+/// What the chart gives the agent's container. tests/tests/manifests.rs says the same of the chart.
+pub const CAPABILITIES: [&str; 4] = ["net_admin", "sys_admin", "bpf", "sys_ptrace"];
+/// The supplementary group of the chart's pod.
+const GROUP: u32 = 65532;
+
 /// Name of the port of an agent's health, in the namespace of its pod.
 const HEALTH: &str = "127.0.0.1:15021";
 
@@ -286,9 +291,11 @@ impl Agent {
     }
 
     fn launch<'a>(place: &'a Place, home: Option<&'a Pod>, configuration: &Path) -> Launch<'a> {
-        // Like the DaemonSet's pod: in a namespace that is not the one of a pod it serves, outside the pods' cgroups.
+        // Like the DaemonSet's pod: with its capabilities, in a namespace that is not the one of a pod it serves, outside the
+        // pods' cgroups.
         let launch =
             Launch::new(binary("weir-agent"), place.node.directory()).args(["run", "--config"]).args([configuration]);
+        let launch = launch.confined(&CAPABILITIES, GROUP);
         match home {
             Some(home) => launch.netns(&home.netns).env("POD_UID", &format!("uid-{}", home.name())),
             None => launch,
@@ -372,6 +379,7 @@ impl Agent {
         Launch::new(binary("weir-agent"), self.place.node.directory())
             .args(["uninstall", "--config"])
             .args([&self.configuration])
+            .confined(&CAPABILITIES, GROUP)
             .output(PATIENCE)
     }
 }

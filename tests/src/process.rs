@@ -35,6 +35,7 @@ pub struct Launch<'a> {
     environment: Vec<(String, String)>,
     netns: Option<&'a Netns>,
     cgroup: Option<PathBuf>,
+    confinement: Option<Vec<OsString>>,
     directory: PathBuf,
 }
 
@@ -58,6 +59,7 @@ impl<'a> Launch<'a> {
             environment: Vec::new(),
             netns: None,
             cgroup: None,
+            confinement: None,
             directory: directory.to_owned(),
         }
     }
@@ -91,17 +93,36 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// It has these capabilities only, in this supplementary group, and can get no others, as a container. Capabilities are
+    /// named as setpriv(1) names them.
+    pub fn confined(mut self, capabilities: &[&str], group: u32) -> Self {
+        let bounding: String = capabilities.iter().map(|capability| format!(",+{capability}")).collect();
+        let arguments = [
+            "setpriv".to_owned(),
+            "--no-new-privs".to_owned(),
+            format!("--groups={group}"),
+            "--inh-caps=-all".to_owned(),
+            format!("--bounding-set=-all{bounding}"),
+            "--".to_owned(),
+        ];
+        self.confinement = Some(arguments.map(OsString::from).to_vec());
+        self
+    }
+
     fn command(&self) -> Command {
+        let mut words = self.confinement.clone().unwrap_or_default();
+        words.push(self.program.clone().into_os_string());
         let mut command = match &self.cgroup {
             // The shell moves itself before it becomes the program: the program never runs anywhere else.
             Some(cgroup) => {
                 let mut shell = Command::new("sh");
                 shell.arg("-c").arg(format!("echo 0 > {}/cgroup.procs && exec \"$0\" \"$@\"", cgroup.display()));
-                shell.arg(&self.program);
+                shell.arg(&words[0]);
                 shell
             }
-            None => Command::new(&self.program),
+            None => Command::new(&words[0]),
         };
+        command.args(&words[1..]);
         command.args(&self.arguments).envs(self.environment.iter().cloned()).stdin(Stdio::null());
         command
     }
