@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod cni;
 pub mod echo;
 pub mod figure;
+pub mod leaks;
 pub mod load;
 pub mod mesh;
 pub mod net;

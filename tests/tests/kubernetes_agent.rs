@@ -18,6 +18,7 @@ use weir_abi::Rule;
 use weir_tests::{
     apiserver::{ApiServer, Fault, PodObject, Resource, Verb, namespace, node},
     echo::{Bind, Echo, dial},
+    leaks::{self, Holdings},
     mesh::{Agent, Place, Proxy, binary},
     net::{Net, Node, Pod},
     poll::wait_for,
@@ -27,6 +28,8 @@ use weir_tests::{
 
 const PORT: u16 = 20_000;
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Label flips and replacements between two countings: more than what may come and go by itself.
+const CYCLES: usize = 8;
 
 /// A cluster with one node, and on it an echo server outside the mesh.
 struct Scene {
@@ -95,6 +98,29 @@ impl Scene {
         let pid = process.pid().to_string();
         symlink(Path::new("/proc").join(&pid), proc(&self.node).join(&pid)).expect("a new process has a new id");
         process
+    }
+
+    /// A pod that takes the name of another, which is gone with it.
+    fn replace(&self, name: &str, again: usize) -> Running {
+        let pod = self.node.pod(&format!("{name}-{again}"));
+        let uid = self.uid(pod.name());
+        self.server.put(PodObject::new("shop", name, self.node.name()).uid(&uid));
+        let sandbox = self.sandbox(&pod, &uid);
+        Running { pod, sandbox, uid }
+    }
+
+    /// Waits until the pod of a name is this one, and enrolled.
+    #[track_caller]
+    fn wait_enrolled(&self, name: &str, running: &Running) {
+        wait_for(&format!("{name} is {} and enrolled", running.uid), PATIENCE, || {
+            let row = self.row(name)?;
+            let right = text(&row, "uid") == running.uid && text(&row, "state") == "enrolled";
+            if right { Ok(()) } else { Err(row.to_string()) }
+        });
+    }
+
+    fn proxy(&self) -> &Proxy {
+        self.proxy.as_ref().expect("not taken")
     }
 
     /// Ends a pod's sandbox, and removes its cgroup as the kubelet does soon after.
@@ -334,6 +360,58 @@ fn pods_that_wait_for_ever_keep_nothing_of_those_that_went_while_no_agent_was_th
     scene.wait_state("shop/waits", "pending", "the pod has no cgroup yet");
     scene.wait_state("shop/odd", "enrolled", "");
     assert!(scene.is_carried(&odd), "it stays what it was");
+}
+
+#[test]
+fn flips_and_replacements_leak_nothing_whether_an_agent_is_there_or_not() {
+    let mut scene = Scene::new();
+    let _stays = scene.run("stays", |pod| pod);
+    let mut web = scene.replace("web", 0);
+    let mut veths = Vec::new();
+    let cycle = |scene: &Scene, web: &mut Running, veths: &mut Vec<String>| {
+        scene.server.put(namespace("shop", &[]));
+        scene.wait_state("shop/web", "passed-over", "");
+        scene.server.put(namespace("shop", &["weir.dev/mesh=enabled"]));
+        scene.wait_enrolled("shop/web", web);
+        dial(&web.pod.netns, scene.to()).expect("redirected");
+        scene.end(web);
+        veths.push(web.pod.veth().to_owned());
+        *web = scene.replace("web", veths.len());
+        scene.wait_enrolled("shop/web", web);
+    };
+    // The same while no agent is there to see it; the next one finds what became of all.
+    let restart = |scene: &mut Scene, web: &mut Running, veths: &mut Vec<String>| {
+        scene.agent.process.kill9();
+        scene.end(web);
+        veths.push(web.pod.veth().to_owned());
+        *web = scene.replace("web", veths.len());
+        scene.agent.restart();
+        scene.wait_enrolled("shop/web", web);
+        wait_for("the pod that went meanwhile is forgotten", PATIENCE, || {
+            let entries = scene.agent.ctl.map_entries("ENROLLED");
+            if entries == 2 { Ok(()) } else { Err(entries) }
+        });
+    };
+    // What is made once and kept is made by then, and each agent that is counted has started beside what there was.
+    for _ in 0..3 {
+        cycle(&scene, &mut web, &mut veths);
+    }
+    restart(&mut scene, &mut web, &mut veths);
+    cycle(&scene, &mut web, &mut veths);
+    let before = Holdings::of(&scene.agent, scene.proxy());
+    for _ in 0..CYCLES {
+        cycle(&scene, &mut web, &mut veths);
+    }
+    before.wait_no_more(&scene.agent, scene.proxy(), leaks::IDLE);
+    restart(&mut scene, &mut web, &mut veths);
+    for _ in 0..CYCLES {
+        cycle(&scene, &mut web, &mut veths);
+    }
+    before.wait_no_more(&scene.agent, scene.proxy(), leaks::IDLE);
+    // No reference to any of their namespaces is left, not in the agent, the proxy or the kernel.
+    for veth in &veths {
+        scene.node.wait_until_gone(veth);
+    }
 }
 
 #[test]

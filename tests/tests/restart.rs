@@ -1,18 +1,17 @@
 //! Killed and restarted processes, and pods that come and go: nothing is lost, nothing leaks.
 
 use std::{
-    collections::BTreeMap,
-    fs,
     net::SocketAddr,
     sync::Arc,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use weir_abi::{Rule, map::name};
+use weir_abi::Rule;
 use weir_tests::{
     echo::{Bind, Echo, dial},
     figure,
+    leaks::Holdings,
     load::{Connections, Load, Request},
     mesh::{Agent, Mesh, Place, PodSpec, Proxy},
     net::{Net, Node, Pod},
@@ -219,33 +218,6 @@ fn a_pod_that_fails_open_is_passed_while_there_is_no_proxy() {
     get(&closed, &url);
 }
 
-/// What could leak, counted.
-fn resources(mesh: &Mesh) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::from([
-        ("fds of the agent".to_owned(), mesh.agent.process.open_fds()),
-        ("fds of the proxy".to_owned(), mesh.proxy.process.open_fds()),
-    ]);
-    let entries = [
-        name::ENROLLED,
-        name::PORT_RULES,
-        name::EXCLUDED_CIDRS,
-        name::LISTENERS,
-        name::PENDING,
-        name::SLOTS,
-        name::NODE_CONNECTIONS,
-    ];
-    for map in entries {
-        counts.insert(format!("entries of {map}"), mesh.ctl.map_entries(map));
-    }
-    for kind in ["links", "programs", "maps"] {
-        let pins = fs::read_dir(mesh.agent.place.pins().join(kind)).expect("pins").count();
-        counts.insert(format!("pinned {kind}"), pins);
-    }
-    let programs = mesh.ctl.json(&["prog", "list"]);
-    counts.insert("programs".to_owned(), programs.as_array().expect("a list").len());
-    counts
-}
-
 #[test]
 fn enrolling_and_withdrawing_two_hundred_times_leaks_nothing() {
     let mut net = Net::alone();
@@ -278,18 +250,13 @@ fn enrolling_and_withdrawing_two_hundred_times_leaks_nothing() {
     for _ in 0..5 {
         cycle();
     }
-    let before = resources(&mesh);
+    let before = Holdings::of(&mesh.agent, &mesh.proxy);
     let started = Instant::now();
     for _ in 0..CYCLES {
         cycle();
     }
     figure!("{CYCLES} cycles in {:?}: {before:?}", started.elapsed());
-    // Closing is not instant for connections that drain.
-    wait_for("all is as before", Duration::from_secs(10), || {
-        let after = resources(&mesh);
-        let changed: Vec<_> = after.iter().filter(|(what, count)| **count > before[*what]).collect();
-        if changed.is_empty() { Ok(()) } else { Err(format!("{changed:?} before {before:?}")) }
-    });
+    before.wait_no_more(&mesh.agent, &mesh.proxy, 0);
     // The other pod was not disturbed.
     assert!(dial(&stays.netns, server.v4(80)).expect("redirected").destination_is_true());
 
