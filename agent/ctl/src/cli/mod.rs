@@ -1,21 +1,21 @@
 //! The command line: `[OPTIONS] OBJECT COMMAND [ARGUMENTS]`, options anywhere, names by unique prefix.
 
-use std::{collections::VecDeque, ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
+mod line;
+mod question;
 
-use weir_abi::Rule;
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
+use self::line::Line;
 use crate::{
-    grammar::{self, Command, HELP, OBJECTS, Object, Opt},
+    grammar::{self, Command, HELP, OBJECTS, Object},
     output::Format,
-    question::{Explain, Program, Question, Trace},
+    question::Question,
 };
 
 /// Names the agent's socket when no option does.
 pub const SOCKET_VARIABLE: &str = "WEIR_AGENT_SOCKET";
 /// Where the agent's socket is by default.
 const SOCKET: &str = "/run/weir/agent.sock";
-/// How long `event trace` watches when nothing says when to stop.
-const SNAPSHOT: Duration = Duration::from_secs(2);
 /// How long an agent may take to answer, and, for a trace, to start.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for a node of a cluster: through the API server, the kubelet and the container runtime.
@@ -165,109 +165,7 @@ pub fn parse(
     Ok(Invocation { format, notes, action })
 }
 
-/// The arguments, taken off as they are understood.
-struct Line {
-    topic: Option<&'static Object>,
-    words: VecDeque<String>,
-    options: Vec<(&'static str, String)>,
-}
-
 impl Line {
-    fn split(arguments: impl IntoIterator<Item = String>) -> Result<Self, UsageError> {
-        let mut line = Self { topic: None, words: VecDeque::new(), options: Vec::new() };
-        let mut arguments = arguments.into_iter();
-        while let Some(argument) = arguments.next() {
-            if argument == "--" {
-                line.words.extend(arguments);
-                break;
-            }
-            if let Some(long) = argument.strip_prefix("--") {
-                let (name, value) = long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
-                let option = grammar::options().find(|option| option.long == name);
-                let option = option.ok_or_else(|| line.error(format!("unknown option --{name}")))?;
-                line.option(option, &format!("--{name}"), value.map(str::to_owned), &mut arguments)?;
-            } else if let Some(shorts) = argument.strip_prefix('-').filter(|shorts| !shorts.is_empty()) {
-                for (at, short) in shorts.char_indices() {
-                    let option = grammar::options().find(|option| option.short == Some(short));
-                    let option = option.ok_or_else(|| line.error(format!("unknown option -{short}")))?;
-                    let rest = &shorts[at + short.len_utf8()..];
-                    let value = (option.value.is_some() && !rest.is_empty()).then(|| rest.to_owned());
-                    line.option(option, &format!("-{short}"), value, &mut arguments)?;
-                    if option.value.is_some() {
-                        break;
-                    }
-                }
-            } else {
-                line.words.push_back(argument);
-            }
-        }
-        Ok(line)
-    }
-
-    fn option(
-        &mut self,
-        option: &'static Opt,
-        written: &str,
-        value: Option<String>,
-        rest: &mut impl Iterator<Item = String>,
-    ) -> Result<(), UsageError> {
-        let value = match (&option.value, value) {
-            (None, None) => String::new(),
-            (None, Some(value)) => return Err(self.error(format!("{written} takes no value, got {value:?}"))),
-            (Some(_), Some(value)) => value,
-            (Some(takes), None) => {
-                rest.next().ok_or_else(|| self.error(format!("{written}: expected {} after it", takes.expected)))?
-            }
-        };
-        if option.value.is_some() && self.has(option.long) {
-            return Err(self.error(format!("{written} is given twice")));
-        }
-        self.options.push((option.long, value));
-        Ok(())
-    }
-
-    fn error(&self, message: String) -> UsageError {
-        UsageError { message, topic: self.topic }
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.options.iter().any(|(given, _)| *given == name)
-    }
-
-    fn flag(&mut self, name: &str) -> bool {
-        let before = self.options.len();
-        self.options.retain(|(given, _)| *given != name);
-        self.options.len() < before
-    }
-
-    fn value(&mut self, name: &str) -> Option<String> {
-        let at = self.options.iter().position(|(given, _)| *given == name)?;
-        Some(self.options.remove(at).1)
-    }
-
-    fn duration(&mut self, name: &str) -> Result<Option<Duration>, UsageError> {
-        let Some(text) = self.value(name) else { return Ok(None) };
-        match humantime::parse_duration(&text) {
-            Ok(duration) if !duration.is_zero() => Ok(Some(duration)),
-            _ => Err(self.error(format!("--{name}: {text:?}: expected a duration like 500ms, 10s or 1m"))),
-        }
-    }
-
-    fn word(&mut self) -> Option<String> {
-        self.words.pop_front()
-    }
-
-    /// Nothing may be left over.
-    fn finish(mut self) -> Result<(), UsageError> {
-        if let Some(word) = self.word() {
-            return Err(self.error(format!("unexpected argument {word:?}")));
-        }
-        match self.options.first() {
-            Some((name, _)) => Err(self.error(format!("--{name} means nothing here"))),
-            None => Ok(()),
-        }
-    }
-
     /// What is left means nothing any more.
     fn help(&mut self) -> Action {
         self.words.clear();
@@ -308,15 +206,7 @@ impl Line {
             }
             _ => {}
         }
-        let question = match object.name {
-            "pod" => self.pod(command),
-            "redirect" => self.redirect(command)?,
-            "prog" => self.prog()?,
-            "map" if command.name == "dump" => Question::Dump(self.required(command, "map dump")?.to_ascii_uppercase()),
-            "map" => Question::Maps,
-            "event" => self.trace()?,
-            _ => Question::Status { check: self.flag("check") },
-        };
+        let question = question::question(self, object, command)?;
         Ok(match cluster {
             Some(cluster) => Action::AskCluster { question, cluster },
             None => Action::Ask {
@@ -363,12 +253,6 @@ impl Line {
         Ok(object.commands.iter().find(|command| command.name == name))
     }
 
-    /// The word that a command needs.
-    fn required(&mut self, command: &Command, written: &str) -> Result<String, UsageError> {
-        let expected = command.value.as_ref().map_or("nothing", |value| value.expected);
-        self.word().ok_or_else(|| self.error(format!("{written}: expected {expected}")))
-    }
-
     /// The cluster to ask, if one is to be asked.
     fn cluster(
         &mut self,
@@ -411,89 +295,19 @@ impl Line {
             None => Err(self.error(format!("completion: {given:?}: expected bash, zsh or fish"))),
         }
     }
-
-    fn pod(&mut self, command: &Command) -> Question {
-        match (command.name, self.word()) {
-            ("show", Some(pod)) => Question::Pod(pod),
-            (_, pod) => Question::Pods { pod: pod.unwrap_or_default(), all: self.flag("all") },
-        }
-    }
-
-    fn redirect(&mut self, command: &Command) -> Result<Question, UsageError> {
-        match (command.name, self.word()) {
-            ("show", Some(pod)) => self.redirect_show(pod),
-            ("show", None) if ["to", "from", "protocol"].iter().any(|option| self.has(option)) => {
-                Err(self.error("redirect show: expected a pod".to_owned()))
-            }
-            (_, pod) => Ok(Question::Redirects { pod: pod.unwrap_or_default(), all: self.flag("all") }),
-        }
-    }
-
-    fn redirect_show(&mut self, pod: String) -> Result<Question, UsageError> {
-        let (to, from, protocol) = (self.value("to"), self.value("from"), self.value("protocol"));
-        let Some(to) = to else {
-            return match (from, protocol) {
-                (None, None) => Ok(Question::Setup(pod)),
-                _ => Err(self.error("--from and --protocol belong to --to IP:PORT".to_owned())),
-            };
-        };
-        let to = to.parse().map_err(|_| self.error(format!("--to: {to:?}: expected IP:PORT, IPv6 as [IP]:PORT")))?;
-        let from = from.unwrap_or_else(|| "pod".to_owned());
-        if !matches!(from.as_str(), "pod" | "node" | "host-pod") && from.parse::<IpAddr>().is_err() {
-            return Err(self.error(format!("--from: {from:?}: expected pod, node, host-pod or an IP address")));
-        }
-        let protocol = protocol.unwrap_or_else(|| "tcp".to_owned());
-        if !matches!(protocol.as_str(), "tcp" | "mptcp" | "udp") {
-            return Err(self.error(format!("--protocol: {protocol:?}: expected tcp, mptcp or udp")));
-        }
-        Ok(Question::Explain(Explain { pod, to, from, protocol }))
-    }
-
-    fn prog(&mut self) -> Result<Question, UsageError> {
-        Ok(Question::Programs(match self.word() {
-            None => Program::Any,
-            Some(word) if word == "id" => {
-                let id = self.word().ok_or_else(|| self.error("id: expected a number after it".to_owned()))?;
-                Program::Id(id.parse().map_err(|_| self.error(format!("id: {id:?}: expected a number")))?)
-            }
-            Some(name) => Program::Name(name),
-        }))
-    }
-
-    fn trace(&mut self) -> Result<Question, UsageError> {
-        let pod = self.word().unwrap_or_default();
-        let verdict = self.value("verdict").unwrap_or_default();
-        const OUTCOMES: [&str; 6] = ["", "redirect", "steer", "pass", "refuse", "close"];
-        if !OUTCOMES.contains(&verdict.as_str()) && !Rule::ALL.iter().any(|rule| rule.name() == verdict) {
-            let rules = Rule::ALL.map(Rule::name).join(", ");
-            let message = format!("--verdict: {verdict:?}: expected {} or a rule: {rules}", OUTCOMES[1..].join(", "));
-            return Err(self.error(message));
-        }
-        let count = match self.value("count") {
-            None => None,
-            Some(text) => match text.parse() {
-                Ok(count) if count > 0 => Some(count),
-                _ => return Err(self.error(format!("--count: {text:?}: expected a number of events, at least 1"))),
-            },
-        };
-        let duration = self.duration("for")?;
-        let until_stdin_ends = self.flag("stdin");
-        let bounded = self.flag("follow") || count.is_some() || duration.is_some() || until_stdin_ends;
-        let duration = if bounded { duration } else { Some(SNAPSHOT) };
-        Ok(Question::Trace(Trace { pod, verdict, count, duration, until_stdin_ends }))
-    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::question::Program;
 
     fn parse_line(line: &str) -> Result<Invocation, UsageError> {
         parse(Name::Weirctl, line.split_whitespace().map(str::to_owned), None)
     }
 
     #[track_caller]
-    fn asked(line: &str) -> Question {
+    pub(super) fn asked(line: &str) -> Question {
         match parse_line(line).unwrap().action {
             Action::Ask { question, .. } => question,
             other => panic!("{other:?}"),
@@ -501,13 +315,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn refused(line: &str) -> String {
+    pub(super) fn refused(line: &str) -> String {
         parse_line(line).unwrap_err().message
-    }
-
-    fn trace(pod: &str, verdict: &str, count: Option<u64>, duration: Option<Duration>) -> Question {
-        let (pod, verdict) = (pod.to_owned(), verdict.to_owned());
-        Question::Trace(Trace { pod, verdict, count, duration, until_stdin_ends: false })
     }
 
     #[test]
@@ -602,60 +411,6 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_to_explain_is_checked_before_anybody_is_asked() {
-        let explain = |to: &str, from: &str, protocol: &str| {
-            Question::Explain(Explain {
-                pod: "web".to_owned(),
-                to: to.parse().unwrap(),
-                from: from.to_owned(),
-                protocol: protocol.to_owned(),
-            })
-        };
-        assert_eq!(asked("redirect show web --to 10.0.0.1:80"), explain("10.0.0.1:80", "pod", "tcp"));
-        assert_eq!(
-            asked("redirect show web --to [fd00::1]:80 --from node --protocol mptcp"),
-            explain("[fd00::1]:80", "node", "mptcp")
-        );
-        assert_eq!(
-            asked("redirect show web --to 10.0.0.1:80 --from fd00::9"),
-            explain("10.0.0.1:80", "fd00::9", "tcp")
-        );
-        for (line, message) in [
-            ("redirect show web --to 10.0.0.1", "--to: \"10.0.0.1\": expected IP:PORT, IPv6 as [IP]:PORT"),
-            ("redirect show web --to", "--to: expected IP:PORT after it"),
-            ("redirect show --to 10.0.0.1:80", "redirect show: expected a pod"),
-            ("redirect show web --from node", "--from and --protocol belong to --to IP:PORT"),
-            (
-                "redirect show web --to 10.0.0.1:80 --from kubelet",
-                "--from: \"kubelet\": expected pod, node, host-pod or an IP address",
-            ),
-            ("redirect show web --to 10.0.0.1:80 --protocol sctp", "--protocol: \"sctp\": expected tcp, mptcp or udp"),
-            ("redirect show web --to 1.1.1.1:1 --to 1.1.1.1:2", "--to is given twice"),
-        ] {
-            assert_eq!(refused(line), message, "{line}");
-        }
-    }
-
-    #[test]
-    fn a_trace_ends_when_it_is_told_to() {
-        assert_eq!(asked("event trace"), trace("", "", None, Some(SNAPSHOT)));
-        assert_eq!(asked("event trace web --follow"), trace("web", "", None, None));
-        assert_eq!(asked("e t -f --verdict refuse"), trace("", "refuse", None, None));
-        assert_eq!(asked("event trace -c 5 --verdict node-probe"), trace("", "node-probe", Some(5), None));
-        assert_eq!(asked("event trace --for 10s -c5"), trace("", "", Some(5), Some(Duration::from_secs(10))));
-        assert_eq!(refused("event"), "event: expected trace or help");
-        assert_eq!(refused("event trace -c 0"), "--count: \"0\": expected a number of events, at least 1");
-        assert_eq!(refused("event trace --for soon"), "--for: \"soon\": expected a duration like 500ms, 10s or 1m");
-        let message = refused("event trace --verdict drop");
-        assert!(
-            message.starts_with(
-                "--verdict: \"drop\": expected redirect, steer, pass, refuse, close or a rule: not-enrolled, "
-            ),
-            "{message}"
-        );
-    }
-
-    #[test]
     fn what_means_nothing_is_refused() {
         assert_eq!(refused("pod list a b"), "unexpected argument \"b\"");
         assert_eq!(refused("pod list --follow"), "--follow means nothing here");
@@ -735,34 +490,5 @@ mod tests {
         assert_eq!(refused("completion"), "completion: expected bash, zsh or fish");
         assert_eq!(refused("completion tcsh"), "completion: \"tcsh\": expected bash, zsh or fish");
         assert_eq!(refused("man"), "man: expected a directory");
-    }
-
-    #[test]
-    fn a_question_is_the_command_line_that_asks_it() {
-        for line in [
-            "status",
-            "status --check",
-            "pod list",
-            "pod list -a web",
-            "pod show -- -web",
-            "redirect list",
-            "redirect list demo/web --all",
-            "redirect show web",
-            "redirect show web --to [fd00::1]:80 --from node --protocol mptcp",
-            "prog",
-            "prog show id 7",
-            "prog show weir_connect4",
-            "map",
-            "map dump flows",
-            "event trace",
-            "event trace web --stdin --verdict refuse -c 5 --for 1m",
-        ] {
-            let question = asked(line);
-            let again = parse(Name::Weirctl, question.arguments(), None).unwrap().action;
-            assert!(matches!(again, Action::Ask { question: again, .. } if again == question), "{line}");
-        }
-        let renamed = asked("redirect show web --to 10.0.0.1:80").about("demo/web");
-        assert_eq!(renamed.pod(), Some("demo/web"));
-        assert_eq!(asked("map list").about("demo/web"), Question::Maps);
     }
 }
