@@ -198,7 +198,7 @@ mod tests {
             none("elsewhere"),
             "no pod \"elsewhere\"; the agent knows of pods on this node in namespaces default, prod"
         );
-        let empty = super::super::tests::board(Vec::new());
+        let empty = crate::api::tests::board(Vec::new());
         assert_eq!(
             find(&empty, "web").unwrap_err().to_string(),
             "no pod \"web\"; the agent knows of no pods on this node"

@@ -328,7 +328,7 @@ mod tests {
         let stepping_down = tokio::spawn(step_down(first, Vec::new()));
         let second = new.take(Vec::new()).await.unwrap();
         let waiting = tokio::spawn(async move { old.take(Vec::new()).await });
-        let departure = super::super::Departure::begin(&directory.path().join("state")).unwrap();
+        let departure = crate::lead::Departure::begin(&directory.path().join("state")).unwrap();
         second.pins.remove().unwrap();
         assert!(matches!(waiting.await.unwrap(), Err(Error::Departed)));
         assert!(!directory.path().join("pins/blue").exists(), "nothing is put back");

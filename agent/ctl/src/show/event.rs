@@ -169,7 +169,7 @@ mod tests {
              close sent 78 received 1205 rtt 35.0us retransmits 1\n"
         );
         let event = Event::from(event);
-        assert_eq!(super::super::read_back(&event)["time"], "2026-11-20T08:00:01.123456789Z");
+        assert_eq!(crate::show::read_back(&event)["time"], "2026-11-20T08:00:01.123456789Z");
         let placed = Lines { zone: TimeZone::UTC }.plain(&One::here(event).of_node("n1"));
         assert!(placed.starts_with("08:00:01.123456 n1 default/client 10.0.0.2:40000 > "), "{placed}");
     }

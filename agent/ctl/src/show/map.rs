@@ -115,7 +115,7 @@ NETNS  POD          SLOT  REDIRECT-V4
         );
         assert_eq!(entries(&Rows::here(vec![])), "");
         assert_eq!(
-            super::super::read_back(&entry("3", "10.0.0.2")).to_string(),
+            crate::show::read_back(&entry("3", "10.0.0.2")).to_string(),
             r#"{"key":{"netns":4711,"pod":"default/web"},"value":{"slot":3,"redirect_v4":"10.0.0.2"}}"#
         );
     }
@@ -140,6 +140,6 @@ NETNS  POD          SLOT  REDIRECT-V4
         let map = Map::from(pb::Map { id: 3, name: "ENROLLED".to_owned(), key_bytes: 8, ..Default::default() });
         let text = table(&Rows::here(vec![map.clone()])).to_string();
         assert!(text.ends_with("\n3   ENROLLED  -     8B   0B     0            0B\n"), "{text}");
-        assert_eq!(super::super::read_back(&map)["key_bytes"], 8);
+        assert_eq!(crate::show::read_back(&map)["key_bytes"], 8);
     }
 }

@@ -251,7 +251,7 @@ inbound    steered      steer     3
 
     #[test]
     fn json_has_every_name() {
-        let value = super::super::read_back(&web());
+        let value = crate::show::read_back(&web());
         assert_eq!(value["counters"]["redirected"], 2);
         assert_eq!((&value["slot"], &value["reason"]), (&0.into(), &Value::Null));
         assert_eq!(value.as_object().unwrap().len(), 20);

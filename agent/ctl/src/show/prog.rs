@@ -95,7 +95,7 @@ ID  NAME           TYPE              TAG               ATTACHED               LI
 12  weir_connect4  cgroup_sock_addr  00000000000000ab  cgroup /sys/fs/cgroup  9     0     0ns       -
 "
         );
-        let value = super::super::read_back(&program(7, 8));
+        let value = crate::show::read_back(&program(7, 8));
         assert_eq!((&value["run_time_ns"], &value["loaded"]), (&2000.into(), &serde_json::Value::Null));
     }
 }

@@ -184,14 +184,14 @@ POD          DIRECTION  ORIGINAL-DESTINATION  LISTENER        VERDICT   RULE    
 default/web  outbound   10.96.0.10:80         10.0.0.2:15001  redirect  redirected  12     3s
 "
         );
-        assert_eq!(super::super::read_back(&row)["last_seen"], "1970-01-01T00:00:01Z");
-        let gone = super::super::read_back(&gone);
+        assert_eq!(crate::show::read_back(&row)["last_seen"], "1970-01-01T00:00:01Z");
+        let gone = crate::show::read_back(&gone);
         assert_eq!((&gone["listener"], &gone["pod"], &gone["last_seen"]), (&Value::Null, &Value::Null, &Value::Null));
     }
 
     #[test]
     fn the_setup_is_that_of_the_pod() {
-        let value = super::super::read_back(&PodSetup::from(super::super::pod::tests::web()));
+        let value = crate::show::read_back(&PodSetup::from(crate::show::pod::tests::web()));
         assert_eq!((&value["pod"], &value["counters"]["steered"]), (&"default/web".into(), &3.into()));
         assert_eq!(value.as_object().unwrap().len(), 12);
     }
@@ -215,7 +215,7 @@ default/web  outbound   10.96.0.10:80         10.0.0.2:15001  redirect  redirect
             enrolled: true,
         };
         let answer = Verdict::new(answer, &asked);
-        assert_eq!(super::super::read_back(&answer).as_object().unwrap().len(), 10);
+        assert_eq!(crate::show::read_back(&answer).as_object().unwrap().len(), 10);
         assert_eq!(
             verdict(&One::here(answer)),
             "\

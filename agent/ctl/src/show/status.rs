@@ -408,7 +408,7 @@ keeper        off
         assert!(text.contains("3 enrolled, 1 pending, 2 passed over\n"), "{text}");
         assert!(text.ends_with("keeper        pid 77, 12 sockets of 3 pods\n"), "{text}");
         assert!(keeper(0, "no such file").plain(Time(0)).ends_with("keeper        none: no such file\n"));
-        let value = super::super::read_back(&status);
+        let value = crate::show::read_back(&status);
         assert_eq!((&value["faults"][EVENT_DROPPED], &value["healthy"]), (&0.into(), &false.into()));
     }
 
