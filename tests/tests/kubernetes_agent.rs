@@ -109,13 +109,22 @@ impl Scene {
         Running { pod, sandbox, uid }
     }
 
-    /// Waits until the pod of a name is this one, and enrolled.
+    /// Waits until this pod is enrolled, whoever else has its name still.
     #[track_caller]
-    fn wait_enrolled(&self, name: &str, running: &Running) {
-        wait_for(&format!("{name} is {} and enrolled", running.uid), PATIENCE, || {
-            let row = self.row(name)?;
-            let right = text(&row, "uid") == running.uid && text(&row, "state") == "enrolled";
-            if right { Ok(()) } else { Err(row.to_string()) }
+    fn wait_enrolled(&self, running: &Running) {
+        wait_for(&format!("{} is enrolled", running.uid), PATIENCE, || {
+            let list = self.agent.ctl.try_json(&["pod", "list"])?;
+            let is_it = |row: &Value| text(row, "uid") == running.uid && text(row, "state") == "enrolled";
+            if list.as_array().is_some_and(|rows| rows.iter().any(is_it)) { Ok(()) } else { Err(list.to_string()) }
+        });
+    }
+
+    /// Waits until so many pods are in the kernel.
+    #[track_caller]
+    fn wait_count(&self, pods: usize) {
+        wait_for(&format!("{pods} pods are in the kernel"), PATIENCE, || {
+            let entries = self.agent.ctl.map_entries("ENROLLED");
+            if entries == pods { Ok(()) } else { Err(entries) }
         });
     }
 
@@ -348,10 +357,7 @@ fn pods_that_wait_for_ever_keep_nothing_of_those_that_went_while_no_agent_was_th
     scene.server.put(object("bad").labels(&["weir.dev/mesh=of"]));
     scene.server.put(object("waits"));
     scene.agent.restart();
-    wait_for("only what is still there is kept", PATIENCE, || match scene.agent.ctl.map_entries("ENROLLED") {
-        1 => Ok(()),
-        more => Err(more),
-    });
+    scene.wait_count(1);
     scene.wait_state(
         "shop/bad",
         "pending",
@@ -372,12 +378,12 @@ fn flips_and_replacements_leak_nothing_whether_an_agent_is_there_or_not() {
         scene.server.put(namespace("shop", &[]));
         scene.wait_state("shop/web", "passed-over", "");
         scene.server.put(namespace("shop", &["weir.dev/mesh=enabled"]));
-        scene.wait_enrolled("shop/web", web);
+        scene.wait_enrolled(web);
         dial(&web.pod.netns, scene.to()).expect("redirected");
         scene.end(web);
         veths.push(web.pod.veth().to_owned());
         *web = scene.replace("web", veths.len());
-        scene.wait_enrolled("shop/web", web);
+        scene.wait_enrolled(web);
     };
     // The same while no agent is there to see it; the next one finds what became of all.
     let restart = |scene: &mut Scene, web: &mut Running, veths: &mut Vec<String>| {
@@ -386,11 +392,8 @@ fn flips_and_replacements_leak_nothing_whether_an_agent_is_there_or_not() {
         veths.push(web.pod.veth().to_owned());
         *web = scene.replace("web", veths.len());
         scene.agent.restart();
-        scene.wait_enrolled("shop/web", web);
-        wait_for("the pod that went meanwhile is forgotten", PATIENCE, || {
-            let entries = scene.agent.ctl.map_entries("ENROLLED");
-            if entries == 2 { Ok(()) } else { Err(entries) }
-        });
+        scene.wait_enrolled(web);
+        scene.wait_count(2);
     };
     // What is made once and kept is made by then, and each agent that is counted has started beside what there was.
     for _ in 0..3 {
@@ -398,6 +401,7 @@ fn flips_and_replacements_leak_nothing_whether_an_agent_is_there_or_not() {
     }
     restart(&mut scene, &mut web, &mut veths);
     cycle(&scene, &mut web, &mut veths);
+    scene.wait_count(2);
     let before = Holdings::of(&scene.agent, scene.proxy());
     for _ in 0..CYCLES {
         cycle(&scene, &mut web, &mut veths);
