@@ -165,7 +165,7 @@ fn a_port_in_use_is_named() {
 #[test]
 fn a_malformed_agent_configuration_is_refused() {
     let scene = Scene::new();
-    let cases: [(&str, &str, &str, &[&str]); 6] = [
+    let cases: [(&str, &str, &str, &[&str]); 7] = [
         ("unknown key", "workers = 2", "wrokers = 2", &["agent.toml:3", "wrokers"]),
         ("wrong type", "workers = 2", "workers = \"two\"", &["agent.toml:3", "workers"]),
         ("too many workers", "workers = 2", "workers = 99", &["workers", "16"]),
