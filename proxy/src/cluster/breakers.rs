@@ -2,21 +2,22 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::config::cluster::{Breaker, Cluster, Thresholds, Usage};
+use crate::config::cluster::{Cluster, RoutingPriority, Thresholds, Usage};
 
-/// Connection pools are not limited: what is left of the limit is everything, as in Envoy.
+/// Connection pools are not limited: there may be so many, as in Envoy.
 const UNLIMITED: u64 = u64::MAX;
 
 impl Cluster {
     /// How many retries may be under way: a fixed number, or a share of the requests.
-    pub fn retry_limit(&self) -> u32 {
-        retry_limit(&self.breakers, &self.usage)
+    pub fn retry_limit(&self, priority: RoutingPriority) -> u32 {
+        let (limits, usage) = self.limits(priority);
+        retry_limit(limits, usage)
     }
 
     /// Sets the gauges `circuit_breakers.*`: they are computed when somebody reads them.
     pub fn publish_breakers(&self) {
-        let Breaker { limits, usage } = &self.high;
-        for (index, (limits, usage)) in [(&self.breakers, &self.usage), (limits, usage)].into_iter().enumerate() {
+        for (index, priority) in [RoutingPriority::Default, RoutingPriority::High].into_iter().enumerate() {
+            let (limits, usage) = self.limits(priority);
             let (names, remaining) = (&self.stats.breakers[index], &self.stats.remaining[index]);
             let retries = retry_limit(limits, usage);
             let parts = [
@@ -26,7 +27,9 @@ impl Cluster {
                 (names.rq_retry_open, &usage.retries, retries),
             ];
             for (gauge, used, limit) in parts {
-                self.stats.set(gauge, u64::from(used.load(Relaxed) >= limit));
+                // Where nothing may be used, nothing opens the breaker.
+                let used = used.load(Relaxed);
+                self.stats.set(gauge, u64::from(used >= limit && (limit > 0 || used > 0)));
             }
             self.stats.set(names.cx_pool_open, 0);
             if let Some(names) = remaining {
@@ -35,7 +38,7 @@ impl Cluster {
                 self.stats.set(names.remaining_pending, left(1));
                 self.stats.set(names.remaining_rq, left(2));
                 self.stats.set(names.remaining_retries, left(3));
-                self.stats.set(names.remaining_cx_pools, UNLIMITED);
+                self.stats.set(names.remaining_cx_pools, UNLIMITED - u64::from(usage.pools.load(Relaxed)));
             }
         }
     }
@@ -60,11 +63,12 @@ mod tests {
     #[test]
     fn a_budget_is_a_share_of_requests_with_a_floor() {
         let mut cluster = Cluster::fixed("c", EndpointSet::default());
-        assert_eq!(cluster.retry_limit(), 3);
+        assert_eq!(cluster.retry_limit(RoutingPriority::Default), 3);
         cluster.breakers.retry_budget = Some(RetryBudget { percent: 20.0, least: 3 });
-        assert_eq!(cluster.retry_limit(), 3);
+        assert_eq!(cluster.retry_limit(RoutingPriority::Default), 3);
         cluster.usage.requests.store(90, Relaxed);
         cluster.usage.pending.store(10, Relaxed);
-        assert_eq!(cluster.retry_limit(), 20);
+        assert_eq!(cluster.retry_limit(RoutingPriority::Default), 20);
+        assert_eq!(cluster.retry_limit(RoutingPriority::High), 3);
     }
 }

@@ -20,7 +20,7 @@ use std::{
 
 use hashbrown::HashMap;
 
-use self::balance::Balancer;
+use self::{balance::Balancer, discovery::original::OriginalHosts};
 pub use self::{
     outlier::Outcome,
     running::{Running, start},
@@ -35,7 +35,17 @@ use crate::{
 pub struct Local {
     /// By the cluster's address, which is its own while it is referred to from here.
     balancers: RefCell<HashMap<usize, (Weak<Cluster>, Balancer)>>,
+    /// Hosts of original destinations that their clusters may not know yet, by the cluster's address and theirs.
+    made: RefCell<HashMap<(usize, SocketAddr), Made>>,
     stats: Shard,
+}
+
+/// A host of an original destination, made here.
+#[derive(Debug)]
+struct Made {
+    /// Which version of the cluster did not know it when it was told; 0: it was not told.
+    told: u64,
+    endpoint: Weak<Endpoint>,
 }
 
 /// What a choice depends on besides the cluster.
@@ -77,13 +87,13 @@ fn has_all(endpoint: &Endpoint, wanted: &Metadata) -> bool {
 impl Local {
     /// The state of the worker whose counters these are.
     pub fn new(stats: Shard) -> Self {
-        Self { balancers: RefCell::default(), stats }
+        Self { balancers: RefCell::default(), made: RefCell::default(), stats }
     }
 
     /// An endpoint of `cluster`, or none if there is none (healthy).
     pub fn pick(&self, cluster: &Arc<Cluster>, context: &PickContext<'_>) -> Option<Arc<Endpoint>> {
-        if let Discovery::OriginalDestination { port, .. } = &cluster.discovery {
-            return original_destination(*port, context);
+        if let Discovery::OriginalDestination { port, hosts, .. } = &cluster.discovery {
+            return self.original_destination(cluster, hosts, *port, context);
         }
         let mut balancers = self.balancers.borrow_mut();
         let key = Arc::as_ptr(cluster) as usize;
@@ -98,17 +108,47 @@ impl Local {
         };
         balancer.pick(cluster, context, &self.stats)
     }
-}
 
-fn original_destination(port: Option<u16>, context: &PickContext<'_>) -> Option<Arc<Endpoint>> {
-    let mut address = match context.destination_header {
-        Some(header) => header.parse().ok()?,
-        None => context.destination?,
-    };
-    if let Some(port) = port {
-        address.set_port(port);
+    /// The host at the original destination: the one that the cluster knows, or one that this worker has just made.
+    fn original_destination(
+        &self,
+        cluster: &Arc<Cluster>,
+        hosts: &OriginalHosts,
+        port: Option<u16>,
+        context: &PickContext<'_>,
+    ) -> Option<Arc<Endpoint>> {
+        let by_header = context.destination_header.and_then(|header| {
+            let parsed = header.parse().ok();
+            if parsed.is_none() {
+                self.stats.inc(cluster.stats.original_dst_host_invalid);
+            }
+            parsed
+        });
+        let mut address: SocketAddr = by_header.or(context.destination)?;
+        if let Some(port) = port {
+            address.set_port(port);
+        }
+        if let Some(known) = hosts.get(address) {
+            return Some(known);
+        }
+        let key = (Arc::as_ptr(cluster) as usize, address);
+        let mut made = self.made.borrow_mut();
+        let version = cluster.version();
+        let own = made.get(&key).and_then(|own| own.endpoint.upgrade().map(|endpoint| (own.told, endpoint)));
+        let endpoint = match own {
+            Some((told, endpoint)) if told == version => return Some(endpoint),
+            // The cluster has changed and still does not know it.
+            Some((_, endpoint)) => endpoint,
+            None => {
+                made.retain(|_, own| own.endpoint.strong_count() > 0);
+                let hostname = format!("{}{address}", cluster.name).into();
+                Arc::new(Endpoint { hostname, ..Endpoint::at(address) })
+            }
+        };
+        let told = if hosts.meet(&endpoint) { version } else { 0 };
+        made.insert(key, Made { told, endpoint: Arc::downgrade(&endpoint) });
+        Some(endpoint)
     }
-    Some(Arc::new(Endpoint::at(address)))
 }
 
 #[cfg(test)]
@@ -205,7 +245,7 @@ mod tests {
     #[test]
     fn the_original_destination() {
         let mut cluster = Cluster::fixed("c", EndpointSet::default());
-        cluster.discovery = Discovery::OriginalDestination { header: None, port: Some(81) };
+        cluster.discovery = Discovery::OriginalDestination { header: None, port: Some(81), hosts: Arc::default() };
         let context = PickContext { destination: Some("10.0.0.1:80".parse().unwrap()), ..PickContext::default() };
         let picked = Local::default().pick(&Arc::new(cluster), &context).unwrap();
         assert_eq!(picked.address, "10.0.0.1:81".parse().unwrap());

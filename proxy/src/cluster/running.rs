@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    discovery::{dns, eds},
+    discovery::{dns, eds, original},
     health, outlier, update,
 };
 use crate::config::cluster::{Cluster, Discovery};
@@ -37,7 +37,11 @@ pub async fn start(clusters: impl IntoIterator<Item = Arc<Cluster>>) -> Result<R
             Discovery::Eds(_) => {
                 tasks.spawn_local(eds::follow(Arc::downgrade(&cluster), answered));
             }
-            Discovery::Static | Discovery::OriginalDestination { .. } => drop(answered),
+            Discovery::OriginalDestination { .. } => {
+                drop(answered);
+                tasks.spawn_local(original::follow(Arc::downgrade(&cluster)));
+            }
+            Discovery::Static => drop(answered),
         }
         if cluster.wait_for_warm {
             answers.push(answer);

@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 
 use super::{balance, clock};
 use crate::config::cluster::{
-    AssignmentPolicy, Cluster, Discovery, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights,
+    AssignmentPolicy, Cluster, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights,
 };
 
 impl Cluster {
@@ -53,6 +53,14 @@ impl Cluster {
             self.changed();
         }
         true
+    }
+
+    /// Makes these the hosts, as they are. Those that are gone have no connections left.
+    pub(super) fn set_hosts(&self, endpoints: Vec<Endpoint>) {
+        self.endpoints.store(Arc::new(EndpointSet::new(endpoints)));
+        self.stats.inc(self.stats.membership_change);
+        self.changed_now();
+        self.membership.send_replace(());
     }
 
     /// Makes the endpoints of the configuration the first ones.
@@ -173,7 +181,7 @@ impl Cluster {
         self.stats.set(self.stats.membership_degraded, degraded);
         self.stats.set(self.stats.membership_excluded, excluded);
         self.stats.set(self.stats.membership_total, all);
-        if self.discovery != Discovery::Static {
+        if !self.discovery.is_static() {
             self.stats.set(self.stats.max_host_weight, u64::from(most));
         }
         if let Some(check) = &self.health {

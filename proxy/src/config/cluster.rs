@@ -32,7 +32,10 @@ pub use self::{
     host::{Health, HealthFlags, Host, HostStats, Monitor, Rate},
 };
 use crate::{
-    cluster::balance::{Hashed, zone::LocalZones},
+    cluster::{
+        balance::{Hashed, zone::LocalZones},
+        discovery::original::OriginalHosts,
+    },
     config::{http::Http2, tls::Transports},
 };
 
@@ -102,7 +105,7 @@ pub struct Cluster {
 }
 
 /// Where endpoints come from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Discovery {
     /// The configuration.
     Static,
@@ -116,7 +119,16 @@ pub enum Discovery {
         header: Option<http::HeaderName>,
         /// Port instead of the destination's.
         port: Option<u16>,
+        /// Those that were connected to.
+        hosts: Arc<OriginalHosts>,
     },
+}
+
+impl Discovery {
+    /// Whether all endpoints are those of the configuration.
+    pub fn is_static(&self) -> bool {
+        matches!(self, Self::Static)
+    }
 }
 
 /// A file of load assignments (`eds_cluster_config` with a `path_config_source`).
@@ -205,6 +217,16 @@ pub enum UpstreamProtocol {
     Negotiated,
 }
 
+/// Which of a cluster's limits a request counts against (`RouteAction.priority`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RoutingPriority {
+    /// `DEFAULT`.
+    #[default]
+    Default,
+    /// `HIGH`.
+    High,
+}
+
 /// Limits of one priority, and what is in use of them.
 #[derive(Debug, Default)]
 pub struct Breaker {
@@ -228,6 +250,8 @@ pub struct RetryBudget {
 pub struct Thresholds {
     /// Connections.
     pub max_connections: u32,
+    /// Connections of each host (`per_host_thresholds`).
+    pub max_connections_per_host: u32,
     /// Requests that wait for a connection.
     pub max_pending: u32,
     /// Requests.
@@ -240,7 +264,14 @@ pub struct Thresholds {
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Self { max_connections: 1024, max_pending: 1024, max_requests: 1024, max_retries: 3, retry_budget: None }
+        Self {
+            max_connections: 1024,
+            max_connections_per_host: u32::MAX,
+            max_pending: 1024,
+            max_requests: 1024,
+            max_retries: 3,
+            retry_budget: None,
+        }
     }
 }
 
@@ -255,6 +286,8 @@ pub struct Usage {
     pub requests: Gauge,
     /// Retries under way.
     pub retries: Gauge,
+    /// Pools with connections: of a host, on a worker.
+    pub pools: Gauge,
 }
 
 /// A number in use.
@@ -299,6 +332,14 @@ impl Cluster {
             changes: AtomicU64::new(1),
             merge: MergeWindow::default(),
             membership: watch::Sender::new(()),
+        }
+    }
+
+    /// The limits that requests of a priority count against, and what is in use of them.
+    pub fn limits(&self, priority: RoutingPriority) -> (&Thresholds, &Usage) {
+        match priority {
+            RoutingPriority::Default => (&self.breakers, &self.usage),
+            RoutingPriority::High => (&self.high.limits, &self.high.usage),
         }
     }
 

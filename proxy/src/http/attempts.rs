@@ -97,7 +97,7 @@ impl From<Response<ResponseBody>> for Answer {
 
 /// A response to pass on, or why there is none.
 enum Attempted {
-    Response(Response<Incoming>, Lease, InUse),
+    Response(Response<Incoming>, Lease),
     Failed(Failure),
     Expired(Expired),
     NoHost,
@@ -162,7 +162,9 @@ impl Attempts<'_> {
                 self.stream.record.entry.raise(Flag::UpstreamRetryLimitExceeded);
                 return self.finish(attempted, &body);
             }
-            let Some(_retrying) = InUse::take(&self.cluster.usage.retries, self.cluster.retry_limit()) else {
+            let priority = self.forward.priority;
+            let retries = &self.cluster.limits(priority).1.retries;
+            let Some(_retrying) = InUse::take(retries, self.cluster.retry_limit(priority)) else {
                 shard.inc(stats.upstream_rq_retry_overflow);
                 self.in_groups(|group| group.upstream_rq_retry_overflow);
                 self.stream.record.entry.raise(Flag::UpstreamOverflow);
@@ -190,7 +192,7 @@ impl Attempts<'_> {
             };
             stats.retry.charge(shard, code);
             // A request that is still being sent keeps its connection busy: no use to others.
-            if let Attempted::Response(response, lease, _) = attempted
+            if let Attempted::Response(response, lease) = attempted
                 && self.stream.record.request_completed().is_some()
             {
                 drain(response.into_body(), lease);
@@ -240,7 +242,7 @@ impl Attempts<'_> {
             _ => None,
         };
         let mut context = PickContext {
-            destination: Some(connection.destination),
+            destination: connection.original_destination(),
             destination_header: header,
             hash: self.hash,
             ..PickContext::default()
@@ -297,9 +299,6 @@ impl Attempts<'_> {
     }
 
     async fn attempt(&mut self, endpoint: &Arc<Endpoint>, body: RequestBody, last: bool) -> Attempted {
-        let Some(in_use) = InUse::take(&self.cluster.usage.requests, self.cluster.breakers.max_requests) else {
-            return Attempted::Failed(Failure::Overflow);
-        };
         let connection = self.stream.connection.clone();
         let idle = self.policy.as_ref().and_then(|policy| policy.per_try_idle_timeout);
         self.timers.attempt(self.timeouts.per_try, idle);
@@ -314,6 +313,7 @@ impl Attempts<'_> {
             transport: self.cluster.transports.choose(endpoint.template.metadata.as_deref()),
             asked: asked(&self.cluster, name.as_ref(), &endpoint.hostname),
             shard: &connection.worker.stats,
+            priority: self.forward.priority,
         };
         loop {
             let mut lease = match within(&mut self.timers, connection.worker.pools.acquire(want)).await {
@@ -332,7 +332,7 @@ impl Attempts<'_> {
             }
             let mut error = match within(&mut self.timers, lease.send(request)).await {
                 Err(expired) => return Attempted::Expired(expired),
-                Ok(Ok(response)) => return Attempted::Response(response, lease, in_use),
+                Ok(Ok(response)) => return Attempted::Response(response, lease),
                 Ok(Err(error)) => error,
             };
             let unsent = error.take_message();
@@ -363,14 +363,14 @@ impl Attempts<'_> {
     /// Ends without another attempt: with the response, or with what went wrong.
     fn finish(mut self, attempted: Attempted, body: &BodySource) -> Answer {
         match attempted {
-            Attempted::Response(response, lease, in_use) => {
+            Attempted::Response(response, lease) => {
                 let (stream, parts) = (&mut self.stream, &mut self.parts);
                 match internal_redirect::follow(stream, self.routed, &self.cluster, parts, &response, body) {
                     Some(body) => {
                         drain(response.into_body(), lease);
                         Answer::Redirected(Box::new(Redirected { stream: self.stream, parts: self.parts, body }))
                     }
-                    None => self.respond(response, lease, in_use).into(),
+                    None => self.respond(response, lease).into(),
                 }
             }
             other => self.give_up(other).into(),
@@ -403,7 +403,7 @@ impl Attempts<'_> {
         self.stream.answer(reply, Some(&self.changes), &self.parts)
     }
 
-    fn respond(mut self, response: Response<Incoming>, lease: Lease, in_use: InUse) -> Response<ResponseBody> {
+    fn respond(mut self, response: Response<Incoming>, lease: Lease) -> Response<ResponseBody> {
         let trailers = lease.is_http2() || self.cluster.http1_trailers;
         self.timers.responded();
         let connection = self.stream.connection.clone();
@@ -455,15 +455,7 @@ impl Attempts<'_> {
         parts.version = Version::HTTP_11;
         // The upstream's own reason phrase among them: Envoy sends the standard ones.
         parts.extensions.clear();
-        let from = FromUpstream {
-            incoming,
-            lease: Some(lease),
-            timers: self.timers,
-            trailers,
-            throttle,
-            counting,
-            _in_use: in_use,
-        };
+        let from = FromUpstream { incoming, lease: Some(lease), timers: self.timers, trailers, throttle, counting };
         let mut response = Response::from_parts(parts, ResponseBody::upstream(from, self.stream.record));
         response::set_reason(&mut response);
         response

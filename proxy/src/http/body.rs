@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use super::{
     activity::Active,
     filter::{Counting, Throttle},
-    pool::{InUse, Lease},
+    pool::Lease,
     record::Record,
     request_body::BodyError,
     timers::{Expired, Timers},
@@ -47,7 +47,6 @@ pub(super) struct FromUpstream {
     pub throttle: Option<Throttle>,
     /// Counts its messages.
     pub counting: Option<Box<Counting>>,
-    pub _in_use: InUse,
 }
 
 impl FromUpstream {

@@ -34,7 +34,6 @@ pub(super) fn attempt(cluster: &Cluster, endpoint: &Endpoint, shard: &Shard, end
         Ended::Failed(Failure::Downstream) => {}
         Ended::Failed(failure) => {
             match failure {
-                Failure::Overflow => shard.inc(stats.upstream_rq_pending_overflow),
                 Failure::Reset | Failure::RefusedStream => shard.inc(stats.upstream_rq_rx_reset),
                 Failure::Protocol => shard.inc(stats.upstream_cx_protocol_error),
                 _ => {}

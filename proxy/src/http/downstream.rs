@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, route::TlsView},
-    intake::Downstream,
+    intake::{Downstream, Origin},
     tls::PeerTls,
     wire::dial::{Dialer, PoolScope},
     worker::state::Worker,
@@ -32,6 +32,8 @@ pub(super) struct Connection {
     pub local: SocketAddr,
     /// The original destination.
     pub destination: SocketAddr,
+    /// It is not just where the listener is.
+    restored: bool,
     pub server_name: Option<Arc<str>>,
     /// Its TLS; none: it is bare.
     pub tls: Option<Rc<PeerTls>>,
@@ -85,6 +87,7 @@ impl Connection {
             // As Envoy restores it: a pod's listening socket is how it came, not where it was going.
             local: downstream.destination,
             destination: downstream.destination,
+            restored: !matches!(downstream.origin, Origin::Bound { .. }) || downstream.destination != downstream.local,
             server_name: downstream.server_name.clone(),
             tls: downstream.tls.clone(),
             scope: dialer.scope(),
@@ -128,6 +131,11 @@ impl Connection {
     /// Why the body that is being read is refused, if it is.
     pub fn broken_body(&self) -> Option<Refusal> {
         self.broken_body.get()
+    }
+
+    /// Where the client wanted to go; none: to the listener itself.
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        Some(self.destination).filter(|_| self.restored)
     }
 
     /// Bytes came from the client.

@@ -18,7 +18,7 @@ use super::{
     attempts::upstream_request,
     downstream::Connection,
     forwarded,
-    pool::{InUse, Speaks, Want},
+    pool::{Speaks, Want},
     request_body::{BodyError, ClientBody, RequestBody},
     stream::Stream,
     upstream::{asked, naming_header},
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     cluster::PickContext,
     config::{
-        cluster::Cluster,
+        cluster::{Cluster, RoutingPriority},
         route::{Forward, Mirror},
     },
 };
@@ -169,9 +169,8 @@ fn shadow_host(host: &[u8]) -> Option<HeaderValue> {
 
 /// Sends a copy and reads the answer, if there is one, to its end.
 async fn send(connection: Rc<Connection>, cluster: Arc<Cluster>, parts: Parts, body: RequestBody) {
-    let context = PickContext { destination: Some(connection.destination), ..PickContext::default() };
+    let context = PickContext { destination: connection.original_destination(), ..PickContext::default() };
     let Some(endpoint) = connection.worker.balancers.pick(&cluster, &context) else { return };
-    let Some(_in_use) = InUse::take(&cluster.usage.requests, cluster.breakers.max_requests) else { return };
     let name = naming_header(&cluster, &parts.headers);
     let mut request = Request::new(body);
     *request.method_mut() = parts.method;
@@ -186,6 +185,7 @@ async fn send(connection: Rc<Connection>, cluster: Arc<Cluster>, parts: Parts, b
         transport: cluster.transports.choose(endpoint.template.metadata.as_deref()),
         asked: asked(&cluster, name.as_ref(), &endpoint.hostname),
         shard: &connection.worker.stats,
+        priority: RoutingPriority::Default,
     };
     // A pooled connection that has just closed took nothing of the request: another one is tried.
     let (response, lease) = loop {

@@ -65,7 +65,9 @@ pub(super) async fn forward(
     };
     finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
     if upgrade {
-        return upgrade::forward(stream, &changes, cluster, forward.timeout, group_stats, parts).await.into();
+        return upgrade::forward(stream, &changes, cluster, forward.priority, forward.timeout, group_stats, parts)
+            .await
+            .into();
     }
     if !forward.mirrors.is_empty() {
         mirror::start(&stream, forward, &parts, &mut body, timeouts.global);

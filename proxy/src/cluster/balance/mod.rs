@@ -128,7 +128,8 @@ impl Balancer {
             if self.shares.panic[priority] {
                 stats.inc(cluster.stats.lb_healthy_panic);
             }
-            let active = u64::from(cluster.usage.requests.load(Relaxed));
+            let active = cluster.usage.requests.load(Relaxed).saturating_add(cluster.high.usage.requests.load(Relaxed));
+            let active = u64::from(active);
             let mut picked = None;
             for attempt in 0..=context.repicks {
                 picked = hashed.levels[priority].choose(hash, attempt, active);

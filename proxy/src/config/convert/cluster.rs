@@ -31,7 +31,8 @@ use crate::config::{
     tls::Transport,
 };
 
-const SUPPORTED: [&str; 34] = [
+const SUPPORTED: [&str; 35] = [
+    "cleanup_interval",
     "health_checks",
     "eds_cluster_config",
     "ignore_health_on_host_removal",
@@ -68,10 +69,9 @@ const SUPPORTED: [&str; 34] = [
     "outlier_detection",
 ];
 
-const HARMLESS: [&str; 13] = [
+const HARMLESS: [&str; 12] = [
     "per_connection_buffer_limit_bytes",
     "metadata",
-    "cleanup_interval",
     "close_connections_on_host_health_failure",
     "track_timeout_budgets",
     "track_cluster_stats",
@@ -169,7 +169,7 @@ fn track_remaining(message: &proto::Cluster) -> [bool; 2] {
 fn breakers(cx: &mut Context, message: Option<&proto::CircuitBreakers>, at: &str) -> Result<[Thresholds; 2], Error> {
     let mut limits = [None, None];
     let Some(message) = message else { return Ok(limits.map(Option::unwrap_or_default)) };
-    cx.only(message, at, &["thresholds"], &[])?;
+    cx.only(message, at, &["thresholds", "per_host_thresholds"], &[])?;
     for (index, thresholds) in message.thresholds.iter().enumerate() {
         let at = item(at, "thresholds", index);
         let supported = [
@@ -187,6 +187,7 @@ fn breakers(cx: &mut Context, message: Option<&proto::CircuitBreakers>, at: &str
         let of_priority = &mut limits[usize::from(thresholds.priority() == core::RoutingPriority::High)];
         of_priority.get_or_insert(Thresholds {
             max_connections: thresholds.max_connections.unwrap_or(default.max_connections),
+            max_connections_per_host: per_host(message, thresholds.priority()),
             max_pending: thresholds.max_pending_requests.unwrap_or(default.max_pending),
             max_requests: thresholds.max_requests.unwrap_or(default.max_requests),
             max_retries: thresholds.max_retries.unwrap_or(default.max_retries),
@@ -196,7 +197,21 @@ fn breakers(cx: &mut Context, message: Option<&proto::CircuitBreakers>, at: &str
             }),
         });
     }
-    Ok(limits.map(Option::unwrap_or_default))
+    for (index, thresholds) in message.per_host_thresholds.iter().enumerate() {
+        let at = item(at, "per_host_thresholds", index);
+        cx.only(thresholds, &at, &["priority", "max_connections"], &["track_remaining"])?;
+    }
+    let [default, high] = [core::RoutingPriority::Default, core::RoutingPriority::High]
+        .map(|priority| Thresholds { max_connections_per_host: per_host(message, priority), ..Thresholds::default() });
+    let [of_default, of_high] = limits;
+    Ok([of_default.unwrap_or(default), of_high.unwrap_or(high)])
+}
+
+/// The connections that each host may have at a priority.
+fn per_host(message: &proto::CircuitBreakers, priority: core::RoutingPriority) -> u32 {
+    let mut of_hosts = message.per_host_thresholds.iter();
+    let first = of_hosts.find(|thresholds| thresholds.priority() == priority);
+    first.and_then(|thresholds| thresholds.max_connections).unwrap_or(u32::MAX)
 }
 
 /// How HTTP is spoken to a cluster.

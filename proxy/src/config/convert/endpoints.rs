@@ -5,12 +5,15 @@ use std::{sync::Arc, time::Duration};
 use weir_proto::envoy::config::{cluster::v3 as proto, core::v3 as core, endpoint::v3 as endpoint};
 
 use super::{Context, Error, duration, host_and_port, item, socket_address, sub};
-use crate::config::{
-    cluster::{
-        AssignmentPolicy, CheckAddress, Cluster, Discovery, Dns, DnsFamily, DnsName, EdsFile, Endpoint, EndpointSet,
-        HealthFlags, Host, Locality, Metadata, Template,
+use crate::{
+    cluster::discovery::original::OriginalHosts,
+    config::{
+        cluster::{
+            AssignmentPolicy, CheckAddress, Cluster, Discovery, Dns, DnsFamily, DnsName, EdsFile, Endpoint,
+            EndpointSet, HealthFlags, Host, Locality, Metadata, Template,
+        },
+        header_name,
     },
-    header_name,
 };
 
 /// Envoy's default of `dns_refresh_rate`.
@@ -321,8 +324,13 @@ fn eds(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery
 }
 
 fn original_destination(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery, Error> {
+    let cleanup = match &message.cleanup_interval {
+        None => OriginalHosts::DEFAULT_CLEANUP,
+        Some(interval) => duration(interval, &sub(at, "cleanup_interval"))?,
+    };
+    let hosts = Arc::new(OriginalHosts::new(cleanup));
     let Some(proto::cluster::LbConfig::OriginalDstLbConfig(config)) = &message.lb_config else {
-        return Ok(Discovery::OriginalDestination { header: None, port: None });
+        return Ok(Discovery::OriginalDestination { header: None, port: None, hosts });
     };
     let at = sub(at, "original_dst_lb_config");
     cx.only(config, &at, &["use_http_header", "http_header_name", "upstream_port_override"], &[])?;
@@ -338,7 +346,7 @@ fn original_destination(cx: &mut Context, message: &proto::Cluster, at: &str) ->
                 .map_err(|_| Error::at(sub(&at, "upstream_port_override"), format!("{port} is not a port")))
         })
         .transpose()?;
-    Ok(Discovery::OriginalDestination { header, port })
+    Ok(Discovery::OriginalDestination { header, port, hosts })
 }
 
 #[expect(deprecated, reason = "the extension that replaces these fields is not supported yet")]

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{hash::HashPolicy, internal_redirect::InternalRedirects};
 use crate::config::{
+    cluster::RoutingPriority,
     filter::{Overrides, local_ratelimit::RateLimit},
     fraction::Fraction,
     headers::HeaderChanges,
@@ -61,6 +62,8 @@ pub struct Forward {
     pub mirrors: Vec<Mirror>,
     /// What keeps requests on the same endpoint, where the load balancing looks at it.
     pub hash: Vec<HashPolicy>,
+    /// Which of the cluster's limits its requests count against.
+    pub priority: RoutingPriority,
     /// What makes rate limit descriptors.
     pub rate_limits: Vec<RateLimit>,
     /// The virtual host's `rate_limits` count besides the route's.

@@ -1,7 +1,7 @@
 //! Making upstream connections, and the tasks that drive them until they end or idle too long.
 
 use std::{
-    net::SocketAddr,
+    future::poll_fn,
     pin::Pin,
     rc::{Rc, Weak},
     task::Poll,
@@ -11,15 +11,15 @@ use std::{
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
-use tokio::sync::oneshot;
+use tokio::io::AsyncWriteExt;
 
-use super::host::{Connection, Host, Http1, Http2, InUse, PoolError, Room, Want};
+use super::host::{Connection, Host, Http1, Http2, PoolError, Room, Want};
 use crate::{
     cluster::account::Counted,
     config::cluster::Cluster,
     http::{executor::LocalExecutor, request_body::RequestBody},
-    tls::{self, PeerTls, client::Asked, dial::Secured},
-    wire::{dial::ConnectError, io::Io},
+    tls::{self, client::Asked, dial::Secured},
+    wire::dial::ConnectError,
 };
 
 /// Dials for a connection that has its room.
@@ -71,30 +71,52 @@ pub(super) async fn start_http1(
     let shared = Rc::downgrade(&connection);
     let (idle_timeout, lifetime) = (want.cluster.idle_timeout, want.cluster.max_connection_duration);
     tokio::task::spawn_local(async move {
-        let mut driver = std::pin::pin!(driver);
+        let mut driver = driver;
+        let mut over = false;
         tokio::select! {
-            ended = &mut driver => {
+            ended = poll_fn(|cx| driver.poll_without_shutdown(cx)) => {
+                over = ended.is_ok();
                 if let Err(error) = ended {
                     tracing::trace!(%error, "upstream connection ended");
-                }
-                // Who still has it has not ended it.
-                if let Some(connection) = shared.upgrade() {
-                    connection.ended_remotely();
+                    if let Some(connection) = shared.upgrade() {
+                        connection.ended_remotely();
+                    }
                 }
             }
             () = idle_too_long(&host, &shared, idle_timeout) => idled(&host),
             () = retired(&host, &shared, lifetime) => {
                 // In use: its response ends first.
                 if shared.upgrade().is_some() {
-                    let _ = driver.await;
+                    over = poll_fn(|cx| driver.poll_without_shutdown(cx)).await.is_ok();
                 }
             }
+        }
+        if over {
+            end(driver, &shared).await;
         }
         if let Some(host) = host.upgrade() {
             host.idle.borrow_mut().retain(|one| !one.sender.is_closed());
         }
     });
     Ok(Http1 { sender, connection })
+}
+
+/// What is done with a connection that HTTP is over on: another protocol goes on, or it closes.
+async fn end(driver: http1::Connection<TokioIo<Counted>, RequestBody>, connection: &Weak<Connection>) {
+    let parts = driver.into_parts();
+    let mut counted = parts.io.into_inner();
+    if let Some(connection) = connection.upgrade() {
+        if let Some(switch) = connection.switch.take()
+            && !switch.is_closed()
+        {
+            let _ = switch.send((counted.io, parts.read_buf));
+            return;
+        }
+        // Who still has it has not ended it.
+        connection.ended_remotely();
+    }
+    // The other side may be gone: it was only to be told.
+    let _ = counted.shutdown().await;
 }
 
 /// Resolves when a connection is to take no more requests, because it is old or its host has failed; for HTTP/2 once
@@ -174,7 +196,7 @@ pub(super) async fn start_http2(
     let host = Rc::downgrade(host);
     let (idle_timeout, lifetime) = (want.cluster.idle_timeout, want.cluster.max_connection_duration);
     tokio::task::spawn_local(async move {
-        let driving = std::future::poll_fn(|cx| {
+        let driving = poll_fn(|cx| {
             let ended = Pin::new(&mut driver).poll(cx);
             if let Some(connection) = shared.upgrade() {
                 connection.max_streams.set(driver.current_max_send_streams().min(limit).max(1));
@@ -227,35 +249,4 @@ async fn shared_idle_too_long(connection: &Weak<Connection>, timeout: Option<Dur
         }
         let _ = tokio::time::timeout(wait, connection.done.notified()).await;
     }
-}
-
-/// A connection of its own for an upgrade: not pooled, and its bytes can be had back.
-#[derive(Debug)]
-pub(in crate::http) struct Upgrading {
-    pub sender: http1::SendRequest<RequestBody>,
-    /// The connection, and what was read beyond the response, once the upstream has switched protocols.
-    pub switched: oneshot::Receiver<(Io, bytes::Bytes)>,
-    pub local: Option<SocketAddr>,
-    pub tls: Option<Rc<PeerTls>>,
-}
-
-/// Dials for an upgrade.
-pub(in crate::http) async fn connect_for_upgrade(want: Want<'_>) -> Result<Upgrading, PoolError> {
-    let limits = &want.cluster.breakers;
-    let open = InUse::take(&want.cluster.usage.connections, limits.max_connections).ok_or(PoolError::Overflow)?;
-    let secured = dial(&want).await?;
-    let local = secured.io.local_addr().ok();
-    let tls = secured.tls;
-    let (sender, mut driver) =
-        http1_builder().handshake(TokioIo::new(secured.io)).await.map_err(|_| PoolError::Handshake)?;
-    let (switched, receiver) = oneshot::channel();
-    tokio::task::spawn_local(async move {
-        let _open = open;
-        if std::future::poll_fn(|cx| driver.poll_without_shutdown(cx)).await.is_ok() {
-            let parts = driver.into_parts();
-            // Nobody waits when it was no upgrade after all.
-            let _ = switched.send((parts.io.into_inner(), parts.read_buf));
-        }
-    });
-    Ok(Upgrading { sender, switched: receiver, local, tls })
 }

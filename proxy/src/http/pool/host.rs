@@ -15,13 +15,16 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     cluster::account::{Account, OpenConnection},
     config::{
-        cluster::{Cluster, Endpoint, Gauge, UpstreamProtocol},
+        cluster::{Cluster, Endpoint, Gauge, RoutingPriority, UpstreamProtocol},
         tls::Transport,
     },
     http::request_body::RequestBody,
     telemetry::stats::Shard,
     tls::{PeerTls, client::Asked, dial::Secured},
-    wire::dial::{ConnectError, Dialer, PoolScope},
+    wire::{
+        dial::{ConnectError, Dialer, PoolScope},
+        io::Io,
+    },
 };
 
 /// The connections to one endpoint.
@@ -40,6 +43,8 @@ pub(super) struct Host {
     pub negotiated: Cell<Option<bool>>,
     /// Connections made or being made.
     pub open: Cell<usize>,
+    /// Counts the pool while it has any.
+    pub counted: RefCell<Option<InUse>>,
     /// Where all of it is counted.
     pub account: Option<Rc<Account>>,
 }
@@ -71,7 +76,12 @@ pub(super) struct Connection {
     /// Wakes the task when the connection is spent and idle.
     pub done: tokio::sync::Notify,
     pub room: Room,
+    /// Who gets its bytes when the upstream switches protocols.
+    pub switch: RefCell<Option<oneshot::Sender<Switched>>>,
 }
+
+/// A connection after its protocol was switched, and what was read beyond the response.
+pub(in crate::http) type Switched = (Io, bytes::Bytes);
 
 /// A connection's place under its cluster's limit, and at its host. Dropping it lets a request that waits have it.
 #[derive(Debug)]
@@ -88,6 +98,9 @@ impl Drop for Room {
         self.counted = None;
         if let Some(host) = self.host.upgrade() {
             host.open.set(host.open.get() - 1);
+            if host.open.get() == 0 {
+                *host.counted.borrow_mut() = None;
+            }
             host.wake_one();
         }
     }
@@ -190,25 +203,37 @@ pub(in crate::http) struct Want<'a> {
     pub asked: Asked<'a>,
     /// The worker's counters.
     pub shard: &'a Shard,
+    /// Whose limits it counts against.
+    pub priority: RoutingPriority,
 }
 
 impl Host {
     /// Room for one more connection. A host without any has it in any case: the limit is shared with other hosts and
     /// other workers, whose connections ending would wake nobody here.
-    pub fn room(self: &Rc<Self>, cluster: &Cluster, http2: bool) -> Option<Room> {
-        let gauge = &cluster.usage.connections;
-        let in_use = match self.open.get() {
-            0 => InUse::regardless(gauge),
-            _ => match InUse::take(gauge, cluster.breakers.max_connections) {
-                Some(in_use) => in_use,
-                None => {
-                    if let Some(account) = &self.account {
-                        account.shard.inc(cluster.stats.upstream_cx_overflow);
-                    }
+    pub fn room(self: &Rc<Self>, cluster: &Cluster, priority: RoutingPriority, http2: bool) -> Option<Room> {
+        let (limits, usage) = cluster.limits(priority);
+        let gauge = &usage.connections;
+        let of_host = self.account.as_ref().map_or(0, |account| account.endpoint.host.stats.cx_active.load(Relaxed));
+        let taken = if of_host < u64::from(limits.max_connections_per_host) {
+            InUse::take(gauge, limits.max_connections)
+        } else {
+            None
+        };
+        let in_use = match taken {
+            Some(in_use) => in_use,
+            None => {
+                if let Some(account) = &self.account {
+                    account.shard.inc(cluster.stats.upstream_cx_overflow);
+                }
+                if self.open.get() > 0 {
                     return None;
                 }
-            },
+                InUse::regardless(gauge)
+            }
         };
+        if self.open.get() == 0 {
+            *self.counted.borrow_mut() = Some(InUse::regardless(&usage.pools));
+        }
         self.open.set(self.open.get() + 1);
         let counted = self.account.as_ref().map(|account| account.connection(Some(http2)));
         Some(Room { in_use: Some(in_use), host: Rc::downgrade(self), counted })
@@ -351,6 +376,7 @@ impl Connection {
             spent: Cell::new(false),
             done: tokio::sync::Notify::new(),
             room,
+            switch: RefCell::default(),
         })
     }
 }
@@ -380,12 +406,12 @@ mod tests {
         let host = Rc::new(Host::default());
         let mut cluster = Cluster::fixed("c", Default::default());
         cluster.breakers.max_connections = 1;
-        let room = host.room(&cluster, false).unwrap();
-        assert!(host.room(&cluster, false).is_none());
+        let room = host.room(&cluster, RoutingPriority::Default, false).unwrap();
+        assert!(host.room(&cluster, RoutingPriority::Default, false).is_none());
         let mut waiting = wait(&host);
         drop(room);
         assert!(matches!(waiting.given.try_recv(), Ok(None)));
-        assert!(host.room(&cluster, false).is_some());
+        assert!(host.room(&cluster, RoutingPriority::Default, false).is_some());
     }
 
     #[test]
@@ -393,8 +419,14 @@ mod tests {
         let mut cluster = Cluster::fixed("c", Default::default());
         cluster.breakers.max_connections = 1;
         let (one, other) = (Rc::new(Host::default()), Rc::new(Host::default()));
-        let _rooms = (one.room(&cluster, false).unwrap(), other.room(&cluster, false).unwrap());
-        assert!(one.room(&cluster, false).is_none() && other.room(&cluster, false).is_none());
+        let _rooms = (
+            one.room(&cluster, RoutingPriority::Default, false).unwrap(),
+            other.room(&cluster, RoutingPriority::Default, false).unwrap(),
+        );
+        assert!(
+            one.room(&cluster, RoutingPriority::Default, false).is_none()
+                && other.room(&cluster, RoutingPriority::Default, false).is_none()
+        );
         assert_eq!(cluster.usage.connections.load(Relaxed), 2);
     }
 }

@@ -19,17 +19,15 @@ use hashbrown::{Equivalent, HashMap};
 use hyper::client::conn::TrySendError;
 use tokio::{sync::oneshot, time::Instant};
 
-pub(super) use self::{
-    connect::connect_for_upgrade,
-    host::{InUse, PoolError, Speaks, Want},
-};
+pub(super) use self::host::{InUse, PoolError, Speaks, Switched, Want};
 use self::{
     connect::{dial_for, start_http1, start_http2},
     host::{Connecting, Host, Http1, Http2, Room, Waiting},
 };
 use super::request_body::RequestBody;
 use crate::{
-    cluster::account::{Account, ActiveRequest},
+    cluster::account::{Account, ActiveRequest, PendingRequest},
+    config::cluster::RoutingPriority,
     tls::PeerTls,
     wire::dial::PoolScope,
 };
@@ -45,6 +43,7 @@ struct Key {
     cluster: Arc<str>,
     address: SocketAddr,
     scope: PoolScope,
+    priority: RoutingPriority,
     /// SNI where it follows the request.
     server_name: Option<Arc<str>>,
 }
@@ -54,13 +53,15 @@ struct KeyRef<'a> {
     cluster: &'a str,
     address: SocketAddr,
     scope: &'a PoolScope,
+    priority: RoutingPriority,
     server_name: Option<&'a str>,
 }
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let server_name = self.server_name.as_deref();
-        KeyRef { cluster: &self.cluster, address: self.address, scope: &self.scope, server_name }.hash(state);
+        let Self { cluster, address, scope, priority, .. } = self;
+        KeyRef { cluster, address: *address, scope, priority: *priority, server_name }.hash(state);
     }
 }
 
@@ -69,6 +70,7 @@ impl Hash for KeyRef<'_> {
         self.cluster.hash(state);
         self.address.hash(state);
         self.scope.hash(state);
+        self.priority.hash(state);
         self.server_name.hash(state);
     }
 }
@@ -78,6 +80,7 @@ impl Equivalent<Key> for KeyRef<'_> {
         self.address == key.address
             && *self.cluster == *key.cluster
             && *self.scope == key.scope
+            && self.priority == key.priority
             && self.server_name == key.server_name.as_deref()
     }
 }
@@ -90,6 +93,7 @@ pub struct Lease {
     host: Weak<Host>,
     /// Counts the request.
     _active: Option<ActiveRequest>,
+    _in_use: InUse,
     max_requests: u32,
     pub(super) reused: bool,
 }
@@ -120,6 +124,22 @@ impl Lease {
     /// Whether it is HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         matches!(self.sender, Sender::Http2(_))
+    }
+
+    /// The connection's bytes, once the upstream has switched protocols; none: HTTP/2 switches none.
+    pub(super) fn switching(&self) -> Option<oneshot::Receiver<Switched>> {
+        let Sender::Http1(Some(one)) = &self.sender else { return None };
+        let (switch, switched) = oneshot::channel();
+        *one.connection.switch.borrow_mut() = Some(switch);
+        Some(switched)
+    }
+
+    /// Counts bytes that passed after a switch of protocols.
+    pub(super) fn passed(&self, sent: u64, received: u64) {
+        if let Some(account) = self.host.upgrade().as_ref().and_then(|host| host.account.as_ref()) {
+            account.shard.add(account.cluster.stats.upstream_cx_tx_bytes_total, sent);
+            account.shard.add(account.cluster.stats.upstream_cx_rx_bytes_total, received);
+        }
     }
 
     /// Sends a request. An error holds the request if nothing of it was sent.
@@ -191,8 +211,13 @@ impl Pools {
     fn host(&self, want: &Want<'_>) -> Rc<Host> {
         let mut hosts = self.hosts.borrow_mut();
         let server_name = want.asked.server_name;
-        let key =
-            KeyRef { cluster: &want.cluster.name, address: want.endpoint.address, scope: want.scope, server_name };
+        let key = KeyRef {
+            cluster: &want.cluster.name,
+            address: want.endpoint.address,
+            scope: want.scope,
+            priority: want.priority,
+            server_name,
+        };
         if let Some(host) = hosts.get(&key)
             && host.account.as_ref().is_some_and(|account| Arc::ptr_eq(&account.endpoint.host, &want.endpoint.host))
         {
@@ -206,6 +231,7 @@ impl Pools {
             cluster: want.cluster.name.clone(),
             address: want.endpoint.address,
             scope: want.scope.clone(),
+            priority: want.priority,
             server_name: server_name.map(Arc::from),
         };
         let account =
@@ -216,41 +242,66 @@ impl Pools {
     }
 }
 
+/// A place among the requests that are under way. As in Envoy, a connection comes first.
+fn admit(want: &Want<'_>) -> Result<InUse, PoolError> {
+    let (limits, usage) = want.cluster.limits(want.priority);
+    InUse::take(&usage.requests, limits.max_requests).ok_or_else(|| {
+        want.shard.inc(want.cluster.stats.upstream_rq_active_overflow);
+        PoolError::Overflow
+    })
+}
+
+/// A place among the requests that wait for a connection.
+fn queue(host: &Rc<Host>, want: &Want<'_>) -> Result<(InUse, Option<PendingRequest>), PoolError> {
+    let (limits, usage) = want.cluster.limits(want.priority);
+    let Some(place) = InUse::take(&usage.pending, limits.max_pending) else {
+        want.shard.inc(want.cluster.stats.upstream_rq_pending_overflow);
+        return Err(PoolError::Overflow);
+    };
+    Ok((place, host.account.as_ref().map(Account::pending)))
+}
+
 async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolError> {
     let lease = |one: Http1, reused: bool| {
+        let _in_use = match admit(want) {
+            Ok(in_use) => in_use,
+            Err(error) => {
+                host.offer(one);
+                return Err(error);
+            }
+        };
         one.connection.use_once();
-        Lease {
+        Ok(Lease {
             sender: Sender::Http1(Some(one)),
             _active: host.account.as_ref().map(Account::request),
+            _in_use,
             host: Rc::downgrade(host),
             max_requests: want.cluster.max_requests_per_connection,
             reused,
-        }
+        })
     };
     let mut pending = None;
     loop {
         if let Some(mut one) = host.idle() {
             if one.sender.is_ready() || one.sender.ready().await.is_ok() {
-                return Ok(lease(one, true));
+                return lease(one, true);
             }
             continue;
         }
         if pending.is_none() {
-            let limits = &want.cluster.breakers;
-            let place = InUse::take(&want.cluster.usage.pending, limits.max_pending).ok_or(PoolError::Overflow)?;
-            pending = Some((place, host.account.as_ref().map(Account::pending)));
+            pending = Some(queue(host, want)?);
         }
-        match host.room(want.cluster, false) {
+        match host.room(want.cluster, want.priority, false) {
             Some(room) => {
                 let secured = dial_for(want, &room).await?;
-                return Ok(lease(start_http1(host, want, secured, room).await?, false));
+                return lease(start_http1(host, want, secured, room).await?, false);
             }
             None => {
                 let (waiter, given) = oneshot::channel();
                 host.waiting.borrow_mut().push_back(waiter);
                 let mut waiting = Waiting { host, given };
                 if let Ok(Some(one)) = (&mut waiting.given).await {
-                    return Ok(lease(one, true));
+                    return lease(one, true);
                 }
             }
         }
@@ -259,10 +310,8 @@ async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
 
 /// The first connection, which finds out what the upstream speaks.
 async fn negotiated_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolError> {
-    let limits = &want.cluster.breakers;
-    let _pending = InUse::take(&want.cluster.usage.pending, limits.max_pending).ok_or(PoolError::Overflow)?;
-    let _counted = host.account.as_ref().map(Account::pending);
-    let room = host.room(want.cluster, true).ok_or(PoolError::Overflow)?;
+    let _pending = queue(host, want)?;
+    let room = host.room(want.cluster, want.priority, true).ok_or(PoolError::Overflow)?;
     let secured = dial_for(want, &room).await?;
     if host.learn(&secured) {
         let two = start_http2(host, want, secured, room).await?;
@@ -288,6 +337,7 @@ async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
     loop {
         if let Some(two) = host.shared() {
             let connection = &two.connection;
+            let _in_use = admit(want)?;
             let reused = connection.requests.get() > 0;
             connection.use_once();
             connection.active.set(connection.active.get() + 1);
@@ -296,12 +346,11 @@ async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
                 connection.spent.set(true);
             }
             let _active = host.account.as_ref().map(Account::request);
-            return Ok(Lease { sender: Sender::Http2(two), _active, host: Rc::downgrade(host), max_requests, reused });
+            let host = Rc::downgrade(host);
+            return Ok(Lease { sender: Sender::Http2(two), _active, _in_use, host, max_requests, reused });
         }
         if pending.is_none() {
-            let limit = want.cluster.breakers.max_pending;
-            let place = InUse::take(&want.cluster.usage.pending, limit).ok_or(PoolError::Overflow)?;
-            pending = Some((place, host.account.as_ref().map(Account::pending)));
+            pending = Some(queue(host, want)?);
         }
         if host.connecting.get() {
             // One attempt serves all who wait, and fails all; who comes too late for its streams makes the next.
@@ -312,7 +361,7 @@ async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
                 _ => continue,
             }
         }
-        let room = host.room(want.cluster, true).ok_or(PoolError::Overflow)?;
+        let room = host.room(want.cluster, want.priority, true).ok_or(PoolError::Overflow)?;
         let _connecting = Connecting::new(host);
         match connect_http2(host, want, room).await {
             Ok(two) => host.shared.borrow_mut().push(Rc::new(two)),

@@ -46,6 +46,8 @@ impl<T: Default> Chunked<T> {
 
 /// A gauge's part: the number in the upper 63 bits; the lowest bit says that it was ever touched.
 const TOUCHED: u64 = 1;
+/// The most that a gauge's cell can say: one bit is the sign, one tells that it was touched.
+const WIDEST: u64 = (i64::MAX as u64) >> 1;
 
 /// The bins of a histogram, by decade; those of a decade are made when a value falls into it.
 #[derive(Debug, Default)]
@@ -86,6 +88,8 @@ impl Bins {
 struct Cells {
     counters: Chunked<AtomicU64>,
     gauges: Chunked<AtomicU64>,
+    /// Gauges that were set to what the cells of `gauges` are too narrow for; 0: to something else.
+    wide: Chunked<AtomicU64>,
     histograms: Chunked<OnceLock<Box<Bins>>>,
 }
 
@@ -130,6 +134,11 @@ impl Shard {
         (value & TOUCHED != 0).then_some(value as i64 >> 1)
     }
 
+    /// A gauge that was set to more than its part here can say.
+    pub(super) fn wide(&self, gauge: Gauge) -> Option<u64> {
+        self.0.wide.get(gauge.0).map(|cell| cell.load(Relaxed)).filter(|value| *value > 0)
+    }
+
     /// This shard's part of a histogram, if anything was recorded.
     pub(super) fn bins(&self, histogram: Histogram) -> Option<&Bins> {
         self.0.histograms.get(histogram.0)?.get().map(|bins| &**bins)
@@ -144,8 +153,10 @@ impl Shard {
 
     /// The same for a gauge.
     pub(super) fn clear_gauge(&self, gauge: Gauge) {
-        if let Some(cell) = self.0.gauges.get(gauge.0) {
-            cell.store(0, Relaxed);
+        for cells in [&self.0.gauges, &self.0.wide] {
+            if let Some(cell) = cells.get(gauge.0) {
+                cell.store(0, Relaxed);
+            }
         }
     }
 
@@ -185,6 +196,10 @@ impl Shared {
 
     /// Sets a gauge's part here.
     pub(super) fn gauge_set(&self, gauge: Gauge, value: u64) {
+        let wide = value > WIDEST;
+        if wide || self.0.0.wide.get(gauge.0).is_some() {
+            self.0.0.wide.get_or_make(gauge.0).store(if wide { value } else { 0 }, Relaxed);
+        }
         self.0.0.gauges.get_or_make(gauge.0).store((value << 1) | TOUCHED, Relaxed);
     }
 

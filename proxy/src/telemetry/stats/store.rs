@@ -306,6 +306,10 @@ impl Inner {
     }
 
     fn gauge(&self, gauge: Gauge) -> Option<u64> {
+        // Gauges are set in the last shard only.
+        if let Some(value) = self.shards.last().and_then(|shard| shard.wide(gauge)) {
+            return Some(value);
+        }
         let parts = self.shards.iter().filter_map(|shard| shard.gauge(gauge));
         // Parts are read one after the other: an end may be seen without its begin.
         parts.reduce(i64::wrapping_add).map(|sum| sum.max(0) as u64)

@@ -11,6 +11,7 @@ use weir_proto::envoy::{
 
 use super::{Inherited, header_fields, internal_redirect, matching, retry, with_headers};
 use crate::config::{
+    cluster::RoutingPriority,
     convert::{
         Context, Error, data_source, duration, filter, headers, item, limit, local_reply, matcher, sub, type_name,
         unpack,
@@ -23,7 +24,7 @@ use crate::config::{
 };
 
 /// Fields that cannot change where a request goes as long as the filters that read them are refused.
-const HARMLESS_ACTION: [&str; 4] = ["metadata_match", "flush_timeout", "early_data_policy", "priority"];
+const HARMLESS_ACTION: [&str; 3] = ["metadata_match", "flush_timeout", "early_data_policy"];
 
 pub(super) fn forward(
     cx: &mut Context,
@@ -58,6 +59,7 @@ pub(super) fn forward(
         "grpc_timeout_offset",
         "path_rewrite_policy",
         "internal_redirect_policy",
+        "priority",
     ];
     cx.only(message, at, &supported, &HARMLESS_ACTION)?;
     let upgrades = message.upgrade_configs.iter().enumerate();
@@ -86,6 +88,10 @@ pub(super) fn forward(
     #[expect(deprecated, reason = "published configurations use it")]
     let include_vhost_rate_limits = message.include_vh_rate_limits.unwrap_or(false);
     Ok(Forward {
+        priority: match message.priority() {
+            core::RoutingPriority::Default => RoutingPriority::Default,
+            core::RoutingPriority::High => RoutingPriority::High,
+        },
         rate_limits: filter::rate_limits(cx, &message.rate_limits, at)?,
         include_vhost_rate_limits,
         clusters: clusters(cx, message, inherited, at)?,

@@ -1,0 +1,146 @@
+//! Hosts of `ORIGINAL_DST` clusters: they come with the first connection that wants to go there, and leave once no
+//! connection has been left to them for a while.
+//!
+//! A worker that meets a new destination makes the host and uses it at once. The control thread hears of it, makes it
+//! one of the cluster's endpoints, and from then on every worker finds it there.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use hashbrown::HashMap;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::config::cluster::{Cluster, Discovery, Endpoint};
+
+/// So many new hosts wait for the control thread.
+const MEETINGS: usize = 1024;
+
+/// The hosts of one cluster by address.
+#[derive(Debug)]
+pub struct OriginalHosts {
+    known: ArcSwap<HashMap<SocketAddr, Arc<Endpoint>>>,
+    met: Sender<Arc<Endpoint>>,
+    /// Until the control thread takes it.
+    meetings: Mutex<Option<Receiver<Arc<Endpoint>>>>,
+    /// `cleanup_interval`.
+    cleanup: Duration,
+}
+
+impl OriginalHosts {
+    /// Envoy's default of `cleanup_interval`.
+    pub const DEFAULT_CLEANUP: Duration = Duration::from_secs(5);
+
+    /// None yet; those that are not used leave after `cleanup` at the earliest.
+    pub fn new(cleanup: Duration) -> Self {
+        let (met, meetings) = channel(MEETINGS);
+        Self { known: ArcSwap::default(), met, meetings: Mutex::new(Some(meetings)), cleanup }
+    }
+
+    /// The host at an address, if the control thread knows it.
+    pub(in crate::cluster) fn get(&self, address: SocketAddr) -> Option<Arc<Endpoint>> {
+        self.known.load().get(&address).cloned()
+    }
+
+    /// A worker has made a host. Whether the control thread will know it: if not, it is to be told again.
+    pub(in crate::cluster) fn meet(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.met.try_send(endpoint.clone()).is_ok()
+    }
+
+    /// Takes hosts that workers have made. Of several for one address the first stays.
+    fn add(&self, cluster: &Cluster, met: Vec<Arc<Endpoint>>) {
+        let mut known = HashMap::clone(&self.known.load());
+        let before = known.len();
+        for endpoint in met {
+            known.entry(endpoint.address).or_insert(endpoint);
+        }
+        if known.len() > before {
+            self.store(cluster, known);
+        }
+    }
+
+    /// Lets go of hosts without connections.
+    fn clean(&self, cluster: &Cluster) {
+        let mut known = HashMap::clone(&self.known.load());
+        let before = known.len();
+        known.retain(|_, endpoint| endpoint.host.stats.cx_active.load(Relaxed) > 0);
+        if known.len() < before {
+            self.store(cluster, known);
+        }
+    }
+
+    fn store(&self, cluster: &Cluster, known: HashMap<SocketAddr, Arc<Endpoint>>) {
+        let mut endpoints: Vec<_> = known.values().map(|endpoint| Endpoint::clone(endpoint)).collect();
+        endpoints.sort_unstable_by_key(|endpoint| endpoint.address);
+        self.known.store(Arc::new(known));
+        cluster.set_hosts(endpoints);
+    }
+}
+
+impl Default for OriginalHosts {
+    fn default() -> Self {
+        Self::new(Self::DEFAULT_CLEANUP)
+    }
+}
+
+/// Keeps a cluster's hosts, until the cluster is gone.
+pub(in crate::cluster) async fn follow(cluster: Weak<Cluster>) {
+    let hosts = |cluster: &Cluster| match &cluster.discovery {
+        Discovery::OriginalDestination { hosts, .. } => Some(hosts.clone()),
+        _ => None,
+    };
+    let Some(hosts) = cluster.upgrade().as_deref().and_then(hosts) else { return };
+    let Some(mut meetings) = hosts.meetings.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    let mut cleanup = tokio::time::interval(hosts.cleanup);
+    loop {
+        let mut met = Vec::new();
+        let cleaning = tokio::select! {
+            _ = meetings.recv_many(&mut met, MEETINGS) => false,
+            _ = cleanup.tick() => true,
+        };
+        let Some(cluster) = cluster.upgrade() else { return };
+        if cleaning {
+            hosts.clean(&cluster);
+        } else {
+            hosts.add(&cluster, met);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cluster::{Local, PickContext},
+        config::cluster::EndpointSet,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_is_shared_and_leaves_when_it_has_no_connection() {
+        let hosts = Arc::new(OriginalHosts::default());
+        let mut cluster = Cluster::fixed("c", EndpointSet::default());
+        cluster.discovery = Discovery::OriginalDestination { header: None, port: None, hosts };
+        let cluster = Arc::new(cluster);
+        let to: SocketAddr = "10.0.0.1:80".parse().unwrap();
+        let context = PickContext { destination: Some(to), ..PickContext::default() };
+        let (one, other) = (Local::default(), Local::default());
+        let first = one.pick(&cluster, &context).unwrap();
+        assert!(Arc::ptr_eq(&first.host, &one.pick(&cluster, &context).unwrap().host));
+        first.host.stats.cx_active.store(1, Relaxed);
+        let following = async {
+            tokio::time::sleep(Duration::from_secs(11)).await;
+            assert!(Arc::ptr_eq(&first.host, &other.pick(&cluster, &context).unwrap().host));
+            assert_eq!(cluster.endpoints.load().iter().count(), 1);
+            first.host.stats.cx_active.store(0, Relaxed);
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            assert_eq!(cluster.endpoints.load().iter().count(), 0);
+        };
+        tokio::select! {
+            () = following => {}
+            () = follow(Arc::downgrade(&cluster)) => panic!("the cluster is there"),
+        }
+    }
+}
