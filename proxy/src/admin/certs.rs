@@ -53,10 +53,7 @@ fn contexts(snapshot: &Snapshot) -> Vec<Shown> {
     let mut clusters: Vec<&Arc<_>> = snapshot.clusters().collect();
     clusters.sort_by(|one, other| one.name.cmp(&other.name));
     let transports = clusters.into_iter().flat_map(|cluster| cluster.transports.iter());
-    let of_clusters = transports.filter_map(|transport| match transport {
-        Transport::Tls(tls) => Some(tls.current().shown.clone()),
-        Transport::Plain => None,
-    });
+    let of_clusters = transports.filter_map(Transport::tls).map(|tls| tls.current().shown.clone());
     let chains = snapshot
         .listeners()
         .iter()

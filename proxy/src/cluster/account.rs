@@ -18,7 +18,7 @@ use crate::{
     cluster::outlier::Outcome,
     config::cluster::{Cluster, Endpoint},
     telemetry::stats::Shard,
-    wire::io::Io,
+    wire::{dial::ConnectError, io::Io, socket::NotReady},
 };
 
 /// Where the connections and requests of one endpoint are counted.
@@ -124,9 +124,13 @@ impl OpenConnection {
     }
 
     /// It could not be made.
-    pub fn failed(&self, timed_out: bool) {
+    pub fn failed(&self, error: &ConnectError) {
         let account = &self.account;
-        self.remote.set(!timed_out);
+        let timed_out = matches!(error, ConnectError::Timeout);
+        self.remote.set(!matches!(error, ConnectError::Timeout | ConnectError::Local(_)));
+        if matches!(error, ConnectError::Local(NotReady::Bind(..))) {
+            account.shard.inc(account.cluster.stats.bind_errors);
+        }
         account.shard.inc(account.cluster.stats.upstream_cx_connect_fail);
         account.shard.inc(account.cluster.stats.upstream_rq_pending_failure_eject);
         if timed_out {

@@ -19,7 +19,6 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use socket2::TcpKeepalive;
 use tokio::sync::watch;
 
 pub use self::merge::MergeWindow;
@@ -37,6 +36,7 @@ use crate::{
         discovery::original::OriginalHosts,
     },
     config::{http::Http2, tls::Transports},
+    wire::{race::Preference, socket::SocketSettings},
 };
 
 /// A cluster. Immutable but for its endpoints and the counters of its circuit breakers, which workers share.
@@ -76,8 +76,10 @@ pub struct Cluster {
     pub idle_timeout: Option<Duration>,
     /// Take a pooled connection out of use after so long; none: never.
     pub max_connection_duration: Option<Duration>,
-    /// What the kernel does about connections that are silent; none: nothing.
-    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// What sockets are given before they connect.
+    pub socket: SocketSettings,
+    /// Which of an endpoint's addresses are tried first.
+    pub preference: Preference,
     /// Requests per connection, 0: any number.
     pub max_requests_per_connection: u32,
     /// Limits of the priority DEFAULT.
@@ -319,7 +321,8 @@ impl Cluster {
             http1_trailers: false,
             idle_timeout: Some(Self::DEFAULT_IDLE),
             max_connection_duration: None,
-            tcp_keepalive: None,
+            socket: SocketSettings::default(),
+            preference: Preference::default(),
             max_requests_per_connection: 0,
             breakers: Thresholds::default(),
             usage: Usage::default(),

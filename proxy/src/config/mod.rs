@@ -134,10 +134,7 @@ impl Snapshot {
             .flat_map(|listener| listener.filter_chains.iter().chain(&listener.default_filter_chain));
         let downstream = chains.filter_map(|chain| chain.tls.clone().map(|tls| tls as Arc<dyn Reload>));
         let transports = self.clusters.values().flat_map(|cluster| cluster.transports.iter());
-        let upstream = transports.filter_map(|transport| match transport {
-            Transport::Tls(tls) => Some(tls.clone() as Arc<dyn Reload>),
-            Transport::Plain => None,
-        });
+        let upstream = transports.filter_map(Transport::tls).map(|tls| tls.clone() as Arc<dyn Reload>);
         downstream.chain(upstream)
     }
 

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use crate::{
     config::{Error, reload::Reload},
     tls::{client::ClientContext, server::ServerContext, stats::SslStats},
+    wire::proxy_header::ProxyHeader,
 };
 
 /// Towards clients.
@@ -113,6 +114,36 @@ pub enum Transport {
     Plain,
     /// TLS.
     Tls(Arc<UpstreamTls>),
+    /// The upstream is told whose connection it is, in front of all else.
+    Proxied(Arc<Proxied>),
+}
+
+/// `ProxyProtocolUpstreamTransport`.
+#[derive(Debug)]
+pub struct Proxied {
+    /// How it is told.
+    pub header: ProxyHeader,
+    /// What follows; none: plain bytes.
+    pub tls: Option<Arc<UpstreamTls>>,
+}
+
+impl Transport {
+    /// Its TLS; none: it is bare.
+    pub fn tls(&self) -> Option<&Arc<UpstreamTls>> {
+        match self {
+            Self::Plain => None,
+            Self::Tls(tls) => Some(tls),
+            Self::Proxied(proxied) => proxied.tls.as_ref(),
+        }
+    }
+
+    /// What the upstream is told first.
+    pub fn proxy_header(&self) -> Option<&ProxyHeader> {
+        match self {
+            Self::Proxied(proxied) => Some(&proxied.header),
+            Self::Plain | Self::Tls(_) => None,
+        }
+    }
 }
 
 /// How connections to a cluster's endpoints are secured, by the endpoints' metadata.

@@ -314,6 +314,7 @@ impl Attempts<'_> {
             asked: asked(&self.cluster, name.as_ref(), &endpoint.hostname),
             shard: &connection.worker.stats,
             priority: self.forward.priority,
+            client: connection.client(),
         };
         loop {
             let mut lease = match within(&mut self.timers, connection.worker.pools.acquire(want)).await {

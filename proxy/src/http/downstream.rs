@@ -19,7 +19,10 @@ use crate::{
     config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, route::TlsView},
     intake::{Downstream, Origin},
     tls::PeerTls,
-    wire::dial::{Dialer, PoolScope},
+    wire::{
+        dial::{Dialer, PoolScope},
+        proxy_header::Client,
+    },
     worker::state::Worker,
 };
 
@@ -131,6 +134,11 @@ impl Connection {
     /// Why the body that is being read is refused, if it is.
     pub fn broken_body(&self) -> Option<Refusal> {
         self.broken_body.get()
+    }
+
+    /// Who connected where, for upstreams that are told.
+    pub fn client(&self) -> Client {
+        Client { source: self.peer, destination: self.destination }
     }
 
     /// Where the client wanted to go; none: to the listener itself.

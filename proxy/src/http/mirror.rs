@@ -186,6 +186,7 @@ async fn send(connection: Rc<Connection>, cluster: Arc<Cluster>, parts: Parts, b
         asked: asked(&cluster, name.as_ref(), &endpoint.hostname),
         shard: &connection.worker.stats,
         priority: RoutingPriority::Default,
+        client: connection.client(),
     };
     // A pooled connection that has just closed took nothing of the request: another one is tried.
     let (response, lease) = loop {

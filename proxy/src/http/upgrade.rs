@@ -143,6 +143,7 @@ async fn ask(
         asked: asked(cluster, name.as_ref(), &endpoint.hostname),
         shard: &connection.worker.stats,
         priority,
+        client: connection.client(),
     };
     let mut request = Request::new(RequestBody::Empty);
     *request.method_mut() = parts.method.clone();

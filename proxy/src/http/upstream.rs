@@ -19,6 +19,8 @@ pub(super) enum Failure {
     Overflow,
     /// The connection was refused or failed otherwise; how.
     Connect(String),
+    /// The socket could not be made ready; how.
+    Local(String),
     /// The connection was made and could not be secured; the transport failure reason.
     Tls(String),
     /// The connection was not made in time.
@@ -55,6 +57,7 @@ impl Failure {
         match self {
             Self::Overflow => "overflow",
             Self::Connect(_) | Self::Tls(_) => "remote connection failure",
+            Self::Local(_) => "local connection failure",
             Self::ConnectTimeout => "connection timeout",
             Self::Terminated => "connection termination",
             Self::Protocol => "protocol error",
@@ -68,7 +71,9 @@ impl Failure {
     pub fn transport(&self) -> Option<String> {
         match self {
             Self::Connect(how) => Some(format!("delayed_connect_error:_{}", how.replace(' ', "_"))),
-            Self::Tls(reason) => Some(reason.replace(' ', "_")).filter(|reason| !reason.is_empty()),
+            Self::Tls(reason) | Self::Local(reason) => {
+                Some(reason.replace(' ', "_")).filter(|reason| !reason.is_empty())
+            }
             _ => None,
         }
     }
@@ -86,7 +91,7 @@ impl Failure {
     pub fn flag(&self) -> Flag {
         match self {
             Self::Overflow => Flag::UpstreamOverflow,
-            Self::Connect(_) | Self::Tls(_) | Self::ConnectTimeout => Flag::UpstreamConnectionFailure,
+            Self::Connect(_) | Self::Local(_) | Self::Tls(_) | Self::ConnectTimeout => Flag::UpstreamConnectionFailure,
             Self::Terminated => Flag::UpstreamConnectionTermination,
             Self::Protocol => Flag::UpstreamProtocolError,
             Self::Reset | Self::RefusedStream => Flag::UpstreamRemoteReset,
@@ -104,7 +109,7 @@ impl Failure {
 
     /// The connection was never made.
     pub fn before_connection(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Tls(_) | Self::ConnectTimeout)
+        matches!(self, Self::Connect(_) | Self::Local(_) | Self::Tls(_) | Self::ConnectTimeout)
     }
 }
 
@@ -114,6 +119,7 @@ impl From<PoolError> for Failure {
             PoolError::Overflow => Self::Overflow,
             PoolError::Connect(ConnectError::Timeout) => Self::ConnectTimeout,
             PoolError::Connect(ConnectError::Io(error)) => Self::Connect(describe(&error)),
+            PoolError::Connect(ConnectError::Local(reason)) => Self::Local(reason.transport()),
             PoolError::Connect(ConnectError::Tls(reason)) => Self::Tls(reason),
             PoolError::Handshake => Self::Terminated,
         }

@@ -3,7 +3,6 @@
 use std::{
     borrow::Cow,
     io,
-    net::SocketAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -12,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use socket2::SockRef;
 use xxhash_rust::xxh64::xxh64;
 
 use crate::{
@@ -30,10 +28,17 @@ use crate::{
         access_log::{Entry, Flag},
         stats::process,
     },
-    tls::{self, PeerTls, client::Asked, dial::Secured},
+    tls::{
+        PeerTls,
+        client::Asked,
+        dial::{Secured, Way},
+    },
     wire::{
         dial::{ConnectError, Dialer},
         io::Io,
+        proxy_header::Client,
+        race::Preference,
+        socket::SocketSettings,
     },
     worker::state::Worker,
 };
@@ -119,9 +124,19 @@ pub(super) async fn to_target(
     match &settings.target {
         Target::OriginalDestination(name) => {
             entry.upstream_cluster = Some(name.clone());
-            let (to, timeout) = (downstream.destination, PASSTHROUGH_CONNECT_TIMEOUT);
-            let attempt = attempt(worker, &dialer, to, timeout, &Transport::Plain, Asked::default(), entry);
-            let Secured { io, tls } = attempt.await.map_err(Failed::Connect)?;
+            let way = Way {
+                dialer: &dialer,
+                to: downstream.destination,
+                also: &[],
+                preference: Preference::default(),
+                timeout: PASSTHROUGH_CONNECT_TIMEOUT,
+                transport: &Transport::Plain,
+                asked: Asked::default(),
+                socket: &SocketSettings::default(),
+                client: None,
+                shard: &worker.stats,
+            };
+            let Secured { io, tls } = attempt(worker, way, entry).await.map_err(Failed::Connect)?;
             Ok(Connected { stream: io, tls, held: None })
         }
         Target::Clusters(clusters) => {
@@ -162,20 +177,15 @@ async fn to_cluster(
             return Err(Failed::NoEndpoint);
         };
         let asked = Asked { hostname: &endpoint.hostname, ..Asked::default() };
-        let timeout = cluster.connect_timeout;
-        let transport = cluster.transports.choose(endpoint.template.metadata.as_deref());
+        let client = Client { source: downstream.peer, destination: downstream.destination };
+        let way = cluster.way(&endpoint, dialer, asked, Some(client), &worker.stats);
         let account =
             Rc::new(Account { cluster: cluster.clone(), endpoint: endpoint.clone(), shard: worker.stats.clone() });
         let opened = account.connection(None);
         let pending = account.pending();
-        match attempt(worker, dialer, endpoint.address, timeout, transport, asked, entry).await {
+        match attempt(worker, way, entry).await {
             Ok(Secured { io, tls }) => {
                 cluster.report(&endpoint, Outcome::ConnectedOnly);
-                if let Some(keepalive) = &cluster.tcp_keepalive
-                    && let Err(error) = SockRef::from(io.tcp()).set_tcp_keepalive(keepalive)
-                {
-                    tracing::debug!(%error, "TCP keepalive could not be set");
-                }
                 opened.connected();
                 // However it ends: the connection is the request.
                 opened.interrupted.set(true);
@@ -186,7 +196,7 @@ async fn to_cluster(
             Err(error) => {
                 let timed_out = matches!(error, ConnectError::Timeout);
                 cluster.report(&endpoint, if timed_out { Outcome::TimedOut(504) } else { Outcome::Failed });
-                opened.failed(timed_out);
+                opened.failed(&error);
                 entry.raise(Flag::UpstreamConnectionFailure);
                 if entry.attempts >= settings.max_connect_attempts {
                     worker.stats.inc(cluster.stats.upstream_cx_connect_attempts_exceeded);
@@ -202,24 +212,16 @@ async fn to_cluster(
     }
 }
 
-async fn attempt(
-    worker: &Worker,
-    dialer: &Dialer,
-    to: SocketAddr,
-    timeout: Duration,
-    transport: &Transport,
-    asked: Asked<'_>,
-    entry: &mut Entry,
-) -> Result<Secured, ConnectError> {
+async fn attempt(worker: &Worker, way: Way<'_>, entry: &mut Entry) -> Result<Secured, ConnectError> {
     entry.attempts += 1;
-    entry.upstream_host = Some(to);
+    entry.upstream_host = Some(way.to);
     worker.stats.inc(process::UPSTREAM_CX_TOTAL);
-    let connected = tls::dial::connect(dialer, to, timeout, transport, asked, &worker.stats).await;
+    let connected = way.connect().await;
     connected.inspect_err(|error| {
         entry.transport_failure = transport_failure(error);
         worker.stats.inc(match error {
             ConnectError::Timeout => process::UPSTREAM_CX_CONNECT_TIMEOUT,
-            ConnectError::Io(_) | ConnectError::Tls(_) => process::UPSTREAM_CX_CONNECT_FAIL,
+            ConnectError::Io(_) | ConnectError::Tls(_) | ConnectError::Local(_) => process::UPSTREAM_CX_CONNECT_FAIL,
         });
     })
 }
@@ -229,6 +231,7 @@ fn transport_failure(error: &ConnectError) -> Cow<'static, str> {
     match error {
         ConnectError::Timeout => Cow::Borrowed(""),
         ConnectError::Tls(reason) => reason.replace(' ', "_").into(),
+        ConnectError::Local(reason) => reason.transport().replace(' ', "_").into(),
         ConnectError::Io(error) => {
             // The kernel's text without Rust's "(os error N)".
             let text = error.raw_os_error().map_or_else(|| error.to_string(), os_error_text);

@@ -4,13 +4,13 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::socket::{NotReady, SocketSettings};
 use crate::{
     intake::{
         pod::Pod,
@@ -51,6 +51,9 @@ pub enum ConnectError {
     /// The kernel's answer.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The socket could not be made ready for it.
+    #[error(transparent)]
+    Local(#[from] NotReady),
     /// The connection was made and could not be secured: the transport failure reason, empty if the peer just left.
     #[error("TLS: {0}")]
     Tls(String),
@@ -65,25 +68,30 @@ impl Dialer {
         }
     }
 
-    /// Connects within `timeout`, TCP_NODELAY set.
-    pub async fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<TcpStream, ConnectError> {
-        let connected = async {
-            match self {
-                Self::Host => {
-                    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-                    socket.set_nodelay(true)?;
-                    socket.connect(to).await
-                }
-                Self::Pod { pod, client } => connect_from_pod(pod, *client, to).await,
+    /// Connects, TCP_NODELAY and `settings` set.
+    pub async fn connect(&self, to: SocketAddr, settings: &SocketSettings) -> Result<TcpStream, ConnectError> {
+        match self {
+            Self::Host => {
+                let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                socket.set_nodelay(true)?;
+                settings.apply(&socket, to)?;
+                Ok(socket.connect(to).await?)
             }
-        };
-        Ok(tokio::time::timeout(timeout, connected).await.map_err(|_| ConnectError::Timeout)??)
+            Self::Pod { pod, client } => connect_from_pod(pod, *client, to, settings).await,
+        }
     }
 }
 
 /// Connects with a socket from the pod's stash. The socket is used once, whether it connects or not: what a refused
 /// connection leaves in socket storage is closed with it.
-async fn connect_from_pod(pod: &Pod, client: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+///
+/// Towards the pod's own application the source address is settled already: settings have no say in it.
+async fn connect_from_pod(
+    pod: &Pod,
+    client: Option<SocketAddr>,
+    to: SocketAddr,
+    settings: &SocketSettings,
+) -> Result<TcpStream, ConnectError> {
     let local = &pod.local;
     let (fd, Waited(waited)) = local.stash.take(Family::of(to)).await?;
     if waited {
@@ -98,10 +106,12 @@ async fn connect_from_pod(pod: &Pod, client: Option<SocketAddr>, to: SocketAddr)
         // can reuse one that is taken towards other destinations; where the option is refused, by bind(2).
         let _ = setsockopt(&fd, sockopt::IpBindAddressNoPort, &true);
         SockRef::from(&fd).bind(&SocketAddr::new(to.ip(), 0).into())?;
+    } else {
+        settings.apply(&fd, to)?;
     }
     let socket = TcpSocket::from_std_stream(fd.into());
     socket.set_nodelay(true)?;
-    socket.connect(to).await
+    Ok(socket.connect(to).await?)
 }
 
 #[cfg(test)]
@@ -111,7 +121,7 @@ mod tests {
     #[tokio::test]
     async fn a_refused_connection_is_the_kernels_answer() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = Dialer::Host.connect(closed, Duration::from_secs(5)).await.unwrap_err();
+        let error = Dialer::Host.connect(closed, &SocketSettings::default()).await.unwrap_err();
         assert!(matches!(&error, ConnectError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused), "{error}");
     }
 }

@@ -2,3 +2,6 @@
 
 pub mod dial;
 pub mod io;
+pub mod proxy_header;
+pub mod race;
+pub mod socket;

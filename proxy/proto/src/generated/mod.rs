@@ -321,6 +321,11 @@ pub mod envoy {
                         include!("envoy.extensions.network.dns_resolver.cares.v3.rs");
                     }
                 }
+                pub mod getaddrinfo {
+                    pub mod v3 {
+                        include!("envoy.extensions.network.dns_resolver.getaddrinfo.v3.rs");
+                    }
+                }
             }
         }
         pub mod path {
@@ -380,6 +385,11 @@ pub mod envoy {
             }
         }
         pub mod transport_sockets {
+            pub mod proxy_protocol {
+                pub mod v3 {
+                    include!("envoy.extensions.transport_sockets.proxy_protocol.v3.rs");
+                }
+            }
             pub mod raw_buffer {
                 pub mod v3 {
                     include!("envoy.extensions.transport_sockets.raw_buffer.v3.rs");

@@ -22,7 +22,7 @@ use crate::{
     http::executor::LocalExecutor,
     telemetry::stats::Shard,
     tls::{self, client::Asked},
-    wire::{dial::Dialer, io::Io},
+    wire::{dial::Dialer, io::Io, race::Preference, socket::SocketSettings},
 };
 
 const USER_AGENT: HeaderValue = HeaderValue::from_static("Envoy/HC");
@@ -45,6 +45,8 @@ pub(super) enum Session {
 #[derive(Debug)]
 pub(super) struct Way<'a> {
     pub to: SocketAddr,
+    /// What its socket is given.
+    pub socket: &'a SocketSettings,
     pub transport: &'a Transport,
     pub hostname: &'a str,
     pub timeout: Duration,
@@ -79,8 +81,19 @@ async fn session(kept: &mut Option<Session>, way: &Way<'_>, http2: Option<bool>)
         Some(true) => &["h2"],
     };
     let asked = Asked { server_name: None, validate: false, hostname: way.hostname, protocols };
-    let made = tls::dial::connect(&Dialer::Host, way.to, way.timeout, way.transport, asked, &way.shard).await;
-    let stream = made.map_err(|_| Failure::Network)?.io;
+    let way = tls::dial::Way {
+        dialer: &Dialer::Host,
+        to: way.to,
+        also: &[],
+        preference: Preference::default(),
+        timeout: way.timeout,
+        transport: way.transport,
+        asked,
+        socket: way.socket,
+        client: None,
+        shard: &way.shard,
+    };
+    let stream = way.connect().await.map_err(|_| Failure::Network)?.io;
     match http2 {
         None => Ok(Session::Tcp(stream)),
         Some(false) => {

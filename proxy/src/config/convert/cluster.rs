@@ -6,7 +6,6 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use socket2::TcpKeepalive;
 use tokio::sync::watch;
 use weir_proto::envoy::{
     config::{cluster::v3 as proto, core::v3 as core},
@@ -16,6 +15,7 @@ use weir_proto::envoy::{
 use super::{Context, Error, duration, item, limit, sub, tls, type_name, unpack};
 use super::{
     balancing::balancing,
+    connect,
     endpoints::{assignment, discovery},
     health::health,
     outlier::outlier,
@@ -28,10 +28,10 @@ use crate::config::{
     },
     header_name,
     http::Http2,
-    tls::Transport,
 };
 
-const SUPPORTED: [&str; 35] = [
+const SUPPORTED: [&str; 36] = [
+    "upstream_bind_config",
     "cleanup_interval",
     "health_checks",
     "eds_cluster_config",
@@ -95,8 +95,7 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
     let assigned = assignment(cx, message.load_assignment.as_ref(), &sub(at, "load_assignment"))?;
     let (discovery, endpoints) = discovery(cx, message, assigned, at)?;
     let protocol = protocol(cx, message, at)?;
-    if protocol.protocol == UpstreamProtocol::Negotiated
-        && transports.iter().any(|transport| matches!(transport, Transport::Plain))
+    if protocol.protocol == UpstreamProtocol::Negotiated && transports.iter().any(|transport| transport.tls().is_none())
     {
         return Err(Error::at(at, "ALPN configured for a cluster which has a non-ALPN transport socket"));
     }
@@ -138,7 +137,8 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         http1_trailers: protocol.http1_trailers,
         idle_timeout: protocol.idle_timeout,
         max_connection_duration: protocol.max_connection_duration,
-        tcp_keepalive: keepalive(cx, message.upstream_connection_options.as_ref(), at)?,
+        socket: connect::socket(cx, message, at)?,
+        preference: connect::preference(message.upstream_connection_options.as_ref()),
         max_requests_per_connection: protocol.max_requests_per_connection,
         breakers: default_limits,
         usage: Usage::default(),
@@ -352,32 +352,6 @@ fn idle(cx: &mut Context, message: Option<&core::HttpProtocolOptions>, at: &str)
 fn lifetime(message: Option<&core::HttpProtocolOptions>, at: &str) -> Result<Option<Duration>, Error> {
     let duration = message.and_then(|message| message.max_connection_duration.as_ref());
     limit(duration, None, &sub(at, "max_connection_duration"))
-}
-
-/// `upstream_connection_options.tcp_keepalive`: what is not set is the kernel's default.
-fn keepalive(
-    cx: &mut Context,
-    message: Option<&proto::UpstreamConnectionOptions>,
-    at: &str,
-) -> Result<Option<TcpKeepalive>, Error> {
-    let Some(message) = message else { return Ok(None) };
-    let at = sub(at, "upstream_connection_options");
-    let harmless = ["set_local_interface_name_on_upstream_connections", "happy_eyeballs_config"];
-    cx.only(message, &at, &["tcp_keepalive"], &harmless)?;
-    let Some(message) = &message.tcp_keepalive else { return Ok(None) };
-    cx.only(message, &sub(&at, "tcp_keepalive"), &["keepalive_probes", "keepalive_time", "keepalive_interval"], &[])?;
-    let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
-    let mut keepalive = TcpKeepalive::new();
-    if let Some(time) = message.keepalive_time {
-        keepalive = keepalive.with_time(seconds(time));
-    }
-    if let Some(interval) = message.keepalive_interval {
-        keepalive = keepalive.with_interval(seconds(interval));
-    }
-    if let Some(probes) = message.keepalive_probes {
-        keepalive = keepalive.with_retries(probes);
-    }
-    Ok(Some(keepalive))
 }
 
 /// HTTP/2 settings of either side.

@@ -62,6 +62,31 @@ fn refusals_name_the_field() {
             "lb_policy",
             "only clusters of type ORIGINAL_DST provide their own load balancing",
         ),
+        (
+            "upstream_bind_config: { source_address: { address: localhost, port_value: 0 } }",
+            "upstream_bind_config.source_address.address",
+            "malformed IP address: localhost",
+        ),
+        (
+            "upstream_bind_config: { extra_source_addresses: [{ address: { address: \"::1\", port_value: 0 } }] }",
+            "upstream_bind_config.extra_source_addresses[0]",
+            "an extra source address with no source_address",
+        ),
+        (
+            "upstream_bind_config: { socket_options: [{ level: 1, name: 4711, int_value: 1 }] }",
+            "upstream_bind_config.socket_options[0].name",
+            "the socket option 4711 of the level 1 is not supported yet",
+        ),
+        (
+            "upstream_bind_config: { socket_options: [{ level: 1, name: 9, int_value: 1, state: STATE_LISTENING }] }",
+            "upstream_bind_config.socket_options[0].state",
+            "STATE_LISTENING is for listeners",
+        ),
+        (
+            "circuit_breakers: { per_host_thresholds: [{ max_requests: 1 }] }",
+            "circuit_breakers.per_host_thresholds[0].max_requests",
+            "not supported yet",
+        ),
     ] {
         let error = build(cluster).expect_err(cluster);
         let at = format!("static_resources.clusters[0].{field}");

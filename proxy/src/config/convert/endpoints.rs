@@ -113,10 +113,6 @@ fn lb_endpoint(
     let supported = ["address", "hostname", "additional_addresses", "health_check_config"];
     cx.only(host, &at_endpoint, &supported, &["observability_name"])?;
     let (address, port, at) = host_and_port(host.address.as_ref(), &sub(&at_endpoint, "address"))?;
-    if !host.additional_addresses.is_empty() {
-        // They are shown, and never tried.
-        cx.ignored.push(sub(&at_endpoint, "additional_addresses"));
-    }
     let additional = host
         .additional_addresses
         .iter()

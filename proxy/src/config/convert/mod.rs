@@ -7,6 +7,7 @@ mod balancing;
 mod cluster;
 #[cfg(test)]
 mod cluster_tests;
+mod connect;
 mod endpoints;
 mod filter;
 mod headers;

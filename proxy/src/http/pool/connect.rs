@@ -10,15 +10,16 @@ use std::{
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 
 use super::host::{Connection, Host, Http1, Http2, PoolError, Room, Want};
 use crate::{
     cluster::account::Counted,
-    config::cluster::Cluster,
     http::{executor::LocalExecutor, request_body::RequestBody},
-    tls::{self, client::Asked, dial::Secured},
+    tls::{
+        client::Asked,
+        dial::{Secured, Way},
+    },
     wire::dial::ConnectError,
 };
 
@@ -28,30 +29,16 @@ pub(super) async fn dial_for(want: &Want<'_>, room: &Room) -> Result<Secured, Po
     if let Some(counted) = &room.counted {
         match &dialled {
             Ok(_) => counted.connected(),
-            Err(error) => counted.failed(matches!(error, PoolError::Connect(ConnectError::Timeout))),
+            Err(error) => counted.failed(error),
         }
     }
-    dialled
+    dialled.map_err(PoolError::Connect)
 }
 
-/// Has the kernel look after the connection, as the cluster says.
-fn keep_alive(secured: Secured, cluster: &Cluster) -> Secured {
-    if let Some(keepalive) = &cluster.tcp_keepalive
-        && let Err(error) = SockRef::from(secured.io.tcp()).set_tcp_keepalive(keepalive)
-    {
-        tracing::debug!(%error, "TCP keepalive could not be set");
-    }
-    secured
-}
-
-async fn dial(want: &Want<'_>) -> Result<Secured, PoolError> {
+async fn dial(want: &Want<'_>) -> Result<Secured, ConnectError> {
     let asked = Asked { protocols: want.speaks.protocols(), ..want.asked };
-    let cluster = want.cluster;
-    let (to, timeout) = (want.endpoint.address, cluster.connect_timeout);
-    tls::dial::connect(want.dialer, to, timeout, want.transport, asked, want.shard)
-        .await
-        .map(|secured| keep_alive(secured, cluster))
-        .map_err(PoolError::Connect)
+    let way = want.cluster.way(want.endpoint, want.dialer, asked, Some(want.client), want.shard);
+    Way { transport: want.transport, ..way }.connect().await
 }
 
 fn http1_builder() -> http1::Builder {

@@ -24,6 +24,7 @@ use crate::{
     wire::{
         dial::{ConnectError, Dialer, PoolScope},
         io::Io,
+        proxy_header::Client,
     },
 };
 
@@ -147,6 +148,7 @@ impl PoolError {
             Self::Overflow => Self::Overflow,
             Self::Handshake => Self::Handshake,
             Self::Connect(ConnectError::Timeout) => Self::Connect(ConnectError::Timeout),
+            Self::Connect(ConnectError::Local(reason)) => Self::Connect(ConnectError::Local(reason.clone())),
             Self::Connect(ConnectError::Tls(reason)) => Self::Connect(ConnectError::Tls(reason.clone())),
             Self::Connect(ConnectError::Io(error)) => Self::Connect(ConnectError::Io(match error.raw_os_error() {
                 Some(code) => io::Error::from_raw_os_error(code),
@@ -205,6 +207,8 @@ pub(in crate::http) struct Want<'a> {
     pub shard: &'a Shard,
     /// Whose limits it counts against.
     pub priority: RoutingPriority,
+    /// On whose behalf.
+    pub client: Client,
 }
 
 impl Host {

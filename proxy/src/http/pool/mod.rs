@@ -29,7 +29,7 @@ use crate::{
     cluster::account::{Account, ActiveRequest, PendingRequest},
     config::cluster::RoutingPriority,
     tls::PeerTls,
-    wire::dial::PoolScope,
+    wire::{dial::PoolScope, proxy_header::Client},
 };
 
 /// Connections of this worker.
@@ -44,6 +44,8 @@ struct Key {
     address: SocketAddr,
     scope: PoolScope,
     priority: RoutingPriority,
+    /// Where upstreams are told whose connection it is.
+    client: Option<Client>,
     /// SNI where it follows the request.
     server_name: Option<Arc<str>>,
 }
@@ -54,14 +56,15 @@ struct KeyRef<'a> {
     address: SocketAddr,
     scope: &'a PoolScope,
     priority: RoutingPriority,
+    client: Option<Client>,
     server_name: Option<&'a str>,
 }
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let server_name = self.server_name.as_deref();
-        let Self { cluster, address, scope, priority, .. } = self;
-        KeyRef { cluster, address: *address, scope, priority: *priority, server_name }.hash(state);
+        let Self { cluster, address, scope, priority, client, .. } = self;
+        KeyRef { cluster, address: *address, scope, priority: *priority, client: *client, server_name }.hash(state);
     }
 }
 
@@ -71,6 +74,7 @@ impl Hash for KeyRef<'_> {
         self.address.hash(state);
         self.scope.hash(state);
         self.priority.hash(state);
+        self.client.hash(state);
         self.server_name.hash(state);
     }
 }
@@ -81,6 +85,7 @@ impl Equivalent<Key> for KeyRef<'_> {
             && *self.cluster == *key.cluster
             && *self.scope == key.scope
             && self.priority == key.priority
+            && self.client == key.client
             && self.server_name == key.server_name.as_deref()
     }
 }
@@ -211,11 +216,13 @@ impl Pools {
     fn host(&self, want: &Want<'_>) -> Rc<Host> {
         let mut hosts = self.hosts.borrow_mut();
         let server_name = want.asked.server_name;
+        let client = want.transport.proxy_header().map(|_| want.client);
         let key = KeyRef {
             cluster: &want.cluster.name,
             address: want.endpoint.address,
             scope: want.scope,
             priority: want.priority,
+            client,
             server_name,
         };
         if let Some(host) = hosts.get(&key)
@@ -232,6 +239,7 @@ impl Pools {
             address: want.endpoint.address,
             scope: want.scope.clone(),
             priority: want.priority,
+            client,
             server_name: server_name.map(Arc::from),
         };
         let account =

@@ -19,6 +19,7 @@ use weir_proto::envoy::{
         cluster::v3 as cluster,
         core::v3::{self as core, transport_socket::ConfigType},
     },
+    extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport,
     extensions::transport_sockets::tls::v3::{
         self as proto, common_tls_context::ValidationContextType, downstream_tls_context::SessionTicketKeysType,
     },
@@ -26,9 +27,11 @@ use weir_proto::envoy::{
 
 use self::parameters::Parameters;
 pub(super) use self::secret::Secrets;
-use super::{Context, Error, cidrs, data_source, duration, endpoints::json_struct, item, sub, type_name, unpack};
+use super::{
+    Context, Error, cidrs, connect, data_source, duration, endpoints::json_struct, item, sub, type_name, unpack,
+};
 use crate::{
-    config::tls::{DownstreamTls, Loaded, Shown, Transport, TransportMatch, Transports, UpstreamTls},
+    config::tls::{DownstreamTls, Loaded, Proxied, Shown, Transport, TransportMatch, Transports, UpstreamTls},
     telemetry::stats::Scope,
     tls::{
         client::{self, ClientContext},
@@ -46,6 +49,7 @@ const SESSION_TIMEOUT: u32 = 2 * 60 * 60;
 const SESSIONS: u32 = 1;
 
 const DOWNSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+const PROXY_PROTOCOL: &str = "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
 const UPSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 
 /// A filter chain's TLS; none: plain. `stats` is the listener's scope.
@@ -95,6 +99,19 @@ fn upstream(
     at: &str,
 ) -> Result<Transport, Error> {
     let Some((any, at)) = typed(message, at)? else { return Ok(Transport::Plain) };
+    if type_name(any) == PROXY_PROTOCOL {
+        let message: ProxyProtocolUpstreamTransport = unpack(any, &at)?;
+        let header = connect::proxy_header(cx, &message, &at)?;
+        let tls = match upstream(cx, message.transport_socket.as_ref(), stats, &sub(&at, "transport_socket"))? {
+            Transport::Plain => None,
+            Transport::Tls(tls) => Some(tls),
+            Transport::Proxied(_) => {
+                let at = sub(&at, "transport_socket");
+                return Err(Error::at(at, "PROXY protocol within PROXY protocol is not supported"));
+            }
+        };
+        return Ok(Transport::Proxied(Arc::new(Proxied { header, tls })));
+    }
     let message: proto::UpstreamTlsContext = expect(any, UPSTREAM, &at)?;
     let (first, ignored) = load(&cx.secrets, |loading| loading.client(&message, &at))?;
     cx.ignored.extend(ignored);
