@@ -181,7 +181,7 @@ impl Cluster {
         self.stats.set(self.stats.membership_degraded, degraded);
         self.stats.set(self.stats.membership_excluded, excluded);
         self.stats.set(self.stats.membership_total, all);
-        if !self.discovery.is_static() {
+        if self.discovery.weighs() {
             self.stats.set(self.stats.max_host_weight, u64::from(most));
         }
         if let Some(check) = &self.health {

@@ -127,9 +127,13 @@ pub enum Discovery {
 }
 
 impl Discovery {
-    /// Whether all endpoints are those of the configuration.
-    pub fn is_static(&self) -> bool {
-        matches!(self, Self::Static)
+    /// Whether `max_host_weight` is kept: as in Envoy, where several endpoints come and go together.
+    pub fn weighs(&self) -> bool {
+        match self {
+            Self::Eds(_) => true,
+            Self::Dns(dns) => dns.strict,
+            Self::Static | Self::OriginalDestination { .. } => false,
+        }
     }
 }
 
