@@ -20,11 +20,12 @@ use crate::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     ("access_log_format", access_log_format),
     ("bootstrap", bootstrap),
     ("filter_chain", listener::fuzz::filter_chain),
     ("http1", http::fuzz::request_head),
+    ("http1_framing", http::fuzz::framing),
 ];
 
 /// Runs a target by its name.

@@ -5,7 +5,11 @@ use std::sync::{Arc, LazyLock};
 use http::{HeaderName, HeaderValue, Request, Uri, Version, header};
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
-use super::{request, rewrite};
+pub(crate) use super::framing::fuzz::framing;
+use super::{
+    framing::{Framing, Passed, Rules},
+    request, rewrite,
+};
 use crate::config::{
     self,
     http::HttpConnectionManager,
@@ -40,7 +44,7 @@ fn manager(fields: &str) -> Arc<HttpConnectionManager> {
     }
 }
 
-/// Reads a request's head as the codec does and prepares it in two configurations. What comes out is one host, a
+/// Reads a request's head as a client's connection does and prepares it in two configurations. What comes out is one host, a
 /// relative target without spaces or controls, and no header that concerns one connection only.
 pub fn request_head(input: &[u8]) {
     let Some(request) = parsed(input) else { return };
@@ -79,10 +83,17 @@ fn rewritten(uri: &Uri) {
     }
 }
 
+/// The first request that framing lets pass, as the codec reads it.
 fn parsed(input: &[u8]) -> Option<Request<()>> {
+    let rules = Rules { max_head_bytes: 60 << 10, max_headers: HEADERS, any_method: false, http_10: true };
+    let mut framing = Framing::new(rules);
+    let passed = match framing.feed(input) {
+        Passed::Unchanged => input.to_vec(),
+        Passed::Edited(passed) => passed,
+    };
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut head = httparse::Request::new(&mut headers);
-    let Ok(httparse::Status::Complete(_)) = head.parse(input) else { return None };
+    let Ok(httparse::Status::Complete(_)) = head.parse(&passed) else { return None };
     let version = if head.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     let mut request =
         Request::builder().method(head.method?).uri(head.path?.parse::<Uri>().ok()?).version(version).body(()).ok()?;

@@ -74,7 +74,7 @@ pub(super) fn is_invalid(byte: u8) -> bool {
 
 /// How many control characters there are.
 pub(super) fn controls(bytes: &[u8]) -> usize {
-    // In pieces whose count fits a byte, which compilers turn into vector instructions.
+    // In pieces whose counts fit a byte, which compilers turn into vector instructions.
     bytes
         .chunks(255)
         .map(|piece| usize::from(piece.iter().map(|byte| u8::from(byte.is_ascii_control())).sum::<u8>()))

@@ -13,6 +13,10 @@
 
 mod bytes;
 mod chunked;
+#[cfg(test)]
+mod corpus;
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) mod fuzz;
 mod head;
 mod passing;
 mod plain;
