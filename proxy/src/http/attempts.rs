@@ -25,7 +25,7 @@ use super::{
     stream::{Routed, Stream},
     timeouts::{EXPECTED_TIMEOUT, Timeouts},
     timers::{Expired, Timers, within},
-    upstream::{Failure, asked, naming_header},
+    upstream::{Failure, asked, is_ambiguous, naming_header},
 };
 use crate::{
     cluster::PickContext,
@@ -266,6 +266,7 @@ impl Attempts<'_> {
             && let Some(host) =
                 rewrite::host(&HostRewrite::Auto, &self.parts.uri, &self.parts.headers, &endpoint.hostname)
         {
+            // Of a retry, as in Envoy, the host that the attempt before had is what it was.
             mutate::replace_host(&mut self.parts.headers, host, self.forward.append_forwarded_host);
         }
         if self.routed.virtual_host.attempt_count_in_request {
@@ -333,6 +334,9 @@ impl Attempts<'_> {
             }
             let mut error = match within(&mut self.timers, lease.send(request)).await {
                 Err(expired) => return Attempted::Expired(expired),
+                Ok(Ok(response)) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
+                    return Attempted::Failed(Failure::Protocol);
+                }
                 Ok(Ok(response)) => return Attempted::Response(response, lease),
                 Ok(Err(error)) => error,
             };

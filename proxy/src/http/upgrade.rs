@@ -20,7 +20,7 @@ use super::{
     stream::Stream,
     timers::{Expired, Timers, within},
     upgraded::Accepted,
-    upstream::{Failure, asked, naming_header},
+    upstream::{Failure, asked, is_ambiguous, naming_header},
 };
 use crate::{
     cluster::PickContext,
@@ -158,6 +158,9 @@ async fn ask(
         entry.upstream_tls = lease.tls().cloned();
         entry.upstream_protocol = Some("HTTP/1.1");
         let mut error = match within(timers, lease.send(request)).await.map_err(NoAnswer::Expired)? {
+            Ok(answered) if is_ambiguous(answered.status(), answered.headers()) => {
+                return Err(NoAnswer::Failed(Failure::Protocol));
+            }
             Ok(answered) => return Ok(Asked { answered, lease, switched }),
             Err(error) => error,
         };

@@ -63,7 +63,7 @@ pub(super) fn is_target(byte: u8) -> bool {
 }
 
 /// Of a host and port, as Envoy takes them.
-pub(in super::super) fn is_authority(byte: u8) -> bool {
+pub(in crate::http) fn is_authority(byte: u8) -> bool {
     is(byte, AUTHORITY)
 }
 

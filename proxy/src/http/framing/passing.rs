@@ -2,7 +2,7 @@
 
 /// What goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) enum Passed {
+pub(in crate::http) enum Passed {
     /// All that came, as it came.
     Unchanged,
     /// This instead; it may be nothing.

@@ -42,7 +42,10 @@ async fn dial(want: &Want<'_>) -> Result<Secured, ConnectError> {
 }
 
 fn http1_builder() -> http1::Builder {
-    http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    // As Envoy does: passed on in one line.
+    builder.allow_obsolete_multiline_headers_in_responses(true);
+    builder
 }
 
 pub(super) async fn start_http1(
