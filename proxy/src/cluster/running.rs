@@ -32,7 +32,7 @@ pub async fn start(clusters: impl IntoIterator<Item = Arc<Cluster>>) -> Result<R
         let (answered, answer) = oneshot::channel();
         match &cluster.discovery {
             Discovery::Dns(of) => {
-                tasks.spawn_local(dns::follow(cluster.clone(), dns::resolver(of.family)?, answered));
+                tasks.spawn_local(dns::follow(cluster.clone(), dns::resolver(of)?, answered));
             }
             Discovery::Eds(_) => {
                 tasks.spawn_local(eds::follow(Arc::downgrade(&cluster), answered));

@@ -9,6 +9,7 @@ pub mod outlier;
 pub mod stats;
 
 use std::{
+    net::SocketAddr,
     path::Path,
     sync::{
         Arc,
@@ -161,6 +162,8 @@ pub struct Dns {
     pub policy: AssignmentPolicy,
     /// Which addresses.
     pub family: DnsFamily,
+    /// Who is asked.
+    pub servers: NameServers,
     /// Between refreshes.
     pub refresh: Duration,
     /// Refresh when the answer's TTL ends instead.
@@ -169,6 +172,17 @@ pub struct Dns {
     pub failure_refresh: (Duration, Duration),
     /// Random addition to the refresh, at most.
     pub jitter: Duration,
+}
+
+/// Who is asked for names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameServers {
+    /// These; none: those of `/etc/resolv.conf`.
+    pub addresses: Vec<SocketAddr>,
+    /// By TCP only.
+    pub tcp: bool,
+    /// Names are complete: no search domain is tried.
+    pub no_search: bool,
 }
 
 /// A name to resolve.

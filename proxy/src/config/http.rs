@@ -85,12 +85,23 @@ pub struct Http2 {
     pub stream_window: u32,
     /// Window of the connection, bytes.
     pub connection_window: u32,
+    /// PING frames that find out whether the other side is there; none: none are sent.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// `connection_keepalive`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// From one PING to the next.
+    pub interval: Duration,
+    /// Without an answer for so long the connection is given up.
+    pub timeout: Duration,
 }
 
 impl Default for Http2 {
     /// Windows large enough for 1 Gbit/s at 8 ms; bounded per stream so that one slow reader cannot hold much.
     fn default() -> Self {
-        Self { max_concurrent_streams: 1024, stream_window: 1 << 20, connection_window: 1 << 24 }
+        Self { max_concurrent_streams: 1024, stream_window: 1 << 20, connection_window: 1 << 24, keepalive: None }
     }
 }
 

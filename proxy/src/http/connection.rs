@@ -129,6 +129,8 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
             .max_concurrent_streams(manager.http2.max_concurrent_streams)
             .initial_stream_window_size(manager.http2.stream_window)
             .initial_connection_window_size(manager.http2.connection_window)
+            .keep_alive_interval(manager.http2.keepalive.map(|keepalive| keepalive.interval))
+            .keep_alive_timeout(manager.http2.keepalive.map(|keepalive| keepalive.timeout).unwrap_or_default())
             .max_header_list_size(u32::try_from(manager.max_head_bytes).unwrap_or(u32::MAX))
             .serve_connection(io, service)
     );

@@ -8,7 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
+use hickory_resolver::{
+    TokioResolver,
+    config::{LookupIpStrategy, NameServerConfig, ProtocolConfig, ResolverConfig, ResolverOpts},
+    net::{NetError, runtime::TokioRuntimeProvider},
+    system_conf::read_system_conf,
+};
 use tokio::sync::oneshot;
 
 use crate::config::cluster::{Cluster, Discovery, Dns, DnsFamily, DnsName, Endpoint};
@@ -41,8 +46,33 @@ impl Resolve for TokioResolver {
     }
 }
 
-pub(in crate::cluster) fn resolver(family: DnsFamily) -> Result<TokioResolver, SetupError> {
-    let mut builder = TokioResolver::builder_tokio().map_err(|error| SetupError(error.to_string()))?;
+pub(in crate::cluster) fn resolver(dns: &Dns) -> Result<TokioResolver, SetupError> {
+    let (family, servers) = (dns.family, &dns.servers);
+    let error = |error: NetError| SetupError(error.to_string());
+    let (system, system_options) = match read_system_conf() {
+        Ok(read) => read,
+        // What it says is not needed.
+        Err(_) if !servers.addresses.is_empty() => {
+            (ResolverConfig::from_parts(None, Vec::new(), Vec::new()), ResolverOpts::default())
+        }
+        Err(failed) => return Err(error(failed)),
+    };
+    let (domain, search) = match servers.no_search {
+        true => (None, Vec::new()),
+        false => (system.domain().cloned(), system.search().to_vec()),
+    };
+    let mut asked = match servers.addresses.as_slice() {
+        [] => system.name_servers().to_vec(),
+        addresses => addresses.iter().map(|address| at_port(*address)).collect(),
+    };
+    if servers.tcp {
+        for server in &mut asked {
+            server.connections.retain(|connection| matches!(connection.protocol, ProtocolConfig::Tcp));
+        }
+    }
+    let config = ResolverConfig::from_parts(domain, search, asked);
+    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    *builder.options_mut() = system_options;
     let options = builder.options_mut();
     // Refreshing is up to us.
     options.cache_size = 0;
@@ -53,7 +83,14 @@ pub(in crate::cluster) fn resolver(family: DnsFamily) -> Result<TokioResolver, S
         DnsFamily::V4Preferred => LookupIpStrategy::Ipv4thenIpv6,
         DnsFamily::All => LookupIpStrategy::Ipv4AndIpv6,
     };
-    builder.build().map_err(|error| SetupError(error.to_string()))
+    builder.build().map_err(error)
+}
+
+/// A name server at a port of its own.
+fn at_port(address: SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    server.connections.iter_mut().for_each(|connection| connection.port = address.port());
+    server
 }
 
 /// Resolves a cluster's names again and again, and says when it has done so first.
@@ -143,7 +180,7 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
-    use crate::config::cluster::{AssignmentPolicy, EndpointSet};
+    use crate::config::cluster::{AssignmentPolicy, EndpointSet, NameServers};
 
     struct Script(RefCell<Vec<Result<&'static [u8], &'static str>>>);
 
@@ -166,6 +203,7 @@ mod tests {
             weights: Box::new([]),
             policy: AssignmentPolicy::default(),
             family: DnsFamily::Auto,
+            servers: NameServers::default(),
             refresh: Duration::from_secs(5),
             respect_ttl,
             failure_refresh: (Duration::from_secs(5), Duration::from_secs(50)),

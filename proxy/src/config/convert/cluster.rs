@@ -27,11 +27,15 @@ use crate::config::{
         stats::{ClusterStats, HashedBy},
     },
     header_name,
-    http::Http2,
+    http::{Http2, Keepalive},
 };
 
-const SUPPORTED: [&str; 36] = [
+const SUPPORTED: [&str; 40] = [
     "upstream_bind_config",
+    "cluster_type",
+    "typed_dns_resolver_config",
+    "dns_resolution_config",
+    "use_tcp_for_dns_lookups",
     "cleanup_interval",
     "health_checks",
     "eds_cluster_config",
@@ -69,7 +73,7 @@ const SUPPORTED: [&str; 36] = [
     "outlier_detection",
 ];
 
-const HARMLESS: [&str; 12] = [
+const HARMLESS: [&str; 10] = [
     "per_connection_buffer_limit_bytes",
     "metadata",
     "close_connections_on_host_health_failure",
@@ -78,9 +82,7 @@ const HARMLESS: [&str; 12] = [
     "stats_matcher",
     "preconnect_policy",
     "lrs_report_endpoint_metrics",
-    "use_tcp_for_dns_lookups",
     "per_connection_buffer_high_watermark_timeout",
-    "dns_resolution_config",
     "upstream_http_protocol_options",
 ];
 
@@ -358,7 +360,12 @@ fn lifetime(message: Option<&core::HttpProtocolOptions>, at: &str) -> Result<Opt
 pub(super) fn http2(cx: &mut Context, message: Option<&core::Http2ProtocolOptions>, at: &str) -> Result<Http2, Error> {
     let mut settings = Http2::default();
     let Some(message) = message else { return Ok(settings) };
-    let supported = ["max_concurrent_streams", "initial_stream_window_size", "initial_connection_window_size"];
+    let supported = [
+        "max_concurrent_streams",
+        "initial_stream_window_size",
+        "initial_connection_window_size",
+        "connection_keepalive",
+    ];
     let harmless = [
         "hpack_table_size",
         "max_outbound_frames",
@@ -368,7 +375,6 @@ pub(super) fn http2(cx: &mut Context, message: Option<&core::Http2ProtocolOption
         "max_inbound_window_update_frames_per_data_frame_sent",
         "stream_error_on_invalid_http_messaging",
         "override_stream_error_on_invalid_http_message",
-        "connection_keepalive",
         "use_oghttp2_codec",
         "max_metadata_size",
         "enable_huffman_encoding",
@@ -377,6 +383,17 @@ pub(super) fn http2(cx: &mut Context, message: Option<&core::Http2ProtocolOption
         "allow_connect",
     ];
     cx.only(message, at, &supported, &harmless)?;
+    if let Some(keepalive) = &message.connection_keepalive {
+        let at = sub(at, "connection_keepalive");
+        // Only a PING in time counts: when it is sent, and before which request, changes nothing that is seen.
+        cx.only(keepalive, &at, &["interval", "timeout"], &["interval_jitter", "connection_idle_interval"])?;
+        let timeout_at = sub(&at, "timeout");
+        let timeout = keepalive.timeout.as_ref().ok_or_else(|| Error::at(&timeout_at, "a timeout is required"))?;
+        let timeout = duration(timeout, &timeout_at)?;
+        if let Some(interval) = &keepalive.interval {
+            settings.keepalive = Some(Keepalive { interval: duration(interval, &sub(&at, "interval"))?, timeout });
+        }
+    }
     if let Some(streams) = message.max_concurrent_streams {
         settings.max_concurrent_streams = streams;
     }

@@ -6,7 +6,10 @@ use super::{Error, from_bootstrap};
 use crate::{
     config::{
         Snapshot,
-        cluster::balancing::{HashFunction, Localities, Policy},
+        cluster::{
+            Discovery, DnsFamily,
+            balancing::{HashFunction, Localities, Policy},
+        },
     },
     telemetry::stats::Scope,
 };
@@ -87,11 +90,34 @@ fn refusals_name_the_field() {
             "circuit_breakers.per_host_thresholds[0].max_requests",
             "not supported yet",
         ),
+        ("cluster_type: { name: nothing }", "cluster_type.name", "nothing is not supported yet"),
     ] {
         let error = build(cluster).expect_err(cluster);
         let at = format!("static_resources.clusters[0].{field}");
         assert_eq!((error.path, error.message.as_str()), (at, message), "{cluster}");
     }
+}
+
+#[test]
+fn names_are_resolved_as_either_kind_of_cluster_says() {
+    let dns = |text: &str| {
+        let at = "{ socket_address: { address: a.test, port_value: 1 } }";
+        let endpoints = format!("[{{ lb_endpoints: [{{ endpoint: {{ address: {at} }} }}] }}]");
+        let cluster = format!("{text}\nload_assignment: {{ cluster_name: c, endpoints: {endpoints} }}");
+        match &build(&cluster).unwrap().cluster("c").unwrap().discovery {
+            Discovery::Dns(dns) => dns.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let extension = dns(
+        "cluster_type: { name: envoy.clusters.dns, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster, dns_refresh_rate: 7s, dns_lookup_family: V4_ONLY, all_addresses_in_single_endpoint: true } }",
+    );
+    assert_eq!((extension.strict, extension.refresh.as_secs(), extension.family), (false, 7, DnsFamily::V4Only));
+    let named = dns(
+        "cluster_type: { name: envoy.cluster.strict_dns }\ntyped_dns_resolver_config: { name: x, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig, resolvers: [{ socket_address: { address: 127.0.0.9, port_value: 54 } }], dns_resolver_options: { use_tcp_for_dns_lookups: true } } }",
+    );
+    assert!(named.strict && named.servers.tcp && !named.servers.no_search);
+    assert_eq!(named.servers.addresses, ["127.0.0.9:54".parse().unwrap()]);
 }
 
 #[test]

@@ -2,20 +2,27 @@
 
 use std::{sync::Arc, time::Duration};
 
-use weir_proto::envoy::config::{cluster::v3 as proto, core::v3 as core, endpoint::v3 as endpoint};
+use weir_proto::envoy::{
+    config::{cluster::v3 as proto, core::v3 as core, endpoint::v3 as endpoint},
+    extensions::{
+        clusters::dns::v3::DnsCluster,
+        network::dns_resolver::{cares::v3::CaresDnsResolverConfig, getaddrinfo::v3::GetAddrInfoDnsResolverConfig},
+    },
+};
 
-use super::{Context, Error, duration, host_and_port, item, socket_address, sub};
+use super::{Context, Error, duration, host_and_port, item, socket_address, sub, type_name, unpack};
 use crate::{
     cluster::discovery::original::OriginalHosts,
     config::{
         cluster::{
             AssignmentPolicy, CheckAddress, Cluster, Discovery, Dns, DnsFamily, DnsName, EdsFile, Endpoint,
-            EndpointSet, HealthFlags, Host, Locality, Metadata, Template,
+            EndpointSet, HealthFlags, Host, Locality, Metadata, NameServers, Template,
         },
         header_name,
     },
 };
 
+const DNS_CLUSTER: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
 /// Envoy's default of `dns_refresh_rate`.
 const DNS_REFRESH: Duration = Duration::from_secs(5);
 /// Envoy's default header of `ORIGINAL_DST` clusters with `use_http_header`.
@@ -251,13 +258,30 @@ pub(super) fn discovery(
     at: &str,
 ) -> Result<(Discovery, EndpointSet), Error> {
     let Assignment { endpoints: assigned, weights, policy } = assignment;
+    let replaced;
+    let mut message = message;
     use proto::cluster::{ClusterDiscoveryType, DiscoveryType};
     let kind = match &message.cluster_discovery_type {
         None => DiscoveryType::Static,
         Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind)
             .map_err(|_| Error::at(sub(at, "type"), format!("{kind} is not a discovery type")))?,
-        Some(ClusterDiscoveryType::ClusterType(_)) => {
-            return Err(Error::at(sub(at, "cluster_type"), "not supported yet"));
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            let at = sub(at, "cluster_type");
+            match (custom.name.as_str(), &custom.typed_config) {
+                (_, Some(any)) if type_name(any) == DNS_CLUSTER => {
+                    let (kind, with) = dns_cluster(cx, message, &unpack(any, &at)?, &sub(&at, "typed_config"))?;
+                    replaced = with;
+                    message = &replaced;
+                    kind
+                }
+                (_, Some(any)) => return Err(Error::at(at, format!("{} is not supported yet", type_name(any)))),
+                ("envoy.cluster.static", None) => DiscoveryType::Static,
+                ("envoy.cluster.strict_dns", None) => DiscoveryType::StrictDns,
+                ("envoy.cluster.logical_dns", None) => DiscoveryType::LogicalDns,
+                ("envoy.cluster.eds", None) => DiscoveryType::Eds,
+                ("envoy.cluster.original_dst", None) => DiscoveryType::OriginalDst,
+                (name, None) => return Err(Error::at(sub(&at, "name"), format!("{name} is not supported yet"))),
+            }
         }
     };
     match kind {
@@ -274,7 +298,7 @@ pub(super) fn discovery(
                 ));
             }
             let assignment = Assignment { endpoints: assigned, weights, policy };
-            let dns = dns(message, kind == DiscoveryType::StrictDns, assignment, at)?;
+            let dns = dns(cx, message, kind == DiscoveryType::StrictDns, assignment, at)?;
             Ok((Discovery::Dns(dns), EndpointSet::default()))
         }
         DiscoveryType::OriginalDst => {
@@ -291,6 +315,98 @@ pub(super) fn discovery(
                 return Err(Error::at(sub(at, "load_assignment"), "EDS clusters must have no load assignment"));
             }
             Ok((eds(cx, message, &sub(at, "eds_cluster_config"))?, EndpointSet::default()))
+        }
+    }
+}
+
+/// A `DnsCluster` as the kind of cluster whose fields it replaces.
+#[expect(deprecated, reason = "what it replaces is what everything else reads")]
+fn dns_cluster(
+    cx: &mut Context,
+    message: &proto::Cluster,
+    config: &DnsCluster,
+    at: &str,
+) -> Result<(proto::cluster::DiscoveryType, proto::Cluster), Error> {
+    use proto::cluster::DiscoveryType;
+    let supported = [
+        "dns_refresh_rate",
+        "dns_failure_refresh_rate",
+        "respect_dns_ttl",
+        "dns_jitter",
+        "typed_dns_resolver_config",
+        "dns_lookup_family",
+        "all_addresses_in_single_endpoint",
+    ];
+    cx.only(config, at, &supported, &["dns_min_refresh_rate"])?;
+    let kind = match config.all_addresses_in_single_endpoint {
+        true => DiscoveryType::LogicalDns,
+        false => DiscoveryType::StrictDns,
+    };
+    let failure = config
+        .dns_failure_refresh_rate
+        .as_ref()
+        .map(|rate| proto::cluster::RefreshRate { base_interval: rate.base_interval, max_interval: rate.max_interval });
+    let replaced = proto::Cluster {
+        name: message.name.clone(),
+        dns_refresh_rate: config.dns_refresh_rate,
+        dns_failure_refresh_rate: failure,
+        respect_dns_ttl: config.respect_dns_ttl,
+        dns_jitter: config.dns_jitter,
+        typed_dns_resolver_config: config.typed_dns_resolver_config.clone(),
+        // One more value in front: what is not said is AUTO.
+        dns_lookup_family: (config.dns_lookup_family - 1).max(0),
+        ..proto::Cluster::default()
+    };
+    Ok((kind, replaced))
+}
+
+/// Who is asked: what the system says, or what the configuration does.
+#[expect(deprecated, reason = "published configurations use them")]
+fn name_servers(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<NameServers, Error> {
+    let mut servers = NameServers { tcp: message.use_tcp_for_dns_lookups, ..NameServers::default() };
+    let addresses = |addresses: &[core::Address], at: &str| -> Result<Vec<_>, Error> {
+        let numbered = addresses.iter().enumerate();
+        numbered.map(|(index, address)| socket_address(Some(address), &item(at, "resolvers", index))).collect()
+    };
+    if let Some(config) = &message.dns_resolution_config {
+        servers.addresses = addresses(&config.resolvers, &sub(at, "dns_resolution_config"))?;
+        servers.options(config.dns_resolver_options.as_ref());
+    }
+    let Some(config) = &message.typed_dns_resolver_config else { return Ok(servers) };
+    let at = sub(at, "typed_dns_resolver_config.typed_config");
+    let any = config.typed_config.as_ref().ok_or_else(|| Error::at(&at, "a configuration is required"))?;
+    match type_name(any) {
+        "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig" => {
+            let config: CaresDnsResolverConfig = unpack(any, &at)?;
+            let harmless = [
+                "filter_unroutable_families",
+                "udp_max_queries",
+                "query_timeout_seconds",
+                "query_tries",
+                "rotate_nameservers",
+                "edns0_max_payload_size",
+                "max_udp_channel_duration",
+                "reinit_channel_on_timeout",
+                "qcache_max_ttl",
+            ];
+            cx.only(&config, &at, &["resolvers", "dns_resolver_options"], &harmless)?;
+            servers.addresses = addresses(&config.resolvers, &at)?;
+            servers.options(config.dns_resolver_options.as_ref());
+        }
+        "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig" => {
+            let config: GetAddrInfoDnsResolverConfig = unpack(any, &at)?;
+            cx.only(&config, &at, &[], &["num_retries", "num_resolver_threads"])?;
+        }
+        other => return Err(Error::at(at, format!("the resolver {other} is not supported yet"))),
+    }
+    Ok(servers)
+}
+
+impl NameServers {
+    fn options(&mut self, options: Option<&core::DnsResolverOptions>) {
+        if let Some(options) = options {
+            self.tcp |= options.use_tcp_for_dns_lookups;
+            self.no_search |= options.no_default_search_domain;
         }
     }
 }
@@ -346,7 +462,13 @@ fn original_destination(cx: &mut Context, message: &proto::Cluster, at: &str) ->
 }
 
 #[expect(deprecated, reason = "the extension that replaces these fields is not supported yet")]
-fn dns(message: &proto::Cluster, strict: bool, assignment: Assignment, at: &str) -> Result<Dns, Error> {
+fn dns(
+    cx: &mut Context,
+    message: &proto::Cluster,
+    strict: bool,
+    assignment: Assignment,
+    at: &str,
+) -> Result<Dns, Error> {
     use proto::cluster::DnsLookupFamily;
     let refresh = match &message.dns_refresh_rate {
         None => DNS_REFRESH,
@@ -369,6 +491,7 @@ fn dns(message: &proto::Cluster, strict: bool, assignment: Assignment, at: &str)
             (base, max)
         }
     };
+    let servers = name_servers(cx, message, at)?;
     let (family, respect_ttl) = (message.dns_lookup_family(), message.respect_dns_ttl);
     Ok(Dns {
         strict,
@@ -386,6 +509,7 @@ fn dns(message: &proto::Cluster, strict: bool, assignment: Assignment, at: &str)
             DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
             DnsLookupFamily::All => DnsFamily::All,
         },
+        servers,
         refresh,
         respect_ttl,
         failure_refresh,

@@ -173,13 +173,18 @@ pub(super) async fn start_http2(
     let connection = Connection::new(&secured, room);
     let io = Counted { io: secured.io, account: host.account.clone() };
     let settings = &want.cluster.http2;
-    let (sender, mut driver) = http2::Builder::new(LocalExecutor)
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(settings.stream_window)
-        .initial_connection_window_size(settings.connection_window)
-        .handshake(TokioIo::new(io))
-        .await
-        .map_err(|_| PoolError::Handshake)?;
+        .initial_connection_window_size(settings.connection_window);
+    if let Some(keepalive) = settings.keepalive {
+        builder
+            .keep_alive_interval(keepalive.interval)
+            .keep_alive_timeout(keepalive.timeout)
+            .keep_alive_while_idle(true);
+    }
+    let (sender, mut driver) = builder.handshake(TokioIo::new(io)).await.map_err(|_| PoolError::Handshake)?;
     let limit = settings.max_concurrent_streams as usize;
     connection.max_streams.set(limit.max(1));
     let shared = Rc::downgrade(&connection);
