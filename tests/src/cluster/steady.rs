@@ -230,8 +230,9 @@ impl Tally {
         }
         for failure in log.failures.iter().filter(|failure| within(failure.ended)) {
             let in_flight = |(before, after): &(u128, u128)| {
+                // An idle connection broke with the kill as well, which its client hears of with the next request.
                 failure.connected
-                    && failure.started <= *after
+                    && (failure.started <= *after || failure.reused)
                     && *before <= failure.ended
                     && failure.ended <= after + NOTICE
             };
@@ -285,7 +286,7 @@ mod tests {
 
     const LOG: &str = "second 1000 200 0 0 0 3\n\
                        failure 1500 1900 new connected read: Connection reset by peer\n\
-                       failure 2500 2501 reused connected write: Broken pipe\n\
+                       failure 2800 2801 reused connected write: Broken pipe\n\
                        second 2000 199 1 0 7 450\n\
                        end\n";
 
@@ -304,8 +305,14 @@ mod tests {
         let tally = Tally::of(&Log::parse(LOG), &phase, u128::MAX);
         assert_eq!((tally.in_flight, tally.lost.len(), tally.succeeded), (1, 1, 399));
         assert!(tally.judged(100).unwrap_err().contains("1 lost"));
-        let none = Phase { kills: Vec::new(), ..phase };
+        let none = Phase { kills: Vec::new(), ..phase.clone() };
         assert_eq!(Tally::of(&Log::parse(LOG), &none, u128::MAX).lost.len(), 2);
+        // An idle connection that broke, and a request on a new one, both a while after the kill.
+        let log = "failure 1800 1810 reused connected read: Connection reset by peer\n\
+                   failure 1800 1810 new connected read: Connection reset by peer\n";
+        let tally = Tally::of(&Log::parse(log), &phase, u128::MAX);
+        assert_eq!((tally.in_flight, tally.lost.len()), (1, 1));
+        assert!(!tally.lost[0].reused);
     }
 
     #[test]
