@@ -11,6 +11,7 @@ pub mod document;
 pub mod enroll;
 pub mod events;
 pub mod features;
+pub mod file;
 pub mod handoff;
 pub mod health;
 pub mod keeper;

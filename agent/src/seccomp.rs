@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::cni::install::file::{self, Ownership};
+use crate::file::{self, Ownership};
 
 /// Nobody has to read it but the container runtime; nothing in it is secret.
 const MODE: u32 = 0o644;

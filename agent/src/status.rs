@@ -7,7 +7,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::SystemTime};
 use ipnet::IpNet;
 use parking_lot::RwLock;
 
-use crate::{cni::install, keeper::Keeper};
+use crate::{cni::install, handoff::ProxyState, keeper::Keeper};
 
 /// Shared by its writers and the API.
 pub type SharedBoard = Arc<RwLock<Board>>;
@@ -119,17 +119,4 @@ pub struct ProxyStatus {
     pub connected: SystemTime,
     /// Open connections, as it last said while draining or standing by.
     pub open: u64,
-}
-
-/// Where a proxy stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyState {
-    /// It has not said Ready.
-    Syncing,
-    /// It accepts.
-    Ready,
-    /// Another one accepts, or it is about to end.
-    Draining,
-    /// Another one accepts; if none does any more, it can.
-    Standby,
 }

@@ -16,10 +16,10 @@ use nix::sys::socket::SockType;
 use weir_abi::map::PodConfig;
 
 use crate::{
-    cni::install::{Place, file},
+    cni::install::Place,
     config::{Config, Source},
     enroll::RESERVED,
-    keeper, lead, netns,
+    file, keeper, lead, netns,
     redirect::pins::Pins,
     sources, unix,
 };

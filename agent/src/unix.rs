@@ -148,10 +148,17 @@ pub struct Peer {
     pub uid: u32,
 }
 
+/// Nobody in particular.
+impl Default for Peer {
+    fn default() -> Self {
+        Self { pid: 0, uid: u32::MAX }
+    }
+}
+
 /// Who connected, or whom this was connected to. Nobody in particular if the kernel does not say.
 pub fn peer(connection: &impl AsFd) -> Peer {
-    getsockopt(connection, sockopt::PeerCredentials)
-        .map_or(Peer { pid: 0, uid: u32::MAX }, |peer| Peer { pid: peer.pid(), uid: peer.uid() })
+    let credentials = getsockopt(connection, sockopt::PeerCredentials);
+    credentials.map(|peer| Peer { pid: peer.pid(), uid: peer.uid() }).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -13,9 +13,10 @@ use super::{
     pods::Names,
 };
 use crate::{
+    handoff::ProxyState,
     keeper,
     redirect::inspect::{Entry, Error, Field, Kernel, LinkTarget, MapFacts, ProgramFacts, listener},
-    status::{Board, PodState, PodStatus, ProxyState, ProxyStatus},
+    status::{Board, PodState, PodStatus, ProxyStatus},
 };
 
 /// A pod with its counters and listeners as the kernel has them.

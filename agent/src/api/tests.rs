@@ -24,8 +24,9 @@ use weir_proto::agent::v1::{self as pb, agent_client::AgentClient};
 
 use super::*;
 use crate::{
+    handoff::ProxyState,
     redirect::inspect::{LinkFacts, LinkTarget, ProgramFacts, fake::Fake},
-    status::{Board, PodState, PodStatus, ProxyState, ProxyStatus},
+    status::{Board, PodState, PodStatus, ProxyStatus},
 };
 
 pub(super) fn board(pods: Vec<PodStatus>) -> Board {

@@ -7,14 +7,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use weir_abi::verdict::Direction;
 use weir_proto::handoff::v1::{self as handoff, from_agent};
 
 use super::ground::Pod;
 use crate::{
-    handoff::{Fleet, Peer, Proxy, ProxyId},
-    netns::PodListener,
-    status::{ProxyState, ProxyStatus},
+    handoff::{Fleet, Proxy, ProxyId, ProxyState, listener},
+    status::ProxyStatus,
+    unix::Peer,
 };
 
 /// What an Ack answers.
@@ -275,14 +274,6 @@ fn enroll(pod: &Pod, node: &str, with_sockets: bool) -> from_agent::Message {
     from_agent::Message::Enroll(handoff::Enroll { workload: Some(workload), listeners })
 }
 
-fn listener(listener: &PodListener) -> handoff::Listener {
-    let direction = match listener.direction {
-        Direction::Outbound => handoff::Direction::Outbound,
-        Direction::Inbound => handoff::Direction::Inbound,
-    };
-    handoff::Listener { direction: direction.into(), worker: listener.worker, address: listener.address.to_string() }
-}
-
 fn sockets(pod: &Pod) -> Vec<Arc<OwnedFd>> {
     pod.listeners.iter().map(|listener| listener.socket.clone()).collect()
 }
@@ -292,9 +283,14 @@ mod tests {
     use std::path::Path;
 
     use tokio::sync::mpsc;
+    use weir_abi::verdict::Direction;
 
     use super::{super::policy::tests::pod as spec, *};
-    use crate::{enroll::policy::Policy, handoff::Outgoing, netns::Netns};
+    use crate::{
+        enroll::policy::Policy,
+        handoff::Outgoing,
+        netns::{Netns, PodListener},
+    };
 
     const DRAIN: Duration = Duration::from_secs(1);
 

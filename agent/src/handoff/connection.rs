@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use prost::Message;
 use tokio::{
     sync::mpsc,
@@ -25,6 +24,7 @@ use super::{
     channel::{Channel, MAX_PACKET_BYTES, Packet},
     needs::{InFlight, Needs},
 };
+use crate::unix::{self, Peer};
 
 /// How long a proxy may take for Hello and what follows it.
 const HELLO: Duration = Duration::from_secs(5);
@@ -38,15 +38,6 @@ const QUEUE: usize = 2 * MAX_PODS as usize;
 /// Names a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProxyId(pub u64);
-
-/// Who is at the other end (`SO_PEERCRED`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Peer {
-    /// Process id; 0 from a pid namespace that this one does not see.
-    pub pid: i32,
-    /// User id.
-    pub uid: u32,
-}
 
 /// Listening sockets of a pod that a proxy held for an earlier agent.
 #[derive(Debug)]
@@ -199,7 +190,7 @@ pub(super) async fn serve(
     events: mpsc::Sender<Event>,
     sockets: Arc<dyn UpstreamSockets>,
 ) -> Ended {
-    let peer = peer(&channel);
+    let peer = unix::peer(&channel.socket());
     let (hello, handed_back) = match greeting(&channel).await {
         Ok(greeting) => greeting,
         Err(ended) => return ended,
@@ -221,11 +212,6 @@ pub(super) async fn serve(
     };
     let _ = events.send(Event::Gone(id)).await;
     ended
-}
-
-fn peer(channel: &Channel) -> Peer {
-    let credentials = getsockopt(&channel.socket(), PeerCredentials);
-    credentials.map(|peer| Peer { pid: peer.pid(), uid: peer.uid() }).unwrap_or_default()
 }
 
 /// Hello and the ListenersBack that it announces.

@@ -8,7 +8,19 @@
 use std::collections::BTreeMap;
 
 use super::ProxyId;
-use crate::status::ProxyState;
+
+/// Where a proxy stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyState {
+    /// It has not said Ready.
+    Syncing,
+    /// It accepts.
+    Ready,
+    /// Another one accepts, or it is about to end.
+    Draining,
+    /// Another one accepts; if none does any more, it can.
+    Standby,
+}
 
 /// A connected proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,8 +12,8 @@ mod server;
 pub use channel::MAX_FDS;
 #[cfg(test)]
 pub(crate) use connection::Outgoing;
-pub use connection::{Event, ListenersHandedBack, Peer, Proxy, ProxyId};
-pub use fleet::{Fleet, Member};
+pub use connection::{Event, ListenersHandedBack, Proxy, ProxyId};
+pub use fleet::{Fleet, Member, ProxyState};
 pub use server::Server;
 
 use std::{

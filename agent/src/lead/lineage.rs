@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use crate::file::put_private;
+
 /// Names of agents that are remembered: those of the last rollouts, of which two meet at a time.
 const REMEMBERED: usize = 32;
 /// The pod's uid, by the downward API.
@@ -77,12 +79,7 @@ impl Lineage {
 
     /// Writes it, at once.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        let fresh = path.with_extension(format!("lineage.{}", std::process::id()));
-        fs::write(&fresh, self.0.iter().map(|identity| format!("{identity}\n")).collect::<String>())?;
-        fs::rename(&fresh, path)
+        put_private(path, self.0.iter().map(|identity| format!("{identity}\n")).collect::<String>().as_bytes())
     }
 
     /// An agent leads; whether that is new. One that did so before stays where it is: taking the lead back supersedes

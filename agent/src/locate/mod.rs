@@ -193,7 +193,8 @@ impl Locator {
     }
 
     /// The sandbox of a pod that was told by CNI and is still held.
-    pub fn container(&self, uid: &str) -> Option<String> {
+    #[cfg(test)]
+    pub(crate) fn container(&self, uid: &str) -> Option<String> {
         match &self.pods.lock().held.get(uid)?.held.origin {
             Origin::Cni { container_id } => Some(container_id.clone()),
             Origin::Cgroup => None,

@@ -18,7 +18,6 @@ use super::ConfigHandle;
 use crate::{
     config, locate,
     netns::{self, Netns},
-    status::SharedBoard,
 };
 
 /// How often the pods' cgroup is looked at.
@@ -145,9 +144,14 @@ pub fn apply(config: &mut Config, node_netns: u64) {
     (config.node_netns, config.outbound_port) = (node_netns, OUTBOUND_PORT.into());
 }
 
-/// Follows the directory, and shows on the board where it is or why it is not known: it may come late, and its id changes
-/// when it is removed and made again.
-pub async fn watch(place: config::PodsCgroup, root: Root, config: ConfigHandle, board: SharedBoard) {
+/// Follows the directory, and says to `show` where it is or why it is not known: it may come late, and its id changes when
+/// it is removed and made again.
+pub async fn watch(
+    place: config::PodsCgroup,
+    root: Root,
+    config: ConfigHandle,
+    show: impl Fn(Result<&Path, String>) + Send,
+) {
     let mut ticks = tokio::time::interval(WATCH);
     let mut last = None;
     loop {
@@ -156,15 +160,9 @@ pub async fn watch(place: config::PodsCgroup, root: Root, config: ConfigHandle, 
         let known = last.as_ref().map(|path: &PathBuf| config::PodsCgroup::At(path.clone()));
         let again = known.and_then(|known| PodsCgroup::find(&known, &root).ok());
         let found = again.map_or_else(|| PodsCgroup::find(&place, &root), Ok);
-        let (now, error) = match &found {
-            Ok((_, found)) => (*found, String::new()),
-            Err(error) => (PodsCgroup::default(), error.to_string()),
-        };
+        let now = found.as_ref().map_or_else(|_| PodsCgroup::default(), |(_, found)| *found);
         last = found.as_ref().ok().map(|(path, _)| path.clone());
-        {
-            let mut board = board.write();
-            (board.pods_cgroup, board.pods_cgroup_error) = (last.clone(), error);
-        }
+        show(found.as_ref().map(|(path, _)| path.as_path()).map_err(ToString::to_string));
         let known = config.get().map(|config| PodsCgroup { id: config.pods_cgroup, level: config.pods_cgroup_level });
         if known.as_ref().is_ok_and(|known| *known == now) {
             continue;

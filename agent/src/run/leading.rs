@@ -1,7 +1,7 @@
 //! All that runs while this agent is the one that enrols pods: it holds the pins' lock and the sockets.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -119,7 +119,15 @@ impl Leading {
         let remains = Remains::new(config, &features.cgroup2, kubernetes.as_ref().and_then(Kubernetes::cni));
         let reconciling = tokio::spawn(reconciler.run(source, heard, ordered));
         if let Some(place) = config.node_processes.pods_cgroup.clone() {
-            others.spawn(node::watch(place, features.root(), redirect.config(), board.clone()));
+            let board = board.clone();
+            let show = move |found: Result<&Path, String>| {
+                let mut board = board.write();
+                (board.pods_cgroup, board.pods_cgroup_error) = match found {
+                    Ok(path) => (Some(path.to_owned()), String::new()),
+                    Err(error) => (None, error),
+                };
+            };
+            others.spawn(node::watch(place, features.root(), redirect.config(), show));
         }
         let stop = CancellationToken::new();
         let kernel = Arc::new(Pinned::new(redirect.directory().to_owned(), redirect.config()));

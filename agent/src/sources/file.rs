@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use notify::{RecursiveMode, Watcher};
 use serde::Deserialize;
 use tokio::{
     sync::{mpsc, watch},
@@ -18,7 +17,7 @@ use tokio::{
 };
 
 use super::{Follower, Listing, PodNetns, PodSpec};
-use crate::document;
+use crate::{document, file::watch_directory};
 
 /// Events of one change come together; the file is read when they are over.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -120,24 +119,6 @@ async fn watch_file(path: PathBuf, mut last_text: Option<String>, sender: watch:
             let _ = changed.try_recv();
         }
     }
-}
-
-fn watch_directory(directory: &Path, events: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-    // Reading the file must not count as a change of it.
-    let handler = move |event: notify::Result<notify::Event>| {
-        if !matches!(event, Ok(notify::Event { kind: notify::EventKind::Access(_), .. })) {
-            let _ = events.try_send(());
-        }
-    };
-    let watched = notify::recommended_watcher(handler).and_then(|mut watcher| {
-        watcher.watch(directory, RecursiveMode::NonRecursive)?;
-        Ok(watcher)
-    });
-    watched
-        .inspect_err(|error| {
-            tracing::debug!(directory = %directory.display(), %error, "cannot watch: the file is polled");
-        })
-        .ok()
 }
 
 /// Reads the file into `listing`; whether anything changed.

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use notify::{RecursiveMode, Watcher};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, spawn_blocking},
@@ -15,11 +14,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use weir_cni::namespaces;
 
-use super::{
-    Error, Place, State, failed,
-    file::{Ownership, put},
+use super::{Error, Place, State, failed};
+use crate::{
+    file::{Ownership, put, watch_directory},
+    sources::kubernetes::Namespaces,
 };
-use crate::sources::kubernetes::Namespaces;
 
 /// Looked at without an event now and then: the directory may come late, and events get lost.
 const POLL: Duration = Duration::from_secs(5);
@@ -199,24 +198,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + S
             Err(_) => std::future::pending().await,
         },
     }
-}
-
-fn watch_directory(directory: &Path, events: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-    // Reading a file must not count as a change of it.
-    let handler = move |event: notify::Result<notify::Event>| {
-        if !matches!(event, Ok(notify::Event { kind: notify::EventKind::Access(_), .. })) {
-            let _ = events.try_send(());
-        }
-    };
-    let watched = notify::recommended_watcher(handler).and_then(|mut watcher| {
-        watcher.watch(directory, RecursiveMode::NonRecursive)?;
-        Ok(watcher)
-    });
-    watched
-        .inspect_err(|error| {
-            tracing::debug!(directory = %directory.display(), %error, "cannot watch: the directory is polled");
-        })
-        .ok()
 }
 
 #[cfg(test)]

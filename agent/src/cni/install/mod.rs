@@ -5,7 +5,6 @@
 //! be is left alone.
 
 pub mod conflist;
-pub(crate) mod file;
 mod follow;
 
 use std::{
@@ -20,11 +19,11 @@ use weir_cni::{
     namespaces::FILE,
 };
 
-use self::{
-    conflist::Malformed,
-    file::{Ownership, put},
+use self::conflist::Malformed;
+use crate::{
+    config,
+    file::{self, Ownership, put},
 };
-use crate::config;
 
 pub use self::follow::{follow, follow_namespaces, take_out};
 

@@ -4,9 +4,7 @@
 //! The file is replaced at once. One that cannot be read is set aside, not deleted, and costs nothing but its content.
 
 use std::{
-    fs,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -125,27 +123,10 @@ pub fn boot(proc: &Path) -> String {
     fs::read_to_string(proc.join(BOOT)).unwrap_or_default().trim().to_owned()
 }
 
-/// Puts a file in its place at once.
-pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension(format!("json.{}", std::process::id()));
-    let written = (|| {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        // Nobody else has to know who runs here.
-        let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(text)?;
-        fs::rename(&temporary, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::put_private;
 
     fn record() -> Record {
         let pod = Pod {
@@ -165,7 +146,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = path(directory.path(), "default");
         assert_eq!(Record::read(&path, "n1").unwrap(), None, "there is none yet");
-        write(&path, &record().to_text().unwrap()).unwrap();
+        put_private(&path, &record().to_text().unwrap()).unwrap();
         assert_eq!(Record::read(&path, "n1").unwrap(), Some(record()));
         assert_eq!(Record::read(&path, "n2").unwrap(), None, "another node's");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing else stays");
@@ -187,7 +168,7 @@ mod tests {
             ),
             (String::from_utf8(text).unwrap().replacen("\"node\"", "\"nodes\"", 1).into(), "unknown field `nodes`"),
         ] {
-            write(&path, &damaged).unwrap();
+            put_private(&path, &damaged).unwrap();
             let error = Record::read(&path, "n1").unwrap_err().to_string();
             assert!(error.starts_with(&path.display().to_string()) && error.contains(problem), "{error}");
             assert_eq!(Record::recall(&path, "n1"), None);

@@ -13,11 +13,12 @@ use super::{
     health::Health,
     locations::{Locations, Wanted},
     objects::{Namespace, NamespaceObject, NodeObject, Pod, PodObject},
-    record::{self, Record, RecordedPod},
+    record::{Record, RecordedPod},
     reflector::{Heard, Listener, reflect},
     selection::Choice,
 };
 use crate::{
+    file::put_private,
     locate::Locator,
     sources::{Listing, PassedOver, PodNetns, PodSpec},
 };
@@ -334,7 +335,8 @@ fn note<K>(health: &mut Health, heard: &Heard<K>) {
 fn write_record(path: PathBuf, record: &Record, before: Vec<u8>) -> io::Result<Vec<u8>> {
     let text = record.to_text().map_err(io::Error::other)?;
     if text != before {
-        record::write(&path, &text)?;
+        // Nobody else has to know who runs here.
+        put_private(&path, &text)?;
     }
     Ok(text)
 }

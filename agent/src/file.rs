@@ -1,4 +1,4 @@
-//! Files on the host, put in place whole: whoever reads one sees what was there before or all that is new.
+//! Files put in place whole: whoever reads one sees what was there before or all that is new. Directories followed.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,6 +9,9 @@ use std::{
     },
     path::{Path, PathBuf},
 };
+
+use notify::{RecursiveMode, Watcher};
+use tokio::sync::mpsc;
 
 /// What the names of unfinished files start and end with; container runtimes do not read such as configurations.
 const UNFINISHED: (&str, &str) = (".weir-", ".tmp");
@@ -37,12 +40,25 @@ impl Ownership {
 
 /// Puts a file at `path`, in the place of whatever is there.
 pub fn put(path: &Path, content: &[u8], ownership: Ownership) -> io::Result<()> {
-    let (Some(directory), Some(unfinished)) = (path.parent(), unfinished(path)) else {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    };
-    let written = write(&unfinished, content, ownership).and_then(|()| fs::rename(&unfinished, path));
+    let unfinished = unfinished(path).ok_or(io::ErrorKind::InvalidInput)?;
+    put_by(path, &unfinished, content, ownership)
+}
+
+/// Puts a file that only its owner may read at `path`, and makes its directory. Several processes may do so at a time.
+pub fn put_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(format!(".{}", std::process::id()));
+    put_by(path, Path::new(&unfinished), content, Ownership::mode(0o600))
+}
+
+fn put_by(path: &Path, unfinished: &Path, content: &[u8], ownership: Ownership) -> io::Result<()> {
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let written = write(unfinished, content, ownership).and_then(|()| fs::rename(unfinished, path));
     if written.is_err() {
-        let _ = fs::remove_file(&unfinished);
+        let _ = fs::remove_file(unfinished);
     }
     written?;
     // So that it is there after a power failure too.
@@ -88,6 +104,25 @@ pub fn remove(path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Tells `events` when something in a directory changes, until it is dropped; `None` where that cannot be known.
+pub fn watch_directory(directory: &Path, events: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+    // Reading a file must not count as a change of it.
+    let handler = move |event: notify::Result<notify::Event>| {
+        if !matches!(event, Ok(notify::Event { kind: notify::EventKind::Access(_), .. })) {
+            let _ = events.try_send(());
+        }
+    };
+    let watched = notify::recommended_watcher(handler).and_then(|mut watcher| {
+        watcher.watch(directory, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    });
+    watched
+        .inspect_err(|error| {
+            tracing::debug!(directory = %directory.display(), %error, "cannot watch: the directory is polled");
+        })
+        .ok()
 }
 
 #[cfg(test)]
