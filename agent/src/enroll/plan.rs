@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::policy::Policy;
-use crate::{netns::Identity, sources::PodSpec};
+use crate::{config, netns::Identity, sources::PodSpec};
 
 /// A pod that should be enrolled.
 #[derive(Clone, Debug)]
@@ -14,6 +14,14 @@ pub struct Wanted {
     pub policy: Result<Policy, String>,
     /// What is at the path of its network namespace.
     pub netns: Look,
+}
+
+impl Wanted {
+    /// A pod that the source says something new of.
+    pub fn new(spec: PodSpec, node: &config::Redirect) -> Self {
+        let policy = Policy::of(&spec, node).map_err(|error| error.to_string());
+        Self { spec, policy, netns: Look::NotDue { cookie: None } }
+    }
 }
 
 /// What is at the path of a network namespace.
@@ -408,6 +416,20 @@ mod tests {
         let world = world.enrolled("web", 5);
         let reason = "annotation x: invalid; what was said before still applies".to_owned();
         assert_eq!(world.plan(), [pend(&uid("web"), reason)]);
+    }
+
+    #[test]
+    fn a_malformed_label_of_an_enrolled_pod_is_named_as_an_annotation_is() {
+        let problem = "label weir.dev/mesh: invalid \"Enabled\"";
+        let spec = PodSpec { problem: Some(problem.to_owned()), ..pod("web") };
+        assert_ne!(spec, pod("web"), "it is news");
+        let mut world = World::default().want("web", found(5)).enrolled("web", 5);
+        *world.wanted_mut("web") = Wanted { netns: found(5), ..Wanted::new(spec, &config::Redirect::default()) };
+        let reason = format!("{problem}; what was said before still applies");
+        assert_eq!(world.plan(), [pend(&uid("web"), reason)]);
+        // Its namespace is not found just now.
+        world.wanted_mut("web").netns = Look::Failed("several are".to_owned());
+        assert!(matches!(&world.plan()[..], [Step::Pend { reason, .. }] if reason.starts_with(problem)));
     }
 
     #[test]

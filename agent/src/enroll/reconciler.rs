@@ -22,7 +22,6 @@ use super::{
     order::{Leaving, Milestones, Order},
     outcomes::Outcomes,
     plan::{self, Enrolled, Look, Step, View, Wanted},
-    policy::Policy,
     proxies::Proxies,
     registry::Registry,
     slots::Slots,
@@ -249,8 +248,7 @@ impl Reconciler {
                 _ => {
                     // Something changed: it is worth another attempt at once.
                     self.failures.remove(&uid);
-                    let policy = Policy::of(&spec, &self.settings.redirect).map_err(|error| error.to_string());
-                    Wanted { spec, policy, netns: Look::NotDue { cookie: None } }
+                    Wanted::new(spec, &self.settings.redirect)
                 }
             };
             wanted.insert(uid, pod);

@@ -21,7 +21,7 @@ pub struct Cluster {
     rules: Rules,
     node: String,
     pods: BTreeMap<String, Arc<Pod>>,
-    /// Enrolled, and deleted from the API server; their processes may still run.
+    /// Enrolled or held back, and deleted from the API server; their processes may still run.
     leaving: BTreeMap<String, Arc<Pod>>,
     deleted: VecDeque<String>,
     namespaces: BTreeMap<String, Namespace>,
@@ -124,7 +124,7 @@ impl Cluster {
     /// Every pod of the node, with what becomes of it; one that leaves stays enrolled, or is not mentioned.
     pub fn choices(&self) -> impl Iterator<Item = (&Arc<Pod>, Choice)> {
         let chosen = |pod: _| -> (&Arc<Pod>, Choice) { (pod, self.choose(pod)) };
-        let leaving = self.leaving.values().map(chosen).filter(|(_, choice)| *choice == Choice::Enroll);
+        let leaving = self.leaving.values().map(chosen).filter(|(_, choice)| !matches!(choice, Choice::Pass(_)));
         self.pods.values().map(chosen).chain(leaving)
     }
 
@@ -208,7 +208,8 @@ impl Cluster {
     }
 
     fn leave(&mut self, pod: Arc<Pod>) {
-        if !pod.finished && self.choose(&pod) == Choice::Enroll {
+        // One that is held back may be enrolled by what was said before.
+        if !pod.finished && !matches!(self.choose(&pod), Choice::Pass(_)) {
             self.leaving.insert(pod.uid.clone(), pod);
         }
     }
@@ -325,6 +326,17 @@ mod tests {
         cluster.hear_pods(Heard::Applied(other("plain")));
         cluster.hear_pods(Heard::Deleted(other("plain")));
         assert_eq!(cluster.choices().count(), 0);
+    }
+
+    #[test]
+    fn a_pod_that_is_held_back_leaves_as_an_enrolled_one_does() {
+        let mut cluster = cluster();
+        cluster.hear_pods(Heard::Applied(pod("a")));
+        let labels = [("weir.dev/mesh".to_owned(), "Enabled".to_owned())].into();
+        cluster.hear_pods(Heard::Applied(seen(Pod { labels, ..pod("a").object })));
+        cluster.hear_pods(Heard::Deleted(pod("a")));
+        let held = |(pod, choice): (&Arc<Pod>, Choice)| pod.uid == "a" && matches!(choice, Choice::Hold(_));
+        assert!(cluster.choices().any(held), "what was said before may have enrolled it");
     }
 
     #[test]
