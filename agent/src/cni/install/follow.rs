@@ -50,24 +50,36 @@ pub async fn take_out(place: Place, mut tell: impl FnMut(Option<State>)) {
     tell(None);
 }
 
-/// Writes the list of enrolled namespaces whenever the source learns of a change, until `stop`. While it is not known
-/// the last one stays.
+/// Writes the list of enrolled namespaces whenever the source learns of a change, and again when somebody removes or
+/// overwrites it, until `stop`. While it is not known the last one stays.
 pub fn follow_namespaces(
     place: Place,
     mut namespaces: watch::Receiver<Namespaces>,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
+        let mut news = true;
         while !stop.is_cancelled() {
             let known = namespaces.borrow_and_update().clone();
             let enrolled =
                 known.map(|known| known.iter().filter(|(_, is)| **is).map(|(name, _)| name.clone()).collect());
             let writing = place.clone();
             let written =
-                blocking(move || enrolled.map_or(Ok(()), |enrolled| writing.write_namespaces(enrolled))).await;
+                blocking(move || enrolled.map_or(Ok(false), |enrolled| writing.write_namespaces(enrolled))).await;
+            if matches!(written, Ok(true)) && !news {
+                tracing::warn!(
+                    file = %place.namespaces().display(),
+                    "the list of enrolled namespaces was removed or overwritten by another; it is put back"
+                );
+            }
             let next = async {
                 match written {
-                    Ok(()) => namespaces.changed().await.is_ok(),
+                    // Polled: nothing reads it while this agent answers.
+                    Ok(_) => {
+                        let changed = timeout(POLL, namespaces.changed()).await;
+                        news = changed.is_ok();
+                        !matches!(changed, Ok(Err(_)))
+                    }
                     Err(Error::TakenOut) => false,
                     Err(error) => {
                         tracing::error!(%error, "the CNI plugin does not know which namespaces are enrolled");
@@ -84,20 +96,20 @@ pub fn follow_namespaces(
 }
 
 impl Place {
-    /// Writes the list of enrolled namespaces, unless it is there. Blocks.
-    pub fn write_namespaces(&self, enrolled: BTreeSet<String>) -> Result<(), Error> {
+    /// Writes the list of enrolled namespaces, unless it is there; whether it was not. Blocks.
+    pub fn write_namespaces(&self, enrolled: BTreeSet<String>) -> Result<bool, Error> {
         let _placing = self.placing()?;
         let path = self.namespaces();
         let wanted = namespaces::Namespaces { enrolled };
         // Of one that cannot be read the plugin takes nothing either.
         if path.exists() && namespaces::Namespaces::read(&path).is_ok_and(|present| present == wanted) {
-            return Ok(());
+            return Ok(false);
         }
         std::fs::create_dir_all(&self.cni.state_dir)
             .and_then(|()| put(&path, wanted.document().as_bytes(), Ownership::mode(0o644)))
             .map_err(failed("cni.state_dir", "write", &path))?;
         tracing::info!(file = %path.display(), namespaces = ?wanted.enrolled, "enrolled namespaces written");
-        Ok(())
+        Ok(true)
     }
 }
 

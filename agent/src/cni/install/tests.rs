@@ -228,6 +228,16 @@ async fn the_entry_comes_after_the_file_and_again_when_that_is_written_anew() {
     state.wait_for(|_| false).await.unwrap_err();
 }
 
+/// Waits until the list of namespaces says this.
+async fn wait_list(path: &Path, expected: &str) {
+    let written = async {
+        while fs::read_to_string(path).unwrap_or_default() != expected {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), written).await.unwrap();
+}
+
 #[tokio::test]
 async fn the_list_of_namespaces_follows_what_is_enrolled() {
     let host = Host::new();
@@ -240,12 +250,27 @@ async fn the_list_of_namespaces_follows_what_is_enrolled() {
     {
         let known = known.into_iter().map(|name| (name.to_owned(), true)).chain([("other".to_owned(), false)]);
         sender.send_replace(Some(Arc::new(known.collect())));
-        let written = async {
-            while fs::read_to_string(&path).unwrap_or_default() != expected {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(60), written).await.unwrap();
+        wait_list(&path, expected).await;
+    }
+    stop.cancel();
+    following.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_list_of_namespaces_is_put_back() {
+    let host = Host::new();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let known = [("demo".to_owned(), true)].into();
+    let (_sender, namespaces) = tokio::sync::watch::channel(Some(Arc::new(known)));
+    let following = follow_namespaces(host.place.clone(), namespaces, stop.clone());
+    let (path, expected) = (host.place.namespaces(), "{\"enrolled\":[\"demo\"]}\n");
+    wait_list(&path, expected).await;
+    // With its directory, as by a hand that cleans up.
+    fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    wait_list(&path, expected).await;
+    for malformed in ["", "[", "{\"enrolled\":[]}"] {
+        fs::write(&path, malformed).unwrap();
+        wait_list(&path, expected).await;
     }
     stop.cancel();
     following.await.unwrap();
