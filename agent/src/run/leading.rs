@@ -16,15 +16,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    bound::Bound,
     node::Node,
     pods::{Kubernetes, Pods},
 };
 use crate::{
     api, cni,
+    config::Config,
     enroll::{Ground, Order, Progressing, Reconciler, Registry, Settings},
     handoff::{ListenersHandedBack, Server},
     keeper::{self, Caring, Keeper},
-    lead::{Departure, Heir, Tenure, Turn},
+    lead::{Departure, Heir, Place, Tenure, Turn},
     redirect::{Redirect, inspect::Pinned, node},
     sources::kubernetes::Handle,
     status::{Board, SharedBoard},
@@ -41,6 +43,8 @@ pub(super) struct Leading {
     orders: watch::Sender<Order>,
     milestones: Progressing,
     turn: Turn,
+    /// By which others find this agent.
+    bound: Bound,
     redirect: Arc<Redirect>,
     /// Sees to the keeper.
     caring: Caring,
@@ -65,6 +69,8 @@ pub(super) enum Over {
     Superseded(Heir),
     /// weir is being taken off the cluster.
     Uninstall,
+    /// A socket is not at its path any more: this agent has to make all of them anew.
+    Unbound(PathBuf),
 }
 
 /// What is left of an agent that led.
@@ -73,7 +79,7 @@ pub(super) struct Stopped {
     pub(super) redirect: Arc<Redirect>,
     /// The pods' listening sockets.
     pub(super) sockets: Vec<ListenersHandedBack>,
-    caring: Caring,
+    pub(super) caring: Caring,
     remains: Remains,
 }
 
@@ -94,6 +100,7 @@ impl Leading {
             node.pods_cgroup.apply(config);
         })?;
         let (keeper, caring, kept) = keep(node).await;
+        let bound = bound(config);
         let board = board(node, &redirect, &keeper);
         let registry = Arc::new(Registry::new(redirect.clone()));
         let mut reconciler = reconciler(node, &redirect, &board, &registry, keeper)?;
@@ -142,6 +149,7 @@ impl Leading {
             orders,
             milestones,
             turn,
+            bound,
             redirect,
             caring,
             uninstall,
@@ -155,9 +163,9 @@ impl Leading {
         })
     }
 
-    /// Waits until another agent is to lead, or weir is to go, or something ends that should not.
+    /// Waits until another agent is to lead, or weir is to go, or a socket is gone, or something ends that should not.
     pub(super) async fn over(&mut self) -> anyhow::Result<Over> {
-        let Self { milestones, turn, serving, reconciling, uninstall, .. } = self;
+        let Self { milestones, turn, bound, serving, reconciling, uninstall, .. } = self;
         let told = async {
             if let Some(uninstall) = uninstall
                 && uninstall.wait_for(|uninstall| *uninstall).await.is_ok()
@@ -174,6 +182,7 @@ impl Leading {
         tokio::select! {
             heir = turn.over(settled) => Ok(Over::Superseded(heir)),
             () = told => Ok(Over::Uninstall),
+            path = bound.lost() => Ok(Over::Unbound(path.to_owned())),
             ended = serving => {
                 ended.context("the API server ended")??;
                 Err(anyhow::anyhow!("the API server ended"))
@@ -229,6 +238,20 @@ impl Leading {
         others.shutdown().await;
         Stopped { redirect, caring, remains, sockets }
     }
+}
+
+/// The sockets that were just made.
+fn bound(config: &Config) -> Bound {
+    let mut bound = Bound::default();
+    let lead = Place::new(&config.pins(), config.state(), &config.instance).socket;
+    let cni = config.cni.as_ref().filter(|cni| cni.enabled).map(|cni| &cni.socket);
+    for path in [&lead, &config.paths.handoff, &config.paths.api].into_iter().chain(cni) {
+        bound.own(path);
+    }
+    if let Some(keeper) = &config.keeper {
+        bound.foreign(&keeper.socket);
+    }
+    bound
 }
 
 fn board(node: &Node, redirect: &Redirect, keeper: &Keeper) -> SharedBoard {

@@ -3,6 +3,7 @@
 //! `node::Node` is what an agent knows of its machine before it changes anything, `leading::Leading` all that runs while
 //! it is the one that enrols pods.
 
+mod bound;
 mod check;
 mod keep;
 mod leading;
@@ -25,6 +26,7 @@ use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
     sync::watch,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -98,6 +100,13 @@ fn live(outer: &Runtime, node: &Node) -> anyhow::Result<()> {
                 outer.block_on(prepare(node))?;
                 continue;
             }
+            Led::Unbound(redirect, sockets) => {
+                redirect.retire();
+                held = sockets;
+                // An agent that could not ask this one meanwhile may be faster; then that one is asked.
+                candidate.begin_anew();
+                continue;
+            }
             Led::Superseded(heir, redirect, sockets) => (heir, redirect, sockets),
         };
         redirect.retire();
@@ -169,11 +178,14 @@ enum Led {
     Ended,
     /// Another agent is to lead.
     Superseded(Heir, Arc<Redirect>, Vec<ListenersHandedBack>),
+    /// It is to lead again, with other sockets to be found by.
+    Unbound(Arc<Redirect>, Vec<ListenersHandedBack>),
     /// weir is off the node. Other agents are to know; and whom to ask whether that was taken back.
     Uninstalled(Option<Departure>, Option<kubernetes::Handle>),
 }
 
-/// Leads until the end, until another agent is to lead, or until weir is to go.
+/// Leads until the end, until another agent is to lead, until a socket is gone by which this one is found, or until weir is
+/// to go.
 async fn lead(node: &Node, tenure: Tenure, end: &CancellationToken) -> anyhow::Result<Led> {
     let mut leading = Leading::start(node, tenure).await?;
     let over = tokio::select! {
@@ -189,6 +201,18 @@ async fn lead(node: &Node, tenure: Tenure, end: &CancellationToken) -> anyhow::R
             tracing::info!(heir = %heir.identity(), "agent steps down; the redirect stays");
             let Stopped { redirect, sockets, .. } = leading.stop().await;
             Ok(Led::Superseded(heir, redirect, sockets))
+        }
+        Ok(Some(Over::Unbound(path))) => {
+            tracing::warn!(
+                path = %path.display(),
+                "a socket was removed or replaced by another; all are made anew, and the redirect stays"
+            );
+            let Stopped { redirect, sockets, caring, .. } = leading.stop().await;
+            // One that nobody can find would hold sockets for nobody; they are all here.
+            if node.config.keeper.as_ref().is_some_and(|keeper| !keeper.socket.exists()) {
+                let _ = timeout(LAST_STEPS, caring.dismiss()).await;
+            }
+            Ok(Led::Unbound(redirect, sockets))
         }
         Ok(None) => {
             tracing::info!("agent stops; the redirect stays");
