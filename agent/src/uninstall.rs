@@ -18,8 +18,7 @@ use weir_abi::map::PodConfig;
 use crate::{
     cni::install::Place,
     config::{Config, Source},
-    enroll::RESERVED,
-    file, keeper, lead, netns,
+    enroll, file, keeper, lead, netns,
     redirect::pins::Pins,
     sources, unix,
 };
@@ -107,9 +106,9 @@ impl Remains {
     }
 }
 
-/// Gives pods the ports back that were reserved for weir in their namespaces, for those that the pins say are enrolled
-/// still. What went wrong. Blocks.
-pub fn release_ports(pins: &Pins, proc: &Path) -> Result<(), String> {
+/// Undoes what was changed of the sysctls of pods' namespaces, for those that the pins say are enrolled still. What went
+/// wrong. Blocks.
+pub fn restore_sysctls(pins: &Pins, proc: &Path) -> Result<(), String> {
     let enrolled: HashMap<u64, PodConfig> = pins.enrolled().map_err(|error| error.to_string())?.into_iter().collect();
     if enrolled.is_empty() {
         return Ok(());
@@ -118,9 +117,7 @@ pub fn release_ports(pins: &Pins, proc: &Path) -> Result<(), String> {
     for netns in netns::all(proc) {
         // One that is gone by now needs nothing.
         let Some(pod) = netns.look().ok().and_then(|contents| enrolled.get(&contents.cookie)) else { continue };
-        let reserved = RESERVED.iter().filter(|(_, bit)| pod.flags & bit != 0);
-        let ports: Vec<u16> = reserved.map(|(port, _)| *port).collect();
-        if let Err(error) = netns.release_ports(proc, &ports) {
+        if let Err(error) = enroll::restore_sysctls(&netns, proc, pod.flags) {
             problem = Err(error.to_string());
         }
     }

@@ -32,7 +32,7 @@ const CONFLIST: &str =
 /// A node as somebody sees it who looks for traces.
 type Picture = BTreeMap<String, String>;
 
-/// What a pod's namespace shows: sockets that listen, ports that are reserved, addresses.
+/// What a pod's namespace shows: sockets that listen, sysctls that weir changes, addresses.
 fn picture_of_pod(pod: &Pod) -> Picture {
     let shell = |command: &str| {
         let output = pod.netns.run(|| Command::new("sh").args(["-c", command]).output().expect("a shell"));
@@ -45,7 +45,7 @@ fn picture_of_pod(pod: &Pod) -> Picture {
             "listening sockets",
             shell("awk '$4 == \"0A\" {print FILENAME, $2}' /proc/self/net/tcp /proc/self/net/tcp6 | sort"),
         ),
-        ("reserved ports", shell("cat /proc/sys/net/ipv4/ip_local_reserved_ports")),
+        ("sysctls", shell("cd /proc/sys/net/ipv4; grep '' ip_local_reserved_ports tcp_tw_reuse")),
         ("addresses", shell("ip -o address | sed 's/ valid_lft.*//'")),
     ]
     .map(|(what, shown)| (format!("{what} of {name}"), shown))
@@ -345,11 +345,14 @@ fn the_command_does_the_same_where_no_agent_runs_and_names_the_one_that_does() {
 }
 
 #[test]
-fn a_pod_that_is_withdrawn_gets_its_ports_back() {
+fn a_pod_that_is_withdrawn_gets_its_sysctls_back() {
     let mut net = Net::new();
     let on = net.node("a");
     let pods = [on.pod("one"), on.pod("two")];
     pods[1].netns.sysctl("ipv4/ip_local_reserved_ports", "15000-15010");
+    // The default, and switched off by somebody.
+    pods[0].netns.sysctl("ipv4/tcp_tw_reuse", "2");
+    pods[1].netns.sysctl("ipv4/tcp_tw_reuse", "0");
     let before = pods.each_ref().map(picture_of_pod);
     let specs = pods.each_ref().map(PodSpec::of);
     let mut agent = Agent::start_with(Place::new(&on), &specs, "drain = \"100ms\"");
@@ -357,7 +360,9 @@ fn a_pod_that_is_withdrawn_gets_its_ports_back() {
     agent.wait_enrolled(&specs.each_ref());
     let reserved = |pod: &Pod| pod.netns.read_sysctl("ipv4/ip_local_reserved_ports").trim().to_owned();
     assert_eq!(pods.each_ref().map(reserved), ["15001,15006", "15000-15010"]);
-    // The next agent knows which of them were weir's.
+    let reuse = |pod: &Pod| pod.netns.read_sysctl("ipv4/tcp_tw_reuse").trim().to_owned();
+    assert_eq!(pods.each_ref().map(reuse), ["1", "0"]);
+    // The next agent knows what of it was weir's.
     agent.process.kill9();
     agent.restart();
     proxy.wait_until_ready(&agent);

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     os::fd::AsFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
 };
@@ -25,8 +25,20 @@ use crate::{
 };
 
 /// weir's ports in a pod, and what says that they were reserved.
-pub const RESERVED: [(u16, u32); 2] =
+const RESERVED: [(u16, u32); 2] =
     [(OUTBOUND_PORT, pod_flag::RESERVED_OUTBOUND), (INBOUND_PORT, pod_flag::RESERVED_INBOUND)];
+/// What says that a sysctl was changed.
+const SET: u32 = pod_flag::RESERVED_OUTBOUND | pod_flag::RESERVED_INBOUND | pod_flag::TIME_WAIT_REUSE;
+
+/// Undoes what these bits of [`pod_flag`] say was changed of a namespace's sysctls. Blocks.
+pub fn restore_sysctls(netns: &Netns, proc: &Path, set: u32) -> Result<(), netns::Error> {
+    let ports: Vec<u16> = RESERVED.iter().filter(|(_, bit)| set & bit != 0).map(|(port, _)| *port).collect();
+    let released = if ports.is_empty() { Ok(()) } else { netns.release_ports(proc, &ports) };
+    if set & pod_flag::TIME_WAIT_REUSE != 0 {
+        netns.restore_time_wait(proc)?;
+    }
+    released
+}
 
 /// Why a pod could not be enrolled or changed: its pending reason.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +83,8 @@ pub(super) struct Pod {
     /// Empty for a pod that was taken over, until its sockets come back or are made anew.
     pub(super) listeners: Vec<PodListener>,
     pub(super) enrolled: SystemTime,
-    /// Which of weir's ports were reserved in its namespace, as bits of [`pod_flag`].
-    pub(super) reserved: u32,
+    /// What was changed of its namespace's sysctls, as bits of [`pod_flag`].
+    pub(super) set: u32,
     /// Tells of changes since its addresses were read, until somebody takes it to listen.
     pub(super) changes: Option<AddressChanges>,
 }
@@ -94,7 +106,7 @@ impl Pod {
         };
         PodConfig {
             slot: self.slot,
-            flags: self.flags() | self.reserved,
+            flags: self.flags() | self.set,
             ips,
             redirect_v4: of(true),
             redirect_v6: of(false),
@@ -146,13 +158,12 @@ impl Ground {
             return Err(Error::NoAddress);
         }
         self.warn_of(&spec, &ips);
-        let reserved = self.reserve_ports(&spec, &netns);
+        let set = self.set_sysctls(&spec, &netns);
         let enrolled = SystemTime::now();
         let listeners = Vec::new();
-        let mut pod =
-            Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners, enrolled, reserved, changes };
+        let mut pod = Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners, enrolled, set, changes };
         if let Err(error) = self.open_up(&mut pod) {
-            self.release_ports(&pod);
+            self.restore_sysctls(&pod);
             return Err(error);
         }
         Ok(pod)
@@ -169,27 +180,34 @@ impl Ground {
         Ok(())
     }
 
-    /// Reserves weir's ports in the pod's namespace. Which of them were not, as bits of [`pod_flag`].
-    fn reserve_ports(&self, spec: &PodSpec, netns: &Netns) -> u32 {
-        match netns.reserve_ports(&self.proc, &[OUTBOUND_PORT, INBOUND_PORT]) {
+    /// Reserves weir's ports in the pod's namespace, and lets ports in TIME_WAIT be used again. What of that was not so, as
+    /// bits of [`pod_flag`].
+    fn set_sysctls(&self, spec: &PodSpec, netns: &Netns) -> u32 {
+        let reserved = match netns.reserve_ports(&self.proc, &[OUTBOUND_PORT, INBOUND_PORT]) {
             Ok(added) => RESERVED.iter().filter(|(port, _)| added.contains(port)).map(|(_, bit)| bit).sum(),
             Err(error) => {
                 // They lie outside the default range of source ports; the pod may have widened it.
                 tracing::warn!(pod = %spec.full_name(), %error, "weir's ports are not reserved in the pod");
                 0
             }
+        };
+        reserved | self.reuse_time_wait(spec, netns)
+    }
+
+    fn reuse_time_wait(&self, spec: &PodSpec, netns: &Netns) -> u32 {
+        match netns.reuse_time_wait(&self.proc) {
+            Ok(changed) => u32::from(changed) * pod_flag::TIME_WAIT_REUSE,
+            Err(error) => {
+                tracing::warn!(pod = %spec.full_name(), %error, "the pod's ports in TIME_WAIT are not used again");
+                0
+            }
         }
     }
 
-    /// Gives back the ports that were reserved for weir in the pod's namespace.
-    pub(super) fn release_ports(&self, pod: &Pod) {
-        let reserved = RESERVED.iter().filter(|(_, bit)| pod.reserved & bit != 0);
-        let ports: Vec<u16> = reserved.map(|(port, _)| *port).collect();
-        if ports.is_empty() {
-            return;
-        }
-        if let Err(error) = pod.netns.release_ports(&self.proc, &ports) {
-            tracing::warn!(pod = %pod.spec.full_name(), %error, "weir's ports stay reserved in the pod");
+    /// Undoes what was changed of the sysctls of a pod's namespace.
+    pub(super) fn restore_sysctls(&self, pod: &Pod) {
+        if let Err(error) = restore_sysctls(&pod.netns, &self.proc, pod.set) {
+            tracing::warn!(pod = %pod.spec.full_name(), %error, "weir's sysctls stay in the pod");
         }
     }
 
@@ -250,9 +268,12 @@ impl Ground {
         self.redirect.steer(slot, &netns)?;
         let enrolled = SystemTime::now();
         let listeners = Vec::new();
-        let reserved = present.flags & (pod_flag::RESERVED_OUTBOUND | pod_flag::RESERVED_INBOUND);
-        let mut pod =
-            Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners, enrolled, reserved, changes };
+        let mut set = present.flags & SET;
+        if set & pod_flag::TIME_WAIT_REUSE == 0 {
+            // An earlier version did not.
+            set |= self.reuse_time_wait(&spec, &netns);
+        }
+        let mut pod = Pod { spec, policy, netns, cookie, slot, ips, redirect_ips, listeners, enrolled, set, changes };
         if !netns::is_held(&pod.netns, &rewritten)? {
             // Nobody can hand sockets back: connections were refused, and need not be any longer.
             self.listen(&mut pod)?;

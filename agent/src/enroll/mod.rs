@@ -19,7 +19,7 @@ mod show;
 mod slots;
 mod steps;
 
-pub use ground::{Ground, RESERVED};
+pub use ground::{Ground, restore_sysctls};
 pub use order::{Milestones, Order, Progressing};
 pub use outcomes::{Outcome, Outcomes};
 pub use reconciler::{Reconciler, Settings};

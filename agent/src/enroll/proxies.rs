@@ -307,7 +307,7 @@ mod tests {
             redirect_ips: Vec::new(),
             listeners: vec![PodListener { direction: Direction::Outbound, worker: 0, address, socket }],
             enrolled: SystemTime::UNIX_EPOCH,
-            reserved: 0,
+            set: 0,
             changes: None,
         }
     }

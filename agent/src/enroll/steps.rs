@@ -164,7 +164,7 @@ impl Reconciler {
         let Some(pod) = self.pods.remove(uid) else { return };
         self.take_out(pod.cookie, pod.slot);
         if !gone {
-            self.ground.release_ports(&pod);
+            self.ground.restore_sysctls(&pod);
         }
         let drain = if gone { Duration::ZERO } else { self.settings.redirect.drain };
         tracing::info!(pod = %pod.spec.full_name(), uid, slot = pod.slot, netns_gone = gone, "pod withdrawn");

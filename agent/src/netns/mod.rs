@@ -7,6 +7,7 @@ mod address;
 mod reserved;
 mod search;
 mod socket;
+mod time_wait;
 mod watch;
 
 pub use search::all;
@@ -177,6 +178,16 @@ impl Netns {
     /// Gives ports back that were reserved. Blocks.
     pub fn release_ports(&self, proc: &Path, ports: &[u16]) -> Result<(), Error> {
         self.run(|| reserved::release(proc, ports))
+    }
+
+    /// Lets new connections use source ports again that are in TIME_WAIT. Whether that was not so. Blocks.
+    pub fn reuse_time_wait(&self, proc: &Path) -> Result<bool, Error> {
+        self.run(|| time_wait::reuse(proc))
+    }
+
+    /// Undoes that. Blocks.
+    pub fn restore_time_wait(&self, proc: &Path) -> Result<(), Error> {
+        self.run(|| time_wait::restore(proc))
     }
 }
 

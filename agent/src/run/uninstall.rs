@@ -10,7 +10,7 @@ use crate::{
     config::{self, Config},
     features, lead,
     redirect::{self, pins::Pins},
-    uninstall::{Remains, release_ports},
+    uninstall::{Remains, restore_sysctls},
     unix,
 };
 
@@ -42,7 +42,7 @@ pub fn uninstall(path: Option<&Path>, instance: Option<String>) -> anyhow::Resul
     let remains = Remains::new(&config, &cgroup2, None);
     let mut problems: Vec<String> = remains.close_cni().err().into_iter().collect();
     if let Some(pins) = &pins {
-        problems.extend(release_ports(pins, &config.paths.proc).err());
+        problems.extend(restore_sysctls(pins, &config.paths.proc).err());
     }
     remove_pins(pins.as_ref(), &directory)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;

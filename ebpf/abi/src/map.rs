@@ -121,6 +121,8 @@ pub mod pod_flag {
     pub const RESERVED_OUTBOUND: u32 = 4;
     /// The same for its inbound port.
     pub const RESERVED_INBOUND: u32 = 8;
+    /// The same for whoever takes the pod out: weir lets its ports in TIME_WAIT be used again.
+    pub const TIME_WAIT_REUSE: u32 = 16;
 }
 
 /// What the `sk_lookup` instance of a pod knows, by slot.

@@ -1,18 +1,31 @@
 //! Upstream sockets of one pod, made by the agent in the pod's network namespace ahead of need.
 //!
 //! Shared by the workers: the lock is held for a push or a pop, never across an await. Below the low-water mark more
-//! are asked for, one request at a time; a dial waits only while the stash is empty, and how often that happens decides
-//! how many the stash keeps.
+//! are asked for, one request at a time. The stash keeps what is taken in some seconds: as long as an agent needs to be
+//! there again. A dial waits only while it is empty.
 
-use std::{collections::VecDeque, io, net::SocketAddr, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use weir_proto::handoff::v1 as handoff;
 
-/// Sockets kept per family at first, and at most.
-const FIRST_TARGET: usize = 16;
-const MOST_TARGET: usize = 128;
+/// Sockets kept per family at least, and at most.
+const LEAST: usize = 16;
+const MOST: usize = 512;
+/// What is taken in this time is kept.
+const STOCK: Duration = Duration::from_secs(5);
+/// How long is counted how many are taken.
+const COUNTED: Duration = Duration::from_secs(1);
+/// Asked for at a time, which is what the agent makes at a time.
+const BATCH: usize = 128;
 
 /// Something that wants sockets of a pod: goes to the agent as NeedSockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +91,7 @@ struct State {
     sockets: VecDeque<OwnedFd>,
     /// A request is under way.
     asked: bool,
-    target: usize,
+    demand: Demand,
     /// Counts answers without sockets, so that those who waited for one learn of it.
     failures: u64,
     failure: String,
@@ -90,7 +103,7 @@ impl Default for State {
         Self {
             sockets: VecDeque::new(),
             asked: false,
-            target: FIRST_TARGET,
+            demand: Demand::new(Instant::now()),
             failures: 0,
             failure: String::new(),
             closed: false,
@@ -107,6 +120,21 @@ impl Stash {
     /// Takes a socket; waits while there is none, and tells whether it had to. Fails when the agent cannot make any, or
     /// when the pod is gone.
     pub async fn take(&self, family: Family) -> io::Result<(OwnedFd, Waited)> {
+        let take = |state: &mut State| {
+            let socket = state.sockets.pop_front()?;
+            state.demand.count(Instant::now());
+            Some(socket)
+        };
+        self.when(family, take).await
+    }
+
+    /// Waits while there is none to take, and tells whether it had to. Fails as taking one does.
+    pub async fn filled(&self, family: Family) -> io::Result<Waited> {
+        let present = |state: &mut State| (!state.sockets.is_empty()).then_some(());
+        Ok(self.when(family, present).await?.1)
+    }
+
+    async fn when<T>(&self, family: Family, mut look: impl FnMut(&mut State) -> Option<T>) -> io::Result<(T, Waited)> {
         let shelf = self.shelf(family);
         let mut waited = Waited(false);
         let mut failures = None;
@@ -117,9 +145,9 @@ impl Stash {
             filled.as_mut().enable();
             {
                 let mut state = shelf.state.lock();
-                if let Some(socket) = state.sockets.pop_front() {
+                if let Some(found) = look(&mut state) {
                     self.ask(family, &mut state);
-                    return Ok((socket, waited));
+                    return Ok((found, waited));
                 }
                 if state.closed {
                     return Err(io::Error::new(io::ErrorKind::NotConnected, "the pod was withdrawn"));
@@ -131,7 +159,7 @@ impl Stash {
                     Some(_) => {}
                     None => {
                         failures = Some(state.failures);
-                        state.target = (state.target * 2).min(MOST_TARGET);
+                        state.demand.missed();
                     }
                 }
                 self.ask(family, &mut state);
@@ -203,12 +231,45 @@ impl Stash {
     }
 
     fn ask(&self, family: Family, state: &mut State) {
-        if state.asked || state.closed || state.sockets.len() > state.target / 2 {
+        let target = state.demand.target;
+        if state.asked || state.closed || state.sockets.len() > target / 2 {
             return;
         }
-        let count = (state.target - state.sockets.len()) as u32;
+        let count = (target - state.sockets.len()).min(BATCH) as u32;
         // Not sent: the next dial asks. Without a handoff client (shutdown) nobody answers, and dials time out.
         state.asked = self.needs.try_send(Need { uid: self.uid.clone(), family, count }).is_ok();
+    }
+}
+
+/// How many sockets are to be kept, by how many are taken.
+#[derive(Debug)]
+struct Demand {
+    target: usize,
+    /// How many were taken since.
+    taken: u32,
+    since: Instant,
+}
+
+impl Demand {
+    fn new(now: Instant) -> Self {
+        Self { target: LEAST, taken: 0, since: now }
+    }
+
+    /// One is taken. What is kept grows with the demand at once, and falls by and by.
+    fn count(&mut self, now: Instant) {
+        self.taken += 1;
+        let counted = now.saturating_duration_since(self.since);
+        if counted < COUNTED {
+            return;
+        }
+        let in_stock_time = f64::from(self.taken) * STOCK.as_secs_f64() / counted.as_secs_f64();
+        let target = (in_stock_time as usize).max(self.target - self.target / 8);
+        (self.target, self.taken, self.since) = (target.clamp(LEAST, MOST), 0, now);
+    }
+
+    /// There was none to take.
+    fn missed(&mut self) {
+        self.target = (self.target * 2).min(MOST);
     }
 }
 
@@ -264,6 +325,47 @@ mod tests {
         assert!(asked.recv().await.unwrap().count > 32, "being found empty made it grow");
     }
 
+    #[test]
+    fn what_is_taken_in_some_seconds_is_kept() {
+        let mut now = Instant::now();
+        let mut demand = Demand::new(now);
+        let second = |demand: &mut Demand, now: &mut Instant, taken: u32| {
+            for _ in 0..taken {
+                *now += Duration::from_secs(1) / taken;
+                demand.count(*now);
+            }
+            demand.target
+        };
+        assert_eq!(second(&mut demand, &mut now, 2), LEAST);
+        let target = second(&mut demand, &mut now, 50);
+        assert!((240..=260).contains(&target), "{target}");
+        assert_eq!(second(&mut demand, &mut now, 1000), MOST);
+        let target = second(&mut demand, &mut now, 10);
+        assert_eq!(target, MOST - MOST / 8, "by and by");
+        for _ in 0..60 {
+            second(&mut demand, &mut now, 2);
+        }
+        assert_eq!(demand.target, LEAST);
+        // After a pause: not by what was taken since long ago.
+        now += Duration::from_secs(3600);
+        demand.count(now);
+        assert_eq!(demand.target, LEAST);
+    }
+
+    #[tokio::test]
+    async fn more_than_the_agent_makes_at_a_time_is_asked_for_by_and_by() {
+        let (stash, mut asked) = stash();
+        stash.v4.state.lock().demand.target = MOST;
+        stash.ask_again([Family::V4]);
+        let mut kept = 0;
+        while let Ok(need) = asked.try_recv() {
+            assert!(need.count <= BATCH as u32, "{need:?}");
+            kept += need.count as usize;
+            stash.put(Family::V4, sockets(need.count as usize));
+        }
+        assert!((MOST / 2..=MOST).contains(&kept), "{kept}");
+    }
+
     #[tokio::test]
     async fn a_failure_reaches_those_who_wait_and_nobody_later() {
         let (stash, mut asked) = stash();
@@ -272,7 +374,13 @@ mod tests {
             async move { stash.take(Family::V4).await }
         });
         asked.recv().await.unwrap();
+        let looking = tokio::spawn({
+            let stash = stash.clone();
+            async move { stash.filled(Family::V4).await }
+        });
+        tokio::task::yield_now().await;
         stash.fail(Family::V4, "netns is gone");
+        assert_eq!(looking.await.unwrap().unwrap_err().to_string(), "no upstream socket: netns is gone");
         assert_eq!(waiting.await.unwrap().unwrap_err().to_string(), "no upstream socket: netns is gone");
         let later = tokio::spawn({
             let stash = stash.clone();
@@ -281,6 +389,9 @@ mod tests {
         asked.recv().await.unwrap();
         stash.put(Family::V4, sockets(1));
         assert!(later.await.unwrap().is_ok());
+        stash.put(Family::V4, sockets(1));
+        assert_eq!(stash.filled(Family::V4).await.unwrap(), Waited(false));
+        assert_eq!(stash.len(Family::V4), 1, "looking takes none");
     }
 
     #[tokio::test]

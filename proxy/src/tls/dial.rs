@@ -40,7 +40,7 @@ pub struct Way<'a> {
     pub also: &'a [SocketAddr],
     /// Which of them come first.
     pub preference: Preference,
-    /// All must be done within.
+    /// All must be done within, from when there is a socket.
     pub timeout: Duration,
     /// How it is secured.
     pub transport: &'a Transport,
@@ -57,6 +57,7 @@ pub struct Way<'a> {
 impl Way<'_> {
     /// Connects and shakes hands.
     pub async fn connect(&self) -> Result<Secured, ConnectError> {
+        self.dialer.ready(self.to).await?;
         tokio::time::timeout(self.timeout, self.secure()).await.map_err(|_| ConnectError::Timeout)?
     }
 

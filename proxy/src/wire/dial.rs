@@ -4,11 +4,15 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 
 use super::socket::{NotReady, SocketSettings};
 use crate::{
@@ -18,6 +22,10 @@ use crate::{
     },
     telemetry::stats::process,
 };
+
+/// How long a connection waits for a socket of its pod, which is there at once while an agent is: until then one that is
+/// away is back, also when the kubelet makes it wait. Not part of the connect timeout: nothing was asked of the upstream.
+const SOCKET_WAIT: Duration = Duration::from_secs(60);
 
 /// Where upstream connections start.
 #[derive(Clone, Debug)]
@@ -45,7 +53,7 @@ pub enum PoolScope {
 /// Why an upstream connection could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Not established, or no socket to be had, within the connect timeout.
+    /// Not established within the connect timeout, or no agent there to make a socket.
     #[error("connection timeout")]
     Timeout,
     /// The kernel's answer.
@@ -66,6 +74,17 @@ impl Dialer {
             Self::Host => PoolScope::Host,
             Self::Pod { pod, client } => PoolScope::Pod(pod.uid.clone(), client.map(|client| client.ip())),
         }
+    }
+
+    /// Waits while there is no socket to connect with.
+    pub async fn ready(&self, to: SocketAddr) -> Result<(), ConnectError> {
+        let Self::Pod { pod, .. } = self else { return Ok(()) };
+        let filled = timeout(SOCKET_WAIT, pod.local.stash.filled(Family::of(to))).await;
+        let Waited(waited) = filled.map_err(|_| ConnectError::Timeout)??;
+        if waited {
+            pod.local.stats.inc(process::UPSTREAM_SOCKET_WAITS);
+        }
+        Ok(())
     }
 
     /// Connects, TCP_NODELAY and `settings` set.

@@ -45,7 +45,7 @@ true
 "#;
 
 /// What a pod's namespace is like.
-const POD_SCRIPT: &str = "ss -Hltn | awk '{ print $4 }' | sort; cat /proc/sys/net/ipv4/ip_local_reserved_ports";
+const POD_SCRIPT: &str = "ss -Hltn | awk '{ print $4 }' | sort; cat /proc/sys/net/ipv4/ip_local_reserved_ports /proc/sys/net/ipv4/tcp_tw_reuse";
 
 /// Where nodes keep things.
 #[derive(Clone, Debug)]

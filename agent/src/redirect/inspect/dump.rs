@@ -300,6 +300,7 @@ fn pod_flags(flags: u32) -> String {
         (pod_flag::FAIL_OPEN, "fail-open"),
         (pod_flag::RESERVED_OUTBOUND, "reserved-outbound"),
         (pod_flag::RESERVED_INBOUND, "reserved-inbound"),
+        (pod_flag::TIME_WAIT_REUSE, "time-wait-reuse"),
     ];
     names(flags, &known)
 }
