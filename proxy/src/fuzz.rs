@@ -14,18 +14,21 @@ use crate::{
         format::Format,
         stats::Store,
     },
+    tls::hello::{self, Seen},
 };
 
 /// A target: its name, which is also that of its corpus, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 7] = [
     ("access_log_format", access_log_format),
     ("bootstrap", bootstrap),
+    ("client_hello", client_hello),
     ("filter_chain", listener::fuzz::filter_chain),
     ("http1", http::fuzz::request_head),
     ("http1_framing", http::fuzz::framing),
+    ("proxy_protocol", listener::proxy_protocol::fuzz::proxy_protocol),
 ];
 
 /// Runs a target by its name.
@@ -61,6 +64,15 @@ fn access_log_format(input: &[u8]) {
     format.write_line(&mut line, &View::of(&entry));
     if text.starts_with('{') {
         serde_json::from_slice::<serde_json::Value>(&line).expect("a line of a JSON log is JSON");
+    }
+}
+
+/// The first bytes of a connection are a ClientHello or not, and while more are needed nothing was decided before.
+fn client_hello(input: &[u8]) {
+    if hello::look(input) == Seen::NeedsMore {
+        for length in 0..input.len().min(64) {
+            assert_eq!(hello::look(&input[..length]), Seen::NeedsMore, "at {length}");
+        }
     }
 }
 

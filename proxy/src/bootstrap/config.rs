@@ -223,7 +223,6 @@ mod tests {
     #[test]
     fn what_is_not_supported_of_a_bootstrap_is_refused_by_name() {
         for (field, value) in [
-            ("overload_manager", "{ resource_monitors: [{ name: m }] }"),
             ("stats_sinks", "[{ name: envoy.stat_sinks.statsd }]"),
             ("dynamic_resources", "{}"),
             ("tracing", "{}"),

@@ -29,7 +29,7 @@ use crate::{
     cluster::{self, Local},
     config::{
         self, Snapshot,
-        listener::{NetworkFilter, TrafficDirection},
+        listener::{Terminal, TrafficDirection},
         reload,
     },
     http::pool::Pools,
@@ -100,7 +100,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
             runtime: runtime.clone(),
             lifecycle: lifecycle.clone(),
             options: options.clone(),
-            listeners: addresses(&bound),
+            listeners: addresses(&snapshot.load(), &bound),
             started,
             loaded: SystemTime::now(),
             reopener: writer.reopener(),
@@ -158,8 +158,9 @@ fn log_files(snapshot: &Snapshot) -> HashSet<LogFile> {
         .flat_map(|listener| {
             let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
             let filters = chains.flat_map(|chain| match &chain.terminal {
-                NetworkFilter::Http(manager) => &manager.access_log,
-                NetworkFilter::Tcp(proxy) => &proxy.access_log,
+                Terminal::Http(manager) => manager.access_log.as_slice(),
+                Terminal::Tcp(proxy) => &proxy.access_log,
+                Terminal::Echo | Terminal::DirectResponse(_) => &[],
             });
             listener.access_log.iter().chain(filters)
         })
@@ -167,17 +168,18 @@ fn log_files(snapshot: &Snapshot) -> HashSet<LogFile> {
         .collect()
 }
 
-/// Every listener with its addresses, in the order of the configuration.
-fn addresses(bound: &[BoundListener]) -> Vec<(String, Vec<String>)> {
-    let mut listeners: Vec<(String, Vec<String>)> = Vec::new();
-    for listener in bound {
-        let address = listener.address.to_string();
-        match listeners.last_mut() {
-            Some((name, addresses)) if **name == *listener.name => addresses.push(address),
-            _ => listeners.push((listener.name.to_string(), vec![address])),
-        }
-    }
-    listeners
+/// Every listener with its addresses, in the order of the configuration: those that were bound as they were, others as
+/// they are configured.
+fn addresses(snapshot: &Snapshot, bound: &[BoundListener]) -> Vec<(String, Vec<String>)> {
+    let listeners = snapshot.listeners().iter().map(|listener| {
+        let own = bound.iter().filter(|bound| bound.name == listener.name).map(|bound| bound.address.to_string());
+        let addresses = match listener.bind {
+            true => own.collect(),
+            false => listener.addresses.iter().map(ToString::to_string).collect(),
+        };
+        (listener.name.to_string(), addresses)
+    });
+    listeners.collect()
 }
 
 struct Control<'a> {

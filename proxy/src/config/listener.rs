@@ -1,20 +1,24 @@
 //! Listeners, filter chains and network filters.
 
 mod ceiling;
+mod filter;
 mod stats;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use ipnet::IpNet;
 
 pub use self::{
     ceiling::{Ceiling, Seat},
+    filter::{
+        HttpInspectorStats, ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, ProxyProtocolStats, TlvRule,
+    },
     stats::ListenerStats,
 };
 use crate::{
-    config::{http::HttpConnectionManager, tcp::TcpProxy, tls::DownstreamTls},
+    config::{http::HttpConnectionManager, network::NetworkFilter, tcp::TcpProxy, tls::DownstreamTls},
     telemetry::access_log::AccessLog,
-    tls::stats::InspectorStats,
 };
 
 /// Which way a listener's connections go, as the workload sees it.
@@ -57,12 +61,8 @@ pub struct Listener {
     pub direction: TrafficDirection,
     /// Hand connections over to the listener of their original destination; on a node, the catch-all.
     pub use_original_destination: bool,
-    /// The `original_dst` listener filter: take the destination that netfilter recorded.
-    pub restore_original_destination: bool,
-    /// The `tls_inspector` listener filter: learn SNI and ALPN. Its counters.
-    pub inspect_tls: Option<InspectorStats>,
-    /// The `http_inspector` listener filter: learn the application protocol.
-    pub inspect_http: bool,
+    /// What looks at a connection first, in this order.
+    pub filters: Vec<ListenerFilter>,
     /// How long the listener filters may take; none: for ever.
     pub listener_filters_timeout: Option<Duration>,
     /// On that timeout, go on without what they would have found.
@@ -100,9 +100,7 @@ impl Listener {
             freebind: false,
             direction: TrafficDirection::Unspecified,
             use_original_destination: false,
-            restore_original_destination: false,
-            inspect_tls: None,
-            inspect_http: false,
+            filters: Vec::new(),
             listener_filters_timeout: Some(Self::DEFAULT_FILTERS_TIMEOUT),
             continue_on_listener_filters_timeout: false,
             buffer_limit: Self::DEFAULT_BUFFER_LIMIT,
@@ -162,15 +160,21 @@ pub struct FilterChain {
     pub tls: Option<Arc<DownstreamTls>>,
     /// The TLS handshake must be done within.
     pub handshake_timeout: Option<Duration>,
+    /// What is asked first, in this order.
+    pub filters: Vec<NetworkFilter>,
     /// What it does.
-    pub terminal: NetworkFilter,
+    pub terminal: Terminal,
 }
 
-/// The terminal network filters.
+/// What a filter chain ends in: the terminal network filters.
 #[derive(Debug)]
-pub enum NetworkFilter {
+pub enum Terminal {
     /// `http_connection_manager`.
     Http(Arc<HttpConnectionManager>),
     /// `tcp_proxy`.
     Tcp(Arc<TcpProxy>),
+    /// `echo`: the client gets back what it sends.
+    Echo,
+    /// `direct_response`: the client gets this, and that is all.
+    DirectResponse(Bytes),
 }

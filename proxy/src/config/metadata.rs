@@ -22,6 +22,13 @@ impl Metadata {
         }
     }
 
+    /// Adds all of another's.
+    pub fn absorb(&mut self, other: Self) {
+        for (namespace, values) in other.0 {
+            self.merge(&namespace, values);
+        }
+    }
+
     /// Sets one value.
     pub fn set(&mut self, namespace: &str, key: &str, value: impl Into<Value>) {
         self.0.entry(namespace.into()).or_default().insert(key.to_owned(), value.into());

@@ -13,6 +13,7 @@ pub mod listener;
 pub mod local_reply;
 pub mod matcher;
 pub mod metadata;
+pub mod network;
 pub mod rbac;
 pub mod reload;
 pub mod retry;

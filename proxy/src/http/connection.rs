@@ -264,6 +264,7 @@ fn log_unfinished_head(connection: &Connection) {
 
 fn log_protocol_error(connection: &Connection, error: &hyper::Error) {
     let mut entry = Entry::new(connection.local, connection.peer);
+    entry.downstream_direct_remote = connection.direct_peer;
     entry.requested_server_name.clone_from(&connection.server_name);
     entry.tls.clone_from(&connection.tls);
     entry.protocol = Some("HTTP/1.1");

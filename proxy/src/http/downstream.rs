@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, route::TlsView},
-    intake::{Downstream, Origin},
+    intake::{Downstream, Meter, Origin},
     tls::PeerTls,
     wire::{
         dial::{Dialer, PoolScope},
@@ -32,6 +32,9 @@ pub(super) struct Connection {
     pub worker: Rc<Worker>,
     pub manager: Arc<HttpConnectionManager>,
     pub peer: SocketAddr,
+    /// The peer of the socket, where a PROXY header names another client.
+    pub direct_peer: SocketAddr,
+    meter: Option<Rc<Meter>>,
     pub local: SocketAddr,
     /// The original destination.
     pub destination: SocketAddr,
@@ -87,6 +90,8 @@ impl Connection {
             worker,
             manager,
             peer: downstream.peer,
+            direct_peer: downstream.direct_peer,
+            meter: downstream.meter.clone(),
             // As Envoy restores it: a pod's listening socket is how it came, not where it was going.
             local: downstream.destination,
             destination: downstream.destination,
@@ -149,11 +154,17 @@ impl Connection {
     /// Bytes came from the client.
     pub fn count_read(&self, bytes: usize) {
         self.worker.stats.add(self.manager.stats.own.downstream_cx_rx_bytes_total, bytes as u64);
+        if let Some(meter) = &self.meter {
+            meter.add(bytes as u64, 0);
+        }
     }
 
     /// Bytes went to the client.
     pub fn count_written(&self, bytes: usize) {
         self.worker.stats.add(self.manager.stats.own.downstream_cx_tx_bytes_total, bytes as u64);
+        if let Some(meter) = &self.meter {
+            meter.add(0, bytes as u64);
+        }
     }
 
     /// Names that the peer's verified certificate gives it.

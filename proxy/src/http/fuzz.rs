@@ -13,7 +13,7 @@ use super::{
 use crate::config::{
     self,
     http::HttpConnectionManager,
-    listener::NetworkFilter,
+    listener::Terminal,
     route::{PathMatch, PathRewrite},
 };
 
@@ -39,8 +39,8 @@ fn manager(fields: &str) -> Arc<HttpConnectionManager> {
     let built = config::from_bootstrap(&bootstrap, &Default::default()).expect("a configuration");
     let chain = built.snapshot.listeners()[0].filter_chains[0].clone();
     match &chain.terminal {
-        NetworkFilter::Http(manager) => manager.clone(),
-        NetworkFilter::Tcp(_) => panic!("not tcp_proxy"),
+        Terminal::Http(manager) => manager.clone(),
+        _ => panic!("HTTP"),
     }
 }
 

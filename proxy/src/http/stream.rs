@@ -90,6 +90,7 @@ impl Stream {
     /// A request whose head has come.
     pub fn new(connection: Rc<Connection>, parts: &Parts, incoming: &Incoming) -> Self {
         let mut entry = Entry::new(connection.local, connection.peer);
+        entry.downstream_direct_remote = connection.direct_peer;
         entry.protocol = Some(match parts.version {
             Version::HTTP_09 | Version::HTTP_10 => "HTTP/1.0",
             Version::HTTP_2 => "HTTP/2",

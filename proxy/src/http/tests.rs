@@ -18,7 +18,7 @@ use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
 use super::connection;
 use crate::{
-    config::{self, Snapshot, http::Codec, listener::NetworkFilter},
+    config::{self, Snapshot, http::Codec, listener::Terminal},
     intake::{Downstream, Origin},
     telemetry::writer::LogHandle,
     worker::{Worker, drain::Drain},
@@ -133,7 +133,7 @@ static_resources:
         let origin = Origin::Bound { listener: "l".into() };
         let downstream = Downstream::new(stream, peer, local, origin, Instant::now(), self.drain.watch());
         let snapshot = self.worker.snapshot.load();
-        let NetworkFilter::Http(manager) = &snapshot.listeners()[0].filter_chains[0].terminal else { panic!("HTTP") };
+        let Terminal::Http(manager) = &snapshot.listeners()[0].filter_chains[0].terminal else { panic!("HTTP") };
         tokio::task::spawn_local(connection::serve(self.worker.clone(), downstream, manager.clone(), Codec::Http1));
         client
     }

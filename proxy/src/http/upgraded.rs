@@ -36,7 +36,10 @@ impl Accepted {
         };
         if first_written.await.is_ok() {
             let never = std::future::pending();
-            let ended = copy::both_ways(&mut client, &mut upstream, idle, never, |moved| copied += moved).await;
+            let ended = copy::both_ways(&mut client, &mut upstream, idle, never, None::<&copy::Unwatched>, |moved| {
+                copied += moved
+            })
+            .await;
             tracing::debug!(?ended, "upgraded connection ended");
         }
         lease.passed(copied.received + read.len() as u64, copied.sent);

@@ -8,13 +8,14 @@ pub mod pods;
 pub mod seqpacket;
 pub mod stash;
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 use tokio::net::TcpStream;
 
 pub use self::pod::{Admitted, Pod, PodLocal};
 pub use crate::config::listener::Direction;
 use crate::{
+    config::metadata::Metadata,
     tls::PeerTls,
     wire::{dial::Dialer, io::Io},
     worker::drain::DrainWatch,
@@ -37,6 +38,23 @@ pub enum Origin {
     },
 }
 
+/// Bytes of a connection.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// From the client.
+    pub received: Cell<u64>,
+    /// To it.
+    pub sent: Cell<u64>,
+}
+
+impl Meter {
+    /// So many more.
+    pub fn add(&self, received: u64, sent: u64) {
+        self.received.set(self.received.get() + received);
+        self.sent.set(self.sent.get() + sent);
+    }
+}
+
 /// An accepted connection.
 #[derive(Debug)]
 pub struct Downstream {
@@ -46,8 +64,14 @@ pub struct Downstream {
     pub tls: Option<Rc<PeerTls>>,
     /// SNI, in lower case, also of a connection whose TLS ends elsewhere.
     pub server_name: Option<Arc<str>>,
-    /// The client, IPv4-mapped addresses as IPv4.
+    /// The client, IPv4-mapped addresses as IPv4: the peer of the socket, or whom a PROXY header names.
     pub peer: SocketAddr,
+    /// The peer of the socket.
+    pub direct_peer: SocketAddr,
+    /// What listener filters noted; none: nothing.
+    pub metadata: Option<Box<Metadata>>,
+    /// Counts the bytes of an HTTP connection, where some log tells of them.
+    pub meter: Option<Rc<Meter>>,
     /// The address that it was accepted on.
     pub local: SocketAddr,
     /// The original destination of a redirected connection; `local` for others.
@@ -71,7 +95,20 @@ impl Downstream {
         drain: DrainWatch,
     ) -> Self {
         let stream = Io::Tcp(tcp);
-        Self { stream, tls: None, server_name: None, peer, local, destination: local, origin, accepted, drain }
+        Self {
+            stream,
+            tls: None,
+            server_name: None,
+            peer,
+            direct_peer: peer,
+            metadata: None,
+            meter: None,
+            local,
+            destination: local,
+            origin,
+            accepted,
+            drain,
+        }
     }
 
     /// How upstream connections on behalf of this one are dialled: from the pod that it belongs to, and, towards the
@@ -81,7 +118,7 @@ impl Downstream {
             Origin::Bound { .. } => Dialer::Host,
             Origin::Pod { pod, direction: Direction::Outbound } => Dialer::Pod { pod: pod.clone(), client: None },
             Origin::Pod { pod, direction: Direction::Inbound } => {
-                Dialer::Pod { pod: pod.clone(), client: Some(self.peer) }
+                Dialer::Pod { pod: pod.clone(), client: Some(self.direct_peer) }
             }
         }
     }

@@ -96,9 +96,11 @@ pub fn filter_chain(input: &[u8]) {
     let name = NAMES.get(usize::from(bytes.next() & 7)).copied().unwrap_or_default().trim_start_matches("*.");
     let offered: Vec<String> =
         PROTOCOLS.get(usize::from(bytes.next() & 7)).into_iter().map(|name| (*name).to_owned()).collect();
+    let source = bytes.address();
     let facts = Facts {
         destination: bytes.address(),
-        source: bytes.address(),
+        source,
+        direct_source: source,
         server_name: name,
         transport_protocol: if bytes.next() & 1 == 1 { "tls" } else { "raw_buffer" },
         application_protocols: Protocols::Offered(&offered),

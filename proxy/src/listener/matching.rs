@@ -4,7 +4,10 @@
 //! application protocol, directly connected source address, source type, source address, source port. At each the most
 //! specific match wins and the search does not go back: of the chains that are left, only those that match best stay.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -15,6 +18,8 @@ use crate::config::listener::{FilterChain, FilterChainMatch, Listener, SourceTyp
 pub(super) struct Facts<'a> {
     pub destination: SocketAddr,
     pub source: SocketAddr,
+    /// The peer of the socket, where a PROXY header names another client.
+    pub direct_source: SocketAddr,
     /// Empty: none.
     pub server_name: &'a str,
     pub transport_protocol: &'a str,
@@ -60,7 +65,7 @@ const CRITERIA: [Criterion; 9] = [
         wanted => (wanted == facts.transport_protocol).then_some(1),
     },
     application_protocol,
-    |matches, facts| longest_prefix(&matches.direct_source_prefix_ranges, facts.source),
+    |matches, facts| longest_prefix(&matches.direct_source_prefix_ranges, facts.direct_source),
     |matches, facts| source_type(matches.source_type, facts),
     |matches, facts| longest_prefix(&matches.source_prefix_ranges, facts.source),
     |matches, facts| one_of(&matches.source_ports, facts.source.port()),
@@ -122,7 +127,9 @@ fn application_protocol(matches: &FilterChainMatch, facts: &Facts<'_>) -> Option
 }
 
 fn source_type(wanted: SourceType, facts: &Facts<'_>) -> Option<usize> {
-    let local = facts.source.ip().is_loopback() || facts.source.ip() == facts.destination.ip();
+    // Of 127.0.0.0/8 Envoy takes only this one for the loopback address.
+    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let local = loopback.contains(&facts.source.ip()) || facts.source.ip() == facts.destination.ip();
     match wanted {
         SourceType::Any => Some(0),
         SourceType::SameIpOrLoopback => local.then_some(1),
@@ -134,15 +141,22 @@ fn source_type(wanted: SourceType, facts: &Facts<'_>) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::config::{
-        listener::NetworkFilter,
+        listener::Terminal,
         tcp::{Settings, TcpProxy, TcpStats},
     };
 
     fn chain(name: &str, matches: FilterChainMatch) -> Arc<FilterChain> {
         let proxy =
             TcpProxy { settings: Settings::passthrough("c"), access_log: Vec::new(), stats: TcpStats::default() };
-        let terminal = NetworkFilter::Tcp(Arc::new(proxy));
-        Arc::new(FilterChain { name: name.into(), matches, tls: None, handshake_timeout: None, terminal })
+        let terminal = Terminal::Tcp(Arc::new(proxy));
+        Arc::new(FilterChain {
+            name: name.into(),
+            matches,
+            tls: None,
+            handshake_timeout: None,
+            filters: Vec::new(),
+            terminal,
+        })
     }
 
     fn listener(chains: Vec<(&str, FilterChainMatch)>, default: bool) -> Listener {
@@ -160,6 +174,7 @@ mod tests {
         Facts {
             destination: "10.1.2.3:80".parse().unwrap(),
             source: "10.9.9.9:4000".parse().unwrap(),
+            direct_source: "10.9.9.9:4000".parse().unwrap(),
             server_name: "",
             transport_protocol: "raw_buffer",
             application_protocols: Protocols::Found(&[]),

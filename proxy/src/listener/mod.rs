@@ -1,41 +1,44 @@
 //! From an accepted connection to what serves it: its listener, what its first bytes tell, its filter chain.
 
+mod admit;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
-pub(crate) mod line;
+mod inspect;
 mod matching;
 mod peek;
+pub(crate) mod proxy_protocol;
 mod secure;
+mod simple;
 mod sniff;
 
 use std::{cell::OnceCell, rc::Rc, sync::Arc, time::Instant};
 
 use self::{
-    line::Line,
+    inspect::{Found, Refused},
     matching::{Facts, Protocols},
     sniff::{Protocol, sniff, sniff_tls},
 };
 use crate::{
     config::{
         http::Codec,
-        listener::{FilterChain, Listener, NetworkFilter},
+        listener::{FilterChain, Listener, Seat, Terminal},
         tcp::{Settings, TcpProxy, TcpStats},
     },
     http::connection,
     intake::{Direction, Downstream, Origin},
-    tcp,
+    tcp::{self, Asked, gate::Gate, line::Line},
     telemetry::{
         access_log::{AccessLog, Flag},
         format::{Format, ISTIO_DEFAULT},
         stats::{Gauge, Shard},
         writer::LogFile,
     },
-    tls::{failure::Failure, hello::Hello},
+    tls::failure::Failure,
     worker::state::Worker,
 };
 
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, mut downstream: Downstream) {
+pub async fn serve(worker: Rc<Worker>, downstream: Downstream) {
     let snapshot = worker.snapshot.load_full();
     let listener = match &downstream.origin {
         Origin::Pod { direction, .. } => {
@@ -47,111 +50,178 @@ pub async fn serve(worker: Rc<Worker>, mut downstream: Downstream) {
         }
         Origin::Bound { listener: name } => snapshot.listeners().iter().find(|known| known.name == *name).cloned(),
     };
-    let Some(mut listener) = listener else {
-        tracing::debug!(origin = ?downstream.origin, "the listener is gone");
-        return;
-    };
-    if let Origin::Bound { .. } = &downstream.origin {
-        if listener.restore_original_destination
-            && let Some(destination) = netfilter_destination(&downstream)
-        {
-            downstream.destination = destination;
-            downstream.local = destination;
-        }
-        if listener.use_original_destination
-            && let Some(other) = snapshot.listener_by_address(&listener, downstream.destination)
-        {
-            listener = other;
-        }
-    }
     drop(snapshot);
-    serve_on(worker, downstream, listener).await;
+    match listener {
+        Some(listener) => serve_on(worker, downstream, listener).await,
+        None => tracing::debug!(origin = ?downstream.origin, "the listener is gone"),
+    }
 }
 
-async fn serve_on(worker: Rc<Worker>, downstream: Downstream, listener: Arc<Listener>) {
-    let (shard, stats) = (worker.stats.clone(), &listener.stats);
-    shard.record(stats.connections_accepted_per_socket_event, 1);
-    let seats = (
-        listener.process_ceiling.as_ref().map(|ceiling| ceiling.admit(&worker.runtime)),
-        listener.ceiling.admit(&worker.runtime),
-    );
-    let _seats = match seats {
-        (Some(None), _) => {
-            shard.inc(stats.downstream_global_cx_overflow);
-            return tracing::debug!(peer = %downstream.peer, listener = %listener.name, "too many connections in all");
-        }
-        (_, None) => {
-            shard.inc(stats.downstream_cx_overflow);
-            return tracing::debug!(peer = %downstream.peer, listener = %listener.name, "too many connections");
-        }
-        seats => seats,
-    };
-    let mut line = Line::new(worker.clone(), &downstream, Some(listener.clone()));
-    let inspected = {
-        let _active = Active::new(&shard, stats.downstream_pre_cx_active);
-        inspect(&worker, &downstream, &listener).await
-    };
-    let Seen { hello, http } = match inspected {
-        Ok(seen) => seen,
-        Err(refused) => {
-            match refused {
-                Refused::TooSlow => shard.inc(stats.downstream_pre_cx_timeout),
-                Refused::TooLarge => {}
+async fn serve_on(worker: Rc<Worker>, mut downstream: Downstream, listener: Arc<Listener>) {
+    worker.stats.record(listener.stats.connections_accepted_per_socket_event, 1);
+    let Some(seats) = Seats::take(&worker, &downstream, &listener) else { return };
+    // Most listeners log nothing: then there is nothing to gather.
+    let logs = !listener.access_log.is_empty();
+    let mut line = logs.then(|| Box::new(Line::new(worker.clone(), &downstream, Some(listener.clone()))));
+    let mut found = Found::default();
+    if look(&worker, &mut downstream, &listener, &mut found, line.as_deref_mut()).await.is_err() {
+        return;
+    }
+    // The listener of the destination has its own filters, limits and logs.
+    let other = hand_over(&worker, &downstream, &listener, &found);
+    let _seats = match &other {
+        None => seats,
+        Some(other) => {
+            drop(seats);
+            let Some(seats) = Seats::take(&worker, &downstream, other) else { return };
+            match &mut line {
+                Some(line) => line.move_to(other),
+                None if !other.access_log.is_empty() => {
+                    line = Some(Box::new(Line::new(worker.clone(), &downstream, Some(other.clone()))));
+                }
+                None => {}
             }
-            tracing::debug!(peer = %downstream.peer, listener = %listener.name, %refused, "listener filters");
-            return;
+            if look(&worker, &mut downstream, other, &mut found, line.as_deref_mut()).await.is_err() {
+                return;
+            }
+            seats
         }
     };
-    let server_name: Option<Arc<str>> =
-        hello.as_ref().filter(|hello| !hello.server_name.is_empty()).map(|hello| hello.server_name.as_str().into());
-    line.entry.requested_server_name.clone_from(&server_name);
-    let Some(chain) = find_chain(&listener, &downstream, hello.as_ref(), http) else {
-        shard.inc(stats.no_filter_chain_match);
-        line.entry.raise(Flag::NoRouteFound);
-        line.entry.details = "filter_chain_not_found".into();
+    let listener = other.as_ref().unwrap_or(&listener).clone();
+    serve_seen(worker, downstream, listener, found, line).await;
+}
+
+/// Runs the listener filters.
+async fn look(
+    worker: &Worker,
+    downstream: &mut Downstream,
+    listener: &Listener,
+    found: &mut Found,
+    line: Option<&mut Line>,
+) -> Result<(), Refused> {
+    let looked = {
+        let _active = Active::new(&worker.stats, listener.stats.downstream_pre_cx_active);
+        inspect::inspect(&worker.stats, downstream, listener, found).await
+    };
+    let hello = found.hello.as_ref().filter(|hello| !hello.server_name.is_empty());
+    downstream.server_name = hello.map(|hello| hello.server_name.as_str().into());
+    if let Some(line) = line {
+        line.learn(downstream);
+    }
+    looked.inspect_err(|refused| {
+        tracing::debug!(peer = %downstream.peer, listener = %listener.name, %refused, "listener filters");
+    })
+}
+
+/// The listener that has a connection instead of the one that accepted it.
+fn hand_over(worker: &Worker, downstream: &Downstream, listener: &Listener, found: &Found) -> Option<Arc<Listener>> {
+    if !found.restored || !listener.use_original_destination {
+        return None;
+    }
+    worker.snapshot.load().listener_by_address(listener, downstream.destination)
+}
+
+/// Serves a connection of which all is known that decides about its filter chain.
+async fn serve_seen(
+    worker: Rc<Worker>,
+    mut downstream: Downstream,
+    listener: Arc<Listener>,
+    found: Found,
+    mut line: Option<Box<Line>>,
+) {
+    let Some(chain) = find_chain(&listener, &downstream, &found) else {
+        worker.stats.inc(listener.stats.no_filter_chain_match);
+        if let Some(line) = &mut line {
+            line.entry.raise(Flag::NoRouteFound);
+            line.entry.details = "filter_chain_not_found".into();
+        }
         tracing::debug!(peer = %downstream.peer, listener = %listener.name, "no filter chain matches");
         return;
     };
-    let downstream = Downstream { server_name, ..downstream };
+    let http = found.http;
+    drop(found);
     let _open = Open::new(&worker, &listener);
-    serve_chain(worker.clone(), downstream, &chain, http, &mut line).await;
-}
-
-/// Has a filter chain serve a connection, to its end.
-async fn serve_chain(
-    worker: Rc<Worker>,
-    mut downstream: Downstream,
-    chain: &FilterChain,
-    http: Option<Protocol>,
-    line: &mut Line,
-) {
+    if let Terminal::Tcp(proxy) = &chain.terminal {
+        // Counted and logged whatever becomes of it.
+        worker.stats.inc(proxy.stats.downstream_cx_total);
+        let new = || Box::new(Line::new(worker.clone(), &downstream, Some(listener.clone())));
+        line.get_or_insert_with(new).proxy = Some(proxy.clone());
+    }
+    let server_name = downstream.server_name.clone();
+    let admitted = admit::admit(&worker, &chain.filters, server_name.as_ref(), line.as_deref_mut()).await;
+    let Some(mut admitted) = admitted else { return };
     if let Some(tls) = &chain.tls {
         downstream = match secure::shake_hands(downstream, tls, chain.handshake_timeout, &worker.stats).await {
             Ok(downstream) => downstream,
             Err(failure) => {
                 if failure == Failure::Timeout {
-                    line.count(|stats| stats.downstream_cx_transport_socket_connect_timeout);
+                    worker.stats.inc(listener.stats.downstream_cx_transport_socket_connect_timeout);
                 }
-                tracing::debug!(peer = %line.entry.downstream_remote, %failure, "TLS handshake failed");
-                line.entry.downstream_transport_failure = failure.reason().replace(' ', "_").into();
+                tracing::debug!(listener = %listener.name, %failure, "TLS handshake failed");
+                if let Some(line) = &mut line {
+                    line.entry.downstream_transport_failure = failure.reason().replace(' ', "_").into();
+                }
                 return;
             }
         };
-        line.entry.requested_server_name.clone_from(&downstream.server_name);
-        line.entry.tls.clone_from(&downstream.tls);
+        if let Some(line) = &mut line {
+            line.learn(&downstream);
+        }
     }
+    let asked = Asked { gate: Gate::new(&chain.filters, &worker.stats, &downstream), cluster: admitted.cluster.take() };
     match &chain.terminal {
-        NetworkFilter::Http(manager) => {
+        Terminal::Tcp(proxy) => {
+            if let Some(line) = &mut line {
+                tcp::proxy(worker.clone(), downstream, proxy, asked, line).await;
+            }
+        }
+        Terminal::Echo => simple::echo(&mut downstream, asked.gate.as_ref(), line.as_deref_mut()).await,
+        Terminal::DirectResponse(response) => simple::respond(&mut downstream, response, line.as_deref_mut()).await,
+        Terminal::Http(manager) => {
+            if let Some(gate) = &asked.gate
+                && !simple::first_byte_admitted(&mut downstream, gate, manager.idle_timeout, line.as_deref_mut()).await
+            {
+                return;
+            }
             let codec = match (manager.codec, http) {
                 (Codec::Auto, Some(protocol)) => Some(protocol.codec()),
                 (Codec::Auto, None) => wait_for_codec(&mut downstream, manager.idle_timeout).await,
                 (codec, _) => Some(codec),
             };
-            if let Some(codec) = codec {
-                connection::serve(worker, downstream, manager.clone(), codec).await;
+            let Some(codec) = codec else { return };
+            if let Some(line) = &mut line {
+                line.entry.protocol = Some(if codec == Codec::Http2 { "HTTP/2" } else { "HTTP/1.1" });
+                downstream.meter = Some(line.meter.clone());
             }
+            connection::serve(worker.clone(), downstream, manager.clone(), codec).await;
         }
-        NetworkFilter::Tcp(proxy) => tcp::proxy(worker, downstream, proxy, line).await,
+    }
+}
+
+/// A connection's places below its limits.
+struct Seats<'a> {
+    _of_process: Option<Seat<'a>>,
+    _of_listener: Seat<'a>,
+}
+
+impl<'a> Seats<'a> {
+    fn take(worker: &Worker, downstream: &Downstream, listener: &'a Listener) -> Option<Self> {
+        let full = |counter, what: &str| {
+            worker.stats.inc(counter);
+            tracing::debug!(peer = %downstream.peer, listener = %listener.name, what, "too many connections");
+        };
+        let of_process = match listener.process_ceiling.as_ref().map(|ceiling| ceiling.admit(&worker.runtime)) {
+            Some(None) => {
+                full(listener.stats.downstream_global_cx_overflow, "of the process");
+                return None;
+            }
+            seat => seat.flatten(),
+        };
+        let Some(of_listener) = listener.ceiling.admit(&worker.runtime) else {
+            full(listener.stats.downstream_cx_overflow, "of the listener");
+            return None;
+        };
+        Some(Self { _of_process: of_process, _of_listener: of_listener })
     }
 }
 
@@ -191,64 +261,14 @@ impl Drop for Active<'_> {
     }
 }
 
-/// What the listener filters found.
-#[derive(Debug, Default)]
-struct Seen {
-    hello: Option<Hello>,
-    http: Option<Protocol>,
-}
-
-/// Why the listener filters refuse a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum Refused {
-    #[error("timed out")]
-    TooSlow,
-    #[error("the ClientHello is too large")]
-    TooLarge,
-}
-
-/// Runs the listener filters that look at the first bytes. A client that waits for the server to speak first must not
-/// hang: at the timeout the connection goes on without what they would have found, if the listener says so.
-async fn inspect(worker: &Worker, downstream: &Downstream, listener: &Listener) -> Result<Seen, Refused> {
-    if listener.inspect_tls.is_none() && !listener.inspect_http {
-        return Ok(Seen::default());
-    }
-    let stream = downstream.stream.tcp();
-    let looking = async {
-        let hello = match &listener.inspect_tls {
-            Some(stats) => {
-                secure::inspect(stream, stats, &worker.stats).await.map_err(|secure::TooLarge| Refused::TooLarge)?
-            }
-            None => None,
-        };
-        let http = if listener.inspect_http && hello.is_none() { sniff(stream).await } else { None };
-        Ok(Seen { hello, http })
-    };
-    match listener.listener_filters_timeout {
-        None => looking.await,
-        Some(timeout) => match tokio::time::timeout(timeout, looking).await {
-            Ok(seen) => seen,
-            Err(_) if listener.continue_on_listener_filters_timeout => {
-                worker.stats.inc(listener.stats.downstream_pre_cx_timeout);
-                Ok(Seen::default())
-            }
-            Err(_) => Err(Refused::TooSlow),
-        },
-    }
-}
-
-fn find_chain(
-    listener: &Listener,
-    downstream: &Downstream,
-    hello: Option<&Hello>,
-    http: Option<Protocol>,
-) -> Option<Arc<FilterChain>> {
+fn find_chain(listener: &Listener, downstream: &Downstream, found: &Found) -> Option<Arc<FilterChain>> {
     let facts = Facts {
         destination: downstream.destination,
         source: downstream.peer,
-        server_name: hello.map_or("", |hello| &hello.server_name),
-        transport_protocol: if hello.is_some() { "tls" } else { "raw_buffer" },
-        application_protocols: match (http, hello) {
+        direct_source: downstream.direct_peer,
+        server_name: downstream.server_name.as_deref().unwrap_or_default(),
+        transport_protocol: if found.hello.is_some() { "tls" } else { "raw_buffer" },
+        application_protocols: match (found.http, &found.hello) {
             (Some(http), _) => Protocols::Found(http.names()),
             (None, Some(hello)) => Protocols::Offered(&hello.protocols),
             (None, None) => Protocols::Found(&[]),
@@ -274,7 +294,7 @@ async fn wait_for_codec(downstream: &mut Downstream, idle: Option<std::time::Dur
     let spoken = async {
         match &downstream.tls {
             Some(tls) => sniff_tls(&mut downstream.stream, tls).await,
-            None => sniff(downstream.stream.tcp()).await.map_or(Codec::Http1, Protocol::codec),
+            None => sniff(downstream.stream.tcp()).await.ok().flatten().map_or(Codec::Http1, Protocol::codec),
         }
     };
     tokio::select! {
@@ -282,19 +302,6 @@ async fn wait_for_codec(downstream: &mut Downstream, idle: Option<std::time::Dur
         () = silent => None,
         () = drained => None,
     }
-}
-
-/// The destination before netfilter's REDIRECT.
-fn netfilter_destination(downstream: &Downstream) -> Option<std::net::SocketAddr> {
-    use nix::sys::socket::{getsockopt, sockopt};
-    if downstream.local.is_ipv6() {
-        let address = getsockopt(downstream.stream.tcp(), sockopt::Ip6tOriginalDst).ok()?;
-        let ip = std::net::Ipv6Addr::from(address.sin6_addr.s6_addr);
-        return Some((ip, u16::from_be(address.sin6_port)).into());
-    }
-    let address = getsockopt(downstream.stream.tcp(), sockopt::OriginalDst).ok()?;
-    let ip = std::net::Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
-    Some((ip, u16::from_be(address.sin_port)).into())
 }
 
 /// A pod's connection for which there is no listener goes where it wanted to go.
@@ -309,7 +316,8 @@ async fn pass_through(worker: Rc<Worker>, downstream: Downstream, direction: Dir
     };
     let proxy = proxies.with(|proxy| proxy.get_or_init(|| Arc::new(passthrough(cluster))).clone());
     let mut line = Line::new(worker.clone(), &downstream, None);
-    tcp::proxy(worker, downstream, &proxy, &mut line).await;
+    line.proxy = Some(proxy.clone());
+    tcp::proxy(worker, downstream, &proxy, Asked::default(), &mut line).await;
 }
 
 fn passthrough(cluster: &str) -> TcpProxy {

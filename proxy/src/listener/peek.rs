@@ -4,32 +4,51 @@ use std::{cell::RefCell, io};
 
 use tokio::{io::Interest, net::TcpStream};
 
-use crate::tls::hello::MAX_HELLO;
+use super::proxy_protocol;
+
+/// The most that anybody looks at.
+const MOST: usize = proxy_protocol::LONGEST;
 
 thread_local! {
     /// What is looked at never outlives the look: one buffer per worker.
-    static BYTES: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_HELLO]);
+    static BYTES: RefCell<Vec<u8>> = RefCell::new(vec![0; MOST]);
 }
 
-/// Waits until `decide` can tell from the first bytes, of which it sees up to 16 KiB. None: it cannot, and no more will
-/// come.
-pub(super) async fn until<T>(stream: &TcpStream, mut decide: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
+/// Why nothing can be decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stuck {
+    /// No more will come.
+    Closed,
+    /// More would not be looked at.
+    Full,
+    /// The socket failed.
+    Failed,
+}
+
+/// Waits until `decide` can tell from the first bytes, of which it sees up to `most`.
+pub(super) async fn until<T>(
+    stream: &TcpStream,
+    most: usize,
+    mut decide: impl FnMut(&[u8]) -> Option<T>,
+) -> Result<T, Stuck> {
     loop {
-        let ready = stream.ready(Interest::READABLE).await.ok()?;
+        let ready = stream.ready(Interest::READABLE).await.map_err(|_| Stuck::Failed)?;
         let looked = BYTES.with_borrow_mut(|bytes| {
+            let bytes = &mut bytes[..most.min(MOST)];
             let length = stream.try_io(Interest::READABLE, || peek(stream, bytes))?;
             Ok::<_, io::Error>((decide(&bytes[..length]), length, length == bytes.len()))
         });
         match looked {
-            Ok((Some(decided), ..)) => return Some(decided),
-            Ok((None, 0, _) | (None, _, true)) => return None,
-            Ok((None, ..)) if ready.is_read_closed() => return None,
+            Ok((Some(decided), ..)) => return Ok(decided),
+            Ok((None, 0, _)) => return Err(Stuck::Closed),
+            Ok((None, _, true)) => return Err(Stuck::Full),
+            Ok((None, ..)) if ready.is_read_closed() => return Err(Stuck::Closed),
             Ok((None, ..)) => {
                 // The bytes stay where they are: forget that the socket is readable, and wait for more to arrive.
                 let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return None,
+            Err(_) => return Err(Stuck::Failed),
         }
     }
 }

@@ -5,14 +5,17 @@ use std::{rc::Rc, time::Duration};
 
 use tokio::net::TcpStream;
 
-use super::peek;
+use super::{
+    inspect::Refused,
+    peek::{self, Stuck},
+};
 use crate::{
     config::tls::DownstreamTls,
     intake::Downstream,
     telemetry::stats::Shard,
     tls::{
         failure::Failure,
-        hello::{self, Hello, Seen},
+        hello::{self, Hello, MAX_HELLO, Seen},
         stats::InspectorStats,
     },
     wire::io::Io,
@@ -23,8 +26,8 @@ pub(super) async fn inspect(
     stream: &TcpStream,
     stats: &InspectorStats,
     shard: &Shard,
-) -> Result<Option<Hello>, TooLarge> {
-    let seen = peek::until(stream, |bytes| match hello::look(bytes) {
+) -> Result<Option<Hello>, Refused> {
+    let seen = peek::until(stream, MAX_HELLO, |bytes| match hello::look(bytes) {
         Seen::NeedsMore => None,
         seen => {
             stats.looked_at(shard, bytes.len());
@@ -32,24 +35,21 @@ pub(super) async fn inspect(
         }
     });
     match seen.await {
-        Some(Seen::Hello(hello)) => {
+        Ok(Seen::Hello(hello)) => {
             stats.found(shard, &hello);
             Ok(Some(hello))
         }
-        Some(Seen::TooLarge) => {
+        Ok(Seen::TooLarge) => {
             stats.too_large(shard);
-            Err(TooLarge)
+            Err(Refused::TooLarge)
         }
-        Some(Seen::NotTls | Seen::NeedsMore) | None => {
+        Ok(Seen::NotTls | Seen::NeedsMore) | Err(Stuck::Full) => {
             stats.not_found(shard);
             Ok(None)
         }
+        Err(stuck) => Err(stuck.into()),
     }
 }
-
-/// The ClientHello is longer than allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooLarge;
 
 /// Shakes hands: what is read and written from here on is under TLS.
 pub(super) async fn shake_hands(

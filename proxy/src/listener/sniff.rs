@@ -2,13 +2,13 @@
 
 use tokio::net::TcpStream;
 
-use super::peek;
+use super::peek::{self, Stuck};
 use crate::{config::http::Codec, tls::PeerTls, wire::io::Io};
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A request line is looked for in this many bytes.
-const LOOK: usize = 4096;
+const LOOK: usize = 64 * 1024;
 /// Longest method name.
 const LONGEST_METHOD: usize = 32;
 
@@ -30,6 +30,15 @@ impl Protocol {
         }
     }
 
+    /// Among what is counted.
+    pub fn index(self) -> usize {
+        match self {
+            Self::Http10 => 0,
+            Self::Http11 => 1,
+            Self::Http2 => 2,
+        }
+    }
+
     /// What speaks it.
     pub fn codec(self) -> Codec {
         match self {
@@ -47,16 +56,16 @@ enum Guess {
     NeedsMore,
 }
 
-/// Waits for as many bytes as it takes. None: not HTTP, or the client is gone.
-pub(super) async fn sniff(stream: &TcpStream) -> Option<Protocol> {
-    let guessed = peek::until(stream, |bytes| match guess(bytes) {
-        Guess::NeedsMore if bytes.len() >= LOOK => Some(Guess::NotHttp),
+/// Waits for as many bytes as it takes. None: not HTTP.
+pub(super) async fn sniff(stream: &TcpStream) -> Result<Option<Protocol>, Stuck> {
+    let guessed = peek::until(stream, LOOK, |bytes| match guess(bytes) {
         Guess::NeedsMore => None,
         guess => Some(guess),
     });
     match guessed.await {
-        Some(Guess::Is(protocol)) => Some(protocol),
-        Some(Guess::NotHttp | Guess::NeedsMore) | None => None,
+        Ok(Guess::Is(protocol)) => Ok(Some(protocol)),
+        Ok(Guess::NotHttp | Guess::NeedsMore) | Err(Stuck::Full) => Ok(None),
+        Err(stuck) => Err(stuck),
     }
 }
 
@@ -89,12 +98,11 @@ fn guess(bytes: &[u8]) -> Guess {
     }
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Guess::NeedsMore };
     let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
-    if line.ends_with(b" HTTP/1.1") {
-        Guess::Is(Protocol::Http11)
-    } else if line.ends_with(b" HTTP/1.0") {
-        Guess::Is(Protocol::Http10)
-    } else {
-        Guess::NotHttp
+    match line.get(method) {
+        Some(_) if line.ends_with(b" HTTP/1.1") => Guess::Is(Protocol::Http11),
+        // Any other version, or none.
+        Some(_) => Guess::Is(Protocol::Http10),
+        None => Guess::NotHttp,
     }
 }
 
@@ -118,7 +126,9 @@ mod tests {
             (b"GET / HTTP/1.0\n", Guess::Is(Protocol::Http10)),
             (b"GE", Guess::NeedsMore),
             (b"GET /", Guess::NeedsMore),
-            (b"GET /\r\n", Guess::NotHttp),
+            (b"GET /\r\n", Guess::Is(Protocol::Http10)),
+            (b"GET / HTTP/9.9\r\n", Guess::Is(Protocol::Http10)),
+            (b"GET\r\n", Guess::NotHttp),
             (b"\x16\x03\x01", Guess::NotHttp),
             (b"", Guess::NeedsMore),
         ] {
@@ -137,7 +147,7 @@ mod tests {
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
         });
-        assert_eq!(protocol, Some(Protocol::Http2));
+        assert_eq!(protocol, Ok(Some(Protocol::Http2)));
         let mut bytes = [0; 64];
         assert_eq!(server.try_read(&mut bytes).unwrap(), PREFACE.len());
     }
@@ -150,7 +160,7 @@ mod tests {
             let (server, _) = listener.accept().await.unwrap();
             client.write_all(sent).await.unwrap();
             drop(client);
-            assert_eq!(sniff(&server).await, None);
+            assert_eq!(sniff(&server).await, Err(Stuck::Closed));
         }
     }
 }

@@ -112,12 +112,14 @@ impl Failed {
     }
 }
 
-/// Connects to the target on behalf of `downstream`, trying as many endpoints as the settings say. `entry` learns the
+/// Connects to the target on behalf of `downstream`, trying as many endpoints as the settings say; `chosen` is a
+/// cluster that goes before theirs. `entry` learns the
 /// cluster and the endpoint tried last.
 pub(super) async fn to_target(
     worker: &Worker,
     downstream: &Downstream,
     settings: &Settings,
+    chosen: Option<&Arc<str>>,
     entry: &mut Entry,
 ) -> Result<Connected, Failed> {
     let dialer = downstream.dialer();
@@ -141,7 +143,8 @@ pub(super) async fn to_target(
         }
         Target::Clusters(clusters) => {
             let snapshot = worker.snapshot.load_full();
-            let cluster = draw(clusters, fastrand::u64(..)).and_then(|name| snapshot.cluster(name));
+            let name = chosen.or_else(|| draw(clusters, fastrand::u64(..)));
+            let cluster = name.and_then(|name| snapshot.cluster(name));
             let cluster = cluster.ok_or(Failed::NoCluster)?;
             entry.upstream_cluster = Some(cluster.name.clone());
             to_cluster(worker, &dialer, downstream, cluster, settings, entry).await

@@ -63,6 +63,8 @@ pub enum Ended {
     Idle,
     /// It was to end soon, and nothing came after the server's last bytes.
     Lull,
+    /// The gate did not let the client's bytes pass.
+    Refused,
     /// One side's socket failed: reset, or gone.
     Failed(Side, io::Error),
 }
@@ -73,6 +75,7 @@ impl fmt::Display for Ended {
             Self::Finished { .. } => f.write_str("finished"),
             Self::Idle => f.write_str("idle"),
             Self::Lull => f.write_str("drained"),
+            Self::Refused => f.write_str("refused"),
             Self::Failed(Side::Downstream, error) => write!(f, "downstream: {error}"),
             Self::Failed(Side::Upstream, error) => write!(f, "upstream: {error}"),
         }
@@ -88,6 +91,29 @@ pub struct Copied {
     pub sent: u64,
 }
 
+/// Watches over what the client sends.
+pub(crate) trait Watch {
+    /// The client has sent something, or that it will send no more: whether the connection may go on.
+    fn admits(&self) -> bool;
+
+    /// Whether all bytes are to be seen, not only the first.
+    fn is_continuous(&self) -> bool;
+}
+
+/// Nobody watches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unwatched;
+
+impl Watch for Unwatched {
+    fn admits(&self) -> bool {
+        true
+    }
+
+    fn is_continuous(&self) -> bool {
+        false
+    }
+}
+
 impl AddAssign for Copied {
     fn add_assign(&mut self, more: Self) {
         self.received += more.received;
@@ -98,11 +124,12 @@ impl AddAssign for Copied {
 /// Copies until the end, or, once `soon` has resolved, until the first lull: bytes do not say where a request begins, but
 /// after an answer nothing is under way that a FIN could break, and clients expect one there. `counted` is told what has moved
 /// as it goes, so that the count is there when the future is dropped. When one side fails, the other is set to end with a reset too: its peer must not take the end for an orderly one.
-pub async fn both_ways(
+pub(crate) async fn both_ways(
     downstream: &mut Io,
     upstream: &mut Io,
     idle_timeout: Option<Duration>,
     soon: impl Future<Output = ()>,
+    gate: Option<&impl Watch>,
     mut counted: impl FnMut(Copied),
 ) -> Ended {
     let mut copied = Copied::default();
@@ -114,22 +141,24 @@ pub async fn both_ways(
     let mut last = None;
     let ended = poll_fn(|cx| {
         let before = copied;
-        let up_polled = up.poll(downstream, upstream, &mut copied.received, down.done, cx);
+        let up_polled = up.poll(downstream, upstream, gate, &mut copied.received, down.done, cx);
         let down_polled = match &up_polled {
             Poll::Ready(Err(_)) => Poll::Pending,
-            _ => down.poll(upstream, downstream, &mut copied.sent, up.done, cx),
+            _ => down.poll(upstream, downstream, None::<&Unwatched>, &mut copied.sent, up.done, cx),
         };
         if copied != before {
             answered = copied.sent != before.sent;
             counted(Copied { received: copied.received - before.received, sent: copied.sent - before.sent });
         }
         let up_done = match up_polled {
+            Poll::Ready(Err(Failure::Refused)) => return Poll::Ready(Ended::Refused),
             Poll::Ready(Err(Failure::Reading(error))) => return Poll::Ready(Ended::Failed(Side::Downstream, error)),
             Poll::Ready(Err(Failure::Writing(error))) => return Poll::Ready(Ended::Failed(Side::Upstream, error)),
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
         };
         let down_done = match down_polled {
+            Poll::Ready(Err(Failure::Refused)) => return Poll::Ready(Ended::Refused),
             Poll::Ready(Err(Failure::Reading(error))) => return Poll::Ready(Ended::Failed(Side::Upstream, error)),
             Poll::Ready(Err(Failure::Writing(error))) => return Poll::Ready(Ended::Failed(Side::Downstream, error)),
             Poll::Ready(Ok(())) => true,
@@ -162,7 +191,7 @@ pub async fn both_ways(
     match &ended {
         Ended::Failed(Side::Downstream, _) => reset_on_close(upstream),
         Ended::Failed(Side::Upstream, _) => reset_on_close(downstream),
-        Ended::Finished { .. } | Ended::Idle | Ended::Lull => {}
+        Ended::Finished { .. } | Ended::Idle | Ended::Lull | Ended::Refused => {}
     }
     ended
 }
@@ -174,6 +203,7 @@ pub fn reset_on_close(stream: &Io) {
 }
 
 enum Failure {
+    Refused,
     Reading(io::Error),
     Writing(io::Error),
 }
@@ -212,6 +242,7 @@ impl OneWay {
         &mut self,
         from: &mut Io,
         to: &mut Io,
+        gate: Option<&impl Watch>,
         taken: &mut u64,
         other_done: bool,
         cx: &mut Context<'_>,
@@ -229,7 +260,8 @@ impl OneWay {
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
-            if self.full_reads >= BULK_READS && self.pipe.is_none() && from.plain().is_some() && to.plain().is_some() {
+            let bulk = self.full_reads >= BULK_READS && gate.is_none_or(|gate| !gate.is_continuous());
+            if bulk && self.pipe.is_none() && from.plain().is_some() && to.plain().is_some() {
                 // Without pipes (out of descriptors) the scratch goes on serving.
                 self.pipe = Pipe::new().ok();
                 self.full_reads = 0;
@@ -240,7 +272,7 @@ impl OneWay {
                     self.end_of_input = read == 0;
                     *taken += read as u64;
                 }
-                None => ready!(self.poll_through_scratch(from, to, taken, cx))?,
+                None => ready!(self.poll_through_scratch(from, to, gate, taken, cx))?,
             }
         }
     }
@@ -265,6 +297,7 @@ impl OneWay {
         &mut self,
         from: &mut Io,
         to: &mut Io,
+        gate: Option<&impl Watch>,
         taken: &mut u64,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failure>> {
@@ -272,11 +305,14 @@ impl OneWay {
             let mut buffer = ReadBuf::new(scratch);
             ready!(poll_read(from, cx, &mut buffer)).map_err(Failure::Reading)?;
             let mut rest = buffer.filled();
+            *taken += rest.len() as u64;
+            if gate.is_some_and(|gate| !gate.admits()) {
+                return Poll::Ready(Err(Failure::Refused));
+            }
             if rest.is_empty() {
                 self.end_of_input = true;
                 return Poll::Ready(Ok(()));
             }
-            *taken += rest.len() as u64;
             self.full_reads = if rest.len() == SCRATCH_BYTES { self.full_reads + 1 } else { 0 };
             while !rest.is_empty() {
                 match Pin::new(&mut *to).poll_write(cx, rest) {
@@ -429,7 +465,10 @@ mod tests {
         let (mut downstream, mut upstream) = (Io::Tcp(downstream), Io::Tcp(upstream));
         let copying = tokio::spawn(async move {
             let mut copied = Copied::default();
-            let ended = both_ways(&mut downstream, &mut upstream, idle_timeout, soon, |moved| copied += moved).await;
+            let ended = both_ways(&mut downstream, &mut upstream, idle_timeout, soon, None::<&Unwatched>, |moved| {
+                copied += moved
+            })
+            .await;
             (ended, copied)
         });
         (client, server, copying)

@@ -2,6 +2,8 @@
 
 mod connect;
 pub(crate) mod copy;
+pub(crate) mod gate;
+pub(crate) mod line;
 
 use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
@@ -10,11 +12,12 @@ use tokio::time::Instant;
 use self::{
     connect::{Connected, Failed},
     copy::{Copied, Ended, Side},
+    gate::Gate,
+    line::Line,
 };
 use crate::{
     config::tcp::{Settings, TcpProxy},
     intake::{Downstream, Origin},
-    listener::line::Line,
     telemetry::access_log::Flag,
     worker::state::Worker,
 };
@@ -22,10 +25,25 @@ use crate::{
 /// How long before the end of a drain a connection ends at its first lull, rather than with a request under way.
 const LAST: Duration = Duration::from_secs(2);
 
-/// Carries one connection to its end. `line` brings what the listener knows, and learns the rest.
-pub(crate) async fn proxy(worker: Rc<Worker>, mut downstream: Downstream, proxy: &Arc<TcpProxy>, line: &mut Line) {
-    line.proxy = Some(proxy.clone());
-    worker.stats.inc(proxy.stats.downstream_cx_total);
+/// What network filters say of a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Asked<'a> {
+    /// What is asked with its first bytes.
+    pub gate: Option<Gate<'a>>,
+    /// The cluster that it goes to; none: what is configured.
+    pub cluster: Option<Arc<str>>,
+}
+
+/// Carries one connection to its end. `line` brings what the listener knows, and learns the rest; the connection is
+/// counted in the proxy's `downstream_cx_total` already.
+pub(crate) async fn proxy(
+    worker: Rc<Worker>,
+    mut downstream: Downstream,
+    proxy: &TcpProxy,
+    asked: Asked<'_>,
+    line: &mut Line,
+) {
+    let Asked { gate, cluster } = asked;
     let settings = &proxy.settings;
     if settings.log.on_start {
         line.write_now();
@@ -33,7 +51,7 @@ pub(crate) async fn proxy(worker: Rc<Worker>, mut downstream: Downstream, proxy:
     let mut too_old = pin!(until(lifetime(settings, fastrand::f64()).map(|most| Instant::now() + most)));
     let connected = tokio::select! {
         biased;
-        connected = connect::to_target(&worker, &downstream, settings, &mut line.entry) => connected,
+        connected = connect::to_target(&worker, &downstream, settings, cluster.as_ref(), &mut line.entry) => connected,
         () = &mut too_old => return end_of_life(&worker, proxy, line),
     };
     let Connected { stream: mut upstream, tls, held } = match connected {
@@ -51,20 +69,25 @@ pub(crate) async fn proxy(worker: Rc<Worker>, mut downstream: Downstream, proxy:
     let drain = downstream.drain.clone();
     let soon = drain.forced_within(LAST);
     let counted = |moved: Copied| {
-        line.received.set(line.received.get() + moved.received);
-        line.sent.set(line.sent.get() + moved.sent);
+        line.meter.add(moved.received, moved.sent);
         worker.stats.add(proxy.stats.downstream_cx_rx_bytes_total, moved.received);
         worker.stats.add(proxy.stats.downstream_cx_tx_bytes_total, moved.sent);
         if let Some(held) = &held {
             held.count(moved.received, moved.sent);
         }
     };
+    let idle = settings.idle_timeout;
+    let copying = copy::both_ways(&mut downstream.stream, &mut upstream, idle, soon, gate.as_ref(), counted);
     let ended = tokio::select! {
         biased;
-        ended = copy::both_ways(&mut downstream.stream, &mut upstream, settings.idle_timeout, soon, counted) => Some(ended),
+        ended = copying => Some(ended),
         () = &mut too_old => None,
         () = every(settings.log.interval, || line.write_now()) => None,
     };
+    if let Some(gate) = &gate {
+        drop(upstream);
+        gate.close(Some(line)).await;
+    }
     let Some(ended) = ended else { return end_of_life(&worker, proxy, line) };
     match &ended {
         Ended::Failed(Side::Upstream, _) => line.entry.raise(Flag::UpstreamRemoteReset),
@@ -72,7 +95,7 @@ pub(crate) async fn proxy(worker: Rc<Worker>, mut downstream: Downstream, proxy:
             worker.stats.inc(proxy.stats.idle_timeout);
             line.closes("tcp_session_idle_timeout");
         }
-        Ended::Finished { .. } | Ended::Lull | Ended::Failed(Side::Downstream, _) => {}
+        Ended::Finished { .. } | Ended::Lull | Ended::Refused | Ended::Failed(Side::Downstream, _) => {}
     }
     if let Some(held) = &held {
         held.ended_remotely(matches!(
@@ -83,8 +106,8 @@ pub(crate) async fn proxy(worker: Rc<Worker>, mut downstream: Downstream, proxy:
     tracing::debug!(
         peer = %downstream.peer,
         destination = %downstream.destination,
-        received = line.received.get(),
-        sent = line.sent.get(),
+        received = line.meter.received.get(),
+        sent = line.meter.sent.get(),
         %ended,
         "connection ended"
     );

@@ -200,7 +200,15 @@ async fn bytes_pass_between_tls_and_bare_sockets_both_ways() {
     let ends = (downstream, upstream);
     let copying = async {
         let (mut downstream, mut upstream) = ends;
-        copy::both_ways(&mut downstream, &mut upstream, None, std::future::pending(), |moved| copied += moved).await
+        copy::both_ways(
+            &mut downstream,
+            &mut upstream,
+            None,
+            std::future::pending(),
+            None::<&copy::Unwatched>,
+            |moved| copied += moved,
+        )
+        .await
     };
     let (mut used_reads, mut used_writes) = tokio::io::split(used);
     let (mut bare_reads, mut bare_writes) = tokio::io::split(bare);

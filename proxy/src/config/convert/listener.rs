@@ -2,23 +2,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use weir_proto::envoy::{
-    config::{core::v3 as core, listener::v3 as proto},
-    extensions::filters::{
-        listener::tls_inspector::v3::TlsInspector,
-        network::{
-            http_connection_manager::v3::HttpConnectionManager as HttpProto, tcp_proxy::v3::TcpProxy as TcpProto,
-        },
-    },
-};
+use weir_proto::envoy::config::{core::v3 as core, listener::v3 as proto};
 
-use super::{Context, Error, access_log, cidrs, http, item, limit, socket_address, sub, tcp, tls, type_name, unpack};
+use super::{Context, Error, access_log, filter_chain, item, limit, listener_filter, socket_address, sub};
 use crate::{
-    config::listener::{
-        FilterChain, FilterChainMatch, Listener, ListenerStats, NetworkFilter, SourceType, TrafficDirection,
-    },
+    config::listener::{FilterChain, Listener, ListenerStats, TrafficDirection},
     telemetry::stats::Scope,
-    tls::stats::InspectorStats,
 };
 
 const SUPPORTED: [&str; 22] = [
@@ -80,7 +69,7 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
         cx.only(additional, &at, &["address"], &["tcp_keepalive"])?;
         addresses.push(socket_address(additional.address.as_ref(), &sub(&at, "address"))?);
     }
-    let filters = listener_filters(cx, &message.listener_filters, at)?;
+    let filters = listener_filter::filters(cx, &message.listener_filters, at)?;
     let stats = stats_scope(cx, message, &addresses);
     #[expect(deprecated, reason = "published configurations use it")]
     let bind = message
@@ -93,10 +82,17 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
     let mut matches = HashMap::new();
     for (index, chain) in message.filter_chains.iter().enumerate() {
         let at = item(at, "filter_chains", index);
-        let chain = filter_chain(cx, chain, buffer_limit, &stats, &at)?;
-        if let Some(earlier) = matches.insert(format!("{:?}", chain.matches), index) {
-            let message =
-                format!("the same matching rules as filter_chains[{earlier}]: every filter chain needs its own");
+        let chain = filter_chain::filter_chain(cx, chain, buffer_limit, &stats, &at)?;
+        for rules in filter_chain::combinations(&chain.matches) {
+            let Some(earlier) = matches.insert(rules, index).filter(|earlier| *earlier != index) else { continue };
+            let same =
+                filter_chains.get(earlier).is_some_and(|other: &Arc<FilterChain>| other.matches == chain.matches);
+            let message = match same {
+                true => {
+                    format!("the same matching rules as filter_chains[{earlier}]: every filter chain needs its own")
+                }
+                false => format!("matching rules that overlap with those of filter_chains[{earlier}]"),
+            };
             return Err(Error::at(sub(&at, "filter_chain_match"), message));
         }
         filter_chains.push(Arc::new(chain));
@@ -104,7 +100,9 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
     let default_filter_chain = message
         .default_filter_chain
         .as_ref()
-        .map(|chain| filter_chain(cx, chain, buffer_limit, &stats, &sub(at, "default_filter_chain")).map(Arc::new))
+        .map(|chain| {
+            filter_chain::filter_chain(cx, chain, buffer_limit, &stats, &sub(at, "default_filter_chain")).map(Arc::new)
+        })
         .transpose()?;
     if filter_chains.is_empty() && default_filter_chain.is_none() {
         return Err(Error::at(at, "no filter chains specified"));
@@ -121,9 +119,7 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
             core::TrafficDirection::Outbound => TrafficDirection::Outbound,
         },
         use_original_destination: message.use_original_dst.unwrap_or(false),
-        restore_original_destination: filters.original_destination,
-        inspect_tls: filters.tls_inspector,
-        inspect_http: filters.http_inspector,
+        filters,
         listener_filters_timeout: limit(
             message.listener_filters_timeout.as_ref(),
             Some(Listener::DEFAULT_FILTERS_TIMEOUT),
@@ -147,39 +143,6 @@ fn ipv4_compat(address: Option<&core::Address>) -> bool {
     )
 }
 
-#[derive(Default)]
-struct ListenerFilters {
-    original_destination: bool,
-    tls_inspector: Option<InspectorStats>,
-    http_inspector: bool,
-}
-
-fn listener_filters(cx: &mut Context, messages: &[proto::ListenerFilter], at: &str) -> Result<ListenerFilters, Error> {
-    let mut filters = ListenerFilters::default();
-    for (index, message) in messages.iter().enumerate() {
-        let at = item(at, "listener_filters", index);
-        cx.only(message, &at, &["name", "typed_config"], &[])?;
-        let kind = match &message.config_type {
-            Some(proto::listener_filter::ConfigType::TypedConfig(any)) => type_name(any),
-            _ => &message.name,
-        };
-        match kind {
-            "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" | "envoy.filters.listener.original_dst" => {
-                filters.original_destination = true
-            }
-            "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
-            | "envoy.filters.listener.tls_inspector" => {
-                tls_inspector(cx, message, &at)?;
-                filters.tls_inspector = Some(InspectorStats::new(&cx.stats));
-            }
-            "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
-            | "envoy.filters.listener.http_inspector" => filters.http_inspector = true,
-            other => return Err(Error::at(at, format!("listener filter {other} is not supported yet"))),
-        }
-    }
-    Ok(filters)
-}
-
 /// The scope of a listener's statistics: Envoy names it by its address, unless told otherwise.
 fn stats_scope(cx: &Context, message: &proto::Listener, addresses: &[std::net::SocketAddr]) -> Scope {
     let name = match (message.stat_prefix.as_str(), addresses.first()) {
@@ -187,129 +150,4 @@ fn stats_scope(cx: &Context, message: &proto::Listener, addresses: &[std::net::S
         (prefix, _) => prefix.to_owned(),
     };
     cx.stats.scope(&format!("listener.{name}"))
-}
-
-fn tls_inspector(cx: &mut Context, message: &proto::ListenerFilter, at: &str) -> Result<(), Error> {
-    let Some(proto::listener_filter::ConfigType::TypedConfig(any)) = &message.config_type else { return Ok(()) };
-    let at = sub(at, "typed_config");
-    let message: TlsInspector = unpack(any, &at)?;
-    for (set, field) in [
-        (message.enable_ja3_fingerprinting == Some(true), "enable_ja3_fingerprinting"),
-        (message.enable_ja4_fingerprinting == Some(true), "enable_ja4_fingerprinting"),
-    ] {
-        if set {
-            return Err(Error::at(sub(&at, field), "not supported yet"));
-        }
-    }
-    let supported = ["enable_ja3_fingerprinting", "enable_ja4_fingerprinting"];
-    // The kernel keeps the bytes that are looked at: there is no buffer to size.
-    cx.only(&message, &at, &supported, &["initial_read_buffer_size"])
-}
-
-fn filter_chain(
-    cx: &mut Context,
-    message: &proto::FilterChain,
-    buffer_limit: usize,
-    stats: &Scope,
-    at: &str,
-) -> Result<FilterChain, Error> {
-    let supported = ["filter_chain_match", "filters", "name", "transport_socket", "transport_socket_connect_timeout"];
-    cx.only(message, at, &supported, &["metadata"])?;
-    let tls = tls::downstream(cx, message.transport_socket.as_ref(), stats, &sub(at, "transport_socket"))?;
-    let timeout_at = sub(at, "transport_socket_connect_timeout");
-    let handshake_timeout = limit(message.transport_socket_connect_timeout.as_ref(), None, &timeout_at)?;
-    let matches = match &message.filter_chain_match {
-        None => FilterChainMatch::default(),
-        Some(matches) => filter_chain_match(cx, matches, &sub(at, "filter_chain_match"))?,
-    };
-    let mut terminal = None;
-    for (index, filter) in message.filters.iter().enumerate() {
-        let at = item(at, "filters", index);
-        if terminal.is_some() {
-            return Err(Error::at(item_before(&at, index), "terminal filter is not the last one of its chain"));
-        }
-        terminal = Some(network_filter(cx, filter, buffer_limit, stats, &at)?);
-    }
-    let terminal = terminal.ok_or_else(|| {
-        Error::at(sub(at, "filters"), "expected one of http_connection_manager and tcp_proxy as the last filter")
-    })?;
-    Ok(FilterChain { name: message.name.as_str().into(), matches, tls, handshake_timeout, terminal })
-}
-
-fn item_before(at: &str, index: usize) -> String {
-    at.replace(&format!("filters[{index}]"), &format!("filters[{}]", index - 1))
-}
-
-fn filter_chain_match(
-    cx: &mut Context,
-    message: &proto::FilterChainMatch,
-    at: &str,
-) -> Result<FilterChainMatch, Error> {
-    let supported = [
-        "destination_port",
-        "prefix_ranges",
-        "direct_source_prefix_ranges",
-        "source_type",
-        "source_prefix_ranges",
-        "source_ports",
-        "server_names",
-        "transport_protocol",
-        "application_protocols",
-    ];
-    cx.only(message, at, &supported, &[])?;
-    let port = |port: u32, at: String| u16::try_from(port).map_err(|_| Error::at(at, format!("{port} is not a port")));
-    let mut server_names = Vec::new();
-    for (index, name) in message.server_names.iter().enumerate() {
-        let at = item(at, "server_names", index);
-        let suffix = name.strip_prefix("*.").unwrap_or(name);
-        if suffix.contains('*') {
-            return Err(Error::at(at, format!("partial wildcards are not supported: \"{name}\"")));
-        }
-        server_names.push(name.to_ascii_lowercase().into());
-    }
-    use proto::filter_chain_match::ConnectionSourceType;
-    Ok(FilterChainMatch {
-        destination_port: message.destination_port.map(|n| port(n, sub(at, "destination_port"))).transpose()?,
-        prefix_ranges: cidrs(&message.prefix_ranges, at, "prefix_ranges")?,
-        server_names,
-        transport_protocol: message.transport_protocol.as_str().into(),
-        application_protocols: message.application_protocols.iter().map(|name| name.as_str().into()).collect(),
-        direct_source_prefix_ranges: cidrs(&message.direct_source_prefix_ranges, at, "direct_source_prefix_ranges")?,
-        source_type: match message.source_type() {
-            ConnectionSourceType::Any => SourceType::Any,
-            ConnectionSourceType::SameIpOrLoopback => SourceType::SameIpOrLoopback,
-            ConnectionSourceType::External => SourceType::External,
-        },
-        source_prefix_ranges: cidrs(&message.source_prefix_ranges, at, "source_prefix_ranges")?,
-        source_ports: message
-            .source_ports
-            .iter()
-            .enumerate()
-            .map(|(index, n)| port(*n, item(at, "source_ports", index)))
-            .collect::<Result<_, _>>()?,
-    })
-}
-
-fn network_filter(
-    cx: &mut Context,
-    message: &proto::Filter,
-    buffer_limit: usize,
-    stats: &Scope,
-    at: &str,
-) -> Result<NetworkFilter, Error> {
-    let Some(proto::filter::ConfigType::TypedConfig(any)) = &message.config_type else {
-        return Err(Error::at(sub(at, "typed_config"), "a configuration is required"));
-    };
-    let at = sub(at, "typed_config");
-    match type_name(any) {
-        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
-            let manager: HttpProto = unpack(any, &at)?;
-            Ok(NetworkFilter::Http(Arc::new(http::connection_manager(cx, &manager, buffer_limit, stats, &at)?)))
-        }
-        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
-            let proxy: TcpProto = unpack(any, &at)?;
-            Ok(NetworkFilter::Tcp(Arc::new(tcp::proxy(cx, &proxy, &at)?)))
-        }
-        other => Err(Error::at(at, format!("network filter {other} is not supported yet"))),
-    }
 }

@@ -10,14 +10,18 @@ mod cluster_tests;
 mod connect;
 mod endpoints;
 mod filter;
+mod filter_chain;
 mod headers;
 mod health;
 mod http;
 mod listener;
+mod listener_filter;
 mod local_reply;
 mod matcher;
 mod metadata;
+mod network;
 mod outlier;
+mod overload;
 mod rbac;
 mod retry;
 mod route;
@@ -27,7 +31,12 @@ mod tcp;
 mod tests;
 mod tls;
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use prost::{Message, Name};
@@ -39,12 +48,12 @@ pub use self::{
 };
 use crate::{
     cluster::{balance::zone::LocalZones, events::EventLog},
-    config::{Error, Snapshot, cluster::Locality, listener::Ceiling},
+    config::{Error, Snapshot, cluster::Locality, filter::local_ratelimit::Bucket, listener::Ceiling},
     telemetry::stats::Scope,
 };
 
 /// Fields of the bootstrap that mean something; some are read elsewhere.
-const BOOTSTRAP: [&str; 8] = [
+const BOOTSTRAP: [&str; 9] = [
     "node",
     "static_resources",
     "cluster_manager",
@@ -53,6 +62,7 @@ const BOOTSTRAP: [&str; 8] = [
     "layered_runtime",
     "admin",
     "enable_dispatcher_stats",
+    "overload_manager",
 ];
 
 /// They tune what Envoy is made of, or watch over it.
@@ -93,6 +103,9 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         ..Context::default()
     };
     cx.only(bootstrap, "", &BOOTSTRAP, &BOOTSTRAP_HARMLESS)?;
+    if let Some(manager) = &bootstrap.overload_manager {
+        cx.ceiling = Arc::new(overload::ceiling(&mut cx, manager, "overload_manager")?);
+    }
     if let Some(path) = bootstrap
         .cluster_manager
         .as_ref()
@@ -159,6 +172,8 @@ struct Context {
     outlier_log: Option<Arc<EventLog>>,
     /// Connections that the process may have open.
     ceiling: Arc<Ceiling>,
+    /// Token buckets that several filters share, by key and configuration.
+    buckets: HashMap<(String, Vec<u8>), Bucket>,
     /// Clusters that static routes may name.
     clusters: HashSet<String>,
     /// The cluster that this process belongs to: `node.cluster`.

@@ -5,7 +5,7 @@ use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 use super::{Built, from_bootstrap};
 use crate::config::{
     Error,
-    listener::NetworkFilter,
+    listener::Terminal,
     route::{Action, Clusters},
 };
 use crate::telemetry::stats::Scope;
@@ -87,7 +87,7 @@ fn a_whole_bootstrap_becomes_a_snapshot() {
     let snapshot = build("none", "").unwrap().snapshot;
     let [listener] = snapshot.listeners() else { panic!("one listener") };
     assert_eq!(&*listener.name, "one");
-    let NetworkFilter::Http(manager) = &listener.filter_chains[0].terminal else { panic!("HTTP") };
+    let Terminal::Http(manager) = &listener.filter_chains[0].terminal else { panic!("HTTP") };
     let Action::Forward(forward) = &manager.routes.virtual_hosts()[0].routes[0].action else { panic!("forward") };
     assert!(matches!(&forward.clusters, Clusters::One(name) if &**name == "c"));
     assert_eq!(forward.timeout, Some(std::time::Duration::from_secs(15)));
@@ -171,9 +171,9 @@ fn what_is_refused_names_the_field() {
         ),
         (
             "listener",
-            "listener_filters: [{ name: envoy.filters.listener.proxy_protocol }]",
+            "listener_filters: [{ name: envoy.filters.listener.local_ratelimit }]",
             "static_resources.listeners[0].listener_filters[0]".into(),
-            "listener filter envoy.filters.listener.proxy_protocol is not supported yet",
+            "listener filter envoy.filters.listener.local_ratelimit is not supported yet",
         ),
         (
             "chain",

@@ -21,7 +21,7 @@ pub(super) fn on_request(rbac: &Rbac, own: &Rbac, stream: &mut Stream, exchange:
         rules.evaluate(&Subject {
             request: Some(stream.view(exchange.parts)),
             local: stream.connection.local,
-            direct_remote: stream.connection.peer,
+            direct_remote: stream.connection.direct_peer,
             remote: exchange.client.address,
             server_name: stream.connection.server_name.as_deref().unwrap_or_default(),
             peer: stream.connection.peer_names(),

@@ -90,7 +90,8 @@ pub(super) fn local_ratelimit(
     })
 }
 
-fn bucket(message: &TokenBucket, at: &str) -> Result<Bucket, Error> {
+/// A token bucket.
+pub(in crate::config::convert) fn bucket(message: &TokenBucket, at: &str) -> Result<Bucket, Error> {
     let interval_at = sub(at, "fill_interval");
     let interval = message.fill_interval.as_ref().ok_or_else(|| Error::at(&interval_at, "an interval is required"))?;
     let interval = duration(interval, &interval_at)?;

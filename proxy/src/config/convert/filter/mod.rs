@@ -13,7 +13,10 @@ use std::{collections::HashMap, sync::Arc};
 use prost_types::Any;
 use weir_proto::envoy::{config::route::v3 as route, extensions::filters::http};
 
-pub(super) use self::{cors::old_policy, local_ratelimit::rate_limits};
+pub(super) use self::{
+    cors::old_policy,
+    local_ratelimit::{bucket, rate_limits},
+};
 use super::{Context, Error, item, matcher, rbac, sub, type_name, unpack};
 use crate::config::filter::{
     FilterKind, Override, Overrides, RouteFilter,

@@ -1,16 +1,13 @@
 //! The access log lines of one connection: its listener's, and its TCP proxy's.
 
-use std::{borrow::Cow, cell::Cell, rc::Rc, sync::Arc, time::Instant};
+use std::{borrow::Cow, rc::Rc, sync::Arc, time::Instant};
 
 use crate::{
-    config::{
-        listener::{Listener, ListenerStats},
-        tcp::TcpProxy,
-    },
-    intake::Downstream,
+    config::{listener::Listener, metadata::Metadata, tcp::TcpProxy},
+    intake::{Downstream, Meter},
     telemetry::{
         access_log::{self, Entry},
-        stats::{Counter, process},
+        stats::process,
     },
     worker::state::Worker,
 };
@@ -26,18 +23,44 @@ pub(crate) struct Line {
     pub proxy: Option<Arc<TcpProxy>>,
     /// What lines say.
     pub entry: Entry,
-    /// Bytes from the client so far.
-    pub received: Cell<u64>,
-    /// Bytes for the client so far.
-    pub sent: Cell<u64>,
+    /// Dynamic metadata.
+    metadata: Option<Box<Metadata>>,
+    /// Bytes so far.
+    pub meter: Rc<Meter>,
 }
 
 impl Line {
     /// Of a connection that a listener has, or none.
     pub fn new(worker: Rc<Worker>, downstream: &Downstream, listener: Option<Arc<Listener>>) -> Self {
-        let mut entry = Entry::since(downstream.accepted, downstream.destination, downstream.peer);
+        let entry = Entry::since(downstream.accepted, downstream.destination, downstream.peer);
+        let mut line = Self { worker, listener, proxy: None, entry, metadata: None, meter: Rc::default() };
+        line.learn(downstream);
+        line
+    }
+
+    /// Takes over what is known of the connection by now.
+    pub fn learn(&mut self, downstream: &Downstream) {
+        let entry = &mut self.entry;
+        entry.downstream_local = downstream.destination;
+        entry.downstream_remote = downstream.peer;
+        entry.downstream_direct_remote = downstream.direct_peer;
         entry.requested_server_name.clone_from(&downstream.server_name);
-        Self { worker, listener, proxy: None, entry, received: Cell::new(0), sent: Cell::new(0) }
+        entry.tls.clone_from(&downstream.tls);
+        self.metadata.clone_from(&downstream.metadata);
+    }
+
+    /// Another listener has the connection.
+    pub fn move_to(&mut self, listener: &Arc<Listener>) {
+        self.listener = Some(listener.clone());
+    }
+
+    /// Adds to what filters noted.
+    pub fn note(&mut self, noted: Option<Box<Metadata>>) {
+        match (&mut self.metadata, noted) {
+            (Some(known), Some(noted)) => known.absorb(*noted),
+            (known @ None, Some(noted)) => *known = Some(noted),
+            (_, None) => {}
+        }
     }
 
     /// This side closes the client's connection, for a reason.
@@ -46,33 +69,26 @@ impl Line {
         tracing::debug!(peer = %self.entry.downstream_remote, %reason, "connection closed");
     }
 
-    /// Counts something of the listener's.
-    pub fn count(&self, counter: impl Fn(&ListenerStats) -> Counter) {
-        if let Some(listener) = &self.listener {
-            self.worker.stats.inc(counter(&listener.stats));
-        }
-    }
-
     /// Writes a line of the TCP proxy's while the connection goes on.
     pub fn write_now(&self) {
         if let Some(proxy) = &self.proxy {
             let mut entry = self.entry.clone();
-            complete(&mut entry, self.received.get(), self.sent.get());
+            complete(&mut entry, &self.meter);
             access_log::write(&self.worker.log, &proxy.access_log, &entry);
         }
     }
 }
 
-fn complete(entry: &mut Entry, received: u64, sent: u64) {
-    entry.bytes_received = received;
-    entry.bytes_sent = sent;
+fn complete(entry: &mut Entry, meter: &Meter) {
+    entry.bytes_received = meter.received.get();
+    entry.bytes_sent = meter.sent.get();
     entry.request_received.get_or_insert_with(Instant::now);
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let Self { worker, listener, proxy, entry, received, sent } = self;
-        complete(entry, received.get(), sent.get());
+        let Self { worker, listener, proxy, entry, meter, .. } = self;
+        complete(entry, meter);
         if let Some(listener) = listener {
             access_log::write(&worker.log, &listener.access_log, entry);
         }

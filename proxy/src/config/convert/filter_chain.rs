@@ -1,0 +1,127 @@
+//! Filter chains and what they match.
+
+use ipnet::IpNet;
+use weir_proto::envoy::config::listener::v3 as proto;
+
+use super::{
+    Context, Error, cidrs, item, limit,
+    network::{self, Kind},
+    sub, tls,
+};
+use crate::{
+    config::listener::{FilterChain, FilterChainMatch, SourceType},
+    telemetry::stats::Scope,
+};
+
+pub(super) fn filter_chain(
+    cx: &mut Context,
+    message: &proto::FilterChain,
+    buffer_limit: usize,
+    stats: &Scope,
+    at: &str,
+) -> Result<FilterChain, Error> {
+    let supported = ["filter_chain_match", "filters", "name", "transport_socket", "transport_socket_connect_timeout"];
+    cx.only(message, at, &supported, &["metadata"])?;
+    let tls = tls::downstream(cx, message.transport_socket.as_ref(), stats, &sub(at, "transport_socket"))?;
+    let timeout_at = sub(at, "transport_socket_connect_timeout");
+    let handshake_timeout = limit(message.transport_socket_connect_timeout.as_ref(), None, &timeout_at)?;
+    let matches = match &message.filter_chain_match {
+        None => FilterChainMatch::default(),
+        Some(matches) => filter_chain_match(cx, matches, &sub(at, "filter_chain_match"))?,
+    };
+    let mut filters = Vec::new();
+    let mut terminal = None;
+    for (index, filter) in message.filters.iter().enumerate() {
+        let at = item(at, "filters", index);
+        if terminal.is_some() {
+            return Err(Error::at(item_before(&at, index), "terminal filter is not the last one of its chain"));
+        }
+        match network::filter(cx, filter, buffer_limit, stats, &at)? {
+            Kind::Passing(filter) => filters.push(filter),
+            Kind::Terminal(end) => terminal = Some(end),
+        }
+    }
+    let terminal = terminal.ok_or_else(|| {
+        let expected =
+            "expected one of http_connection_manager, tcp_proxy, echo and direct_response as the last filter";
+        Error::at(sub(at, "filters"), expected)
+    })?;
+    Ok(FilterChain { name: message.name.as_str().into(), matches, tls, handshake_timeout, filters, terminal })
+}
+
+fn item_before(at: &str, index: usize) -> String {
+    at.replace(&format!("filters[{index}]"), &format!("filters[{}]", index - 1))
+}
+
+fn filter_chain_match(
+    cx: &mut Context,
+    message: &proto::FilterChainMatch,
+    at: &str,
+) -> Result<FilterChainMatch, Error> {
+    let supported = [
+        "destination_port",
+        "prefix_ranges",
+        "direct_source_prefix_ranges",
+        "source_type",
+        "source_prefix_ranges",
+        "source_ports",
+        "server_names",
+        "transport_protocol",
+        "application_protocols",
+    ];
+    cx.only(message, at, &supported, &[])?;
+    let port = |port: u32, at: String| u16::try_from(port).map_err(|_| Error::at(at, format!("{port} is not a port")));
+    let mut server_names = Vec::new();
+    for (index, name) in message.server_names.iter().enumerate() {
+        let at = item(at, "server_names", index);
+        let suffix = name.strip_prefix("*.").unwrap_or(name);
+        if suffix.contains('*') {
+            return Err(Error::at(at, format!("partial wildcards are not supported: \"{name}\"")));
+        }
+        server_names.push(name.to_ascii_lowercase().into());
+    }
+    use proto::filter_chain_match::ConnectionSourceType;
+    Ok(FilterChainMatch {
+        destination_port: message.destination_port.map(|n| port(n, sub(at, "destination_port"))).transpose()?,
+        prefix_ranges: cidrs(&message.prefix_ranges, at, "prefix_ranges")?,
+        server_names,
+        transport_protocol: message.transport_protocol.as_str().into(),
+        application_protocols: message.application_protocols.iter().map(|name| name.as_str().into()).collect(),
+        direct_source_prefix_ranges: cidrs(&message.direct_source_prefix_ranges, at, "direct_source_prefix_ranges")?,
+        source_type: match message.source_type() {
+            ConnectionSourceType::Any => SourceType::Any,
+            ConnectionSourceType::SameIpOrLoopback => SourceType::SameIpOrLoopback,
+            ConnectionSourceType::External => SourceType::External,
+        },
+        source_prefix_ranges: cidrs(&message.source_prefix_ranges, at, "source_prefix_ranges")?,
+        source_ports: message
+            .source_ports
+            .iter()
+            .enumerate()
+            .map(|(index, n)| port(*n, item(at, "source_ports", index)))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// Every combination of values that a match takes: two filter chains must not have one in common.
+pub(super) fn combinations(matches: &FilterChainMatch) -> Vec<String> {
+    fn each<T>(values: &[T], show: impl Fn(&T) -> String) -> Vec<String> {
+        if values.is_empty() { vec![String::new()] } else { values.iter().map(show).collect() }
+    }
+    let networks = |ranges: &[IpNet]| each(ranges, IpNet::to_string);
+    let names = |names: &[Box<str>]| each(names, |name| name.to_string());
+    let dimensions = [
+        each(matches.destination_port.as_slice(), u16::to_string),
+        networks(&matches.prefix_ranges),
+        names(&matches.server_names),
+        vec![matches.transport_protocol.to_string()],
+        names(&matches.application_protocols),
+        networks(&matches.direct_source_prefix_ranges),
+        vec![format!("{:?}", matches.source_type)],
+        networks(&matches.source_prefix_ranges),
+        each(&matches.source_ports, u16::to_string),
+    ];
+    dimensions.iter().fold(vec![String::new()], |all, values| {
+        all.iter().flat_map(|one| values.iter().map(move |value| format!("{one}{value}\n"))).collect()
+    })
+}

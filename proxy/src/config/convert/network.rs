@@ -1,0 +1,133 @@
+//! Network filters.
+
+use std::sync::Arc;
+
+use prost::Message;
+use weir_proto::envoy::{
+    config::{core::v3::RuntimeFeatureFlag, listener::v3 as proto},
+    extensions::filters::network::{
+        connection_limit::v3::ConnectionLimit as LimitProto,
+        direct_response::v3::Config as ResponseProto,
+        echo::v3::Echo,
+        http_connection_manager::v3::HttpConnectionManager as HttpProto,
+        local_ratelimit::v3::LocalRateLimit as RateProto,
+        rbac::v3::{Rbac as RbacProto, rbac::EnforcementType},
+        sni_cluster::v3::SniCluster,
+        tcp_proxy::v3::TcpProxy as TcpProto,
+    },
+};
+
+use super::{Context, Error, data_source, duration, filter, http, limit, rbac, sub, tcp, type_name, unpack};
+use crate::{
+    config::{
+        listener::Terminal,
+        network::{ConnectionLimit, ConnectionRate, NetworkFilter, NetworkRbac, RbacStats, Switch},
+    },
+    telemetry::stats::Scope,
+};
+
+/// A network filter, by what becomes of a connection after it.
+pub(super) enum Kind {
+    /// The next one has it.
+    Passing(NetworkFilter),
+    /// It is the last.
+    Terminal(Terminal),
+}
+
+pub(super) fn filter(
+    cx: &mut Context,
+    message: &proto::Filter,
+    buffer_limit: usize,
+    stats: &Scope,
+    at: &str,
+) -> Result<Kind, Error> {
+    let Some(proto::filter::ConfigType::TypedConfig(any)) = &message.config_type else {
+        return Err(Error::at(sub(at, "typed_config"), "a configuration is required"));
+    };
+    let at = sub(at, "typed_config");
+    Ok(match type_name(any) {
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
+            let manager: HttpProto = unpack(any, &at)?;
+            let manager = http::connection_manager(cx, &manager, buffer_limit, stats, &at)?;
+            Kind::Terminal(Terminal::Http(Arc::new(manager)))
+        }
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
+            let proxy: TcpProto = unpack(any, &at)?;
+            Kind::Terminal(Terminal::Tcp(Arc::new(tcp::proxy(cx, &proxy, &at)?)))
+        }
+        "envoy.extensions.filters.network.echo.v3.Echo" => {
+            cx.only(&unpack::<Echo>(any, &at)?, &at, &[], &[])?;
+            Kind::Terminal(Terminal::Echo)
+        }
+        "envoy.extensions.filters.network.direct_response.v3.Config" => {
+            let message: ResponseProto = unpack(any, &at)?;
+            cx.only(&message, &at, &["response"], &[])?;
+            let at = sub(&at, "response");
+            let response = message.response.as_ref().map(|source| data_source(source, &at)).transpose()?;
+            Kind::Terminal(Terminal::DirectResponse(response.unwrap_or_default().into()))
+        }
+        "envoy.extensions.filters.network.sni_cluster.v3.SniCluster" => {
+            cx.only(&unpack::<SniCluster>(any, &at)?, &at, &[], &[])?;
+            Kind::Passing(NetworkFilter::SniCluster)
+        }
+        "envoy.extensions.filters.network.rbac.v3.RBAC" => {
+            let message: RbacProto = unpack(any, &at)?;
+            Kind::Passing(NetworkFilter::Rbac(Box::new(network_rbac(cx, &message, &at)?)))
+        }
+        "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit" => {
+            let message: RateProto = unpack(any, &at)?;
+            Kind::Passing(NetworkFilter::LocalRateLimit(Box::new(local_ratelimit(cx, &message, &at)?)))
+        }
+        "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit" => {
+            let message: LimitProto = unpack(any, &at)?;
+            Kind::Passing(NetworkFilter::ConnectionLimit(Box::new(connection_limit(cx, &message, &at)?)))
+        }
+        other => return Err(Error::at(at, format!("network filter {other} is not supported yet"))),
+    })
+}
+
+fn network_rbac(cx: &mut Context, message: &RbacProto, at: &str) -> Result<NetworkRbac, Error> {
+    let supported =
+        ["rules", "shadow_rules", "shadow_rules_stat_prefix", "stat_prefix", "enforcement_type", "delay_deny"];
+    cx.only(message, at, &supported, &[])?;
+    let mut rules =
+        |message: Option<&_>, field: &str| message.map(|message| rbac::rules(cx, message, &sub(at, field))).transpose();
+    let enforced = rules(message.rules.as_ref(), "rules")?;
+    let shadow = rules(message.shadow_rules.as_ref(), "shadow_rules")?;
+    let scope = cx.stats.scope(&message.stat_prefix).scope("rbac");
+    Ok(NetworkRbac {
+        rules: enforced,
+        shadow,
+        shadow_prefix: message.shadow_rules_stat_prefix.as_str().into(),
+        continuous: message.enforcement_type() == EnforcementType::Continuous,
+        delay: limit(message.delay_deny.as_ref(), None, &sub(at, "delay_deny"))?,
+        stats: RbacStats::new(scope, &message.shadow_rules_stat_prefix),
+    })
+}
+
+fn local_ratelimit(cx: &mut Context, message: &RateProto, at: &str) -> Result<ConnectionRate, Error> {
+    cx.only(message, at, &["stat_prefix", "token_bucket", "runtime_enabled", "share_key"], &[])?;
+    let bucket_at = sub(at, "token_bucket");
+    let tokens = message.token_bucket.as_ref().ok_or_else(|| Error::at(&bucket_at, "a bucket is required"))?;
+    let bucket = filter::bucket(tokens, &bucket_at)?;
+    let bucket = match message.share_key.as_str() {
+        "" => bucket,
+        // Filters with the same key and the same bucket have one.
+        key => cx.buckets.entry((key.to_owned(), tokens.encode_to_vec())).or_insert(bucket).clone(),
+    };
+    let scope = cx.stats.scope("local_rate_limit").scope(&message.stat_prefix);
+    Ok(ConnectionRate::new(bucket, switch(message.runtime_enabled.as_ref()), scope))
+}
+
+fn connection_limit(cx: &mut Context, message: &LimitProto, at: &str) -> Result<ConnectionLimit, Error> {
+    cx.only(message, at, &["stat_prefix", "max_connections", "delay", "runtime_enabled"], &[])?;
+    let max = message.max_connections.ok_or_else(|| Error::at(sub(at, "max_connections"), "a limit is required"))?;
+    let delay = message.delay.as_ref().map(|delay| duration(delay, &sub(at, "delay"))).transpose()?;
+    let scope = cx.stats.scope("connection_limit").scope(&message.stat_prefix);
+    Ok(ConnectionLimit::new(max, delay, switch(message.runtime_enabled.as_ref()), scope))
+}
+
+fn switch(flag: Option<&RuntimeFeatureFlag>) -> Switch {
+    let default = flag.and_then(|flag| flag.default_value).unwrap_or(true);
+    Switch { default, key: flag.map(|flag| flag.runtime_key.as_str()).unwrap_or_default().into() }
+}

@@ -1,0 +1,64 @@
+//! The network filters that decide about a connection as such, before anything of it is read.
+
+use std::{sync::Arc, time::Instant};
+
+use smallvec::SmallVec;
+
+use crate::{
+    config::network::{LimitedSeat, NetworkFilter},
+    tcp::line::Line,
+    telemetry::access_log::Flag,
+    worker::state::Worker,
+};
+
+/// A connection that may go on; what it holds of limits is given back when this is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Admitted<'a> {
+    _seats: SmallVec<[LimitedSeat<'a>; 1]>,
+    /// The cluster that a filter chose.
+    pub cluster: Option<Arc<str>>,
+}
+
+/// Asks the filters in their order. None: the connection is to be closed now.
+pub(super) async fn admit<'a>(
+    worker: &'a Worker,
+    filters: &'a [NetworkFilter],
+    server_name: Option<&Arc<str>>,
+    line: Option<&mut Line>,
+) -> Option<Admitted<'a>> {
+    let mut admitted = Admitted::default();
+    for filter in filters {
+        let (reason, delay, flag) = match filter {
+            NetworkFilter::ConnectionLimit(limit) => match limit.admit(&worker.runtime, &worker.stats) {
+                Ok(seat) => {
+                    admitted._seats.extend(seat);
+                    continue;
+                }
+                Err(_) => ("over_connection_limit", limit.delay, None),
+            },
+            NetworkFilter::LocalRateLimit(rate) => {
+                if rate.admits(&worker.runtime, &worker.stats, Instant::now()) {
+                    continue;
+                }
+                ("local_ratelimit_close_over_limit", None, Some(Flag::UpstreamRetryLimitExceeded))
+            }
+            NetworkFilter::SniCluster => {
+                admitted.cluster = server_name.cloned();
+                continue;
+            }
+            // Asked when the client has said something.
+            NetworkFilter::Rbac(_) => continue,
+        };
+        if let Some(delay) = delay {
+            tokio::time::sleep(delay).await;
+        }
+        if let Some(line) = line {
+            line.closes(reason);
+            if let Some(flag) = flag {
+                line.entry.raise(flag);
+            }
+        }
+        return None;
+    }
+    Some(admitted)
+}

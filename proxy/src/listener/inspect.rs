@@ -1,0 +1,210 @@
+//! The listener filters: what they find out about a connection before its filter chain is chosen.
+
+use std::{net::SocketAddr, os::fd::AsFd};
+
+use tokio::{io::AsyncReadExt, net::TcpStream};
+
+use super::{
+    peek::{self, Stuck},
+    proxy_protocol::{self, Seen},
+    secure,
+    sniff::{self, Protocol},
+};
+use crate::{
+    config::listener::{Listener, ListenerFilterKind, ProxyProtocol},
+    intake::{Downstream, Origin},
+    telemetry::stats::Shard,
+    tls::hello::Hello,
+    wire::io::Io,
+};
+
+/// What listener filters found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The client speaks TLS.
+    pub hello: Option<Hello>,
+    /// It speaks HTTP.
+    pub http: Option<Protocol>,
+    /// The destination is not the address that it was accepted on.
+    pub restored: bool,
+}
+
+/// Why the listener filters refuse a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("timed out")]
+    TooSlow,
+    #[error("the ClientHello is too large")]
+    TooLarge,
+    #[error("the client is gone")]
+    Gone,
+    #[error("the socket cannot be read")]
+    Unreadable,
+    #[error("there is no PROXY header that is allowed")]
+    NoHeader,
+}
+
+impl From<Stuck> for Refused {
+    fn from(stuck: Stuck) -> Self {
+        match stuck {
+            Stuck::Closed => Self::Gone,
+            Stuck::Failed | Stuck::Full => Self::Unreadable,
+        }
+    }
+}
+
+/// Runs a listener's filters, and counts what becomes of the connection. A client that waits for the server to speak
+/// first must not hang: at the timeout the connection goes on with what was found, if the listener says so.
+pub(super) async fn inspect(
+    shard: &Shard,
+    downstream: &mut Downstream,
+    listener: &Listener,
+    found: &mut Found,
+) -> Result<(), Refused> {
+    if listener.filters.is_empty() {
+        return Ok(());
+    }
+    let looking = run(shard, downstream, listener, found);
+    let result = match listener.listener_filters_timeout {
+        None => looking.await,
+        Some(timeout) => match tokio::time::timeout(timeout, looking).await {
+            Ok(result) => result,
+            Err(_) => {
+                shard.inc(listener.stats.downstream_pre_cx_timeout);
+                match listener.continue_on_listener_filters_timeout {
+                    true => return again_readable(downstream),
+                    false => return Err(Refused::TooSlow),
+                }
+            }
+        },
+    };
+    match result {
+        Err(Refused::Gone) => shard.inc(listener.stats.downstream_listener_filter_remote_close),
+        Err(Refused::Unreadable) => shard.inc(listener.stats.downstream_listener_filter_error),
+        Ok(()) | Err(Refused::TooSlow | Refused::TooLarge | Refused::NoHeader) => {}
+    }
+    result
+}
+
+/// Who looked at bytes and waited for more has forgotten that the socket is readable: it is registered anew.
+fn again_readable(downstream: &mut Downstream) -> Result<(), Refused> {
+    if let Io::Tcp(stream) = &downstream.stream {
+        let same = stream.as_fd().try_clone_to_owned().map(std::net::TcpStream::from);
+        let same = same.and_then(TcpStream::from_std).map_err(|_| Refused::Unreadable)?;
+        downstream.stream = Io::Tcp(same);
+    }
+    Ok(())
+}
+
+async fn run(
+    shard: &Shard,
+    downstream: &mut Downstream,
+    listener: &Listener,
+    found: &mut Found,
+) -> Result<(), Refused> {
+    for filter in &listener.filters {
+        if filter.disabled.as_ref().is_some_and(|disabled| disabled.holds(downstream.destination.port())) {
+            continue;
+        }
+        match &filter.kind {
+            ListenerFilterKind::OriginalDestination => {
+                if let Some(destination) = netfilter_destination(downstream) {
+                    restore(downstream, destination, found);
+                }
+            }
+            ListenerFilterKind::ProxyProtocol(settings) => {
+                if let Some((from, to)) = read_header(shard, downstream, settings).await? {
+                    downstream.peer = from;
+                    restore(downstream, to, found);
+                }
+            }
+            ListenerFilterKind::Tls(stats) => {
+                found.hello = secure::inspect(downstream.stream.tcp(), stats, shard).await?;
+            }
+            ListenerFilterKind::Http(stats) => {
+                if found.hello.is_none() {
+                    let looked = sniff::sniff(downstream.stream.tcp()).await;
+                    if looked == Err(Stuck::Failed) {
+                        stats.failed(shard);
+                    }
+                    found.http = looked?;
+                    stats.looked(shard, found.http.map(Protocol::index));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A connection went to `destination`, not to where it was accepted. Where a pod's goes is known better than by what the
+/// connection says.
+fn restore(downstream: &mut Downstream, destination: SocketAddr, found: &mut Found) {
+    if matches!(downstream.origin, Origin::Bound { .. }) && downstream.destination != destination {
+        downstream.local = destination;
+        downstream.destination = destination;
+        found.restored = true;
+    }
+}
+
+/// Takes a PROXY header off the socket, and counts it.
+async fn read_header(
+    shard: &Shard,
+    downstream: &mut Downstream,
+    settings: &ProxyProtocol,
+) -> Result<Option<(SocketAddr, SocketAddr)>, Refused> {
+    let Io::Tcp(stream) = &mut downstream.stream else { return Ok(None) };
+    let (seen, metadata) =
+        peek::until(stream, proxy_protocol::LONGEST, |bytes| match proxy_protocol::look(bytes, settings) {
+            Seen::NeedsMore => None,
+            Seen::Found(header) => {
+                let metadata = proxy_protocol::metadata(&bytes[header.tlvs.clone()], &settings.rules);
+                Some((Seen::Found(header), metadata))
+            }
+            seen => Some((seen, None)),
+        })
+        .await?;
+    let stats = &settings.stats;
+    match seen {
+        Seen::Found(header) => {
+            shard.inc(stats.versions[header.version].found);
+            // All of it is there.
+            let taken = tokio::io::copy(&mut stream.take(header.length as u64), &mut tokio::io::sink()).await;
+            if taken.is_err() {
+                return Err(Refused::Unreadable);
+            }
+            if metadata.is_some() {
+                downstream.metadata = metadata;
+            }
+            Ok(header.addresses)
+        }
+        Seen::Absent => {
+            shard.inc(stats.not_found_allowed);
+            Ok(None)
+        }
+        Seen::Disallowed(version) => {
+            shard.inc(stats.versions[version].found);
+            shard.inc(stats.versions[version].disallowed);
+            shard.inc(stats.errors);
+            Err(Refused::NoHeader)
+        }
+        Seen::Malformed(version) => {
+            shard.inc(version.map_or(stats.not_found_disallowed, |version| stats.versions[version].error));
+            shard.inc(stats.errors);
+            Err(Refused::NoHeader)
+        }
+        Seen::NeedsMore => Err(Refused::Unreadable),
+    }
+}
+
+/// The destination before netfilter's REDIRECT.
+fn netfilter_destination(downstream: &Downstream) -> Option<SocketAddr> {
+    use nix::sys::socket::{getsockopt, sockopt};
+    if downstream.local.is_ipv6() {
+        let address = getsockopt(downstream.stream.tcp(), sockopt::Ip6tOriginalDst).ok()?;
+        let ip = std::net::Ipv6Addr::from(address.sin6_addr.s6_addr);
+        return Some((ip, u16::from_be(address.sin6_port)).into());
+    }
+    let address = getsockopt(downstream.stream.tcp(), sockopt::OriginalDst).ok()?;
+    let ip = std::net::Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
+    Some((ip, u16::from_be(address.sin_port)).into())
+}
