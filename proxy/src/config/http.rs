@@ -8,7 +8,7 @@ use http::HeaderValue;
 use ipnet::IpNet;
 
 use crate::{
-    config::{filter::HttpFilter, local_reply::BodyFormat, route::RouteTable},
+    config::{filter::HttpFilter, local_reply::LocalReplies, route::RouteTable},
     telemetry::access_log::{AccessLog, Wanted},
 };
 
@@ -87,6 +87,8 @@ pub struct Http2 {
     pub connection_window: u32,
     /// PING frames that find out whether the other side is there; none: none are sent.
     pub keepalive: Option<Keepalive>,
+    /// Extended CONNECT (RFC 8441): upgrades over HTTP/2.
+    pub allow_connect: bool,
 }
 
 /// `connection_keepalive`.
@@ -101,7 +103,13 @@ pub struct Keepalive {
 impl Default for Http2 {
     /// Windows large enough for 1 Gbit/s at 8 ms; bounded per stream so that one slow reader cannot hold much.
     fn default() -> Self {
-        Self { max_concurrent_streams: 1024, stream_window: 1 << 20, connection_window: 1 << 24, keepalive: None }
+        Self {
+            max_concurrent_streams: 1024,
+            stream_window: 1 << 20,
+            connection_window: 1 << 24,
+            keepalive: None,
+            allow_connect: false,
+        }
     }
 }
 
@@ -190,8 +198,8 @@ pub struct HttpConnectionManager {
     pub underscores: Underscores,
     /// Take any method over HTTP/1.
     pub custom_methods: bool,
-    /// The form of bodies made here.
-    pub local_reply: Option<BodyFormat>,
+    /// The form of responses made here.
+    pub local_reply: Option<LocalReplies>,
     /// Bytes of a request that may be buffered for a retry.
     pub buffer_limit: usize,
     /// The cluster that this process belongs to.

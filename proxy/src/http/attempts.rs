@@ -359,6 +359,7 @@ impl Attempts<'_> {
         // The response's headers may be made from the request's.
         let needed = !self.stream.chain.is_empty()
             || self.forward.internal_redirects.is_some()
+            || self.stream.connection.manager.local_reply.is_some()
             || self.changes.in_order().any(|changes| !changes.response.is_empty());
         *request.headers_mut() =
             if last && !needed { std::mem::take(&mut self.parts.headers) } else { self.parts.headers.clone() };

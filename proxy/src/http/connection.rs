@@ -123,8 +123,12 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
         let connection = connection.clone();
         service_fn(move |request| dispatch::handle(connection.clone(), request))
     };
+    let mut builder = http2::Builder::new(LocalExecutor);
+    if manager.http2.allow_connect {
+        builder.enable_connect_protocol();
+    }
     let mut serving = std::pin::pin!(
-        http2::Builder::new(LocalExecutor)
+        builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(manager.http2.max_concurrent_streams)
             .initial_stream_window_size(manager.http2.stream_window)

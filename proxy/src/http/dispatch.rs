@@ -15,7 +15,7 @@ use super::{
     framing::Verdict,
     internal_redirect::Redirected,
     reply::Reply,
-    request::{self, Prepared},
+    request::{self, CONNECT, Prepared},
     request_body::ClientBody,
     rewrite, router,
     stream::{Routed, Stream},
@@ -59,6 +59,7 @@ pub(super) async fn handle(
     stream.connection.rewrite_client_cert(&mut parts.headers);
     stream.prepared(&parts, prepared.client.address);
     stream.endless = prepared.upgrade.is_some();
+    stream.on_upgrade = parts.extensions.remove();
     let mut body = ClientBody::new(incoming, stream.record.progress.clone());
     let mut response = loop {
         match route(stream, parts, body, &prepared).await {
@@ -88,13 +89,15 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
     if let Some(routed) = &routed {
         stream.routed(routed);
     }
-    if let Some(upgrade) = &prepared.upgrade
-        && !upgrade_allowed(&stream.connection.manager.upgrades, routed.as_ref(), upgrade)
-    {
-        stream.keep_request(&parts);
-        filter::prepare(&mut stream, routed.as_ref());
-        let reply = Reply::new(StatusCode::FORBIDDEN, "", None, "upgrade_failed");
-        return stream.answer(reply, routed.as_ref().map(Routed::changes).as_ref(), &parts).into();
+    if let Some(upgrade) = &prepared.upgrade {
+        if upgrade_allowed(&stream.connection.manager.upgrades, routed.as_ref(), upgrade) {
+            stream.record.upgraded();
+        } else if routed.is_some() || **upgrade != *CONNECT {
+            stream.keep_request(&parts);
+            filter::prepare(&mut stream, routed.as_ref());
+            let reply = Reply::new(StatusCode::FORBIDDEN, "", None, "upgrade_failed");
+            return stream.answer(reply, routed.as_ref().map(Routed::changes).as_ref(), &parts).into();
+        }
     }
     if !stream.connection.manager.filters.is_empty() {
         let routed = routed.as_ref();

@@ -206,9 +206,9 @@ impl Connection {
     pub fn before_response(&self, headers: &mut HeaderMap, unread: bool) {
         if unread {
             self.worker.stats.inc(self.manager.stats.own.downstream_rq_response_before_rq_complete);
+            self.worker.stats.inc(self.manager.stats.own.downstream_rq_rx_reset);
         }
         if unread && !self.multiplexed {
-            self.worker.stats.inc(self.manager.stats.own.downstream_rq_rx_reset);
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             return;
         }

@@ -26,6 +26,8 @@ pub(super) struct Record {
     pub health_check: bool,
     /// Its response was a redirect that was followed here: no client got it.
     pub redirected: bool,
+    /// It switches protocols, if the upstream agrees.
+    upgrade: bool,
 }
 
 impl Record {
@@ -40,6 +42,16 @@ impl Record {
             multiplexed,
             health_check: false,
             redirected: false,
+            upgrade: false,
+        }
+    }
+
+    /// It may switch protocols.
+    pub fn upgraded(&mut self) {
+        if !std::mem::replace(&mut self.upgrade, true) {
+            let own = &self.manager.stats.own;
+            self.worker.stats.inc(own.downstream_cx_upgrades_total);
+            self.worker.stats.gauge_add(own.downstream_cx_upgrades_active, 1);
         }
     }
 
@@ -71,6 +83,9 @@ impl Drop for Record {
                 self.entry.raise(Flag::DownstreamConnectionTermination);
                 self.entry.details = "downstream_remote_disconnect".into();
             }
+        }
+        if self.upgrade {
+            self.worker.stats.gauge_add(self.manager.stats.own.downstream_cx_upgrades_active, -1);
         }
         let entry = &self.entry;
         let lasted = entry.start.elapsed();

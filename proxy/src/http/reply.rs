@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 
-use super::{framing::Refusal, stream::Stream, timers::Expired, upstream::Failure};
+use super::{framing::Refusal, mutate, stream::Stream, timers::Expired, upstream::Failure};
 use crate::{
-    config::local_reply::BodyFormat,
+    config::local_reply::{BodyFormat, LocalReplies, Replied},
     telemetry::access_log::{Flag, Live, View},
 };
 
@@ -120,6 +120,42 @@ impl Reply {
                 let reply = Self::new(status, "downstream duration timeout", None, "max_duration_timeout");
                 Self { grpc_status: Some(DEADLINE_EXCEEDED), ..reply }
             }
+        }
+    }
+
+    /// Changes it as the connection manager says.
+    pub fn rewrite(&mut self, replies: &LocalReplies, stream: &Stream, parts: &Parts) {
+        let entry = &stream.record.entry;
+        let request = stream.view(parts);
+        let lasted = entry.start.elapsed();
+        let replied = Replied { status: self.status, flags: &entry.flags, lasted, request: &request };
+        let mut format = replies.format.as_ref();
+        let mut adds_content_type = false;
+        if let Some(mapper) = replies.mappers.iter().find(|mapper| mapper.filter.takes(&replied)) {
+            self.status = mapper.status.unwrap_or(self.status);
+            if let Some(body) = &mapper.body {
+                self.body = body.clone();
+            }
+            if !mapper.headers.is_empty() {
+                let mut entry = entry.clone();
+                entry.response_code = replied.status.as_u16();
+                let live =
+                    Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
+                mutate::add(&mapper.headers, &mut self.headers, |out, format, headers| {
+                    let view = View { entry: &entry, request: Some(live), response: Some(headers) };
+                    format.write_header(out, &view);
+                });
+            }
+            adds_content_type = mapper.headers.iter().any(|addition| addition.name == header::CONTENT_TYPE);
+            format = mapper.format.as_ref().or(format);
+        }
+        // One that the mapper adds stands.
+        let content_type = self.headers.get(header::CONTENT_TYPE).filter(|_| adds_content_type).cloned();
+        if let Some(format) = format {
+            self.fill(format, stream, parts, true);
+        }
+        if let Some(content_type) = content_type {
+            self.headers.insert(header::CONTENT_TYPE, content_type);
         }
     }
 

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery,
 };
+use hyper::ext::Protocol;
 
 use super::{
     forwarded::{self, Client},
@@ -21,6 +22,9 @@ use crate::{
     },
     telemetry::access_log::Flag,
 };
+
+/// What a tunnel is called where upgrades are allowed.
+pub(super) const CONNECT: &str = "connect";
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -48,12 +52,14 @@ pub(super) fn prepare(
         return Err(Box::new(Reply::protocol_error(StatusCode::BAD_REQUEST, "http1.connection_header_rejected")));
     }
     set_authority(manager, parts, local)?;
-    if parts.method == Method::CONNECT {
-        // Tunnels are not supported yet: there is no route for them.
-        return Err(Box::new(Reply::no_route()));
+    // A tunnel leads to an authority; it has no path.
+    let tunnel = parts.method == Method::CONNECT;
+    if !tunnel {
+        set_path(manager, parts)?;
+    } else if parts.uri.authority().is_none() || !parts.uri.path().is_empty() {
+        return Err(Box::new(Reply::protocol_error(StatusCode::BAD_REQUEST, "http1.invalid_url")));
     }
-    set_path(manager, parts)?;
-    mutate::strip_hop_by_hop(&mut parts.headers, upgrade.is_some());
+    mutate::strip_hop_by_hop(&mut parts.headers, upgrade.is_some() && !tunnel);
     if parts.headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         // This hop has said so, or will when the body is read.
         parts.headers.remove(header::EXPECT);
@@ -93,6 +99,8 @@ fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: Sock
     }
     let mut stripped = host.as_bytes();
     match manager.strip_port {
+        // Where a tunnel leads is nothing without it.
+        _ if parts.method == Method::CONNECT => {}
         StripPort::Never => {}
         StripPort::Any => stripped = without_port(stripped),
         StripPort::Matching => {
@@ -206,6 +214,17 @@ fn check_underscores(action: Underscores, parts: &mut Parts) -> Result<(), Box<R
 }
 
 fn wanted_upgrade(parts: &mut Parts) -> Option<Box<str>> {
+    if parts.method == Method::CONNECT {
+        let protocol = parts.extensions.get::<Protocol>().map(|protocol| protocol.as_str().to_ascii_lowercase());
+        let Some(protocol) = protocol else { return Some(CONNECT.into()) };
+        // RFC 8441: what HTTP/1 calls an upgrade, and what it is for whoever looks at it here.
+        parts.method = Method::GET;
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Ok(protocol) = HeaderValue::from_str(&protocol) {
+            parts.headers.insert(header::UPGRADE, protocol);
+        }
+        return Some(protocol.into());
+    }
     if parts.version >= Version::HTTP_2 {
         return None;
     }

@@ -65,9 +65,7 @@ pub(super) async fn forward(
     };
     finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
     if upgrade {
-        return upgrade::forward(stream, &changes, cluster, forward.priority, forward.timeout, group_stats, parts)
-            .await
-            .into();
+        return upgrade::forward(stream, &changes, cluster, forward, group_stats, parts).await.into();
     }
     if !forward.mirrors.is_empty() {
         mirror::start(&stream, forward, &parts, &mut body, timeouts.global);
@@ -196,7 +194,7 @@ fn finalize(
     if let Some(host) = literal.or_else(|| rewrite.and_then(|rewrite| rewrite::host(rewrite, uri, headers, ""))) {
         mutate::replace_host(headers, host, forward.append_forwarded_host);
     }
-    if let Some(rewrite) = &forward.path_rewrite
+    if let Some(rewrite) = forward.path_rewrite.as_ref().filter(|_| uri.path_and_query().is_some())
         && let Some(path) = rewrite::path(rewrite, &routed.route.matches.path, uri)
     {
         if !router.suppress_envoy_headers

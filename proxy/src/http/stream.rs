@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
-use hyper::body::{Body, Incoming};
+use hyper::{
+    body::{Body, Incoming},
+    upgrade::OnUpgrade,
+};
 use tokio::time::Instant;
 
 use super::{
@@ -37,6 +40,8 @@ pub(super) struct Stream {
     request_id: Option<HeaderValue>,
     /// It wants to switch protocols: what the client may send after its head has no end.
     pub endless: bool,
+    /// Over HTTP/2: gives its stream when the switch has been answered.
+    pub on_upgrade: Option<OnUpgrade>,
     /// Redirects that were followed here.
     pub followed: Followed,
     /// When what its limits count from began.
@@ -109,6 +114,7 @@ impl Stream {
             scheme: if connection.tls.is_some() { "https" } else { "http" },
             request_id: None,
             endless: false,
+            on_upgrade: None,
             followed: Followed::default(),
             began: Instant::now(),
             cluster: None,
@@ -193,19 +199,24 @@ impl Stream {
     pub fn answer(mut self, reply: Reply, changes: Option<&Changes<'_>>, parts: &Parts) -> Response<ResponseBody> {
         let changes = changes.filter(|_| !reply.verbatim);
         let mut reply = reply;
-        if let Some(format) = &self.connection.manager.local_reply
+        let entry = &mut self.record.entry;
+        entry.details.clone_from(&reply.details);
+        if let Some(flag) = reply.flag {
+            entry.raise(flag);
+        }
+        if let Some(changes) = changes {
+            let live = Live { method: &parts.method, uri: &parts.uri, scheme: self.scheme, headers: &parts.headers };
+            let view = View { entry, request: Some(live), response: None };
+            mutate::apply_to_response(changes, &mut reply.headers, &view);
+        }
+        if let Some(replies) = &self.connection.manager.local_reply
             && !reply.verbatim
         {
-            reply.fill(format, &self, parts, true);
+            reply.rewrite(replies, &self, parts);
         }
         // What %RESPONSE_CODE% is in headers that filters add.
         let code_in_filters = if reply.verbatim { 0 } else { reply.status.as_u16() };
         let reply = if self.grpc && !reply.verbatim { reply.into_grpc() } else { reply };
-        let entry = &mut self.record.entry;
-        entry.details = reply.details;
-        if let Some(flag) = reply.flag {
-            entry.raise(flag);
-        }
         let mut headers = reply.headers;
         if !reply.body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
@@ -213,11 +224,7 @@ impl Stream {
         if self.head && !reply.body.is_empty() {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
         }
-        if let Some(changes) = changes {
-            let live = Live { method: &parts.method, uri: &parts.uri, scheme: self.scheme, headers: &parts.headers };
-            let view = View { entry, request: Some(live), response: None };
-            mutate::apply_to_response(changes, &mut headers, &view);
-        }
+        let entry = &mut self.record.entry;
         // Later than the route's headers: as in Envoy, %RESPONSE_CODE% in them is 0.
         entry.response_code = code_in_filters;
         filter::on_response(&mut self, reply.status, parts, &mut headers);

@@ -1,9 +1,11 @@
-//! Upgrades (WebSocket and other protocols on HTTP/1.1): one attempt over a pooled connection; once the upstream has
-//! switched, the connection leaves the pool and bytes pass both ways (`upgraded`).
+//! Upgrades (WebSocket and other protocols) and CONNECT tunnels: one attempt over a pooled connection; once the upstream
+//! has switched, the connection leaves the pool and bytes pass both ways (`upgraded`). Where the route has a tunnel end
+//! here, the upstream sees its bytes only, on a connection of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
@@ -13,28 +15,29 @@ use super::{
     charge::{self, Ended},
     filter,
     mutate::{self, Changes},
-    pool::{Lease, Speaks, Switched, Want},
+    pool::{self, PoolError, Speaks, Switched, Want},
     reply::Reply,
+    request::CONNECT,
     request_body::RequestBody,
     response,
     stream::Stream,
     timers::{Expired, Timers, within},
-    upgraded::Accepted,
+    upgraded::{Accepted, Held},
     upstream::{Failure, asked, is_ambiguous, naming_header},
 };
 use crate::{
     cluster::PickContext,
     config::{
         cluster::{Cluster, Endpoint, RoutingPriority},
-        route::RequestStats,
+        route::{Forward, RequestStats},
     },
     telemetry::access_log::{Live, View},
 };
 
 /// The answer to a request for an upgrade.
 struct Asked {
-    answered: Response<Incoming>,
-    lease: Lease,
+    answered: Response<Option<Incoming>>,
+    held: Held,
     /// The connection's bytes, if it has switched.
     switched: oneshot::Receiver<Switched>,
 }
@@ -50,8 +53,7 @@ pub(super) async fn forward(
     mut stream: Stream,
     changes: &Changes<'_>,
     cluster: Arc<Cluster>,
-    priority: RoutingPriority,
-    timeout: Option<Duration>,
+    forward: &Forward,
     group: Option<&RequestStats>,
     parts: Parts,
 ) -> Response<ResponseBody> {
@@ -70,10 +72,12 @@ pub(super) async fn forward(
     stream.record.entry.upstream_host = Some(endpoint.address);
     stream.record.entry.attempts = 1;
     let start = Instant::from_std(stream.record.entry.start);
-    let mut timers = Timers::new(start, None, timeout, connection.manager.stream_idle_timeout, None);
-    let asked = ask(&mut stream, &cluster, &endpoint, priority, &mut timers, &parts).await;
+    let mut timers = Timers::new(start, None, forward.timeout, connection.manager.stream_idle_timeout, None);
+    let tunnel = parts.method == Method::CONNECT;
+    let ends_here = tunnel && forward.upgrades.iter().any(|rule| *rule.kind == *CONNECT && rule.connect.is_some());
+    let asked = ask(&mut stream, &cluster, &endpoint, (forward.priority, ends_here), &mut timers, &parts).await;
     let canary = endpoint.template.canary;
-    let Asked { answered, lease, switched } = match asked {
+    let Asked { answered, held, switched } = match asked {
         Ok(answered) => answered,
         Err(no_answer) => {
             let (ended, reply) = match &no_answer {
@@ -93,7 +97,9 @@ pub(super) async fn forward(
     charge::attempt(&cluster, &endpoint, shard, Ended::Response(answered.status(), answered.headers()));
     groups.iter().for_each(|group| shard.inc(group.handles.upstream_rq_total));
     charge::answer(&cluster, &groups, shard, answered.status(), internal, canary);
-    let switched = Some(switched).filter(|_| answered.status() == StatusCode::SWITCHING_PROTOCOLS);
+    let status = answered.status();
+    let agreed = status == StatusCode::SWITCHING_PROTOCOLS || (tunnel && status.is_success());
+    let switched = Some(switched).filter(|_| agreed);
     timers.responded();
     let (mut answer, incoming) = answered.into_parts();
     let request_id = stream.request_id();
@@ -114,20 +120,43 @@ pub(super) async fn forward(
         // What a client may send after such a request has no end.
         connection.before_response(&mut answer.headers, true);
         let trailers = cluster.http1_trailers;
-        let from = FromUpstream { incoming, lease: Some(lease), timers, trailers, throttle: None, counting: None };
-        return Response::from_parts(answer, ResponseBody::upstream(from, stream.record));
+        let body = match (incoming, held) {
+            (Some(incoming), Held::Lease(lease)) => {
+                let from =
+                    FromUpstream { incoming, lease: Some(lease), timers, trailers, throttle: None, counting: None };
+                ResponseBody::upstream(from, stream.record)
+            }
+            _ => ResponseBody::local(Bytes::new(), false, stream.record),
+        };
+        return Response::from_parts(answer, body);
     };
-    answer.headers.entry(header::CONNECTION).or_insert(HeaderValue::from_static("upgrade"));
+    answer.headers.remove(header::CONTENT_LENGTH);
     let idle = connection.manager.stream_idle_timeout;
-    connection.accept_upgrade(Accepted { record: stream.record, upstream, idle, lease });
+    let accepted = Accepted { record: stream.record, upstream, idle, held };
+    if connection.multiplexed {
+        answer.headers.remove(header::CONNECTION);
+        answer.headers.remove(header::UPGRADE);
+        answer.status = StatusCode::OK;
+        if let Some(client) = stream.on_upgrade {
+            tokio::task::spawn_local(accepted.run_stream(client, connection.activity.begin()));
+        }
+    } else {
+        if tunnel {
+            answer.headers.remove(header::CONNECTION);
+        } else {
+            answer.headers.entry(header::CONNECTION).or_insert(HeaderValue::from_static("upgrade"));
+        }
+        connection.accept_upgrade(accepted);
+    }
     Response::from_parts(answer, ResponseBody::detached())
 }
 
+/// `ends_here`: the upstream is asked nothing, and gets the bytes of the tunnel.
 async fn ask(
     stream: &mut Stream,
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
-    priority: RoutingPriority,
+    (priority, ends_here): (RoutingPriority, bool),
     timers: &mut Timers,
     parts: &Parts,
 ) -> Result<Asked, NoAnswer> {
@@ -145,6 +174,15 @@ async fn ask(
         priority,
         client: connection.client(),
     };
+    if ends_here {
+        let made = within(timers, pool::tunnel::connect(want)).await.map_err(NoAnswer::Expired)?;
+        let made = made.map_err(|error: PoolError| NoAnswer::Failed(error.into()))?;
+        stream.record.entry.upstream_local = made.local;
+        stream.record.entry.upstream_tls = made.tls;
+        let (switch, switched) = oneshot::channel();
+        let _ = switch.send((made.io, Bytes::new()));
+        return Ok(Asked { answered: Response::new(None), held: Held::Tunnel(made.counted), switched });
+    }
     let mut request = Request::new(RequestBody::Empty);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = parts.uri.clone();
@@ -161,7 +199,7 @@ async fn ask(
             Ok(answered) if is_ambiguous(answered.status(), answered.headers()) => {
                 return Err(NoAnswer::Failed(Failure::Protocol));
             }
-            Ok(answered) => return Ok(Asked { answered, lease, switched }),
+            Ok(answered) => return Ok(Asked { answered: answered.map(Some), held: Held::Lease(lease), switched }),
             Err(error) => error,
         };
         match error.take_message() {

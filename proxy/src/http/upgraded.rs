@@ -1,12 +1,19 @@
-//! An accepted upgrade: bytes pass both ways until both sides are done.
+//! An accepted upgrade or tunnel: bytes pass both ways until both sides are done.
 
-use std::time::Duration;
+use std::{cell::Cell, io, time::Duration};
 
 use bytes::Bytes;
-use tokio::{io::AsyncWriteExt, sync::oneshot};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::oneshot,
+    time::Instant,
+};
 
 use super::{
-    pool::{Lease, Switched},
+    activity::Active,
+    pool::{Lease, Switched, tunnel::Counted},
     record::Record,
 };
 use crate::{
@@ -14,20 +21,41 @@ use crate::{
     wire::io::Io,
 };
 
-/// An upgrade that the upstream has accepted: what is left to do when hyper has given the client's connection back.
+/// Bytes that one direction of a stream reads at once.
+const PIECE: usize = 16 * 1024;
+
+/// What counts the upstream's connection as long as bytes pass.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// It came out of the pool.
+    Lease(Lease),
+    /// It was made for this.
+    Tunnel(Counted),
+}
+
+impl Held {
+    fn passed(&self, sent: u64, received: u64) {
+        match self {
+            Self::Lease(lease) => lease.passed(sent, received),
+            Self::Tunnel(counted) => counted.passed(sent, received),
+        }
+    }
+}
+
+/// An upgrade that the upstream has accepted: what is left to do when hyper has given the client's connection, or its
+/// stream, back.
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub record: Box<Record>,
     pub upstream: oneshot::Receiver<Switched>,
     pub idle: Option<Duration>,
-    /// The upstream's connection counts as long as bytes pass.
-    pub lease: Lease,
+    pub held: Held,
 }
 
 impl Accepted {
     /// Carries bytes between the client's connection, of which `read` was read already, and the upstream's.
     pub async fn run(self, mut client: Io, read: Bytes) {
-        let Self { mut record, upstream, idle, lease } = self;
+        let Self { mut record, upstream, idle, held } = self;
         let Ok((mut upstream, first)) = upstream.await else { return };
         let mut copied = Copied::default();
         let first_written = async {
@@ -42,9 +70,68 @@ impl Accepted {
             .await;
             tracing::debug!(?ended, "upgraded connection ended");
         }
-        lease.passed(copied.received + read.len() as u64, copied.sent);
+        held.passed(copied.received + read.len() as u64, copied.sent);
         record.entry.bytes_received += copied.received + read.len() as u64;
         record.entry.bytes_sent += copied.sent + first.len() as u64;
         record.complete();
+    }
+
+    /// The same over a stream of the client's HTTP/2 connection, which is not idle meanwhile (`active`).
+    pub async fn run_stream(self, client: OnUpgrade, active: Active) {
+        let Self { mut record, upstream, idle, held } = self;
+        let (Ok(client), Ok((mut upstream, first))) = (client.await, upstream.await) else { return };
+        let mut client: TokioIo<Upgraded> = TokioIo::new(client);
+        let (received, sent, moved) = (Cell::new(0), Cell::new(0), Cell::new(Instant::now()));
+        let passing = async {
+            client.write_all(&first).await?;
+            client.flush().await?;
+            let (from_client, to_client) = tokio::io::split(&mut client);
+            let (from_upstream, to_upstream) = tokio::io::split(&mut upstream);
+            tokio::try_join!(
+                pass(from_client, to_upstream, &received, &moved),
+                pass(from_upstream, to_client, &sent, &moved)
+            )
+        };
+        tokio::select! {
+            ended = passing => tracing::debug!(?ended, "upgraded stream ended"),
+            () = idle_for(idle, &moved) => tracing::debug!("upgraded stream idle too long"),
+        }
+        drop(active);
+        held.passed(received.get(), sent.get());
+        record.entry.bytes_received += received.get();
+        record.entry.bytes_sent += sent.get() + first.len() as u64;
+        record.complete();
+    }
+}
+
+/// Passes bytes on until there are no more.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    passed: &Cell<u64>,
+    moved: &Cell<Instant>,
+) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = from.read(&mut piece).await?;
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&piece[..read]).await?;
+        to.flush().await?;
+        passed.set(passed.get() + read as u64);
+        moved.set(Instant::now());
+    }
+}
+
+/// Resolves when nothing has moved for `limit`.
+async fn idle_for(limit: Option<Duration>, moved: &Cell<Instant>) {
+    let Some(limit) = limit else { return std::future::pending().await };
+    loop {
+        let deadline = moved.get() + limit;
+        if deadline <= Instant::now() {
+            return;
+        }
+        tokio::time::sleep_until(deadline).await;
     }
 }

@@ -365,6 +365,7 @@ pub(super) fn http2(cx: &mut Context, message: Option<&core::Http2ProtocolOption
         "initial_stream_window_size",
         "initial_connection_window_size",
         "connection_keepalive",
+        "allow_connect",
     ];
     let harmless = [
         "hpack_table_size",
@@ -380,7 +381,6 @@ pub(super) fn http2(cx: &mut Context, message: Option<&core::Http2ProtocolOption
         "enable_huffman_encoding",
         "max_header_field_size_kb",
         "disallow_obs_text",
-        "allow_connect",
     ];
     cx.only(message, at, &supported, &harmless)?;
     if let Some(keepalive) = &message.connection_keepalive {
@@ -397,6 +397,7 @@ pub(super) fn http2(cx: &mut Context, message: Option<&core::Http2ProtocolOption
     if let Some(streams) = message.max_concurrent_streams {
         settings.max_concurrent_streams = streams;
     }
+    settings.allow_connect = message.allow_connect;
     for (field, value, setting) in [
         ("initial_stream_window_size", message.initial_stream_window_size, &mut settings.stream_window),
         ("initial_connection_window_size", message.initial_connection_window_size, &mut settings.connection_window),

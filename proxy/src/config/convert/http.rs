@@ -193,14 +193,10 @@ pub(super) fn connection_manager(
         },
         underscores: common.underscores,
         custom_methods: message.http_protocol_options.as_ref().is_some_and(|http1| http1.allow_custom_methods),
-        local_reply: match &message.local_reply_config {
-            None => None,
-            Some(config) => {
-                let at = sub(at, "local_reply_config");
-                cx.only(config, &at, &["body_format"], &[])?;
-                let format = config.body_format.as_ref();
-                format.map(|format| local_reply::body_format(cx, format, &sub(&at, "body_format"))).transpose()?
-            }
+        local_reply: {
+            let config = message.local_reply_config.as_ref();
+            let at = sub(at, "local_reply_config");
+            config.map(|config| local_reply::local_replies(cx, config, &at)).transpose()?
         },
         buffer_limit,
         service_cluster: match cx.service_cluster.as_str() {
@@ -226,9 +222,6 @@ fn upgrades(cx: &mut Context, messages: &[manager::UpgradeConfig], at: &str) -> 
     for (index, upgrade) in messages.iter().enumerate() {
         let at = item(at, "upgrade_configs", index);
         cx.only(upgrade, &at, &["upgrade_type", "enabled"], &[])?;
-        if upgrade.upgrade_type.eq_ignore_ascii_case("connect") {
-            return Err(Error::at(sub(&at, "upgrade_type"), "CONNECT is not supported yet"));
-        }
         if upgrade.enabled.unwrap_or(true) {
             upgrades.push(upgrade.upgrade_type.to_ascii_lowercase().into());
         }

@@ -35,7 +35,7 @@ pub(super) async fn dial_for(want: &Want<'_>, room: &Room) -> Result<Secured, Po
     dialled.map_err(PoolError::Connect)
 }
 
-async fn dial(want: &Want<'_>) -> Result<Secured, ConnectError> {
+pub(super) async fn dial(want: &Want<'_>) -> Result<Secured, ConnectError> {
     let asked = Asked { protocols: want.speaks.protocols(), ..want.asked };
     let way = want.cluster.way(want.endpoint, want.dialer, asked, Some(want.client), want.shard);
     Way { transport: want.transport, ..way }.connect().await

@@ -1,0 +1,67 @@
+//! Connections of their own for tunnels that end here: not pooled, and no HTTP is spoken over them.
+
+use std::{net::SocketAddr, rc::Rc};
+
+use super::{
+    connect::dial,
+    host::{InUse, PoolError, Want},
+};
+use crate::{
+    cluster::account::{Account, ActiveRequest, OpenConnection},
+    tls::PeerTls,
+    wire::io::Io,
+};
+
+/// What a connection counts while it lasts.
+#[derive(Debug)]
+pub(in crate::http) struct Counted {
+    _place: InUse,
+    account: Rc<Account>,
+    _connection: OpenConnection,
+    _request: ActiveRequest,
+}
+
+impl Counted {
+    /// So many bytes went to the upstream, and so many came from it.
+    pub fn passed(&self, sent: u64, received: u64) {
+        let Account { cluster, shard, .. } = &*self.account;
+        shard.add(cluster.stats.upstream_cx_tx_bytes_total, sent);
+        shard.add(cluster.stats.upstream_cx_rx_bytes_total, received);
+    }
+}
+
+/// A connection that was just made.
+#[derive(Debug)]
+pub(in crate::http) struct Made {
+    pub io: Io,
+    pub local: Option<SocketAddr>,
+    pub tls: Option<Rc<PeerTls>>,
+    pub counted: Counted,
+}
+
+/// Dials.
+pub(in crate::http) async fn connect(want: Want<'_>) -> Result<Made, PoolError> {
+    let (limits, usage) = want.cluster.limits(want.priority);
+    let place = InUse::take(&usage.connections, limits.max_connections).ok_or(PoolError::Overflow)?;
+    let account =
+        Rc::new(Account { cluster: want.cluster.clone(), endpoint: want.endpoint.clone(), shard: want.shard.clone() });
+    let pending = account.pending();
+    let connection = account.connection(None);
+    let secured = dial(&want).await;
+    drop(pending);
+    let secured = match secured {
+        Ok(secured) => secured,
+        Err(error) => {
+            connection.failed(&error);
+            return Err(PoolError::Connect(error));
+        }
+    };
+    connection.connected();
+    // Whoever ends it ends the request, too.
+    connection.interrupted.set(true);
+    connection.requests.set(1);
+    let request = account.request();
+    let local = secured.io.local_addr().ok();
+    let counted = Counted { _place: place, account, _connection: connection, _request: request };
+    Ok(Made { io: secured.io, local, tls: secured.tls, counted })
+}
