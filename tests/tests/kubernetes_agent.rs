@@ -242,9 +242,20 @@ fn a_malformed_annotation_keeps_a_pod_pending_until_it_is_mended() {
     assert_eq!((&event["type"], &event["regarding"]["name"]), (&"Warning".into(), &"web".into()));
     assert_eq!(event["note"], format!("This pod is not enrolled: {problem}"));
     let mended = annotated("weir.dev/exclude-outbound-ports=20001");
-    scene.server.put(mended(PodObject::new("shop", "web", scene.node.name()).uid(&web.uid)));
+    let object = || PodObject::new("shop", "web", scene.node.name()).uid(&web.uid);
+    scene.server.put(mended(object()));
     scene.wait_state("shop/web", "enrolled", "");
     assert!(scene.is_carried(&web));
+    // A running pod stays what it was, and the reason is shown, for an annotation and for a label.
+    let still = "what was said before still applies";
+    scene.server.put(annotated("weir.dev/exclude-outbound-ports=https")(object()));
+    scene.wait_state("shop/web", "pending", &format!("{problem}; {still}"));
+    scene.server.put(object().labels(&["weir.dev/mesh=Enabled"]));
+    let problem = "label weir.dev/mesh: invalid \"Enabled\", expected \"enabled\" or \"disabled\"";
+    scene.wait_state("shop/web", "pending", &format!("{problem}; {still}"));
+    assert!(scene.is_carried(&web));
+    scene.server.put(object());
+    scene.wait_state("shop/web", "enrolled", "");
 }
 
 #[test]
@@ -364,7 +375,7 @@ fn pods_that_wait_for_ever_keep_nothing_of_those_that_went_while_no_agent_was_th
         "label weir.dev/mesh: invalid \"of\", expected \"enabled\" or \"disabled\"",
     );
     scene.wait_state("shop/waits", "pending", "the pod has no cgroup yet");
-    scene.wait_state("shop/odd", "enrolled", "");
+    scene.wait_state("shop/odd", "pending", "what was said before still applies");
     assert!(scene.is_carried(&odd), "it stays what it was");
 }
 

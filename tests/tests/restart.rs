@@ -1,7 +1,9 @@
 //! Killed and restarted processes, and pods that come and go: nothing is lost, nothing leaks.
 
 use std::{
+    fs,
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     thread::sleep,
     time::{Duration, Instant},
@@ -104,6 +106,37 @@ fn killing_the_agent_loses_no_request() {
     scene.mesh.agent.set_pods(&specs[1..]);
     scene.mesh.agent.wait_withdrawn(&[&specs[0]]);
     get(&scene.client, &format!("http://{}/", scene.to()));
+}
+
+#[test]
+fn an_agent_whose_sockets_are_removed_makes_others() {
+    let mut scene = Scene::new();
+    let loads = scene.mixed_load();
+    sleep(AROUND);
+    let place = scene.mesh.agent.place.file("");
+    let sockets = || -> Vec<PathBuf> {
+        let entries = fs::read_dir(&place).expect("the agent's directory").flatten();
+        let mut paths: Vec<_> =
+            entries.map(|entry| entry.path()).filter(|path| path.extension() == Some("sock".as_ref())).collect();
+        paths.sort();
+        paths
+    };
+    let before = sockets();
+    for name in ["agent.sock", "handoff.sock", "lead.sock"] {
+        assert!(before.iter().any(|path| path.to_string_lossy().ends_with(name)), "{name}: {before:?}");
+    }
+    before.iter().for_each(|path| fs::remove_file(path).expect("a socket of this test"));
+    // It is the same process.
+    scene.mesh.agent.wait_until_ready();
+    scene.mesh.proxy.wait_until_ready(&scene.mesh.agent);
+    scene.mesh.agent.wait_enrolled(&[&PodSpec::of(&scene.client), &PodSpec::of(&scene.server)]);
+    assert_eq!(sockets(), before);
+    let log = scene.mesh.agent.process.log();
+    assert_eq!(log.matches("a socket was removed or replaced").count(), 1, "{log}");
+    sleep(AROUND);
+    for (what, load) in ["new connections", "kept connections"].into_iter().zip(loads) {
+        assert_none_lost(what, &load.stop());
+    }
 }
 
 #[test]
