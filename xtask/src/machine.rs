@@ -74,7 +74,16 @@ impl Need {
                     ]
                 }
             }
-            Self::EndToEnd => &const { [tool("tcpdump", "tcpdump"), tool("ps", "procps"), tool("python3", "python3")] },
+            Self::EndToEnd => {
+                &const {
+                    [
+                        tool("tcpdump", "tcpdump"),
+                        tool("ps", "procps"),
+                        tool("setpriv", "util-linux"),
+                        tool("python3", "python3"),
+                    ]
+                }
+            }
             Self::Fuzz => &const { [tool("c++", "g++")] },
             Self::Peers => {
                 &const {
@@ -95,6 +104,7 @@ impl Need {
                         tool("qemu-system-x86_64", "qemu-system-x86"),
                         tool("busybox", "busybox-static"),
                         tool("ip", "iproute2"),
+                        tool("setpriv", "util-linux"),
                         tool("strip", "binutils"),
                         tool("xz", "xz-utils"),
                     ]

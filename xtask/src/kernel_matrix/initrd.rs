@@ -1,4 +1,4 @@
-//! The guest's root file system: busybox, iproute2, weir's programs, their libraries, a few modules, an init script.
+//! The guest's root file system: busybox, iproute2, setpriv, weir's programs, their libraries, a few modules, an init script.
 
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
@@ -23,6 +23,9 @@ pub fn write(machine: &Machine, kernel: &Kernel, programs: &Programs, to: &Path)
     files.add("bin/busybox", &machine.find("busybox").context("busybox is not installed")?);
     let ip = machine.find("ip").context("iproute2 is not installed")?;
     files.add_with_libraries(machine, "sbin/ip", &ip)?;
+    // The agent runs under the capabilities that the chart gives it.
+    let setpriv = machine.find("setpriv").context("util-linux is not installed")?;
+    files.add_with_libraries(machine, "bin/setpriv", &setpriv)?;
     let mut load = String::new();
     for module in &kernel.modules {
         let name = module.file_name().context("a module without a name")?.to_string_lossy();
