@@ -18,12 +18,12 @@ impl Reconciler {
     pub(super) fn settle(&mut self) {
         let now = Instant::now();
         let settled = self.wanted.is_some() && self.taken_over();
+        let complete = self.pods.values().all(|pod| !pod.listeners.is_empty());
         if settled {
             self.registry.settle();
             // Of pods that nobody wants any more: they would keep their network namespaces.
             self.handed_back.clear();
             self.ground.keeper.settle();
-            let complete = self.pods.values().all(|pod| !pod.listeners.is_empty());
             if complete || now >= self.take_over_until {
                 self.milestones.send_if_modified(|milestones| !mem::replace(&mut milestones.settled, true));
             }
@@ -33,7 +33,7 @@ impl Reconciler {
             }
         }
         self.proxies.send_pods(self.pods.values().filter(|pod| !pod.listeners.is_empty()), &self.settings.node);
-        if settled && (now >= self.hand_back_until || self.pods.values().all(|pod| !pod.listeners.is_empty())) {
+        if settled && (complete || now >= self.hand_back_until) {
             self.proxies.end_snapshot();
         }
     }

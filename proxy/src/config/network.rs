@@ -214,7 +214,7 @@ impl Drop for LimitedSeat<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::rbac::{Condition, Policy};
+    use crate::config::rbac::{Condition, Policy, tests::subject};
 
     fn on() -> Switch {
         Switch { default: true, key: "".into() }
@@ -224,19 +224,6 @@ mod tests {
         let policy =
             Policy { permissions: vec![Condition::DestinationPort(port, port + 1)], principals: vec![Condition::Any] };
         Rules { action, policies: vec![("a b".into(), policy)] }
-    }
-
-    fn subject() -> Subject<'static> {
-        Subject {
-            request: None,
-            local: "10.0.0.1:80".parse().unwrap(),
-            direct_remote: "10.0.0.2:1000".parse().unwrap(),
-            remote: "192.0.2.1:0".parse().unwrap(),
-            server_name: "",
-            peer: None,
-            metadata: None,
-            route_metadata: None,
-        }
     }
 
     fn rbac(rules: Option<Rules>, shadow: Option<Rules>) -> NetworkRbac {

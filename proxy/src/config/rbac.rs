@@ -154,10 +154,10 @@ impl Condition {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn subject() -> Subject<'static> {
+    pub(in crate::config) fn subject() -> Subject<'static> {
         Subject {
             request: None,
             local: "10.0.0.1:80".parse().unwrap(),
