@@ -1,14 +1,13 @@
 //! Clusters at run time: which endpoint a request goes to, and where endpoints come from.
 
 pub mod account;
-pub mod balance;
+mod balance;
 mod breakers;
 pub mod clock;
 pub mod discovery;
-pub mod events;
-pub mod hash;
 mod health;
 mod outlier;
+mod pick;
 mod running;
 mod update;
 
@@ -20,13 +19,14 @@ use std::{
 
 use hashbrown::HashMap;
 
-use self::{balance::Balancer, discovery::original::OriginalHosts};
+use self::balance::Balancer;
 pub use self::{
     outlier::Outcome,
+    pick::PickContext,
     running::{Running, start},
 };
 use crate::{
-    config::cluster::{Cluster, Discovery, Endpoint, Metadata},
+    config::cluster::{Cluster, Discovery, Endpoint, OriginalHosts},
     telemetry::stats::Shard,
 };
 
@@ -46,42 +46,6 @@ struct Made {
     /// Which version of the cluster did not know it when it was told; 0: it was not told.
     told: u64,
     endpoint: Weak<Endpoint>,
-}
-
-/// What a choice depends on besides the cluster.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PickContext<'a> {
-    /// The connection's original destination.
-    pub destination: Option<SocketAddr>,
-    /// What an `ORIGINAL_DST` cluster's header says.
-    pub destination_header: Option<&'a str>,
-    /// What consistent hashing goes by (the route's hash policy); none: anything.
-    pub hash: Option<u64>,
-    /// Endpoints to avoid, by picking again.
-    pub avoid: &'a [SocketAddr],
-    /// Avoid canaries.
-    pub omit_canaries: bool,
-    /// Avoid endpoints whose `envoy.lb` metadata has all of this.
-    pub omit_metadata: Option<&'a Metadata>,
-    /// How often to pick again.
-    pub repicks: u32,
-    /// Priorities that a retry leaves out, unless nothing else can take the load.
-    pub previous_priorities: &'a [u32],
-}
-
-impl PickContext<'_> {
-    /// Whether another endpoint is preferred to this one.
-    fn rejects(&self, endpoint: &Endpoint) -> bool {
-        self.repicks > 0
-            && (self.avoid.contains(&endpoint.address)
-                || (self.omit_canaries && endpoint.template.canary)
-                || self.omit_metadata.is_some_and(|omitted| has_all(endpoint, omitted)))
-    }
-}
-
-fn has_all(endpoint: &Endpoint, wanted: &Metadata) -> bool {
-    let of_endpoint = endpoint.template.metadata.as_ref().and_then(|metadata| metadata.get("envoy.lb"));
-    wanted.iter().all(|(key, value)| of_endpoint.and_then(|metadata| metadata.get(key)) == Some(value))
 }
 
 impl Local {
@@ -155,7 +119,7 @@ impl Local {
 mod tests {
     use super::*;
     use crate::config::cluster::{
-        AssignmentPolicy, EndpointSet, HealthFlags, Host, Locality, Template,
+        AssignmentPolicy, EndpointSet, HealthFlags, Host, LocalZones, Locality, Template,
         balancing::{Hashing, LeastRequest, Localities, Maglev, Policy, SlowStart, ZoneAware},
     };
 
@@ -323,7 +287,7 @@ mod tests {
 
     #[test]
     fn the_own_zone_comes_first() {
-        let zones = Arc::new(balance::zone::LocalZones::default());
+        let zones = Arc::new(LocalZones::default());
         let own = Locality { zone: "a".into(), ..Locality::default() };
         let set = |endpoints: Vec<Endpoint>| EndpointSet::with(endpoints, &[], Some(&own), AssignmentPolicy::default());
         let mut local = Cluster::fixed("local", set(vec![in_zone(1, "a"), in_zone(2, "b")]));

@@ -13,10 +13,13 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{clock, events::timestamp};
-use crate::config::cluster::{
-    Cluster, Endpoint, HealthFlags, Rate,
-    outlier::{Detector, Kind},
+use super::clock;
+use crate::{
+    config::cluster::{
+        Cluster, Endpoint, HealthFlags, Rate,
+        outlier::{Detector, Kind},
+    },
+    telemetry::events::timestamp,
 };
 
 /// What came of an attempt, as outlier detection sees it (Envoy's `Outlier::Result`).

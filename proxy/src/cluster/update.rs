@@ -4,9 +4,9 @@ use std::sync::{Arc, Weak, atomic::Ordering};
 
 use hashbrown::HashMap;
 
-use super::{balance, clock};
+use super::clock;
 use crate::config::cluster::{
-    AssignmentPolicy, Cluster, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights,
+    AssignmentPolicy, Cluster, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights, Zones,
 };
 
 impl Cluster {
@@ -153,7 +153,7 @@ impl Cluster {
     /// Makes workers look again.
     fn tell(&self) {
         if let Some(zones) = &self.local_zones {
-            zones.publish(balance::zones(&self.endpoints.load()));
+            zones.publish(Zones::of(&self.endpoints.load()));
         }
         self.changes.fetch_add(1, Ordering::AcqRel);
     }

@@ -1,12 +1,17 @@
 //! Clusters and their endpoints.
 
 pub mod balancing;
+mod consistent;
 mod endpoint;
+mod hash;
 pub mod health;
 mod host;
 mod merge;
+mod original;
 pub mod outlier;
 pub mod stats;
+mod tally;
+mod zones;
 
 use std::{
     net::SocketAddr,
@@ -22,20 +27,21 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use tokio::sync::watch;
 
-pub use self::merge::MergeWindow;
+pub(crate) use self::original::MEETINGS;
 use self::{balancing::LoadBalancing, health::HealthCheck, outlier::Detector, stats::ClusterStats};
 pub use self::{
+    consistent::{Consistent, Hashed, Weighted},
     endpoint::{
         AssignmentPolicy, CheckAddress, Endpoint, EndpointSet, Locality, LocalityEndpoints, LocalityWeights, Metadata,
         Priority, Template,
     },
     host::{Health, HealthFlags, Host, HostStats, Monitor, Rate},
+    merge::MergeWindow,
+    original::OriginalHosts,
+    tally::Tally,
+    zones::{LocalZones, Zones},
 };
 use crate::{
-    cluster::{
-        balance::{Hashed, zone::LocalZones},
-        discovery::original::OriginalHosts,
-    },
     config::{http::Http2, tls::Transports},
     wire::{race::Preference, socket::SocketSettings},
 };

@@ -1,6 +1,7 @@
-//! What the data path tells of itself: counters and access logs.
+//! What the data path tells of itself: counters, access logs, event logs.
 
 pub mod access_log;
+pub mod events;
 pub mod format;
 mod format_tls;
 mod format_write;

@@ -1,25 +1,12 @@
 //! How the load is shared among priorities: Envoy's arithmetic, without I/O.
 
-use super::Available;
-use crate::config::cluster::AssignmentPolicy;
+use crate::config::cluster::{AssignmentPolicy, Tally};
 
-/// Hosts of a priority, counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(in crate::cluster) struct Tally {
-    /// All of them.
-    pub all: u64,
-    /// Those that do not count.
-    pub excluded: u64,
-    /// Number of healthy ones.
-    pub healthy: u64,
-    /// Number of degraded ones.
-    pub degraded: u64,
-    /// Weight of those that count.
-    pub weight: u64,
-    /// Weight of the healthy ones.
-    pub healthy_weight: u64,
-    /// Weight of the degraded ones.
-    pub degraded_weight: u64,
+/// Which hosts of a priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Available {
+    Healthy,
+    Degraded,
 }
 
 /// Shares of the load, percent, by priority; they sum up to 100.
@@ -31,29 +18,6 @@ pub(super) struct Shares {
     pub degraded: Vec<u32>,
     /// Priorities whose hosts are used whatever their health.
     pub panic: Vec<bool>,
-}
-
-impl Tally {
-    /// Percent of the load that its healthy and its degraded hosts can take.
-    fn able(&self, policy: &AssignmentPolicy) -> (u32, u32) {
-        let (healthy, degraded, all) = if policy.weighted_health {
-            (self.healthy_weight, self.degraded_weight, self.weight)
-        } else {
-            (self.healthy, self.degraded, self.all - self.excluded)
-        };
-        let able = |part: u64| {
-            let percent = u64::from(policy.overprovisioning).saturating_mul(part).checked_div(all).unwrap_or(0);
-            u32::try_from(percent).unwrap_or(u32::MAX).min(100)
-        };
-        (able(healthy), able(degraded))
-    }
-
-    /// Whether fewer than `threshold` percent can be used.
-    pub fn in_panic(&self, threshold: u32) -> bool {
-        let all = self.all - self.excluded;
-        let usable = if all == 0 { 0.0 } else { 100.0 * (self.healthy + self.degraded) as f64 / all as f64 };
-        usable < f64::from(threshold)
-    }
 }
 
 impl Shares {

@@ -4,37 +4,28 @@
 //! either changes, so that a choice looks at no host but the chosen ones. The tables of consistent hashing are the same
 //! for all workers.
 
-mod consistent;
 mod edf;
 mod load;
 mod turn;
-pub mod zone;
+mod zone;
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use self::{
-    consistent::{Consistent, Weighted},
     edf::Edf,
-    load::{Shares, Tally},
+    load::{Available, Shares},
     turn::Group,
-    zone::{Routing, Why, Zones},
+    zone::{Routing, Why},
 };
-use super::PickContext;
+use super::pick::PickContext;
 use crate::{
     config::cluster::{
-        Cluster, Endpoint, EndpointSet, Health, Priority,
+        Cluster, Consistent, Endpoint, EndpointSet, Hashed, Health, Priority, Tally, Weighted, Zones,
         balancing::{LoadBalancing, Localities, Policy},
         stats::ClusterStats,
     },
     telemetry::stats::Shard,
 };
-
-/// Which hosts of a priority.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Available {
-    Healthy,
-    Degraded,
-}
 
 /// One worker's state for one version of a cluster.
 #[derive(Debug)]
@@ -47,13 +38,6 @@ pub(super) struct Balancer {
     levels: Vec<Level>,
     local: Option<Arc<Zones>>,
     hashed: Option<Arc<Hashed>>,
-}
-
-/// The tables of consistent hashing, one per priority, and the version of the cluster that they are of.
-#[derive(Debug)]
-pub struct Hashed {
-    version: u64,
-    levels: Vec<Consistent>,
 }
 
 /// One priority.
@@ -80,7 +64,7 @@ impl Balancer {
         let version = cluster.version();
         let endpoints = cluster.endpoints.load_full();
         let config = &cluster.balancing;
-        let tallies: Vec<_> = endpoints.priorities().iter().map(tally).collect();
+        let tallies: Vec<_> = endpoints.priorities().iter().map(Tally::of).collect();
         let shares = Shares::of(&tallies, &endpoints.policy, config.panic_threshold);
         let (local_version, local) = match (&config.localities, &cluster.zones) {
             (Localities::ZoneAware(_), Some(zones)) => (zones.version(), Some(zones.load())),
@@ -301,32 +285,6 @@ impl Level {
     }
 }
 
-fn tally(priority: &Priority) -> Tally {
-    let mut tally = Tally::default();
-    for endpoint in &priority.endpoints {
-        let flags = endpoint.host.flags();
-        let weight = u64::from(endpoint.template.weight);
-        tally.all += 1;
-        if flags.excluded() {
-            tally.excluded += 1;
-        } else {
-            tally.weight += weight;
-        }
-        match flags.health() {
-            Health::Healthy => {
-                tally.healthy += 1;
-                tally.healthy_weight += weight;
-            }
-            Health::Degraded => {
-                tally.degraded += 1;
-                tally.degraded_weight += weight;
-            }
-            Health::Unhealthy => {}
-        }
-    }
-    tally
-}
-
 /// The tables of this version of the cluster: the first worker that needs them makes them.
 fn hashed(cluster: &Cluster, version: u64, endpoints: &EndpointSet, shares: &Shares) -> Arc<Hashed> {
     if let Some(hashed) = &*cluster.hashed.load()
@@ -374,17 +332,4 @@ fn weighted(cluster: &Cluster, priority: &Priority, panic: bool) -> Vec<Weighted
         add(locality.members.iter().copied().filter(usable).collect(), f64::from(locality.weight) / sum);
     }
     hosts
-}
-
-/// The zones of a cluster's first priority.
-pub(super) fn zones(endpoints: &EndpointSet) -> Zones {
-    let Some(first) = endpoints.priorities().first() else { return Zones::default() };
-    let healthy = |members: &[usize]| {
-        members.iter().filter(|index| first.endpoints[**index].host.health() == Health::Healthy).count() as u64
-    };
-    Zones {
-        localities: first.localities.iter().map(|one| (one.locality.clone(), healthy(&one.members))).collect(),
-        own_first: first.local,
-        tally: tally(first),
-    }
 }

@@ -1,45 +1,8 @@
 //! Zone-aware routing: the proxy's own zone first, as far as that is fair to the upstream hosts of all zones.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Acquire},
-};
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-
-use super::load::Tally;
-use crate::config::cluster::{Locality, balancing::ZoneAware};
-
-/// The zones of the cluster that this proxy is itself part of (`local_cluster_name`), as its hosts are now.
-#[derive(Debug, Default)]
-pub struct LocalZones {
-    current: ArcSwap<Zones>,
-    version: AtomicU64,
-}
-
-/// Healthy hosts by locality.
-#[derive(Debug, Default)]
-pub(in crate::cluster) struct Zones {
-    pub localities: Vec<(Arc<Locality>, u64)>,
-    /// The first of them is the proxy's own.
-    pub own_first: bool,
-    pub tally: Tally,
-}
-
-impl LocalZones {
-    pub(in crate::cluster) fn publish(&self, zones: Zones) {
-        self.current.store(Arc::new(zones));
-        self.version.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
-    }
-
-    pub(super) fn version(&self) -> u64 {
-        self.version.load(Acquire)
-    }
-
-    pub(super) fn load(&self) -> Arc<Zones> {
-        self.current.load_full()
-    }
-}
+use crate::config::cluster::{Locality, Zones, balancing::ZoneAware};
 
 /// How the zones of one priority share its requests.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,6 +79,7 @@ impl Routing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::cluster::Tally;
 
     fn zones(counts: &[u64]) -> Vec<(Arc<Locality>, u64)> {
         ["a", "b", "c"]

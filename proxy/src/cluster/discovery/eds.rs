@@ -13,13 +13,11 @@ use std::{
 use prost::Message;
 use tokio::sync::oneshot;
 use weir_proto::envoy::{config::endpoint::v3::ClusterLoadAssignment, service::discovery::v3::DiscoveryResponse};
+use xxhash_rust::xxh64::xxh64;
 
-use crate::{
-    cluster::hash::xxh64,
-    config::{
-        self,
-        cluster::{Cluster, Discovery, EdsFile},
-    },
+use crate::config::{
+    self,
+    cluster::{Cluster, Discovery, EdsFile},
 };
 
 /// How often files are looked at.

@@ -6,84 +6,40 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::Ordering::Relaxed},
-    time::Duration,
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
 };
 
-use arc_swap::ArcSwap;
 use hashbrown::HashMap;
-use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::config::cluster::{Cluster, Discovery, Endpoint};
+use crate::config::cluster::{Cluster, Discovery, Endpoint, MEETINGS, OriginalHosts};
 
-/// So many new hosts wait for the control thread.
-const MEETINGS: usize = 1024;
-
-/// The hosts of one cluster by address.
-#[derive(Debug)]
-pub struct OriginalHosts {
-    known: ArcSwap<HashMap<SocketAddr, Arc<Endpoint>>>,
-    met: Sender<Arc<Endpoint>>,
-    /// Until the control thread takes it.
-    meetings: Mutex<Option<Receiver<Arc<Endpoint>>>>,
-    /// `cleanup_interval`.
-    cleanup: Duration,
-}
-
-impl OriginalHosts {
-    /// Envoy's default of `cleanup_interval`.
-    pub const DEFAULT_CLEANUP: Duration = Duration::from_secs(5);
-
-    /// None yet; those that are not used leave after `cleanup` at the earliest.
-    pub fn new(cleanup: Duration) -> Self {
-        let (met, meetings) = channel(MEETINGS);
-        Self { known: ArcSwap::default(), met, meetings: Mutex::new(Some(meetings)), cleanup }
+/// Takes hosts that workers have made. Of several for one address the first stays.
+fn add(hosts: &OriginalHosts, cluster: &Cluster, met: Vec<Arc<Endpoint>>) {
+    let mut known = HashMap::clone(&hosts.known.load());
+    let before = known.len();
+    for endpoint in met {
+        known.entry(endpoint.address).or_insert(endpoint);
     }
-
-    /// The host at an address, if the control thread knows it.
-    pub(in crate::cluster) fn get(&self, address: SocketAddr) -> Option<Arc<Endpoint>> {
-        self.known.load().get(&address).cloned()
-    }
-
-    /// A worker has made a host. Whether the control thread will know it: if not, it is to be told again.
-    pub(in crate::cluster) fn meet(&self, endpoint: &Arc<Endpoint>) -> bool {
-        self.met.try_send(endpoint.clone()).is_ok()
-    }
-
-    /// Takes hosts that workers have made. Of several for one address the first stays.
-    fn add(&self, cluster: &Cluster, met: Vec<Arc<Endpoint>>) {
-        let mut known = HashMap::clone(&self.known.load());
-        let before = known.len();
-        for endpoint in met {
-            known.entry(endpoint.address).or_insert(endpoint);
-        }
-        if known.len() > before {
-            self.store(cluster, known);
-        }
-    }
-
-    /// Lets go of hosts without connections.
-    fn clean(&self, cluster: &Cluster) {
-        let mut known = HashMap::clone(&self.known.load());
-        let before = known.len();
-        known.retain(|_, endpoint| endpoint.host.stats.cx_active.load(Relaxed) > 0);
-        if known.len() < before {
-            self.store(cluster, known);
-        }
-    }
-
-    fn store(&self, cluster: &Cluster, known: HashMap<SocketAddr, Arc<Endpoint>>) {
-        let mut endpoints: Vec<_> = known.values().map(|endpoint| Endpoint::clone(endpoint)).collect();
-        endpoints.sort_unstable_by_key(|endpoint| endpoint.address);
-        self.known.store(Arc::new(known));
-        cluster.set_hosts(endpoints);
+    if known.len() > before {
+        store(hosts, cluster, known);
     }
 }
 
-impl Default for OriginalHosts {
-    fn default() -> Self {
-        Self::new(Self::DEFAULT_CLEANUP)
+/// Lets go of hosts without connections.
+fn clean(hosts: &OriginalHosts, cluster: &Cluster) {
+    let mut known = HashMap::clone(&hosts.known.load());
+    let before = known.len();
+    known.retain(|_, endpoint| endpoint.host.stats.cx_active.load(Relaxed) > 0);
+    if known.len() < before {
+        store(hosts, cluster, known);
     }
+}
+
+fn store(hosts: &OriginalHosts, cluster: &Cluster, known: HashMap<SocketAddr, Arc<Endpoint>>) {
+    let mut endpoints: Vec<_> = known.values().map(|endpoint| Endpoint::clone(endpoint)).collect();
+    endpoints.sort_unstable_by_key(|endpoint| endpoint.address);
+    hosts.known.store(Arc::new(known));
+    cluster.set_hosts(endpoints);
 }
 
 /// Keeps a cluster's hosts, until the cluster is gone.
@@ -93,7 +49,7 @@ pub(in crate::cluster) async fn follow(cluster: Weak<Cluster>) {
         _ => None,
     };
     let Some(hosts) = cluster.upgrade().as_deref().and_then(hosts) else { return };
-    let Some(mut meetings) = hosts.meetings.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    let Some(mut meetings) = hosts.meetings() else { return };
     let mut cleanup = tokio::time::interval(hosts.cleanup);
     loop {
         let mut met = Vec::new();
@@ -103,15 +59,17 @@ pub(in crate::cluster) async fn follow(cluster: Weak<Cluster>) {
         };
         let Some(cluster) = cluster.upgrade() else { return };
         if cleaning {
-            hosts.clean(&cluster);
+            clean(&hosts, &cluster);
         } else {
-            hosts.add(&cluster, met);
+            add(&hosts, &cluster, met);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
         cluster::{Local, PickContext},

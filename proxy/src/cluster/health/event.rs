@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::tracker::{Event, Failure};
 use crate::{
-    cluster::events::timestamp,
     config::cluster::{Cluster, Endpoint, health::HealthCheck},
+    telemetry::events::timestamp,
 };
 
 /// Writes an event to every log.

@@ -6,9 +6,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
 
 use crate::{
-    cluster::events::EventLog,
     config::matcher::StringMatcher,
-    telemetry::stats::{Counter, Gauge, Scope},
+    telemetry::{
+        events::EventLog,
+        stats::{Counter, Gauge, Scope},
+    },
 };
 
 /// A cluster's active health check.

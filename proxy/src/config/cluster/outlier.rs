@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    cluster::events::EventLog,
-    telemetry::stats::{Counter, Gauge, Scope},
+use crate::telemetry::{
+    events::EventLog,
+    stats::{Counter, Gauge, Scope},
 };
 
 /// `OutlierDetection`. Percentages are 0 to 100.

@@ -14,11 +14,7 @@ use weir_proto::envoy::{
 
 use super::{Context, Error, duration, item, limit, sub, tls, type_name, unpack};
 use super::{
-    balancing::balancing,
-    connect,
-    endpoints::{assignment, discovery},
-    health::health,
-    outlier::outlier,
+    balancing::balancing, connect, discovery::discovery, endpoints::assignment, health::health, outlier::outlier,
 };
 use crate::config::{
     cluster::{

@@ -8,6 +8,8 @@ mod cluster;
 #[cfg(test)]
 mod cluster_tests;
 mod connect;
+mod discovery;
+mod dns;
 mod endpoints;
 mod filter;
 mod filter_chain;
@@ -47,9 +49,13 @@ pub use self::{
     stats::StatsSettings,
 };
 use crate::{
-    cluster::{balance::zone::LocalZones, events::EventLog},
-    config::{Error, Snapshot, cluster::Locality, filter::local_ratelimit::Bucket, listener::Ceiling},
-    telemetry::stats::Scope,
+    config::{
+        Error, Snapshot,
+        cluster::{LocalZones, Locality},
+        filter::local_ratelimit::Bucket,
+        listener::Ceiling,
+    },
+    telemetry::{events::EventLog, stats::Scope},
 };
 
 /// Fields of the bootstrap that mean something; some are read elsewhere.

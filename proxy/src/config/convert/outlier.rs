@@ -6,9 +6,8 @@ use weir_proto::envoy::config::cluster::v3 as proto;
 
 use super::{Context, Error, duration, sub};
 use crate::{
-    cluster::events::EventLog,
     config::cluster::outlier::{Detector, Settings},
-    telemetry::stats::Scope,
+    telemetry::{events::EventLog, stats::Scope},
 };
 
 const SUPPORTED: [&str; 25] = [

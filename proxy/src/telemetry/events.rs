@@ -33,7 +33,7 @@ impl EventLog {
 }
 
 /// Now, as Envoy's JSON has it.
-pub(super) fn timestamp() -> Value {
+pub(crate) fn timestamp() -> Value {
     let now = jiff::Timestamp::try_from(SystemTime::now()).unwrap_or_default();
     now.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string().into()
 }

@@ -3,18 +3,26 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use xxhash_rust::xxh64::xxh64;
 
-use crate::{
-    cluster::hash::{MersenneTwister, STD_HASH_SEED, murmur2, xxh64},
-    config::cluster::{
-        Endpoint,
-        balancing::{HashFunction, Hashing, Maglev, Policy, RingHash},
-    },
+use super::{
+    balancing::{HashFunction, Hashing, Maglev, Policy, RingHash},
+    endpoint::Endpoint,
+    hash::{MersenneTwister, STD_HASH_SEED, murmur2},
 };
+
+/// The tables of consistent hashing, one per priority, and the version of the cluster that they are of.
+#[derive(Debug)]
+pub struct Hashed {
+    /// [`Cluster::version`](super::Cluster::version).
+    pub version: u64,
+    /// By priority.
+    pub levels: Vec<Consistent>,
+}
 
 /// What hashes of one priority lead to.
 #[derive(Debug)]
-pub(super) struct Consistent {
+pub struct Consistent {
     hosts: Vec<Weighted>,
     lookup: Lookup,
     balance_factor: u32,
@@ -22,8 +30,10 @@ pub(super) struct Consistent {
 
 /// A host and its share of the sum of all weights.
 #[derive(Clone, Debug)]
-pub(super) struct Weighted {
+pub struct Weighted {
+    /// The host.
     pub endpoint: Arc<Endpoint>,
+    /// 0 to 1.
     pub share: f64,
 }
 

@@ -1,58 +1,11 @@
-//! The hashes of Envoy's consistent hashing: xxHash64 and MurmurHash64A. Ring and table must come out as Envoy's.
-
-const P1: u64 = 0x9E37_79B1_85EB_CA87;
-const P2: u64 = 0xC2B2_AE3D_27D4_EB4F;
-const P3: u64 = 0x1656_67B1_9E37_79F9;
-const P4: u64 = 0x85EB_CA77_C2B2_AE63;
-const P5: u64 = 0x27D4_EB2F_1656_67C5;
-
-/// xxHash64 of `bytes`.
-pub fn xxh64(bytes: &[u8], seed: u64) -> u64 {
-    let (blocks, rest) = bytes.as_chunks::<32>();
-    let mut hash = if blocks.is_empty() {
-        seed.wrapping_add(P5)
-    } else {
-        let mut lanes = [seed.wrapping_add(P1).wrapping_add(P2), seed.wrapping_add(P2), seed, seed.wrapping_sub(P1)];
-        for block in blocks {
-            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<8>().0) {
-                *lane = round(*lane, u64::from_le_bytes(*word));
-            }
-        }
-        let [a, b, c, d] = lanes;
-        let joined = a
-            .rotate_left(1)
-            .wrapping_add(b.rotate_left(7))
-            .wrapping_add(c.rotate_left(12))
-            .wrapping_add(d.rotate_left(18));
-        lanes.iter().fold(joined, |hash, lane| (hash ^ round(0, *lane)).wrapping_mul(P1).wrapping_add(P4))
-    };
-    hash = hash.wrapping_add(bytes.len() as u64);
-    let (words, rest) = rest.as_chunks::<8>();
-    for word in words {
-        hash = (hash ^ round(0, u64::from_le_bytes(*word))).rotate_left(27).wrapping_mul(P1).wrapping_add(P4);
-    }
-    let (halves, rest) = rest.as_chunks::<4>();
-    for half in halves {
-        let half = u64::from(u32::from_le_bytes(*half));
-        hash = (hash ^ half.wrapping_mul(P1)).rotate_left(23).wrapping_mul(P2).wrapping_add(P3);
-    }
-    for byte in rest {
-        hash = (hash ^ u64::from(*byte).wrapping_mul(P5)).rotate_left(11).wrapping_mul(P1);
-    }
-    hash = (hash ^ (hash >> 33)).wrapping_mul(P2);
-    hash = (hash ^ (hash >> 29)).wrapping_mul(P3);
-    hash ^ (hash >> 32)
-}
-
-fn round(lane: u64, word: u64) -> u64 {
-    lane.wrapping_add(word.wrapping_mul(P2)).rotate_left(31).wrapping_mul(P1)
-}
+//! What consistent hashing needs besides xxHash64: MurmurHash64A, and the numbers that bounded loads draw from. Ring and
+//! table must come out as Envoy's.
 
 /// Seed of libstdc++'s `std::hash`, which Envoy's MURMUR_HASH_2 is compatible with.
-pub const STD_HASH_SEED: u64 = 0xc70f_6907;
+pub(super) const STD_HASH_SEED: u64 = 0xc70f_6907;
 
 /// MurmurHash64A of `bytes`.
-pub fn murmur2(bytes: &[u8], seed: u64) -> u64 {
+pub(super) fn murmur2(bytes: &[u8], seed: u64) -> u64 {
     const M: u64 = 0xc6a4_a793_5bd1_e995;
     let shift_mix = |value: u64| value ^ (value >> 47);
     let (words, rest) = bytes.as_chunks::<8>();
@@ -70,7 +23,7 @@ pub fn murmur2(bytes: &[u8], seed: u64) -> u64 {
 
 /// The 32-bit Mersenne Twister, as C++ has it: bounded-load hashing draws from it in an order that depends on the hash.
 #[derive(Debug)]
-pub struct MersenneTwister {
+pub(super) struct MersenneTwister {
     state: Box<[u32; Self::SIZE]>,
     next: usize,
 }
@@ -116,16 +69,6 @@ impl MersenneTwister {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn xxh64_is_xxh64() {
-        // From the reference implementation.
-        assert_eq!(xxh64(b"", 0), 0xef46_db37_51d8_e999);
-        assert_eq!(xxh64(b"a", 0), 0xd24e_c4f1_a98c_6e5b);
-        assert_eq!(xxh64(b"abc", 0), 0x44bc_2cf5_ad77_0999);
-        assert_eq!(xxh64(b"The quick brown fox jumps over the lazy dog", 0), 0x0b24_2d36_1fda_71bc);
-        assert_ne!(xxh64(b"abc", 1), xxh64(b"abc", 0));
-    }
 
     #[test]
     fn murmur2_is_envoys() {

@@ -1,0 +1,41 @@
+//! What the choice of an endpoint goes by.
+
+use std::net::SocketAddr;
+
+use crate::config::cluster::{Endpoint, Metadata};
+
+/// What a choice depends on besides the cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PickContext<'a> {
+    /// The connection's original destination.
+    pub destination: Option<SocketAddr>,
+    /// What an `ORIGINAL_DST` cluster's header says.
+    pub destination_header: Option<&'a str>,
+    /// What consistent hashing goes by (the route's hash policy); none: anything.
+    pub hash: Option<u64>,
+    /// Endpoints to avoid, by picking again.
+    pub avoid: &'a [SocketAddr],
+    /// Avoid canaries.
+    pub omit_canaries: bool,
+    /// Avoid endpoints whose `envoy.lb` metadata has all of this.
+    pub omit_metadata: Option<&'a Metadata>,
+    /// How often to pick again.
+    pub repicks: u32,
+    /// Priorities that a retry leaves out, unless nothing else can take the load.
+    pub previous_priorities: &'a [u32],
+}
+
+impl PickContext<'_> {
+    /// Whether another endpoint is preferred to this one.
+    pub(super) fn rejects(&self, endpoint: &Endpoint) -> bool {
+        self.repicks > 0
+            && (self.avoid.contains(&endpoint.address)
+                || (self.omit_canaries && endpoint.template.canary)
+                || self.omit_metadata.is_some_and(|omitted| has_all(endpoint, omitted)))
+    }
+}
+
+fn has_all(endpoint: &Endpoint, wanted: &Metadata) -> bool {
+    let of_endpoint = endpoint.template.metadata.as_ref().and_then(|metadata| metadata.get("envoy.lb"));
+    wanted.iter().all(|(key, value)| of_endpoint.and_then(|metadata| metadata.get(key)) == Some(value))
+}

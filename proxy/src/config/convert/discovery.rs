@@ -1,0 +1,138 @@
+//! Where a cluster's endpoints come from: a list, DNS, files, or the original destination.
+
+use std::sync::Arc;
+
+use weir_proto::envoy::config::{cluster::v3 as proto, core::v3 as core};
+
+use super::{
+    Context, Error, dns, duration,
+    endpoints::{Assignment, with_addresses},
+    sub, type_name, unpack,
+};
+use crate::config::{
+    cluster::{Discovery, EdsFile, EndpointSet, OriginalHosts},
+    header_name,
+};
+
+const DNS_CLUSTER: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
+/// Envoy's default header of `ORIGINAL_DST` clusters with `use_http_header`.
+const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
+
+/// How endpoints are found, and those known already.
+pub(super) fn discovery(
+    cx: &mut Context,
+    message: &proto::Cluster,
+    assignment: Assignment,
+    at: &str,
+) -> Result<(Discovery, EndpointSet), Error> {
+    let Assignment { endpoints: assigned, weights, policy } = assignment;
+    let replaced;
+    let mut message = message;
+    use proto::cluster::{ClusterDiscoveryType, DiscoveryType};
+    let kind = match &message.cluster_discovery_type {
+        None => DiscoveryType::Static,
+        Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind)
+            .map_err(|_| Error::at(sub(at, "type"), format!("{kind} is not a discovery type")))?,
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            let at = sub(at, "cluster_type");
+            match (custom.name.as_str(), &custom.typed_config) {
+                (_, Some(any)) if type_name(any) == DNS_CLUSTER => {
+                    let (kind, with) = dns::replaced(cx, message, &unpack(any, &at)?, &sub(&at, "typed_config"))?;
+                    replaced = with;
+                    message = &replaced;
+                    kind
+                }
+                (_, Some(any)) => return Err(Error::at(at, format!("{} is not supported yet", type_name(any)))),
+                ("envoy.cluster.static", None) => DiscoveryType::Static,
+                ("envoy.cluster.strict_dns", None) => DiscoveryType::StrictDns,
+                ("envoy.cluster.logical_dns", None) => DiscoveryType::LogicalDns,
+                ("envoy.cluster.eds", None) => DiscoveryType::Eds,
+                ("envoy.cluster.original_dst", None) => DiscoveryType::OriginalDst,
+                (name, None) => return Err(Error::at(sub(&at, "name"), format!("{name} is not supported yet"))),
+            }
+        }
+    };
+    match kind {
+        DiscoveryType::Static => {
+            let endpoints = with_addresses(assigned)?;
+            Ok((Discovery::Static, EndpointSet::with(endpoints, &weights, cx.local.as_deref(), policy)))
+        }
+        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
+            if kind == DiscoveryType::LogicalDns && assigned.len() != 1 {
+                let at = sub(at, "load_assignment");
+                return Err(Error::at(
+                    at,
+                    "LOGICAL_DNS clusters must have a single locality_lb_endpoint and a single lb_endpoint",
+                ));
+            }
+            let assignment = Assignment { endpoints: assigned, weights, policy };
+            let dns = dns::dns(cx, message, kind == DiscoveryType::StrictDns, assignment, at)?;
+            Ok((Discovery::Dns(dns), EndpointSet::default()))
+        }
+        DiscoveryType::OriginalDst => {
+            if !assigned.is_empty() {
+                return Err(Error::at(
+                    sub(at, "load_assignment"),
+                    "ORIGINAL_DST clusters must have no load assignment",
+                ));
+            }
+            Ok((original_destination(cx, message, at)?, EndpointSet::default()))
+        }
+        DiscoveryType::Eds => {
+            if !assigned.is_empty() {
+                return Err(Error::at(sub(at, "load_assignment"), "EDS clusters must have no load assignment"));
+            }
+            Ok((eds(cx, message, &sub(at, "eds_cluster_config"))?, EndpointSet::default()))
+        }
+    }
+}
+
+fn eds(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery, Error> {
+    use core::config_source::ConfigSourceSpecifier as Source;
+    let config = message.eds_cluster_config.as_ref().ok_or_else(|| Error::at(at, "is required for EDS clusters"))?;
+    let at = sub(at, "eds_config");
+    let source = config.eds_config.as_ref().ok_or_else(|| Error::at(&at, "a source is required"))?;
+    cx.only(source, &at, &["path", "path_config_source", "resource_api_version", "initial_fetch_timeout"], &[])?;
+    let (path, watched) = match &source.config_source_specifier {
+        Some(Source::PathConfigSource(path)) => (&path.path, path.watched_directory.as_ref()),
+        #[expect(deprecated, reason = "published configurations use it")]
+        Some(Source::Path(path)) => (path, None),
+        _ => return Err(Error::at(at, "only path_config_source is supported yet")),
+    };
+    if !std::path::Path::new(path).is_file() {
+        let message = format!("paths must refer to an existing path in the system: \"{path}\" does not exist");
+        return Err(Error::at(sub(&at, "path_config_source.path"), message));
+    }
+    let service = if config.service_name.is_empty() { &message.name } else { &config.service_name };
+    Ok(Discovery::Eds(EdsFile {
+        path: std::path::Path::new(path).into(),
+        watched: watched.map(|watched| std::path::Path::new(&watched.path).into()),
+        service: service.as_str().into(),
+    }))
+}
+
+fn original_destination(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery, Error> {
+    let cleanup = match &message.cleanup_interval {
+        None => OriginalHosts::DEFAULT_CLEANUP,
+        Some(interval) => duration(interval, &sub(at, "cleanup_interval"))?,
+    };
+    let hosts = Arc::new(OriginalHosts::new(cleanup));
+    let Some(proto::cluster::LbConfig::OriginalDstLbConfig(config)) = &message.lb_config else {
+        return Ok(Discovery::OriginalDestination { header: None, port: None, hosts });
+    };
+    let at = sub(at, "original_dst_lb_config");
+    cx.only(config, &at, &["use_http_header", "http_header_name", "upstream_port_override"], &[])?;
+    let header = match (config.use_http_header, config.http_header_name.as_str()) {
+        (false, _) => None,
+        (true, "") => Some(header_name(ORIGINAL_DST_HEADER, &at)?),
+        (true, name) => Some(header_name(name, &sub(&at, "http_header_name"))?),
+    };
+    let port = config
+        .upstream_port_override
+        .map(|port| {
+            u16::try_from(port)
+                .map_err(|_| Error::at(sub(&at, "upstream_port_override"), format!("{port} is not a port")))
+        })
+        .transpose()?;
+    Ok(Discovery::OriginalDestination { header, port, hosts })
+}
