@@ -26,7 +26,7 @@ use tokio::{
 use super::{Admin, body::Chunks, query::Query, reply::Reply};
 use crate::{
     telemetry::{
-        access_log::{self, AccessLog, Entry},
+        access_log::{self, AccessLog, Entry, LogType},
         writer::LogHandle,
     },
     worker,
@@ -165,7 +165,7 @@ async fn answer(admin: &Admin, request: Request<Incoming>, ends: Ends, log: &Log
         entry.response_code = status.as_u16();
         entry.bytes_sent = body.len() as u64;
         entry.kept.request(&access_log::Wanted::by(&log.files), &head.method, &head.uri, "http", &head.headers);
-        access_log::write(&log.log, &log.files, &entry);
+        access_log::write(&log.log, &admin.runtime, &log.files, LogType::DownstreamEnd, &entry);
         log.log.flush();
     }
     let mut response = Response::new(Chunks::new(body));

@@ -43,6 +43,7 @@ pub use self::{
 };
 use crate::{
     config::{http::Http2, tls::Transports},
+    telemetry::access_log::ClusterNames,
     wire::{race::Preference, socket::SocketSettings},
 };
 
@@ -51,6 +52,8 @@ use crate::{
 pub struct Cluster {
     /// Unique.
     pub name: Arc<str>,
+    /// What logs say of it.
+    pub logged: Arc<ClusterNames>,
     /// Where its endpoints come from.
     pub discovery: Discovery,
     /// How one is chosen.
@@ -329,6 +332,7 @@ impl Cluster {
     pub fn fixed(name: &str, endpoints: EndpointSet) -> Self {
         Self {
             name: name.into(),
+            logged: ClusterNames::of(name.into()),
             discovery: Discovery::Static,
             balancing: LoadBalancing::default(),
             endpoints: ArcSwap::from_pointee(endpoints),

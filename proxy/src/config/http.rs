@@ -132,6 +132,8 @@ pub struct HttpConnectionManager {
     pub router: Router,
     /// Written per request.
     pub access_log: Vec<AccessLog>,
+    /// A line is also written when a request has come.
+    pub log_new_requests: bool,
     /// The headers that `access_log` names.
     pub wanted: Wanted,
     /// Value of `server`.

@@ -18,7 +18,7 @@ pub use self::{
 };
 use crate::{
     config::{http::HttpConnectionManager, network::NetworkFilter, tcp::TcpProxy, tls::DownstreamTls},
-    telemetry::access_log::AccessLog,
+    telemetry::access_log::{AccessLog, Place},
 };
 
 /// Which way a listener's connections go, as the workload sees it.
@@ -154,6 +154,8 @@ pub struct FilterChainMatch {
 pub struct FilterChain {
     /// For logs; may be empty.
     pub name: Arc<str>,
+    /// What logs say of it and its listener.
+    pub place: Arc<Place>,
     /// What it takes.
     pub matches: FilterChainMatch,
     /// TLS that ends here; none: its bytes are taken as they come.

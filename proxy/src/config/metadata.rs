@@ -98,7 +98,8 @@ impl MetadataMatcher {
 }
 
 impl ValueMatcher {
-    fn matches(&self, value: Option<&Value>) -> bool {
+    /// Whether a value matches.
+    pub fn matches(&self, value: Option<&Value>) -> bool {
         match self {
             Self::Null => matches!(value, Some(Value::Null)),
             Self::Number(number) => value.and_then(Value::as_f64).is_some_and(|value| value == *number),

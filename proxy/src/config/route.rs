@@ -67,6 +67,8 @@ struct Domains {
 pub struct VirtualHost {
     /// Its name.
     pub name: Arc<str>,
+    /// Configured metadata.
+    pub metadata: Option<Arc<Metadata>>,
     /// Routes; the first that matches is taken.
     pub routes: Vec<Arc<Route>>,
     /// Which requests must use TLS.
@@ -128,7 +130,7 @@ pub struct Route {
     /// What it says about filters.
     pub filters: Overrides,
     /// Configured metadata.
-    pub metadata: Option<Metadata>,
+    pub metadata: Option<Arc<Metadata>>,
     /// Statistics of its own.
     pub stats: Option<RequestStats>,
 }

@@ -15,6 +15,7 @@ use super::{
     charge::{self, Ended},
     filter,
     internal_redirect::{self, Redirected},
+    meters,
     mutate::{self, Changes},
     pool::{InUse, Lease, Speaks, Want},
     reply::Reply,
@@ -191,6 +192,10 @@ impl Attempts<'_> {
                 _ => 503,
             };
             stats.retry.charge(shard, code);
+            if let Attempted::Response(response, ..) = &attempted {
+                let body = response.body().size_hint().exact().unwrap_or_default();
+                self.stream.record.entry.meters.upstream_received.wire += body;
+            }
             // A request that is still being sent keeps its connection busy: no use to others.
             if let Attempted::Response(response, lease) = attempted
                 && self.stream.record.request_completed().is_some()
@@ -278,8 +283,9 @@ impl Attempts<'_> {
         self.tried.push(endpoint.address);
         self.priorities.push(endpoint.template.priority);
         let entry = &mut self.stream.record.entry;
-        entry.upstream_host = Some(endpoint.address);
+        entry.upstream = Some(endpoint.logged());
         entry.upstream_local = None;
+        entry.upstream_connection = 0;
         entry.upstream_tls = None;
         entry.transport_failure = "".into();
     }
@@ -317,8 +323,13 @@ impl Attempts<'_> {
             priority: self.forward.priority,
             client: connection.client(),
         };
+        let times = connection.manager.wanted.times;
+        let now = || times.then(std::time::Instant::now);
         loop {
-            let mut lease = match within(&mut self.timers, connection.worker.pools.acquire(want)).await {
+            self.stream.record.entry.timing.asked = now();
+            let acquired = within(&mut self.timers, connection.worker.pools.acquire(want)).await;
+            self.stream.record.entry.timing.ready = now();
+            let mut lease = match acquired {
                 Err(expired) => return Attempted::Expired(expired),
                 Ok(Err(error)) => return Attempted::Failed(error.into()),
                 Ok(Ok(lease)) => lease,
@@ -327,22 +338,35 @@ impl Attempts<'_> {
             let entry = &mut self.stream.record.entry;
             entry.upstream_local = lease.local();
             entry.upstream_tls = lease.tls().cloned();
+            if let Some(made) = lease.made() {
+                made.tell(entry);
+            }
+            entry.timing.request_sent_from = now();
             entry.upstream_protocol = Some(if lease.is_http2() { "HTTP/2" } else { "HTTP/1.1" });
             match upstream_request(request, lease.is_http2(), self.stream.scheme) {
                 Some(converted) => request = converted,
                 None => return Attempted::Failed(Failure::Protocol),
+            }
+            if connection.manager.wanted.meters {
+                self.stream.record.entry.meters.upstream_sent += meters::request_written(&request);
             }
             let mut error = match within(&mut self.timers, lease.send(request)).await {
                 Err(expired) => return Attempted::Expired(expired),
                 Ok(Ok(response)) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
                     return Attempted::Failed(Failure::Protocol);
                 }
-                Ok(Ok(response)) => return Attempted::Response(response, lease),
+                Ok(Ok(response)) => {
+                    if connection.manager.wanted.meters {
+                        let meters = &mut self.stream.record.entry.meters;
+                        meters.upstream_received += meters::response_read(&response, lease.is_http2());
+                    }
+                    return Attempted::Response(response, lease);
+                }
                 Ok(Err(error)) => error,
             };
             let unsent = error.take_message();
             let error = error.into_error();
-            tracing::debug!(%error, upstream = %endpoint.address, reused = lease.reused, "upstream request failed");
+            tracing::debug!(connection = connection.id, %error, upstream = %endpoint.address, reused = lease.reused, "upstream request failed");
             match unsent {
                 // The upstream closed a pooled connection before anything was sent: that is no failed attempt.
                 Some(unsent) if lease.reused => request = unsent,
@@ -428,6 +452,7 @@ impl Attempts<'_> {
         }
         let entry = &mut self.stream.record.entry;
         entry.response_started = Some(now);
+        entry.timing.reply_began = Some(now);
         entry.response_code = parts.status.as_u16();
         entry.details = "via_upstream".into();
         if !manager.router.suppress_envoy_headers {
@@ -447,7 +472,7 @@ impl Attempts<'_> {
             scheme: self.stream.scheme,
             headers: &self.parts.headers,
         };
-        let view = View { entry, request: Some(live), response: None };
+        let view = View::live(entry, live);
         mutate::apply_to_response(&self.changes, &mut parts.headers, &view);
         filter::on_response(&mut self.stream, parts.status, &self.parts, &mut parts.headers);
         let (throttle, counting) = (self.stream.throttle.take(), self.stream.counting.take());
@@ -458,6 +483,8 @@ impl Attempts<'_> {
         response::finish(manager, &mut parts.headers, false, request_id);
         entry.kept.response(&manager.wanted, &parts.headers);
         connection.before_response(&mut parts.headers, self.stream.record.request_completed().is_none());
+        let length = incoming.size_hint().exact();
+        self.stream.record.meter_response(parts.status, &parts.headers, length);
         parts.version = Version::HTTP_11;
         // The upstream's own reason phrase among them: Envoy sends the standard ones.
         parts.extensions.clear();

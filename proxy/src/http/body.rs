@@ -138,7 +138,7 @@ impl Body for ResponseBody {
             Source::Full(body) => {
                 let body = body.take();
                 if let (Some(body), Some(record)) = (&body, &mut this.record) {
-                    record.entry.bytes_sent += body.len() as u64;
+                    record.sent(body.len());
                 }
                 this.ended();
                 return Poll::Ready(body.map(|body| Ok(Frame::data(body))));
@@ -149,7 +149,7 @@ impl Body for ResponseBody {
             let piece = ready!(throttle.poll_piece(cx));
             from.timers.moved();
             if let Some(record) = &mut this.record {
-                record.entry.bytes_sent += piece.len() as u64;
+                record.sent(piece.len());
             }
             if this.is_end_stream() {
                 this.ended();
@@ -197,7 +197,7 @@ impl Body for ResponseBody {
                 from.count(&frame, this.record.as_deref());
                 if let Some(record) = &mut this.record {
                     if let Some(data) = frame.data_ref() {
-                        record.entry.bytes_sent += data.len() as u64;
+                        record.sent(data.len());
                     } else if let Some(trailers) = frame.trailers_ref() {
                         record.keep_trailers(trailers);
                     }

@@ -16,7 +16,7 @@ use super::{dispatch, downstream::Connection, executor::LocalExecutor, record::R
 use crate::{
     config::http::{Codec, HttpConnectionManager},
     intake::Downstream,
-    telemetry::access_log::{self, Entry, Flag},
+    telemetry::access_log::{self, Flag, LogType},
     wire::io::Io,
     worker::state::Worker,
 };
@@ -97,7 +97,7 @@ async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
             None => {}
         },
         Ok(Err(error)) => {
-            tracing::debug!(peer = %connection.peer, %error, "connection ended");
+            tracing::debug!(connection = connection.id, peer = %connection.peer, %error, "connection ended");
             if error.is_parse() {
                 log_protocol_error(connection, &error);
                 linger(watched.stream).await;
@@ -105,13 +105,13 @@ async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
         }
         Err(Limit::Idle) => {
             connection.worker.stats.inc(connection.manager.stats.own.downstream_cx_idle_timeout);
-            tracing::debug!(peer = %connection.peer, "connection idle too long");
+            tracing::debug!(connection = connection.id, peer = %connection.peer, "connection idle too long");
         }
         Err(Limit::Blocked) => {
-            tracing::debug!(peer = %connection.peer, "client does not read");
+            tracing::debug!(connection = connection.id, peer = %connection.peer, "client does not read");
         }
         Err(Limit::Head) => {
-            tracing::debug!(peer = %connection.peer, "request headers took too long");
+            tracing::debug!(connection = connection.id, peer = %connection.peer, "request headers took too long");
             answer_slow_head(watched.stream).await;
         }
     }
@@ -148,7 +148,7 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
             biased;
             ended = serving.as_mut() => {
                 if let Err(error) = ended {
-                    tracing::debug!(peer = %connection.peer, %error, "connection ended");
+                    tracing::debug!(connection = connection.id, peer = %connection.peer, %error, "connection ended");
                 }
                 return;
             }
@@ -157,7 +157,7 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
                 serving.as_mut().graceful_shutdown();
             }
             () = &mut blocked => {
-                tracing::debug!(peer = %connection.peer, "client does not read");
+                tracing::debug!(connection = connection.id, peer = %connection.peer, "client does not read");
                 return;
             }
             () = &mut idle, if !idled => {
@@ -259,24 +259,20 @@ async fn answer_slow_head(mut stream: Io) {
 
 /// The client has gone in the middle of a request's head: that counts as a request.
 fn log_unfinished_head(connection: &Connection) {
-    let mut entry = Entry::new(connection.local, connection.peer);
-    entry.requested_server_name.clone_from(&connection.server_name);
-    entry.tls.clone_from(&connection.tls);
+    let mut entry = connection.entry();
     entry.protocol = Some("HTTP/1.1");
     drop(Record::new(connection.worker.clone(), connection.manager.clone(), entry, false));
 }
 
 fn log_protocol_error(connection: &Connection, error: &hyper::Error) {
-    let mut entry = Entry::new(connection.local, connection.peer);
-    entry.downstream_direct_remote = connection.direct_peer;
-    entry.requested_server_name.clone_from(&connection.server_name);
-    entry.tls.clone_from(&connection.tls);
+    let mut entry = connection.entry();
     entry.protocol = Some("HTTP/1.1");
     entry.response_code = if error.is_parse_too_large() { 431 } else { 400 };
     entry.raise(Flag::DownstreamProtocolError);
     connection.worker.stats.inc(connection.manager.stats.own.downstream_cx_protocol_error);
     entry.details = "http1.codec_error".into();
-    access_log::write(&connection.worker.log, &connection.manager.access_log, &entry);
+    let worker = &connection.worker;
+    access_log::write(&worker.log, &worker.runtime, &connection.manager.access_log, LogType::DownstreamEnd, &entry);
 }
 
 #[cfg(test)]
@@ -303,6 +299,7 @@ pub(super) mod tests {
             filters: Vec::new(),
             router: Router::default(),
             access_log: Vec::new(),
+            log_new_requests: false,
             wanted: Wanted::default(),
             server_name: HeaderValue::from_static("envoy"),
             server_header: ServerHeader::Overwrite,

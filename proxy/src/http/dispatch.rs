@@ -89,6 +89,10 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
     if let Some(routed) = &routed {
         stream.routed(routed);
     }
+    if stream.connection.manager.log_new_requests {
+        stream.keep_request(&parts);
+        stream.record.log_start();
+    }
     if let Some(upgrade) = &prepared.upgrade {
         if upgrade_allowed(&stream.connection.manager.upgrades, routed.as_ref(), upgrade) {
             stream.record.upgraded();

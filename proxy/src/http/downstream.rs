@@ -18,6 +18,7 @@ use super::{
 use crate::{
     config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, route::TlsView},
     intake::{Downstream, Meter, Origin},
+    telemetry::access_log::{Entry, Place},
     tls::PeerTls,
     wire::{
         dial::{Dialer, PoolScope},
@@ -41,6 +42,10 @@ pub(super) struct Connection {
     /// It is not just where the listener is.
     restored: bool,
     pub server_name: Option<Arc<str>>,
+    /// Its number.
+    pub id: u64,
+    /// Its listener and filter chain.
+    pub place: Option<Arc<Place>>,
     /// Its TLS; none: it is bare.
     pub tls: Option<Rc<PeerTls>>,
     pub dialer: Dialer,
@@ -97,6 +102,8 @@ impl Connection {
             destination: downstream.destination,
             restored: !matches!(downstream.origin, Origin::Bound { .. }) || downstream.destination != downstream.local,
             server_name: downstream.server_name.clone(),
+            id: downstream.id,
+            place: downstream.place.clone(),
             tls: downstream.tls.clone(),
             scope: dialer.scope(),
             dialer,
@@ -112,6 +119,17 @@ impl Connection {
             verdict: Cell::new(None),
             broken_body: Cell::new(None),
         })
+    }
+
+    /// What is known of a stream on it that begins now.
+    pub fn entry(&self) -> Entry {
+        let mut entry = Entry::new(self.local, self.peer);
+        entry.downstream_direct_remote = self.direct_peer;
+        entry.connection = self.id;
+        entry.place.clone_from(&self.place);
+        entry.requested_server_name.clone_from(&self.server_name);
+        entry.tls.clone_from(&self.tls);
+        entry
     }
 
     /// What cuts its bytes into requests, if it speaks HTTP/1.

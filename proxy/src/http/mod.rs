@@ -18,6 +18,7 @@ mod framing;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod internal_redirect;
+mod meters;
 mod mirror;
 mod mutate;
 mod nominated;

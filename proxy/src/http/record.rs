@@ -1,15 +1,22 @@
 //! The record of one request: what the access log says of it, written when it is dropped.
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 
-use super::progress::Progress;
+use super::{meters, progress::Progress};
 use crate::{
     config::http::HttpConnectionManager,
-    telemetry::access_log::{self, Entry, Flag},
+    telemetry::access_log::{self, Entry, Flag, LogType},
     worker::state::Worker,
 };
+
+/// Bytes of the chunk that ends a body.
+const LAST_CHUNK: u64 = 5;
 
 /// A request under way. Dropping it ends it: whoever did not say [`Record::complete`] was cut off by the client.
 #[derive(Debug)]
@@ -22,6 +29,8 @@ pub(super) struct Record {
     complete: bool,
     /// The client speaks HTTP/2.
     pub multiplexed: bool,
+    /// The response's body goes out in chunks.
+    chunked: bool,
     /// It is a health check, which statistics leave out.
     pub health_check: bool,
     /// Its response was a redirect that was followed here: no client got it.
@@ -43,6 +52,7 @@ impl Record {
             health_check: false,
             redirected: false,
             upgrade: false,
+            chunked: false,
         }
     }
 
@@ -55,9 +65,60 @@ impl Record {
         }
     }
 
+    /// Writes a line because the request has come.
+    pub fn log_start(&self) {
+        let (worker, logs) = (&self.worker, &self.manager.access_log);
+        access_log::write(&worker.log, &worker.runtime, logs, LogType::DownstreamStart, &self.entry);
+    }
+
     /// The response has ended, one way or another.
     pub fn complete(&mut self) {
         self.complete = true;
+    }
+
+    /// Reckons what a response's head is on the wire.
+    pub fn meter_response(&mut self, status: StatusCode, headers: &HeaderMap, length: Option<u64>) {
+        if self.manager.wanted.meters {
+            self.chunked = !self.multiplexed && length.is_none();
+            self.entry.meters.downstream_sent += meters::response_written(status, headers, self.multiplexed, length);
+        }
+    }
+
+    /// Notes a part of the response's body.
+    pub fn sent(&mut self, bytes: usize) {
+        self.entry.bytes_sent += bytes as u64;
+        if self.chunked && bytes > 0 {
+            // Its length in hexadecimal, and two ends of line.
+            let digits = u64::from((usize::BITS - bytes.leading_zeros()).div_ceil(4));
+            self.entry.meters.downstream_sent.wire += digits + 4;
+        }
+        if self.manager.wanted.times && self.entry.response_started.is_some() {
+            let now = Instant::now();
+            self.entry.timing.body_started.get_or_insert(now);
+            self.entry.timing.response_received = Some(now);
+        }
+    }
+
+    /// What is only known when the stream is over.
+    fn sum_up(&mut self, lasted: Duration) {
+        self.entry.request_received = self.request_completed();
+        if let Some(progress) = &self.progress {
+            self.entry.bytes_received = progress.received();
+        }
+        let entry = &mut self.entry;
+        let timing = &mut entry.timing;
+        timing.reply_ended = timing.reply_began.map(|_| entry.start + lasted);
+        timing.request_sent = timing.request_sent_from.zip(entry.request_received).map(|(from, to)| from.max(to));
+        timing.response_received = timing.response_received.or(entry.response_started);
+        let meters = &mut entry.meters;
+        meters.downstream_received.wire += entry.bytes_received;
+        meters.downstream_sent.wire += entry.bytes_sent + if self.chunked { LAST_CHUNK } else { 0 };
+        if entry.upstream_local.is_some() {
+            meters.upstream_sent.wire += entry.bytes_received;
+        }
+        if entry.response_started.is_some() {
+            meters.upstream_received.wire += entry.bytes_sent;
+        }
     }
 
     pub fn keep_trailers(&mut self, trailers: &HeaderMap) {
@@ -87,6 +148,7 @@ impl Drop for Record {
         if self.upgrade {
             self.worker.stats.gauge_add(self.manager.stats.own.downstream_cx_upgrades_active, -1);
         }
+        self.entry.health_check = self.health_check;
         let entry = &self.entry;
         let lasted = entry.start.elapsed();
         if entry.flags.contains(&Flag::DownstreamProtocolError) {
@@ -102,10 +164,8 @@ impl Drop for Record {
         if self.manager.access_log.is_empty() {
             return;
         }
-        self.entry.request_received = self.request_completed();
-        if let Some(progress) = &self.progress {
-            self.entry.bytes_received = progress.received();
-        }
-        access_log::write(&self.worker.log, &self.manager.access_log, &self.entry);
+        self.sum_up(lasted);
+        let (worker, logs) = (&self.worker, &self.manager.access_log);
+        access_log::write(&worker.log, &worker.runtime, logs, LogType::DownstreamEnd, &self.entry);
     }
 }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Part
 
 use super::{framing::Refusal, mutate, stream::Stream, timers::Expired, upstream::Failure};
 use crate::{
-    config::local_reply::{BodyFormat, LocalReplies, Replied},
+    config::local_reply::{BodyFormat, LocalReplies, ReplyMapper},
     telemetry::access_log::{Flag, Live, View},
 };
 
@@ -123,26 +123,25 @@ impl Reply {
         }
     }
 
-    /// Changes it as the connection manager says.
+    /// Changes it as the connection manager says. The stream's entry has its status.
     pub fn rewrite(&mut self, replies: &LocalReplies, stream: &Stream, parts: &Parts) {
         let entry = &stream.record.entry;
-        let request = stream.view(parts);
-        let lasted = entry.start.elapsed();
-        let replied = Replied { status: self.status, flags: &entry.flags, lasted, request: &request };
+        let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
+        let runtime = &stream.connection.worker.runtime;
         let mut format = replies.format.as_ref();
         let mut adds_content_type = false;
-        if let Some(mapper) = replies.mappers.iter().find(|mapper| mapper.filter.takes(&replied)) {
+        let concerns = |mapper: &&ReplyMapper| {
+            let view = View { response: Some(&self.headers), ..View::live(entry, live) };
+            mapper.filter.takes(&view, runtime)
+        };
+        if let Some(mapper) = replies.mappers.iter().find(concerns) {
             self.status = mapper.status.unwrap_or(self.status);
             if let Some(body) = &mapper.body {
                 self.body = body.clone();
             }
             if !mapper.headers.is_empty() {
-                let mut entry = entry.clone();
-                entry.response_code = replied.status.as_u16();
-                let live =
-                    Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
                 mutate::add(&mapper.headers, &mut self.headers, |out, format, headers| {
-                    let view = View { entry: &entry, request: Some(live), response: Some(headers) };
+                    let view = View { response: Some(headers), ..View::live(entry, live) };
                     format.write_header(out, &view);
                 });
             }
@@ -168,7 +167,7 @@ impl Reply {
         }
         entry.local_reply = Some(self.body.clone());
         let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
-        let view = View { entry: &entry, request: Some(live), response: Some(&self.headers) };
+        let view = View { response: Some(&self.headers), ..View::live(&entry, live) };
         let mut body = Vec::new();
         format.format.write_line(&mut body, &view);
         self.body = Bytes::from(body);

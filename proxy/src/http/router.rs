@@ -186,7 +186,7 @@ fn finalize(
     for changes in changes.in_order() {
         mutate::apply(&changes.request, headers, |out, format, headers| {
             let live = Live { method, uri, scheme: stream.scheme, headers };
-            format.write_header(out, &View { entry: &stream.record.entry, request: Some(live), response: None });
+            format.write_header(out, &View::live(&stream.record.entry, live));
         });
     }
     let literal = changes.weighted.and_then(|cluster| cluster.host_rewrite.clone());

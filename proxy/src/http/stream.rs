@@ -14,6 +14,7 @@ use super::{
     downstream::Connection,
     filter::{self, Chain, Counting, Throttle},
     internal_redirect::Followed,
+    meters,
     mutate::{self, Changes},
     progress::Progress,
     record::Record,
@@ -27,7 +28,7 @@ use crate::{
         metadata::Metadata,
         route::{Action, Clusters, Forward, RequestView, Route, RouteTable, VirtualHost, WeightedCluster, is_grpc},
     },
-    telemetry::access_log::{Entry, Live, View},
+    telemetry::access_log::{Entry, Live, RouteMetadata, View},
 };
 
 /// A request under way: what its answer depends on.
@@ -54,8 +55,6 @@ pub(super) struct Stream {
     pub throttle: Option<Throttle>,
     /// Counts messages of the response.
     pub counting: Option<Box<Counting>>,
-    /// Dynamic metadata.
-    pub metadata: Option<Box<Metadata>>,
 }
 
 /// Where a request goes.
@@ -94,15 +93,15 @@ impl Routed {
 impl Stream {
     /// A request whose head has come.
     pub fn new(connection: Rc<Connection>, parts: &Parts, incoming: &Incoming) -> Self {
-        let mut entry = Entry::new(connection.local, connection.peer);
-        entry.downstream_direct_remote = connection.direct_peer;
+        let mut entry = connection.entry();
         entry.protocol = Some(match parts.version {
             Version::HTTP_09 | Version::HTTP_10 => "HTTP/1.0",
             Version::HTTP_2 => "HTTP/2",
             _ => "HTTP/1.1",
         });
-        entry.requested_server_name.clone_from(&connection.server_name);
-        entry.tls.clone_from(&connection.tls);
+        if connection.manager.wanted.meters {
+            entry.meters.downstream_received = meters::request_read(parts);
+        }
         let mut record =
             Box::new(Record::new(connection.worker.clone(), connection.manager.clone(), entry, connection.multiplexed));
         if !incoming.is_end_stream() {
@@ -121,7 +120,6 @@ impl Stream {
             chain: Chain::default(),
             throttle: None,
             counting: None,
-            metadata: None,
             connection,
             record,
         }
@@ -140,17 +138,23 @@ impl Stream {
         if !routed.route.name.is_empty() {
             self.record.entry.route_name = Some(routed.route.name.clone());
         }
+        if self.connection.manager.wanted.route_metadata {
+            self.record.entry.route_metadata = RouteMetadata {
+                route: routed.route.metadata.clone(),
+                virtual_host: routed.virtual_host.metadata.clone(),
+            };
+        }
         if let Some(name) = &routed.cluster {
             let snapshot = self.connection.worker.snapshot.load();
             self.cluster = snapshot.cluster(name).cloned();
-            self.record.entry.upstream_cluster = self.cluster.as_ref().map(|cluster| cluster.name.clone());
+            self.record.entry.cluster = self.cluster.as_ref().map(|cluster| cluster.logged.clone());
         }
     }
 
     /// It is not known any more where the request goes.
     pub fn forget_route(&mut self) {
         self.record.entry.route_name = None;
-        self.record.entry.upstream_cluster = None;
+        self.record.entry.cluster = None;
         self.cluster = None;
     }
 
@@ -168,6 +172,8 @@ impl Stream {
         next.start_time = entry.start_time;
         next.downstream_remote = entry.downstream_remote;
         next.protocol = entry.protocol;
+        next.connection = entry.connection;
+        next.place.clone_from(&entry.place);
         next.requested_server_name.clone_from(&entry.requested_server_name);
         next.tls.clone_from(&entry.tls);
         // As in Envoy, the body counts once more.
@@ -185,7 +191,7 @@ impl Stream {
         *self.record = record;
         self.head = parts.method == Method::HEAD;
         self.chain = Chain::default();
-        (self.throttle, self.counting, self.metadata) = (None, None, None);
+        (self.throttle, self.counting) = (None, None);
         self.began = Instant::now();
     }
 
@@ -206,12 +212,13 @@ impl Stream {
         }
         if let Some(changes) = changes {
             let live = Live { method: &parts.method, uri: &parts.uri, scheme: self.scheme, headers: &parts.headers };
-            let view = View { entry, request: Some(live), response: None };
+            let view = View::live(entry, live);
             mutate::apply_to_response(changes, &mut reply.headers, &view);
         }
         if let Some(replies) = &self.connection.manager.local_reply
             && !reply.verbatim
         {
+            self.record.entry.response_code = reply.status.as_u16();
             reply.rewrite(replies, &self, parts);
         }
         // What %RESPONSE_CODE% is in headers that filters add.
@@ -235,6 +242,15 @@ impl Stream {
         response::finish(&connection.manager, &mut headers, false, request_id);
         entry.kept.response(&connection.manager.wanted, &headers);
         connection.before_response(&mut headers, unread);
+        let length = if head { 0 } else { reply.body.len() as u64 };
+        record.meter_response(reply.status, &headers, Some(length));
+        if !headers.contains_key(header::CONTENT_LENGTH) {
+            // hyper adds it.
+            record.entry.kept.add_response(&connection.manager.wanted, "content-length", length);
+        }
+        if connection.manager.wanted.times {
+            record.entry.timing.reply_began = Some(std::time::Instant::now());
+        }
         let mut response = Response::new(ResponseBody::local(reply.body, head, record));
         *response.status_mut() = reply.status;
         response::set_reason(&mut response);
@@ -264,13 +280,13 @@ impl Stream {
             scheme: self.scheme,
             headers: &parts.headers,
             tls: self.connection.tls_view(),
-            metadata: self.metadata.as_deref(),
+            metadata: self.record.entry.metadata.as_deref(),
         }
     }
 
     /// Dynamic metadata, to add to.
     pub fn metadata_mut(&mut self) -> &mut Metadata {
-        self.metadata.get_or_insert_default()
+        self.record.entry.metadata.get_or_insert_default()
     }
 
     /// Whether errors go out the gRPC way.

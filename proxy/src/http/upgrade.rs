@@ -69,7 +69,7 @@ pub(super) async fn forward(
         charge::answer(&cluster, &groups, shard, reply.status, internal, false);
         return stream.answer(reply, Some(changes), &parts);
     };
-    stream.record.entry.upstream_host = Some(endpoint.address);
+    stream.record.entry.upstream = Some(endpoint.logged());
     stream.record.entry.attempts = 1;
     let start = Instant::from_std(stream.record.entry.start);
     let mut timers = Timers::new(start, None, forward.timeout, connection.manager.stream_idle_timeout, None);
@@ -108,7 +108,7 @@ pub(super) async fn forward(
     entry.response_code = answer.status.as_u16();
     entry.details = "via_upstream".into();
     let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
-    let view = View { entry, request: Some(live), response: None };
+    let view = View::live(entry, live);
     mutate::apply_to_response(changes, &mut answer.headers, &view);
     filter::on_response(&mut stream, answer.status, &parts, &mut answer.headers);
     let entry = &mut stream.record.entry;
@@ -175,13 +175,15 @@ async fn ask(
         client: connection.client(),
     };
     if ends_here {
-        let made = within(timers, pool::tunnel::connect(want)).await.map_err(NoAnswer::Expired)?;
-        let made = made.map_err(|error: PoolError| NoAnswer::Failed(error.into()))?;
-        stream.record.entry.upstream_local = made.local;
-        stream.record.entry.upstream_tls = made.tls;
+        let tunnel = within(timers, pool::tunnel::connect(want)).await.map_err(NoAnswer::Expired)?;
+        let tunnel = tunnel.map_err(|error: PoolError| NoAnswer::Failed(error.into()))?;
+        let entry = &mut stream.record.entry;
+        entry.upstream_local = tunnel.local;
+        entry.upstream_tls = tunnel.tls;
+        tunnel.made.tell(entry);
         let (switch, switched) = oneshot::channel();
-        let _ = switch.send((made.io, Bytes::new()));
-        return Ok(Asked { answered: Response::new(None), held: Held::Tunnel(made.counted), switched });
+        let _ = switch.send((tunnel.io, Bytes::new()));
+        return Ok(Asked { answered: Response::new(None), held: Held::Tunnel(tunnel.counted), switched });
     }
     let mut request = Request::new(RequestBody::Empty);
     *request.method_mut() = parts.method.clone();
@@ -194,6 +196,9 @@ async fn ask(
         let entry = &mut stream.record.entry;
         entry.upstream_local = lease.local();
         entry.upstream_tls = lease.tls().cloned();
+        if let Some(made) = lease.made() {
+            made.tell(entry);
+        }
         entry.upstream_protocol = Some("HTTP/1.1");
         let mut error = match within(timers, lease.send(request)).await.map_err(NoAnswer::Expired)? {
             Ok(answered) if is_ambiguous(answered.status(), answered.headers()) => {

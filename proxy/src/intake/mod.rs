@@ -16,6 +16,7 @@ pub use self::pod::{Admitted, Pod, PodLocal};
 pub use crate::config::listener::Direction;
 use crate::{
     config::metadata::Metadata,
+    telemetry::access_log::{Place, next_connection},
     tls::PeerTls,
     wire::{dial::Dialer, io::Io},
     worker::drain::DrainWatch,
@@ -78,6 +79,10 @@ pub struct Downstream {
     pub destination: SocketAddr,
     /// What it was accepted on.
     pub origin: Origin,
+    /// Its number, for logs.
+    pub id: u64,
+    /// The listener and the filter chain that it belongs to, once that is known.
+    pub place: Option<Arc<Place>>,
     /// When.
     pub accepted: Instant,
     /// Follows the drain of what it was accepted on: the process's, and its pod's withdrawal.
@@ -106,6 +111,8 @@ impl Downstream {
             local,
             destination: local,
             origin,
+            id: next_connection(),
+            place: None,
             accepted,
             drain,
         }

@@ -151,6 +151,7 @@ mod tests {
         let terminal = Terminal::Tcp(Arc::new(proxy));
         Arc::new(FilterChain {
             name: name.into(),
+            place: Arc::default(),
             matches,
             tls: None,
             handshake_timeout: None,

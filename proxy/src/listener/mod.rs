@@ -109,7 +109,7 @@ async fn look(
         line.learn(downstream);
     }
     looked.inspect_err(|refused| {
-        tracing::debug!(peer = %downstream.peer, listener = %listener.name, %refused, "listener filters");
+        tracing::debug!(connection = downstream.id, peer = %downstream.peer, listener = %listener.name, %refused, "listener filters");
     })
 }
 
@@ -135,11 +135,15 @@ async fn serve_seen(
             line.entry.raise(Flag::NoRouteFound);
             line.entry.details = "filter_chain_not_found".into();
         }
-        tracing::debug!(peer = %downstream.peer, listener = %listener.name, "no filter chain matches");
+        tracing::debug!(connection = downstream.id, peer = %downstream.peer, listener = %listener.name, "no filter chain matches");
         return;
     };
     let http = found.http;
     drop(found);
+    downstream.place = Some(chain.place.clone());
+    if let Some(line) = &mut line {
+        line.entry.place.clone_from(&downstream.place);
+    }
     let _open = Open::new(&worker, &listener);
     if let Terminal::Tcp(proxy) = &chain.terminal {
         // Counted and logged whatever becomes of it.
@@ -166,6 +170,7 @@ async fn serve_seen(
         };
         if let Some(line) = &mut line {
             line.learn(&downstream);
+            line.entry.timing.downstream_secured = Some(Instant::now());
         }
     }
     let asked = Asked { gate: Gate::new(&chain.filters, &worker.stats, &downstream), cluster: admitted.cluster.take() };
@@ -208,7 +213,7 @@ impl<'a> Seats<'a> {
     fn take(worker: &Worker, downstream: &Downstream, listener: &'a Listener) -> Option<Self> {
         let full = |counter, what: &str| {
             worker.stats.inc(counter);
-            tracing::debug!(peer = %downstream.peer, listener = %listener.name, what, "too many connections");
+            tracing::debug!(connection = downstream.id, peer = %downstream.peer, listener = %listener.name, what, "too many connections");
         };
         let of_process = match listener.process_ceiling.as_ref().map(|ceiling| ceiling.admit(&worker.runtime)) {
             Some(None) => {
@@ -324,6 +329,7 @@ fn passthrough(cluster: &str) -> TcpProxy {
     let log = AccessLog {
         file: LogFile::new("/dev/stdout"),
         format: Arc::new(Format::text(ISTIO_DEFAULT).expect("the built-in format parses")),
+        filter: None,
     };
     TcpProxy { settings: Settings::passthrough(cluster), access_log: vec![log], stats: TcpStats::default() }
 }

@@ -52,7 +52,7 @@ pub(super) async fn respond(downstream: &mut Downstream, response: &[u8], line: 
         downstream.stream.shutdown().await
     };
     if let Err(error) = sent.await {
-        tracing::debug!(peer = %downstream.peer, %error, "direct response");
+        tracing::debug!(connection = downstream.id, peer = %downstream.peer, %error, "direct response");
     }
     if let Some(line) = line {
         line.meter.add(0, response.len() as u64);

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use xxhash_rust::xxh64::xxh64;
@@ -25,7 +25,7 @@ use crate::{
     },
     intake::Downstream,
     telemetry::{
-        access_log::{Entry, Flag},
+        access_log::{ClusterNames, Entry, Flag, Upstream},
         stats::process,
     },
     tls::{
@@ -125,7 +125,7 @@ pub(super) async fn to_target(
     let dialer = downstream.dialer();
     match &settings.target {
         Target::OriginalDestination(name) => {
-            entry.upstream_cluster = Some(name.clone());
+            entry.cluster = Some(ClusterNames::of(name.clone()));
             let way = Way {
                 dialer: &dialer,
                 to: downstream.destination,
@@ -138,7 +138,7 @@ pub(super) async fn to_target(
                 client: None,
                 shard: &worker.stats,
             };
-            let Secured { io, tls } = attempt(worker, way, entry).await.map_err(Failed::Connect)?;
+            let Secured { io, tls, .. } = attempt(worker, way, entry).await.map_err(Failed::Connect)?;
             Ok(Connected { stream: io, tls, held: None })
         }
         Target::Clusters(clusters) => {
@@ -146,7 +146,7 @@ pub(super) async fn to_target(
             let name = chosen.or_else(|| draw(clusters, fastrand::u64(..)));
             let cluster = name.and_then(|name| snapshot.cluster(name));
             let cluster = cluster.ok_or(Failed::NoCluster)?;
-            entry.upstream_cluster = Some(cluster.name.clone());
+            entry.cluster = Some(cluster.logged.clone());
             to_cluster(worker, &dialer, downstream, cluster, settings, entry).await
         }
     }
@@ -180,6 +180,7 @@ async fn to_cluster(
             return Err(Failed::NoEndpoint);
         };
         let asked = Asked { hostname: &endpoint.hostname, ..Asked::default() };
+        entry.tried.extend(entry.upstream.replace(endpoint.logged()));
         let client = Client { source: downstream.peer, destination: downstream.destination };
         let way = cluster.way(&endpoint, dialer, asked, Some(client), &worker.stats);
         let account =
@@ -187,7 +188,7 @@ async fn to_cluster(
         let opened = account.connection(None);
         let pending = account.pending();
         match attempt(worker, way, entry).await {
-            Ok(Secured { io, tls }) => {
+            Ok(Secured { io, tls, .. }) => {
                 cluster.report(&endpoint, Outcome::ConnectedOnly);
                 opened.connected();
                 // However it ends: the connection is the request.
@@ -217,9 +218,14 @@ async fn to_cluster(
 
 async fn attempt(worker: &Worker, way: Way<'_>, entry: &mut Entry) -> Result<Secured, ConnectError> {
     entry.attempts += 1;
-    entry.upstream_host = Some(way.to);
+    entry.upstream.get_or_insert_with(|| Upstream { address: way.to, hostname: None, metadata: None });
+    entry.timing.asked = Some(Instant::now());
     worker.stats.inc(process::UPSTREAM_CX_TOTAL);
     let connected = way.connect().await;
+    entry.timing.ready = Some(Instant::now());
+    if let Ok(Secured { made, .. }) = &connected {
+        made.tell(entry);
+    }
     connected.inspect_err(|error| {
         entry.transport_failure = transport_failure(error);
         worker.stats.inc(match error {

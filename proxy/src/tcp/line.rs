@@ -1,12 +1,12 @@
 //! The access log lines of one connection: its listener's, and its TCP proxy's.
 
-use std::{borrow::Cow, rc::Rc, sync::Arc, time::Instant};
+use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use crate::{
     config::{listener::Listener, metadata::Metadata, tcp::TcpProxy},
     intake::{Downstream, Meter},
     telemetry::{
-        access_log::{self, Entry},
+        access_log::{self, Entry, LogType, Metered, Meters},
         stats::process,
     },
     worker::state::Worker,
@@ -23,8 +23,6 @@ pub(crate) struct Line {
     pub proxy: Option<Arc<TcpProxy>>,
     /// What lines say.
     pub entry: Entry,
-    /// Dynamic metadata.
-    metadata: Option<Box<Metadata>>,
     /// Bytes so far.
     pub meter: Rc<Meter>,
 }
@@ -33,7 +31,7 @@ impl Line {
     /// Of a connection that a listener has, or none.
     pub fn new(worker: Rc<Worker>, downstream: &Downstream, listener: Option<Arc<Listener>>) -> Self {
         let entry = Entry::since(downstream.accepted, downstream.destination, downstream.peer);
-        let mut line = Self { worker, listener, proxy: None, entry, metadata: None, meter: Rc::default() };
+        let mut line = Self { worker, listener, proxy: None, entry, meter: Rc::default() };
         line.learn(downstream);
         line
     }
@@ -41,12 +39,14 @@ impl Line {
     /// Takes over what is known of the connection by now.
     pub fn learn(&mut self, downstream: &Downstream) {
         let entry = &mut self.entry;
+        entry.connection = downstream.id;
+        entry.place.clone_from(&downstream.place);
         entry.downstream_local = downstream.destination;
         entry.downstream_remote = downstream.peer;
         entry.downstream_direct_remote = downstream.direct_peer;
         entry.requested_server_name.clone_from(&downstream.server_name);
         entry.tls.clone_from(&downstream.tls);
-        self.metadata.clone_from(&downstream.metadata);
+        entry.metadata.clone_from(&downstream.metadata);
     }
 
     /// Another listener has the connection.
@@ -56,7 +56,7 @@ impl Line {
 
     /// Adds to what filters noted.
     pub fn note(&mut self, noted: Option<Box<Metadata>>) {
-        match (&mut self.metadata, noted) {
+        match (&mut self.entry.metadata, noted) {
             (Some(known), Some(noted)) => known.absorb(*noted),
             (known @ None, Some(noted)) => *known = Some(noted),
             (_, None) => {}
@@ -66,36 +66,50 @@ impl Line {
     /// This side closes the client's connection, for a reason.
     pub fn closes(&mut self, reason: impl Into<Cow<'static, str>>) {
         let reason: Cow<'static, str> = reason.into();
-        tracing::debug!(peer = %self.entry.downstream_remote, %reason, "connection closed");
+        let connection = self.entry.connection;
+        tracing::debug!(connection, peer = %self.entry.downstream_remote, %reason, "connection closed");
+        self.entry.local_close_reason = reason;
     }
 
     /// Writes a line of the TCP proxy's while the connection goes on.
-    pub fn write_now(&self) {
+    pub fn write_now(&self, log_type: LogType) {
         if let Some(proxy) = &self.proxy {
             let mut entry = self.entry.clone();
             complete(&mut entry, &self.meter);
-            access_log::write(&self.worker.log, &proxy.access_log, &entry);
+            let worker = &self.worker;
+            access_log::write(&worker.log, &worker.runtime, &proxy.access_log, log_type, &entry);
         }
     }
 }
 
 fn complete(entry: &mut Entry, meter: &Meter) {
-    entry.bytes_received = meter.received.get();
-    entry.bytes_sent = meter.sent.get();
-    entry.request_received.get_or_insert_with(Instant::now);
+    let (received, sent) = (meter.received.get(), meter.sent.get());
+    (entry.bytes_received, entry.bytes_sent) = (received, sent);
+    if entry.protocol.is_none() {
+        // The bytes of a TCP connection are its payload. Some are answered here, without an upstream.
+        let metered = |wire| Metered { wire, ..Metered::default() };
+        let passed = |wire| if entry.upstream.is_some() { metered(wire) } else { Metered::default() };
+        entry.meters = Meters {
+            downstream_received: metered(received),
+            downstream_sent: metered(sent),
+            upstream_received: passed(sent),
+            upstream_sent: passed(received),
+        };
+    }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let Self { worker, listener, proxy, entry, meter, .. } = self;
+        let Self { worker, listener, proxy, entry, meter } = self;
         complete(entry, meter);
+        let (log, runtime) = (&worker.log, &worker.runtime);
         if let Some(listener) = listener {
-            access_log::write(&worker.log, &listener.access_log, entry);
+            access_log::write(log, runtime, &listener.access_log, LogType::NotSet, entry);
         }
         if let Some(proxy) = proxy {
             worker.stats.add(process::TCP_RX_BYTES, entry.bytes_received);
             worker.stats.add(process::TCP_TX_BYTES, entry.bytes_sent);
-            access_log::write(&worker.log, &proxy.access_log, entry);
+            access_log::write(log, runtime, &proxy.access_log, LogType::TcpConnectionEnd, entry);
         }
     }
 }

@@ -18,7 +18,7 @@ use self::{
 use crate::{
     config::tcp::{Settings, TcpProxy},
     intake::{Downstream, Origin},
-    telemetry::access_log::Flag,
+    telemetry::access_log::{Flag, LogType},
     worker::state::Worker,
 };
 
@@ -46,7 +46,7 @@ pub(crate) async fn proxy(
     let Asked { gate, cluster } = asked;
     let settings = &proxy.settings;
     if settings.log.on_start {
-        line.write_now();
+        line.write_now(LogType::TcpConnectionStart);
     }
     let mut too_old = pin!(until(lifetime(settings, fastrand::f64()).map(|most| Instant::now() + most)));
     let connected = tokio::select! {
@@ -64,7 +64,7 @@ pub(crate) async fn proxy(
     line.entry.upstream_local = upstream.local_addr().ok();
     line.entry.upstream_tls = tls;
     if settings.log.on_connected {
-        line.write_now();
+        line.write_now(LogType::TcpUpstreamConnected);
     }
     let drain = downstream.drain.clone();
     let soon = drain.forced_within(LAST);
@@ -82,7 +82,7 @@ pub(crate) async fn proxy(
         biased;
         ended = copying => Some(ended),
         () = &mut too_old => None,
-        () = every(settings.log.interval, || line.write_now()) => None,
+        () = every(settings.log.interval, || line.write_now(LogType::TcpPeriodic)) => None,
     };
     if let Some(gate) = &gate {
         drop(upstream);
@@ -104,6 +104,7 @@ pub(crate) async fn proxy(
         ));
     }
     tracing::debug!(
+        connection = downstream.id,
         peer = %downstream.peer,
         destination = %downstream.destination,
         received = line.meter.received.get(),
@@ -123,7 +124,7 @@ fn fail(worker: &Worker, downstream: &Downstream, proxy: &TcpProxy, line: &mut L
         worker.stats.inc(proxy.stats.downstream_cx_no_route);
     }
     line.closes(format!("tcp_initializion_failure:{}", failed.number()));
-    tracing::debug!(peer = %downstream.peer, destination = %downstream.destination, %failed, "no upstream");
+    tracing::debug!(connection = downstream.id, peer = %downstream.peer, destination = %downstream.destination, %failed, "no upstream");
     if matches!(downstream.origin, Origin::Pod { .. }) {
         // The client sees it fail at once, as it would without us.
         copy::reset_on_close(&downstream.stream);

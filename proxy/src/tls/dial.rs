@@ -1,6 +1,10 @@
 //! Upstream connections, secured as their cluster says.
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -10,7 +14,10 @@ use crate::{
         cluster::{Cluster, Endpoint},
         tls::Transport,
     },
-    telemetry::stats::Shard,
+    telemetry::{
+        access_log::{Entry, next_connection},
+        stats::Shard,
+    },
     wire::{
         dial::{ConnectError, Dialer},
         io::Io,
@@ -27,6 +34,31 @@ pub struct Secured {
     pub io: Io,
     /// What its handshake settled; none: it is bare.
     pub tls: Option<Rc<PeerTls>>,
+    /// Its number, and when it was made.
+    pub made: Made,
+}
+
+/// How a connection came to be, for logs.
+#[derive(Clone, Copy, Debug)]
+pub struct Made {
+    /// Its number.
+    pub number: u64,
+    /// When it was begun.
+    pub began: Instant,
+    /// When it was there.
+    pub connected: Instant,
+    /// When its handshake was done; none: it is bare.
+    pub secured: Option<Instant>,
+}
+
+impl Made {
+    /// Notes what is known of it.
+    pub fn tell(&self, entry: &mut Entry) {
+        entry.upstream_connection = self.number;
+        entry.timing.connect_began = Some(self.began);
+        entry.timing.connected = Some(self.connected);
+        entry.timing.upstream_secured = self.secured;
+    }
 }
 
 /// Where a connection goes, and how.
@@ -72,17 +104,22 @@ impl Way<'_> {
     }
 
     async fn secure(&self) -> Result<Secured, ConnectError> {
+        let began = Instant::now();
+        let made = |connected, secured| Made { number: next_connection(), began, connected, secured };
         let mut tcp = self.dial().await?;
+        let connected = Instant::now();
         if let Some(header) = self.transport.proxy_header() {
             let own = Client { source: tcp.local_addr()?, destination: tcp.peer_addr()? };
             tcp.write_all(&header.bytes(self.client, own)).await?;
         }
-        let Some(tls) = self.transport.tls() else { return Ok(Secured { io: Io::Tcp(tcp), tls: None }) };
+        let Some(tls) = self.transport.tls() else {
+            return Ok(Secured { io: Io::Tcp(tcp), tls: None, made: made(connected, None) });
+        };
         let loaded = tls.current().clone();
         match loaded.context.connect(tcp, self.asked).await {
             Ok((io, session)) => {
                 tls.stats.established(self.shard, &session);
-                Ok(Secured { io, tls: Some(Rc::new(session)) })
+                Ok(Secured { io, tls: Some(Rc::new(session)), made: made(connected, Some(Instant::now())) })
             }
             Err(failure) => {
                 tls.stats.failed(self.shard, &failure);

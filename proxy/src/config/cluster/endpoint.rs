@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::host::{HealthFlags, Host};
+use crate::telemetry::access_log::Upstream;
 
 /// Metadata by filter namespace, as JSON.
 pub type Metadata = serde_json::Map<String, serde_json::Value>;
@@ -18,6 +19,14 @@ pub struct Endpoint {
     pub template: Arc<Template>,
     /// Health and counters.
     pub host: Arc<Host>,
+}
+
+impl Endpoint {
+    /// As logs name it.
+    pub fn logged(&self) -> Upstream {
+        let hostname = (!self.hostname.is_empty()).then(|| self.hostname.clone());
+        Upstream { address: self.address, hostname, metadata: self.template.metadata.clone() }
+    }
 }
 
 /// What an endpoint has besides its address.

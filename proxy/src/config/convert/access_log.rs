@@ -1,5 +1,7 @@
 //! Access loggers: `file`, `stdout`, `stderr`.
 
+mod filter;
+
 use std::sync::Arc;
 
 use weir_proto::envoy::{
@@ -7,7 +9,8 @@ use weir_proto::envoy::{
     extensions::access_loggers::{file::v3::FileAccessLog, file::v3::file_access_log, stream::v3 as stream},
 };
 
-use super::{Context, Error, data_source, item, sub, type_name, unpack};
+pub(super) use self::filter::filter;
+use super::{Context, Error, data_source, item, metadata, sub, type_name, unpack};
 use crate::telemetry::{
     access_log::AccessLog,
     format::{ENVOY_DEFAULT, Format},
@@ -24,7 +27,11 @@ pub(super) fn access_logs(
 }
 
 fn access_log(cx: &mut Context, message: &accesslog::AccessLog, at: &str) -> Result<AccessLog, Error> {
-    cx.only(message, at, &["name", "typed_config"], &[])?;
+    cx.only(message, at, &["name", "typed_config", "filter"], &[])?;
+    let filter = match &message.filter {
+        None => None,
+        Some(message) => Some(Arc::new(filter(cx, message, &sub(at, "filter"))?)),
+    };
     let Some(accesslog::access_log::ConfigType::TypedConfig(any)) = &message.config_type else {
         return Err(Error::at(sub(at, "typed_config"), "a logger is required"));
     };
@@ -49,7 +56,7 @@ fn access_log(cx: &mut Context, message: &accesslog::AccessLog, at: &str) -> Res
         }
         other => return Err(Error::at(at, format!("access logger {other} is not supported yet"))),
     };
-    Ok(AccessLog { file: LogFile::new(&path), format: Arc::new(format) })
+    Ok(AccessLog { file: LogFile::new(&path), format: Arc::new(format), filter })
 }
 
 fn file_format(cx: &mut Context, format: Option<&file_access_log::AccessLogFormat>, at: &str) -> Result<Format, Error> {
@@ -70,23 +77,38 @@ fn substitution(cx: &mut Context, message: Option<&core::SubstitutionFormatStrin
     use core::substitution_format_string::Format as Kind;
     let Some(message) = message else { return text_format(ENVOY_DEFAULT, at) };
     let at = sub(at, "log_format");
-    cx.only(
-        message,
-        &at,
-        &["text_format", "json_format", "text_format_source"],
-        &["content_type", "json_format_options"],
-    )?;
-    match &message.format {
-        None => text_format(ENVOY_DEFAULT, &at),
+    let supported = ["text_format", "json_format", "text_format_source", "omit_empty_values", "formatters"];
+    // Members are in order anyway.
+    cx.only(message, &at, &supported, &["content_type", "json_format_options"])?;
+    formatters(message, &at)?;
+    let format = match &message.format {
+        None => text_format(ENVOY_DEFAULT, &at)?,
         #[expect(deprecated, reason = "published configurations use it")]
-        Some(Kind::TextFormat(text)) => text_format(text, &sub(&at, "text_format")),
+        Some(Kind::TextFormat(text)) => text_format(text, &sub(&at, "text_format"))?,
         Some(Kind::TextFormatSource(source)) => {
             let at = sub(&at, "text_format_source");
             let text = String::from_utf8(data_source(source, &at)?).map_err(|_| Error::at(&at, "expected UTF-8"))?;
-            text_format(&text, &at)
+            text_format(&text, &at)?
         }
-        Some(Kind::JsonFormat(json)) => json_format(json, &sub(&at, "json_format")),
+        Some(Kind::JsonFormat(json)) => json_format(json, &sub(&at, "json_format"))?,
+    };
+    Ok(format.omitting(message.omit_empty_values))
+}
+
+/// `formatters`: extensions that know further operators. Those that are supported are built in.
+fn formatters(message: &core::SubstitutionFormatString, at: &str) -> Result<(), Error> {
+    const BUILT_IN: [&str; 2] = [
+        "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery",
+        "envoy.extensions.formatter.metadata.v3.Metadata",
+    ];
+    for (index, formatter) in message.formatters.iter().enumerate() {
+        let at = sub(&item(at, "formatters", index), "typed_config");
+        let any = formatter.typed_config.as_ref().ok_or_else(|| Error::at(&at, "a configuration is required"))?;
+        if !BUILT_IN.contains(&type_name(any)) {
+            return Err(Error::at(at, format!("formatter {} is not supported yet", type_name(any))));
+        }
     }
+    Ok(())
 }
 
 fn text_format(text: &str, at: &str) -> Result<Format, Error> {
@@ -94,21 +116,5 @@ fn text_format(text: &str, at: &str) -> Result<Format, Error> {
 }
 
 fn json_format(message: &prost_types::Struct, at: &str) -> Result<Format, Error> {
-    Format::json(&object(message)).map_err(|error| Error::at(at, error.to_string()))
-}
-
-fn object(message: &prost_types::Struct) -> serde_json::Value {
-    serde_json::Value::Object(message.fields.iter().map(|(key, field)| (key.clone(), value(field))).collect())
-}
-
-fn value(message: &prost_types::Value) -> serde_json::Value {
-    use prost_types::value::Kind;
-    match &message.kind {
-        None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
-        Some(Kind::NumberValue(number)) => (*number).into(),
-        Some(Kind::StringValue(text)) => text.clone().into(),
-        Some(Kind::BoolValue(truth)) => (*truth).into(),
-        Some(Kind::StructValue(fields)) => object(fields),
-        Some(Kind::ListValue(list)) => list.values.iter().map(value).collect(),
-    }
+    Format::json(&metadata::object(message).into()).map_err(|error| Error::at(at, error.to_string()))
 }

@@ -1,7 +1,10 @@
 //! Clusters.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -12,7 +15,7 @@ use weir_proto::envoy::{
     extensions::upstreams::http::v3 as upstreams,
 };
 
-use super::{Context, Error, duration, item, limit, sub, tls, type_name, unpack};
+use super::{Context, Error, duration, item, limit, metadata, sub, tls, type_name, unpack};
 use super::{
     balancing::balancing, connect, discovery::discovery, endpoints::assignment, health::health, outlier::outlier,
 };
@@ -25,14 +28,16 @@ use crate::config::{
     header_name,
     http::{Http2, Keepalive},
 };
+use crate::telemetry::access_log;
 
-const SUPPORTED: [&str; 40] = [
+const SUPPORTED: [&str; 41] = [
     "upstream_bind_config",
     "cluster_type",
     "typed_dns_resolver_config",
     "dns_resolution_config",
     "use_tcp_for_dns_lookups",
     "cleanup_interval",
+    "metadata",
     "health_checks",
     "eds_cluster_config",
     "ignore_health_on_host_removal",
@@ -69,9 +74,8 @@ const SUPPORTED: [&str; 40] = [
     "outlier_detection",
 ];
 
-const HARMLESS: [&str; 10] = [
+const HARMLESS: [&str; 9] = [
     "per_connection_buffer_limit_bytes",
-    "metadata",
     "close_connections_on_host_health_failure",
     "track_timeout_budgets",
     "track_cluster_stats",
@@ -120,6 +124,11 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
     let zones = cx.local_cluster.is_some().then(|| cx.zones.clone());
     let cluster = Cluster {
         name: message.name.as_str().into(),
+        logged: Arc::new(access_log::ClusterNames {
+            name: message.name.as_str().into(),
+            observability: stat_name.as_str().into(),
+            metadata: metadata::metadata(message.metadata.as_ref()),
+        }),
         zones: zones.clone(),
         local_zones: zones.filter(|_| cx.local_cluster.as_deref() == Some(&*message.name)),
         local: cx.local.clone(),

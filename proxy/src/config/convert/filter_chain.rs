@@ -1,5 +1,7 @@
 //! Filter chains and what they match.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use weir_proto::envoy::config::listener::v3 as proto;
 
@@ -10,18 +12,20 @@ use super::{
 };
 use crate::{
     config::listener::{FilterChain, FilterChainMatch, SourceType},
-    telemetry::stats::Scope,
+    telemetry::{access_log::Place, stats::Scope},
 };
 
 pub(super) fn filter_chain(
     cx: &mut Context,
     message: &proto::FilterChain,
+    place: Arc<Place>,
     buffer_limit: usize,
     stats: &Scope,
     at: &str,
 ) -> Result<FilterChain, Error> {
-    let supported = ["filter_chain_match", "filters", "name", "transport_socket", "transport_socket_connect_timeout"];
-    cx.only(message, at, &supported, &["metadata"])?;
+    let supported =
+        ["filter_chain_match", "filters", "metadata", "name", "transport_socket", "transport_socket_connect_timeout"];
+    cx.only(message, at, &supported, &[])?;
     let tls = tls::downstream(cx, message.transport_socket.as_ref(), stats, &sub(at, "transport_socket"))?;
     let timeout_at = sub(at, "transport_socket_connect_timeout");
     let handshake_timeout = limit(message.transport_socket_connect_timeout.as_ref(), None, &timeout_at)?;
@@ -46,7 +50,7 @@ pub(super) fn filter_chain(
             "expected one of http_connection_manager, tcp_proxy, echo and direct_response as the last filter";
         Error::at(sub(at, "filters"), expected)
     })?;
-    Ok(FilterChain { name: message.name.as_str().into(), matches, tls, handshake_timeout, filters, terminal })
+    Ok(FilterChain { name: message.name.as_str().into(), place, matches, tls, handshake_timeout, filters, terminal })
 }
 
 fn item_before(at: &str, index: usize) -> String {

@@ -25,7 +25,9 @@ use crate::{
     telemetry::{access_log::Wanted, stats::Scope},
 };
 
-const SUPPORTED: [&str; 34] = [
+const SUPPORTED: [&str; 36] = [
+    "flush_access_log_on_new_request",
+    "access_log_options",
     "local_reply_config",
     "codec_type",
     "stat_prefix",
@@ -63,7 +65,7 @@ const SUPPORTED: [&str; 34] = [
 ];
 
 /// They change tracing, statistics, when lines are written or connections end; or need TLS to have an effect.
-const HARMLESS: [&str; 14] = [
+const HARMLESS: [&str; 12] = [
     "drain_timeout",
     "tracing",
     "http3_protocol_options",
@@ -71,8 +73,6 @@ const HARMLESS: [&str; 14] = [
     "drain_timeout_jitter",
     "delayed_close_timeout",
     "access_log_flush_interval",
-    "flush_access_log_on_new_request",
-    "access_log_options",
     "stream_error_on_invalid_http_message",
     "request_id_extension",
     "add_proxy_protocol_connection_state",
@@ -124,6 +124,7 @@ pub(super) fn connection_manager(
         router,
         wanted: Wanted::by(&access_log),
         access_log,
+        log_new_requests: log_new_requests(cx, message, at)?,
         server_name: match message.server_name.as_str() {
             "" => HeaderValue::from_static("envoy"),
             name => text(name, "server_name")?,
@@ -379,6 +380,17 @@ fn forward_client_cert(message: &proto::HttpConnectionManager) -> ForwardClientC
         Details::SanitizeSet => ForwardClientCertificate::SanitizeSet,
         Details::AlwaysForwardOnly => ForwardClientCertificate::AlwaysForwardOnly,
     }
+}
+
+/// When lines are written besides the end of a request.
+fn log_new_requests(cx: &mut Context, message: &proto::HttpConnectionManager, at: &str) -> Result<bool, Error> {
+    if let Some(options) = &message.access_log_options {
+        let harmless = ["access_log_flush_interval", "flush_log_on_tunnel_successfully_established"];
+        cx.only(options, &sub(at, "access_log_options"), &["flush_access_log_on_new_request"], &harmless)?;
+        return Ok(options.flush_access_log_on_new_request);
+    }
+    #[expect(deprecated, reason = "published configurations use it")]
+    Ok(message.flush_access_log_on_new_request)
 }
 
 fn client_cert_details(

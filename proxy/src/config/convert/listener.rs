@@ -4,13 +4,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use weir_proto::envoy::config::{core::v3 as core, listener::v3 as proto};
 
-use super::{Context, Error, access_log, filter_chain, item, limit, listener_filter, socket_address, sub};
+use super::{Context, Error, access_log, filter_chain, item, limit, listener_filter, metadata, socket_address, sub};
 use crate::{
     config::listener::{FilterChain, Listener, ListenerStats, TrafficDirection},
-    telemetry::stats::Scope,
+    telemetry::{access_log::Place, stats::Scope},
 };
 
-const SUPPORTED: [&str; 22] = [
+const SUPPORTED: [&str; 23] = [
+    "metadata",
     "name",
     "stat_prefix",
     "ignore_global_conn_limit",
@@ -35,9 +36,8 @@ const SUPPORTED: [&str; 22] = [
     "socket_options",
 ];
 
-const HARMLESS: [&str; 11] = [
+const HARMLESS: [&str; 10] = [
     "stats_matcher",
-    "metadata",
     "drain_type",
     "tcp_fast_open_queue_length",
     "connection_balance_config",
@@ -78,11 +78,20 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
         .unwrap_or(true);
     let buffer_limit =
         message.per_connection_buffer_limit_bytes.map_or(Listener::DEFAULT_BUFFER_LIMIT, |bytes| bytes as usize);
+    let listener_metadata = metadata::metadata(message.metadata.as_ref()).map(Arc::new);
+    let place = |chain: &proto::FilterChain| {
+        Arc::new(Place {
+            listener: name.as_str().into(),
+            filter_chain: chain.name.as_str().into(),
+            listener_metadata: listener_metadata.clone(),
+            chain_metadata: metadata::metadata(chain.metadata.as_ref()),
+        })
+    };
     let mut filter_chains = Vec::new();
     let mut matches = HashMap::new();
     for (index, chain) in message.filter_chains.iter().enumerate() {
         let at = item(at, "filter_chains", index);
-        let chain = filter_chain::filter_chain(cx, chain, buffer_limit, &stats, &at)?;
+        let chain = filter_chain::filter_chain(cx, chain, place(chain), buffer_limit, &stats, &at)?;
         for rules in filter_chain::combinations(&chain.matches) {
             let Some(earlier) = matches.insert(rules, index).filter(|earlier| *earlier != index) else { continue };
             let same =
@@ -101,7 +110,8 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
         .default_filter_chain
         .as_ref()
         .map(|chain| {
-            filter_chain::filter_chain(cx, chain, buffer_limit, &stats, &sub(at, "default_filter_chain")).map(Arc::new)
+            let at = sub(at, "default_filter_chain");
+            filter_chain::filter_chain(cx, chain, place(chain), buffer_limit, &stats, &at).map(Arc::new)
         })
         .transpose()?;
     if filter_chains.is_empty() && default_filter_chain.is_none() {

@@ -124,9 +124,9 @@ fn virtual_host(
         "virtual_clusters",
         "include_is_timeout_retry_header",
         "request_mirror_policies",
+        "metadata",
     ]);
-    let harmless = ["metadata"];
-    cx.only(message, at, &supported, &harmless)?;
+    cx.only(message, at, &supported, &[])?;
     #[expect(deprecated, reason = "published configurations use it")]
     let buffer_limit = buffer_limit(message.request_body_buffer_limit, message.per_request_buffer_limit_bytes);
     #[expect(deprecated, reason = "published configurations use it")]
@@ -143,6 +143,7 @@ fn virtual_host(
         stats: cx.stats.scope(&format!("vhost.{}", message.name)),
     };
     Ok(VirtualHost {
+        metadata: metadata::metadata(message.metadata.as_ref()).map(Arc::new),
         name: message.name.as_str().into(),
         routes: message
             .routes
@@ -243,7 +244,7 @@ fn route(cx: &mut Context, message: &proto::Route, inherited: &Inherited, at: &s
         headers: header_fields!(message).convert(cx, at)?,
         buffer_limit: buffer_limit.or(inherited.buffer_limit),
         filters: with_old_cors(cx, &message.typed_per_filter_config, cors, at)?,
-        metadata: metadata::metadata(message.metadata.as_ref()),
+        metadata: metadata::metadata(message.metadata.as_ref()).map(Arc::new),
         stats: match message.stat_prefix.as_str() {
             "" => None,
             prefix => Some(RequestStats::new(inherited.stats.scope(&format!("route.{prefix}")))),

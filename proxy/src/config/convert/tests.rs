@@ -142,7 +142,7 @@ fn what_is_refused_names_the_field() {
             "route",
             "request_headers_to_add: [{ header: { key: x, value: \"%NOPE%\" } }]",
             format!("{route}.request_headers_to_add[0].header.value"),
-            "unknown operator %NOPE%",
+            "Not supported field in StreamInfo: NOPE",
         ),
         (
             "host",

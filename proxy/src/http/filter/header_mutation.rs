@@ -53,7 +53,7 @@ pub(super) fn on_request(own: &Arc<HeaderMutation>, name: &str, stream: &Stream,
         for mutation in &list.request {
             apply(mutation, &mut parts.headers, |out, format, headers| {
                 let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers };
-                format.write_header(out, &View { entry: &stream.record.entry, request: Some(live), response: None });
+                format.write_header(out, &View::live(&stream.record.entry, live));
             });
         }
         if !list.query.is_empty()

@@ -80,7 +80,7 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &mut Stream, exchange: 
     if !limit.enforced.sample() {
         mutate::add(&limit.request_headers, &mut parts.headers, |out, format, headers| {
             let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers };
-            format.write_header(out, &View { entry: &stream.record.entry, request: Some(live), response: None });
+            format.write_header(out, &View::live(&stream.record.entry, live));
         });
         return None;
     }
@@ -92,7 +92,7 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &mut Stream, exchange: 
     mutate::add(&limit.response_headers, &mut reply.headers, |out, format, headers| {
         let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
         let entry = &stream.record.entry;
-        format.write_header(out, &View { entry, request: Some(live), response: Some(headers) });
+        format.write_header(out, &View { response: Some(headers), ..View::live(entry, live) });
     });
     Some(reply)
 }
@@ -105,8 +105,8 @@ fn descriptors(limit: &LocalRateLimit, stream: &Stream, exchange: &Exchange<'_>)
         request: stream.view(exchange.parts),
         remote: exchange.client.address.ip(),
         cluster: exchange.routed.and_then(|routed| routed.cluster.as_deref()).unwrap_or_default(),
-        metadata: stream.metadata.as_deref(),
-        route_metadata: exchange.routed.and_then(|routed| routed.route.metadata.as_ref()),
+        metadata: stream.record.entry.metadata.as_deref(),
+        route_metadata: exchange.routed.and_then(|routed| routed.route.metadata.as_deref()),
     };
     let made = |limits: &[RateLimit], stage: u32, out: &mut Vec<Entries>| {
         out.extend(limits.iter().filter(|made| made.stage == stage).filter_map(|made| made.descriptor(&facts)));

@@ -179,6 +179,6 @@ pub(super) fn on_response(stream: &mut Stream, status: http::StatusCode, parts: 
         return;
     }
     let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
-    let view = View { entry: &stream.record.entry, request: Some(live), response: None };
+    let view = View::live(&stream.record.entry, live);
     stream.counting = stream.chain.on_response(status, headers, &view);
 }

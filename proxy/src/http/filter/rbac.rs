@@ -25,8 +25,8 @@ pub(super) fn on_request(rbac: &Rbac, own: &Rbac, stream: &mut Stream, exchange:
             remote: exchange.client.address,
             server_name: stream.connection.server_name.as_deref().unwrap_or_default(),
             peer: stream.connection.peer_names(),
-            metadata: stream.metadata.as_deref(),
-            route_metadata: exchange.routed.and_then(|routed| routed.route.metadata.as_ref()),
+            metadata: stream.record.entry.metadata.as_deref(),
+            route_metadata: exchange.routed.and_then(|routed| routed.route.metadata.as_deref()),
         })
     };
     if let Some(rules) = &rbac.shadow {

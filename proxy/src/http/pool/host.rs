@@ -20,7 +20,11 @@ use crate::{
     },
     http::request_body::RequestBody,
     telemetry::stats::Shard,
-    tls::{PeerTls, client::Asked, dial::Secured},
+    tls::{
+        PeerTls,
+        client::Asked,
+        dial::{Made, Secured},
+    },
     wire::{
         dial::{ConnectError, Dialer, PoolScope},
         io::Io,
@@ -66,6 +70,7 @@ pub(super) struct Http2 {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub local: Option<SocketAddr>,
+    pub made: Made,
     pub tls: Option<Rc<PeerTls>>,
     pub requests: Cell<u32>,
     pub active: Cell<usize>,
@@ -372,6 +377,7 @@ impl Connection {
     pub fn new(secured: &Secured, room: Room) -> Rc<Self> {
         Rc::new(Self {
             local: secured.io.local_addr().ok(),
+            made: secured.made,
             tls: secured.tls.clone(),
             requests: Cell::new(0),
             active: Cell::new(0),

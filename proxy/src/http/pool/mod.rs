@@ -29,7 +29,7 @@ use super::request_body::RequestBody;
 use crate::{
     cluster::account::{Account, ActiveRequest, PendingRequest},
     config::cluster::RoutingPriority,
-    tls::PeerTls,
+    tls::{PeerTls, dial::Made},
     wire::{dial::PoolScope, proxy_header::Client},
 };
 
@@ -116,6 +116,14 @@ impl Lease {
         match &self.sender {
             Sender::Http1(one) => one.as_ref().and_then(|one| one.connection.local),
             Sender::Http2(two) => two.connection.local,
+        }
+    }
+
+    /// How it came to be.
+    pub(super) fn made(&self) -> Option<&Made> {
+        match &self.sender {
+            Sender::Http1(one) => one.as_ref().map(|one| &one.connection.made),
+            Sender::Http2(two) => Some(&two.connection.made),
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cluster::account::{Account, ActiveRequest, OpenConnection},
-    tls::PeerTls,
+    tls::{PeerTls, dial::Made},
     wire::io::Io,
 };
 
@@ -32,15 +32,16 @@ impl Counted {
 
 /// A connection that was just made.
 #[derive(Debug)]
-pub(in crate::http) struct Made {
+pub(in crate::http) struct Tunnel {
     pub io: Io,
     pub local: Option<SocketAddr>,
     pub tls: Option<Rc<PeerTls>>,
+    pub made: Made,
     pub counted: Counted,
 }
 
 /// Dials.
-pub(in crate::http) async fn connect(want: Want<'_>) -> Result<Made, PoolError> {
+pub(in crate::http) async fn connect(want: Want<'_>) -> Result<Tunnel, PoolError> {
     let (limits, usage) = want.cluster.limits(want.priority);
     let place = InUse::take(&usage.connections, limits.max_connections).ok_or(PoolError::Overflow)?;
     let account =
@@ -63,5 +64,5 @@ pub(in crate::http) async fn connect(want: Want<'_>) -> Result<Made, PoolError> 
     let request = account.request();
     let local = secured.io.local_addr().ok();
     let counted = Counted { _place: place, account, _connection: connection, _request: request };
-    Ok(Made { io: secured.io, local, tls: secured.tls, counted })
+    Ok(Tunnel { io: secured.io, local, tls: secured.tls, made: secured.made, counted })
 }

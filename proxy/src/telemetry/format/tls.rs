@@ -1,7 +1,8 @@
 //! Operators about TLS: what a handshake settled, and the certificates of both sides.
 
+use super::time::TimeFormat;
 use crate::{
-    telemetry::{access_log::Entry, format_write::write_time},
+    telemetry::access_log::Entry,
     tls::{PeerTls, certificate::Certificate},
 };
 
@@ -30,6 +31,10 @@ enum What {
     Local(Part),
     /// Of every certificate of the peer's chain.
     Chain(Part),
+    /// Of the certificate that issued the peer's.
+    Issuer(Part),
+    /// SNI.
+    ServerName,
     TransportFailure,
 }
 
@@ -46,19 +51,21 @@ enum Part {
     Sha256,
     Sha1,
     Pem,
-    /// With a strftime format, or the default.
-    ValidFrom(Option<Box<str>>),
-    ValidUntil(Option<Box<str>>),
+    ValidFrom(TimeFormat),
+    ValidUntil(TimeFormat),
+    /// Names that no certificate has here: `otherName`.
+    OtherNames,
 }
 
 impl TlsField {
     /// The operator of that name, if it is one about TLS.
-    pub fn parse(command: &str, parameter: Option<&str>) -> Option<Self> {
-        let (side, name) = match command.strip_prefix("DOWNSTREAM_") {
-            Some(name) => (Side::Downstream, name),
-            None => (Side::Upstream, command.strip_prefix("UPSTREAM_")?),
+    pub fn parse(command: &str, parameter: &str) -> Result<Option<Self>, String> {
+        let (side, name) = match (command.strip_prefix("DOWNSTREAM_"), command.strip_prefix("UPSTREAM_")) {
+            (Some(name), _) => (Side::Downstream, name),
+            (None, Some(name)) => (Side::Upstream, name),
+            (None, None) => return Ok(None),
         };
-        let format = || parameter.filter(|format| !format.is_empty()).map(Into::into);
+        let format = || TimeFormat::parse(parameter, false);
         let both = match name {
             "TLS_VERSION" => What::Version,
             "TLS_CIPHER" => What::Cipher,
@@ -69,13 +76,18 @@ impl TlsField {
             "PEER_DNS_SAN" => What::Peer(Part::Dns),
             "PEER_IP_SAN" => What::Peer(Part::Ips),
             "PEER_CERT" => What::Peer(Part::Pem),
-            "PEER_CERT_V_START" => What::Peer(Part::ValidFrom(format())),
-            "PEER_CERT_V_END" => What::Peer(Part::ValidUntil(format())),
+            "PEER_CERT_V_START" => What::Peer(Part::ValidFrom(format()?)),
+            "PEER_CERT_V_END" => What::Peer(Part::ValidUntil(format()?)),
             "LOCAL_URI_SAN" => What::Local(Part::Uris),
             "LOCAL_DNS_SAN" => What::Local(Part::Dns),
             "LOCAL_IP_SAN" => What::Local(Part::Ips),
-            _ if side == Side::Upstream => return None,
             "TLS_GROUP" => What::Group,
+            "SERVER_NAME" if side == Side::Upstream => What::ServerName,
+            _ if side == Side::Upstream => return Ok(None),
+            "PEER_OTHERNAME_SAN" => What::Peer(Part::OtherNames),
+            "LOCAL_OTHERNAME_SAN" => What::Local(Part::OtherNames),
+            "PEER_ISSUER_SERIAL" => What::Issuer(Part::Serial),
+            "PEER_ISSUER_FINGERPRINT_256" => What::Issuer(Part::Sha256),
             "PEER_EMAIL_SAN" => What::Peer(Part::Emails),
             "PEER_SERIAL" => What::Peer(Part::Serial),
             "PEER_FINGERPRINT_256" => What::Peer(Part::Sha256),
@@ -86,9 +98,9 @@ impl TlsField {
             "LOCAL_SUBJECT" => What::Local(Part::Subject),
             "LOCAL_EMAIL_SAN" => What::Local(Part::Emails),
             "TRANSPORT_FAILURE_REASON" => What::TransportFailure,
-            _ => return None,
+            _ => return Ok(None),
         };
-        Some(Self { side, what: both })
+        Ok(Some(Self { side, what: both }))
     }
 
     /// Whether the operator takes a parameter.
@@ -117,6 +129,8 @@ impl What {
             Self::Cipher => write(out, tls.cipher),
             Self::Group => write(out, tls.group),
             Self::SessionId | Self::TransportFailure => false,
+            Self::ServerName => write(out, tls.server_name.as_deref().unwrap_or_default()),
+            Self::Issuer(part) => tls.chain().get(1).is_some_and(|certificate| part.write(out, certificate)),
             Self::Peer(part) => tls.peer().is_some_and(|certificate| part.write(out, certificate)),
             Self::Local(part) => tls.local.as_ref().is_some_and(|certificate| part.write(out, certificate)),
             Self::Chain(part) => {
@@ -146,9 +160,10 @@ impl Part {
             Self::Emails => join(out, content.emails()),
             Self::Sha256 => write(out, &certificate.sha256()),
             Self::Sha1 => write(out, &certificate.sha1()),
+            Self::OtherNames => false,
             Self::Pem => write(out, &certificate.url_encoded_pem()),
-            Self::ValidFrom(format) => write_seconds(out, content.not_before, format.as_deref()),
-            Self::ValidUntil(format) => write_seconds(out, content.not_after, format.as_deref()),
+            Self::ValidFrom(format) => write_seconds(out, content.not_before, format),
+            Self::ValidUntil(format) => write_seconds(out, content.not_after, format),
         }
     }
 }
@@ -169,7 +184,7 @@ fn join(out: &mut Vec<u8>, parts: impl Iterator<Item = impl AsRef<str>>) -> bool
     out.len() > start
 }
 
-fn write_seconds(out: &mut Vec<u8>, seconds: i64, format: Option<&str>) -> bool {
+fn write_seconds(out: &mut Vec<u8>, seconds: i64, format: &TimeFormat) -> bool {
     let since = std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
-    write_time(out, std::time::SystemTime::UNIX_EPOCH + since, format)
+    format.write(out, std::time::SystemTime::UNIX_EPOCH + since)
 }
