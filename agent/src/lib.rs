@@ -18,6 +18,7 @@ pub mod keeper;
 pub mod lead;
 pub mod locate;
 pub mod netns;
+pub mod reason;
 pub mod redirect;
 pub mod run;
 pub mod seccomp;

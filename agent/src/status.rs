@@ -7,7 +7,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::SystemTime};
 use ipnet::IpNet;
 use parking_lot::RwLock;
 
-use crate::{cni::install, handoff::ProxyState, keeper::Keeper};
+use crate::{cni::install, handoff::ProxyState, keeper::Keeper, reason::Reason};
 
 /// Shared by its writers and the API.
 pub type SharedBoard = Arc<RwLock<Board>>;
@@ -92,12 +92,33 @@ impl PodStatus {
 pub enum PodState {
     /// Redirected, and the proxy acknowledged it.
     Enrolled,
-    /// Not yet, and why.
-    Pending(String),
+    /// Not yet.
+    Pending {
+        /// Why.
+        reason: Reason,
+        /// Whether it has been so for long enough to count against the node.
+        overdue: bool,
+    },
     /// On its way out.
     Withdrawing,
     /// Not to be enrolled, and why.
     PassedOver(String),
+}
+
+impl PodState {
+    /// Pending from now on.
+    pub fn pending(reason: Reason) -> Self {
+        Self::Pending { reason, overdue: false }
+    }
+
+    /// Why it is not enrolled, where there is more to say than that it leaves.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Pending { reason, .. } => Some(&reason.text),
+            Self::PassedOver(reason) => Some(reason),
+            Self::Enrolled | Self::Withdrawing => None,
+        }
+    }
 }
 
 /// A connected proxy.

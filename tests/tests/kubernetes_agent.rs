@@ -254,6 +254,8 @@ fn a_malformed_annotation_keeps_a_pod_pending_until_it_is_mended() {
     let problem = "label weir.dev/mesh: invalid \"Enabled\", expected \"enabled\" or \"disabled\"";
     scene.wait_state("shop/web", "pending", &format!("{problem}; {still}"));
     assert!(scene.is_carried(&web));
+    let event = scene.wait_event(&web.uid, "UpdateFailed");
+    assert_eq!(event["note"], format!("This pod is enrolled, but not as it says now: {problem}; {still}"));
     scene.server.put(object());
     scene.wait_state("shop/web", "enrolled", "");
 }

@@ -59,7 +59,7 @@ pub fn find<'a>(board: &'a Board, query: &str) -> Result<&'a PodStatus, Lookup> 
 /// Whether a pod may have processes, and is not on its way out.
 fn is_running(pod: &PodStatus) -> bool {
     match &pod.state {
-        PodState::Enrolled | PodState::Pending(_) => true,
+        PodState::Enrolled | PodState::Pending { .. } => true,
         PodState::Withdrawing => false,
         PodState::PassedOver(reason) => reason != CONTAINERS_ENDED,
     }
@@ -179,6 +179,7 @@ mod tests {
         super::tests::{board, pod},
         *,
     };
+    use crate::reason::Reason;
 
     #[test]
     fn a_pod_is_found_by_uid_full_name_or_name() {
@@ -210,7 +211,7 @@ mod tests {
         let of = |uid: &str, state| PodStatus { state, ..pod(uid, "prod/db-0", 1, 0) };
         let ended = || PodState::PassedOver(CONTAINERS_ENDED.to_owned());
         let running = || PodState::PassedOver("its namespace is not enrolled".to_owned());
-        for state in [PodState::Enrolled, PodState::Pending("why".to_owned()), running()] {
+        for state in [PodState::Enrolled, PodState::pending(Reason::node("why")), running()] {
             for over in [ended(), PodState::Withdrawing] {
                 let board = board(vec![of("old", over), of("new", state.clone())]);
                 assert_eq!(find(&board, "prod/db-0").unwrap().uid, "new", "{board:?}");

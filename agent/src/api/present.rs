@@ -21,11 +21,11 @@ use crate::{
 
 /// A pod with its counters and listeners as the kernel has them.
 pub fn pod(status: &PodStatus, kernel: &dyn Kernel) -> Result<pb::Pod, Error> {
-    let (state, reason) = match &status.state {
-        PodState::Enrolled => ("enrolled", ""),
-        PodState::Pending(reason) => ("pending", reason.as_str()),
-        PodState::Withdrawing => ("withdrawing", ""),
-        PodState::PassedOver(reason) => ("passed-over", reason.as_str()),
+    let (state, overdue) = match status.state {
+        PodState::Enrolled => ("enrolled", false),
+        PodState::Pending { overdue, .. } => ("pending", overdue),
+        PodState::Withdrawing => ("withdrawing", false),
+        PodState::PassedOver(_) => ("passed-over", false),
     };
     let mut message = pb::Pod {
         uid: status.uid.clone(),
@@ -37,7 +37,8 @@ pub fn pod(status: &PodStatus, kernel: &dyn Kernel) -> Result<pb::Pod, Error> {
         ips: status.ips.iter().map(IpAddr::to_string).collect(),
         slot: status.slot.unwrap_or_default(),
         state: state.to_owned(),
-        reason: reason.to_owned(),
+        reason: status.state.reason().unwrap_or_default().to_owned(),
+        overdue,
         probe_ports: ports(&status.probe_ports),
         excluded_outbound_ports: ports(&status.excluded_outbound_ports),
         excluded_outbound_cidrs: status.excluded_outbound_cidrs.iter().map(ToString::to_string).collect(),

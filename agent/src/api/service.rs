@@ -95,7 +95,7 @@ impl Agent for Service {
             let from = request.from.parse().map_err(Status::invalid_argument)?;
             let protocol = request.protocol.parse().map_err(Status::invalid_argument)?;
             let mut explained = explain(kernel, pod.netns_cookie, from, protocol, to)?;
-            if let PodState::PassedOver(reason) | PodState::Pending(reason) = &pod.state
+            if let Some(reason) = pod.state.reason()
                 && !explained.enrolled
             {
                 explained.hint = format!("{}: {reason}", explained.hint);
@@ -195,7 +195,7 @@ fn status(board: &Board, kernel: &dyn Kernel, watchers: u32) -> Result<pb::Statu
     let mut pending = board
         .pods
         .iter()
-        .filter(|pod| matches!(pod.state, PodState::Pending(_)))
+        .filter(|pod| matches!(pod.state, PodState::Pending { .. }))
         .map(|pod| present::pod(pod, kernel))
         .collect::<Result<Vec<_>, _>>()?;
     pending

@@ -25,6 +25,7 @@ use weir_proto::agent::v1::{self as pb, agent_client::AgentClient};
 use super::*;
 use crate::{
     handoff::ProxyState,
+    reason::Reason,
     redirect::inspect::{LinkFacts, LinkTarget, ProgramFacts, fake::Fake},
     status::{Board, PodState, PodStatus, ProxyStatus},
 };
@@ -94,7 +95,7 @@ async fn start(kernel: Fake, board: Board) -> Running {
 
 fn two_pods() -> Board {
     let mut pending = pod("u2", "default/late", 12, 9);
-    (pending.slot, pending.state) = (None, PodState::Pending("netns /run/netns/late: no such file".to_owned()));
+    (pending.slot, pending.state) = (None, PodState::pending(Reason::starting("netns /run/netns/late: no such file")));
     let mut board = board(vec![pod("u1", "default/web", 11, 4), pending]);
     board.proxies.push(ProxyStatus {
         version: "0.1.0".to_owned(),

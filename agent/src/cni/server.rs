@@ -231,7 +231,7 @@ mod tests {
     use weir_cni::ask::{Asked, NoAnswer};
 
     use super::*;
-    use crate::{enroll::Outcome, locate::Settings};
+    use crate::{enroll::Outcome, locate::Settings, reason::Reason};
 
     struct Always(Admission);
 
@@ -316,10 +316,10 @@ mod tests {
         assert_eq!(scene.locator.find("u1").unwrap().identity(), own_netns().identity());
         assert_eq!(scene.locator.container("u1").as_deref(), Some("c1"));
         let elsewhere = Netns::identity_at(Path::new("/")).unwrap();
-        scene.outcomes.set("u1", Outcome::Redirected { identity: elsewhere });
+        scene.outcomes.set("u1", Outcome::Redirected { identity: elsewhere, problem: None });
         tokio::task::yield_now().await;
         assert!(!asking.is_finished());
-        scene.outcomes.set("u1", Outcome::Redirected { identity: own_netns().identity() });
+        scene.outcomes.set("u1", Outcome::Redirected { identity: own_netns().identity(), problem: None });
         assert_eq!(asking.await.unwrap().unwrap().verdict, Verdict::Enrolled);
         assert_eq!(scene.answer(request(Command::Check)).await.0, Verdict::Enrolled);
 
@@ -331,7 +331,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_pod_that_cannot_be_enrolled_is_refused_with_the_reason() {
         let scene = Scene::new(Admission::Enroll);
-        scene.outcomes.set("u1", Outcome::Pending("the annotation is malformed".to_owned()));
+        scene.outcomes.set("u1", Outcome::Pending(Reason::owner("the annotation is malformed")));
         let brief = Request { wait_ms: 100, ..request(Command::Add) };
         assert_eq!(scene.answer(brief).await, (Verdict::Refused, "the annotation is malformed".to_owned()));
         let check = scene.answer(request(Command::Check)).await;
@@ -378,7 +378,7 @@ mod tests {
             .collect();
         let identity = own_netns().identity();
         for number in 0..200 {
-            scene.outcomes.set(&format!("u{number}"), Outcome::Redirected { identity });
+            scene.outcomes.set(&format!("u{number}"), Outcome::Redirected { identity, problem: None });
         }
         for asking in asking {
             assert_eq!(asking.await.unwrap().unwrap().verdict, Verdict::Enrolled);

@@ -20,6 +20,7 @@ use crate::{
     handoff::ListenersHandedBack,
     keeper::Keeper,
     netns::{self, AddressChanges, Contents, Netns, PodListener},
+    reason::Reason,
     redirect::{self, Redirect},
     sources::{PodNetns, PodSpec},
 };
@@ -48,11 +49,22 @@ pub(super) enum Error {
     #[error(transparent)]
     Redirect(#[from] redirect::Error),
     #[error("{0}")]
-    Unknown(String),
+    Unknown(Reason),
     #[error("the pod has no address yet")]
     NoAddress,
     #[error("its network namespace was replaced meanwhile")]
     Replaced,
+}
+
+impl From<Error> for Reason {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::Unknown(reason) => reason,
+            Error::NoAddress | Error::Replaced => Self::starting(text),
+            Error::Netns(_) | Error::Redirect(_) => Self::node(text),
+        }
+    }
 }
 
 /// What enrolling works with.

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::netns::Identity;
+use crate::{netns::Identity, reason::Reason};
 
 /// Where a wanted pod stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,9 +16,11 @@ pub enum Outcome {
     Redirected {
         /// Its network namespace.
         identity: Identity,
+        /// Why it is not so in the way that it should be by now.
+        problem: Option<Reason>,
     },
     /// Not redirected yet, and why.
-    Pending(String),
+    Pending(Reason),
 }
 
 /// The outcomes of all wanted pods by uid; a pod that is not wanted has none. Written by the reconciler only.
@@ -42,14 +44,14 @@ impl Outcomes {
     /// Waits until a pod is redirected in this network namespace; when that is not so in time, the last reason why not.
     pub async fn redirected(&self, uid: &str, identity: Identity, deadline: Instant) -> Result<(), String> {
         let mut outcomes = self.subscribe();
-        let there = |all: &Arc<BTreeMap<String, Outcome>>| all.get(uid) == Some(&Outcome::Redirected { identity });
+        let there = |all: &Arc<BTreeMap<String, Outcome>>| matches!(all.get(uid), Some(Outcome::Redirected { identity: now, .. }) if *now == identity);
         if let Ok(Ok(_)) = timeout_at(deadline, outcomes.wait_for(there)).await {
             return Ok(());
         }
         let last = outcomes.borrow().get(uid).cloned();
         Err(match last {
-            Some(Outcome::Pending(reason)) => reason,
-            Some(Outcome::Redirected { identity: now }) if now == identity => return Ok(()),
+            Some(Outcome::Pending(reason)) => reason.text,
+            Some(Outcome::Redirected { identity: now, .. }) if now == identity => return Ok(()),
             Some(Outcome::Redirected { .. }) => "it is still redirected in an earlier network namespace".to_owned(),
             None => "the agent does not know yet that it is to be enrolled".to_owned(),
         })
@@ -96,9 +98,9 @@ mod tests {
         let soon = || Instant::now() + Duration::from_secs(1);
         let unknown = outcomes.redirected("u", new, soon()).await.unwrap_err();
         assert_eq!(unknown, "the agent does not know yet that it is to be enrolled");
-        outcomes.set("u", Outcome::Pending("the pod has no address yet".to_owned()));
+        outcomes.set("u", Outcome::Pending(Reason::starting("the pod has no address yet")));
         assert_eq!(outcomes.redirected("u", new, soon()).await.unwrap_err(), "the pod has no address yet");
-        outcomes.set("u", Outcome::Redirected { identity: old });
+        outcomes.set("u", Outcome::Redirected { identity: old, problem: None });
         let earlier = outcomes.redirected("u", new, soon()).await.unwrap_err();
         assert_eq!(earlier, "it is still redirected in an earlier network namespace");
 
@@ -107,7 +109,7 @@ mod tests {
             async move { outcomes.redirected("u", new, soon()).await }
         });
         tokio::task::yield_now().await;
-        outcomes.set("u", Outcome::Redirected { identity: new });
+        outcomes.set("u", Outcome::Redirected { identity: new, problem: None });
         assert_eq!(waiting.await.unwrap(), Ok(()));
         let overdue = Instant::now();
         assert_eq!(outcomes.redirected("u", new, overdue).await, Ok(()));
@@ -117,9 +119,9 @@ mod tests {
     async fn only_what_changes_is_told() {
         let outcomes = Outcomes::default();
         let mut follower = outcomes.subscribe();
-        outcomes.set("u", Outcome::Pending("why".to_owned()));
+        outcomes.set("u", Outcome::Pending(Reason::node("why")));
         assert_eq!(follower.borrow_and_update().len(), 1);
-        outcomes.set("u", Outcome::Pending("why".to_owned()));
+        outcomes.set("u", Outcome::Pending(Reason::node("why")));
         outcomes.retain(|uid| uid == "u");
         assert!(!follower.has_changed().unwrap());
         outcomes.retain(|_| false);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::policy::Policy;
-use crate::{config, netns::Identity, sources::PodSpec};
+use crate::{config, netns::Identity, reason::Reason, sources::PodSpec};
 
 /// A pod that should be enrolled.
 #[derive(Clone, Debug)]
@@ -11,7 +11,7 @@ pub struct Wanted {
     /// What the source says.
     pub spec: PodSpec,
     /// What is treated apart; or which annotation is wrong.
-    pub policy: Result<Policy, String>,
+    pub policy: Result<Policy, Reason>,
     /// What is at the path of its network namespace.
     pub netns: Look,
 }
@@ -19,7 +19,7 @@ pub struct Wanted {
 impl Wanted {
     /// A pod that the source says something new of.
     pub fn new(spec: PodSpec, node: &config::Redirect) -> Self {
-        let policy = Policy::of(&spec, node).map_err(|error| error.to_string());
+        let policy = Policy::of(&spec, node).map_err(Reason::from);
         Self { spec, policy, netns: Look::NotDue { cookie: None } }
     }
 }
@@ -35,9 +35,9 @@ pub enum Look {
         cookie: u64,
     },
     /// Nothing that is one.
-    Missing(String),
+    Missing(Reason),
     /// It could not be looked at; it may be there.
-    Failed(String),
+    Failed(Reason),
     /// An attempt failed a short while ago; it is not time to look again.
     NotDue {
         /// Of the namespace that was seen then.
@@ -130,7 +130,7 @@ pub enum Step {
         /// The pod.
         uid: String,
         /// The reason to show.
-        reason: String,
+        reason: Reason,
     },
 }
 
@@ -177,10 +177,10 @@ pub fn plan(view: &View<'_>) -> Vec<Step> {
         };
         let owner = *owners.entry(cookie).or_insert(uid);
         let step = if cookie == view.node_netns {
-            pend(uid, "its network namespace is the node's own: host-network pods are not redirected".to_owned())
+            pend(uid, Reason::owner("its network namespace is the node's own: host-network pods are not redirected"))
         } else if owner != uid {
             let other = wanted.get(owner).map_or_else(|| owner.to_owned(), |pod| pod.spec.full_name());
-            pend(uid, format!("its network namespace is that of {other} too"))
+            pend(uid, Reason::node(format!("its network namespace is that of {other} too")))
         } else if let Some(slot) = view.adopted.get(&cookie) {
             adopts.push(Step::Adopt { uid: uid.clone(), slot: *slot });
             continue;
@@ -191,7 +191,8 @@ pub fn plan(view: &View<'_>) -> Vec<Step> {
             replaces.push(Step::Replace { uid: uid.clone(), of: of.to_owned() });
             continue;
         } else if view.busy.contains(&cookie) {
-            pend(uid, "a proxy is still letting go of the pod that had its network namespace before".to_owned())
+            let reason = "a proxy is still letting go of the pod that had its network namespace before";
+            pend(uid, Reason::starting(reason))
         } else {
             Step::Enroll { uid: uid.clone() }
         };
@@ -210,7 +211,7 @@ pub fn plan(view: &View<'_>) -> Vec<Step> {
     steps
 }
 
-fn pend(uid: &str, reason: String) -> Step {
+fn pend(uid: &str, reason: Reason) -> Step {
     Step::Pend { uid: uid.to_owned(), reason }
 }
 
@@ -262,7 +263,10 @@ fn listens<'a>(view: &View<'a>) -> impl Iterator<Item = Step> + use<'a> {
 fn update(uid: &str, pod: &Wanted, enrolled: &Enrolled<'_>) -> Option<Step> {
     match &pod.policy {
         // What was enrolled with the annotations before stays so.
-        Err(reason) => Some(pend(uid, format!("{reason}; what was said before still applies"))),
+        Err(Reason { cause, text }) => {
+            let text = format!("{text}; what was said before still applies");
+            Some(pend(uid, Reason { cause: *cause, text }))
+        }
         Ok(policy) => {
             let changed = policy != enrolled.policy || !pod.spec.described_like(enrolled.spec);
             changed.then(|| Step::Update { uid: uid.to_owned() })
@@ -363,13 +367,13 @@ mod tests {
         let mut world = World::default().want("new", found(5)).enrolled("old", 5);
         assert_eq!(world.plan(), std::slice::from_ref(&replace));
         // The other's path is gone, the namespace is not.
-        let missing = Look::Missing("gone".to_owned());
+        let missing = Look::Missing(Reason::starting("gone"));
         let both = World::default().want("old", missing).want("new", found(5)).enrolled("old", 5);
         assert!(both.plan().contains(&replace) && both.plan().len() == 2, "{:?}", both.plan());
         // Two cannot have it.
         let two = World::default().want("new", found(5)).want("third", found(5)).enrolled("old", 5);
         assert!(matches!(&two.plan()[..], [first, Step::Pend { .. }] if *first == replace), "{:?}", two.plan());
-        world.wanted_mut("new").policy = Err("annotation x: invalid".to_owned());
+        world.wanted_mut("new").policy = Err(Reason::owner("annotation x: invalid"));
         assert_eq!(world.plan()[0], Step::Withdraw { uid: uid("old"), gone: false });
     }
 
@@ -377,23 +381,23 @@ mod tests {
     fn a_namespace_is_free_when_its_last_pod_is_let_go() {
         let mut world = World::default().want("new", found(5));
         world.busy.insert(5);
-        assert!(matches!(&world.plan()[..], [Step::Pend { reason, .. }] if reason.contains("letting go")));
+        assert!(matches!(&world.plan()[..], [Step::Pend { reason, .. }] if reason.text.contains("letting go")));
         world.busy.clear();
         assert_eq!(world.plan(), [Step::Enroll { uid: uid("new") }]);
     }
 
     #[test]
     fn a_namespace_that_is_gone_or_another_one_withdraws_the_pod() {
-        let missing = Look::Missing("the network namespace does not exist".to_owned());
+        let missing = Look::Missing(Reason::starting("the network namespace does not exist"));
         let world = World::default().want("web", missing).enrolled("web", 5);
         let steps = world.plan();
         assert_eq!(steps[0], Step::Withdraw { uid: uid("web"), gone: true });
-        assert!(matches!(&steps[1], Step::Pend { reason, .. } if reason.contains("does not exist")), "{steps:?}");
+        assert!(matches!(&steps[1], Step::Pend { reason, .. } if reason.text.contains("does not exist")), "{steps:?}");
 
         let other = Look::Found { identity: identity("/proc"), cookie: 6 };
         let world = World::default().want("web", other).enrolled("web", 5);
         assert_eq!(world.plan(), [Step::Withdraw { uid: uid("web"), gone: true }, Step::Enroll { uid: uid("web") }]);
-        let failed = Look::Failed("the pod's sandbox was taken down, and there is no new one yet".to_owned());
+        let failed = Look::Failed(Reason::starting("the pod's sandbox was taken down, and there is no new one yet"));
         assert_eq!(World::default().want("web", failed).enrolled("web", 5).plan(), []);
     }
 
@@ -411,10 +415,10 @@ mod tests {
     #[test]
     fn a_malformed_annotation_leaves_a_new_pod_pending_and_an_enrolled_one_as_it_was() {
         let mut world = World::default().want("web", found(5));
-        world.wanted_mut("web").policy = Err("annotation x: invalid".to_owned());
-        assert_eq!(world.plan(), [pend(&uid("web"), "annotation x: invalid".to_owned())]);
+        world.wanted_mut("web").policy = Err(Reason::owner("annotation x: invalid"));
+        assert_eq!(world.plan(), [pend(&uid("web"), Reason::owner("annotation x: invalid"))]);
         let world = world.enrolled("web", 5);
-        let reason = "annotation x: invalid; what was said before still applies".to_owned();
+        let reason = Reason::owner("annotation x: invalid; what was said before still applies");
         assert_eq!(world.plan(), [pend(&uid("web"), reason)]);
     }
 
@@ -425,11 +429,11 @@ mod tests {
         assert_ne!(spec, pod("web"), "it is news");
         let mut world = World::default().want("web", found(5)).enrolled("web", 5);
         *world.wanted_mut("web") = Wanted { netns: found(5), ..Wanted::new(spec, &config::Redirect::default()) };
-        let reason = format!("{problem}; what was said before still applies");
+        let reason = Reason::owner(format!("{problem}; what was said before still applies"));
         assert_eq!(world.plan(), [pend(&uid("web"), reason)]);
         // Its namespace is not found just now.
-        world.wanted_mut("web").netns = Look::Failed("several are".to_owned());
-        assert!(matches!(&world.plan()[..], [Step::Pend { reason, .. }] if reason.starts_with(problem)));
+        world.wanted_mut("web").netns = Look::Failed(Reason::starting("several are"));
+        assert!(matches!(&world.plan()[..], [Step::Pend { reason, .. }] if reason.text.starts_with(problem)));
     }
 
     #[test]
@@ -437,8 +441,11 @@ mod tests {
         let world = World::default().want("a", found(5)).want("b", found(5)).want("c", found(NODE));
         let steps = world.plan();
         assert_eq!(steps[0], Step::Enroll { uid: uid("a") });
-        assert!(matches!(&steps[1], Step::Pend { reason, .. } if reason.ends_with("that of shop/a too")), "{steps:?}");
-        assert!(matches!(&steps[2], Step::Pend { reason, .. } if reason.contains("the node's own")), "{steps:?}");
+        assert!(
+            matches!(&steps[1], Step::Pend { reason, .. } if reason.text.ends_with("that of shop/a too")),
+            "{steps:?}"
+        );
+        assert!(matches!(&steps[2], Step::Pend { reason, .. } if reason.text.contains("the node's own")), "{steps:?}");
     }
 
     #[test]
@@ -453,10 +460,10 @@ mod tests {
                 Step::Enroll { uid: uid("new") }
             ]
         );
-        world.wanted_mut("new").netns = Look::Failed("too many open files".to_owned());
+        world.wanted_mut("new").netns = Look::Failed(Reason::node("too many open files"));
         assert!(!world.plan().iter().any(|step| matches!(step, Step::Forget { .. })), "it may be that pod's");
         let forgotten = Step::Forget { cookie: 6, slot: 4 };
-        world.wanted_mut("new").netns = Look::Missing("the pod has no process yet".to_owned());
+        world.wanted_mut("new").netns = Look::Missing(Reason::not_begun("the pod has no process yet"));
         assert!(world.plan().contains(&forgotten), "a pod that waits for ever keeps nothing that is not its own");
         world.wanted_mut("new").netns = Look::NotDue { cookie: Some(7) };
         assert!(world.plan().contains(&forgotten), "it has another namespace");
@@ -469,7 +476,7 @@ mod tests {
         assert!(!world.plan().iter().any(|step| matches!(step, Step::Forget { .. })), "the source may not know all");
         assert!(world.plan().contains(&Step::Adopt { uid: uid("web"), slot: 3 }));
         // Taken over with the rules that the kernel has.
-        world.wanted_mut("web").policy = Err("annotation x: invalid".to_owned());
+        world.wanted_mut("web").policy = Err(Reason::owner("annotation x: invalid"));
         assert!(world.plan().contains(&Step::Adopt { uid: uid("web"), slot: 3 }));
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use weir_abi::map::{MAX_CIDRS as CIDRS, MAX_PODS, MAX_PORT_RULES, PortRule};
 
-use crate::{config, redirect::PodRules, sources::PodSpec};
+use crate::{config, reason::Reason, redirect::PodRules, sources::PodSpec};
 
 /// weir's annotations, and Istio's that say the same: pods that have those need no others. Both together add up.
 const OUTBOUND_CIDRS: [&str; 2] =
@@ -61,6 +61,12 @@ pub enum Error {
         /// How many there may be.
         most: usize,
     },
+}
+
+impl From<Error> for Reason {
+    fn from(error: Error) -> Self {
+        Self::owner(error.to_string())
+    }
 }
 
 impl Policy {

@@ -31,6 +31,7 @@ use crate::{
     handoff::{Event, ListenersHandedBack, ProxyId},
     health::{Health, Progress, Stage},
     netns::{self, Identity, Netns},
+    reason::{Reason, Waiting},
     redirect,
     sources::{Follower, PassedOver, PodNetns, PodSpec},
     status::{PodStatus, SharedBoard},
@@ -64,7 +65,7 @@ pub struct Settings {
 /// Why a pod is not enrolled, and when to try again.
 #[derive(Debug)]
 pub(super) struct Failure {
-    pub(super) reason: String,
+    pub(super) reason: Reason,
     pub(super) pause: Duration,
     pub(super) again: Instant,
 }
@@ -107,6 +108,8 @@ pub struct Reconciler {
     pub(super) hand_back_until: Instant,
     pub(super) take_over_until: Instant,
     pub(super) failures: HashMap<String, Failure>,
+    /// How long pods that the board shows as pending have been so.
+    pub(super) waiting: HashMap<String, Waiting>,
     pub(super) withdrawn: HashMap<String, Withdrawn>,
     pub(super) proxies: Proxies,
     pub(super) outcomes: Outcomes,
@@ -151,6 +154,7 @@ impl Reconciler {
             served: HashMap::new(),
             handed_back: HashMap::new(),
             failures: HashMap::new(),
+            waiting: HashMap::new(),
             withdrawn: HashMap::new(),
             proxies: Proxies::default(),
             outcomes: Outcomes::default(),
@@ -372,10 +376,12 @@ fn look(netns: &PodNetns) -> Look {
     };
     match seen {
         // Looked at again with the next plan: it is about to be set up.
-        Ok((_, contents)) if contents.ips.is_empty() => Look::Failed("the pod has no address yet".to_owned()),
+        Ok((_, contents)) if contents.ips.is_empty() => Look::Failed(Reason::starting("the pod has no address yet")),
         Ok((identity, contents)) => Look::Found { identity, cookie: contents.cookie },
-        Err(error @ (netns::Error::Missing(_) | netns::Error::NotANamespace(_))) => Look::Missing(error.to_string()),
-        Err(error) => Look::Failed(error.to_string()),
+        Err(error @ (netns::Error::Missing(_) | netns::Error::NotANamespace(_))) => {
+            Look::Missing(Reason::starting(error.to_string()))
+        }
+        Err(error) => Look::Failed(Reason::node(error.to_string())),
     }
 }
 

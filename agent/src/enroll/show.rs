@@ -1,21 +1,28 @@
 //! What the board shows of the pods: where each stands, and why.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
+
+use tokio::time::Instant;
 
 use super::{Reconciler, ground::Pod, policy::Policy, reconciler::Served};
 use crate::{
+    reason::{Reason, Waiting},
     sources::PassedOver,
     status::{PodState, PodStatus},
 };
 
+/// What is said of a pod that nothing was tried for yet.
+pub(super) const ABOUT_TO_BE: &str = "it is about to be enrolled";
+
 impl Reconciler {
     /// Shows everything on the board.
-    pub(super) fn publish(&self) {
+    pub(super) fn publish(&mut self) {
         let listed = self.wanted.iter().flatten().map(|(uid, _)| uid).filter_map(|uid| self.pod_status(uid));
         let leaving =
             self.withdrawn.iter().filter(|(uid, _)| self.wanted.as_ref().is_none_or(|pods| !pods.contains_key(*uid)));
         let leaving = leaving.map(|(_, pod)| pod.status.clone());
-        let pods: Vec<PodStatus> = listed.chain(leaving).chain(self.passed_over.iter().map(passed_over)).collect();
+        let mut pods: Vec<PodStatus> = listed.chain(leaving).chain(self.passed_over.iter().map(passed_over)).collect();
+        self.waiting = wait(&self.waiting, &mut pods, Instant::now());
         let proxies = self.proxies.status();
         let mut board = self.board.write();
         (board.pods, board.proxies) = (pods, proxies);
@@ -51,20 +58,32 @@ impl Reconciler {
 
     pub(super) fn pod_state(&self, uid: &str, pod: Option<&Pod>) -> PodState {
         if let Some(failure) = self.failures.get(uid) {
-            return PodState::Pending(failure.reason.clone());
+            return PodState::pending(failure.reason.clone());
         }
-        let Some(pod) = pod else { return PodState::Pending("it is about to be enrolled".to_owned()) };
+        let Some(pod) = pod else { return PodState::pending(Reason::starting(ABOUT_TO_BE)) };
         let reason = match self.served.get(uid) {
             _ if pod.listeners.is_empty() => "redirected; its listening sockets are not back yet",
             Some(Served::Yes) => return PodState::Enrolled,
             Some(Served::Refused(error)) => {
-                return PodState::Pending(format!("redirected; the proxy refuses it: {error}"));
+                return PodState::pending(Reason::node(format!("redirected; the proxy refuses it: {error}")));
             }
             _ if self.proxies.speaker().is_none() => "redirected; no proxy is connected",
             _ => "redirected; the proxy has not acknowledged it yet",
         };
-        PodState::Pending(reason.to_owned())
+        PodState::pending(Reason::node(reason))
     }
+}
+
+/// Says of pending pods whether they count against the node, by how long they have waited; what to go by next time.
+fn wait(before: &HashMap<String, Waiting>, pods: &mut [PodStatus], now: Instant) -> HashMap<String, Waiting> {
+    let mut waiting = HashMap::new();
+    for pod in pods {
+        let PodState::Pending { reason, overdue } = &mut pod.state else { continue };
+        let waited = Waiting::go_on(before.get(&pod.uid).copied(), reason.cause, now);
+        *overdue = waited.is_overdue(now);
+        waiting.insert(pod.uid.clone(), waited);
+    }
+    waiting
 }
 
 fn passed_over(pod: &PassedOver) -> PodStatus {

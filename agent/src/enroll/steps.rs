@@ -12,9 +12,11 @@ use super::{
     plan::Step,
     policy::Policy,
     reconciler::{Failure, Served, Withdrawn},
+    show::ABOUT_TO_BE,
 };
 use crate::{
     handoff::ListenersHandedBack,
+    reason::Reason,
     redirect,
     sources::{PodNetns, PodSpec},
     status::{PodState, PodStatus},
@@ -50,9 +52,12 @@ impl Reconciler {
             return;
         }
         let outcome = match (self.pods.get(uid), self.failures.get(uid)) {
-            (Some(pod), _) => Outcome::Redirected { identity: pod.netns.identity() },
+            (Some(pod), failure) => {
+                let problem = failure.map(|failure| failure.reason.clone());
+                Outcome::Redirected { identity: pod.netns.identity(), problem }
+            }
             (None, Some(failure)) => Outcome::Pending(failure.reason.clone()),
-            (None, None) => Outcome::Pending("it is about to be enrolled".to_owned()),
+            (None, None) => Outcome::Pending(Reason::starting(ABOUT_TO_BE)),
         };
         self.outcomes.set(uid, outcome);
     }
@@ -60,7 +65,9 @@ impl Reconciler {
     fn enroll(&mut self, uid: &str) {
         let Some((spec, Ok(policy))) = self.wanted(uid) else { return };
         let name = spec.full_name();
-        let Some(slot) = self.slots.take() else { return self.fail(uid, redirect::Error::NoSlot.to_string()) };
+        let Some(slot) = self.slots.take() else {
+            return self.fail(uid, Reason::node(redirect::Error::NoSlot.to_string()));
+        };
         match self.ground.enroll(spec, policy, slot) {
             Ok(pod) => {
                 tracing::info!(pod = %name, uid, slot, netns = pod.cookie, ips = ?pod.ips, "pod redirected");
@@ -70,7 +77,7 @@ impl Reconciler {
             }
             Err(error) => {
                 self.slots.free(slot);
-                self.fail(uid, error.to_string());
+                self.fail(uid, error.into());
             }
         }
     }
@@ -89,7 +96,7 @@ impl Reconciler {
                 tracing::info!(pod = %name, uid, slot, sockets = pod.listeners.len(), "pod taken over");
                 self.keep(uid, pod);
             }
-            Err(error) => self.fail(uid, error.to_string()),
+            Err(error) => self.fail(uid, error.into()),
         }
     }
 
@@ -101,7 +108,7 @@ impl Reconciler {
         let Some(mut pod) = self.pods.remove(of) else { return };
         if let Err(error) = self.ground.rename(&mut pod, spec, policy) {
             self.pods.insert(of.to_owned(), pod);
-            return self.fail(uid, error.to_string());
+            return self.fail(uid, error.into());
         }
         pod.enrolled = SystemTime::now();
         let (name, was) = (pod.spec.full_name(), status.full_name());
@@ -137,7 +144,7 @@ impl Reconciler {
             }
             Err(error) => {
                 pod.listeners.clear();
-                self.fail(uid, error.to_string());
+                self.fail(uid, error.into());
             }
         }
         self.pods.insert(uid.to_owned(), pod);
@@ -155,7 +162,7 @@ impl Reconciler {
                     self.keep_sockets(pod);
                 }
             }
-            Err(error) => self.fail(uid, error.to_string()),
+            Err(error) => self.fail(uid, error.into()),
         }
     }
 
@@ -215,7 +222,7 @@ impl Reconciler {
     }
 
     /// An attempt failed: the next one comes after a pause, each longer than the one before.
-    fn fail(&mut self, uid: &str, reason: String) {
+    fn fail(&mut self, uid: &str, reason: Reason) {
         let pause =
             self.failures.get(uid).map_or(FIRST_PAUSE, |failure| failure.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         self.pend(uid, reason);
@@ -225,7 +232,7 @@ impl Reconciler {
     }
 
     /// Not now; looked at again with the next plan.
-    fn pend(&mut self, uid: &str, reason: String) {
+    fn pend(&mut self, uid: &str, reason: Reason) {
         let before = self.failures.get(uid);
         if before.is_none_or(|failure| failure.reason != reason) {
             let wanted = self.wanted.as_ref().and_then(|pods| pods.get(uid));
@@ -240,7 +247,7 @@ impl Reconciler {
         self.failures.insert(uid.to_owned(), Failure { reason, pause: Duration::ZERO, again: Instant::now() });
     }
 
-    fn wanted(&self, uid: &str) -> Option<(PodSpec, Result<Policy, String>)> {
+    fn wanted(&self, uid: &str) -> Option<(PodSpec, Result<Policy, Reason>)> {
         let wanted = self.wanted.as_ref()?.get(uid)?;
         Some((wanted.spec.clone(), wanted.policy.clone()))
     }

@@ -244,6 +244,7 @@ impl What {
         match self {
             Self::Enrolled => "Enrolled",
             Self::Failed(_) => "EnrollFailed",
+            Self::Unapplied(_) => "UpdateFailed",
             Self::Withdrawn => "Withdrawn",
             Self::Unavailable(_) => "RedirectUnavailable",
         }
@@ -252,6 +253,7 @@ impl What {
     fn action(&self) -> &'static str {
         match self {
             Self::Enrolled | Self::Failed(_) => "Enroll",
+            Self::Unapplied(_) => "Update",
             Self::Withdrawn => "Withdraw",
             Self::Unavailable(_) => "Start",
         }
@@ -260,7 +262,7 @@ impl What {
     fn kind(&self) -> &'static str {
         match self {
             Self::Enrolled | Self::Withdrawn => "Normal",
-            Self::Failed(_) | Self::Unavailable(_) => "Warning",
+            Self::Failed(_) | Self::Unapplied(_) | Self::Unavailable(_) => "Warning",
         }
     }
 
@@ -268,6 +270,7 @@ impl What {
         let mut note = match self {
             Self::Enrolled => "Connections of this pod are redirected to weir from now on".to_owned(),
             Self::Failed(reason) => format!("This pod is not enrolled: {reason}"),
+            Self::Unapplied(reason) => format!("This pod is enrolled, but not as it says now: {reason}"),
             Self::Withdrawn => "Connections of this pod are not redirected to weir any more".to_owned(),
             Self::Unavailable(reason) => format!("weir redirects nothing on this node: {reason}"),
         };

@@ -25,7 +25,10 @@ use self::{
     cgroups::Cgroups,
     decide::{Held, Origin, Process, Seen, Verdict, decide},
 };
-use crate::netns::{Identity, Netns};
+use crate::{
+    netns::{Identity, Netns},
+    reason::Reason,
+};
 
 /// A pod that nobody asked for in this time is gone: its namespace is let go.
 const FORGOTTEN: Duration = Duration::from_secs(120);
@@ -98,6 +101,17 @@ impl NotYet {
             Self::NoCgroup(_) | Self::NoProcess | Self::TakenDown { over: true } => true,
             Self::InvalidUid(_) | Self::NoTree(_) | Self::OnlyNode | Self::TakenDown { over: false } => false,
             Self::Unreadable { .. } | Self::Open(_) => false,
+        }
+    }
+}
+
+impl From<NotYet> for Reason {
+    fn from(not_yet: NotYet) -> Self {
+        let text = not_yet.to_string();
+        match not_yet {
+            NotYet::NoCgroup(_) | NotYet::NoProcess => Self::not_begun(text),
+            NotYet::OnlyNode | NotYet::TakenDown { .. } => Self::starting(text),
+            NotYet::InvalidUid(_) | NotYet::NoTree(_) | NotYet::Unreadable { .. } | NotYet::Open(_) => Self::node(text),
         }
     }
 }

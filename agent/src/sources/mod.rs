@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Deserializer};
 use tokio::sync::watch;
 
-use crate::netns::Netns;
+use crate::{netns::Netns, reason::Reason};
 
 /// The reason for which a pod is passed over that ran to its end.
 pub const CONTAINERS_ENDED: &str = "its containers have ended";
@@ -78,9 +78,9 @@ pub enum PodNetns {
     /// It is this one until the source says otherwise. Holding it keeps a dead one alive, so the source has to say.
     Held(Arc<Netns>),
     /// It is not found yet, and why. A pod that is enrolled stays so.
-    Unknown(String),
+    Unknown(Reason),
     /// The pod has none now, and why: its sandbox is not made yet, or is over.
-    Absent(String),
+    Absent(Reason),
 }
 
 impl PodNetns {

@@ -33,6 +33,8 @@ pub struct Pod {
     pub state: String,
     /// Why it is pending or passed over.
     pub reason: Option<String>,
+    /// Whether it is pending for so long, and not for a reason of its own, that it counts against the node's health.
+    pub overdue: bool,
     netns: Option<String>,
     netns_cookie: Option<u64>,
     ips: Vec<String>,
@@ -73,6 +75,7 @@ impl From<pb::Pod> for Pod {
             netns_cookie: (pod.netns_cookie != 0).then_some(pod.netns_cookie),
             ips: pod.ips,
             slot: has_slot.then_some(pod.slot),
+            overdue: pod.overdue,
             listeners: pod.listeners,
             enrolled: Time(pod.enrolled),
             setup: Setup {
@@ -254,7 +257,7 @@ inbound    steered      steer     3
         let value = crate::show::read_back(&web());
         assert_eq!(value["counters"]["redirected"], 2);
         assert_eq!((&value["slot"], &value["reason"]), (&0.into(), &Value::Null));
-        assert_eq!(value.as_object().unwrap().len(), 20);
+        assert_eq!(value.as_object().unwrap().len(), 21);
     }
 
     #[test]

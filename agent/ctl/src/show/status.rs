@@ -122,7 +122,7 @@ impl From<pb::StatusResponse> for Status {
             cni: optional(status.cni),
             cni_error: optional(status.cni_error),
         };
-        status.healthy = status.attention().is_empty();
+        status.healthy = status.trouble().is_empty() && !status.pending.iter().any(|pod| pod.overdue);
         status
     }
 }
@@ -214,8 +214,8 @@ impl Status {
         versions
     }
 
-    /// What needs attention, in few words each.
-    fn attention(&self) -> Vec<String> {
+    /// What the operator has to see to, in few words each.
+    fn trouble(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.proxies.iter().any(Proxy::is_ready) {
             notes.push("no proxy is ready".to_owned());
@@ -232,7 +232,14 @@ impl Status {
         if let Some(problem) = self.keeper.as_ref().and_then(|keeper| keeper.problem.as_ref()) {
             notes.push(format!("keeper: {problem}"));
         }
-        let named = self.pending.iter().take(NAMED);
+        notes
+    }
+
+    /// The same, and pods that are pending for whatever reason; those that count against the node first.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = self.trouble();
+        let (overdue, others): (Vec<&Pod>, Vec<&Pod>) = self.pending.iter().partition(|pod| pod.overdue);
+        let named = overdue.into_iter().chain(others).take(NAMED);
         notes.extend(named.map(|pod| format!("{}: {}", pod.full_name(), shown(&pod.reason))));
         match (self.pods_pending as usize).saturating_sub(NAMED.min(self.pending.len())) {
             0 => {}
@@ -269,7 +276,7 @@ pub fn table(nodes: &[Node]) -> Table {
                     status.refused.values().sum::<u64>().to_string(),
                     (status.faults.values().sum::<u64>() - dropped).to_string(),
                     dropped.to_string(),
-                    status.attention().join("; "),
+                    status.notes().join("; "),
                 ]
             }
         };
@@ -409,11 +416,11 @@ keeper        off
         assert!(text.ends_with("keeper        pid 77, 12 sockets of 3 pods\n"), "{text}");
         assert!(keeper(0, "no such file").plain(Time(0)).ends_with("keeper        none: no such file\n"));
         let value = crate::show::read_back(&status);
-        assert_eq!((&value["faults"][EVENT_DROPPED], &value["healthy"]), (&0.into(), &false.into()));
+        assert_eq!((&value["faults"][EVENT_DROPPED], &value["healthy"]), (&0.into(), &true.into()));
     }
 
     #[test]
-    fn health_needs_a_ready_proxy_and_nothing_pending() {
+    fn health_needs_a_ready_proxy_and_no_pod_that_is_overdue() {
         let healthy = |change: &dyn Fn(&mut pb::StatusResponse)| {
             let mut answer = answer();
             (answer.pods_pending, answer.pending) = (0, Vec::new());
@@ -421,8 +428,12 @@ keeper        off
             Status::from(answer).is_healthy()
         };
         assert!(healthy(&|_| {}));
-        assert!(!Status::from(answer()).is_healthy());
-        assert!(!healthy(&|answer| answer.pods_pending = 1));
+        let pending = |overdue| {
+            let late = pb::Pod { overdue, ..answer().pending.remove(0) };
+            move |answer: &mut pb::StatusResponse| (answer.pods_pending, answer.pending) = (1, vec![late.clone()])
+        };
+        assert!(healthy(&pending(false)), "one that anybody may make");
+        assert!(!healthy(&pending(true)));
         assert!(!healthy(&|answer| answer.source_error = "pods.toml: line 3".to_owned()));
         assert!(!healthy(&|answer| answer.pods_cgroup_error = "no kubepods below /sys/fs/cgroup".to_owned()));
         assert!(!healthy(&|answer| answer.cni_error = "/etc/cni/net.d has no CNI configuration yet".to_owned()));
@@ -437,6 +448,7 @@ keeper        off
         busy.node = "node-b".to_owned();
         busy.pods_pending = 5;
         busy.pending = vec![busy.pending[0].clone(); 5];
+        busy.pending[4] = pb::Pod { name: "stuck".to_owned(), overdue: true, ..busy.pending[0].clone() };
         busy.faults.insert(EVENT_DROPPED.to_owned(), 7);
         busy.proxies.push(pb::Proxy {
             version: "0.0.9".to_owned(),
@@ -444,7 +456,7 @@ keeper        off
             ..Default::default()
         });
         let mut well = answer();
-        (well.pods_pending, well.pending) = (0, Vec::new());
+        well.pods_pending = 1;
         let node = |name: &str, status| Node { name: name.to_owned(), status };
         let nodes =
             [node("a", Ok(well.clone().into())), node("b", Ok(busy.into())), node("c", Err("no weir pod".to_owned()))];
@@ -452,8 +464,8 @@ keeper        off
             table(&nodes).to_string(),
             "\
 NODE  HEALTHY  AGENT  PROXY        ENROLLED  PENDING  REFUSED  FAULTS  DROPS  NOTES
-a     yes      0.1.0  0.1.0        3         0        5        2       0      -
-b     no       0.1.0  0.1.0,0.0.9  3         5        5        2       7      default/late: no netns; default/late: no netns; default/late: no netns; 2 more pending
+a     yes      0.1.0  0.1.0        3         1        5        2       0      default/late: no netns
+b     no       0.1.0  0.1.0,0.0.9  3         5        5        2       7      default/stuck: no netns; default/late: no netns; default/late: no netns; 2 more pending
 c     no       -      -            -         -        -        -       -      no answer
 "
         );

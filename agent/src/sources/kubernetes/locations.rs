@@ -13,6 +13,7 @@ use super::record::RecordedNetns;
 use crate::{
     locate::{Locator, NotYet},
     netns::{Identity, Netns},
+    reason::Reason,
     sources::PodNetns,
 };
 
@@ -44,14 +45,14 @@ struct Location {
 /// Why a pod has no namespace.
 #[derive(Debug, PartialEq, Eq)]
 struct NotFound {
-    reason: String,
+    reason: Reason,
     /// It is known to have none now.
     certain: bool,
 }
 
 impl From<NotYet> for NotFound {
     fn from(not_yet: NotYet) -> Self {
-        Self { reason: not_yet.to_string(), certain: not_yet.is_certain() }
+        Self { certain: not_yet.is_certain(), reason: not_yet.into() }
     }
 }
 
@@ -126,7 +127,7 @@ impl Locations {
             Some(Ok(netns)) => PodNetns::Held(netns.clone()),
             Some(Err(NotFound { reason, certain: true })) => PodNetns::Absent(reason.clone()),
             Some(Err(NotFound { reason, certain: false })) => PodNetns::Unknown(reason.clone()),
-            None => PodNetns::Unknown("the pod's network namespace was not looked for yet".to_owned()),
+            None => PodNetns::Unknown(Reason::not_begun("the pod's network namespace was not looked for yet")),
         }
     }
 
@@ -244,7 +245,7 @@ mod tests {
         }
         assert_eq!((pauses[0], *pauses.last().unwrap()), (FIRST, AGAIN));
         assert!(pauses.is_sorted(), "{pauses:?}");
-        assert!(matches!(locations.netns("u"), PodNetns::Unknown(reason) if reason.contains("no cgroup yet")));
+        assert!(matches!(locations.netns("u"), PodNetns::Unknown(reason) if reason.text.contains("no cgroup yet")));
         // Not before it is due, unless the pod changed.
         locations.look(wanted("u", false), Instant::now()).await;
         let due = locations.due().unwrap();

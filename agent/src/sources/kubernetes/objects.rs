@@ -46,6 +46,9 @@ pub struct Pod {
     pub controller: Option<String>,
     /// Whether it is in the node's network namespace.
     pub host_network: bool,
+    /// Whether it has, or had, a sandbox and an address; not known of one that is only remembered.
+    #[serde(skip)]
+    pub begun: bool,
     /// Whether its containers have ended for good.
     pub finished: bool,
     /// Ports that the kubelet connects to.
@@ -131,6 +134,8 @@ pub(super) mod wire {
     #[serde(default)]
     pub struct PodStatus {
         pub phase: String,
+        #[serde(rename = "podIP")]
+        pub pod_ip: String,
     }
 
     /// An object of which only the metadata is of interest.
@@ -198,6 +203,7 @@ impl From<wire::Pod> for PodObject {
             annotations: metadata.annotations.into_iter().filter(|(name, _)| read(name)).collect(),
             controller: metadata.owner_references.into_iter().find(|owner| owner.controller).map(|owner| owner.uid),
             host_network: spec.host_network,
+            begun: !status.pod_ip.is_empty(),
             finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
             probe_ports,
         };
@@ -266,6 +272,7 @@ mod tests {
             labels: [("app".to_owned(), "web".to_owned())].into(),
             annotations: [("weir.dev/fail-open".to_owned(), "true".to_owned())].into(),
             controller: Some("o2".to_owned()),
+            begun: true,
             probe_ports: vec![8080],
             ..Pod::default()
         };

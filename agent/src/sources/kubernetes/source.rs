@@ -20,6 +20,7 @@ use super::{
 use crate::{
     file::put_private,
     locate::Locator,
+    reason::Cause,
     sources::{Listing, PassedOver, PodNetns, PodSpec},
 };
 
@@ -341,7 +342,14 @@ fn write_record(path: PathBuf, record: &Record, before: Vec<u8>) -> io::Result<V
     Ok(text)
 }
 
-fn spec(pod: &Pod, netns: PodNetns) -> PodSpec {
+fn spec(pod: &Pod, mut netns: PodNetns) -> PodSpec {
+    if let PodNetns::Unknown(reason) | PodNetns::Absent(reason) = &mut netns
+        && reason.cause == Cause::NotBegun
+        && pod.begun
+    {
+        // The kubelet did its part: if this lasts, it is not looked for in the right place.
+        reason.cause = Cause::Starting;
+    }
     PodSpec {
         uid: pod.uid.clone(),
         name: pod.name.clone(),

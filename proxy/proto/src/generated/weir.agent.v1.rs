@@ -194,6 +194,8 @@ pub struct Pod {
     pub outbound_listeners: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "20")]
     pub inbound_listeners: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "21")]
+    pub overdue: bool,
 }
 impl ::prost::Name for Pod {
     const NAME: &'static str = "Pod";
