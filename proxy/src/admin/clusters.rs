@@ -17,7 +17,7 @@ use super::{
 };
 use crate::config::{
     Snapshot,
-    cluster::{Endpoint, HealthFlags, Locality, outlier::Detector},
+    cluster::{AssignmentPolicy, Discovery, Endpoint, HealthFlags, Locality, Metadata, outlier::Detector},
     matcher::Regex,
 };
 
@@ -29,6 +29,7 @@ pub(super) struct ClusterView {
     /// Of the default and of the high priority.
     thresholds: [Limits; 2],
     hosts: Vec<HostView>,
+    policy: AssignmentPolicy,
 }
 
 #[derive(Clone, Copy)]
@@ -53,6 +54,7 @@ struct HostView {
     locality: Arc<Locality>,
     canary: bool,
     priority: u32,
+    metadata: Option<Arc<Metadata>>,
     /// Percent, if there were enough requests.
     success_rate: Option<f64>,
     local_origin_success_rate: Option<f64>,
@@ -77,7 +79,14 @@ pub(super) fn views(snapshot: &Snapshot) -> Vec<ClusterView> {
                 retries: cluster.breakers.max_retries,
             };
             let endpoints = cluster.endpoints.load();
-            let hosts = endpoints.iter().map(|endpoint| host(endpoint));
+            let hosts = endpoints.iter().map(|endpoint| {
+                let mut shown = host(endpoint);
+                // Of these Envoy shows it even if there is none.
+                if matches!(cluster.discovery, Discovery::Dns(_)) {
+                    shown.metadata.get_or_insert_default();
+                }
+                shown
+            });
             let high = &cluster.high.limits;
             let high = Limits {
                 connections: high.max_connections,
@@ -90,6 +99,7 @@ pub(super) fn views(snapshot: &Snapshot) -> Vec<ClusterView> {
                 outlier: cluster.outlier.as_ref().map(outlier),
                 thresholds: [limits, high],
                 hosts: hosts.collect(),
+                policy: endpoints.policy.clone(),
             }
         })
         .collect();
@@ -139,6 +149,7 @@ fn host(endpoint: &Endpoint) -> HostView {
         locality: template.locality.clone(),
         canary: template.canary,
         priority: template.priority,
+        metadata: template.metadata.clone(),
         success_rate: host.outlier.external.last(),
         local_origin_success_rate: host.outlier.local.last(),
     }
@@ -255,7 +266,16 @@ impl ClusterView {
         if !endpoints.is_empty() {
             all["endpoints"] = endpoints.into();
         }
-        all["policy"] = json!({"overprovisioning_factor": 140});
+        let mut policy = Map::new();
+        if let Some(drops) = &self.policy.drops {
+            let drop = json!({
+                "category": &*drops.category,
+                "drop_percentage": {"numerator": drops.share, "denominator": "MILLION"},
+            });
+            policy.insert("drop_overloads".into(), json!([drop]));
+        }
+        policy.insert("overprovisioning_factor".into(), self.policy.overprovisioning.into());
+        all["policy"] = policy.into();
         all
     }
 }
@@ -345,8 +365,32 @@ impl HostView {
         if !self.hostname.is_empty() {
             endpoint.insert("hostname".into(), self.hostname.clone().into());
         }
-        json!({"endpoint": endpoint, "health_status": self.health(), "load_balancing_weight": self.weight})
+        let mut shown = json!({"endpoint": endpoint, "health_status": self.health()});
+        if let Some(metadata) = &self.metadata {
+            shown["metadata"] = match metadata.is_empty() {
+                true => json!({}),
+                false => json!({"filter_metadata": metadata.iter().map(whole).collect::<Map<_, _>>()}),
+            };
+        }
+        shown["load_balancing_weight"] = self.weight.into();
+        shown
     }
+}
+
+/// Whole numbers as proto3 JSON writes them.
+fn whole((name, value): (&String, &Value)) -> (String, Value) {
+    fn shown(value: &Value) -> Value {
+        match value {
+            Value::Number(number) => match number.as_f64() {
+                Some(float) if float.fract() == 0.0 && float.abs() < 1e15 => Value::from(float as i64),
+                _ => value.clone(),
+            },
+            Value::Array(values) => values.iter().map(shown).collect(),
+            Value::Object(fields) => Value::Object(fields.iter().map(whole).collect()),
+            _ => value.clone(),
+        }
+    }
+    (name.clone(), shown(value))
 }
 
 /// An address as proto3 JSON: an IP address and port, or else a path.

@@ -24,6 +24,7 @@ pub use self::{
     outlier::Outcome,
     pick::PickContext,
     running::{Running, start},
+    update::Dropped,
 };
 use crate::{
     config::cluster::{Cluster, Discovery, Endpoint, OriginalHosts},

@@ -6,8 +6,17 @@ use hashbrown::HashMap;
 
 use super::clock;
 use crate::config::cluster::{
-    AssignmentPolicy, Cluster, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights, Zones,
+    AssignmentPolicy, Cluster, Drops, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights, Zones,
 };
+
+/// Why a request is turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// All are.
+    All,
+    /// It is one of the share that is.
+    Share,
+}
 
 impl Cluster {
     /// Replaces the endpoints. Hosts whose address stays keep their health and counters. Whether anything changed.
@@ -44,6 +53,7 @@ impl Cluster {
         if added == 0 && removed == 0 && !health_changed && same(&current, &set) {
             return false;
         }
+        self.drops.store(drops(&set), Ordering::Relaxed);
         self.endpoints.store(Arc::new(set));
         if added > 0 || removed > 0 {
             self.stats.inc(self.stats.membership_change);
@@ -53,6 +63,15 @@ impl Cluster {
             self.changed();
         }
         true
+    }
+
+    /// Whether the next request is to be turned away (`drop_overloads`).
+    pub fn drops_one(&self) -> Option<Dropped> {
+        match self.drops.load(Ordering::Relaxed) {
+            0 => None,
+            Drops::ALL => Some(Dropped::All),
+            share => (fastrand::u32(0..Drops::ALL) < share).then_some(Dropped::Share),
+        }
     }
 
     /// Makes these the hosts, as they are. Those that are gone have no connections left.
@@ -66,6 +85,7 @@ impl Cluster {
     /// Makes the endpoints of the configuration the first ones.
     pub(crate) fn begin(&self) {
         let endpoints = self.endpoints.load();
+        self.drops.store(drops(&endpoints), Ordering::Relaxed);
         for endpoint in endpoints.iter() {
             endpoint.host.set(self.new_host(endpoint).flags());
         }
@@ -206,6 +226,11 @@ pub(super) async fn merge(cluster: Weak<Cluster>) {
     }
 }
 
+/// How many of [`Drops::ALL`] requests a set of endpoints has turned away.
+fn drops(set: &EndpointSet) -> u32 {
+    set.policy.drops.as_ref().map_or(0, |drops| drops.share)
+}
+
 /// Whether two sets have the same endpoints in the same order, with the same weights.
 fn same(a: &EndpointSet, b: &EndpointSet) -> bool {
     let localities = |set: &EndpointSet| -> Vec<_> {
@@ -242,5 +267,18 @@ mod tests {
         assert!(Arc::ptr_eq(&kept.host, &host));
         assert_ne!(cluster.version(), version);
         assert!(!cluster.replace(vec![endpoint(3), endpoint(1)], &[], AssignmentPolicy::default()));
+    }
+
+    #[test]
+    fn what_is_dropped_follows_the_assignment() {
+        let cluster = Cluster::fixed("c", EndpointSet::new([endpoint(1)]));
+        assert_eq!(cluster.drops_one(), None);
+        let drops = |share| Some(Drops { category: "overload".into(), share });
+        let policy = |share| AssignmentPolicy { drops: drops(share), ..AssignmentPolicy::default() };
+        assert!(cluster.replace(vec![endpoint(1)], &[], policy(Drops::ALL)));
+        assert_eq!(cluster.drops_one(), Some(Dropped::All));
+        assert!(cluster.replace(vec![endpoint(1)], &[], policy(Drops::ALL / 2)));
+        let dropped = (0..1_000).filter(|_| cluster.drops_one() == Some(Dropped::Share)).count();
+        assert!((400..600).contains(&dropped), "{dropped}");
     }
 }

@@ -32,8 +32,8 @@ use self::{balancing::LoadBalancing, health::HealthCheck, outlier::Detector, sta
 pub use self::{
     consistent::{Consistent, Hashed, Weighted},
     endpoint::{
-        AssignmentPolicy, CheckAddress, Endpoint, EndpointSet, Locality, LocalityEndpoints, LocalityWeights, Metadata,
-        Priority, Template,
+        AssignmentPolicy, CheckAddress, Drops, Endpoint, EndpointSet, Locality, LocalityEndpoints, LocalityWeights,
+        Metadata, Priority, Template,
     },
     host::{Health, HealthFlags, Host, HostStats, Monitor, Rate},
     merge::MergeWindow,
@@ -58,8 +58,10 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// How one is chosen.
     pub balancing: LoadBalancing,
-    /// The current endpoints. Discovery stores new ones; workers load.
+    /// The current endpoints. Discovery stores new ones ([`Cluster::replace`]); workers load.
     pub endpoints: ArcSwap<EndpointSet>,
+    /// How many of [`Drops::ALL`] requests are turned away, by the policy of the current endpoints.
+    pub drops: AtomicU32,
     /// Tables of consistent hashing.
     pub hashed: ArcSwapOption<Hashed>,
     /// Where this proxy's own kind is, for zone-aware routing.
@@ -336,6 +338,7 @@ impl Cluster {
             discovery: Discovery::Static,
             balancing: LoadBalancing::default(),
             endpoints: ArcSwap::from_pointee(endpoints),
+            drops: AtomicU32::new(0),
             hashed: ArcSwapOption::empty(),
             zones: None,
             local_zones: None,

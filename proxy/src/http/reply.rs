@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Part
 
 use super::{framing::Refusal, mutate, stream::Stream, timers::Expired, upstream::Failure};
 use crate::{
+    cluster::Dropped,
     config::local_reply::{BodyFormat, LocalReplies, ReplyMapper},
     telemetry::access_log::{Flag, Live, View},
 };
@@ -15,6 +16,8 @@ use crate::{
 const DEADLINE_EXCEEDED: u8 = 4;
 
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+const DROP_OVERLOAD: HeaderName = HeaderName::from_static("x-envoy-drop-overload");
+const UNCONDITIONAL_DROP_OVERLOAD: HeaderName = HeaderName::from_static("x-envoy-unconditional-drop-overload");
 
 /// A response made here.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,6 +91,24 @@ impl Reply {
     pub fn no_host() -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self::new(status, "no healthy upstream", Flag::NoHealthyUpstream, "no_healthy_upstream")
+    }
+
+    /// The cluster's load assignment has it turned away. `named`: a header says so.
+    pub fn dropped(why: Dropped, named: bool) -> Self {
+        let (body, flag, details, header) = match why {
+            Dropped::All => (
+                "unconditional drop overload",
+                Flag::UnconditionalDropOverload,
+                "unconditional_drop_overload",
+                UNCONDITIONAL_DROP_OVERLOAD,
+            ),
+            Dropped::Share => ("drop overload", Flag::DropOverload, "drop_overload", DROP_OVERLOAD),
+        };
+        let mut reply = Self::new(StatusCode::SERVICE_UNAVAILABLE, body, flag, details);
+        if named {
+            reply.headers.insert(header, HeaderValue::from_static("true"));
+        }
+        reply
     }
 
     /// An attempt failed and was the last. `retried`: it was not the first.

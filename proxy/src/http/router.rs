@@ -52,6 +52,15 @@ pub(super) async fn forward(
     };
     let (group, group_stats) = routed.virtual_host.group(&stream.view(&parts));
     stream.record.entry.virtual_cluster = group.cloned();
+    if let Some(why) = cluster.drops_one() {
+        stream.keep_request(&parts);
+        let worker = stream.connection.worker.clone();
+        let reply = Reply::dropped(why, !stream.connection.manager.router.suppress_envoy_headers);
+        let groups: SmallVec<[_; 2]> = group_stats.into_iter().chain(&routed.route.stats).collect();
+        let internal = charge::is_internal(&parts.headers);
+        charge::answer(&cluster, &groups, &worker.stats, reply.status, internal, false);
+        return stream.answer(reply, Some(&changes), &parts).into();
+    }
     let policy = retry_policy(forward, &stream, &parts);
     let timeouts = Timeouts::of(forward, policy.as_deref(), stream.is_grpc(), &parts.headers);
     let stream_deadline = forward.grpc_stream.zip(asked_by_grpc(&parts.headers));

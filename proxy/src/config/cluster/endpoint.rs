@@ -107,13 +107,27 @@ pub struct AssignmentPolicy {
     pub overprovisioning: u32,
     /// Health of a priority is by weight, not by number.
     pub weighted_health: bool,
-    /// Shares of requests that are dropped, by category, in parts per million.
-    pub drops: Arc<[(Arc<str>, u32)]>,
+    /// The requests that are turned away.
+    pub drops: Option<Drops>,
+}
+
+/// `drop_overloads`: a share of the requests is turned away before an endpoint is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drops {
+    /// Why, in the words of who asks for it.
+    pub category: Box<str>,
+    /// How many of [`Self::ALL`].
+    pub share: u32,
+}
+
+impl Drops {
+    /// A share of all requests.
+    pub const ALL: u32 = 1_000_000;
 }
 
 impl Default for AssignmentPolicy {
     fn default() -> Self {
-        Self { overprovisioning: 140, weighted_health: false, drops: Arc::default() }
+        Self { overprovisioning: 140, weighted_health: false, drops: None }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64},
+        atomic::{AtomicBool, AtomicU32, AtomicU64},
     },
     time::Duration,
 };
@@ -135,6 +135,7 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         balancing,
         discovery,
         endpoints: ArcSwap::from_pointee(endpoints),
+        drops: AtomicU32::new(0),
         hashed: ArcSwapOption::empty(),
         connect_timeout,
         transports,

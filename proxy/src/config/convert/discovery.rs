@@ -67,7 +67,9 @@ pub(super) fn discovery(
             }
             let assignment = Assignment { endpoints: assigned, weights, policy };
             let dns = dns::dns(cx, message, kind == DiscoveryType::StrictDns, assignment, at)?;
-            Ok((Discovery::Dns(dns), EndpointSet::default()))
+            // The policy applies before there is an address.
+            let none = EndpointSet::with([], &[], None, dns.policy.clone());
+            Ok((Discovery::Dns(dns), none))
         }
         DiscoveryType::OriginalDst => {
             if !assigned.is_empty() {

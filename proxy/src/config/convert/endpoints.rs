@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use weir_proto::envoy::config::{core::v3 as core, endpoint::v3 as endpoint};
 
-use super::{Context, Error, host_and_port, item, socket_address, sub};
-use crate::config::cluster::{
-    AssignmentPolicy, CheckAddress, Cluster, Endpoint, HealthFlags, Host, Locality, Metadata, Template,
+use super::{Context, Error, host_and_port, item, matcher::fraction, socket_address, sub};
+use crate::config::{
+    cluster::{
+        AssignmentPolicy, CheckAddress, Cluster, Drops, Endpoint, HealthFlags, Host, Locality, Metadata, Template,
+    },
+    fraction::Fraction,
 };
 
 /// Priorities go up to this.
@@ -68,14 +71,40 @@ fn policy(
     message: &endpoint::cluster_load_assignment::Policy,
     at: &str,
 ) -> Result<AssignmentPolicy, Error> {
-    let supported = ["overprovisioning_factor", "weighted_priority_health"];
+    let supported = ["overprovisioning_factor", "weighted_priority_health", "drop_overloads"];
     cx.only(message, at, &supported, &["endpoint_stale_after"])?;
     let default = AssignmentPolicy::default();
     Ok(AssignmentPolicy {
         overprovisioning: message.overprovisioning_factor.unwrap_or(default.overprovisioning),
         weighted_health: message.weighted_priority_health,
-        ..default
+        drops: drops(&message.drop_overloads, &sub(at, "drop_overloads"))?,
     })
+}
+
+fn drops(
+    messages: &[endpoint::cluster_load_assignment::policy::DropOverload],
+    at: &str,
+) -> Result<Option<Drops>, Error> {
+    let message = match messages {
+        [] => return Ok(None),
+        [message] => message,
+        several => {
+            let count = several.len();
+            let message = format!("Cluster drop_overloads config has {count} categories. Envoy only support one.");
+            return Err(Error::at(at, message));
+        }
+    };
+    let Fraction { numerator, denominator } = message.drop_percentage.as_ref().map_or(Fraction::NEVER, fraction);
+    if numerator > denominator {
+        let ratio = f64::from(numerator) / f64::from(denominator);
+        let message = format!(
+            "Cluster drop_overloads config is invalid. drop_ratio={ratio}(Numerator {numerator} / Denominator \
+             {denominator}). The valid range is 0~1."
+        );
+        return Err(Error::at(at, message));
+    }
+    let share = numerator * (Drops::ALL / denominator);
+    Ok((share > 0).then(|| Drops { category: message.category.as_str().into(), share }))
 }
 
 /// A locality, shared by its endpoints.
