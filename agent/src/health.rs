@@ -71,6 +71,8 @@ pub struct Progress {
     pub proxy_ready: bool,
     /// Whether the proxy that accepts was sent every pod.
     pub snapshot_sent: bool,
+    /// That the proxy does not answer, and for how long; none while it does.
+    pub hung: Option<String>,
 }
 
 impl Default for Health {
@@ -146,6 +148,7 @@ fn not_ready(stage: &Stage) -> Vec<String> {
     if !progress.snapshot_sent {
         problems.push("the proxy does not know every pod yet".to_owned());
     }
+    problems.extend(progress.hung.clone());
     problems
 }
 
@@ -243,7 +246,7 @@ mod tests {
     }
 
     fn ready() -> Progress {
-        Progress { taken_over: true, unlisted: None, proxy_ready: true, snapshot_sent: true }
+        Progress { taken_over: true, unlisted: None, proxy_ready: true, snapshot_sent: true, hung: None }
     }
 
     #[test]
@@ -272,6 +275,9 @@ mod tests {
             answer("/healthz/ready", &Stage::Leading(unlisted), Duration::ZERO).1,
             "the source of pods has not said which there are\n"
         );
+        let hung = Progress { hung: Some("proxy 40 (0.1.0) has not answered for 37s".to_owned()), ..ready() };
+        let (code, text) = answer("/healthz/ready", &Stage::Leading(hung), Duration::ZERO);
+        assert_eq!((code.as_u16(), text.as_str()), (503, "proxy 40 (0.1.0) has not answered for 37s\n"));
         assert_eq!(
             answer("/healthz/started", &Stage::Starting, Duration::ZERO).1,
             "the eBPF programs are not loaded\n"

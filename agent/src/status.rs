@@ -6,6 +6,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::SystemTime};
 
 use ipnet::IpNet;
 use parking_lot::RwLock;
+use tokio::time::Instant;
 
 use crate::{cni::install, handoff::ProxyState, keeper::Keeper, reason::Reason};
 
@@ -140,4 +141,6 @@ pub struct ProxyStatus {
     pub connected: SystemTime,
     /// Open connections, as it last said while draining or standing by.
     pub open: u64,
+    /// Since when it has owed an answer, if it does not answer.
+    pub unanswered: Option<Instant>,
 }

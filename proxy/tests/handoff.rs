@@ -21,8 +21,8 @@ use tokio::{
     time::timeout,
 };
 use weir_proto::handoff::v1::{
-    Direction, Drain, Draining, Enroll, Family, FromAgent, FromProxy, Listener, Maps, SnapshotSent, Sockets, Withdraw,
-    Workload, from_agent, from_proxy,
+    Direction, Drain, Draining, Enroll, Family, FromAgent, FromProxy, Listener, Maps, Ping, SnapshotSent, Sockets,
+    Withdraw, Workload, from_agent, from_proxy,
 };
 use weir_proxy::{
     cluster::Local,
@@ -103,7 +103,7 @@ impl Session {
     async fn hello(&mut self) -> u32 {
         match self.receive().await.0 {
             from_proxy::Message::Hello(hello) => {
-                assert_eq!((hello.version, hello.generation, hello.workers), (1, 7, 2));
+                assert_eq!((hello.version, hello.generation, hello.workers, hello.answers_ping), (1, 7, 2, true));
                 self.standby = hello.standby;
                 hello.pods_held
             }
@@ -122,12 +122,16 @@ impl Session {
     /// Sends what is acknowledged, and returns the error in the acknowledgement.
     async fn ask(&mut self, message: from_agent::Message, fds: &[BorrowedFd<'_>]) -> String {
         let id = self.send(message, fds).await;
-        match self.receive_other().await.0 {
-            from_proxy::Message::Ack(ack) => {
-                assert_eq!(ack.id, id);
-                ack.error
+        loop {
+            match self.receive_other().await.0 {
+                from_proxy::Message::Ack(ack) => {
+                    assert_eq!(ack.id, id);
+                    return ack.error;
+                }
+                // One that drains says so now and then.
+                from_proxy::Message::Draining(_) => {}
+                other => panic!("{other:?}, not Ack"),
             }
-            other => panic!("{other:?}, not Ack"),
         }
     }
 
@@ -171,19 +175,29 @@ impl Proxy {
     }
 
     fn start_for(agent: &Agent, superseded: Superseded) -> Self {
+        Self::start_at(agent, superseded, || {})
+    }
+
+    /// The same whose second worker does this before it looks at anything.
+    fn start_at(agent: &Agent, superseded: Superseded, second: impl FnOnce() + Send + 'static) -> Self {
+        let mut second = Some(second);
         let stats = Store::new(2);
         let workers = (0..2).map(|index| {
             let (stats, drain) = (stats.worker(index), drain::Drain::new().watch());
-            move || Worker {
-                index,
-                snapshot: Arc::new(ArcSwap::default()),
-                pools: Pools::default(),
-                balancers: Local::default(),
-                log: LogHandle::discard(),
-                stats,
-                drain,
-                lifecycle: Arc::default(),
-                runtime: Arc::default(),
+            let first = if index == 1 { second.take() } else { None };
+            move || {
+                first.into_iter().for_each(|first| first());
+                Worker {
+                    index,
+                    snapshot: Arc::new(ArcSwap::default()),
+                    pools: Pools::default(),
+                    balancers: Local::default(),
+                    log: LogHandle::discard(),
+                    stats,
+                    drain,
+                    lifecycle: Arc::default(),
+                    runtime: Arc::default(),
+                }
             }
         });
         let workers = Rc::new(Workers::start(workers, PATIENCE).unwrap());
@@ -511,5 +525,26 @@ fn a_proxy_that_is_told_to_end_while_the_agent_is_away_does_not_begin_with_the_n
         drop(agent.accept().await);
         proxy.drain.send_replace(Some(Duration::from_secs(5)));
         timeout(PATIENCE, proxy.status.wait_for(|status| *status == Status::Stopped)).await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_ping_is_answered_once_every_worker_has_come_round() {
+    let agent = Agent::listen();
+    run(async {
+        let (go_on, hung) = std::sync::mpsc::channel::<()>();
+        let _proxy = Proxy::start_at(&agent, Superseded::Finishes, move || _ = hung.recv());
+        let mut session = agent.accept().await;
+        session.hello().await;
+        // The first worker answers, the second hangs; what needs neither goes on.
+        let first = session.send(from_agent::Message::Ping(Ping {}), &[]).await;
+        let second = session.send(from_agent::Message::Ping(Ping {}), &[]).await;
+        assert_eq!(session.enroll("", &[]).await, "workload.uid: empty");
+        assert_eq!(session.withdraw("pod-a").await, "", "and none of the Pings was acknowledged");
+        go_on.send(()).unwrap();
+        let (message, _) = session.receive_other().await;
+        let from_proxy::Message::Ack(ack) = message else { panic!("{message:?}, not Ack") };
+        assert!(ack.error.is_empty() && ack.id == second && ack.id != first, "the last one counts: {ack:?}");
+        assert_eq!(session.ask(from_agent::Message::Ping(Ping {}), &[]).await, "");
     });
 }

@@ -360,6 +360,36 @@ fn a_new_pod_that_is_killed_whole_leaves_the_old_pod_serving() {
 }
 
 #[test]
+fn a_proxy_that_hangs_is_named_and_its_pod_not_ready_until_it_answers_again() {
+    let mut rollout = Rollout::new();
+    let checked = |rollout: &Rollout, code: i32| {
+        wait_for(&format!("status --check exits with {code}"), PATIENCE, || {
+            let outcome = rollout.agent.ctl.run(&["status", "--check"]);
+            if outcome.status.code() == Some(code) { Ok(outcome.stdout) } else { Err(outcome) }
+        })
+    };
+    let url = format!("http://{}/", rollout.server.v4(80));
+    checked(&rollout, 0);
+    rollout.new_proxy.process.signal(Signal::SIGSTOP);
+    let status = checked(&rollout, 3);
+    let line = status.lines().find(|line| line.contains("has not answered for"));
+    let pid = format!(" pid {} ", rollout.new_proxy.process.pid());
+    assert!(line.is_some_and(|line| line.contains("ready") && line.contains(&pid)), "{pid}: {status}");
+    wait_not_ready(&rollout.new, "has not answered for");
+    // It keeps its place, and has the connections that it took: the one that stands by is not sent for.
+    assert_eq!(curl(&rollout.client, &["--max-time", "1", &url]).exit, 28);
+    rollout.old_proxy.wait_until(&rollout.agent, "standby");
+    rollout.new_proxy.process.signal(Signal::SIGCONT);
+    checked(&rollout, 0);
+    wait_ready(&rollout.new);
+    get(&rollout.client, &url);
+    let log = rollout.agent.process.log();
+    for (said, times) in [("a proxy does not answer", 1), ("the proxy answers again", 1)] {
+        assert_eq!(log.matches(said).count(), times, "{said}: {log}");
+    }
+}
+
+#[test]
 fn a_keeper_that_is_killed_is_replaced_and_filled() {
     let mut scene = Scene::new();
     let keeper = scene.keeper();

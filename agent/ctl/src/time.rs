@@ -50,7 +50,12 @@ pub fn age(now: Time, then: Time) -> String {
     if then.0 == 0 {
         return String::new();
     }
-    let seconds = now.0.saturating_sub(then.0) / 1_000_000_000;
+    span(now.0.saturating_sub(then.0))
+}
+
+/// The same of a duration in nanoseconds.
+pub fn span(duration: u64) -> String {
+    let seconds = duration / 1_000_000_000;
     let (minutes, hours) = (seconds / 60, seconds / 3600);
     if seconds < SECONDS_UP_TO {
         format!("{seconds}s")

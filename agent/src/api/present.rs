@@ -91,6 +91,7 @@ pub fn proxy(status: &ProxyStatus) -> pb::Proxy {
         state: state.to_owned(),
         connected: unix_ns(status.connected),
         open: status.open,
+        unanswered_ns: status.unanswered.map_or(0, |since| nanoseconds(since.elapsed())),
     }
 }
 

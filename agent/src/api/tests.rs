@@ -106,6 +106,7 @@ fn two_pods() -> Board {
         state: ProxyState::Ready,
         connected: SystemTime::now(),
         open: 0,
+        unanswered: None,
     });
     board
 }

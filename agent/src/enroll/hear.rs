@@ -67,6 +67,8 @@ impl Reconciler {
             }
             Event::Ready(id) => self.proxies.ready(id, self.settings.redirect.drain),
             Event::Draining { proxy, open, standby } => self.proxies.draining(proxy, open, standby),
+            Event::Unanswered { proxy, since } => self.proxies.unanswered(proxy, since),
+            Event::Answers(id) => self.proxies.answers(id),
             Event::Gone(id) => {
                 self.proxies.leave(id);
                 self.check_sockets();

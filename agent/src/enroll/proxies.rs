@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::time::Instant;
 use weir_proto::handoff::v1::{self as handoff, from_agent};
 
 use super::ground::Pod;
@@ -41,6 +42,8 @@ struct Connected {
     sent: HashSet<String>,
     /// Whether it was told that these are all.
     synced: bool,
+    /// Since when it has owed an answer, if it does not answer.
+    unanswered: Option<Instant>,
 }
 
 /// The connected proxies.
@@ -61,9 +64,10 @@ impl Proxies {
         self.fleet.join(proxy.id, own, hello.generation, hello.standby);
         proxy.send(from_agent::Message::Maps(handoff::Maps {}), maps.into_iter().map(Arc::new).collect());
         let since = SystemTime::now();
-        let sent = HashSet::new();
-        self.connected
-            .insert(proxy.id, Connected { proxy, hello, peer, since, open: 0, drained: false, sent, synced: false });
+        let id = proxy.id;
+        let (open, drained, sent, synced, unanswered) = (0, false, HashSet::new(), false, None);
+        let connected = Connected { proxy, hello, peer, since, open, drained, sent, synced, unanswered };
+        self.connected.insert(id, connected);
     }
 
     /// A connection is over.
@@ -93,6 +97,37 @@ impl Proxies {
             connected.open = open;
             connected.drained = open == 0;
         }
+    }
+
+    /// A proxy does not answer, since then. It stays: it may be itself again, and nobody else has its connections.
+    pub(super) fn unanswered(&mut self, id: ProxyId, since: Instant) {
+        let Some(connected) = self.connected.get_mut(&id) else { return };
+        connected.unanswered = Some(since);
+        tracing::warn!(
+            proxy = id.0, pid = connected.peer.pid, version = %connected.hello.proxy_version, since = ?since.elapsed(),
+            "a proxy does not answer; its connections stall"
+        );
+    }
+
+    /// It answers again.
+    pub(super) fn answers(&mut self, id: ProxyId) {
+        let Some(connected) = self.connected.get_mut(&id) else { return };
+        if let Some(since) = connected.unanswered.take() {
+            tracing::info!(proxy = id.0, pid = connected.peer.pid, after = ?since.elapsed(), "the proxy answers again");
+        }
+    }
+
+    /// What to say of the proxy that this pod is served by, if that does not answer: the one that accepts, or the pod's
+    /// own that would. An older pod's that drains is left out: that a new pod is ready is what ends it.
+    pub(super) fn hung(&self) -> Option<String> {
+        let acceptor = self.fleet.acceptor();
+        let would = |id| self.fleet.member(id).is_some_and(|member| member.own && member.state == ProxyState::Standby);
+        let serves = |id| acceptor == Some(id) || would(id);
+        let mut hung = self.connected.iter().filter(|(id, _)| serves(**id));
+        hung.find_map(|(_, Connected { hello, peer, unanswered, .. })| {
+            let seconds = unanswered.as_ref()?.elapsed().as_secs();
+            Some(format!("proxy {} ({}) has not answered for {seconds}s", peer.pid, hello.proxy_version))
+        })
     }
 
     /// All proxies are to drain; none will accept any more.
@@ -215,6 +250,7 @@ impl Proxies {
             state: self.fleet.member(*id).map_or(ProxyState::Syncing, |member| member.state),
             connected: connected.since,
             open: connected.open,
+            unanswered: connected.unanswered,
         };
         let mut proxies: Vec<ProxyStatus> = self.connected.iter().map(status).collect();
         proxies.sort_by_key(|proxy| proxy.generation);
@@ -313,7 +349,7 @@ mod tests {
     }
 
     fn join(proxies: &mut Proxies, number: u64) -> mpsc::Receiver<Outgoing> {
-        let (proxy, sent) = Proxy::unconnected(ProxyId(number));
+        let (proxy, sent) = Proxy::new(ProxyId(number));
         let map = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         proxies.join(proxy, handoff::Hello::default(), Peer::default(), true, [map(), map()]);
         sent
@@ -370,5 +406,28 @@ mod tests {
         assert_eq!(heard(&mut sent), ["+shop", "-web"]);
         proxies.send_pods([&web, &shop].into_iter(), "n1");
         assert_eq!(heard(&mut sent), ["+web"], "one that came back");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn the_proxy_that_serves_is_named_while_it_does_not_answer_and_stays() {
+        let mut proxies = Proxies::default();
+        let _old = join(&mut proxies, 1);
+        proxies.ready(ProxyId(1), DRAIN);
+        proxies.unanswered(ProxyId(1), Instant::now());
+        tokio::time::advance(Duration::from_secs(37)).await;
+        assert_eq!(proxies.hung().as_deref(), Some("proxy 0 () has not answered for 37s"));
+        assert!(proxies.any_ready() && proxies.own_serves());
+        proxies.answers(ProxyId(1));
+        assert_eq!(proxies.hung(), None);
+
+        // A newer one takes over from one that hangs.
+        proxies.unanswered(ProxyId(1), Instant::now());
+        let _new = join(&mut proxies, 2);
+        proxies.ready(ProxyId(2), DRAIN);
+        assert_eq!(proxies.hung(), None);
+        assert!(proxies.status()[0].unanswered.is_some(), "its own connections stall");
+        proxies.draining(ProxyId(1), 0, true);
+        assert!(proxies.hung().is_some(), "of this pod, it could not accept again");
+        proxies.leave(ProxyId(1));
+        assert_eq!(proxies.hung(), None);
     }
 }

@@ -362,6 +362,7 @@ impl Reconciler {
             unlisted: self.wanted.is_none().then(|| self.source_error.clone()),
             proxy_ready: self.proxies.own_serves(),
             snapshot_sent: self.proxies.acceptor_synced(),
+            hung: self.proxies.hung(),
         }
     }
 }

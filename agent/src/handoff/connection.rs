@@ -3,10 +3,7 @@
 use std::{
     collections::HashSet,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,12 +14,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use weir_abi::map::{MAX_LISTENERS, MAX_PODS};
-use weir_proto::handoff::v1::{self as handoff, FromAgent, FromProxy, from_agent, from_proxy};
+use weir_proto::handoff::v1::{self as handoff, FromProxy, from_proxy};
 
 use super::{
     UpstreamSockets, VERSION,
     channel::{Channel, MAX_PACKET_BYTES, Packet},
-    needs::{InFlight, Needs},
+    needs::Needs,
+    proxy::{Outgoing, Proxy, ProxyId},
+    pulse::{Acked, Pulse},
 };
 use crate::unix::{self, Peer};
 
@@ -32,12 +31,6 @@ const HELLO: Duration = Duration::from_secs(5);
 const SEND: Duration = Duration::from_secs(5);
 /// Sockets of a pod that a proxy can hold: outbound of each family and inbound, each for every worker.
 const MAX_HANDED_BACK: usize = 3 * MAX_LISTENERS as usize;
-/// Messages waiting for a proxy: a snapshot of every pod that a node can have, and some more.
-const QUEUE: usize = 2 * MAX_PODS as usize;
-
-/// Names a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ProxyId(pub u64);
 
 /// Listening sockets of a pod that a proxy held for an earlier agent.
 #[derive(Debug)]
@@ -90,66 +83,17 @@ pub enum Event {
         /// Whether it stays, and can accept again.
         standby: bool,
     },
+    /// It has owed an answer for too long: it hangs, or part of it.
+    Unanswered {
+        /// Which proxy.
+        proxy: ProxyId,
+        /// Since when.
+        since: Instant,
+    },
+    /// It answers again.
+    Answers(ProxyId),
     /// The connection is over.
     Gone(ProxyId),
-}
-
-/// A message on its way; dropped when it is sent.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) message: FromAgent,
-    pub(crate) fds: Vec<Arc<OwnedFd>>,
-    /// What it takes the place of while it is on its way, if it is an answer.
-    _in_flight: Option<InFlight>,
-}
-
-/// Sends to one proxy. Dropping the last copy ends the connection.
-#[derive(Clone, Debug)]
-pub struct Proxy {
-    /// Names the connection.
-    pub id: ProxyId,
-    queue: mpsc::Sender<Outgoing>,
-    sent: Arc<AtomicU64>,
-}
-
-impl Proxy {
-    /// Queues a message; its id, which an Ack names. None: the proxy is gone, or so far behind that it counts as gone.
-    pub fn send(&self, message: from_agent::Message, fds: Vec<Arc<OwnedFd>>) -> Option<u64> {
-        self.put(message, fds, None)
-    }
-
-    /// Queues an answer to NeedSockets.
-    pub(super) fn answer(&self, sockets: handoff::Sockets, fds: Vec<Arc<OwnedFd>>, answer: InFlight) -> Option<u64> {
-        self.put(from_agent::Message::Sockets(sockets), fds, Some(answer))
-    }
-
-    fn put(&self, message: from_agent::Message, fds: Vec<Arc<OwnedFd>>, in_flight: Option<InFlight>) -> Option<u64> {
-        let id = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
-        let message = FromAgent { id, message: Some(message) };
-        self.queue.try_send(Outgoing { message, fds, _in_flight: in_flight }).is_ok().then_some(id)
-    }
-
-    /// A proxy without a connection, and what it is sent.
-    #[cfg(test)]
-    pub(crate) fn unconnected(id: ProxyId) -> (Self, mpsc::Receiver<Outgoing>) {
-        let (queue, sent) = mpsc::channel(QUEUE);
-        (Self { id, queue, sent: Arc::default() }, sent)
-    }
-}
-
-/// A proxy for whoever does not keep its connection up.
-#[derive(Clone, Debug)]
-pub(super) struct WeakProxy {
-    id: ProxyId,
-    queue: mpsc::WeakSender<Outgoing>,
-    sent: Arc<AtomicU64>,
-}
-
-impl WeakProxy {
-    /// The proxy, while somebody keeps its connection up.
-    pub fn upgrade(&self) -> Option<Proxy> {
-        Some(Proxy { id: self.id, queue: self.queue.upgrade()?, sent: self.sent.clone() })
-    }
 }
 
 /// Why a connection ended.
@@ -195,19 +139,18 @@ pub(super) async fn serve(
         Ok(greeting) => greeting,
         Err(ended) => return ended,
     };
-    let (queue, outgoing) = mpsc::channel(QUEUE);
-    let sent = Arc::new(AtomicU64::new(0));
-    // Weak, so that the connection ends when whoever decides drops the proxy.
-    let proxy = WeakProxy { id, queue: queue.downgrade(), sent: sent.clone() };
+    let (proxy, outgoing) = Proxy::new(id);
     let stuck = CancellationToken::new();
-    let needs = Needs::new(proxy, sockets, stuck.clone());
-    let connected = Event::Connected { proxy: Proxy { id, queue, sent }, hello, peer, handed_back };
+    // Weak, so that the connection ends when whoever decides drops the proxy.
+    let needs = Needs::new(proxy.downgrade(), sockets, stuck.clone());
+    let pulse = Pulse::new(proxy.downgrade(), hello.answers_ping);
+    let connected = Event::Connected { proxy, hello, peer, handed_back };
     if events.send(connected).await.is_err() {
         return Ended::Stopping;
     }
     let ended = tokio::select! {
         ended = write(id, &channel, outgoing, &events) => ended,
-        ended = read(id, &channel, &events, &needs) => ended,
+        ended = read(id, &channel, &events, &needs, pulse) => ended,
         () = stuck.cancelled() => Ended::Stuck,
     };
     let _ = events.send(Event::Gone(id)).await;
@@ -280,9 +223,22 @@ async fn write(
     Ended::Dropped
 }
 
-async fn read(id: ProxyId, channel: &Channel, events: &mpsc::Sender<Event>, needs: &Needs) -> Ended {
+async fn read(id: ProxyId, channel: &Channel, events: &mpsc::Sender<Event>, needs: &Needs, mut pulse: Pulse) -> Ended {
     loop {
-        let message = match channel.receive().await {
+        let packet = tokio::select! {
+            // What is there is read first: whether an answer is owed is looked at only then.
+            biased;
+            packet = channel.receive() => packet,
+            () = pulse.due() => {
+                if let Some(since) = pulse.look()
+                    && events.send(Event::Unanswered { proxy: id, since }).await.is_err()
+                {
+                    return Ended::Stopping;
+                }
+                continue;
+            }
+        };
+        let message = match packet {
             Ok(Some(packet)) => match FromProxy::decode(&*packet.bytes) {
                 Ok(message) => message.message,
                 Err(error) => return error.into(),
@@ -291,7 +247,11 @@ async fn read(id: ProxyId, channel: &Channel, events: &mpsc::Sender<Event>, need
             Err(error) => return error.into(),
         };
         let event = match message {
-            Some(from_proxy::Message::Ack(ack)) => Event::Acked { proxy: id, id: ack.id, error: ack.error },
+            Some(from_proxy::Message::Ack(ack)) => match pulse.acked(ack.id) {
+                Acked::Other => Event::Acked { proxy: id, id: ack.id, error: ack.error },
+                Acked::Ping => continue,
+                Acked::Again => Event::Answers(id),
+            },
             Some(from_proxy::Message::Ready(_)) => Event::Ready(id),
             Some(from_proxy::Message::Draining(handoff::Draining { open, standby })) => {
                 Event::Draining { proxy: id, open, standby }
@@ -331,6 +291,7 @@ fn name(message: Option<&from_proxy::Message>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use futures_util::future::{BoxFuture, FutureExt};
+    use weir_proto::handoff::v1::{FromAgent, from_agent};
 
     use super::{super::channel::tests::pair, *};
     use crate::netns::Family;
@@ -512,5 +473,39 @@ mod tests {
             proxy.send(from_agent::Message::Enroll(enroll.clone()), Vec::new());
         }
         assert!(matches!(dialled.served.await.unwrap(), Ended::Stuck));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_says_that_it_answers_is_asked_and_an_older_one_is_not() {
+        let mut dialled = dial();
+        dialled
+            .say(
+                from_proxy::Message::Hello(handoff::Hello {
+                    version: VERSION,
+                    answers_ping: true,
+                    ..Default::default()
+                }),
+                &[],
+            )
+            .await;
+        let Some(Event::Connected { proxy: _proxy, .. }) = dialled.events.recv().await else { panic!("not connected") };
+        for expected in 1..=2 {
+            let (ping, _) = dialled.hear().await;
+            assert!(matches!(ping.message, Some(from_agent::Message::Ping(_))), "{ping:?}");
+            assert_eq!(ping.id, expected);
+            dialled.say(from_proxy::Message::Ack(handoff::Ack { id: ping.id, error: String::new() }), &[]).await;
+        }
+        let (owed, _) = dialled.hear().await;
+        let event = dialled.events.recv().await;
+        assert!(matches!(event, Some(Event::Unanswered { proxy: ProxyId(7), .. })), "{event:?}");
+        dialled.say(from_proxy::Message::Ack(handoff::Ack { id: owed.id, error: String::new() }), &[]).await;
+        let event = dialled.events.recv().await;
+        assert!(matches!(event, Some(Event::Answers(ProxyId(7)))), "{event:?}");
+        assert_eq!(dialled.hear().await.0.id, owed.id + 1, "and so on");
+
+        let mut dialled = dial();
+        dialled.say(hello(VERSION, 0), &[]).await;
+        let Some(Event::Connected { proxy: _proxy, .. }) = dialled.events.recv().await else { panic!("not connected") };
+        let said = timeout(Duration::from_secs(600), dialled.hear()).await;
+        assert!(said.is_err() && dialled.events.is_empty(), "it would not know the message: {said:?}");
     }
 }

@@ -7,13 +7,16 @@ pub(crate) mod channel;
 mod connection;
 mod fleet;
 mod needs;
+mod proxy;
+mod pulse;
 mod server;
 
 pub use channel::MAX_FDS;
-#[cfg(test)]
-pub(crate) use connection::Outgoing;
-pub use connection::{Event, ListenersHandedBack, Proxy, ProxyId};
+pub use connection::{Event, ListenersHandedBack};
 pub use fleet::{Fleet, Member, ProxyState};
+#[cfg(test)]
+pub(crate) use proxy::Outgoing;
+pub use proxy::{Proxy, ProxyId};
 pub use server::Server;
 
 use std::{

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use weir_abi::map::MAX_PODS;
 use weir_proto::handoff::v1 as handoff;
 
-use super::{UpstreamSockets, connection::WeakProxy};
+use super::{UpstreamSockets, proxy::WeakProxy};
 use crate::netns::Family;
 
 /// The most upstream sockets in one answer.

@@ -14,6 +14,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep},
 };
+use tokio_util::task::AbortOnDropHandle;
 use weir_proto::handoff::v1::{
     Ack, Draining, FromAgent, FromProxy, Hello, ListenersBack, NeedSockets, Ready, from_agent, from_proxy,
 };
@@ -208,6 +209,7 @@ impl Client {
             pods_held: self.pods.len() as u32,
             proxy_version: env!("CARGO_PKG_VERSION").into(),
             standby: self.standby,
+            answers_ping: true,
         };
         send.send(from_proxy::Message::Hello(hello), Vec::new()).await;
         for (uid, listeners, fds) in self.pods.listeners() {
@@ -227,6 +229,8 @@ impl Client {
     ) -> Result<(), SessionError> {
         self.greet(send).await?;
         let mut enrolled = HashSet::new();
+        // The answer to the last Ping, while the workers are asked.
+        let mut answer = None;
         let mut progress = tokio::time::interval(DRAINING_INTERVAL);
         loop {
             let packet = tokio::select! {
@@ -258,10 +262,23 @@ impl Client {
                     continue;
                 }
             };
-            self.handle(packet, send, &mut enrolled).await?;
+            if let Some(ping) = self.handle(packet, send, &mut enrolled).await? {
+                drop(answer.replace(self.answer(ping, send)));
+            }
             // The agent speaks: the next loss is a new one.
             *pause = FIRST_PAUSE;
         }
+    }
+
+    /// Acknowledges a Ping once every worker has answered, apart from everything else: one that hangs is not waited for.
+    fn answer(&self, ping: u64, send: &Outgoing) -> AbortOnDropHandle<()> {
+        let (answered, send) = (self.pods.workers_answer(), send.clone());
+        AbortOnDropHandle::new(tokio::task::spawn_local(async move {
+            match answered.await {
+                Ok(()) => send.send(from_proxy::Message::Ack(Ack { id: ping, error: String::new() }), Vec::new()).await,
+                Err(error) => tracing::error!(%error, "the agent is not told that this proxy is well"),
+            }
+        }))
     }
 
     /// The agent sends its pods again.
@@ -282,12 +299,13 @@ impl Client {
         send.send(from_proxy::Message::Draining(draining), Vec::new()).await;
     }
 
+    /// Does what the agent says; the id of the message if it is a Ping.
     async fn handle(
         &mut self,
         packet: Packet,
         send: &Outgoing,
         enrolled: &mut HashSet<String>,
-    ) -> Result<(), SessionError> {
+    ) -> Result<Option<u64>, SessionError> {
         let Packet { bytes, fds } = packet;
         let FromAgent { id, message } = FromAgent::decode(&*bytes)?;
         let ack = |error: String| send.send(from_proxy::Message::Ack(Ack { id, error }), Vec::new());
@@ -354,9 +372,10 @@ impl Client {
                     }
                 }
             }
+            Some(from_agent::Message::Ping(_)) => return Ok(Some(id)),
             None => tracing::warn!(id, "the agent sent a message that this version does not know"),
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -400,6 +419,7 @@ async fn asked(drain: &mut watch::Receiver<Option<Duration>>) -> Duration {
 }
 
 /// What waits to be sent to the agent.
+#[derive(Clone)]
 struct Outgoing(mpsc::Sender<(FromProxy, Vec<OwnedFd>)>);
 
 impl Outgoing {

@@ -128,6 +128,12 @@ impl Pods {
         self.workers.len()
     }
 
+    /// Resolves once every worker has come round since: never while one hangs.
+    pub fn workers_answer(&self) -> impl Future<Output = io::Result<()>> + use<> {
+        let workers = self.workers.clone();
+        async move { workers.answer().await }
+    }
+
     /// Takes the agent's maps, in place of earlier ones.
     pub fn set_maps(&self, maps: Maps) {
         self.maps.store(Some(Arc::new(maps)));

@@ -26,6 +26,7 @@ enum Command {
     Forget {
         uid: Arc<str>,
     },
+    Answer(oneshot::Sender<()>),
 }
 
 /// The running workers. They end when this is dropped, with whatever is still open.
@@ -99,9 +100,22 @@ impl Workers {
     ) -> io::Result<()> {
         let (started, done) = oneshot::channel();
         let command = Command::Accept { listener, source, stop: accepting.stop.subscribe(), started };
-        let gone = || io::Error::other(format!("worker {index} is gone"));
-        self.commands[index].send(command).await.map_err(|_| gone())?;
-        done.await.map_err(|_| gone())?
+        self.commands[index].send(command).await.map_err(|_| gone(index))?;
+        done.await.map_err(|_| gone(index))?
+    }
+
+    /// Asks every worker to answer; returns once all have come round to it: never while one hangs.
+    pub async fn answer(&self) -> io::Result<()> {
+        let mut answers = Vec::with_capacity(self.len());
+        for (index, commands) in self.commands.iter().enumerate() {
+            let (sender, answer) = oneshot::channel();
+            commands.send(Command::Answer(sender)).await.map_err(|_| gone(index))?;
+            answers.push(answer);
+        }
+        for (index, answer) in answers.into_iter().enumerate() {
+            answer.await.map_err(|_| gone(index))?;
+        }
+        Ok(())
     }
 
     /// Has every worker drop what it pooled on behalf of a withdrawn pod.
@@ -121,6 +135,10 @@ impl Workers {
             }
         }
     }
+}
+
+fn gone(index: usize) -> io::Error {
+    io::Error::other(format!("worker {index} is gone"))
 }
 
 /// A runtime for tasks that stay on the thread that makes it. A `LocalSet` would do the same, but wakes its thread by a
@@ -143,6 +161,7 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, flush_in
                     let _ = started.send(result);
                 }
                 Some(Command::Forget { uid }) => worker.pools.forget_pod(&uid),
+                Some(Command::Answer(answer)) => drop(answer.send(())),
                 None => return,
             },
             _ = flush.tick() => worker.log.flush(),

@@ -9,7 +9,7 @@ use weir_proto::agent::v1 as pb;
 use super::{Counts, counts, optional, pod::Pod, rows::placed, shown, sorted};
 use crate::{
     table::{Facts, Table},
-    time::{Time, age},
+    time::{Time, age, span},
 };
 
 /// Pods that the line of a node names; of the others it says how many there are.
@@ -92,6 +92,8 @@ struct Proxy {
     state: String,
     connected: Time,
     open: u64,
+    /// For how long it has owed the agent an answer; 0: it answers, or cannot be asked.
+    unanswered_ns: u64,
 }
 
 impl From<pb::StatusResponse> for Status {
@@ -138,6 +140,7 @@ impl From<pb::Proxy> for Proxy {
             state: proxy.state,
             connected: Time(proxy.connected),
             open: proxy.open,
+            unanswered_ns: proxy.unanswered_ns,
         }
     }
 }
@@ -145,6 +148,12 @@ impl From<pb::Proxy> for Proxy {
 impl Proxy {
     fn is_ready(&self) -> bool {
         self.state == "ready"
+    }
+
+    /// That it does not answer, and what stalls by that.
+    fn hangs(&self) -> Option<String> {
+        let whose = if self.is_ready() { "connections of this node's pods" } else { "the connections that it holds" };
+        (self.unanswered_ns > 0).then(|| format!("has not answered for {}: {whose} stall", span(self.unanswered_ns)))
     }
 }
 
@@ -181,6 +190,9 @@ impl Status {
             );
             if proxy.state == "draining" || (proxy.state == "standby" && proxy.open > 0) {
                 line.push_str(&format!(", {} connections open", proxy.open));
+            }
+            if let Some(hangs) = proxy.hangs() {
+                line.push_str(&format!(", {hangs}"));
             }
             facts.line("", line);
         }
@@ -220,6 +232,8 @@ impl Status {
         if !self.proxies.iter().any(Proxy::is_ready) {
             notes.push("no proxy is ready".to_owned());
         }
+        let hangs = |proxy: &Proxy| Some(format!("proxy {} ({}) {}", proxy.pid, proxy.version, proxy.hangs()?));
+        notes.extend(self.proxies.iter().filter_map(hangs));
         if let Some(error) = &self.source_error {
             notes.push(format!("pod source: {error}"));
         }
@@ -440,6 +454,29 @@ keeper        off
         let trouble = pb::Keeper { problem: "it ended".to_owned(), ..Default::default() };
         assert!(!healthy(&|answer| answer.keeper = Some(trouble.clone())));
         assert!(!healthy(&|answer| answer.proxies[0].state = "draining".to_owned()));
+        assert!(!healthy(&|answer| answer.proxies[0].unanswered_ns = 1));
+    }
+
+    #[test]
+    fn a_proxy_that_does_not_answer_is_named_with_what_stalls() {
+        let mut answer = answer();
+        (answer.pods_pending, answer.pending) = (0, Vec::new());
+        answer.proxies[0].unanswered_ns = 37_900_000_000;
+        let standby = pb::Proxy { pid: 41, state: "standby".to_owned(), ..answer.proxies[0].clone() };
+        answer.proxies.push(standby);
+        let status = Status::from(answer);
+        assert_eq!(
+            status.notes(),
+            [
+                "proxy 40 (0.1.0) has not answered for 37s: connections of this node's pods stall",
+                "proxy 41 (0.1.0) has not answered for 37s: the connections that it holds stall"
+            ]
+        );
+        let line = "ready 0.1.0 pid 40 uid 65532, 2 workers, connected 60s ago, has not answered for 37s: connections of this \
+             node's pods stall\n";
+        let text = status.plain(Time(61_000_000_000));
+        assert!(text.contains(line), "{text}");
+        assert_eq!(crate::show::read_back(&status)["proxies"][0]["unanswered_ns"], 37_900_000_000_u64);
     }
 
     #[test]

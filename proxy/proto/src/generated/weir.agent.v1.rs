@@ -109,6 +109,8 @@ pub struct Proxy {
     pub connected: u64,
     #[prost(uint64, tag = "8")]
     pub open: u64,
+    #[prost(uint64, tag = "9")]
+    pub unanswered_ns: u64,
 }
 impl ::prost::Name for Proxy {
     const NAME: &'static str = "Proxy";

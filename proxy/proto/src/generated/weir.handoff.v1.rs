@@ -36,7 +36,7 @@ impl ::prost::Name for FromProxy {
 pub struct FromAgent {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "from_agent::Message", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "from_agent::Message", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub message: ::core::option::Option<from_agent::Message>,
 }
 /// Nested message and enum types in `FromAgent`.
@@ -55,6 +55,8 @@ pub mod from_agent {
         SnapshotSent(super::SnapshotSent),
         #[prost(message, tag = "7")]
         Drain(super::Drain),
+        #[prost(message, tag = "8")]
+        Ping(super::Ping),
     }
 }
 impl ::prost::Name for FromAgent {
@@ -81,6 +83,8 @@ pub struct Hello {
     pub proxy_version: ::prost::alloc::string::String,
     #[prost(bool, tag = "6")]
     pub standby: bool,
+    #[prost(bool, tag = "7")]
+    pub answers_ping: bool,
 }
 impl ::prost::Name for Hello {
     const NAME: &'static str = "Hello";
@@ -313,6 +317,18 @@ impl ::prost::Name for Drain {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/weir.handoff.v1.Drain".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ping {}
+impl ::prost::Name for Ping {
+    const NAME: &'static str = "Ping";
+    const PACKAGE: &'static str = "weir.handoff.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "weir.handoff.v1.Ping".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/weir.handoff.v1.Ping".into()
     }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
