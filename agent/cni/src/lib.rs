@@ -14,5 +14,6 @@ pub mod call;
 pub mod config;
 pub mod error;
 pub mod namespaces;
+pub mod open;
 pub mod plugin;
 pub mod protocol;

@@ -1,8 +1,14 @@
 //! The list of enrolled namespaces that the agent keeps on the node for the time when no agent answers.
 
-use std::{collections::BTreeSet, fs, io, path::Path};
+use std::{
+    collections::BTreeSet,
+    io::{self, Read},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
+
+use crate::open;
 
 /// Name of the file in the directory for weir's state on the node.
 pub const FILE: &str = "namespaces.json";
@@ -28,8 +34,9 @@ pub enum Error {
 impl Namespaces {
     /// Reads the file; one that is not there lists none.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        match fs::read(path) {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+        let mut bytes = Vec::new();
+        match open::regular(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Ok(_) => Ok(serde_json::from_slice(&bytes)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error.into()),
         }
@@ -45,6 +52,7 @@ impl Namespaces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn what_was_written_is_read_and_further_keys_do_not_matter() {
@@ -67,6 +75,6 @@ mod tests {
         let error = Namespaces::read(&path).unwrap_err().to_string();
         assert!(error.ends_with("expected an object such as {\"enrolled\":[\"demo\"]}"), "{error}");
         let error = Namespaces::read(directory.path()).unwrap_err().to_string();
-        assert_eq!(error, "Is a directory (os error 21)");
+        assert_eq!(error, "it is not a regular file");
     }
 }

@@ -1,7 +1,6 @@
 //! What the plugin does for each call.
 
 use std::{
-    fs::{File, OpenOptions},
     io::Write,
     os::fd::AsFd,
     path::Path,
@@ -17,6 +16,7 @@ use crate::{
     config::{self, Config, Settings, VERSIONS},
     error::{Code, Error},
     namespaces::Namespaces,
+    open,
     protocol::{self, Answer, Request, Verdict},
 };
 
@@ -97,7 +97,7 @@ fn hold(call: &Call, settings: &Settings) -> Result<String, Error> {
     let start = Instant::now();
     let end = start + settings.wait;
     let pod = &call.arguments;
-    let netns = File::open(&call.netns);
+    let netns = open::regular(Path::new(&call.netns));
     let known = Namespaces::read(&settings.namespaces);
     // What the list should say and does not keeps no pod from starting.
     let listed = known.as_ref().is_ok_and(|known| known.enrolled.contains(&pod.namespace));
@@ -168,7 +168,7 @@ fn request(call: &Call, command: protocol::Command, wait: Duration) -> Request {
 /// Asks once, briefly.
 fn ask(call: &Call, command: protocol::Command, settings: &Settings) -> Result<Answer, NoAnswer> {
     let deadline = Instant::now() + BRIEF;
-    let netns = File::open(&call.netns);
+    let netns = open::regular(Path::new(&call.netns));
     let netns = netns.as_ref().ok().map(AsFd::as_fd);
     Asked::send(&settings.socket, &request(call, command, BRIEF), netns, deadline)?.answer(deadline)
 }
@@ -223,8 +223,7 @@ fn say(call: &Call, log: Option<&Path>, what: &str) {
     let _ = std::io::stderr().write_all(line.as_bytes());
     let Some(log) = log else { return };
     let stamped = format!("{} {line}", humantime::format_rfc3339_millis(std::time::SystemTime::now()));
-    let _ =
-        OpenOptions::new().create(true).append(true).open(log).and_then(|mut file| file.write_all(stamped.as_bytes()));
+    let _ = open::append(log).and_then(|mut file| file.write_all(stamped.as_bytes()));
 }
 
 #[cfg(test)]
