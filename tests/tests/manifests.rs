@@ -464,6 +464,18 @@ fn values_that_nothing_reads_are_refused() {
             "redirect.excludeOutboundCidrs={10.0.0.1}",
             "at '/redirect/excludeOutboundCidrs/0': '10.0.0.1' does not match pattern",
         ),
+        (
+            "redirect.excludeOutboundCidrs={10.0.0.0/33}",
+            "at '/redirect/excludeOutboundCidrs/0': '10.0.0.0/33' does not match pattern",
+        ),
+        (
+            "redirect.excludeOutboundCidrs={fd00::/8,1.2.3/8}",
+            "at '/redirect/excludeOutboundCidrs/1': '1.2.3/8' does not match pattern",
+        ),
+        (
+            "redirect.excludeOutboundCidrs={:::/8}",
+            "at '/redirect/excludeOutboundCidrs/0': ':::/8' does not match pattern",
+        ),
         ("image.pullPolicy=never", "at '/image/pullPolicy': value must be one of 'Always', 'IfNotPresent', 'Never'"),
         ("image.agentDigest=sha256:12", "at '/image/agentDigest': 'sha256:12' does not match pattern"),
         ("proxy.logLevel=loud", "at '/proxy/logLevel': value must be one of"),
