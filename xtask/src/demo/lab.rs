@@ -22,6 +22,8 @@ use crate::machine::{self, Machine};
 
 /// Everything that is a file.
 const DIRECTORY: &str = "/run/weir-demo";
+/// Is there while a demo is kept.
+const KEPT: &str = "kept";
 /// What the names of namespaces, cgroups and instances start with.
 const PREFIX: &str = "weir-demo-";
 /// The port that pods of reviews serve on.
@@ -192,6 +194,17 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// A demo that somebody plays with is not taken down for another one.
+    pub fn refuse_kept() -> Result<()> {
+        refuse_kept(Path::new(DIRECTORY))
+    }
+
+    /// What is up stays.
+    pub fn keep(&self) -> Result<()> {
+        let mark = Path::new(DIRECTORY).join(KEPT);
+        fs::write(&mark, "").with_context(|| mark.display().to_string())
+    }
+
     /// Makes directories and files; nothing runs yet.
     pub fn new(machine: Machine) -> Result<Self> {
         let lab = Self { machine, cgroup2: machine::cgroup2_mount()? };
@@ -398,6 +411,14 @@ impl Lab {
     }
 }
 
+fn refuse_kept(directory: &Path) -> Result<()> {
+    ensure!(
+        !directory.join(KEPT).exists(),
+        "a demo is up that was left with --keep: cargo xtask demo --down takes it away, then run this again"
+    );
+    Ok(())
+}
+
 /// The programs of the demo that is up.
 fn bin() -> PathBuf {
     Path::new(DIRECTORY).join("bin")
@@ -451,4 +472,18 @@ pub async fn wait_for<F: Future<Output = Result<bool>>>(what: &str, holds: impl 
         tokio::time::sleep(POLL).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_demo_is_not_taken_down_for_another() {
+        let directory = tempfile::tempdir().unwrap();
+        refuse_kept(directory.path()).unwrap();
+        fs::write(directory.path().join(KEPT), "").unwrap();
+        let refused = refuse_kept(directory.path()).unwrap_err().to_string();
+        assert!(refused.contains("cargo xtask demo --down"), "{refused}");
+    }
 }

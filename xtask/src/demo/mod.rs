@@ -72,6 +72,7 @@ pub fn run(args: Args) -> Result<()> {
         println!("The demo is down.");
         return Ok(());
     }
+    Lab::refuse_kept()?;
     let built = workspace::build(&machine, &["--workspace", "--bins"])?;
     let weirctl = built.program("weirctl")?;
     machine.prepend_path(weirctl.parent().context("weirctl lies in a directory")?)?;
@@ -80,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut show = Show::default();
     // From here on a signal ends the story and not this process, so that what was made is taken down.
     let mut signals = runtime.block_on(async { Signals::catch() })?;
-    // What an earlier demo left, kept or killed.
+    // What a demo left that was killed.
     Lab::down(&machine)?;
     let lab = Lab::new(machine)?;
     let outcome = runtime.block_on(async {
@@ -110,6 +111,7 @@ fn finish(lab: &Lab, show: &Show, outcome: Result<End>, keep: bool) -> Result<()
         }
         End::Story => {
             if kept {
+                lab.keep()?;
                 console::heading("Left up (--keep)");
                 println!("{}", lab.how_to_play());
             }
