@@ -10,7 +10,10 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, Visitor},
+};
 use weir_abi::map::MAX_LISTENERS;
 
 use crate::document;
@@ -269,7 +272,7 @@ pub struct Keeper {
     /// Its cgroup2 directory below `paths.cgroup2`, in which it outlives the agent's container.
     pub cgroup: PathBuf,
     /// How long it stays without an agent.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "some_time")]
     pub patience: Duration,
 }
 
@@ -404,9 +407,33 @@ fn workers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> 
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    humantime::parse_duration(&text)
-        .map_err(|error| D::Error::custom(format!("invalid duration {text:?} ({error}), expected one such as \"30s\"")))
+    /// Says by an example what is expected of what is no string.
+    struct Text;
+
+    impl Visitor<'_> for Text {
+        type Value = Duration;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a duration such as \"30s\"")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
+            humantime::parse_duration(text).map_err(|error| {
+                E::custom(format!("invalid duration {text:?} ({error}), expected one such as \"30s\""))
+            })
+        }
+    }
+
+    deserializer.deserialize_str(Text)
+}
+
+/// A duration that is more than nothing.
+fn some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let duration = duration(deserializer)?;
+    if duration.is_zero() {
+        return Err(D::Error::custom("invalid duration \"0s\", expected more than none, such as \"5m\""));
+    }
+    Ok(duration)
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
@@ -586,6 +613,14 @@ mod tests {
                 "[keeper]\npatience = \"long\"\n",
                 "agent.toml:2:12: keeper.patience: invalid duration \"long\" (expected number at 0), expected one such \
                  as \"30s\"",
+            ),
+            (
+                "[keeper]\npatience = \"0s\"\n",
+                "agent.toml:2:12: keeper.patience: invalid duration \"0s\", expected more than none, such as \"5m\"",
+            ),
+            (
+                "[redirect]\ndrain = 30\n",
+                "agent.toml:2:9: redirect.drain: invalid type: integer `30`, expected a duration such as \"30s\"",
             ),
             (
                 "[cni]\nconf = \"/etc/cni\"\n",

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{logging, node};
 use crate::{
     config::{Config, Source},
+    document,
     redirect::node::{self as redirect_node, PodsCgroup},
     sources,
 };
@@ -27,7 +28,13 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
         None => println!("pods' cgroup: none, so that no process counts as the node's own"),
     }
     if let Source::File(file) = &config.source {
-        let pods = sources::file::read_once(&file.path)?;
+        let pods = sources::file::read_once(&file.path).map_err(|error| match error {
+            // What is wrong in the file says where.
+            sources::file::Error::Document(document::Error::Unreadable { .. }) => {
+                anyhow::anyhow!("source.file.path: {error}")
+            }
+            error => error.into(),
+        })?;
         println!("pods: {}, {} of them", file.path.display(), pods.len());
     }
     Ok(())
