@@ -173,6 +173,19 @@ impl Line {
         Action::Help(self.topic)
     }
 
+    /// Help on what the next words name, an object and perhaps a command of it.
+    fn help_on(&mut self) -> Result<Action, UsageError> {
+        if let Some(topic) = self.word() {
+            let names = OBJECTS.iter().map(|object| (object.name, object.abbreviated)).chain([(HELP, true)]);
+            let topic = self.name("object", &topic, &names.collect::<Vec<_>>())?;
+            self.topic = OBJECTS.iter().find(|known| known.name == topic);
+            if let (Some(object), false) = (self.topic, self.words.is_empty()) {
+                self.command(object)?;
+            }
+        }
+        Ok(self.help())
+    }
+
     fn action(&mut self, name: Name, socket_variable: Option<OsString>) -> Result<Action, UsageError> {
         if self.flag("version") {
             self.help();
@@ -185,6 +198,9 @@ impl Line {
         let names = OBJECTS.iter().map(|object| (object.name, object.abbreviated)).chain([(HELP, true)]);
         let object = self.name("object", &object, &names.collect::<Vec<_>>())?;
         self.topic = OBJECTS.iter().find(|known| known.name == object);
+        if object == HELP && !help {
+            return self.help_on();
+        }
         let Some(object) = self.topic.filter(|_| !help) else { return Ok(self.help()) };
         let Some(command) = self.command(object)? else { return Ok(self.help()) };
 
@@ -394,6 +410,11 @@ pub(crate) mod tests {
             ("prog h", Some("prog")),
             ("map help", Some("map")),
             ("event help", Some("event")),
+            ("help", None),
+            ("help help", None),
+            ("help event", Some("event")),
+            ("help ev tr", Some("event")),
+            ("help pod help", Some("pod")),
             ("status help", Some("status")),
             ("uninstall help", Some("uninstall")),
             ("completion help", Some("completion")),
@@ -412,6 +433,8 @@ pub(crate) mod tests {
 
     #[test]
     fn what_means_nothing_is_refused() {
+        assert!(refused("help pdo").starts_with("unknown object \"pdo\"; expected "));
+        assert_eq!(refused("help pod lst"), "unknown command \"lst\"; expected list, show, help");
         assert_eq!(refused("pod list a b"), "unexpected argument \"b\"");
         assert_eq!(refused("pod list --follow"), "--follow means nothing here");
         assert_eq!(refused("--nope pod"), "unknown option --nope");
