@@ -158,6 +158,7 @@ fn a_list_is_that_of_all_nodes() {
 #[test]
 fn pods_are_those_of_the_namespace_that_is_meant() {
     let scene = Scene::new();
+    scene.server.object("namespaces/empty", json!({ "metadata": { "name": "empty" } }));
     let pods = |arguments: &str| {
         let rows = scene.json(arguments);
         let rows = rows.as_array().expect("a list");
@@ -216,7 +217,8 @@ fn a_node_without_an_answer_is_one_line_and_holds_nobody_up() {
     );
     assert_eq!(
         broken(Exec::Refused(404, "pods \"weir-n2\" not found".to_owned())),
-        "kubectl weir: node n2: its weir pod weir-n2 is gone: pods \"weir-n2\" not found"
+        "kubectl weir: node n2: its weir pod weir-n2 is gone, or none of its containers runs just now: pods \"weir-n2\" not \
+         found"
     );
     assert_eq!(
         broken(Exec::Refused(500, "error dialing backend: dial tcp 172.30.0.12:10250: refused".to_owned())),
@@ -278,7 +280,10 @@ fn status_has_one_line_a_node() {
     let outcome = scene.run("-j status --check");
     let nodes: Value = serde_json::from_str(&outcome.stdout).expect("JSON");
     assert_eq!(outcome.status.code(), Some(1));
-    assert_eq!((&nodes[0]["node"], &nodes[1]["error"]), (&"n1".into(), &"its weir pod weir-n2 is gone: gone".into()));
+    assert_eq!(
+        (&nodes[0]["node"], &nodes[1]["error"]),
+        (&"n1".into(), &"its weir pod weir-n2 is gone, or none of its containers runs just now: gone".into())
+    );
 }
 
 #[test]
@@ -421,6 +426,38 @@ fn an_uninstall_waits_for_every_node() {
     assert_eq!((&nodes[0]["uninstalled"], &nodes[1]["reason"]), (&true.into(), &"2 pods drain".into()));
     let refused = scene.refused("uninstall --weir-namespace elsewhere", 1);
     assert!(refused.starts_with("kubectl weir: no DaemonSet weir in namespace elsewhere"), "{refused}");
+}
+
+#[test]
+fn uninstalled_nodes_say_so_and_how_to_take_it_back() {
+    let scene = Scene::new();
+    scene.server.proxied("weir-n1", &[(200, "ok\n")]);
+    scene.server.proxied("weir-n2", &[(503, "2 pods drain\n")]);
+    for node in ["weir-n1", "weir-n2"] {
+        scene.server.exec(node, Exec::fails("cannot reach the agent", 1));
+    }
+    let said = || scene.run("status").stderr;
+    let unreached = "kubectl weir: node n1: cannot reach the agent\nkubectl weir: node n2: cannot reach the agent\n";
+    assert_eq!(said(), unreached);
+    let namespace =
+        |set: &str| json!({ "metadata": { "name": "weir-system", "annotations": { "weir.dev/uninstall": set } } });
+    scene.server.object("namespaces/weir-system", namespace("earlier"));
+    assert_eq!(said(), unreached, "another DaemonSet was meant");
+    scene.server.object("namespaces/weir-system", namespace("ds"));
+    assert_eq!(
+        said(),
+        "kubectl weir: node n1: uninstalled; to take that back: kubectl annotate namespace weir-system \
+         weir.dev/uninstall-\nkubectl weir: node n2: cannot reach the agent\n"
+    );
+}
+
+#[test]
+fn a_namespace_that_there_is_not_is_said() {
+    let scene = Scene::new();
+    scene.server.object("namespaces/empty", json!({ "metadata": { "name": "empty" } }));
+    assert_eq!(scene.text("pod list -n empty").lines().count(), 1, "the header");
+    assert_eq!(scene.refused("pod list -n nope", 1), "kubectl weir: no namespace nope\n");
+    assert_eq!(scene.refused("redirect list -n nope", 1), "kubectl weir: no namespace nope\n");
 }
 
 #[test]

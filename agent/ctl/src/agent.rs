@@ -13,7 +13,7 @@ use weir_proto::agent::v1::agent_client::AgentClient;
 
 /// The agent cannot be reached.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot reach the agent at {}: {source}; is weir-agent running? (another socket: --socket PATH)", path.display())]
+#[error("cannot reach the agent at {}: {source}; is weir-agent running?", path.display())]
 pub struct Unreachable {
     path: PathBuf,
     source: io::Error,
@@ -48,7 +48,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "cannot reach the agent at /nonexistent/agent.sock: No such file or directory (os error 2); \
-             is weir-agent running? (another socket: --socket PATH)"
+             is weir-agent running?"
         );
     }
 }

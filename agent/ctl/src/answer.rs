@@ -94,6 +94,15 @@ impl Answer {
         }
     }
 
+    /// Whether it is about pods, and there are none.
+    pub fn has_no_pods(&self) -> bool {
+        match self {
+            Self::Pods(rows) => rows.iter().next().is_none(),
+            Self::Redirects(rows) => rows.iter().next().is_none(),
+            _ => false,
+        }
+    }
+
     /// Only what is about pods of this namespace.
     pub fn in_namespace(mut self, namespace: &str) -> Self {
         match &mut self {

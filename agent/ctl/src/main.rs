@@ -50,6 +50,14 @@ enum Error {
 }
 
 impl Error {
+    /// What may help on a node.
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Node(node::Error::Unreachable(_)) => " (another socket: --socket PATH)",
+            _ => "",
+        }
+    }
+
     /// Whether whoever read the answer has seen enough.
     fn is_broken_pipe(&self) -> bool {
         let (Self::Output(error)
@@ -84,7 +92,9 @@ async fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) if error.is_broken_pipe() => ExitCode::from(OK),
         Err(error) => {
-            output.complain(&error);
+            // From a cluster, it is whoever runs this here who reads it.
+            let hint = if output.is_plain() { error.hint() } else { "" };
+            output.complain(format_args!("{error}{hint}"));
             // bpftool's habit. Nobody is left to tell if it cannot be written.
             let _ = output.json_error(&error.to_string());
             ExitCode::from(FAILED)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{Node, Pod},
+    core::v1::{Namespace as NamespaceObject, Node, Pod},
 };
 use kube::{
     Api, Client, Config,
@@ -81,6 +81,12 @@ impl Connection {
     pub async fn weir_daemon_set(&self) -> Result<Option<DaemonSet>, Error> {
         let api: Api<DaemonSet> = Api::namespaced(self.client.clone(), &self.cluster.weir_namespace);
         self.ask(api.get_opt(DAEMON_SET)).await
+    }
+
+    /// Whether there is no such namespace; whoever may not look is not told so.
+    pub async fn lacks_namespace(&self, name: &str) -> bool {
+        let api: Api<NamespaceObject> = Api::all(self.client.clone());
+        matches!(self.ask(api.get_metadata_opt(name)).await, Ok(None))
     }
 
     /// The names of all nodes.

@@ -105,7 +105,8 @@ fn refusal(error: kube::Error, namespace: &str, pod: &str) -> String {
                  namespace {namespace}",
                 status.message
             ),
-            404 => format!("its weir pod {pod} is gone: {}", status.message),
+            // The kubelet says the same of a pod of which no container runs just now.
+            404 => format!("its weir pod {pod} is gone, or none of its containers runs just now: {}", status.message),
             _ => format!("exec into its weir pod {pod}: {}", said(&status)),
         },
         error => format!("exec into its weir pod {pod}: {error}"),
@@ -251,6 +252,27 @@ fn said_beside(stderr: &str) -> Vec<String> {
     lines.map(|line| line.strip_prefix("weirctl: ").unwrap_or(line).to_owned()).collect()
 }
 
+/// What the kubelet and the runtime write around why a container cannot be entered, each layer again.
+const LAYERS: [&str; 4] = [
+    "Internal error occurred: ",
+    "error executing command in container: ",
+    "failed to exec in container: ",
+    "failed to create exec ",
+];
+
+/// Why nothing ran in a container that the runtime has, as far as the API server knows.
+fn not_entered(status: &Status) -> String {
+    let mut why = status.message.as_deref().unwrap_or("it did not run");
+    if status.reason.as_deref() != Some("InternalError") {
+        return why.to_owned();
+    }
+    while let Some(rest) = LAYERS.iter().find_map(|layer| why.strip_prefix(layer)) {
+        why = rest;
+    }
+    let why = why.lines().next().unwrap_or_default();
+    format!("its container cannot be entered, it may just be restarting: {why}")
+}
+
 /// The exit code that a status of the API server tells, or why there is none.
 fn ending(status: &Status) -> Result<i32, String> {
     if status.status.as_deref() == Some("Success") {
@@ -259,7 +281,7 @@ fn ending(status: &Status) -> Result<i32, String> {
     let causes = status.details.iter().flat_map(|details| details.causes.iter().flatten());
     let mut codes = causes.filter(|cause| cause.reason.as_deref() == Some("ExitCode"));
     let code = codes.find_map(|cause| cause.message.as_deref().and_then(|code| code.parse().ok()));
-    code.ok_or_else(|| status.message.clone().unwrap_or_else(|| "it did not run".to_owned()))
+    code.ok_or_else(|| not_entered(status))
 }
 
 #[cfg(test)]
@@ -287,6 +309,13 @@ mod tests {
         );
         let error = status(json!({ "status": "Failure", "message": "container not found (\"agent\")" }));
         assert_eq!(error, Err("container not found (\"agent\")".to_owned()));
+        let nested = "Internal error occurred: Internal error occurred: error executing command in container: failed to \
+                      exec in container: failed to create exec \"9b1\": task 7f0 not found: not found";
+        let killed = status(json!({ "status": "Failure", "reason": "InternalError", "message": nested })).unwrap_err();
+        assert_eq!(
+            killed,
+            "its container cannot be entered, it may just be restarting: \"9b1\": task 7f0 not found: not found"
+        );
     }
 
     #[test]
@@ -328,7 +357,10 @@ mod tests {
             "exec into its weir pod weir-x is not allowed: pods \"weir-x\" is forbidden; it takes the verbs create and \
              get on pods/exec in namespace weir-system"
         );
-        assert_eq!(api(404, "not found"), "its weir pod weir-x is gone: not found");
+        assert_eq!(
+            api(404, "not found"),
+            "its weir pod weir-x is gone, or none of its containers runs just now: not found"
+        );
         assert_eq!(
             api(500, "error dialing backend: connection refused"),
             "exec into its weir pod weir-x: error dialing backend: connection refused"

@@ -81,6 +81,12 @@ pub async fn ask(question: &Question, cluster: &Cluster, output: &mut Output) ->
             (Some(namespace), false) => answer.in_namespace(namespace),
             _ => answer,
         };
+        if let Some(namespace) = &connection.namespace
+            && shown.has_no_pods()
+            && connection.lacks_namespace(namespace).await
+        {
+            return Err(Error::Pod(format!("no namespace {namespace}")));
+        }
         shown.print(output)?;
         well
     };
@@ -131,6 +137,7 @@ async fn replies(connection: &Connection, asked: &Asked, question: &Question) ->
         Reply { node: node.clone(), answer, beside }
     };
     let mut replies: Vec<Reply> = stream::iter(&asked.nodes).map(reply).buffer_unordered(AT_ONCE).collect().await;
+    uninstall::explain(connection, &mut replies).await;
     replies.sort_by(|one, other| one.node.cmp(&other.node));
     replies
 }

@@ -9,9 +9,12 @@ use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::{
-    apps::v1::DaemonSet,
-    core::v1::{Namespace, Pod},
+use k8s_openapi::{
+    api::{
+        apps::v1::DaemonSet,
+        core::v1::{Namespace, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api,
@@ -24,7 +27,7 @@ use tokio::{
 };
 
 use super::{
-    AT_ONCE, Outcome,
+    AT_ONCE, Outcome, Reply,
     connect::{Connection, DAEMON_SET},
     error::Error,
     place,
@@ -92,6 +95,45 @@ async fn annotate(connection: &Connection, set: &DaemonSet) -> Result<(), Error>
     let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
     connection.ask(api.patch_metadata(&connection.cluster.weir_namespace, &parameters, &patch)).await?;
     Ok(())
+}
+
+/// Says of nodes without an answer that they are uninstalled, where that is why.
+pub async fn explain(connection: &Connection, replies: &mut [Reply]) {
+    if replies.iter().all(|reply| reply.answer.is_ok()) {
+        return;
+    }
+    // Whoever may not look at all of this gets the plain answers.
+    let (Ok(Some(set)), Ok(Some(namespace)), Ok(pods)) =
+        tokio::join!(connection.weir_daemon_set(), own_namespace(connection), connection.weir_pods())
+    else {
+        return;
+    };
+    let uid = set.metadata.uid.unwrap_or_default();
+    if namespace.annotations.unwrap_or_default().get(ANNOTATION) != Some(&uid) {
+        return;
+    }
+    let of_nodes = to_ask(&pods, &uid, &Progress::new());
+    let ask = async |(node, pod): (String, &Pod)| (node, answer(connection, pod).await);
+    let failing = of_nodes
+        .into_iter()
+        .filter(|(node, _)| replies.iter().any(|reply| reply.node == *node && reply.answer.is_err()));
+    let answers: Vec<_> = stream::iter(failing).map(ask).buffer_unordered(AT_ONCE).collect().await;
+    let progress = by_node(answers);
+    for reply in replies.iter_mut().filter(|reply| reply.answer.is_err()) {
+        if progress.get(&reply.node).is_some_and(Result::is_ok) {
+            reply.answer = Err(taken_off(&connection.cluster.weir_namespace));
+        }
+    }
+}
+
+async fn own_namespace(connection: &Connection) -> Result<Option<ObjectMeta>, Error> {
+    let api: Api<Namespace> = Api::all(connection.client.clone());
+    let found = connection.ask(api.get_metadata_opt(&connection.cluster.weir_namespace)).await?;
+    Ok(found.map(|namespace| namespace.metadata))
+}
+
+fn taken_off(namespace: &str) -> String {
+    format!("uninstalled; to take that back: kubectl annotate namespace {namespace} {ANNOTATION}-")
 }
 
 /// Asks all nodes that are not done. Whether all are.
