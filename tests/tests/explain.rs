@@ -246,7 +246,11 @@ fn questions_that_make_no_sense_are_answered_with_one_line() {
 fn a_checked_status_has_an_exit_code() {
     let mut scene = Scene::new();
     let check = |scene: &Scene| scene.mesh.ctl.run(&["status", "--check"]);
-    // A pod is pending that has just been said to be there.
+    // A pod is pending, for what it says itself.
+    let outcome = scene.mesh.ctl.run(&["event", "trace", "pending", "--for", "100ms"]);
+    let why =
+        "is pending, so that there are no events of it yet: annotation traffic.sidecar.istio.io/excludeOutboundPorts";
+    assert!(outcome.status.success() && outcome.stderr.contains(why), "{outcome:?}");
     wait_for("all is well", Duration::from_secs(10), || {
         let outcome = check(&scene);
         if outcome.status.success() { Ok(()) } else { Err(outcome) }

@@ -176,6 +176,15 @@ impl Node {
         let events = self.agent.trace_events(request).await.map_err(|status| self.error(&status))?;
         let mut events = events.into_inner();
         output.note(format_args!("tracing {}", if what.pod.is_empty() { "all pods" } else { &what.pod }));
+        if !what.pod.is_empty() {
+            let pod = self.pod(&what.pod).await.map_err(|status| self.error(&status))?;
+            if let Some(why) = pod.not_yet() {
+                output.note(format_args!(
+                    "pod {} is pending, so that there are no events of it yet: {why}",
+                    pod.full_name()
+                ));
+            }
+        }
         let lines = Lines::new();
         let (mut shown, mut lost) = (0, 0);
         let end = stop(what)?;

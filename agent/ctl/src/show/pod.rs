@@ -98,6 +98,11 @@ impl Pod {
         format!("{}/{}", self.namespace, self.name)
     }
 
+    /// Why there is nothing to see of it yet: it is pending, and not redirected either.
+    pub fn not_yet(&self) -> Option<&str> {
+        if self.state == PENDING && self.slot.is_none() { Some(shown(&self.reason)) } else { None }
+    }
+
     /// Whether it is to be enrolled.
     pub fn is_wanted(&self) -> bool {
         is_wanted(&self.state)
@@ -225,6 +230,8 @@ pub(super) mod tests {
             reason: "netns /run/netns/late: no such file".to_owned(),
             ..Default::default()
         });
+        assert_eq!(late.not_yet(), Some("netns /run/netns/late: no such file"));
+        assert_eq!(web().not_yet(), None);
         assert_eq!(
             table(&Rows::here(vec![late, web()]), Time(5_000_000_001)).to_string(),
             "\

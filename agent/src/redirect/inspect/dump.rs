@@ -12,7 +12,7 @@ use weir_abi::{
 };
 
 use super::{Error, decode::FromBytes};
-use crate::redirect::object::NAMES;
+use crate::redirect::object::{LOGS, NAMES};
 
 /// A name and a value.
 pub type Field = (&'static str, String);
@@ -29,7 +29,7 @@ pub struct Entry {
 /// Every entry of the map `name`, which `open` opens. Array entries that mean nothing (unused slots, decisions that
 /// never happened) are left out.
 pub(super) fn dump(asked: &str, open: impl Fn(&str) -> Result<Map, MapError>) -> Result<Vec<Entry>, Dump> {
-    let known = NAMES.into_iter().find(|known| known.eq_ignore_ascii_case(asked));
+    let known = NAMES.into_iter().chain([LOGS]).find(|known| known.eq_ignore_ascii_case(asked));
     match known.ok_or(Dump::Unknown)? {
         name::CONFIG => {
             let map: Array<_, Bytes<{ size_of::<Config>() }>> = open(name::CONFIG)?.try_into()?;
@@ -61,6 +61,9 @@ pub(super) fn dump(asked: &str, open: impl Fn(&str) -> Result<Map, MapError>) ->
         name::FLOWS => flows(open(name::FLOWS)?),
         name::FAULTS => faults(open(name::FAULTS)?),
         name::EVENTS => Err(Dump::NotIterable(name::EVENTS, "it is a ring buffer; `weirctl event trace` reads it")),
+        LOGS => {
+            Err(Dump::NotIterable(LOGS, "it is a ring buffer of log records; `log = \"weir_ebpf=debug\"` shows them"))
+        }
         storage => Err(Dump::NotIterable(storage, "it is socket storage, whose entries hang on their sockets")),
     }
 }
@@ -387,6 +390,10 @@ mod tests {
             "map PEER cannot be dumped: it is socket storage, whose entries hang on their sockets"
         );
         assert_eq!(dump("EVENTS"), "map EVENTS cannot be dumped: it is a ring buffer; `weirctl event trace` reads it");
+        assert_eq!(
+            dump("aya_logs"),
+            "map AYA_LOGS cannot be dumped: it is a ring buffer of log records; `log = \"weir_ebpf=debug\"` shows them"
+        );
         assert!(dump("NOPE").starts_with("no map \"NOPE\"; expected one of CONFIG, ENROLLED, "), "{}", dump("NOPE"));
     }
 
