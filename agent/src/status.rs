@@ -34,6 +34,8 @@ pub struct Board {
     pub proxies: Vec<ProxyStatus>,
     /// Last error of the pod source, empty when it is well.
     pub source_error: String,
+    /// What the pod source's users should know and what is no fault of the node's.
+    pub source_notes: Vec<String>,
     /// The cgroup that holds all pods, while it is known.
     pub pods_cgroup: Option<PathBuf>,
     /// Why it is not known; empty when it is, or when none is configured.

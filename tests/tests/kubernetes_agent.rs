@@ -445,7 +445,9 @@ fn events_tell_what_became_of_pods() {
     assert_eq!(enrolled["regarding"]["kind"], "Pod");
     assert_eq!(enrolled["metadata"]["namespace"], "shop");
     scene.server.put(namespace("shop", &[]));
-    scene.wait_event(&web.uid, "Withdrawn");
+    let withdrawn = scene.wait_event(&web.uid, "Withdrawn");
+    let why = "its namespace has no label weir.dev/mesh=enabled";
+    assert_eq!(withdrawn["note"], format!("Connections of this pod are not redirected to weir any more: {why}"));
     scene.wait_event(&first.uid, "Withdrawn");
     // What is told again within minutes is counted up.
     scene.server.put(namespace("shop", &["weir.dev/mesh=enabled"]));

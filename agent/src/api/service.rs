@@ -218,6 +218,7 @@ fn status(board: &Board, kernel: &dyn Kernel, watchers: u32) -> Result<pb::Statu
         refused,
         watchers,
         source_error: board.source_error.clone(),
+        source_notes: board.source_notes.clone(),
         node: board.node.clone(),
         pods_cgroup: board.pods_cgroup.as_ref().map_or_else(String::new, |path| path.display().to_string()),
         pods_cgroup_error: board.pods_cgroup_error.clone(),

@@ -41,6 +41,7 @@ pub(super) fn board(pods: Vec<PodStatus>) -> Board {
         pods,
         proxies: Vec::new(),
         source_error: String::new(),
+        source_notes: Vec::new(),
         pods_cgroup: None,
         pods_cgroup_error: String::new(),
         cni: None,

@@ -60,12 +60,19 @@ pub enum Error {
         count: usize,
         /// How many there may be.
         most: usize,
+        /// How many of them are the node's.
+        of_node: usize,
     },
 }
 
 impl From<Error> for Reason {
     fn from(error: Error) -> Self {
-        Self::owner(error.to_string())
+        let text = error.to_string();
+        match error {
+            // No pod can have so few that it fits.
+            Error::TooMany { most, of_node, .. } if of_node > most => Self::node(text),
+            _ => Self::owner(text),
+        }
     }
 }
 
@@ -96,8 +103,9 @@ impl Policy {
             fail_open,
         };
         let ports = policy.outbound_ports.len() + policy.inbound_ports.len() + policy.probe_ports.len();
-        at_most("ports that are excluded or probed", ports, MAX_PORTS)?;
-        at_most("excluded CIDRs", policy.outbound_cidrs.len(), MAX_CIDRS)?;
+        let of_node = node.exclude_outbound_ports.len() + node.exclude_inbound_ports.len();
+        at_most("ports that are excluded or probed", ports, MAX_PORTS, of_node)?;
+        at_most("excluded CIDRs", policy.outbound_cidrs.len(), MAX_CIDRS, node.exclude_outbound_cidrs.len())?;
         Ok(policy)
     }
 
@@ -127,8 +135,8 @@ impl Policy {
     }
 }
 
-fn at_most(what: &'static str, count: usize, most: usize) -> Result<(), Error> {
-    if count <= most { Ok(()) } else { Err(Error::TooMany { what, count, most }) }
+fn at_most(what: &'static str, count: usize, most: usize, of_node: usize) -> Result<(), Error> {
+    if count <= most { Ok(()) } else { Err(Error::TooMany { what, count, most, of_node }) }
 }
 
 /// What is shown of a value: an annotation may have 256 KiB, and all pods' reasons travel in one answer.
@@ -264,9 +272,12 @@ pub(super) mod tests {
             "too many ports that are excluded or probed: 65, the node's and the pod's own, expected at most 64"
         );
         let cidrs = (0..65).map(|index| format!("10.0.{index}.0/24")).collect::<Vec<_>>().join(",");
-        assert_eq!(
-            Policy::of(&annotated(&[(OUTBOUND_CIDRS[0], &cidrs)]), &node).unwrap_err().to_string(),
-            "too many excluded CIDRs: 65, the node's and the pod's own, expected at most 64"
-        );
+        let error = Policy::of(&annotated(&[(OUTBOUND_CIDRS[0], &cidrs)]), &node).unwrap_err();
+        let text = "too many excluded CIDRs: 65, the node's and the pod's own, expected at most 64";
+        assert_eq!(Reason::from(error), Reason::owner(text));
+        // No pod can help it.
+        let exclude_outbound_cidrs = cidrs.split(',').map(|cidr| cidr.parse().unwrap()).collect();
+        let node = config::Redirect { exclude_outbound_cidrs, ..config::Redirect::default() };
+        assert_eq!(Reason::from(Policy::of(&annotated(&[]), &node).unwrap_err()), Reason::node(text));
     }
 }

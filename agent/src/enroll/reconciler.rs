@@ -211,7 +211,9 @@ impl Reconciler {
                         return self.give_up();
                     }
                     let listing = source.borrow_and_update().clone();
-                    self.board.write().source_error = listing.error.clone();
+                    let mut board = self.board.write();
+                    (board.source_error, board.source_notes) = (listing.error.clone(), listing.notes);
+                    drop(board);
                     (self.passed_over, self.source_error) = (listing.passed_over, listing.error);
                     if let Some(pods) = listing.pods.filter(|_| self.leaving.is_none()) {
                         self.want(pods);

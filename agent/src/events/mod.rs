@@ -54,10 +54,12 @@ pub async fn run(handle: Handle, mut outcomes: watch::Receiver<All>, instance: O
 fn tell(writer: &mut Writer, handle: &Handle, uid: &str, what: &What, now: Instant) {
     let Some(pod) = handle.pod(uid) else { return };
     // That a pod came to its end is no news, and nobody reads events of one that is gone.
-    if *what == What::Withdrawn && (pod.finished || !handle.is_present(uid)) {
-        return;
-    }
-    writer.write(Regarding::pod(&pod), what, now);
+    let withdrawn = match what {
+        What::Withdrawn(_) if pod.finished || !handle.is_present(uid) => return,
+        What::Withdrawn(_) => Some(What::Withdrawn(handle.why_not(uid))),
+        _ => None,
+    };
+    writer.write(Regarding::pod(&pod), withdrawn.as_ref().unwrap_or(what), now);
 }
 
 /// Says on the node that nothing is redirected, and why; tries for a few seconds. Where the API server is not the source

@@ -18,8 +18,8 @@ pub enum What {
     Failed(String),
     /// A pod that is enrolled is not so as it should be by now, and why.
     Unapplied(String),
-    /// A pod's connections are not redirected any more.
-    Withdrawn,
+    /// A pod's connections are not redirected any more, and why, where that is known.
+    Withdrawn(Option<String>),
     /// Nothing is redirected on the node, and why.
     Unavailable(String),
 }
@@ -84,7 +84,7 @@ impl Story {
         self.pods.retain(|uid, pod| {
             let present = all.contains_key(uid);
             if !present && pod.enrolled {
-                told.push((uid.clone(), What::Withdrawn));
+                told.push((uid.clone(), What::Withdrawn(None)));
             }
             present
         });
@@ -155,7 +155,7 @@ mod tests {
             (Some(starting("the pod has no address yet")), None),
             (Some(redirected()), Some(What::Enrolled)),
             (Some(redirected()), None),
-            (None, Some(What::Withdrawn)),
+            (None, Some(What::Withdrawn(None))),
             (None, None),
             (Some(redirected()), Some(What::Enrolled)),
         ] {
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(story.go_on(&malformed(), later), told(Some(What::Unapplied("label x: invalid".to_owned()))));
         assert_eq!(story.go_on(&malformed(), later), []);
         assert_eq!(story.go_on(&at(Some(redirected())), later), []);
-        assert_eq!(story.go_on(&at(None), later), told(Some(What::Withdrawn)));
+        assert_eq!(story.go_on(&at(None), later), told(Some(What::Withdrawn(None))));
     }
 
     #[test]
@@ -217,7 +217,7 @@ mod tests {
         let (mut story, now) = (Story::new(["u".to_owned()].into()), Instant::now());
         assert_eq!(story.go_on(&at(Some(pending("starting"))), now), []);
         assert_eq!(story.go_on(&at(Some(redirected())), now), []);
-        assert_eq!(story.go_on(&at(None), now), told(Some(What::Withdrawn)));
+        assert_eq!(story.go_on(&at(None), now), told(Some(What::Withdrawn(None))));
         assert_eq!(story.go_on(&at(Some(redirected())), now), told(Some(What::Enrolled)));
 
         let mut story = Story::new(["u".to_owned()].into());

@@ -245,7 +245,7 @@ impl What {
             Self::Enrolled => "Enrolled",
             Self::Failed(_) => "EnrollFailed",
             Self::Unapplied(_) => "UpdateFailed",
-            Self::Withdrawn => "Withdrawn",
+            Self::Withdrawn(_) => "Withdrawn",
             Self::Unavailable(_) => "RedirectUnavailable",
         }
     }
@@ -254,14 +254,14 @@ impl What {
         match self {
             Self::Enrolled | Self::Failed(_) => "Enroll",
             Self::Unapplied(_) => "Update",
-            Self::Withdrawn => "Withdraw",
+            Self::Withdrawn(_) => "Withdraw",
             Self::Unavailable(_) => "Start",
         }
     }
 
     fn kind(&self) -> &'static str {
         match self {
-            Self::Enrolled | Self::Withdrawn => "Normal",
+            Self::Enrolled | Self::Withdrawn(_) => "Normal",
             Self::Failed(_) | Self::Unapplied(_) | Self::Unavailable(_) => "Warning",
         }
     }
@@ -271,7 +271,10 @@ impl What {
             Self::Enrolled => "Connections of this pod are redirected to weir from now on".to_owned(),
             Self::Failed(reason) => format!("This pod is not enrolled: {reason}"),
             Self::Unapplied(reason) => format!("This pod is enrolled, but not as it says now: {reason}"),
-            Self::Withdrawn => "Connections of this pod are not redirected to weir any more".to_owned(),
+            Self::Withdrawn(why) => {
+                let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+                format!("Connections of this pod are not redirected to weir any more{why}")
+            }
             Self::Unavailable(reason) => format!("weir redirects nothing on this node: {reason}"),
         };
         note.truncate(note.floor_char_boundary(MAX_NOTE));

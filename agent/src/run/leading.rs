@@ -265,6 +265,7 @@ fn board(node: &Node, redirect: &Redirect, keeper: &Keeper) -> SharedBoard {
         pods: Vec::new(),
         proxies: Vec::new(),
         source_error: String::new(),
+        source_notes: Vec::new(),
         pods_cgroup: None,
         pods_cgroup_error: String::new(),
         cni: None,

@@ -130,6 +130,8 @@ pub struct Listing {
     pub passed_over: Vec<PassedOver>,
     /// Why the last answer was not good; empty when it was.
     pub error: String,
+    /// What its users should know and what is no fault of the node's.
+    pub notes: Vec<String>,
 }
 
 /// Follows a source: always its latest listing.

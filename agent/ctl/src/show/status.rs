@@ -39,6 +39,7 @@ pub struct Status {
     pods_passed_over: u32,
     pending: Vec<Pod>,
     source_error: Option<String>,
+    source_notes: Vec<String>,
     refused: Counts,
     faults: Counts,
     watchers: u32,
@@ -117,6 +118,7 @@ impl From<pb::StatusResponse> for Status {
             pods_passed_over: status.pods_passed_over,
             pending: status.pending.into_iter().map(Pod::from).collect(),
             source_error: optional(status.source_error),
+            source_notes: status.source_notes,
             refused: sorted(status.refused),
             faults: sorted(status.faults),
             watchers: status.watchers,
@@ -205,6 +207,9 @@ impl Status {
             facts.line("", format!("{}: {}", pending.full_name(), shown(&pending.reason)));
         }
         facts.line("pod source", self.source_error.as_deref().unwrap_or("ok"));
+        for note in &self.source_notes {
+            facts.line("", note);
+        }
         facts.line("refused", counts(&self.refused));
         facts.line("faults", counts(self.faults.iter().filter(|(_, count)| **count > 0)));
         facts.line("watchers", self.watchers.to_string());
@@ -259,6 +264,7 @@ impl Status {
             0 => {}
             more => notes.push(format!("{more} more pending")),
         }
+        notes.extend(self.source_notes.iter().take(NAMED).cloned());
         notes
     }
 }
@@ -448,6 +454,8 @@ keeper        off
         };
         assert!(healthy(&pending(false)), "one that anybody may make");
         assert!(!healthy(&pending(true)));
+        let malformed = "namespace shop: label x: invalid".to_owned();
+        assert!(healthy(&|answer| answer.source_notes = vec![malformed.clone()]), "nor is a label the node's fault");
         assert!(!healthy(&|answer| answer.source_error = "pods.toml: line 3".to_owned()));
         assert!(!healthy(&|answer| answer.pods_cgroup_error = "no kubepods below /sys/fs/cgroup".to_owned()));
         assert!(!healthy(&|answer| answer.cni_error = "/etc/cni/net.d has no CNI configuration yet".to_owned()));
@@ -494,6 +502,7 @@ keeper        off
         });
         let mut well = answer();
         well.pods_pending = 1;
+        well.source_notes = vec!["namespace shop: label x: invalid".to_owned()];
         let node = |name: &str, status| Node { name: name.to_owned(), status };
         let nodes =
             [node("a", Ok(well.clone().into())), node("b", Ok(busy.into())), node("c", Err("no weir pod".to_owned()))];
@@ -501,7 +510,7 @@ keeper        off
             table(&nodes).to_string(),
             "\
 NODE  HEALTHY  AGENT  PROXY        ENROLLED  PENDING  REFUSED  FAULTS  DROPS  NOTES
-a     yes      0.1.0  0.1.0        3         1        5        2       0      default/late: no netns
+a     yes      0.1.0  0.1.0        3         1        5        2       0      default/late: no netns; namespace shop: label x: invalid
 b     no       0.1.0  0.1.0,0.0.9  3         5        5        2       7      default/stuck: no netns; default/late: no netns; default/late: no netns; 2 more pending
 c     no       -      -            -         -        -        -       -      no answer
 "

@@ -116,6 +116,17 @@ impl Cluster {
         self.namespaces.iter().map(|(name, namespace)| (name.clone(), enrolled(namespace))).collect()
     }
 
+    /// What is wrong with the labels of namespaces that have pods on this node.
+    pub fn namespace_problems(&self) -> Vec<String> {
+        let here: BTreeSet<&str> = self.pods.values().map(|pod| pod.namespace.as_str()).collect();
+        let of_pods = here.into_iter().filter_map(|name| self.namespaces.get(name));
+        let problems = of_pods.filter_map(|namespace| {
+            let problem = selection::namespace_problem(namespace, &self.rules)?;
+            Some(format!("namespace {}: {problem}", namespace.name))
+        });
+        problems.collect()
+    }
+
     /// What becomes of a pod.
     pub fn choose(&self, pod: &Pod) -> Choice {
         selection::choose(pod, self.namespaces.get(&pod.namespace), &self.rules)
@@ -286,6 +297,24 @@ mod tests {
             .collect();
         uids.sort_unstable();
         uids
+    }
+
+    #[test]
+    fn a_namespace_whose_label_means_nothing_is_named_where_it_has_pods() {
+        let mut cluster = cluster();
+        let labelled = |value: &str| {
+            let labels = [("weir.dev/mesh".to_owned(), value.to_owned())].into();
+            seen(Namespace { name: "shop".to_owned(), labels, ..Namespace::default() })
+        };
+        cluster.hear_namespaces(Heard::Applied(labelled("Enabled")));
+        assert!(cluster.namespace_problems().is_empty(), "none of its pods is here");
+        cluster.hear_pods(Heard::All(vec![pod("a"), pod("b")]));
+        assert_eq!(
+            cluster.namespace_problems(),
+            ["namespace shop: label weir.dev/mesh: invalid \"Enabled\", expected \"enabled\" or \"disabled\""]
+        );
+        cluster.hear_namespaces(Heard::Applied(labelled("disabled")));
+        assert!(cluster.namespace_problems().is_empty());
     }
 
     #[test]

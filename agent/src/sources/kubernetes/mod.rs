@@ -39,7 +39,7 @@ pub use self::{
     reflector::Timing,
     selection::Rules,
 };
-use self::{cluster::Cluster, requests::Resource, source::Message};
+use self::{cluster::Cluster, requests::Resource, selection::Choice, source::Message};
 use super::{Follower, Listing};
 use crate::{
     config::{Config, KubernetesSource},
@@ -150,6 +150,18 @@ impl Handle {
     /// Whether a pod is on this node, and not only leaving it.
     pub fn is_present(&self, uid: &str) -> bool {
         self.shared.cluster.read().is_present(uid)
+    }
+
+    /// Why a pod of this node is not to be enrolled; none if it is, or is not known.
+    pub fn why_not(&self, uid: &str) -> Option<String> {
+        if *self.uninstall.borrow() {
+            return Some("weir is being taken off the cluster's nodes".to_owned());
+        }
+        let cluster = self.shared.cluster.read();
+        match cluster.choose(cluster.pod(uid)?) {
+            Choice::Pass(reason) => Some(reason),
+            Choice::Enroll | Choice::Hold(_) => None,
+        }
     }
 
     /// UIDs of pods that an earlier agent had found on this node.

@@ -53,6 +53,14 @@ pub fn namespace_enrolled(namespace: &Namespace, rules: &Rules) -> bool {
     namespace.name != rules.own_namespace && wish(&namespace.labels, rules) == Wish::In
 }
 
+/// What is wrong with a namespace's labels, so that they enroll nothing.
+pub fn namespace_problem(namespace: &Namespace, rules: &Rules) -> Option<String> {
+    match wish(&namespace.labels, rules) {
+        Wish::Malformed(problem) if namespace.name != rules.own_namespace => Some(problem),
+        _ => None,
+    }
+}
+
 /// What becomes of a pod. A namespace that is not known yet has no labels.
 pub fn choose(pod: &Pod, namespace: Option<&Namespace>, rules: &Rules) -> Choice {
     if pod.namespace == rules.own_namespace {

@@ -237,7 +237,7 @@ impl Source {
         let listed = cluster.listed();
         let known = listed.pods && listed.namespaces || self.from_record;
         let error = self.problem(cluster.lacks_node());
-        let mut listing = Listing { error, ..Listing::default() };
+        let mut listing = Listing { error, notes: cluster.namespace_problems(), ..Listing::default() };
         if known {
             let mut pods = Vec::new();
             for (pod, choice) in cluster.choices() {
@@ -268,7 +268,8 @@ impl Source {
         self.senders.listing.send_if_modified(|present| {
             let same = present.pods == listing.pods
                 && present.passed_over == listing.passed_over
-                && present.error == listing.error;
+                && present.error == listing.error
+                && present.notes == listing.notes;
             if !same {
                 *present = listing;
             }

@@ -59,6 +59,8 @@ pub struct StatusResponse {
     pub cni: ::prost::alloc::string::String,
     #[prost(string, tag = "23")]
     pub cni_error: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "26")]
+    pub source_notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for StatusResponse {
     const NAME: &'static str = "StatusResponse";
