@@ -197,6 +197,10 @@ fn a_malformed_agent_configuration_is_refused() {
         outcome.status.success() && outcome.stdout.contains("with everything that weir needs"),
         "features are shown: {outcome:?}"
     );
+    let place = Place::new(&scene.node);
+    let file = place.write("agent.toml", &place.configuration("drain = \"1s\"").replace("pods.toml", "none.toml"));
+    let outcome = scene.launch("weir-agent").args(["check", "--config"]).args([&file]).output(PATIENCE);
+    assert_one_clear_line("missing pods", &outcome, &["source.file.path: ", "none.toml: No such file"]);
     let outcome = scene.launch("weir-agent").args(["run", "--config", "/nonexistent/agent.toml"]).output(PATIENCE);
     assert_one_clear_line("missing file", &outcome, &["/nonexistent/agent.toml", "No such file"]);
     scene.is_well();
