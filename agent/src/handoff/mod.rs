@@ -9,6 +9,7 @@ mod fleet;
 mod needs;
 mod proxy;
 mod pulse;
+mod question;
 mod server;
 
 pub use channel::MAX_FDS;

@@ -7,12 +7,16 @@
 use std::{collections::HashSet, os::fd::OwnedFd, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use weir_abi::map::MAX_PODS;
 use weir_proto::handoff::v1 as handoff;
 
-use super::{UpstreamSockets, proxy::WeakProxy};
+use super::{
+    UpstreamSockets,
+    proxy::WeakProxy,
+    question::{Asked, InFlight, Question},
+};
 use crate::netns::Family;
 
 /// The most upstream sockets in one answer.
@@ -68,29 +72,6 @@ impl Needs {
         });
         true
     }
-}
-
-/// A pod's UID and a family, as the handoff protocol says it.
-type Question = (String, i32);
-
-/// A question is open until this is dropped.
-#[derive(Debug)]
-struct Asked {
-    question: Question,
-    of: Arc<Mutex<HashSet<Question>>>,
-}
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        self.of.lock().remove(&self.question);
-    }
-}
-
-/// An answer on its way, until it is sent.
-#[derive(Debug)]
-pub(super) struct InFlight {
-    _asked: Asked,
-    _made: OwnedSemaphorePermit,
 }
 
 async fn make(need: handoff::NeedSockets, sockets: Arc<dyn UpstreamSockets>) -> (handoff::Sockets, Vec<Arc<OwnedFd>>) {

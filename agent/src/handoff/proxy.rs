@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use weir_abi::map::MAX_PODS;
 use weir_proto::handoff::v1::{self as handoff, FromAgent, from_agent};
 
-use super::needs::InFlight;
+use super::question::InFlight;
 
 /// Messages waiting for a proxy: a snapshot of every pod that a node can have, and some more.
 const QUEUE: usize = 2 * MAX_PODS as usize;
