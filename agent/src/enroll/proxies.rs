@@ -105,7 +105,7 @@ impl Proxies {
         connected.unanswered = Some(since);
         tracing::warn!(
             proxy = id.0, pid = connected.peer.pid, version = %connected.hello.proxy_version, since = ?since.elapsed(),
-            "a proxy does not answer; its connections stall"
+            "a proxy does not answer; its connections may stall"
         );
     }
 
@@ -117,13 +117,12 @@ impl Proxies {
         }
     }
 
-    /// What to say of the proxy that this pod is served by, if that does not answer: the one that accepts, or the pod's
-    /// own that would. An older pod's that drains is left out: that a new pod is ready is what ends it.
+    /// What to say of the agent's own pod's proxy, if that accepts, or would, and does not answer. Of another pod's this
+    /// pod is not accused: in a rollout that fails it would be deleted for it, with the only agent that works.
     pub(super) fn hung(&self) -> Option<String> {
-        let acceptor = self.fleet.acceptor();
-        let would = |id| self.fleet.member(id).is_some_and(|member| member.own && member.state == ProxyState::Standby);
-        let serves = |id| acceptor == Some(id) || would(id);
-        let mut hung = self.connected.iter().filter(|(id, _)| serves(**id));
+        let serves = |state| matches!(state, ProxyState::Ready | ProxyState::Standby);
+        let counts = |id| self.fleet.member(id).is_some_and(|member| member.own && serves(member.state));
+        let mut hung = self.connected.iter().filter(|(id, _)| counts(**id));
         hung.find_map(|(_, Connected { hello, peer, unanswered, .. })| {
             let seconds = unanswered.as_ref()?.elapsed().as_secs();
             Some(format!("proxy {} ({}) has not answered for {seconds}s", peer.pid, hello.proxy_version))
@@ -349,9 +348,14 @@ mod tests {
     }
 
     fn join(proxies: &mut Proxies, number: u64) -> mpsc::Receiver<Outgoing> {
+        join_of(proxies, number, true)
+    }
+
+    /// A proxy of the agent's own pod, or of another.
+    fn join_of(proxies: &mut Proxies, number: u64, own: bool) -> mpsc::Receiver<Outgoing> {
         let (proxy, sent) = Proxy::new(ProxyId(number));
         let map = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        proxies.join(proxy, handoff::Hello::default(), Peer::default(), true, [map(), map()]);
+        proxies.join(proxy, handoff::Hello::default(), Peer::default(), own, [map(), map()]);
         sent
     }
 
@@ -407,6 +411,7 @@ mod tests {
         proxies.send_pods([&web, &shop].into_iter(), "n1");
         assert_eq!(heard(&mut sent), ["+web"], "one that came back");
     }
+
     #[tokio::test(start_paused = true)]
     async fn the_proxy_that_serves_is_named_while_it_does_not_answer_and_stays() {
         let mut proxies = Proxies::default();
@@ -424,10 +429,30 @@ mod tests {
         let _new = join(&mut proxies, 2);
         proxies.ready(ProxyId(2), DRAIN);
         assert_eq!(proxies.hung(), None);
-        assert!(proxies.status()[0].unanswered.is_some(), "its own connections stall");
+        assert!(proxies.status()[0].unanswered.is_some(), "its own connections may stall");
         proxies.draining(ProxyId(1), 0, true);
         assert!(proxies.hung().is_some(), "of this pod, it could not accept again");
         proxies.leave(ProxyId(1));
         assert_eq!(proxies.hung(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_is_not_accused_of_what_another_pods_proxy_does() {
+        let mut proxies = Proxies::default();
+        let _old = join(&mut proxies, 1);
+        proxies.ready(ProxyId(1), DRAIN);
+        let _own = join(&mut proxies, 2);
+        proxies.ready(ProxyId(2), DRAIN);
+        proxies.draining(ProxyId(1), 0, true);
+        proxies.leave(ProxyId(2));
+        // The old pod's agent, whose proxy stands by, while a new pod's accepts that has no agent.
+        let _new = join_of(&mut proxies, 3, false);
+        proxies.ready(ProxyId(3), DRAIN);
+        assert_eq!(proxies.acceptor_process().map(|(id, _)| id), Some(ProxyId(3)));
+        proxies.unanswered(ProxyId(3), Instant::now());
+        assert_eq!(proxies.hung(), None);
+        assert!(proxies.status().iter().any(|proxy| proxy.unanswered.is_some()), "it is shown");
+        proxies.unanswered(ProxyId(1), Instant::now());
+        assert!(proxies.hung().is_some(), "its own would not accept");
     }
 }

@@ -152,10 +152,11 @@ impl Proxy {
         self.state == "ready"
     }
 
-    /// That it does not answer, and what stalls by that.
+    /// That it does not answer, and what may stall by that: it may hang, or only be busy.
     fn hangs(&self) -> Option<String> {
         let whose = if self.is_ready() { "connections of this node's pods" } else { "the connections that it holds" };
-        (self.unanswered_ns > 0).then(|| format!("has not answered for {}: {whose} stall", span(self.unanswered_ns)))
+        (self.unanswered_ns > 0)
+            .then(|| format!("has not answered for {}: {whose} may stall", span(self.unanswered_ns)))
     }
 }
 
@@ -466,7 +467,7 @@ keeper        off
     }
 
     #[test]
-    fn a_proxy_that_does_not_answer_is_named_with_what_stalls() {
+    fn a_proxy_that_does_not_answer_is_named_with_what_may_stall() {
         let mut answer = answer();
         (answer.pods_pending, answer.pending) = (0, Vec::new());
         answer.proxies[0].unanswered_ns = 37_900_000_000;
@@ -476,12 +477,12 @@ keeper        off
         assert_eq!(
             status.notes(),
             [
-                "proxy 40 (0.1.0) has not answered for 37s: connections of this node's pods stall",
-                "proxy 41 (0.1.0) has not answered for 37s: the connections that it holds stall"
+                "proxy 40 (0.1.0) has not answered for 37s: connections of this node's pods may stall",
+                "proxy 41 (0.1.0) has not answered for 37s: the connections that it holds may stall"
             ]
         );
         let line = "ready 0.1.0 pid 40 uid 65532, 2 workers, connected 60s ago, has not answered for 37s: connections of this \
-             node's pods stall\n";
+             node's pods may stall\n";
         let text = status.plain(Time(61_000_000_000));
         assert!(text.contains(line), "{text}");
         assert_eq!(crate::show::read_back(&status)["proxies"][0]["unanswered_ns"], 37_900_000_000_u64);
