@@ -38,11 +38,13 @@ struct Pending {
     /// Since when for reasons of this cause.
     cause_since: Instant,
     told: Option<Reason>,
+    /// Whether there is something to tell when it is due.
+    untold: bool,
 }
 
 impl Pending {
     fn new(cause: Cause, now: Instant) -> Self {
-        Self { cause, since: now, cause_since: now, told: None }
+        Self { cause, since: now, cause_since: now, told: None, untold: false }
     }
 
     /// When it is worth an event. Whatever it waits for, it should not do so for long.
@@ -57,6 +59,7 @@ impl Pending {
         }
         let is_new = self.told.as_ref().is_none_or(|told| told != reason && !reason.cause.is_start());
         let tell = now >= self.due() && is_new;
+        self.untold = is_new && !tell;
         if tell {
             self.told = Some(reason.clone());
         }
@@ -117,7 +120,7 @@ impl Story {
     /// When there may be more to tell although nothing changes.
     pub fn due(&self) -> Option<Instant> {
         let pending = self.pods.values().filter_map(|pod| pod.pending.as_ref());
-        pending.filter(|pending| pending.told.is_none()).map(Pending::due).min()
+        pending.filter(|pending| pending.untold).map(Pending::due).min()
     }
 }
 
@@ -195,6 +198,22 @@ mod tests {
         story.go_on(&not_begun(), start);
         assert_eq!(story.go_on(&node(), start + SOON * 2), []);
         assert_eq!(story.go_on(&node(), start + SOON * 3), told(Some(What::Failed("no slot".to_owned()))));
+    }
+
+    #[test]
+    fn what_keeps_a_pod_pending_after_what_was_told_is_told_in_its_time_though_nothing_else_happens() {
+        let (mut story, start) = (Story::new(BTreeSet::new()), Instant::now());
+        let owner = || at(Some(pending("annotation x: invalid")));
+        let node = || at(Some(Outcome::Pending(Reason::node("no slot"))));
+        story.go_on(&owner(), start);
+        let later = start + SOON;
+        assert_eq!(story.go_on(&owner(), later), told(Some(What::Failed("annotation x: invalid".to_owned()))));
+        assert_eq!((story.go_on(&node(), later), story.due()), (vec![], Some(later + SOON)));
+        assert_eq!(story.go_on(&node(), later + SOON), told(Some(What::Failed("no slot".to_owned()))));
+        assert_eq!(story.due(), None);
+        // It is again what was told before it is time.
+        story.go_on(&owner(), later + SOON);
+        assert_eq!((story.go_on(&node(), later + SOON), story.due()), (vec![], None));
     }
 
     #[test]
