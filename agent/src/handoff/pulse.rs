@@ -2,7 +2,8 @@
 //! worker of it does.
 //!
 //! What counts are looks that were taken after what there was to read had been read, not time alone: an agent that was
-//! stopped itself, or had no processor, accuses nobody. A proxy that acknowledges something else meanwhile is busy.
+//! stopped itself, or had no processor, accuses nobody. A proxy that meanwhile acknowledges what it was sent before the
+//! Ping is busy. One that acknowledges what it was sent after that has read the Ping, and its workers owe the answer.
 
 use std::time::Duration;
 
@@ -94,7 +95,7 @@ impl Pulse {
                 self.state = State::Well(0);
                 if again { Acked::Again } else { Acked::Ping }
             }
-            State::Owes { since, looks, .. } if *looks < PATIENCE => {
+            State::Owes { ping, since, looks } if message < *ping && *looks < PATIENCE => {
                 (*since, *looks) = (Instant::now(), 0);
                 Acked::Other
             }
@@ -115,12 +116,12 @@ mod tests {
     struct Asked {
         pulse: Pulse,
         outgoing: mpsc::Receiver<Outgoing>,
-        _proxy: Proxy,
+        proxy: Proxy,
     }
 
     fn ask(answers: bool) -> Asked {
         let (proxy, outgoing) = Proxy::new(ProxyId(1));
-        Asked { pulse: Pulse::new(proxy.downgrade(), answers), outgoing, _proxy: proxy }
+        Asked { pulse: Pulse::new(proxy.downgrade(), answers), outgoing, proxy }
     }
 
     impl Asked {
@@ -132,6 +133,12 @@ mod tests {
                 last = self.pulse.look();
             }
             last
+        }
+
+        /// Sends it something else.
+        fn tell(&mut self) {
+            self.proxy.send(from_agent::Message::SnapshotSent(handoff::SnapshotSent {}), Vec::new());
+            assert!(self.outgoing.try_recv().is_ok());
         }
 
         /// The Pings since.
@@ -177,13 +184,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_acknowledges_pods_meanwhile_is_busy() {
         let mut asked = ask(true);
-        asked.look(PAUSE).await;
-        assert_eq!(asked.pings(), [1]);
         for _ in 0..5 {
-            assert_eq!((asked.look(PATIENCE - 1).await, asked.pulse.acked(9)), (None, Acked::Other));
+            asked.tell();
+        }
+        asked.look(PAUSE).await;
+        assert_eq!(asked.pings(), [6]);
+        for before in 1..=5 {
+            assert_eq!((asked.look(PATIENCE - 1).await, asked.pulse.acked(before)), (None, Acked::Other));
         }
         let since = Instant::now();
         assert_eq!(asked.look(PATIENCE).await, Some(since));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_acknowledges_what_came_after_the_ping_owes_its_answer() {
+        let mut asked = ask(true);
+        asked.look(PAUSE).await;
+        let since = Instant::now();
+        assert_eq!(asked.pings(), [1]);
+        for after in 2..=4 {
+            assert_eq!((asked.look(3).await, asked.pulse.acked(after)), (None, Acked::Other));
+        }
+        assert_eq!(asked.look(1).await, Some(since), "a worker of it hangs");
+        assert_eq!((asked.pulse.acked(5), asked.pulse.acked(1)), (Acked::Other, Acked::Again));
     }
 
     #[tokio::test(start_paused = true)]
