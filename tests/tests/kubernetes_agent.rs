@@ -261,6 +261,43 @@ fn a_malformed_annotation_keeps_a_pod_pending_until_it_is_mended() {
 }
 
 #[test]
+fn a_mistake_that_is_put_right_in_time_is_not_told_and_one_that_is_made_again_is() {
+    let scene = Scene::new();
+    let (web, shop) = (scene.run("web", |pod| pod), scene.run("shop", |pod| pod));
+    let object = |running: &Running, name: &str| PodObject::new("shop", name, scene.node.name()).uid(&running.uid);
+    let mistake = |running: &Running, name: &str| {
+        scene.server.put(object(running, name).labels(&["weir.dev/mesh=Enabled"]));
+        let problem = "label weir.dev/mesh: invalid \"Enabled\", expected \"enabled\" or \"disabled\"";
+        scene.wait_state(&format!("shop/{name}"), "pending", &format!("{problem}; what was said before still applies"));
+    };
+    let put_right = |running: &Running, name: &str| {
+        scene.server.put(object(running, name));
+        scene.wait_state(&format!("shop/{name}"), "enrolled", "");
+    };
+    let told = |running: &Running| {
+        let events = scene.server.events();
+        let about = |event: &&Value| event["regarding"]["uid"] == *running.uid && event["reason"] == "UpdateFailed";
+        events.iter().find(about).map(|event| event["series"]["count"].as_u64().unwrap_or(1))
+    };
+    for name in ["shop/web", "shop/shop"] {
+        scene.wait_state(name, "enrolled", "");
+    }
+    mistake(&web, "web");
+    put_right(&web, "web");
+    // Made later, so told later.
+    mistake(&shop, "shop");
+    scene.wait_event(&shop.uid, "UpdateFailed");
+    assert_eq!(told(&web), None);
+    put_right(&shop, "shop");
+    mistake(&web, "web");
+    mistake(&shop, "shop");
+    wait_for("both are told, one for the second time", PATIENCE, || match (told(&web), told(&shop)) {
+        (Some(1), Some(2)) => Ok(()),
+        told => Err(told),
+    });
+}
+
+#[test]
 fn an_agent_that_restarts_without_the_api_server_leaves_nobody_behind() {
     let mut scene = Scene::new();
     let mut web = scene.run("web", |pod| pod);

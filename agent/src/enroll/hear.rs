@@ -95,6 +95,10 @@ impl Reconciler {
             Some(mut pod) => {
                 if pod.listeners.is_empty() {
                     block_in_place(|| self.take_back(&mut pod, back));
+                    if !pod.listeners.is_empty() {
+                        // That there were none.
+                        self.failures.remove(&pod.spec.uid);
+                    }
                     self.keep_sockets(&pod);
                 }
                 self.pods.insert(pod.spec.uid.clone(), pod);

@@ -7,6 +7,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::show::ABOUT_TO_BE;
 use crate::{netns::Identity, reason::Reason};
 
 /// Where a wanted pod stands.
@@ -21,6 +22,19 @@ pub enum Outcome {
     },
     /// Not redirected yet, and why.
     Pending(Reason),
+}
+
+impl Outcome {
+    /// Of a pod that is redirected in this namespace or not, and there whether it has its listening sockets; and of what
+    /// failed last.
+    pub(super) fn of(redirected: Option<(Identity, bool)>, failure: Option<Reason>) -> Self {
+        match (redirected, failure) {
+            // Its connections are not carried, whatever the kernel does with them.
+            (None, Some(reason)) | (Some((_, false)), Some(reason)) => Self::Pending(reason),
+            (Some((identity, _)), problem) => Self::Redirected { identity, problem },
+            (None, None) => Self::Pending(Reason::starting(ABOUT_TO_BE)),
+        }
+    }
 }
 
 /// The outcomes of all wanted pods by uid; a pod that is not wanted has none. Written by the reconciler only.
@@ -44,7 +58,9 @@ impl Outcomes {
     /// Waits until a pod is redirected in this network namespace; when that is not so in time, the last reason why not.
     pub async fn redirected(&self, uid: &str, identity: Identity, deadline: Instant) -> Result<(), String> {
         let mut outcomes = self.subscribe();
-        let there = |all: &Arc<BTreeMap<String, Outcome>>| matches!(all.get(uid), Some(Outcome::Redirected { identity: now, .. }) if *now == identity);
+        let is_there =
+            |outcome: &Outcome| matches!(outcome, Outcome::Redirected { identity: now, .. } if *now == identity);
+        let there = |all: &Arc<BTreeMap<String, Outcome>>| all.get(uid).is_some_and(is_there);
         if let Ok(Ok(_)) = timeout_at(deadline, outcomes.wait_for(there)).await {
             return Ok(());
         }
@@ -113,6 +129,17 @@ mod tests {
         assert_eq!(waiting.await.unwrap(), Ok(()));
         let overdue = Instant::now();
         assert_eq!(outcomes.redirected("u", new, overdue).await, Ok(()));
+    }
+
+    #[test]
+    fn a_pod_whose_sockets_cannot_be_made_is_not_said_to_be_only_out_of_date() {
+        let (identity, refused) = (identity("/"), || Reason::node("too many open files"));
+        let redirected = |problem| Outcome::Redirected { identity, problem };
+        assert_eq!(Outcome::of(Some((identity, true)), Some(refused())), redirected(Some(refused())));
+        assert_eq!(Outcome::of(Some((identity, false)), Some(refused())), Outcome::Pending(refused()));
+        assert_eq!(Outcome::of(Some((identity, false)), None), redirected(None), "they are about to come back");
+        assert_eq!(Outcome::of(None, Some(refused())), Outcome::Pending(refused()));
+        assert_eq!(Outcome::of(None, None), Outcome::Pending(Reason::starting(ABOUT_TO_BE)));
     }
 
     #[tokio::test]

@@ -211,6 +211,13 @@ pub fn plan(view: &View<'_>) -> Vec<Step> {
     steps
 }
 
+/// The enrolled pods that nothing is to be done with. A mistake that was put right by putting things back as they were
+/// leaves nothing else to do.
+pub fn undisturbed<'a>(view: &View<'a>, steps: &[Step]) -> impl Iterator<Item = &'a str> {
+    let disturbed: BTreeSet<&str> = steps.iter().filter_map(Step::uid).collect();
+    view.enrolled.keys().copied().filter(move |uid| !disturbed.contains(uid))
+}
+
 fn pend(uid: &str, reason: Reason) -> Step {
     Step::Pend { uid: uid.to_owned(), reason }
 }
@@ -262,6 +269,8 @@ fn listens<'a>(view: &View<'a>) -> impl Iterator<Item = Step> + use<'a> {
 
 fn update(uid: &str, pod: &Wanted, enrolled: &Enrolled<'_>) -> Option<Step> {
     match &pod.policy {
+        // That it has no listening sockets, and why, comes first.
+        Err(_) if !enrolled.listening => None,
         // What was enrolled with the annotations before stays so.
         Err(Reason { cause, text }) => {
             let text = format!("{text}; what was said before still applies");
@@ -487,6 +496,8 @@ mod tests {
         assert_eq!(world.plan(), []);
         world.sockets_overdue = true;
         assert_eq!(world.plan(), [Step::Listen { uid: uid("web") }]);
+        world.wanted_mut("web").policy = Err(Reason::owner("annotation x: invalid"));
+        assert_eq!(world.plan(), [Step::Listen { uid: uid("web") }], "why it has none is told, if it gets none");
         world.wanted = Some(BTreeMap::new());
         assert_eq!(world.plan(), [Step::Withdraw { uid: uid("web"), gone: false }]);
     }

@@ -280,7 +280,13 @@ impl Reconciler {
             node_netns: self.settings.node_netns,
             sockets_overdue: now >= self.hand_back_until,
         };
-        plan::plan(&view).into()
+        let steps = plan::plan(&view);
+        for uid in plan::undisturbed(&view, &steps) {
+            if !self.failures.contains_key(uid) {
+                self.tell_outcome(uid);
+            }
+        }
+        steps.into()
     }
 
     /// What is at the paths of the wanted pods' namespaces; those that are still the same are not entered again.

@@ -12,7 +12,6 @@ use super::{
     plan::Step,
     policy::Policy,
     reconciler::{Failure, Served, Withdrawn},
-    show::ABOUT_TO_BE,
 };
 use crate::{
     handoff::ListenersHandedBack,
@@ -47,19 +46,13 @@ impl Reconciler {
     }
 
     /// Tells those who wait for a pod where it stands.
-    fn tell_outcome(&self, uid: &str) {
+    pub(super) fn tell_outcome(&self, uid: &str) {
         if self.wanted.as_ref().is_none_or(|wanted| !wanted.contains_key(uid)) {
             return;
         }
-        let outcome = match (self.pods.get(uid), self.failures.get(uid)) {
-            (Some(pod), failure) => {
-                let problem = failure.map(|failure| failure.reason.clone());
-                Outcome::Redirected { identity: pod.netns.identity(), problem }
-            }
-            (None, Some(failure)) => Outcome::Pending(failure.reason.clone()),
-            (None, None) => Outcome::Pending(Reason::starting(ABOUT_TO_BE)),
-        };
-        self.outcomes.set(uid, outcome);
+        let redirected = self.pods.get(uid).map(|pod| (pod.netns.identity(), !pod.listeners.is_empty()));
+        let failure = self.failures.get(uid).map(|failure| failure.reason.clone());
+        self.outcomes.set(uid, Outcome::of(redirected, failure));
     }
 
     fn enroll(&mut self, uid: &str) {
@@ -144,7 +137,9 @@ impl Reconciler {
             }
             Err(error) => {
                 pod.listeners.clear();
-                self.fail(uid, error.into());
+                let Reason { cause, text } = error.into();
+                let text = format!("redirected; its listening sockets cannot be made: {text}");
+                self.fail(uid, Reason { cause, text });
             }
         }
         self.pods.insert(uid.to_owned(), pod);
