@@ -431,7 +431,7 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
 fn some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let duration = duration(deserializer)?;
     if duration.is_zero() {
-        return Err(D::Error::custom("invalid duration \"0s\", expected more than none, such as \"5m\""));
+        return Err(D::Error::custom("invalid duration of none, expected one such as \"5m\""));
     }
     Ok(duration)
 }
@@ -616,7 +616,7 @@ mod tests {
             ),
             (
                 "[keeper]\npatience = \"0s\"\n",
-                "agent.toml:2:12: keeper.patience: invalid duration \"0s\", expected more than none, such as \"5m\"",
+                "agent.toml:2:12: keeper.patience: invalid duration of none, expected one such as \"5m\"",
             ),
             (
                 "[redirect]\ndrain = 30\n",

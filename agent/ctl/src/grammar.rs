@@ -333,8 +333,11 @@ pub const OBJECTS: &[Object] = &[
 ];
 
 const PROG: Option<Value> = among("PROG", "a program", "{ NAME | id ID }", &[]);
-const STATUS: &[Opt] =
-    &[flag("check", None, "exit with 3 unless a proxy is ready, the pod source is well and no pod waits for weir")];
+const STATUS: &[Opt] = &[flag(
+    "check",
+    None,
+    "exit with 3 unless a proxy is ready, all answer, the pod source is well and no pod waits for weir",
+)];
 /// Shells that completion is written for.
 pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
 /// Those whose entries can be told; the others hold sockets, or what is gone when it was read.

@@ -177,8 +177,9 @@ impl Node {
         let mut events = events.into_inner();
         output.note(format_args!("tracing {}", if what.pod.is_empty() { "all pods" } else { &what.pod }));
         if !what.pod.is_empty() {
-            let pod = self.pod(&what.pod).await.map_err(|status| self.error(&status))?;
-            if let Some(why) = pod.not_yet() {
+            // Without this answer there is less to say; events come all the same.
+            let pod = self.pod(&what.pod).await.ok();
+            if let Some((pod, why)) = pod.as_ref().and_then(|pod| Some((pod, pod.not_yet()?))) {
                 output.note(format_args!(
                     "pod {} is pending, so that there are no events of it yet: {why}",
                     pod.full_name()

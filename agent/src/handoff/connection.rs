@@ -474,6 +474,7 @@ mod tests {
         }
         assert!(matches!(dialled.served.await.unwrap(), Ended::Stuck));
     }
+
     #[tokio::test(start_paused = true)]
     async fn a_proxy_that_says_that_it_answers_is_asked_and_an_older_one_is_not() {
         let mut dialled = dial();

@@ -81,6 +81,10 @@ impl Pulse {
                 None
             }
             State::Owes { since, looks, .. } => {
+                if *looks == 0 {
+                    // What passed while this process was stopped says nothing of the proxy.
+                    *since = (*since).max(Instant::now() - LOOK);
+                }
                 *looks = looks.saturating_add(1);
                 (*looks == PATIENCE).then_some(*since)
             }
@@ -179,6 +183,11 @@ mod tests {
         advance(Duration::from_secs(600)).await;
         assert_eq!(asked.look(PATIENCE - 1).await, None, "one look is due, not six hundred");
         assert_eq!(asked.pulse.acked(1), Acked::Ping);
+
+        asked.look(PAUSE).await;
+        advance(Duration::from_secs(600)).await;
+        let since = asked.look(PATIENCE).await.unwrap();
+        assert_eq!(since.elapsed(), Duration::from_secs(10), "of what it was not there for it says nothing");
     }
 
     #[tokio::test(start_paused = true)]

@@ -183,7 +183,10 @@ impl Line {
                 self.command(object)?;
             }
         }
-        Ok(self.help())
+        match self.word() {
+            Some(word) => Err(self.error(format!("unexpected argument {word:?}"))),
+            None => Ok(self.help()),
+        }
     }
 
     fn action(&mut self, name: Name, socket_variable: Option<OsString>) -> Result<Action, UsageError> {
@@ -435,6 +438,7 @@ pub(crate) mod tests {
     fn what_means_nothing_is_refused() {
         assert!(refused("help pdo").starts_with("unknown object \"pdo\"; expected "));
         assert_eq!(refused("help pod lst"), "unknown command \"lst\"; expected list, show, help");
+        assert_eq!(refused("help pod list a"), "unexpected argument \"a\"");
         assert_eq!(refused("pod list a b"), "unexpected argument \"b\"");
         assert_eq!(refused("pod list --follow"), "--follow means nothing here");
         assert_eq!(refused("--nope pod"), "unknown option --nope");
