@@ -12,12 +12,12 @@ use tokio::{
     time::Instant,
 };
 
-use super::{dispatch, downstream::Connection, executor::LocalExecutor, record::Record, watched::Watched};
+use super::{dispatch, downstream::Connection, record::Record, watched::Watched};
 use crate::{
     config::http::{Codec, HttpConnectionManager},
     intake::Downstream,
     telemetry::access_log::{self, Flag, LogType},
-    wire::io::Io,
+    wire::{executor::LocalExecutor, io::Io},
     worker::state::Worker,
 };
 

@@ -11,7 +11,6 @@ mod charge;
 pub mod connection;
 mod dispatch;
 mod downstream;
-pub(crate) mod executor;
 mod filter;
 mod forwarded;
 mod framing;

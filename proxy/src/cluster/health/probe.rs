@@ -19,10 +19,9 @@ use crate::{
         cluster::health::{GrpcProbe, HttpProbe, TcpProbe},
         tls::Transport,
     },
-    http::executor::LocalExecutor,
     telemetry::stats::Shard,
     tls::{self, client::Asked},
-    wire::{dial::Dialer, io::Io, race::Preference, socket::SocketSettings},
+    wire::{dial::Dialer, executor::LocalExecutor, io::Io, race::Preference, socket::SocketSettings},
 };
 
 const USER_AGENT: HeaderValue = HeaderValue::from_static("Envoy/HC");

@@ -15,12 +15,12 @@ use tokio::io::AsyncWriteExt;
 use super::host::{Connection, Host, Http1, Http2, PoolError, Room, Want};
 use crate::{
     cluster::account::Counted,
-    http::{executor::LocalExecutor, request_body::RequestBody},
+    http::request_body::RequestBody,
     tls::{
         client::Asked,
         dial::{Secured, Way},
     },
-    wire::dial::ConnectError,
+    wire::{dial::ConnectError, executor::LocalExecutor},
 };
 
 /// Dials for a connection that has its room.
