@@ -13,9 +13,9 @@ use smallvec::SmallVec;
 use super::{
     body::{FromUpstream, ResponseBody},
     charge::{self, Ended},
+    codec::{ambiguous::is_ambiguous, meters},
     filter,
     internal_redirect::{self, Redirected},
-    meters,
     mutate::{self, Changes},
     pool::{InUse, Lease, Speaks, Want},
     reply::Reply,
@@ -26,7 +26,7 @@ use super::{
     stream::{Routed, Stream},
     timeouts::{EXPECTED_TIMEOUT, Timeouts},
     timers::{Expired, Timers, within},
-    upstream::{Failure, asked, is_ambiguous, naming_header},
+    upstream::{Failure, asked, naming_header},
 };
 use crate::{
     cluster::PickContext,

@@ -9,10 +9,10 @@ use hyper::body::Incoming;
 use super::{
     attempts::Answer,
     body::ResponseBody,
+    codec::framing::Verdict,
     downstream::Connection,
     filter::{self, Exchange},
     forwarded::X_FORWARDED_PROTO,
-    framing::Verdict,
     internal_redirect::Redirected,
     reply::Reply,
     request::{self, CONNECT, Prepared},

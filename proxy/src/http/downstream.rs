@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::{
     activity::Activity,
-    framing::{Framing, Refusal, Rules, Verdict},
+    codec::framing::{Framing, Refusal, Rules, Verdict},
     upgraded::Accepted,
     xfcc,
 };

@@ -5,9 +5,9 @@ use std::sync::{Arc, LazyLock};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
-pub(crate) use super::framing::fuzz::framing;
+pub(crate) use super::codec::framing::fuzz::framing;
 use super::{
-    framing::{Framing, Passed, Rules},
+    codec::framing::{Framing, Passed, Rules},
     request, rewrite,
 };
 use crate::config::{

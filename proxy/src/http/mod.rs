@@ -8,16 +8,15 @@ mod activity;
 mod attempts;
 mod body;
 mod charge;
+mod codec;
 pub mod connection;
 mod dispatch;
 mod downstream;
 mod filter;
 mod forwarded;
-mod framing;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod internal_redirect;
-mod meters;
 mod mirror;
 mod mutate;
 mod nominated;

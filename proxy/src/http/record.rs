@@ -8,7 +8,7 @@ use std::{
 
 use http::{HeaderMap, StatusCode};
 
-use super::{meters, progress::Progress};
+use super::{codec::meters, progress::Progress};
 use crate::{
     config::http::HttpConnectionManager,
     telemetry::access_log::{self, Entry, Flag, LogType},

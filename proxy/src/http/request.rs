@@ -10,8 +10,9 @@ use http::{
 use hyper::ext::Protocol;
 
 use super::{
+    codec::framing,
     forwarded::{self, Client},
-    framing, mutate, nominated,
+    mutate, nominated,
     reply::Reply,
     rewrite,
 };

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use super::{
     body::ResponseBody,
+    codec::meters,
     downstream::Connection,
     filter::{self, Chain, Counting, Throttle},
     internal_redirect::Followed,
-    meters,
     mutate::{self, Changes},
     progress::Progress,
     record::Record,

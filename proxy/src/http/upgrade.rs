@@ -13,6 +13,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     body::{FromUpstream, ResponseBody},
     charge::{self, Ended},
+    codec::ambiguous::is_ambiguous,
     filter,
     mutate::{self, Changes},
     pool::{self, PoolError, Speaks, Switched, Want},
@@ -23,7 +24,7 @@ use super::{
     stream::Stream,
     timers::{Expired, Timers, within},
     upgraded::{Accepted, Held},
-    upstream::{Failure, asked, is_ambiguous, naming_header},
+    upstream::{Failure, asked, naming_header},
 };
 use crate::{
     cluster::PickContext,

@@ -12,8 +12,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    codec::framing::{Framing, Passed},
     downstream::Connection,
-    framing::{Framing, Passed},
 };
 use crate::wire::io::Io;
 

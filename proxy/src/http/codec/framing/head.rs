@@ -1,12 +1,9 @@
 //! Heads that are not plain, read as Envoy's parser (QUICHE's Balsa) reads them, and written in one form.
 
-use super::{Body, Refusal, Rules, Verdict, bytes, target};
-
-/// The longest target that [`http::Uri`] holds, in bytes.
-pub(super) const LONGEST_TARGET: usize = 65_533;
-
-/// The longest body that hyper can count, in bytes.
-pub(super) const LONGEST_BODY: u64 = u64::MAX - 2;
+use super::{
+    bytes, target,
+    verdict::{Body, LONGEST_BODY, Refusal, Rules, Verdict},
+};
 
 /// The methods that Envoy's parser knows; the most frequent first.
 const METHODS: [&[u8]; 35] = [

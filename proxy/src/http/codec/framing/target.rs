@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use http::Uri;
 
-use super::{Refusal, bytes, head::LONGEST_TARGET};
+use super::{
+    bytes,
+    verdict::{LONGEST_TARGET, Refusal},
+};
 
 /// A target that passes.
 #[derive(Debug)]

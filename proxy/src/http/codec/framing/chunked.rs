@@ -1,7 +1,7 @@
 //! Bodies in chunks (RFC 9112 section 7.1): they pass with their framing made plain. Extensions do not pass, nor do
 //! trailers, nor does what stands between a chunk and the end of its line.
 
-use super::{Refusal, head, passing::Passing};
+use super::{head, passing::Passing, verdict::Refusal};
 
 /// Where in a body in chunks the next byte is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,77 +16,22 @@ mod chunked;
 #[cfg(test)]
 mod corpus;
 #[cfg(any(test, feature = "fuzz"))]
-pub(super) mod fuzz;
+pub(in crate::http) mod fuzz;
 mod head;
 mod passing;
 mod plain;
 mod target;
+mod verdict;
 
-pub(super) use bytes::is_authority;
-use chunked::Chunked;
-pub(super) use passing::Passed;
-use passing::Passing;
+pub(in crate::http) use self::{
+    bytes::is_authority,
+    passing::Passed,
+    verdict::{Refusal, Rules, Verdict},
+};
+use self::{chunked::Chunked, passing::Passing, verdict::Body};
 
 /// Stands for a refused request. It is never routed: whoever gets it knows its number.
 const REFUSED: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\n\r\n";
-
-/// What requests are judged by.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
-    /// The longest head, in bytes.
-    pub max_head_bytes: usize,
-    /// The most headers of a request.
-    pub max_headers: usize,
-    /// `allow_custom_methods`: any token is a method.
-    pub any_method: bool,
-    /// `accept_http_10`: versions other than 1.1 are read as 1.0.
-    pub http_10: bool,
-}
-
-/// Why a request is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// It is not HTTP.
-    Codec,
-    /// It has control characters.
-    Characters,
-    /// Its head or its trailers are too long.
-    TooLong,
-    /// It has too many headers.
-    TooMany,
-    /// It says in two ways where its body ends.
-    LengthAndChunked,
-    /// Its body is encoded in a way that is not supported.
-    Encoding,
-    /// It is a CONNECT request with a body.
-    ConnectBody,
-    /// Its target makes no sense.
-    Target,
-    /// Its target has another scheme than HTTP's.
-    Scheme,
-    /// It is of another version.
-    Version,
-}
-
-/// What there is to say of a request before it is looked at. It is the last of its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It is refused: what goes on only stands for it.
-    Refused(Refusal),
-    /// It is to be refused as its target has a fragment, which was cut off.
-    Fragment,
-    /// It asks for an upgrade, or is a CONNECT request: what follows it is not HTTP.
-    Upgrade,
-}
-
-/// How a body ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Body {
-    None,
-    /// After so many bytes.
-    Length(u64),
-    Chunked,
-}
 
 /// Where in the stream of requests the next byte is.
 #[derive(Debug)]
@@ -106,7 +51,7 @@ enum State {
 
 /// One connection's requests.
 #[derive(Debug)]
-pub(super) struct Framing {
+pub(in crate::http) struct Framing {
     rules: Rules,
     state: State,
     /// Of a head or of trailers, what has come so far; after an upgrade's head, what has come since.

@@ -19,7 +19,7 @@ const STATUS_LINE: u64 = 15;
 const DATE: u64 = 33;
 
 /// A request's head, read from a client.
-pub(super) fn request_read(parts: &Parts) -> Metered {
+pub(in crate::http) fn request_read(parts: &Parts) -> Metered {
     if parts.version == http::Version::HTTP_2 {
         return multiplexed(size(&parts.headers) as u64 + request_pseudo(parts));
     }
@@ -30,7 +30,7 @@ pub(super) fn request_read(parts: &Parts) -> Metered {
 }
 
 /// A request's head, written to an upstream.
-pub(super) fn request_written<B>(request: &http::Request<B>) -> Metered {
+pub(in crate::http) fn request_written<B>(request: &http::Request<B>) -> Metered {
     let headers = request.headers();
     if request.version() == http::Version::HTTP_2 {
         let path = request.uri().path_and_query().map_or(1, |path| path.as_str().len());
@@ -44,7 +44,7 @@ pub(super) fn request_written<B>(request: &http::Request<B>) -> Metered {
 }
 
 /// A response's head, read from an upstream.
-pub(super) fn response_read<B>(response: &http::Response<B>, http2: bool) -> Metered {
+pub(in crate::http) fn response_read<B>(response: &http::Response<B>, http2: bool) -> Metered {
     let headers = response.headers();
     let (bytes, lines) = (size(headers) as u64, headers.len() as u64);
     if http2 {
@@ -59,7 +59,12 @@ pub(super) fn response_read<B>(response: &http::Response<B>, http2: bool) -> Met
 }
 
 /// A response's head, written to a client, with what hyper adds. `length`: of its body, if it is known.
-pub(super) fn response_written(status: StatusCode, headers: &HeaderMap, http2: bool, length: Option<u64>) -> Metered {
+pub(in crate::http) fn response_written(
+    status: StatusCode,
+    headers: &HeaderMap,
+    http2: bool,
+    length: Option<u64>,
+) -> Metered {
     let (mut bytes, mut lines) = (size(headers) as u64, headers.len() as u64);
     let mut add = |more: u64| {
         bytes += more;

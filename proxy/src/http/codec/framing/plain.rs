@@ -1,6 +1,9 @@
 //! The heads that nearly all clients send, recognised in one pass: nothing in them is to be changed or refused.
 
-use super::{Body, Rules, bytes, head};
+use super::{
+    bytes, head,
+    verdict::{Body, LONGEST_BODY, LONGEST_TARGET, Rules},
+};
 
 const VERSION: &[u8] = b" HTTP/1.1\r\n";
 
@@ -15,7 +18,7 @@ pub(super) fn recognise(bytes: &[u8], rules: &Rules) -> Option<(usize, Body)> {
     }
     let target = rest[1..].iter().position(|byte| !bytes::is_plain_target(*byte))?;
     let version = space + 1 + target;
-    if target > head::LONGEST_TARGET || !bytes[version..].starts_with(VERSION) {
+    if target > LONGEST_TARGET || !bytes[version..].starts_with(VERSION) {
         return None;
     }
     let mut at = version + VERSION.len();
@@ -41,7 +44,7 @@ pub(super) fn recognise(bytes: &[u8], rules: &Rules) -> Option<(usize, Body)> {
             if name.eq_ignore_ascii_case(b"upgrade") {
                 return None;
             } else if name.eq_ignore_ascii_case(b"content-length") {
-                let length = bytes::decimal(bytes::trimmed(value)).filter(|length| *length <= head::LONGEST_BODY)?;
+                let length = bytes::decimal(bytes::trimmed(value)).filter(|length| *length <= LONGEST_BODY)?;
                 body = (body == Body::None).then_some(Body::Length(length))?;
             } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
                 let chunked = bytes::trimmed(value).eq_ignore_ascii_case(b"chunked");
