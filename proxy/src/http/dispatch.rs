@@ -12,12 +12,12 @@ use super::{
     codec::framing::Verdict,
     downstream::Connection,
     filter::{self, Exchange},
-    forwarded::X_FORWARDED_PROTO,
+    headers::{forwarded::X_FORWARDED_PROTO, rewrite},
     internal_redirect::Redirected,
     reply::Reply,
     request::{self, CONNECT, Prepared},
     request_body::ClientBody,
-    rewrite, router,
+    router,
     stream::{Routed, Stream},
 };
 use crate::{

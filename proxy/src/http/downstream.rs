@@ -12,8 +12,8 @@ use http::{HeaderMap, HeaderValue, header};
 use super::{
     activity::Activity,
     codec::framing::{Framing, Refusal, Rules, Verdict},
+    headers::xfcc,
     upgraded::Accepted,
-    xfcc,
 };
 use crate::{
     config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, route::TlsView},

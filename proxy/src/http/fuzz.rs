@@ -8,7 +8,8 @@ use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 pub(crate) use super::codec::framing::fuzz::framing;
 use super::{
     codec::framing::{Framing, Passed, Rules},
-    request, rewrite,
+    headers::rewrite,
+    request,
 };
 use crate::config::{
     self,

@@ -17,7 +17,7 @@ use hyper::body::Body;
 use super::{
     attempts::upstream_request,
     downstream::Connection,
-    forwarded,
+    headers::forwarded,
     pool::{Speaks, Want},
     request_body::{BodyError, ClientBody, RequestBody},
     stream::Stream,

@@ -13,24 +13,22 @@ pub mod connection;
 mod dispatch;
 mod downstream;
 mod filter;
-mod forwarded;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod headers;
 mod internal_redirect;
 mod mirror;
-mod mutate;
-mod nominated;
 pub mod pool;
 mod progress;
 mod record;
 mod reply;
 mod request;
 mod request_body;
-mod response;
 mod retry;
-mod rewrite;
 mod router;
 mod stream;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 mod timeouts;
@@ -39,4 +37,3 @@ mod upgrade;
 mod upgraded;
 mod upstream;
 mod watched;
-mod xfcc;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 
-use super::{codec::framing::Refusal, mutate, stream::Stream, timers::Expired, upstream::Failure};
+use super::{codec::framing::Refusal, headers::mutate, stream::Stream, timers::Expired, upstream::Failure};
 use crate::{
     cluster::Dropped,
     config::local_reply::{BodyFormat, LocalReplies, ReplyMapper},

@@ -11,10 +11,11 @@ use hyper::ext::Protocol;
 
 use super::{
     codec::framing,
-    forwarded::{self, Client},
-    mutate, nominated,
+    headers::{
+        forwarded::{self, Client},
+        mutate, nominated, request_id, rewrite,
+    },
     reply::Reply,
-    rewrite,
 };
 use crate::{
     config::{
@@ -26,8 +27,6 @@ use crate::{
 
 /// What a tunnel is called where upgrades are allowed.
 pub(super) const CONNECT: &str = "connect";
-
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The prepared request's particulars.
 #[derive(Clone, Debug)]
@@ -69,7 +68,7 @@ pub(super) fn prepare(
     if let Some(via) = &manager.via {
         mutate::append_via(&mut parts.headers, via);
     }
-    set_request_id(manager, parts, client);
+    request_id::set(manager, &mut parts.headers, client);
     Ok(Prepared { client, upgrade })
 }
 
@@ -244,39 +243,12 @@ fn wanted_upgrade(parts: &mut Parts) -> Option<Box<str>> {
     asked.then(|| upgrade.to_ascii_lowercase().into())
 }
 
-fn set_request_id(manager: &HttpConnectionManager, parts: &mut Parts, client: Client) {
-    if !manager.generate_request_id {
-        return;
-    }
-    let replace = client.edge && !manager.preserve_external_request_id;
-    if replace || !parts.headers.contains_key(X_REQUEST_ID) {
-        parts.headers.insert(X_REQUEST_ID, new_request_id());
-    }
-}
-
-/// A random UUID (version 4).
-fn new_request_id() -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let random = (fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let mut text = [b'-'; 36];
-    let mut at = 0;
-    for (index, byte) in random.to_be_bytes().into_iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            at += 1;
-        }
-        text[at] = HEX[usize::from(byte >> 4)];
-        text[at + 1] = HEX[usize::from(byte & 15)];
-        at += 2;
-    }
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
 #[cfg(test)]
 mod tests {
     use http::Request;
 
     use super::*;
-    use crate::http::connection::tests::manager;
+    use crate::http::{headers::request_id::X_REQUEST_ID, testing::manager};
 
     fn parts(uri: &str, version: Version, headers: &[(&str, &str)]) -> Parts {
         let mut request = Request::builder().uri(uri).version(version);
@@ -386,16 +358,6 @@ mod tests {
         manager.use_remote_address = true;
         run(&manager, &mut kept).unwrap();
         assert_ne!(kept.headers[X_REQUEST_ID], "mine");
-    }
-
-    #[test]
-    fn request_ids_are_random_uuids() {
-        let (one, two) = (new_request_id(), new_request_id());
-        let text = one.to_str().unwrap();
-        assert_ne!(one, two);
-        assert_eq!(&text[14..15], "4");
-        assert!("89ab".contains(&text[19..20]));
-        assert_eq!(text.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
     }
 
     #[test]

@@ -7,11 +7,14 @@ use smallvec::SmallVec;
 
 use super::{
     attempts::{Answer, Attempts, BodySource},
-    charge, mirror,
-    mutate::{self, Changes},
+    charge,
+    headers::{
+        mutate::{self, Changes},
+        rewrite,
+    },
+    mirror,
     reply::Reply,
     request_body::{ClientBody, Kept},
-    rewrite,
     stream::{Routed, Stream},
     timeouts::{EXPECTED_TIMEOUT, GRPC_TIMEOUT, PER_TRY_TIMEOUT, TIMEOUT, Timeouts, asked_by_grpc, to_grpc_timeout},
     timers::Timers,

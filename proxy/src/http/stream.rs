@@ -14,13 +14,15 @@ use super::{
     codec::meters,
     downstream::Connection,
     filter::{self, Chain, Counting, Throttle},
+    headers::{
+        mutate::{self, Changes},
+        request_id::X_REQUEST_ID,
+        response,
+    },
     internal_redirect::Followed,
-    mutate::{self, Changes},
     progress::Progress,
     record::Record,
     reply::Reply,
-    request::X_REQUEST_ID,
-    response,
 };
 use crate::{
     config::{

@@ -14,7 +14,7 @@ use crate::{
         },
         headers::Append,
     },
-    http::{mutate, stream::Stream},
+    http::{headers::mutate, stream::Stream},
     telemetry::access_log::{Live, View},
 };
 

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::{Exchange, State};
 use crate::{
     config::filter::local_ratelimit::{Bucket, Entries, Facts, LocalRateLimit, RateLimit, VhostLimits},
-    http::{mutate, reply::Reply, stream::Stream},
+    http::{headers::mutate, reply::Reply, stream::Stream},
     telemetry::access_log::{Flag, Live, View},
 };
 

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 pub(super) use self::{body::Throttle, grpc_stats::Counting};
 use super::{
-    forwarded::Client,
+    headers::forwarded::Client,
     reply::Reply,
     request_body::ClientBody,
     stream::{Routed, Stream},

@@ -8,7 +8,7 @@ use http::{
 use crate::config::route::{HostRewrite, PathMatch, PathRewrite, Redirect, RedirectPath, without_port};
 
 /// The path and query after a rewrite. None: it would not be valid.
-pub(super) fn path(rewrite: &PathRewrite, matched: &PathMatch, uri: &Uri) -> Option<PathAndQuery> {
+pub(in crate::http) fn path(rewrite: &PathRewrite, matched: &PathMatch, uri: &Uri) -> Option<PathAndQuery> {
     let path = match rewrite {
         PathRewrite::Prefix(prefix) => replace_prefix(uri.path(), matched, prefix).into_bytes(),
         PathRewrite::Regex(regex) => regex.apply(uri.path().as_bytes()),
@@ -30,7 +30,12 @@ fn with_query(mut path: Vec<u8>, query: Option<&str>) -> Option<PathAndQuery> {
 }
 
 /// The new authority, if this rewrite gives one.
-pub(super) fn host(rewrite: &HostRewrite, uri: &Uri, headers: &HeaderMap, endpoint: &str) -> Option<HeaderValue> {
+pub(in crate::http) fn host(
+    rewrite: &HostRewrite,
+    uri: &Uri,
+    headers: &HeaderMap,
+    endpoint: &str,
+) -> Option<HeaderValue> {
     match rewrite {
         HostRewrite::Literal(host) => Some(host.clone()),
         HostRewrite::Auto => (!endpoint.is_empty()).then(|| HeaderValue::from_str(endpoint).ok()).flatten(),
@@ -40,7 +45,13 @@ pub(super) fn host(rewrite: &HostRewrite, uri: &Uri, headers: &HeaderMap, endpoi
 }
 
 /// Where a redirect leads: an absolute URL.
-pub(super) fn location(redirect: &Redirect, matched: &PathMatch, uri: &Uri, authority: &str, scheme: &str) -> Vec<u8> {
+pub(in crate::http) fn location(
+    redirect: &Redirect,
+    matched: &PathMatch,
+    uri: &Uri,
+    authority: &str,
+    scheme: &str,
+) -> Vec<u8> {
     let new_scheme = redirect.scheme.as_deref().unwrap_or(scheme);
     let mut out = Vec::with_capacity(64);
     out.extend_from_slice(new_scheme.as_bytes());
@@ -77,7 +88,7 @@ fn without_default_port<'a>(authority: &'a str, scheme: &str, new_scheme: &str) 
 }
 
 /// RFC 3986 section 6.2.2: dot segments removed, unreserved characters not encoded. None: it leads above the root.
-pub(super) fn normalize(uri: &Uri, dots: bool, slashes: bool) -> Option<PathAndQuery> {
+pub(in crate::http) fn normalize(uri: &Uri, dots: bool, slashes: bool) -> Option<PathAndQuery> {
     let mut segments: Vec<String> = Vec::new();
     let path = uri.path();
     let decoded;

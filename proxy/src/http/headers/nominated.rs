@@ -12,11 +12,11 @@ const TE_TOO_LONG: usize = 256;
 
 /// A request may not have named what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rejected;
+pub(in crate::http) struct Rejected;
 
 /// Removes the headers that `connection` names, and not itself. A client that could remove what proxies before this one
 /// say of it would hide from those behind it: that is refused.
-pub(super) fn remove(headers: &mut HeaderMap) -> Result<(), Rejected> {
+pub(in crate::http) fn remove(headers: &mut HeaderMap) -> Result<(), Rejected> {
     if !headers.contains_key(header::CONNECTION) {
         return Ok(());
     }

@@ -8,10 +8,10 @@ use crate::{
 };
 
 /// The header.
-pub(super) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+pub(in crate::http) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// What this hop says of its client; none: the client has shown no certificate.
-pub(super) fn element(details: &ClientCertificateDetails, tls: Option<&PeerTls>) -> Option<HeaderValue> {
+pub(in crate::http) fn element(details: &ClientCertificateDetails, tls: Option<&PeerTls>) -> Option<HeaderValue> {
     let tls = tls?;
     let peer = tls.peer()?;
     let content = peer.content();
@@ -44,7 +44,7 @@ pub(super) fn element(details: &ClientCertificateDetails, tls: Option<&PeerTls>)
 }
 
 /// Rewrites the header. `element` is what this hop says; none: its client has shown no certificate.
-pub(super) fn rewrite(
+pub(in crate::http) fn rewrite(
     mode: ForwardClientCertificate,
     headers: &mut HeaderMap,
     element: impl FnOnce() -> Option<HeaderValue>,

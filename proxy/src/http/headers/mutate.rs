@@ -18,7 +18,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 
 /// Where the changes for a request come from, from the most specific to the least.
 #[derive(Clone, Copy)]
-pub(super) struct Changes<'a> {
+pub(in crate::http) struct Changes<'a> {
     pub weighted: Option<&'a WeightedCluster>,
     pub route: &'a Route,
     pub virtual_host: &'a VirtualHost,
@@ -38,7 +38,7 @@ impl<'a> Changes<'a> {
 
 /// Removes, then adds. `format` writes the value of an addition with operators; the headers are those before the
 /// additions.
-pub(super) fn apply(
+pub(in crate::http) fn apply(
     changes: &Mutations,
     headers: &mut HeaderMap,
     format: impl Fn(&mut Vec<u8>, &crate::telemetry::format::Format, &HeaderMap),
@@ -53,7 +53,7 @@ pub(super) fn apply(
 }
 
 /// Adds headers; see [`apply`].
-pub(super) fn add(
+pub(in crate::http) fn add(
     additions: &[Addition],
     headers: &mut HeaderMap,
     format: impl Fn(&mut Vec<u8>, &crate::telemetry::format::Format, &HeaderMap),
@@ -93,7 +93,7 @@ pub(super) fn add(
 }
 
 /// Applies the response changes of `changes`.
-pub(super) fn apply_to_response(changes: &Changes<'_>, headers: &mut HeaderMap, view: &View<'_>) {
+pub(in crate::http) fn apply_to_response(changes: &Changes<'_>, headers: &mut HeaderMap, view: &View<'_>) {
     for changes in changes.in_order() {
         apply(&changes.response, headers, |out, format, headers| {
             format.write_header(out, &View { response: Some(headers), ..*view });
@@ -103,7 +103,7 @@ pub(super) fn apply_to_response(changes: &Changes<'_>, headers: &mut HeaderMap, 
 
 /// Removes the headers that concern one connection only (RFC 9110 section 7.6.1), but for those that `connection` names
 /// (`nominated`). An upgrade keeps its own.
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+pub(in crate::http) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
     if !upgrade {
         headers.remove(header::CONNECTION);
         headers.remove(header::UPGRADE);
@@ -115,7 +115,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
 }
 
 /// Adds this hop to `via`, in one line with those before it.
-pub(super) fn append_via(headers: &mut HeaderMap, via: &HeaderValue) {
+pub(in crate::http) fn append_via(headers: &mut HeaderMap, via: &HeaderValue) {
     let mut value = Vec::new();
     for before in headers.get_all(header::VIA) {
         value.extend_from_slice(before.as_bytes());
@@ -139,7 +139,7 @@ fn keep_only_trailers_in_te(headers: &mut HeaderMap) {
 }
 
 /// The host becomes another; what it was is kept beside it, for the upstream `forwarded` too.
-pub(super) fn replace_host(headers: &mut HeaderMap, host: HeaderValue, forwarded: bool) {
+pub(in crate::http) fn replace_host(headers: &mut HeaderMap, host: HeaderValue, forwarded: bool) {
     if let Some(old) = headers.insert(header::HOST, host) {
         if forwarded {
             append_forwarded_host(headers, &old);

@@ -6,9 +6,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::http::HttpConnectionManager;
 
-pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(in crate::http) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(in crate::http) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(in crate::http) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
@@ -41,7 +41,7 @@ const BEHIND_EDGE: [HeaderName; 5] = [
 
 /// What is known of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Client {
+pub(in crate::http) struct Client {
     /// Its address, as far as headers can be trusted.
     pub address: SocketAddr,
     /// Its address counts as internal.
@@ -51,7 +51,7 @@ pub(super) struct Client {
 }
 
 /// Finds out who the client is, and rewrites the headers that say so.
-pub(super) fn identify(
+pub(in crate::http) fn identify(
     manager: &HttpConnectionManager,
     peer: SocketAddr,
     headers: &mut HeaderMap,
@@ -112,7 +112,7 @@ fn sanitize(manager: &HttpConnectionManager, headers: &mut HeaderMap, internal: 
 }
 
 /// What a request that starts here says of where it comes from.
-pub(super) fn from_here(manager: &HttpConnectionManager, headers: &mut HeaderMap) {
+pub(in crate::http) fn from_here(manager: &HttpConnectionManager, headers: &mut HeaderMap) {
     headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
     append_xff(headers, manager, manager.node_address);
 }
@@ -151,7 +151,7 @@ fn append_xff(headers: &mut HeaderMap, manager: &HttpConnectionManager, peer: Ip
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::connection::tests::manager;
+    use crate::http::testing::manager;
 
     fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();

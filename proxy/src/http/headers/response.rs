@@ -3,11 +3,11 @@
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 
-use super::{mutate, request::X_REQUEST_ID};
+use super::{mutate, request_id::X_REQUEST_ID};
 use crate::config::http::{HttpConnectionManager, ServerHeader};
 
 /// Gives a status the words that Envoy has for it, where they are not hyper's.
-pub(super) fn set_reason<B>(response: &mut Response<B>) {
+pub(in crate::http) fn set_reason<B>(response: &mut Response<B>) {
     let reason = match response.status() {
         StatusCode::NON_AUTHORITATIVE_INFORMATION => ReasonPhrase::from_static(b"Non-Authoritative Information"),
         StatusCode::IM_A_TEAPOT | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => ReasonPhrase::from_static(b"Unknown"),
@@ -18,7 +18,7 @@ pub(super) fn set_reason<B>(response: &mut Response<B>) {
 }
 
 /// Finishes a response's headers. `request_id` is the request's, if it is to be sent back.
-pub(super) fn finish(
+pub(in crate::http) fn finish(
     manager: &HttpConnectionManager,
     headers: &mut HeaderMap,
     upgrade: bool,
