@@ -1,6 +1,6 @@
 //! Attempts at an upstream, one after another, until one brings a response to pass on.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header,
@@ -11,7 +11,7 @@ use hyper::body::{Body, Incoming};
 use smallvec::SmallVec;
 
 use super::{
-    body::{FromUpstream, ResponseBody},
+    body::{BodySource, RequestBody},
     charge::{self, Ended},
     codec::{ambiguous::is_ambiguous, meters},
     filter,
@@ -22,7 +22,7 @@ use super::{
     internal_redirect::{self, Redirected},
     pool::{InUse, Lease, Speaks, Want},
     reply::Reply,
-    request_body::{ClientBody, Kept, RequestBody},
+    response_body::{FromUpstream, ResponseBody},
     retry::{self, Outcome},
     stream::{Routed, Stream},
     timeouts::{EXPECTED_TIMEOUT, Timeouts},
@@ -76,14 +76,6 @@ pub(super) struct Attempts<'a> {
     pub canary: bool,
 }
 
-/// Where the body of each attempt comes from.
-pub(super) enum BodySource {
-    None,
-    /// Cannot be sent twice.
-    Once(Option<ClientBody>),
-    Kept(Rc<std::cell::RefCell<Kept>>),
-}
-
 /// What becomes of a request.
 pub(super) enum Answer {
     Response(Response<ResponseBody>),
@@ -111,11 +103,7 @@ impl Attempts<'_> {
         let mut first_request_kept = false;
         loop {
             let last = !self.can_retry(&body);
-            let attempt_body = match &mut body {
-                BodySource::None => RequestBody::Empty,
-                BodySource::Once(body) => body.take().map_or(RequestBody::Empty, RequestBody::Stream),
-                BodySource::Kept(kept) => Kept::replay(kept),
-            };
+            let attempt_body = body.next();
             self.stream.record.entry.attempts = self.retries + 1;
             let Some(endpoint) = self.pick() else {
                 if !first_request_kept {
@@ -223,12 +211,7 @@ impl Attempts<'_> {
 
     /// Whether the policy and the body allow another attempt after this one.
     fn can_retry(&self, body: &BodySource) -> bool {
-        let replayable = match body {
-            BodySource::None => true,
-            BodySource::Once(_) => false,
-            BodySource::Kept(kept) => kept.borrow().can_replay(),
-        };
-        replayable && self.policy.as_ref().is_some_and(|policy| self.retries < policy.retries)
+        body.can_replay() && self.policy.as_ref().is_some_and(|policy| self.retries < policy.retries)
     }
 
     /// Waits before another attempt; `asked`: as long as the upstream wants.

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 
 use super::{
     attempts::Answer,
-    body::ResponseBody,
+    body::client::ClientBody,
     codec::framing::Verdict,
     downstream::Connection,
     filter::{self, Exchange},
@@ -16,7 +16,7 @@ use super::{
     internal_redirect::Redirected,
     reply::Reply,
     request::{self, CONNECT, Prepared},
-    request_body::ClientBody,
+    response_body::ResponseBody,
     router,
     stream::{Routed, Stream},
 };

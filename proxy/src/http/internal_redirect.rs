@@ -4,9 +4,8 @@
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header, request::Parts, uri::PathAndQuery};
 
 use super::{
-    attempts::BodySource,
+    body::{BodySource, client::ClientBody, kept::Kept},
     dispatch,
-    request_body::{ClientBody, Kept},
     stream::{Routed, Stream},
 };
 use crate::{

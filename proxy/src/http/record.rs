@@ -8,7 +8,7 @@ use std::{
 
 use http::{HeaderMap, StatusCode};
 
-use super::{codec::meters, progress::Progress};
+use super::{body::progress::Progress, codec::meters};
 use crate::{
     config::http::HttpConnectionManager,
     telemetry::access_log::{self, Entry, Flag, LogType},

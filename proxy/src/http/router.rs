@@ -6,7 +6,8 @@ use http::{HeaderName, HeaderValue, Uri, request::Parts};
 use smallvec::SmallVec;
 
 use super::{
-    attempts::{Answer, Attempts, BodySource},
+    attempts::{Answer, Attempts},
+    body::{BodySource, client::ClientBody, kept::Kept},
     charge,
     headers::{
         mutate::{self, Changes},
@@ -14,7 +15,6 @@ use super::{
     },
     mirror,
     reply::Reply,
-    request_body::{ClientBody, Kept},
     stream::{Routed, Stream},
     timeouts::{EXPECTED_TIMEOUT, GRPC_TIMEOUT, PER_TRY_TIMEOUT, TIMEOUT, Timeouts, asked_by_grpc, to_grpc_timeout},
     timers::Timers,

@@ -10,19 +10,19 @@ use hyper::{
 use tokio::time::Instant;
 
 use super::{
-    body::ResponseBody,
+    body::{counting::Counting, progress::Progress, throttle::Throttle},
     codec::meters,
     downstream::Connection,
-    filter::{self, Chain, Counting, Throttle},
+    filter::{self, Chain},
     headers::{
         mutate::{self, Changes},
         request_id::X_REQUEST_ID,
         response,
     },
     internal_redirect::Followed,
-    progress::Progress,
     record::Record,
     reply::Reply,
+    response_body::ResponseBody,
 };
 use crate::{
     config::{

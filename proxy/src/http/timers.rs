@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-use super::progress::Progress;
+use super::body::progress::Progress;
 
 /// Which limit has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

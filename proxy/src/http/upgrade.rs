@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    body::{FromUpstream, ResponseBody},
+    body::RequestBody,
     charge::{self, Ended},
     codec::ambiguous::is_ambiguous,
     filter,
@@ -22,7 +22,7 @@ use super::{
     pool::{self, PoolError, Speaks, Switched, Want},
     reply::Reply,
     request::CONNECT,
-    request_body::RequestBody,
+    response_body::{FromUpstream, ResponseBody},
     stream::Stream,
     timers::{Expired, Timers, within},
     upgraded::{Accepted, Held},

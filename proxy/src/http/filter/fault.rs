@@ -10,7 +10,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use super::{Exchange, State, Throttle};
+use super::{Exchange, State};
 use crate::{
     config::{
         filter::{
@@ -20,7 +20,7 @@ use crate::{
         fraction::Fraction,
         route::header_matches,
     },
-    http::{reply::Reply, stream::Stream},
+    http::{body::throttle::Throttle, reply::Reply, stream::Stream},
     telemetry::{
         access_log::Flag,
         stats::{Gauge, Shard},

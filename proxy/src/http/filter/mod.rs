@@ -3,7 +3,6 @@
 //! A request's [`Chain`] exists only where filters are configured. It holds what they have to do when the response
 //! comes, and the choices that routes made for them.
 
-mod body;
 mod buffer;
 mod cors;
 mod fault;
@@ -16,11 +15,10 @@ mod rbac;
 use http::{HeaderMap, request::Parts};
 use smallvec::SmallVec;
 
-pub(super) use self::{body::Throttle, grpc_stats::Counting};
 use super::{
+    body::{client::ClientBody, counting::Counting},
     headers::forwarded::Client,
     reply::Reply,
-    request_body::ClientBody,
     stream::{Routed, Stream},
 };
 use crate::{

@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 use super::host::{Connection, Host, Http1, Http2, PoolError, Room, Want};
 use crate::{
     cluster::account::Counted,
-    http::request_body::RequestBody,
+    http::body::RequestBody,
     tls::{
         client::Asked,
         dial::{Secured, Way},

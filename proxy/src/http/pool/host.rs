@@ -18,7 +18,7 @@ use crate::{
         cluster::{Cluster, Endpoint, Gauge, RoutingPriority, UpstreamProtocol},
         tls::Transport,
     },
-    http::request_body::RequestBody,
+    http::body::RequestBody,
     telemetry::stats::Shard,
     tls::{
         PeerTls,

@@ -25,7 +25,7 @@ use self::{
     connect::{dial_for, start_http1, start_http2},
     host::{Connecting, Host, Http1, Http2, Room, Waiting},
 };
-use super::request_body::RequestBody;
+use super::body::RequestBody;
 use crate::{
     cluster::account::{Account, ActiveRequest, PendingRequest},
     config::cluster::RoutingPriority,

@@ -11,10 +11,9 @@ use hyper::body::Incoming;
 
 use super::{
     activity::Active,
-    filter::{Counting, Throttle},
+    body::{counting::Counting, error::BodyError, throttle::Throttle},
     pool::Lease,
     record::Record,
-    request_body::BodyError,
     timers::{Expired, Timers},
     upstream::h2_reset,
 };

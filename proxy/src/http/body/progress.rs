@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// Shared by a request body and the one who waits for the response.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(in crate::http) struct Progress {
     received: Cell<u64>,
     last: Cell<Instant>,
     complete: Cell<Option<Instant>>,

@@ -1,0 +1,196 @@
+//! The client's body: as it comes, or as a filter has read it.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{copied::Copied, counting::Counting, error::BodyError, progress::Progress};
+
+/// Why a whole body could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum ReadFailure {
+    /// It is larger than allowed.
+    TooLarge,
+    /// It broke off.
+    Broken,
+}
+
+/// The client's body: as it comes, or as a filter has read it.
+#[derive(Debug)]
+pub(in crate::http) struct ClientBody {
+    source: Source,
+    /// How far it has come; none if there is no body.
+    progress: Option<Rc<Progress>>,
+    /// Copies that are made of it.
+    copies: Vec<Rc<RefCell<Copied>>>,
+    /// Counts its messages.
+    counting: Option<Box<Counting>>,
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        self.end_copies(false);
+    }
+}
+
+#[derive(Debug)]
+enum Source {
+    Coming(Incoming),
+    /// `open`: see [`ClientBody::read`].
+    Read {
+        chunks: VecDeque<Bytes>,
+        trailers: Option<HeaderMap>,
+        open: bool,
+    },
+}
+
+impl ClientBody {
+    /// As it comes.
+    pub fn new(incoming: Incoming, progress: Option<Rc<Progress>>) -> Self {
+        Self { source: Source::Coming(incoming), progress, copies: Vec::new(), counting: None }
+    }
+
+    /// What passes from now on is copied there, too.
+    pub fn copy_to(&mut self, copy: Rc<RefCell<Copied>>) {
+        self.copies.push(copy);
+    }
+
+    /// None.
+    pub fn empty() -> Self {
+        Self::read(VecDeque::new(), None, false)
+    }
+
+    /// As it was read, to be sent again. `open`: its length is not told to the upstream, as the client did not.
+    pub(super) fn read(chunks: VecDeque<Bytes>, trailers: Option<HeaderMap>, open: bool) -> Self {
+        Self { source: Source::Read { chunks, trailers, open }, progress: None, copies: Vec::new(), counting: None }
+    }
+
+    /// Its length in bytes, if it was read whole and there is one.
+    pub fn length(&self) -> Option<u64> {
+        match &self.source {
+            Source::Read { chunks, .. } if chunks.is_empty() => None,
+            Source::Read { chunks, .. } => Some(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
+            Source::Coming(_) => None,
+        }
+    }
+
+    /// The messages of what passes from now on are counted.
+    pub fn count(&mut self, counting: Box<Counting>) {
+        self.counting = Some(counting);
+    }
+
+    fn end_copies(&self, complete: bool) {
+        for copy in &self.copies {
+            copy.borrow_mut().end(complete);
+        }
+    }
+
+    /// Reads all of it, if that is no more than `limit` bytes, to be passed on later. Gives its length.
+    pub async fn read_whole(&mut self, limit: usize) -> Result<usize, ReadFailure> {
+        let (mut chunks, mut trailers, mut length) = (VecDeque::new(), None, 0);
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await {
+            match frame.map_err(|_| ReadFailure::Broken)?.into_data() {
+                Ok(data) => {
+                    length += data.len();
+                    if length > limit {
+                        return Err(ReadFailure::TooLarge);
+                    }
+                    chunks.push_back(data);
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        self.source = Source::Read { chunks, trailers, open: false };
+        Ok(length)
+    }
+
+    /// Reads it to its end.
+    pub async fn discard(&mut self) {
+        while let Some(Ok(_)) = std::future::poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await {}
+    }
+
+    fn note(&self, frame: Option<&Result<Frame<Bytes>, hyper::Error>>, ended: bool) {
+        let Some(progress) = &self.progress else { return };
+        if let Some(Ok(frame)) = frame {
+            progress.add(frame.data_ref().map_or(0, Bytes::len));
+        }
+        if ended || frame.is_none() || frame.is_some_and(|frame| frame.as_ref().is_ok_and(Frame::is_trailers)) {
+            progress.complete();
+        }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match &mut self.source {
+            Source::Read { chunks, trailers, .. } => match chunks.pop_front() {
+                Some(chunk) => Some(Ok(Frame::data(chunk))),
+                None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
+            },
+            Source::Coming(incoming) => {
+                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+                let ended = incoming.is_end_stream();
+                self.note(frame.as_ref(), ended);
+                frame.map(|frame| frame.map_err(BodyError::Downstream))
+            }
+        };
+        if let (Some(counting), Some(Ok(frame))) = (&mut self.counting, &frame)
+            && let Some(data) = frame.data_ref()
+        {
+            counting.passed(data);
+        }
+        if !self.copies.is_empty() {
+            if let Some(Ok(frame)) = &frame {
+                for copy in &self.copies {
+                    copy.borrow_mut().add(frame);
+                }
+            }
+            if frame.is_none() || self.is_end_stream() {
+                self.end_copies(true);
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Read { chunks, trailers, .. } => chunks.is_empty() && trailers.is_none(),
+            Source::Coming(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Read { open: true, .. } => SizeHint::default(),
+            Source::Read { chunks, .. } => SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
+            Source::Coming(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_is_read_whole_has_a_limit() {
+        let body = |limit| async move {
+            let chunks = ["one", "two"].map(Bytes::from).into();
+            ClientBody::read(chunks, None, false).read_whole(limit).await
+        };
+        assert_eq!(body(6).await, Ok(6));
+        assert_eq!(body(5).await, Err(ReadFailure::TooLarge));
+    }
+}

@@ -1,0 +1,174 @@
+//! A request's body, kept as it comes: an attempt that follows another begins it anew.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+
+use super::{client::ClientBody, error::BodyError};
+
+/// A kept body, from its beginning, for one attempt.
+#[derive(Debug)]
+pub(in crate::http) struct Replay {
+    kept: Rc<RefCell<Kept>>,
+    /// Which attempt reads it: the latest one is woken, others are told that they are over.
+    attempt: u32,
+    next: usize,
+    trailers_sent: bool,
+}
+
+/// What has come of a body that may have to be sent again.
+#[derive(Debug)]
+pub(in crate::http) struct Kept {
+    incoming: ClientBody,
+    chunks: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    /// What the client says of the body's length.
+    length: Option<u64>,
+    bytes: usize,
+    limit: usize,
+    too_large: bool,
+    ended: bool,
+    attempts: u32,
+}
+
+impl Kept {
+    pub fn new(incoming: ClientBody, limit: usize) -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self {
+            length: incoming.size_hint().exact(),
+            incoming,
+            chunks: Vec::new(),
+            trailers: None,
+            bytes: 0,
+            limit,
+            too_large: false,
+            ended: false,
+            attempts: 0,
+        }))
+    }
+
+    /// Whether everything that has come is still here.
+    pub fn can_replay(&self) -> bool {
+        !self.too_large
+    }
+
+    /// Whether all of it has come and is still here.
+    pub fn is_whole(&self) -> bool {
+        self.ended && !self.too_large
+    }
+
+    /// A body that was kept whole, for a request that begins anew.
+    pub fn again(kept: &Rc<RefCell<Self>>) -> ClientBody {
+        let this = kept.borrow();
+        ClientBody::read(this.chunks.iter().cloned().collect(), this.trailers.clone(), this.length.is_none())
+    }
+
+    /// The body from its beginning, for one more attempt. Attempts before it get no more of it: there is one place for
+    /// who waits for the client, and an old attempt's connection must not take it.
+    pub fn replay(kept: &Rc<RefCell<Self>>) -> Replay {
+        let mut this = kept.borrow_mut();
+        this.attempts += 1;
+        Replay { kept: kept.clone(), attempt: this.attempts, next: 0, trailers_sent: false }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            None => {
+                self.ended = true;
+                return Poll::Ready(None);
+            }
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Ok(frame)) => frame,
+        };
+        if let Some(data) = frame.data_ref() {
+            self.keep(data.clone());
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+            self.ended = true;
+        }
+        if self.incoming.is_end_stream() {
+            self.ended = true;
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn keep(&mut self, data: Bytes) {
+        self.bytes += data.len();
+        if self.bytes > self.limit {
+            self.too_large = true;
+            self.chunks = Vec::new();
+        } else {
+            self.chunks.push(data);
+        }
+    }
+}
+
+impl Replay {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut kept = self.kept.borrow_mut();
+        if kept.attempts != self.attempt {
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
+        }
+        if let Some(chunk) = kept.chunks.get(self.next) {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+        }
+        if kept.ended {
+            let trailers = if self.trailers_sent { None } else { kept.trailers.clone() };
+            self.trailers_sent = true;
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let frame = ready!(kept.poll(cx));
+        match &frame {
+            Some(Ok(frame)) if frame.is_data() => self.next += 1,
+            Some(Ok(_)) => self.trailers_sent = true,
+            _ => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        let kept = self.kept.borrow();
+        kept.ended && self.next >= kept.chunks.len() && (self.trailers_sent || kept.trailers.is_none())
+    }
+
+    /// Known if the client said it: a body whose length the client left open goes on as such in each attempt.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        let kept = self.kept.borrow();
+        let Some(length) = kept.length else { return SizeHint::default() };
+        let sent: u64 = kept.chunks.iter().take(self.next).map(|chunk| chunk.len() as u64).sum();
+        SizeHint::with_exact(length.saturating_sub(sent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn next(body: &mut Replay) -> Option<Result<Bytes, BodyError>> {
+        let frame = std::future::poll_fn(|cx| body.poll_frame(cx)).await?;
+        Some(frame.map(|frame| frame.into_data().unwrap()))
+    }
+
+    #[tokio::test]
+    async fn a_later_attempt_gets_the_body_from_its_beginning_and_an_earlier_one_no_more_of_it() {
+        let chunks = ["one", "two"].map(Bytes::from).into();
+        let kept = Kept::new(ClientBody::read(chunks, None, false), 100);
+        let mut first = Kept::replay(&kept);
+        assert_eq!(next(&mut first).await.unwrap().unwrap(), "one");
+        let mut second = Kept::replay(&kept);
+        assert!(matches!(next(&mut first).await, Some(Err(BodyError::Superseded))));
+        assert_eq!(next(&mut second).await.unwrap().unwrap(), "one");
+        assert_eq!(next(&mut second).await.unwrap().unwrap(), "two");
+        assert!(next(&mut second).await.is_none() && second.is_end_stream());
+    }
+}

@@ -1,0 +1,104 @@
+//! Request bodies on their way upstream: as they come from the client (`client`), kept for attempts that follow
+//! (`kept`), copied for mirrors (`copied`), and what looks on (`progress`, `counting`) or slows a body down (`throttle`).
+//!
+//! Below the pool, whose connections send them: nothing here knows of streams or of filters.
+
+pub(in crate::http) mod client;
+pub(in crate::http) mod copied;
+pub(in crate::http) mod counting;
+pub(in crate::http) mod error;
+pub(in crate::http) mod kept;
+pub(in crate::http) mod progress;
+pub(in crate::http) mod throttle;
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use self::{
+    client::ClientBody,
+    copied::Copied,
+    error::BodyError,
+    kept::{Kept, Replay},
+};
+
+/// A request body on its way upstream.
+#[derive(Debug)]
+pub(in crate::http) enum RequestBody {
+    /// There is none.
+    Empty,
+    /// Passed through.
+    Stream(ClientBody),
+    /// Passed through and kept.
+    Kept(Replay),
+    /// A copy of one that passes elsewhere.
+    Copy(Rc<RefCell<Copied>>),
+}
+
+/// Where the body of each attempt comes from.
+pub(in crate::http) enum BodySource {
+    /// There is none.
+    None,
+    /// Cannot be sent twice.
+    Once(Option<ClientBody>),
+    /// Can be, as long as all of it is there.
+    Kept(Rc<RefCell<Kept>>),
+}
+
+impl BodySource {
+    /// The body of the next attempt.
+    pub fn next(&mut self) -> RequestBody {
+        match self {
+            Self::None => RequestBody::Empty,
+            Self::Once(body) => body.take().map_or(RequestBody::Empty, RequestBody::Stream),
+            Self::Kept(kept) => RequestBody::Kept(Kept::replay(kept)),
+        }
+    }
+
+    /// Whether another attempt may follow.
+    pub fn can_replay(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Once(_) => false,
+            Self::Kept(kept) => kept.borrow().can_replay(),
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+            Self::Kept(replay) => replay.poll_frame(cx),
+            Self::Copy(copied) => copied.borrow_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream(body) => body.is_end_stream(),
+            Self::Kept(replay) => replay.is_end_stream(),
+            Self::Copy(copied) => copied.borrow().is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Stream(body) => body.size_hint(),
+            Self::Kept(replay) => replay.size_hint(),
+            Self::Copy(_) => SizeHint::default(),
+        }
+    }
+}
