@@ -20,14 +20,20 @@ use super::{
         response, rewrite,
     },
     internal_redirect::{self, Redirected},
-    pool::{InUse, Lease, Speaks, Want},
-    reply::Reply,
-    response_body::{FromUpstream, ResponseBody},
+    pool::{
+        InUse, Lease, Speaks, Want,
+        names::{asked, naming_header},
+    },
     retry::{self, Outcome},
-    stream::{Routed, Stream},
+    stream::{
+        Stream,
+        failure::Failure,
+        reply::Reply,
+        response_body::{FromUpstream, ResponseBody},
+        route::Routed,
+        timers::{Expired, Timers, within},
+    },
     timeouts::{EXPECTED_TIMEOUT, Timeouts},
-    timers::{Expired, Timers, within},
-    upstream::{Failure, asked, naming_header},
 };
 use crate::{
     cluster::PickContext,
@@ -37,7 +43,7 @@ use crate::{
         route::{Forward, HostRewrite, RequestHandles, RequestStats},
     },
     telemetry::{
-        access_log::{Flag, Live, View},
+        access_log::{Flag, View},
         stats::Counter,
     },
 };
@@ -450,13 +456,7 @@ impl Attempts<'_> {
         for cookie in self.cookies {
             parts.headers.append(header::SET_COOKIE, cookie);
         }
-        let live = Live {
-            method: &self.parts.method,
-            uri: &self.parts.uri,
-            scheme: self.stream.scheme,
-            headers: &self.parts.headers,
-        };
-        let view = View::live(entry, live);
+        let view = View::live(&self.stream.record.entry, self.stream.live(&self.parts));
         mutate::apply_to_response(&self.changes, &mut parts.headers, &view);
         filter::on_response(&mut self.stream, parts.status, &self.parts, &mut parts.headers);
         let (throttle, counting) = (self.stream.throttle.take(), self.stream.counting.take());

@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::{timers::Expired, upstream::Failure};
+use super::stream::{failure::Failure, timers::Expired};
 use crate::{
     cluster::Outcome,
     config::{

@@ -12,7 +12,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{dispatch, downstream::Connection, record::Record, watched::Watched};
+use super::{
+    dispatch,
+    stream::{connection::Connection, record::Record},
+    watched::Watched,
+};
 use crate::{
     config::http::{Codec, HttpConnectionManager},
     intake::Downstream,

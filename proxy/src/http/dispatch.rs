@@ -1,6 +1,6 @@
 //! One request from its head to its response: prepared, routed, answered.
 
-use std::{convert::Infallible, rc::Rc, sync::Arc};
+use std::{convert::Infallible, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
@@ -10,18 +10,21 @@ use super::{
     attempts::Answer,
     body::client::ClientBody,
     codec::framing::Verdict,
-    downstream::Connection,
     filter::{self, Exchange},
     headers::{forwarded::X_FORWARDED_PROTO, rewrite},
     internal_redirect::Redirected,
-    reply::Reply,
     request::{self, CONNECT, Prepared},
-    response_body::ResponseBody,
     router,
-    stream::{Routed, Stream},
+    stream::{
+        Stream,
+        connection::Connection,
+        reply::Reply,
+        response_body::ResponseBody,
+        route::{self, Routed},
+    },
 };
 use crate::{
-    config::route::{Action, RequireTls, VirtualHost},
+    config::route::{Action, RequireTls},
     telemetry::access_log::Flag,
 };
 
@@ -78,7 +81,7 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
         let reply = Reply::new(StatusCode::NOT_FOUND, "", None, "absolute_path_rejected");
         return stream.answer(reply, None, &parts).into();
     }
-    let (virtual_host, routed) = resolve(&stream, &parts);
+    let (virtual_host, routed) = route::resolve(&stream.connection.manager.routes, &stream.view(&parts));
     let must_use_tls = match virtual_host.as_ref().map_or(RequireTls::None, |host| host.require_tls) {
         RequireTls::None => false,
         RequireTls::ExternalOnly => !prepared.client.internal,
@@ -127,7 +130,7 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
             let mut reply = Reply::new(direct.status, "", None, "direct_response");
             reply.body = direct.body.clone();
             if let Some(format) = &direct.format {
-                reply.fill(format, &stream, &parts, false);
+                reply.fill(format, &stream.record.entry, stream.live(&parts), false);
             }
             stream.answer(reply, Some(&routed.changes()), &parts).into()
         }
@@ -145,29 +148,6 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
             stream.answer(reply, Some(&routed.changes()), &parts).into()
         }
     }
-}
-
-/// The virtual host of a request, and where the request goes if one of its routes takes it.
-fn resolve(stream: &Stream, parts: &Parts) -> (Option<Arc<VirtualHost>>, Option<Routed>) {
-    let table = stream.connection.manager.routes.clone();
-    let random = fastrand::u64(..);
-    let view = stream.view(parts);
-    let domain = match &table.vhost_header {
-        Some(name) => parts.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes),
-        None => view.authority,
-    };
-    let Some(virtual_host) = table.virtual_host(domain).cloned() else { return (None, None) };
-    let Some(route) = virtual_host.route(&view, random).cloned() else { return (Some(virtual_host), None) };
-    let (cluster, weighted) = match &route.action {
-        Action::Forward(forward) => forward.clusters.pick(&parts.headers, fastrand::u64(..)),
-        Action::Redirect(_) | Action::Direct(_) => (None, None),
-    };
-    (Some(virtual_host.clone()), Some(Routed { table, virtual_host, route, cluster, weighted }))
-}
-
-/// Where a request goes, if a route takes it.
-pub(super) fn find_route(stream: &Stream, parts: &Parts) -> Option<Routed> {
-    resolve(stream, parts).1
 }
 
 /// Whether a request may switch protocols: what its route says, else what the manager does.

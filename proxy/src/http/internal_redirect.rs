@@ -5,8 +5,10 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header, r
 
 use super::{
     body::{BodySource, client::ClientBody, kept::Kept},
-    dispatch,
-    stream::{Routed, Stream},
+    stream::{
+        Stream,
+        route::{self, Routed},
+    },
 };
 use crate::{
     config::{
@@ -24,13 +26,6 @@ pub(super) struct Redirected {
     pub stream: Stream,
     pub parts: Parts,
     pub body: ClientBody,
-}
-
-/// What a request remembers of the redirects that were followed for it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Followed {
-    count: u32,
-    steps: Vec<Step>,
 }
 
 /// Why a redirect is passed on to the client.
@@ -140,7 +135,7 @@ fn attempt<B>(
     let host = next.headers.insert(header::HOST, target.authority);
     next.uri = Uri::from(target.path);
     let scheme_before = std::mem::replace(&mut stream.scheme, target.scheme);
-    let found = dispatch::find_route(stream, &next);
+    let found = route::resolve(&stream.connection.manager.routes, &stream.view(&next)).1;
     stream.forget_route();
     let Some(found) = found else {
         stream.scheme = scheme_before;

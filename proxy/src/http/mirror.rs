@@ -8,11 +8,12 @@ use hyper::body::Body;
 use super::{
     attempts::upstream_request,
     body::{RequestBody, client::ClientBody, copied::Copied},
-    downstream::Connection,
     headers::forwarded,
-    pool::{Speaks, Want},
-    stream::Stream,
-    upstream::{asked, naming_header},
+    pool::{
+        Speaks, Want,
+        names::{asked, naming_header},
+    },
+    stream::{Stream, connection::Connection},
 };
 use crate::{
     cluster::PickContext,

@@ -4,14 +4,12 @@
 //! its route and answers its `stream`: itself (`reply`), or by an attempt or several at an upstream (`router`,
 //! `attempts`, `retry`, `upstream`) over this worker's `pool`. Everything is per worker and single-threaded.
 
-mod activity;
 mod attempts;
 mod body;
 mod charge;
 mod codec;
 pub mod connection;
 mod dispatch;
-mod downstream;
 mod filter;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
@@ -19,10 +17,7 @@ mod headers;
 mod internal_redirect;
 mod mirror;
 pub mod pool;
-mod record;
-mod reply;
 mod request;
-mod response_body;
 mod retry;
 mod router;
 mod stream;
@@ -31,8 +26,5 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod timeouts;
-mod timers;
 mod upgrade;
-mod upgraded;
-mod upstream;
 mod watched;

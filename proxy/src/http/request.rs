@@ -15,7 +15,7 @@ use super::{
         forwarded::{self, Client},
         mutate, nominated, request_id, rewrite,
     },
-    reply::Reply,
+    stream::reply::Reply,
 };
 use crate::{
     config::{

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, StatusCode};
 
-use super::upstream::Failure;
+use super::stream::failure::Failure;
 use crate::config::{
     matcher::MatchedHeader,
     retry::{RetryOn, RetryPolicy},

@@ -14,10 +14,8 @@ use super::{
         rewrite,
     },
     mirror,
-    reply::Reply,
-    stream::{Routed, Stream},
+    stream::{Stream, reply::Reply, route::Routed, timers::Timers},
     timeouts::{EXPECTED_TIMEOUT, GRPC_TIMEOUT, PER_TRY_TIMEOUT, TIMEOUT, Timeouts, asked_by_grpc, to_grpc_timeout},
-    timers::Timers,
     upgrade,
 };
 use crate::{

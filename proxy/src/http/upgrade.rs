@@ -19,14 +19,19 @@ use super::{
         mutate::{self, Changes},
         response,
     },
-    pool::{self, PoolError, Speaks, Switched, Want},
-    reply::Reply,
+    pool::{
+        self, PoolError, Speaks, Switched, Want,
+        names::{asked, naming_header},
+    },
     request::CONNECT,
-    response_body::{FromUpstream, ResponseBody},
-    stream::Stream,
-    timers::{Expired, Timers, within},
-    upgraded::{Accepted, Held},
-    upstream::{Failure, asked, naming_header},
+    stream::{
+        Stream,
+        failure::Failure,
+        reply::Reply,
+        response_body::{FromUpstream, ResponseBody},
+        timers::{Expired, Timers, within},
+        upgraded::{Accepted, Held},
+    },
 };
 use crate::{
     cluster::PickContext,
@@ -34,7 +39,7 @@ use crate::{
         cluster::{Cluster, Endpoint, RoutingPriority},
         route::{Forward, RequestStats},
     },
-    telemetry::access_log::{Live, View},
+    telemetry::access_log::View,
 };
 
 /// The answer to a request for an upgrade.
@@ -110,8 +115,7 @@ pub(super) async fn forward(
     entry.response_started = Some(std::time::Instant::now());
     entry.response_code = answer.status.as_u16();
     entry.details = "via_upstream".into();
-    let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
-    let view = View::live(entry, live);
+    let view = View::live(&stream.record.entry, stream.live(&parts));
     mutate::apply_to_response(changes, &mut answer.headers, &view);
     filter::on_response(&mut stream, answer.status, &parts, &mut answer.headers);
     let entry = &mut stream.record.entry;

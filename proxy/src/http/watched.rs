@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     codec::framing::{Framing, Passed},
-    downstream::Connection,
+    stream::connection::Connection,
 };
 use crate::wire::io::Io;
 

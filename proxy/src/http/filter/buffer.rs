@@ -4,7 +4,10 @@ use http::{HeaderValue, StatusCode, header};
 use http_body::Body;
 
 use super::Exchange;
-use crate::http::{body::client::ReadFailure, reply::Reply, stream::Stream};
+use crate::http::{
+    body::client::ReadFailure,
+    stream::{Stream, reply::Reply},
+};
 
 /// Reads the body, of at most `limit` bytes.
 pub(super) async fn on_request(limit: usize, stream: &Stream, exchange: &mut Exchange<'_>) -> Option<Reply> {

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use super::{Exchange, State, levels};
 use crate::{
     config::filter::{RouteFilter, cors::CorsPolicy, stats},
-    http::{reply::Reply, stream::Stream},
+    http::stream::{Stream, reply::Reply},
 };
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");

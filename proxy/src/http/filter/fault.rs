@@ -20,7 +20,10 @@ use crate::{
         fraction::Fraction,
         route::header_matches,
     },
-    http::{body::throttle::Throttle, reply::Reply, stream::Stream},
+    http::{
+        body::throttle::Throttle,
+        stream::{Stream, reply::Reply},
+    },
     telemetry::{
         access_log::Flag,
         stats::{Gauge, Shard},

@@ -17,7 +17,7 @@ use crate::{
         },
         route::header_matches,
     },
-    http::{reply::Reply, stream::Stream},
+    http::stream::{Stream, reply::Reply},
     telemetry::{access_log::Flag, stats::Counter},
 };
 

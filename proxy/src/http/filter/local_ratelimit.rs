@@ -7,7 +7,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::{Exchange, State};
 use crate::{
     config::filter::local_ratelimit::{Bucket, Entries, Facts, LocalRateLimit, RateLimit, VhostLimits},
-    http::{headers::mutate, reply::Reply, stream::Stream},
+    http::{
+        headers::mutate,
+        stream::{Stream, reply::Reply},
+    },
     telemetry::access_log::{Flag, Live, View},
 };
 
@@ -90,9 +93,8 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &mut Stream, exchange: 
         reply.grpc_status = Some(RESOURCE_EXHAUSTED);
     }
     mutate::add(&limit.response_headers, &mut reply.headers, |out, format, headers| {
-        let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
-        let entry = &stream.record.entry;
-        format.write_header(out, &View { response: Some(headers), ..View::live(entry, live) });
+        let view = View::live(&stream.record.entry, stream.live(parts));
+        format.write_header(out, &View { response: Some(headers), ..view });
     });
     Some(reply)
 }

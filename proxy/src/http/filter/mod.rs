@@ -18,12 +18,11 @@ use smallvec::SmallVec;
 use super::{
     body::{client::ClientBody, counting::Counting},
     headers::forwarded::Client,
-    reply::Reply,
-    stream::{Routed, Stream},
+    stream::{Stream, reply::Reply, route::Routed},
 };
 use crate::{
     config::filter::{FilterKind, HttpFilter, Overrides, RouteFilter},
-    telemetry::access_log::{Live, View},
+    telemetry::access_log::View,
 };
 
 /// A request as filters see it.
@@ -176,7 +175,6 @@ pub(super) fn on_response(stream: &mut Stream, status: http::StatusCode, parts: 
     if stream.chain.is_empty() {
         return;
     }
-    let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
-    let view = View::live(&stream.record.entry, live);
+    let view = View::live(&stream.record.entry, stream.live(parts));
     stream.counting = stream.chain.on_response(status, headers, &view);
 }

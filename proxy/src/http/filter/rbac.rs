@@ -8,7 +8,7 @@ use crate::{
         filter::rbac::Rbac,
         rbac::{Action, Rules, Subject, Verdict},
     },
-    http::{reply::Reply, stream::Stream},
+    http::stream::{Stream, reply::Reply},
     telemetry::stats::{Counter, Scope},
 };
 

@@ -6,6 +6,7 @@
 
 mod connect;
 mod host;
+pub(super) mod names;
 pub(super) mod tunnel;
 
 use std::{

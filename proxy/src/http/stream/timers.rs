@@ -11,11 +11,11 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-use super::body::progress::Progress;
+use crate::http::body::progress::Progress;
 
 /// Which limit has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expired {
+pub(in crate::http) enum Expired {
     /// The route's timeout.
     Global,
     /// The timeout of this attempt.
@@ -32,7 +32,7 @@ pub(super) enum Expired {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Timers {
+pub(in crate::http) struct Timers {
     /// Runs from the end of the request.
     global: Option<Duration>,
     /// Runs from the end of the request, or from the attempt's start if that is later.
@@ -157,7 +157,7 @@ impl Timers {
 }
 
 /// Runs `future` until it is done or a limit passes.
-pub(super) async fn within<F: Future>(timers: &mut Timers, future: F) -> Result<F::Output, Expired> {
+pub(in crate::http) async fn within<F: Future>(timers: &mut Timers, future: F) -> Result<F::Output, Expired> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {

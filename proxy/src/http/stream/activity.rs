@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// The requests of one connection.
 #[derive(Debug)]
-pub(super) struct Activity {
+pub(in crate::http) struct Activity {
     active: Cell<usize>,
     idle_since: Cell<Instant>,
     requests: Cell<u32>,
@@ -18,7 +18,7 @@ pub(super) struct Activity {
 
 /// A request under way on a connection.
 #[derive(Debug)]
-pub(super) struct Active(Rc<Activity>);
+pub(in crate::http) struct Active(Rc<Activity>);
 
 impl Drop for Active {
     fn drop(&mut self) {

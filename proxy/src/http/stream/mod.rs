@@ -1,4 +1,14 @@
-//! A request under way, and how it is answered.
+//! A request under way.
+
+pub(in crate::http) mod activity;
+pub(in crate::http) mod connection;
+pub(in crate::http) mod failure;
+pub(in crate::http) mod record;
+pub(in crate::http) mod reply;
+pub(in crate::http) mod response_body;
+pub(in crate::http) mod route;
+pub(in crate::http) mod timers;
+pub(in crate::http) mod upgraded;
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
@@ -9,32 +19,28 @@ use hyper::{
 };
 use tokio::time::Instant;
 
+use self::{connection::Connection, record::Record, reply::Reply, response_body::ResponseBody, route::Routed};
 use super::{
     body::{counting::Counting, progress::Progress, throttle::Throttle},
     codec::meters,
-    downstream::Connection,
     filter::{self, Chain},
     headers::{
         mutate::{self, Changes},
         request_id::X_REQUEST_ID,
         response,
     },
-    internal_redirect::Followed,
-    record::Record,
-    reply::Reply,
-    response_body::ResponseBody,
 };
 use crate::{
     config::{
         cluster::Cluster,
         metadata::Metadata,
-        route::{Action, Clusters, Forward, RequestView, Route, RouteTable, VirtualHost, WeightedCluster, is_grpc},
+        route::{RequestView, Step, is_grpc},
     },
     telemetry::access_log::{Entry, Live, RouteMetadata, View},
 };
 
 /// A request under way: what its answer depends on.
-pub(super) struct Stream {
+pub(in crate::http) struct Stream {
     pub connection: Rc<Connection>,
     pub record: Box<Record>,
     pub scheme: &'static str,
@@ -59,37 +65,11 @@ pub(super) struct Stream {
     pub counting: Option<Box<Counting>>,
 }
 
-/// Where a request goes.
-pub(super) struct Routed {
-    pub table: Arc<RouteTable>,
-    pub virtual_host: Arc<VirtualHost>,
-    pub route: Arc<Route>,
-    /// The name of the cluster, if the route forwards and knows one.
-    pub cluster: Option<Arc<str>>,
-    /// Which of the route's weighted clusters it is.
-    pub weighted: Option<usize>,
-}
-
-impl Routed {
-    pub fn changes(&self) -> Changes<'_> {
-        Changes { weighted: self.weighted(), route: &self.route, virtual_host: &self.virtual_host, table: &self.table }
-    }
-
-    /// How the route forwards, if it does.
-    pub fn forward(&self) -> Option<&Forward> {
-        match &self.route.action {
-            Action::Forward(forward) => Some(forward),
-            Action::Redirect(_) | Action::Direct(_) => None,
-        }
-    }
-
-    /// The weighted cluster that was chosen.
-    pub fn weighted(&self) -> Option<&WeightedCluster> {
-        match &self.forward()?.clusters {
-            Clusters::Weighted { clusters, .. } => clusters.get(self.weighted?),
-            Clusters::One(_) | Clusters::Header(_) => None,
-        }
-    }
+/// What a request remembers of the redirects that were followed for it.
+#[derive(Clone, Debug, Default)]
+pub(in crate::http) struct Followed {
+    pub count: u32,
+    pub steps: Vec<Step>,
 }
 
 impl Stream {
@@ -207,13 +187,13 @@ impl Stream {
     pub fn answer(mut self, reply: Reply, changes: Option<&Changes<'_>>, parts: &Parts) -> Response<ResponseBody> {
         let changes = changes.filter(|_| !reply.verbatim);
         let mut reply = reply;
+        let live = self.live(parts);
         let entry = &mut self.record.entry;
         entry.details.clone_from(&reply.details);
         if let Some(flag) = reply.flag {
             entry.raise(flag);
         }
         if let Some(changes) = changes {
-            let live = Live { method: &parts.method, uri: &parts.uri, scheme: self.scheme, headers: &parts.headers };
             let view = View::live(entry, live);
             mutate::apply_to_response(changes, &mut reply.headers, &view);
         }
@@ -221,7 +201,7 @@ impl Stream {
             && !reply.verbatim
         {
             self.record.entry.response_code = reply.status.as_u16();
-            reply.rewrite(replies, &self, parts);
+            reply.rewrite(replies, &self.record.entry, live, &self.connection.worker.runtime);
         }
         // What %RESPONSE_CODE% is in headers that filters add.
         let code_in_filters = if reply.verbatim { 0 } else { reply.status.as_u16() };
@@ -284,6 +264,11 @@ impl Stream {
             tls: self.connection.tls_view(),
             metadata: self.record.entry.metadata.as_deref(),
         }
+    }
+
+    /// What formats look at of a request, besides what is noted of it.
+    pub fn live<'a>(&self, parts: &'a Parts) -> Live<'a> {
+        Live { method: &parts.method, uri: &parts.uri, scheme: self.scheme, headers: &parts.headers }
     }
 
     /// Dynamic metadata, to add to.

@@ -11,13 +11,17 @@ use hyper::body::Incoming;
 
 use super::{
     activity::Active,
-    body::{counting::Counting, error::BodyError, throttle::Throttle},
-    pool::Lease,
+    failure::h2_reset,
     record::Record,
     timers::{Expired, Timers},
-    upstream::h2_reset,
 };
-use crate::telemetry::access_log::Flag;
+use crate::{
+    http::{
+        body::{counting::Counting, error::BodyError, throttle::Throttle},
+        pool::Lease,
+    },
+    telemetry::access_log::Flag,
+};
 
 /// A response body on its way to the client. When it is dropped, the request is over.
 #[derive(Debug)]
@@ -36,7 +40,7 @@ enum Source {
 
 /// A response body from upstream, with the connection it comes over and the limits that still run.
 #[derive(Debug)]
-pub(super) struct FromUpstream {
+pub(in crate::http) struct FromUpstream {
     pub incoming: Incoming,
     pub lease: Option<Lease>,
     pub timers: Timers,
@@ -68,7 +72,7 @@ impl FromUpstream {
 
 impl ResponseBody {
     /// Made here. `head`: the answer to a HEAD request, whose body is only announced.
-    pub(super) fn local(body: Bytes, head: bool, mut record: Box<Record>) -> Self {
+    pub(in crate::http) fn local(body: Bytes, head: bool, mut record: Box<Record>) -> Self {
         if head {
             record.complete();
         }
@@ -77,12 +81,12 @@ impl ResponseBody {
     }
 
     /// None, and the record is kept elsewhere.
-    pub(super) fn detached() -> Self {
+    pub(in crate::http) fn detached() -> Self {
         Self { source: Source::Empty, record: None, active: None }
     }
 
     /// From upstream.
-    pub(super) fn upstream(from: FromUpstream, record: Box<Record>) -> Self {
+    pub(in crate::http) fn upstream(from: FromUpstream, record: Box<Record>) -> Self {
         if from.incoming.is_end_stream() {
             if let Some(lease) = from.lease.filter(|_| record.request_completed().is_some()) {
                 lease.release();
@@ -93,7 +97,7 @@ impl ResponseBody {
     }
 
     /// The client's connection is not idle until this body is dropped.
-    pub(super) fn keep_active(&mut self, active: Active) {
+    pub(in crate::http) fn keep_active(&mut self, active: Active) {
         self.active = Some(active);
     }
 

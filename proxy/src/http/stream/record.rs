@@ -8,9 +8,9 @@ use std::{
 
 use http::{HeaderMap, StatusCode};
 
-use super::{body::progress::Progress, codec::meters};
 use crate::{
     config::http::HttpConnectionManager,
+    http::{body::progress::Progress, codec::meters},
     telemetry::access_log::{self, Entry, Flag, LogType},
     worker::state::Worker,
 };
@@ -20,7 +20,7 @@ const LAST_CHUNK: u64 = 5;
 
 /// A request under way. Dropping it ends it: whoever did not say [`Record::complete`] was cut off by the client.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(in crate::http) struct Record {
     worker: Rc<Worker>,
     pub manager: Arc<HttpConnectionManager>,
     pub entry: Entry,

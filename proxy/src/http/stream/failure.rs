@@ -2,19 +2,13 @@
 
 use std::{borrow::Cow, io};
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::StatusCode;
 
-use super::pool::PoolError;
-use crate::{
-    config::{cluster::Cluster, route::without_port},
-    telemetry::access_log::Flag,
-    tls::client::Asked,
-    wire::dial::ConnectError,
-};
+use crate::{http::pool::PoolError, telemetry::access_log::Flag, wire::dial::ConnectError};
 
 /// An attempt that brought no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(in crate::http) enum Failure {
     /// A circuit breaker is open.
     Overflow,
     /// The connection was refused or failed otherwise; how.
@@ -126,23 +120,6 @@ impl From<PoolError> for Failure {
     }
 }
 
-/// The header that TLS towards a cluster takes a name from: `auto_sni` and `auto_san_validation`.
-pub(super) fn naming_header(cluster: &Cluster, headers: &HeaderMap) -> Option<HeaderValue> {
-    let auto = cluster.auto_names.as_ref()?;
-    headers.get(auto.header.as_ref().unwrap_or(&header::HOST)).cloned()
-}
-
-/// What TLS asks for because of that header, and of the endpoint's hostname.
-pub(super) fn asked<'a>(cluster: &Cluster, name: Option<&'a HeaderValue>, hostname: &'a str) -> Asked<'a> {
-    let asked = Asked { hostname, ..Asked::default() };
-    let (Some(auto), Some(name)) = (&cluster.auto_names, name) else { return asked };
-    let host = std::str::from_utf8(without_port(name.as_bytes())).unwrap_or_default();
-    // Of an address there is no SNI.
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
-    let server_name = Some(host).filter(|host| auto.server_name && !host.is_empty() && !address);
-    Asked { server_name, validate: auto.validate && !host.is_empty(), ..asked }
-}
-
 /// strerror's words, without the number that `io::Error` adds.
 fn describe(error: &io::Error) -> String {
     match error.raw_os_error() {
@@ -152,7 +129,7 @@ fn describe(error: &io::Error) -> String {
 }
 
 /// The reason of an HTTP/2 stream error, if that is what happened.
-pub(super) fn h2_reset(error: &hyper::Error) -> Option<h2::Reason> {
+pub(in crate::http) fn h2_reset(error: &hyper::Error) -> Option<h2::Reason> {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
         if let Some(error) = error.downcast_ref::<h2::Error>() {

@@ -11,12 +11,9 @@ use tokio::{
     time::Instant,
 };
 
-use super::{
-    activity::Active,
-    pool::{Lease, Switched, tunnel::Counted},
-    record::Record,
-};
+use super::{activity::Active, record::Record};
 use crate::{
+    http::pool::{Lease, Switched, tunnel::Counted},
     tcp::copy::{self, Copied},
     wire::io::Io,
 };
@@ -26,7 +23,7 @@ const PIECE: usize = 16 * 1024;
 
 /// What counts the upstream's connection as long as bytes pass.
 #[derive(Debug)]
-pub(super) enum Held {
+pub(in crate::http) enum Held {
     /// It came out of the pool.
     Lease(Lease),
     /// It was made for this.
@@ -45,7 +42,7 @@ impl Held {
 /// An upgrade that the upstream has accepted: what is left to do when hyper has given the client's connection, or its
 /// stream, back.
 #[derive(Debug)]
-pub(super) struct Accepted {
+pub(in crate::http) struct Accepted {
     pub record: Box<Record>,
     pub upstream: oneshot::Receiver<Switched>,
     pub idle: Option<Duration>,

@@ -9,14 +9,13 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::{
-    activity::Activity,
-    codec::framing::{Framing, Refusal, Rules, Verdict},
-    headers::xfcc,
-    upgraded::Accepted,
-};
+use super::{activity::Activity, upgraded::Accepted};
 use crate::{
     config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, route::TlsView},
+    http::{
+        codec::framing::{Framing, Refusal, Rules, Verdict},
+        headers::xfcc,
+    },
     intake::{Downstream, Meter, Origin},
     telemetry::access_log::{Entry, Place},
     tls::PeerTls,
@@ -29,7 +28,7 @@ use crate::{
 
 /// What the streams of a connection share.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(in crate::http) struct Connection {
     pub worker: Rc<Worker>,
     pub manager: Arc<HttpConnectionManager>,
     pub peer: SocketAddr,

@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use super::{codec::framing::Refusal, headers::mutate, stream::Stream, timers::Expired, upstream::Failure};
+use super::{failure::Failure, timers::Expired};
 use crate::{
     cluster::Dropped,
     config::local_reply::{BodyFormat, LocalReplies, ReplyMapper},
-    telemetry::access_log::{Flag, Live, View},
+    http::{codec::framing::Refusal, headers::mutate},
+    runtime::Runtime,
+    telemetry::access_log::{Entry, Flag, Live, View},
 };
 
 /// gRPC's DEADLINE_EXCEEDED.
@@ -21,7 +23,7 @@ const UNCONDITIONAL_DROP_OVERLOAD: HeaderName = HeaderName::from_static("x-envoy
 
 /// A response made here.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Reply {
+pub(in crate::http) struct Reply {
     pub status: StatusCode,
     pub body: Bytes,
     pub flag: Option<Flag>,
@@ -144,11 +146,8 @@ impl Reply {
         }
     }
 
-    /// Changes it as the connection manager says. The stream's entry has its status.
-    pub fn rewrite(&mut self, replies: &LocalReplies, stream: &Stream, parts: &Parts) {
-        let entry = &stream.record.entry;
-        let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
-        let runtime = &stream.connection.worker.runtime;
+    /// Changes it as the connection manager says. `entry` is the stream's, and has the reply's status.
+    pub fn rewrite(&mut self, replies: &LocalReplies, entry: &Entry, live: Live<'_>, runtime: &Runtime) {
         let mut format = replies.format.as_ref();
         let mut adds_content_type = false;
         let concerns = |mapper: &&ReplyMapper| {
@@ -172,7 +171,7 @@ impl Reply {
         // One that the mapper adds stands.
         let content_type = self.headers.get(header::CONTENT_TYPE).filter(|_| adds_content_type).cloned();
         if let Some(format) = format {
-            self.fill(format, stream, parts, true);
+            self.fill(format, entry, live, true);
         }
         if let Some(content_type) = content_type {
             self.headers.insert(header::CONTENT_TYPE, content_type);
@@ -180,14 +179,13 @@ impl Reply {
     }
 
     /// Makes the body by a format. `known`: the format knows of the reply's status and details.
-    pub fn fill(&mut self, format: &BodyFormat, stream: &Stream, parts: &Parts, known: bool) {
-        let mut entry = stream.record.entry.clone();
+    pub fn fill(&mut self, format: &BodyFormat, entry: &Entry, live: Live<'_>, known: bool) {
+        let mut entry = entry.clone();
         if known {
             entry.response_code = self.status.as_u16();
             entry.details.clone_from(&self.details);
         }
         entry.local_reply = Some(self.body.clone());
-        let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
         let view = View { response: Some(&self.headers), ..View::live(&entry, live) };
         let mut body = Vec::new();
         format.format.write_line(&mut body, &view);
