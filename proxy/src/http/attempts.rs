@@ -14,7 +14,7 @@ use super::{
     body::{BodySource, RequestBody},
     charge::{self, Ended},
     codec::{ambiguous::is_ambiguous, meters},
-    filter,
+    filter::{chain::Chain, local_reply},
     headers::{
         mutate::{self, Changes},
         response, rewrite,
@@ -58,6 +58,7 @@ const DRAIN_LIMIT: u64 = 64 * 1024;
 /// One attempt after another at the same request.
 pub(super) struct Attempts<'a> {
     pub stream: Stream,
+    pub chain: Chain,
     pub routed: &'a Routed,
     pub changes: Changes<'a>,
     pub forward: &'a Forward,
@@ -371,7 +372,7 @@ impl Attempts<'_> {
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = self.parts.uri.clone();
         // The response's headers may be made from the request's.
-        let needed = !self.stream.chain.is_empty()
+        let needed = !self.chain.is_empty()
             || self.forward.internal_redirects.is_some()
             || self.stream.connection.manager.local_reply.is_some()
             || self.changes.in_order().any(|changes| !changes.response.is_empty());
@@ -404,7 +405,7 @@ impl Attempts<'_> {
                 if let (Failure::Downstream, Some(refusal)) = (failure, self.stream.connection.broken_body()) {
                     let mut reply = Reply::refused(refusal);
                     reply.close = true;
-                    return self.stream.answer(reply, Some(&self.changes), &self.parts);
+                    return local_reply::answer(self.stream, self.chain, reply, Some(&self.changes), &self.parts);
                 }
                 if let Some(reason) = failure.transport() {
                     self.stream.record.entry.transport_failure = reason.into();
@@ -420,7 +421,7 @@ impl Attempts<'_> {
         if self.routed.virtual_host.attempt_count_in_response && self.stream.record.entry.attempts > 0 {
             reply.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.stream.record.entry.attempts));
         }
-        self.stream.answer(reply, Some(&self.changes), &self.parts)
+        local_reply::answer(self.stream, self.chain, reply, Some(&self.changes), &self.parts)
     }
 
     fn respond(mut self, response: Response<Incoming>, lease: Lease) -> Response<ResponseBody> {
@@ -458,8 +459,8 @@ impl Attempts<'_> {
         }
         let view = View::live(&self.stream.record.entry, self.stream.live(&self.parts));
         mutate::apply_to_response(&self.changes, &mut parts.headers, &view);
-        filter::on_response(&mut self.stream, parts.status, &self.parts, &mut parts.headers);
-        let (throttle, counting) = (self.stream.throttle.take(), self.stream.counting.take());
+        let counting = self.chain.on_response(&self.stream, parts.status, &self.parts, &mut parts.headers);
+        let throttle = self.chain.throttle.take();
         if let (Some(counting), true) = (&counting, incoming.is_end_stream()) {
             counting.ended(completed.map(|completed| now.saturating_duration_since(completed)));
         }

@@ -10,7 +10,7 @@ use super::{
     attempts::Answer,
     body::client::ClientBody,
     codec::framing::Verdict,
-    filter::{self, Exchange},
+    filter::{self, chain::Chain, exchange::Exchange, local_reply},
     headers::{forwarded::X_FORWARDED_PROTO, rewrite},
     internal_redirect::Redirected,
     request::{self, CONNECT, Prepared},
@@ -38,7 +38,7 @@ pub(super) async fn handle(
     let (mut parts, incoming) = request.into_parts();
     let mut stream = Stream::new(connection, &parts, &incoming);
     match verdict {
-        Some(Verdict::Refused(refusal)) => return Ok(stream.refuse(Reply::refused(refusal))),
+        Some(Verdict::Refused(refusal)) => return Ok(local_reply::refuse(stream, Reply::refused(refusal))),
         // What follows its head is not HTTP.
         Some(Verdict::Upgrade) => stream.connection.closing.set(true),
         Some(Verdict::Fragment) | None => {}
@@ -52,12 +52,15 @@ pub(super) async fn handle(
             if reply.flag != Some(Flag::DownstreamProtocolError) {
                 stream.keep_request(&parts);
             }
-            return Ok(stream.refuse(*reply));
+            return Ok(local_reply::refuse(stream, *reply));
         }
     };
     if verdict == Some(Verdict::Fragment) {
         stream.keep_request(&parts);
-        return Ok(stream.refuse(Reply::new(StatusCode::BAD_REQUEST, "", None, "path_normalization_failed")));
+        return Ok(local_reply::refuse(
+            stream,
+            Reply::new(StatusCode::BAD_REQUEST, "", None, "path_normalization_failed"),
+        ));
     }
     stream.connection.rewrite_client_cert(&mut parts.headers);
     stream.prepared(&parts, prepared.client.address);
@@ -79,7 +82,7 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
         // As in Envoy, which has no routes for what is no path.
         stream.keep_request(&parts);
         let reply = Reply::new(StatusCode::NOT_FOUND, "", None, "absolute_path_rejected");
-        return stream.answer(reply, None, &parts).into();
+        return local_reply::answer(stream, Chain::default(), reply, None, &parts).into();
     }
     let (virtual_host, routed) = route::resolve(&stream.connection.manager.routes, &stream.view(&parts));
     let must_use_tls = match virtual_host.as_ref().map_or(RequireTls::None, |host| host.require_tls) {
@@ -96,34 +99,35 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
         stream.keep_request(&parts);
         stream.record.log_start();
     }
+    let manager = stream.connection.manager.clone();
+    let mut chain = Chain::new(&manager.filters, routed.as_ref());
     if let Some(upgrade) = &prepared.upgrade {
-        if upgrade_allowed(&stream.connection.manager.upgrades, routed.as_ref(), upgrade) {
+        if upgrade_allowed(&manager.upgrades, routed.as_ref(), upgrade) {
             stream.record.upgraded();
         } else if routed.is_some() || **upgrade != *CONNECT {
             stream.keep_request(&parts);
-            filter::prepare(&mut stream, routed.as_ref());
             let reply = Reply::new(StatusCode::FORBIDDEN, "", None, "upgrade_failed");
-            return stream.answer(reply, routed.as_ref().map(Routed::changes).as_ref(), &parts).into();
+            return local_reply::answer(stream, chain, reply, routed.as_ref().map(Routed::changes).as_ref(), &parts)
+                .into();
         }
     }
-    if !stream.connection.manager.filters.is_empty() {
+    if !manager.filters.is_empty() {
         let routed = routed.as_ref();
         let mut exchange = Exchange { parts: &mut parts, body: &mut body, routed, client: prepared.client };
-        if let Some(reply) = filter::on_request(&mut stream, &mut exchange).await {
+        if let Some(reply) = filter::on_request(&manager.filters, &mut stream, &mut chain, &mut exchange).await {
             stream.keep_request(&parts);
-            return stream.answer(reply, routed.map(Routed::changes).as_ref(), &parts).into();
+            return local_reply::answer(stream, chain, reply, routed.map(Routed::changes).as_ref(), &parts).into();
         }
     }
-    let manager = stream.connection.manager.clone();
     let (shard, stats) = (&stream.connection.clone().worker.stats, &manager.stats.own);
     shard.inc(stats.rq_total);
     let Some(routed) = routed else {
         stream.keep_request(&parts);
         let reply = if redirected { https_redirect(&parts) } else { Reply::no_route() };
-        return stream.answer(reply, None, &parts).into();
+        return local_reply::answer(stream, chain, reply, None, &parts).into();
     };
     match &routed.route.action {
-        Action::Forward(_) => router::forward(stream, &routed, parts, body, prepared.upgrade.is_some()).await,
+        Action::Forward(_) => router::forward(stream, chain, &routed, parts, body, prepared.upgrade.is_some()).await,
         Action::Direct(direct) => {
             shard.inc(stats.rq_direct_response);
             stream.keep_request(&parts);
@@ -132,7 +136,7 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
             if let Some(format) = &direct.format {
                 reply.fill(format, &stream.record.entry, stream.live(&parts), false);
             }
-            stream.answer(reply, Some(&routed.changes()), &parts).into()
+            local_reply::answer(stream, chain, reply, Some(&routed.changes()), &parts).into()
         }
         Action::Redirect(redirect) => {
             // As Envoy counts them.
@@ -145,7 +149,7 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
             if let Ok(location) = HeaderValue::from_bytes(&location) {
                 reply.headers.insert(header::LOCATION, location);
             }
-            stream.answer(reply, Some(&routed.changes()), &parts).into()
+            local_reply::answer(stream, chain, reply, Some(&routed.changes()), &parts).into()
         }
     }
 }

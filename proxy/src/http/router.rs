@@ -9,6 +9,7 @@ use super::{
     attempts::{Answer, Attempts},
     body::{BodySource, client::ClientBody, kept::Kept},
     charge,
+    filter::{chain::Chain, local_reply},
     headers::{
         mutate::{self, Changes},
         rewrite,
@@ -38,18 +39,26 @@ const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout
 /// Forwards a request by a route whose action is to forward.
 pub(super) async fn forward(
     mut stream: Stream,
+    chain: Chain,
     routed: &Routed,
     mut parts: Parts,
     mut body: ClientBody,
     upgrade: bool,
 ) -> Answer {
     let Some(forward) = routed.forward() else {
-        return stream.answer(Reply::no_route(), None, &parts).into();
+        return local_reply::answer(stream, chain, Reply::no_route(), None, &parts).into();
     };
     let changes = routed.changes();
     let Some(cluster) = stream.cluster.clone() else {
         stream.keep_request(&parts);
-        return stream.answer(Reply::no_cluster(forward.cluster_not_found), Some(&changes), &parts).into();
+        return local_reply::answer(
+            stream,
+            chain,
+            Reply::no_cluster(forward.cluster_not_found),
+            Some(&changes),
+            &parts,
+        )
+        .into();
     };
     let (group, group_stats) = routed.virtual_host.group(&stream.view(&parts));
     stream.record.entry.virtual_cluster = group.cloned();
@@ -60,7 +69,7 @@ pub(super) async fn forward(
         let groups: SmallVec<[_; 2]> = group_stats.into_iter().chain(&routed.route.stats).collect();
         let internal = charge::is_internal(&parts.headers);
         charge::answer(&cluster, &groups, &worker.stats, reply.status, internal, false);
-        return stream.answer(reply, Some(&changes), &parts).into();
+        return local_reply::answer(stream, chain, reply, Some(&changes), &parts).into();
     }
     let policy = retry_policy(forward, &stream, &parts);
     let timeouts = Timeouts::of(forward, policy.as_deref(), stream.is_grpc(), &parts.headers);
@@ -75,7 +84,7 @@ pub(super) async fn forward(
     };
     finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
     if upgrade {
-        return upgrade::forward(stream, &changes, cluster, forward, group_stats, parts).await.into();
+        return upgrade::forward(stream, chain, &changes, cluster, forward, group_stats, parts).await.into();
     }
     if !forward.mirrors.is_empty() {
         mirror::start(&stream, forward, &parts, &mut body, timeouts.global);
@@ -108,6 +117,7 @@ pub(super) async fn forward(
         internal,
         groups: group_stats.into_iter().chain(&routed.route.stats).collect(),
         canary: false,
+        chain,
         stream,
     };
     attempts.run(body).await

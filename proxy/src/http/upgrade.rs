@@ -14,7 +14,7 @@ use super::{
     body::RequestBody,
     charge::{self, Ended},
     codec::ambiguous::is_ambiguous,
-    filter,
+    filter::{chain::Chain, local_reply},
     headers::{
         mutate::{self, Changes},
         response,
@@ -59,6 +59,7 @@ enum NoAnswer {
 /// Asks an upstream to switch protocols.
 pub(super) async fn forward(
     mut stream: Stream,
+    mut chain: Chain,
     changes: &Changes<'_>,
     cluster: Arc<Cluster>,
     forward: &Forward,
@@ -75,7 +76,7 @@ pub(super) async fn forward(
         shard.inc(cluster.stats.upstream_cx_none_healthy);
         let reply = Reply::no_host();
         charge::answer(&cluster, &groups, shard, reply.status, internal, false);
-        return stream.answer(reply, Some(changes), &parts);
+        return local_reply::answer(stream, chain, reply, Some(changes), &parts);
     };
     stream.record.entry.upstream = Some(endpoint.logged());
     stream.record.entry.attempts = 1;
@@ -99,7 +100,7 @@ pub(super) async fn forward(
             };
             charge::attempt(&cluster, &endpoint, shard, ended);
             charge::answer(&cluster, &groups, shard, reply.status, internal, canary);
-            return stream.answer(reply, Some(changes), &parts);
+            return local_reply::answer(stream, chain, reply, Some(changes), &parts);
         }
     };
     charge::attempt(&cluster, &endpoint, shard, Ended::Response(answered.status(), answered.headers()));
@@ -117,7 +118,7 @@ pub(super) async fn forward(
     entry.details = "via_upstream".into();
     let view = View::live(&stream.record.entry, stream.live(&parts));
     mutate::apply_to_response(changes, &mut answer.headers, &view);
-    filter::on_response(&mut stream, answer.status, &parts, &mut answer.headers);
+    chain.on_response(&stream, answer.status, &parts, &mut answer.headers);
     let entry = &mut stream.record.entry;
     response::finish(&connection.manager, &mut answer.headers, switched.is_some(), request_id);
     entry.kept.response(&connection.manager.wanted, &answer.headers);

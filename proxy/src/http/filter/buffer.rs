@@ -3,7 +3,7 @@
 use http::{HeaderValue, StatusCode, header};
 use http_body::Body;
 
-use super::Exchange;
+use super::exchange::Exchange;
 use crate::http::{
     body::client::ReadFailure,
     stream::{Stream, reply::Reply},

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::{Exchange, State, levels};
+use super::exchange::{Decided, Exchange, levels};
 use crate::{
     config::filter::{RouteFilter, cors::CorsPolicy, stats},
     http::stream::{Stream, reply::Reply},
@@ -37,21 +37,22 @@ impl Allowed {
 
 pub(super) fn on_request(
     stats: &stats::Cors,
-    stream: &mut Stream,
+    stream: &Stream,
     exchange: &Exchange<'_>,
     name: &str,
-) -> Option<Reply> {
+) -> Decided<Allowed> {
     let policies: Vec<&CorsPolicy> = levels(exchange.routed)
         .filter_map(|overrides| match overrides.get(name)?.config.as_ref()? {
             RouteFilter::Cors(policy) => Some(&**policy),
             _ => None,
         })
         .collect();
-    let most_specific = policies.first()?;
-    let origin = exchange.parts.headers.get(header::ORIGIN).filter(|origin| !origin.is_empty())?.clone();
+    let Some(most_specific) = policies.first() else { return Decided::PASSED };
+    let origin = exchange.parts.headers.get(header::ORIGIN).filter(|origin| !origin.is_empty());
+    let Some(origin) = origin.cloned() else { return Decided::PASSED };
     let enabled = most_specific.is_enabled();
     if !enabled && !most_specific.is_shadow() {
-        return None;
+        return Decided::PASSED;
     }
     let allowed = policies
         .iter()
@@ -59,7 +60,7 @@ pub(super) fn on_request(
         .is_some_and(|policy| policy.allows(origin.as_bytes()));
     stream.connection.worker.stats.inc(if allowed { stats.origin_valid } else { stats.origin_invalid });
     if !enabled {
-        return None;
+        return Decided::PASSED;
     }
     let flag = |field: fn(&CorsPolicy) -> Option<bool>| policies.iter().find_map(|policy| field(policy));
     let text =
@@ -68,14 +69,11 @@ pub(super) fn on_request(
     let preflight = exchange.parts.method == Method::OPTIONS
         && headers.get(header::ACCESS_CONTROL_REQUEST_METHOD).is_some_and(|method| !method.is_empty());
     let credentials = flag(|policy| policy.allow_credentials).unwrap_or(false);
+    let left = allowed.then(|| Allowed { origin, credentials, expose: text(|policy| &policy.expose_headers) });
     if preflight && (allowed || !flag(|policy| policy.forward_not_matching_preflights).unwrap_or(true)) {
         let mut reply = Reply::new(StatusCode::OK, "", None, "cors_response");
         reply.verbatim = true;
         let answer = &mut reply.headers;
-        if allowed {
-            let expose = text(|policy| &policy.expose_headers);
-            stream.chain.states.push(State::Cors(Allowed { origin, credentials, expose }));
-        }
         if credentials {
             answer.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
         }
@@ -94,11 +92,7 @@ pub(super) fn on_request(
                 answer.insert(name, value);
             }
         }
-        return Some(reply);
+        return Decided { reply: Some(reply), left };
     }
-    if allowed {
-        let expose = text(|policy| &policy.expose_headers);
-        stream.chain.states.push(State::Cors(Allowed { origin, credentials, expose }));
-    }
-    None
+    Decided { reply: None, left }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use super::{Exchange, State};
+use super::exchange::{Decided, Exchange};
 use crate::{
     config::{
         filter::{
@@ -137,18 +137,19 @@ fn concerns(fault: &Fault, exchange: &Exchange<'_>, stream: &Stream) -> bool {
         && fault.headers.iter().all(|matcher| header_matches(matcher, &stream.view(exchange.parts)))
 }
 
-/// `stats` are the filter's own, also where a route has another fault.
+/// `stats` are the filter's own, also where a route has another fault. `throttle` is what slows the response down.
 pub(super) async fn on_request(
     fault: &Fault,
     stats: &Counted<stats::Fault>,
     stream: &mut Stream,
+    throttle: &mut Option<Throttle>,
     exchange: &Exchange<'_>,
-) -> Option<Reply> {
+) -> Decided<Active> {
     if let Some(values) = &fault.metadata {
         stream.metadata_mut().merge("envoy.filters.http.fault", values.clone());
     }
     if !concerns(fault, exchange, stream) {
-        return None;
+        return Decided::PASSED;
     }
     let headers = &exchange.parts.headers;
     let shard = stream.connection.worker.stats.clone();
@@ -166,7 +167,7 @@ pub(super) async fn on_request(
         && activate()
     {
         shard.inc(stats.response_rl_injected);
-        stream.throttle = Some(Throttle::new(rate));
+        *throttle = Some(Throttle::new(rate));
     }
     if let Some(duration) = delay(fault, headers)
         && activate()
@@ -181,10 +182,7 @@ pub(super) async fn on_request(
         shard.inc(stats.aborts_injected);
         by_caller("aborts_injected");
     }
-    if let Some(active) = active {
-        stream.chain.states.push(State::Fault(active));
-    }
-    reply
+    Decided { reply, left: active }
 }
 
 /// One fault more for this request: the first one counts it in.

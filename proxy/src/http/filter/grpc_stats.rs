@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use http::{HeaderMap, header};
 
-use super::{Exchange, State};
+use super::exchange::Exchange;
 use crate::{
     config::{filter::grpc_stats::GrpcStats, route::is_grpc},
     http::{
@@ -33,12 +33,13 @@ fn service_and_method(path: &str) -> Option<(&str, &str)> {
     (!service.is_empty() && !method.is_empty() && !method.contains('/')).then_some((service, method))
 }
 
-pub(super) fn on_request(config: &GrpcStats, stream: &mut Stream, exchange: &mut Exchange<'_>) {
+/// Counts the request's messages from here on. Gives the call, if it is one.
+pub(super) fn on_request(config: &GrpcStats, stream: &Stream, exchange: &mut Exchange<'_>) -> Option<Call> {
     if !is_grpc(&exchange.parts.headers) {
-        return;
+        return None;
     }
-    let Some(cluster) = stream.cluster.clone() else { return };
-    let Some((service, method)) = service_and_method(exchange.parts.uri.path()) else { return };
+    let cluster = stream.cluster.clone()?;
+    let (service, method) = service_and_method(exchange.parts.uri.path())?;
     let prefix = match (config.methods.has(service, method), config.replace_dots) {
         (false, _) => "grpc.".into(),
         (true, false) => format!("grpc.{service}.{method}.").into(),
@@ -48,7 +49,7 @@ pub(super) fn on_request(config: &GrpcStats, stream: &mut Stream, exchange: &mut
     let place = Rc::new(Place { shard, cluster, prefix, upstream_times: config.upstream_times });
     let name = Some("request_message_count");
     exchange.body.count(Box::new(Counting::new(place.clone(), name)));
-    stream.chain.states.push(State::GrpcStats(Call(place)));
+    Some(Call(place))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, Uri, uri::PathAndQuery};
 use smallvec::SmallVec;
 
-use super::{Exchange, levels};
+use super::exchange::{Exchange, levels};
 use crate::{
     config::{
         filter::{

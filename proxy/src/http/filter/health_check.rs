@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::{Exchange, State};
+use super::exchange::{Decided, Exchange};
 use crate::{
     config::{
         cluster::{EndpointSet, Health},
@@ -98,10 +98,14 @@ fn lacks_healthy(endpoints: &EndpointSet, minimum: f64) -> Option<Lack> {
     (100.0 * healthy < all * minimum).then_some(Lack::TooFew)
 }
 
-pub(super) async fn on_request(check: &HealthCheck, stream: &mut Stream, exchange: &mut Exchange<'_>) -> Option<Reply> {
+pub(super) async fn on_request(
+    check: &HealthCheck,
+    stream: &mut Stream,
+    exchange: &mut Exchange<'_>,
+) -> Decided<Checked> {
     let view = stream.view(exchange.parts);
     if !check.headers.iter().all(|matcher| header_matches(matcher, &view)) {
-        return None;
+        return Decided::PASSED;
     }
     stream.record.health_check = true;
     let connection = stream.connection.clone();
@@ -115,11 +119,8 @@ pub(super) async fn on_request(check: &HealthCheck, stream: &mut Stream, exchang
         match check.cache_time.and_then(|_| check.cached.load()) {
             None => {
                 let remember = check.cache_time.map(|lifetime| (check.cached.clone(), lifetime));
-                stream.chain.states.push(State::HealthCheck(Checked {
-                    cluster: connection.manager.service_cluster.clone(),
-                    remember,
-                }));
-                return None;
+                let checked = Checked { cluster: connection.manager.service_cluster.clone(), remember };
+                return Decided { reply: None, left: Some(checked) };
             }
             Some(status) => {
                 shard.inc(stats.cached_response);
@@ -152,5 +153,5 @@ pub(super) async fn on_request(check: &HealthCheck, stream: &mut Stream, exchang
         reply.headers.insert(CHECKED_CLUSTER, cluster.clone());
     }
     exchange.body.discard().await;
-    Some(reply)
+    Decided { reply: Some(reply), left: None }
 }

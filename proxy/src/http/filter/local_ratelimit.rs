@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{Exchange, State};
+use super::exchange::{Decided, Exchange};
 use crate::{
     config::filter::local_ratelimit::{Bucket, Entries, Facts, LocalRateLimit, RateLimit, VhostLimits},
     http::{
@@ -54,9 +54,9 @@ fn decide<'a>(limit: &'a LocalRateLimit, descriptors: &[Entries], now: Instant) 
     }
 }
 
-pub(super) fn on_request(limit: &LocalRateLimit, stream: &mut Stream, exchange: &mut Exchange<'_>) -> Option<Reply> {
+pub(super) fn on_request(limit: &LocalRateLimit, stream: &Stream, exchange: &mut Exchange<'_>) -> Decided<Shown> {
     if !limit.enabled.sample() {
-        return None;
+        return Decided::PASSED;
     }
     let (worker, stats) = (stream.connection.worker.clone(), limit.stats.clone());
     worker.stats.inc(stats.enabled);
@@ -69,14 +69,10 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &mut Stream, exchange: 
         limit
     };
     let (allowed, bucket) = decide(limit, &descriptors, Instant::now());
-    if limit.limit_headers
-        && let Some(bucket) = bucket
-    {
-        stream.chain.states.push(State::LocalRateLimit(Shown(bucket.clone())));
-    }
+    let left = bucket.filter(|_| limit.limit_headers).map(|bucket| Shown(bucket.clone()));
     if allowed {
         worker.stats.inc(stats.ok);
-        return None;
+        return Decided { reply: None, left };
     }
     worker.stats.inc(stats.rate_limited);
     let parts = &mut *exchange.parts;
@@ -85,7 +81,7 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &mut Stream, exchange: 
             let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers };
             format.write_header(out, &View::live(&stream.record.entry, live));
         });
-        return None;
+        return Decided { reply: None, left };
     }
     worker.stats.inc(stats.enforced);
     let mut reply = Reply::new(limit.status, "local_rate_limited", Flag::RateLimited, "local_rate_limited");
@@ -96,7 +92,7 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &mut Stream, exchange: 
         let view = View::live(&stream.record.entry, stream.live(parts));
         format.write_header(out, &View { response: Some(headers), ..view });
     });
-    Some(reply)
+    Decided { reply: Some(reply), left }
 }
 
 fn descriptors(limit: &LocalRateLimit, stream: &Stream, exchange: &Exchange<'_>) -> Vec<Entries> {

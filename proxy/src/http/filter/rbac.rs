@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::Exchange;
+use super::exchange::Exchange;
 use crate::{
     config::{
         filter::rbac::Rbac,

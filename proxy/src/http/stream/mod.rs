@@ -1,4 +1,9 @@
-//! A request under way.
+//! A request under way ([`Stream`]), and what it is made of: its client's `connection` and what is going on there
+//! (`activity`, `upgraded`), its `record`, where it goes (`route`), how long it may take (`timers`), and how it ends: with
+//! a `response_body`, a `reply` made here, or a `failure`.
+//!
+//! The vocabulary of all that follows a request. Streams know the pool, whose connections their bodies hold, and nothing
+//! of filters, of the router, or of who calls those.
 
 pub(in crate::http) mod activity;
 pub(in crate::http) mod connection;
@@ -12,31 +17,22 @@ pub(in crate::http) mod upgraded;
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
 use hyper::{
     body::{Body, Incoming},
     upgrade::OnUpgrade,
 };
 use tokio::time::Instant;
 
-use self::{connection::Connection, record::Record, reply::Reply, response_body::ResponseBody, route::Routed};
-use super::{
-    body::{counting::Counting, progress::Progress, throttle::Throttle},
-    codec::meters,
-    filter::{self, Chain},
-    headers::{
-        mutate::{self, Changes},
-        request_id::X_REQUEST_ID,
-        response,
-    },
-};
+use self::{connection::Connection, record::Record, route::Routed};
+use super::{body::progress::Progress, codec::meters, headers::request_id::X_REQUEST_ID};
 use crate::{
     config::{
         cluster::Cluster,
         metadata::Metadata,
         route::{RequestView, Step, is_grpc},
     },
-    telemetry::access_log::{Entry, Live, RouteMetadata, View},
+    telemetry::access_log::{Entry, Live, RouteMetadata},
 };
 
 /// A request under way: what its answer depends on.
@@ -44,7 +40,8 @@ pub(in crate::http) struct Stream {
     pub connection: Rc<Connection>,
     pub record: Box<Record>,
     pub scheme: &'static str,
-    head: bool,
+    /// It is a HEAD request.
+    pub head: bool,
     grpc: bool,
     request_id: Option<HeaderValue>,
     /// It wants to switch protocols: what the client may send after its head has no end.
@@ -57,12 +54,6 @@ pub(in crate::http) struct Stream {
     pub began: Instant,
     /// The route's cluster, if it exists.
     pub cluster: Option<Arc<Cluster>>,
-    /// What filters have to do when the response comes.
-    pub chain: Chain,
-    /// Slows the response down.
-    pub throttle: Option<Throttle>,
-    /// Counts messages of the response.
-    pub counting: Option<Box<Counting>>,
 }
 
 /// What a request remembers of the redirects that were followed for it.
@@ -99,9 +90,6 @@ impl Stream {
             followed: Followed::default(),
             began: Instant::now(),
             cluster: None,
-            chain: Chain::default(),
-            throttle: None,
-            counting: None,
             connection,
             record,
         }
@@ -172,8 +160,6 @@ impl Stream {
         }
         *self.record = record;
         self.head = parts.method == Method::HEAD;
-        self.chain = Chain::default();
-        (self.throttle, self.counting) = (None, None);
         self.began = Instant::now();
     }
 
@@ -181,71 +167,6 @@ impl Stream {
     pub fn keep_request(&mut self, parts: &Parts) {
         let record = &mut *self.record;
         record.entry.kept.request(&record.manager.wanted, &parts.method, &parts.uri, self.scheme, &parts.headers);
-    }
-
-    /// Answers with a reply made here. The route's response headers, if there is one, are applied.
-    pub fn answer(mut self, reply: Reply, changes: Option<&Changes<'_>>, parts: &Parts) -> Response<ResponseBody> {
-        let changes = changes.filter(|_| !reply.verbatim);
-        let mut reply = reply;
-        let live = self.live(parts);
-        let entry = &mut self.record.entry;
-        entry.details.clone_from(&reply.details);
-        if let Some(flag) = reply.flag {
-            entry.raise(flag);
-        }
-        if let Some(changes) = changes {
-            let view = View::live(entry, live);
-            mutate::apply_to_response(changes, &mut reply.headers, &view);
-        }
-        if let Some(replies) = &self.connection.manager.local_reply
-            && !reply.verbatim
-        {
-            self.record.entry.response_code = reply.status.as_u16();
-            reply.rewrite(replies, &self.record.entry, live, &self.connection.worker.runtime);
-        }
-        // What %RESPONSE_CODE% is in headers that filters add.
-        let code_in_filters = if reply.verbatim { 0 } else { reply.status.as_u16() };
-        let reply = if self.grpc && !reply.verbatim { reply.into_grpc() } else { reply };
-        let mut headers = reply.headers;
-        if !reply.body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        }
-        if self.head && !reply.body.is_empty() {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
-        }
-        let entry = &mut self.record.entry;
-        // Later than the route's headers: as in Envoy, %RESPONSE_CODE% in them is 0.
-        entry.response_code = code_in_filters;
-        filter::on_response(&mut self, reply.status, parts, &mut headers);
-        let Self { mut record, head, request_id, connection, endless, .. } = self;
-        let unread = reply.close || endless || record.request_completed().is_none();
-        let entry = &mut record.entry;
-        entry.response_code = reply.status.as_u16();
-        response::finish(&connection.manager, &mut headers, false, request_id);
-        entry.kept.response(&connection.manager.wanted, &headers);
-        connection.before_response(&mut headers, unread);
-        let length = if head { 0 } else { reply.body.len() as u64 };
-        record.meter_response(reply.status, &headers, Some(length));
-        if !headers.contains_key(header::CONTENT_LENGTH) {
-            // hyper adds it.
-            record.entry.kept.add_response(&connection.manager.wanted, "content-length", length);
-        }
-        if connection.manager.wanted.times {
-            record.entry.timing.reply_began = Some(std::time::Instant::now());
-        }
-        let mut response = Response::new(ResponseBody::local(reply.body, head, record));
-        *response.status_mut() = reply.status;
-        response::set_reason(&mut response);
-        *response.headers_mut() = headers;
-        response
-    }
-
-    /// Answers a request that is not to be read any further, and ends its connection.
-    pub fn refuse(self, reply: Reply) -> Response<ResponseBody> {
-        let parts = Request::new(()).into_parts().0;
-        let mut stream = self;
-        filter::prepare(&mut stream, None);
-        stream.answer(Reply { close: true, ..reply }, None, &parts)
     }
 
     /// The id to send back, if any.

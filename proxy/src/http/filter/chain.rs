@@ -1,0 +1,91 @@
+//! What the filters that a request has passed do to its response.
+
+use http::{HeaderMap, StatusCode, request::Parts};
+use smallvec::SmallVec;
+
+use super::{
+    cors,
+    exchange::{levels, said},
+    fault, grpc_stats, header_mutation, health_check, local_ratelimit,
+};
+use crate::{
+    config::filter::{FilterKind, HttpFilter},
+    http::{
+        body::{counting::Counting, throttle::Throttle},
+        stream::{Stream, route::Routed},
+    },
+    telemetry::access_log::View,
+};
+
+/// What filters have to do when the response comes, in their order.
+#[derive(Debug, Default)]
+pub(in crate::http) struct Chain {
+    states: SmallVec<[State; 2]>,
+    /// Slows the response's body down.
+    pub throttle: Option<Throttle>,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    Cors(cors::Allowed),
+    HeaderMutation(header_mutation::Lists),
+    LocalRateLimit(local_ratelimit::Shown),
+    HealthCheck(health_check::Checked),
+    /// A fault that counts as active.
+    Fault(#[expect(dead_code, reason = "held")] fault::Active),
+    GrpcStats(grpc_stats::Call),
+}
+
+impl Chain {
+    /// What applies to the response even if the request passes no filter.
+    pub fn new(filters: &[HttpFilter], routed: Option<&Routed>) -> Self {
+        let mut chain = Self::default();
+        for filter in filters {
+            if let FilterKind::HeaderMutation(own) = &filter.kind {
+                let said = said(&filter.name, routed);
+                if !said.disabled.unwrap_or(filter.disabled) {
+                    let lists = header_mutation::Lists::new(own, &filter.name, levels(routed));
+                    chain.states.push(State::HeaderMutation(lists));
+                }
+            }
+        }
+        chain
+    }
+
+    /// Keeps what a filter has to do when the response comes.
+    pub(super) fn keep(&mut self, left: Option<State>) {
+        self.states.extend(left);
+    }
+
+    /// Whether no filter has anything to do with the response.
+    pub fn is_empty(&self) -> bool {
+        self.states.is_empty()
+    }
+
+    /// Passes a response's headers through the filters. `parts` are the request's.
+    /// Gives what counts the messages of its body, if a filter does.
+    pub fn on_response(
+        &mut self,
+        stream: &Stream,
+        status: StatusCode,
+        parts: &Parts,
+        headers: &mut HeaderMap,
+    ) -> Option<Box<Counting>> {
+        if self.is_empty() {
+            return None;
+        }
+        let view = View::live(&stream.record.entry, stream.live(parts));
+        let mut counting = None;
+        for state in self.states.iter_mut().rev() {
+            match state {
+                State::Cors(allowed) => allowed.on_response(headers),
+                State::HeaderMutation(lists) => lists.on_response(headers, &view),
+                State::LocalRateLimit(shown) => shown.on_response(headers),
+                State::HealthCheck(checked) => checked.on_response(status, headers),
+                State::Fault(_) => {}
+                State::GrpcStats(call) => counting = Some(call.on_response(status, headers)),
+            }
+        }
+        counting
+    }
+}

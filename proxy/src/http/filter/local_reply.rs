@@ -1,0 +1,85 @@
+//! Answering a request here: the reply takes the way of a response, through the filters that the request has passed.
+
+use http::{HeaderValue, Request, Response, header, request::Parts};
+
+use super::chain::Chain;
+use crate::{
+    http::{
+        headers::{
+            mutate::{self, Changes},
+            response,
+        },
+        stream::{Stream, reply::Reply, response_body::ResponseBody},
+    },
+    telemetry::access_log::View,
+};
+
+/// Answers with a reply made here. The route's response headers, if there is one, are applied.
+pub(in crate::http) fn answer(
+    mut stream: Stream,
+    mut chain: Chain,
+    mut reply: Reply,
+    changes: Option<&Changes<'_>>,
+    parts: &Parts,
+) -> Response<ResponseBody> {
+    let changes = changes.filter(|_| !reply.verbatim);
+    let live = stream.live(parts);
+    let entry = &mut stream.record.entry;
+    entry.details.clone_from(&reply.details);
+    if let Some(flag) = reply.flag {
+        entry.raise(flag);
+    }
+    if let Some(changes) = changes {
+        let view = View::live(entry, live);
+        mutate::apply_to_response(changes, &mut reply.headers, &view);
+    }
+    if let Some(replies) = &stream.connection.manager.local_reply
+        && !reply.verbatim
+    {
+        stream.record.entry.response_code = reply.status.as_u16();
+        reply.rewrite(replies, &stream.record.entry, live, &stream.connection.worker.runtime);
+    }
+    // What %RESPONSE_CODE% is in headers that filters add.
+    let code_in_filters = if reply.verbatim { 0 } else { reply.status.as_u16() };
+    let reply = if stream.is_grpc() && !reply.verbatim { reply.into_grpc() } else { reply };
+    let mut headers = reply.headers;
+    if !reply.body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    if stream.head && !reply.body.is_empty() {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
+    }
+    let entry = &mut stream.record.entry;
+    // Later than the route's headers: as in Envoy, %RESPONSE_CODE% in them is 0.
+    entry.response_code = code_in_filters;
+    chain.on_response(&stream, reply.status, parts, &mut headers);
+    let request_id = stream.request_id();
+    let Stream { mut record, head, connection, endless, .. } = stream;
+    let unread = reply.close || endless || record.request_completed().is_none();
+    let entry = &mut record.entry;
+    entry.response_code = reply.status.as_u16();
+    response::finish(&connection.manager, &mut headers, false, request_id);
+    entry.kept.response(&connection.manager.wanted, &headers);
+    connection.before_response(&mut headers, unread);
+    let length = if head { 0 } else { reply.body.len() as u64 };
+    record.meter_response(reply.status, &headers, Some(length));
+    if !headers.contains_key(header::CONTENT_LENGTH) {
+        // hyper adds it.
+        record.entry.kept.add_response(&connection.manager.wanted, "content-length", length);
+    }
+    if connection.manager.wanted.times {
+        record.entry.timing.reply_began = Some(std::time::Instant::now());
+    }
+    let mut response = Response::new(ResponseBody::local(reply.body, head, record));
+    *response.status_mut() = reply.status;
+    response::set_reason(&mut response);
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Answers a request that is not to be read any further, and ends its connection.
+pub(in crate::http) fn refuse(stream: Stream, reply: Reply) -> Response<ResponseBody> {
+    let parts = Request::new(()).into_parts().0;
+    let chain = Chain::new(&stream.connection.manager.filters, None);
+    answer(stream, chain, Reply { close: true, ..reply }, None, &parts)
+}
