@@ -8,8 +8,8 @@ use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 pub(crate) use super::codec::framing::fuzz::framing;
 use super::{
     codec::framing::{Framing, Passed, Rules},
+    dispatch::prepare,
     headers::rewrite,
-    request,
 };
 use crate::config::{
     self,
@@ -52,7 +52,7 @@ pub fn request_head(input: &[u8]) {
     for manager in MANAGERS.iter() {
         let (mut parts, ()) = request.clone().into_parts();
         let (peer, local) = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 80).into());
-        let Ok(prepared) = request::prepare(manager, &mut parts, peer, local, "http") else { continue };
+        let Ok(prepared) = prepare::request(manager, &mut parts, peer, local, "http") else { continue };
         let target = parts.uri.to_string();
         if parts.method == Method::CONNECT {
             assert!(parts.uri.authority().is_some() && parts.uri.path().is_empty(), "target {target:?}");

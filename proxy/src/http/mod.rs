@@ -1,12 +1,17 @@
-//! HTTP: connections, requests, routing, retries, upstream pools.
+//! HTTP: connections, requests, routing, retries, upstream pools. Everything is per worker and single-threaded.
 //!
-//! `connection` speaks HTTP to the client, whose HTTP/1 bytes `framing` has judged, and hands each request to `dispatch`, which prepares it (`request`), finds
-//! its route and answers its `stream`: itself (`reply`), or by an attempt or several at an upstream (`router`,
-//! `attempts`, `retry`, `upstream`) over this worker's `pool`. Everything is per worker and single-threaded.
+//! A request goes down these floors, and each imports only what is below it:
+//!
+//! - `connection`: one client's connection, driven by hyper;
+//! - `dispatch`: one request of it from head to response;
+//! - `router`: forwarding it: attempts, retries, mirrors, upgrades;
+//! - `filter`: what it passes before, and its response after;
+//! - `stream`: what is known of it: connection, route, record, reply, response;
+//! - `pool`: connections to upstreams;
+//! - `body`: what is sent over those;
+//! - `headers`: what this hop makes of heads; `codec`: what is HTTP on the wire.
 
-mod attempts;
 mod body;
-mod charge;
 mod codec;
 pub mod connection;
 mod dispatch;
@@ -14,17 +19,10 @@ mod filter;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod headers;
-mod internal_redirect;
-mod mirror;
 pub mod pool;
-mod request;
-mod retry;
 mod router;
 mod stream;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
-mod timeouts;
-mod upgrade;
-mod watched;

@@ -9,6 +9,9 @@ use crate::{
     http::headers::mutate::Changes,
 };
 
+/// What a tunnel is called where upgrades are allowed.
+pub(in crate::http) const CONNECT: &str = "connect";
+
 /// Where a request goes.
 pub(in crate::http) struct Routed {
     pub table: Arc<RouteTable>,

@@ -1,23 +1,39 @@
 //! Forwarding a request: its cluster, its changes, attempts until one brings a response to pass on.
+//!
+//! `attempts` asks `upstream` for one exchange after another, until `retry`, a pure function, says that a response is to
+//! be passed on; `charge` counts, `internal_redirect` begins the request anew. A `mirror` goes beside it; an `upgrade`
+//! has one attempt, and what passes afterwards is not HTTP.
+//!
+//! Above the filters, whose chain a response passes; nothing here knows of who dispatched the request.
+
+pub(in crate::http) mod answer;
+mod attempts;
+mod charge;
+mod internal_redirect;
+mod mirror;
+mod retry;
+mod timeouts;
+mod upgrade;
+mod upstream;
 
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Uri, request::Parts};
 use smallvec::SmallVec;
 
+use self::{
+    answer::Answer,
+    attempts::Attempts,
+    timeouts::{EXPECTED_TIMEOUT, GRPC_TIMEOUT, PER_TRY_TIMEOUT, TIMEOUT, Timeouts, asked_by_grpc, to_grpc_timeout},
+};
 use super::{
-    attempts::{Answer, Attempts},
     body::{BodySource, client::ClientBody, kept::Kept},
-    charge,
     filter::{chain::Chain, local_reply},
     headers::{
         mutate::{self, Changes},
         rewrite,
     },
-    mirror,
     stream::{Stream, reply::Reply, route::Routed, timers::Timers},
-    timeouts::{EXPECTED_TIMEOUT, GRPC_TIMEOUT, PER_TRY_TIMEOUT, TIMEOUT, Timeouts, asked_by_grpc, to_grpc_timeout},
-    upgrade,
 };
 use crate::{
     config::{
@@ -51,14 +67,8 @@ pub(super) async fn forward(
     let changes = routed.changes();
     let Some(cluster) = stream.cluster.clone() else {
         stream.keep_request(&parts);
-        return local_reply::answer(
-            stream,
-            chain,
-            Reply::no_cluster(forward.cluster_not_found),
-            Some(&changes),
-            &parts,
-        )
-        .into();
+        let reply = Reply::no_cluster(forward.cluster_not_found);
+        return local_reply::answer(stream, chain, reply, Some(&changes), &parts).into();
     };
     let (group, group_stats) = routed.virtual_host.group(&stream.view(&parts));
     stream.record.entry.virtual_cluster = group.cloned();

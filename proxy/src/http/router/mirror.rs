@@ -5,26 +5,26 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use http::{HeaderValue, Request, header, request::Parts};
 use hyper::body::Body;
 
-use super::{
-    attempts::upstream_request,
-    body::{RequestBody, client::ClientBody, copied::Copied},
-    headers::forwarded,
-    pool::{
-        Speaks, Want,
-        names::{asked, naming_header},
-    },
-    stream::{Stream, connection::Connection},
-};
+use super::upstream::upstream_request;
 use crate::{
     cluster::PickContext,
     config::{
         cluster::{Cluster, RoutingPriority},
         route::{Forward, Mirror},
     },
+    http::{
+        body::{RequestBody, client::ClientBody, copied::Copied},
+        headers::forwarded,
+        pool::{
+            Speaks, Want,
+            names::{asked, naming_header},
+        },
+        stream::{Stream, connection::Connection},
+    },
 };
 
 /// Sends copies of a request where its route says. The request is as the upstream gets it.
-pub(super) fn start(
+pub(in crate::http) fn start(
     stream: &Stream,
     forward: &Forward,
     parts: &Parts,

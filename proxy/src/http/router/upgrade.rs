@@ -10,34 +10,34 @@ use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{
-    body::RequestBody,
-    charge::{self, Ended},
-    codec::ambiguous::is_ambiguous,
-    filter::{chain::Chain, local_reply},
-    headers::{
-        mutate::{self, Changes},
-        response,
-    },
-    pool::{
-        self, PoolError, Speaks, Switched, Want,
-        names::{asked, naming_header},
-    },
-    request::CONNECT,
-    stream::{
-        Stream,
-        failure::Failure,
-        reply::Reply,
-        response_body::{FromUpstream, ResponseBody},
-        timers::{Expired, Timers, within},
-        upgraded::{Accepted, Held},
-    },
-};
+use super::charge::{self, Ended};
 use crate::{
     cluster::PickContext,
     config::{
         cluster::{Cluster, Endpoint, RoutingPriority},
         route::{Forward, RequestStats},
+    },
+    http::{
+        body::RequestBody,
+        codec::ambiguous::is_ambiguous,
+        filter::{chain::Chain, local_reply},
+        headers::{
+            mutate::{self, Changes},
+            response,
+        },
+        pool::{
+            self, PoolError, Speaks, Switched, Want,
+            names::{asked, naming_header},
+        },
+        stream::{
+            Stream,
+            failure::Failure,
+            reply::Reply,
+            response_body::{FromUpstream, ResponseBody},
+            route::CONNECT,
+            timers::{Expired, Timers, within},
+            upgraded::{Accepted, Held},
+        },
     },
     telemetry::access_log::View,
 };
@@ -57,7 +57,7 @@ enum NoAnswer {
 }
 
 /// Asks an upstream to switch protocols.
-pub(super) async fn forward(
+pub(in crate::http) async fn forward(
     mut stream: Stream,
     mut chain: Chain,
     changes: &Changes<'_>,

@@ -11,18 +11,20 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{
-    codec::framing::{Framing, Passed},
-    stream::connection::Connection,
+use crate::{
+    http::{
+        codec::framing::{Framing, Passed},
+        stream::connection::Connection,
+    },
+    wire::io::Io,
 };
-use crate::wire::io::Io;
 
 /// How many bytes are taken after an upgrade's head before the upgrade is accepted.
 const EARLY: usize = 64 * 1024;
 
 /// A client's stream.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(in crate::http) struct Watched {
     pub stream: Io,
     connection: Rc<Connection>,
     /// None: it is not HTTP/1.

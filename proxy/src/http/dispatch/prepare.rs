@@ -9,35 +9,32 @@ use http::{
 };
 use hyper::ext::Protocol;
 
-use super::{
-    codec::framing,
-    headers::{
-        forwarded::{self, Client},
-        mutate, nominated, request_id, rewrite,
-    },
-    stream::reply::Reply,
-};
 use crate::{
     config::{
         http::{EscapedSlashes, HttpConnectionManager, StripPort, Underscores},
         route::{is_grpc, without_port},
     },
+    http::{
+        codec::framing,
+        headers::{
+            forwarded::{self, Client},
+            mutate, nominated, request_id, rewrite,
+        },
+        stream::{reply::Reply, route::CONNECT},
+    },
     telemetry::access_log::Flag,
 };
 
-/// What a tunnel is called where upgrades are allowed.
-pub(super) const CONNECT: &str = "connect";
-
 /// The prepared request's particulars.
 #[derive(Clone, Debug)]
-pub(super) struct Prepared {
+pub(in crate::http) struct Prepared {
     pub client: Client,
     /// The protocol that it wants to switch to, lower case.
     pub upgrade: Option<Box<str>>,
 }
 
 /// Prepares a request that came from `peer` to `local`. Error: what it is answered.
-pub(super) fn prepare(
+pub(in crate::http) fn request(
     manager: &HttpConnectionManager,
     parts: &mut Parts,
     peer: SocketAddr,
@@ -259,7 +256,7 @@ mod tests {
     }
 
     fn run(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<Prepared, Box<Reply>> {
-        prepare(manager, parts, "10.0.0.1:1".parse().unwrap(), "10.0.0.2:80".parse().unwrap(), "http")
+        request(manager, parts, "10.0.0.1:1".parse().unwrap(), "10.0.0.2:80".parse().unwrap(), "http")
     }
 
     #[test]

@@ -1,4 +1,9 @@
-//! One request from its head to its response: prepared, routed, answered.
+//! One request from its head to its response: prepared (`prepare`), routed, passed through the filters, and answered here
+//! or forwarded.
+//!
+//! Above all that a request passes; its connection hands it over.
+
+pub(in crate::http) mod prepare;
 
 use std::{convert::Infallible, rc::Rc};
 
@@ -6,21 +11,20 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 
+use self::prepare::Prepared;
 use super::{
-    attempts::Answer,
     body::client::ClientBody,
     codec::framing::Verdict,
     filter::{self, chain::Chain, exchange::Exchange, local_reply},
     headers::{forwarded::X_FORWARDED_PROTO, rewrite},
-    internal_redirect::Redirected,
-    request::{self, CONNECT, Prepared},
     router,
+    router::answer::{Answer, Redirected},
     stream::{
         Stream,
         connection::Connection,
         reply::Reply,
         response_body::ResponseBody,
-        route::{self, Routed},
+        route::{self, CONNECT, Routed},
     },
 };
 use crate::{
@@ -45,7 +49,7 @@ pub(super) async fn handle(
     }
     let manager = stream.connection.manager.clone();
     let Connection { peer, local, .. } = *stream.connection;
-    let prepared = match request::prepare(&manager, &mut parts, peer, local, stream.scheme) {
+    let prepared = match prepare::request(&manager, &mut parts, peer, local, stream.scheme) {
         Ok(prepared) => prepared,
         Err(reply) => {
             // What breaks the protocol is not known as a request.

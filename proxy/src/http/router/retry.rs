@@ -2,11 +2,13 @@
 
 use http::{HeaderMap, StatusCode};
 
-use super::stream::failure::Failure;
-use crate::config::{
-    matcher::MatchedHeader,
-    retry::{RetryOn, RetryPolicy},
-    route::plain_header_matches,
+use crate::{
+    config::{
+        matcher::MatchedHeader,
+        retry::{RetryOn, RetryPolicy},
+        route::plain_header_matches,
+    },
+    http::stream::failure::Failure,
 };
 
 /// The header by which Envoy's rate limiting marks its answers.
@@ -14,7 +16,7 @@ const RATE_LIMITED: &str = "x-envoy-ratelimited";
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Outcome<'a> {
+pub(in crate::http) enum Outcome<'a> {
     /// With a response.
     Response(StatusCode, &'a HeaderMap),
     /// Without one.
@@ -24,7 +26,7 @@ pub(super) enum Outcome<'a> {
 }
 
 /// Whether the policy's conditions hold for an outcome.
-pub(super) fn wanted(policy: &RetryPolicy, outcome: Outcome<'_>) -> bool {
+pub(in crate::http) fn wanted(policy: &RetryPolicy, outcome: Outcome<'_>) -> bool {
     let on = policy.on;
     match outcome {
         Outcome::Response(status, headers) => {

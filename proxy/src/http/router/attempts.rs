@@ -2,38 +2,17 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{
-    HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header,
-    request::Parts,
-    uri::{Authority, PathAndQuery, Scheme},
-};
+use http::{HeaderName, HeaderValue, Request, Response, Version, header, request::Parts};
 use hyper::body::{Body, Incoming};
 use smallvec::SmallVec;
 
 use super::{
-    body::{BodySource, RequestBody},
+    answer::{Answer, Redirected},
     charge::{self, Ended},
-    codec::{ambiguous::is_ambiguous, meters},
-    filter::{chain::Chain, local_reply},
-    headers::{
-        mutate::{self, Changes},
-        response, rewrite,
-    },
-    internal_redirect::{self, Redirected},
-    pool::{
-        InUse, Lease, Speaks, Want,
-        names::{asked, naming_header},
-    },
+    internal_redirect,
     retry::{self, Outcome},
-    stream::{
-        Stream,
-        failure::Failure,
-        reply::Reply,
-        response_body::{FromUpstream, ResponseBody},
-        route::Routed,
-        timers::{Expired, Timers, within},
-    },
     timeouts::{EXPECTED_TIMEOUT, Timeouts},
+    upstream::{Attempted, drain, exchange},
 };
 use crate::{
     cluster::PickContext,
@@ -41,6 +20,26 @@ use crate::{
         cluster::{Cluster, Discovery, Endpoint},
         retry::{RateLimitedBackOff, RetryPolicy},
         route::{Forward, HostRewrite, RequestHandles, RequestStats},
+    },
+    http::{
+        body::{BodySource, RequestBody},
+        filter::{chain::Chain, local_reply},
+        headers::{
+            mutate::{self, Changes},
+            response, rewrite,
+        },
+        pool::{
+            InUse, Lease, Speaks, Want,
+            names::{asked, naming_header},
+        },
+        stream::{
+            Stream,
+            failure::Failure,
+            reply::Reply,
+            response_body::{FromUpstream, ResponseBody},
+            route::Routed,
+            timers::{Expired, Timers, within},
+        },
     },
     telemetry::{
         access_log::{Flag, View},
@@ -52,11 +51,8 @@ const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count
 const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
-/// A response that will not be used is read to its end if it is no longer than this, to keep its connection.
-const DRAIN_LIMIT: u64 = 64 * 1024;
-
 /// One attempt after another at the same request.
-pub(super) struct Attempts<'a> {
+pub(in crate::http) struct Attempts<'a> {
     pub stream: Stream,
     pub chain: Chain,
     pub routed: &'a Routed,
@@ -81,27 +77,6 @@ pub(super) struct Attempts<'a> {
     pub internal: bool,
     /// The endpoint of the last attempt is a canary.
     pub canary: bool,
-}
-
-/// What becomes of a request.
-pub(super) enum Answer {
-    Response(Response<ResponseBody>),
-    /// It begins anew.
-    Redirected(Box<Redirected>),
-}
-
-impl From<Response<ResponseBody>> for Answer {
-    fn from(response: Response<ResponseBody>) -> Self {
-        Self::Response(response)
-    }
-}
-
-/// A response to pass on, or why there is none.
-enum Attempted {
-    Response(Response<Incoming>, Lease),
-    Failed(Failure),
-    Expired(Expired),
-    NoHost,
 }
 
 impl Attempts<'_> {
@@ -301,7 +276,7 @@ impl Attempts<'_> {
         let idle = self.policy.as_ref().and_then(|policy| policy.per_try_idle_timeout);
         self.timers.attempt(self.timeouts.per_try, idle);
         let name = naming_header(&self.cluster, &self.parts.headers);
-        let mut request = self.request(body, last);
+        let request = self.request(body, last);
         let want = Want {
             cluster: &self.cluster,
             endpoint,
@@ -314,56 +289,7 @@ impl Attempts<'_> {
             priority: self.forward.priority,
             client: connection.client(),
         };
-        let times = connection.manager.wanted.times;
-        let now = || times.then(std::time::Instant::now);
-        loop {
-            self.stream.record.entry.timing.asked = now();
-            let acquired = within(&mut self.timers, connection.worker.pools.acquire(want)).await;
-            self.stream.record.entry.timing.ready = now();
-            let mut lease = match acquired {
-                Err(expired) => return Attempted::Expired(expired),
-                Ok(Err(error)) => return Attempted::Failed(error.into()),
-                Ok(Ok(lease)) => lease,
-            };
-            self.in_groups(|group| group.upstream_rq_total);
-            let entry = &mut self.stream.record.entry;
-            entry.upstream_local = lease.local();
-            entry.upstream_tls = lease.tls().cloned();
-            if let Some(made) = lease.made() {
-                made.tell(entry);
-            }
-            entry.timing.request_sent_from = now();
-            entry.upstream_protocol = Some(if lease.is_http2() { "HTTP/2" } else { "HTTP/1.1" });
-            match upstream_request(request, lease.is_http2(), self.stream.scheme) {
-                Some(converted) => request = converted,
-                None => return Attempted::Failed(Failure::Protocol),
-            }
-            if connection.manager.wanted.meters {
-                self.stream.record.entry.meters.upstream_sent += meters::request_written(&request);
-            }
-            let mut error = match within(&mut self.timers, lease.send(request)).await {
-                Err(expired) => return Attempted::Expired(expired),
-                Ok(Ok(response)) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
-                    return Attempted::Failed(Failure::Protocol);
-                }
-                Ok(Ok(response)) => {
-                    if connection.manager.wanted.meters {
-                        let meters = &mut self.stream.record.entry.meters;
-                        meters.upstream_received += meters::response_read(&response, lease.is_http2());
-                    }
-                    return Attempted::Response(response, lease);
-                }
-                Ok(Err(error)) => error,
-            };
-            let unsent = error.take_message();
-            let error = error.into_error();
-            tracing::debug!(connection = connection.id, %error, upstream = %endpoint.address, reused = lease.reused, "upstream request failed");
-            match unsent {
-                // The upstream closed a pooled connection before anything was sent: that is no failed attempt.
-                Some(unsent) if lease.reused => request = unsent,
-                _ => return Attempted::Failed(Failure::of_exchange(&error)),
-            }
-        }
+        exchange(&mut self.stream, &mut self.timers, &self.groups, want, request).await
     }
 
     /// The request for one attempt; the last one takes the headers, others copy them.
@@ -478,63 +404,4 @@ impl Attempts<'_> {
         response::set_reason(&mut response);
         response
     }
-}
-
-/// The request in the form of the upstream's protocol. None: it has none, as its host is no authority.
-pub(super) fn upstream_request(
-    mut request: Request<RequestBody>,
-    http2: bool,
-    scheme: &str,
-) -> Option<Request<RequestBody>> {
-    if request.version() == Version::HTTP_2 {
-        return Some(request);
-    }
-    if !http2 {
-        if !matches!(request.body(), RequestBody::Empty) {
-            // Said here: for a GET or HEAD request, hyper would take a body of unknown length for none.
-            if !request.headers().contains_key(header::CONTENT_LENGTH) {
-                request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
-        } else if has_body(request.method()) {
-            // Envoy announces the end of a body that is none.
-            request.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
-        }
-        return Some(request);
-    }
-    let authority = request.headers_mut().remove(header::HOST)?;
-    let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(if scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP });
-    uri.authority = Some(Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(authority.as_bytes())).ok()?);
-    let path = request.uri().path_and_query().cloned();
-    uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    *request.uri_mut() = Uri::from_parts(uri).ok()?;
-    *request.version_mut() = Version::HTTP_2;
-    Some(request)
-}
-
-/// Whether requests by a method have a body, if an empty one.
-fn has_body(method: &Method) -> bool {
-    !matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT)
-}
-
-/// Reads a response that is not passed on, if it is short, so that its connection can be used again.
-fn drain(mut body: Incoming, lease: Lease) {
-    if body.is_end_stream() {
-        lease.release();
-        return;
-    }
-    if lease.is_http2() || body.size_hint().upper().is_none_or(|length| length > DRAIN_LIMIT) {
-        return;
-    }
-    tokio::task::spawn_local(async move {
-        let read = async {
-            while let Some(frame) = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
-                frame?;
-            }
-            Ok::<(), hyper::Error>(())
-        };
-        if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(1), read).await {
-            lease.release();
-        }
-    });
 }

@@ -1,5 +1,7 @@
 //! One client connection that speaks HTTP: hyper drives it, and this watches over it (idleness, age, draining).
 
+mod watched;
+
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use hyper::{
@@ -12,10 +14,10 @@ use tokio::{
     time::Instant,
 };
 
+use self::watched::Watched;
 use super::{
     dispatch,
     stream::{connection::Connection, record::Record},
-    watched::Watched,
 };
 use crate::{
     config::http::{Codec, HttpConnectionManager},

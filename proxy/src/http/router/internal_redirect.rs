@@ -3,30 +3,23 @@
 
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header, request::Parts, uri::PathAndQuery};
 
-use super::{
-    body::{BodySource, client::ClientBody, kept::Kept},
-    stream::{
-        Stream,
-        route::{self, Routed},
-    },
-};
 use crate::{
     config::{
         cluster::Cluster,
         http::HttpStats,
         route::{InternalRedirects, Step},
     },
+    http::{
+        body::{BodySource, client::ClientBody, kept::Kept},
+        stream::{
+            Stream,
+            route::{self, Routed},
+        },
+    },
     telemetry::stats::Counter,
 };
 
 const ORIGINAL_URL: HeaderName = HeaderName::from_static("x-envoy-original-url");
-
-/// A request that begins anew.
-pub(super) struct Redirected {
-    pub stream: Stream,
-    pub parts: Parts,
-    pub body: ClientBody,
-}
 
 /// Why a redirect is passed on to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +68,7 @@ fn target(location: &HeaderValue) -> Option<Target> {
 
 /// Follows the redirect of `response`, if the route says so and nothing speaks against it. Otherwise the stream is as it
 /// was, but for what is known of its route.
-pub(super) fn follow<B>(
+pub(in crate::http) fn follow<B>(
     stream: &mut Stream,
     routed: &Routed,
     cluster: &Cluster,

@@ -4,25 +4,25 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::stream::{failure::Failure, timers::Expired};
 use crate::{
     cluster::Outcome,
     config::{
         cluster::{Cluster, Endpoint, stats::Response},
         route::RequestStats,
     },
+    http::stream::{failure::Failure, timers::Expired},
     telemetry::stats::Shard,
 };
 
 /// How an attempt ended.
-pub(super) enum Ended<'a> {
+pub(in crate::http) enum Ended<'a> {
     Response(StatusCode, &'a HeaderMap),
     Failed(&'a Failure),
     Expired(Expired),
 }
 
 /// Takes note of how an attempt at an endpoint ended.
-pub(super) fn attempt(cluster: &Cluster, endpoint: &Endpoint, shard: &Shard, ended: Ended<'_>) {
+pub(in crate::http) fn attempt(cluster: &Cluster, endpoint: &Endpoint, shard: &Shard, ended: Ended<'_>) {
     let (stats, host) = (&cluster.stats, &endpoint.host.stats);
     match ended {
         Ended::Response(status, headers) => {
@@ -62,12 +62,12 @@ fn timed_out(cluster: &Cluster, endpoint: &Endpoint) {
 }
 
 /// Whether the client is known to be internal: what `x-envoy-internal` says.
-pub(super) fn is_internal(headers: &HeaderMap) -> bool {
+pub(in crate::http) fn is_internal(headers: &HeaderMap) -> bool {
     headers.get("x-envoy-internal").is_some_and(|value| value == "true")
 }
 
 /// Takes note of what a client is answered by way of a cluster.
-pub(super) fn answer(
+pub(in crate::http) fn answer(
     cluster: &Cluster,
     groups: &[&RequestStats],
     shard: &Shard,
@@ -82,7 +82,7 @@ pub(super) fn answer(
 }
 
 /// Takes note of how long an upstream took for a response after the whole request.
-pub(super) fn time(
+pub(in crate::http) fn time(
     cluster: &Cluster,
     groups: &[&RequestStats],
     shard: &Shard,

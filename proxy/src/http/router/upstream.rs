@@ -1,0 +1,155 @@
+//! One request to an upstream: in the form of its protocol, over a connection of the pool, until there is a response.
+
+use std::time::Duration;
+
+use http::{
+    HeaderValue, Method, Request, Response, Uri, Version, header,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use hyper::body::{Body, Incoming};
+
+use crate::{
+    config::route::RequestStats,
+    http::{
+        body::RequestBody,
+        codec::{ambiguous::is_ambiguous, meters},
+        pool::{Lease, Want},
+        stream::{
+            Stream,
+            failure::Failure,
+            timers::{Expired, Timers, within},
+        },
+    },
+};
+
+/// A response that will not be used is read to its end if it is no longer than this, to keep its connection.
+const DRAIN_LIMIT: u64 = 64 * 1024;
+
+/// A response to pass on, or why there is none.
+pub(super) enum Attempted {
+    Response(Response<Incoming>, Lease),
+    Failed(Failure),
+    Expired(Expired),
+    NoHost,
+}
+
+/// Sends a request over a connection of the pool, and takes note of what it comes over. `groups` count it.
+pub(super) async fn exchange(
+    stream: &mut Stream,
+    timers: &mut Timers,
+    groups: &[&RequestStats],
+    want: Want<'_>,
+    mut request: Request<RequestBody>,
+) -> Attempted {
+    let times = stream.connection.manager.wanted.times;
+    let now = || times.then(std::time::Instant::now);
+    loop {
+        stream.record.entry.timing.asked = now();
+        let acquired = within(timers, stream.connection.worker.pools.acquire(want)).await;
+        stream.record.entry.timing.ready = now();
+        let mut lease = match acquired {
+            Err(expired) => return Attempted::Expired(expired),
+            Ok(Err(error)) => return Attempted::Failed(error.into()),
+            Ok(Ok(lease)) => lease,
+        };
+        for group in groups {
+            want.shard.inc(group.handles.upstream_rq_total);
+        }
+        let entry = &mut stream.record.entry;
+        entry.upstream_local = lease.local();
+        entry.upstream_tls = lease.tls().cloned();
+        if let Some(made) = lease.made() {
+            made.tell(entry);
+        }
+        entry.timing.request_sent_from = now();
+        entry.upstream_protocol = Some(if lease.is_http2() { "HTTP/2" } else { "HTTP/1.1" });
+        match upstream_request(request, lease.is_http2(), stream.scheme) {
+            Some(converted) => request = converted,
+            None => return Attempted::Failed(Failure::Protocol),
+        }
+        if stream.connection.manager.wanted.meters {
+            stream.record.entry.meters.upstream_sent += meters::request_written(&request);
+        }
+        let mut error = match within(timers, lease.send(request)).await {
+            Err(expired) => return Attempted::Expired(expired),
+            Ok(Ok(response)) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
+                return Attempted::Failed(Failure::Protocol);
+            }
+            Ok(Ok(response)) => {
+                if stream.connection.manager.wanted.meters {
+                    let meters = &mut stream.record.entry.meters;
+                    meters.upstream_received += meters::response_read(&response, lease.is_http2());
+                }
+                return Attempted::Response(response, lease);
+            }
+            Ok(Err(error)) => error,
+        };
+        let unsent = error.take_message();
+        let error = error.into_error();
+        tracing::debug!(connection = stream.connection.id, %error, upstream = %want.endpoint.address, reused = lease.reused, "upstream request failed");
+        match unsent {
+            // The upstream closed a pooled connection before anything was sent: that is no failed attempt.
+            Some(unsent) if lease.reused => request = unsent,
+            _ => return Attempted::Failed(Failure::of_exchange(&error)),
+        }
+    }
+}
+
+/// The request in the form of the upstream's protocol. None: it has none, as its host is no authority.
+pub(super) fn upstream_request(
+    mut request: Request<RequestBody>,
+    http2: bool,
+    scheme: &str,
+) -> Option<Request<RequestBody>> {
+    if request.version() == Version::HTTP_2 {
+        return Some(request);
+    }
+    if !http2 {
+        if !matches!(request.body(), RequestBody::Empty) {
+            // Said here: for a GET or HEAD request, hyper would take a body of unknown length for none.
+            if !request.headers().contains_key(header::CONTENT_LENGTH) {
+                request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+        } else if has_body(request.method()) {
+            // Envoy announces the end of a body that is none.
+            request.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+        }
+        return Some(request);
+    }
+    let authority = request.headers_mut().remove(header::HOST)?;
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(if scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP });
+    uri.authority = Some(Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(authority.as_bytes())).ok()?);
+    let path = request.uri().path_and_query().cloned();
+    uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    *request.uri_mut() = Uri::from_parts(uri).ok()?;
+    *request.version_mut() = Version::HTTP_2;
+    Some(request)
+}
+
+/// Whether requests by a method have a body, if an empty one.
+fn has_body(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT)
+}
+
+/// Reads a response that is not passed on, if it is short, so that its connection can be used again.
+pub(super) fn drain(mut body: Incoming, lease: Lease) {
+    if body.is_end_stream() {
+        lease.release();
+        return;
+    }
+    if lease.is_http2() || body.size_hint().upper().is_none_or(|length| length > DRAIN_LIMIT) {
+        return;
+    }
+    tokio::task::spawn_local(async move {
+        let read = async {
+            while let Some(frame) = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
+                frame?;
+            }
+            Ok::<(), hyper::Error>(())
+        };
+        if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(1), read).await {
+            lease.release();
+        }
+    });
+}
