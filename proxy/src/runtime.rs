@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use prost_types::value::Kind;
 use weir_proto::envoy::config::bootstrap::v3::{LayeredRuntime, runtime_layer::LayerSpecifier};
 
-use crate::config::Error;
+use crate::config::error::Error;
 
 /// A value.
 #[derive(Clone, Debug, PartialEq)]

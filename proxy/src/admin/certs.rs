@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::reply::Reply;
 use crate::{
     config::{
-        Snapshot,
+        snapshot::Snapshot,
         tls::{Shown, ShownCertificate, Transport},
     },
     tls::certificate::Name,

@@ -16,9 +16,9 @@ use super::{
     reply::{Reply, Status},
 };
 use crate::config::{
-    Snapshot,
     cluster::{AssignmentPolicy, Discovery, Endpoint, HealthFlags, Locality, Metadata, outlier::Detector},
     matcher::Regex,
+    snapshot::Snapshot,
 };
 
 /// What is shown of a cluster.

@@ -37,7 +37,7 @@ pub use self::server::Listener;
 use self::{query::Query, reply::Reply};
 use crate::{
     bootstrap::options::Options,
-    config::{Snapshot, convert::StatsSettings, matcher::StringMatcher},
+    config::{convert::StatsSettings, matcher::StringMatcher, snapshot::Snapshot},
     runtime::Runtime,
     telemetry::{
         access_log::AccessLog,

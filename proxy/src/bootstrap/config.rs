@@ -8,8 +8,9 @@ use weir_proto::{ConfigError, Segment, envoy::config::bootstrap::v3::Bootstrap};
 use crate::{
     bootstrap::options::Options,
     config::{
-        self, Built, Snapshot,
+        self, Built,
         convert::{AdminSettings, StatsSettings},
+        snapshot::Snapshot,
     },
     runtime::Runtime,
     telemetry::stats::Store,

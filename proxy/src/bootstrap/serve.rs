@@ -28,9 +28,10 @@ use crate::{
     },
     cluster::{self, Local},
     config::{
-        self, Snapshot,
+        self,
         listener::{Terminal, TrafficDirection},
         reload,
+        snapshot::Snapshot,
     },
     http::pool::Pools,
     intake::{
@@ -356,7 +357,7 @@ impl Control<'_> {
         drain: watch::Receiver<Option<Duration>>,
     ) -> Result<cluster::Running, Error> {
         let clusters: Vec<_> = self.snapshot.load().clusters().cloned().collect();
-        tokio::task::spawn_local(reload::follow(self.snapshot.load_full()));
+        tokio::task::spawn_local(reload::follow(self.snapshot.load().reloadable().collect()));
         let discovery = cluster::start(clusters).await?;
         for BoundListener { name, address, sockets } in bound {
             let inbound = self.snapshot.load().listeners().iter().any(|other| other.name == name && is_inbound(other));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     admin::{certs, memory},
-    config::Snapshot,
+    config::snapshot::Snapshot,
     runtime::Runtime,
     telemetry::stats::{Counter, Gauge, Scope, Store, Unit, process},
     worker::Lifecycle,

@@ -5,7 +5,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Error, Snapshot};
+use super::error::Error;
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -18,10 +18,10 @@ pub trait Reload: Send + Sync {
     fn reload(&self) -> Result<(), Error>;
 }
 
-/// Follows the files of `snapshot` for ever.
-pub async fn follow(snapshot: Arc<Snapshot>) {
+/// Follows the files of all of these for ever.
+pub async fn follow(all: Vec<Arc<dyn Reload>>) {
     let mut followed: Vec<_> =
-        snapshot.reloadable().filter(|one| !one.files().is_empty()).map(|one| (state(&*one), one)).collect();
+        all.into_iter().filter(|one| !one.files().is_empty()).map(|one| (state(&*one), one)).collect();
     if followed.is_empty() {
         return;
     }

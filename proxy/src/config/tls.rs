@@ -4,8 +4,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 
+use super::error::Error;
 use crate::{
-    config::{Error, reload::Reload},
+    config::reload::Reload,
     tls::{client::ClientContext, server::ServerContext, stats::SslStats},
     wire::proxy_header::ProxyHeader,
 };

@@ -18,7 +18,7 @@ use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
 use super::connection;
 use crate::{
-    config::{self, Snapshot, http::Codec, listener::Terminal},
+    config::{self, http::Codec, listener::Terminal, snapshot::Snapshot},
     intake::{Downstream, Origin},
     telemetry::writer::LogHandle,
     worker::{Worker, drain::Drain},

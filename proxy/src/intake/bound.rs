@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::{Listener, Snapshot};
+use crate::config::{Listener, snapshot::Snapshot};
 
 /// Connections that may wait to be accepted when the configuration does not say; the kernel caps it at
 /// `net.core.somaxconn`.

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     cluster::Local,
-    config::Snapshot,
+    config::snapshot::Snapshot,
     http::pool::Pools,
     runtime::Runtime,
     telemetry::{stats::Shard, writer::LogHandle},

@@ -6,15 +6,25 @@ use std::sync::Arc;
 
 use weir_proto::envoy::{
     config::{accesslog::v3 as accesslog, core::v3 as core},
-    extensions::access_loggers::{file::v3::FileAccessLog, file::v3::file_access_log, stream::v3 as stream},
+    extensions::access_loggers::{
+        file::v3::{FileAccessLog, file_access_log},
+        stream::v3 as stream,
+    },
 };
 
 pub(super) use self::filter::filter;
-use super::{Context, Error, data_source, item, metadata, sub, type_name, unpack};
-use crate::telemetry::{
-    access_log::AccessLog,
-    format::{ENVOY_DEFAULT, Format},
-    writer::LogFile,
+use super::{
+    context::Context,
+    fields::{data_source, item, sub, type_name, unpack},
+    metadata,
+};
+use crate::{
+    config::error::Error,
+    telemetry::{
+        access_log::AccessLog,
+        format::{ENVOY_DEFAULT, Format},
+        writer::LogFile,
+    },
 };
 
 pub(super) fn access_logs(

@@ -4,8 +4,16 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use weir_proto::envoy::config::{bootstrap::v3::Bootstrap, core::v3::address::Address};
 
-use super::{Context, Error, access_log, item, matcher, socket_address, sub};
-use crate::{config::matcher::StringMatcher, telemetry::access_log::AccessLog};
+use super::{
+    access_log,
+    context::Context,
+    fields::{item, socket_address, sub},
+    matcher,
+};
+use crate::{
+    config::{error::Error, matcher::StringMatcher},
+    telemetry::access_log::AccessLog,
+};
 
 /// Where the admin server listens, and what it logs.
 #[derive(Debug)]

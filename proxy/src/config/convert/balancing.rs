@@ -2,8 +2,10 @@
 
 use weir_proto::envoy::{
     config::{
-        cluster::v3 as proto,
-        cluster::v3::cluster::{LbConfig, LbPolicy, common_lb_config},
+        cluster::{
+            v3 as proto,
+            v3::cluster::{LbConfig, LbPolicy, common_lb_config},
+        },
         core::v3 as core,
     },
     extensions::load_balancing_policies::{
@@ -12,12 +14,19 @@ use weir_proto::envoy::{
     },
 };
 
-use super::{Context, Error, duration, item, sub, type_name, unpack};
-use crate::config::cluster::{
-    Discovery,
-    balancing::{
-        HashFunction, Hashing, LeastRequest, LoadBalancing, Localities, Maglev, Policy, RingHash, SlowStart, ZoneAware,
+use super::{
+    context::Context,
+    fields::{duration, item, sub, type_name, unpack},
+};
+use crate::config::{
+    cluster::{
+        Discovery,
+        balancing::{
+            HashFunction, Hashing, LeastRequest, LoadBalancing, Localities, Maglev, Policy, RingHash, SlowStart,
+            ZoneAware,
+        },
     },
+    error::Error,
 };
 
 /// Envoy's limit of ring sizes.

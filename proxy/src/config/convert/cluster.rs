@@ -15,20 +15,30 @@ use weir_proto::envoy::{
     extensions::upstreams::http::v3 as upstreams,
 };
 
-use super::{Context, Error, duration, item, limit, metadata, sub, tls, type_name, unpack};
 use super::{
-    balancing::balancing, connect, discovery::discovery, endpoints::assignment, health::health, outlier::outlier,
+    balancing::balancing,
+    connect,
+    context::Context,
+    discovery::discovery,
+    endpoints::assignment,
+    fields::{duration, header_name, item, limit, sub, type_name, unpack},
+    health::health,
+    metadata,
+    outlier::outlier,
+    tls,
 };
-use crate::config::{
-    cluster::{
-        AutoNames, Breaker, Cluster, MergeWindow, RetryBudget, Thresholds, UpstreamProtocol, Usage,
-        balancing::Policy,
-        stats::{ClusterStats, HashedBy},
+use crate::{
+    config::{
+        cluster::{
+            AutoNames, Breaker, Cluster, MergeWindow, RetryBudget, Thresholds, UpstreamProtocol, Usage,
+            balancing::Policy,
+            stats::{ClusterStats, HashedBy},
+        },
+        error::Error,
+        http::{Http2, Keepalive},
     },
-    header_name,
-    http::{Http2, Keepalive},
+    telemetry::access_log,
 };
-use crate::telemetry::access_log;
 
 const SUPPORTED: [&str; 41] = [
     "upstream_bind_config",

@@ -2,14 +2,15 @@
 
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
-use super::{Error, from_bootstrap};
+use super::from_bootstrap;
 use crate::{
     config::{
-        Snapshot,
         cluster::{
             Discovery, DnsFamily,
             balancing::{HashFunction, Localities, Policy},
         },
+        error::Error,
+        snapshot::Snapshot,
     },
     telemetry::stats::Scope,
 };

@@ -11,11 +11,17 @@ use weir_proto::envoy::{
     extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport,
 };
 
-use super::{Context, Error, item, sub};
-use crate::wire::{
-    proxy_header::{ProxyHeader, Tlv},
-    race::{Family, Preference},
-    socket::{SocketOption, SocketSettings, SocketState},
+use super::{
+    context::Context,
+    fields::{item, sub},
+};
+use crate::{
+    config::error::Error,
+    wire::{
+        proxy_header::{ProxyHeader, Tlv},
+        race::{Family, Preference},
+        socket::{SocketOption, SocketSettings, SocketState},
+    },
 };
 
 /// What a cluster's sockets are given before they connect.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use weir_proto::envoy::config::{cluster::v3 as proto, core::v3 as core};
 
 use super::{
-    Context, Error, dns, duration,
+    context::Context,
+    dns,
     endpoints::{Assignment, with_addresses},
-    sub, type_name, unpack,
+    fields::{duration, header_name, sub, type_name, unpack},
 };
 use crate::config::{
     cluster::{Discovery, EdsFile, EndpointSet, OriginalHosts},
-    header_name,
+    error::Error,
 };
 
 const DNS_CLUSTER: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";

@@ -10,8 +10,15 @@ use weir_proto::envoy::{
     },
 };
 
-use super::{Context, Error, duration, endpoints::Assignment, item, socket_address, sub, type_name, unpack};
-use crate::config::cluster::{Dns, DnsFamily, DnsName, NameServers};
+use super::{
+    context::Context,
+    endpoints::Assignment,
+    fields::{duration, item, socket_address, sub, type_name, unpack},
+};
+use crate::config::{
+    cluster::{Dns, DnsFamily, DnsName, NameServers},
+    error::Error,
+};
 
 /// Envoy's default of `dns_refresh_rate`.
 const REFRESH: Duration = Duration::from_secs(5);

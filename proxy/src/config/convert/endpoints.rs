@@ -4,11 +4,16 @@ use std::sync::Arc;
 
 use weir_proto::envoy::config::{core::v3 as core, endpoint::v3 as endpoint};
 
-use super::{Context, Error, host_and_port, item, matcher::fraction, socket_address, sub};
+use super::{
+    context::Context,
+    fields::{host_and_port, item, socket_address, sub},
+    matcher::fraction,
+};
 use crate::config::{
     cluster::{
         AssignmentPolicy, CheckAddress, Cluster, Drops, Endpoint, HealthFlags, Host, Locality, Metadata, Template,
     },
+    error::Error,
     fraction::Fraction,
 };
 

@@ -6,12 +6,16 @@ use ipnet::IpNet;
 use weir_proto::envoy::config::listener::v3 as proto;
 
 use super::{
-    Context, Error, cidrs, item, limit,
+    context::Context,
+    fields::{cidrs, item, limit, sub},
     network::{self, Kind},
-    sub, tls,
+    tls,
 };
 use crate::{
-    config::listener::{FilterChain, FilterChainMatch, SourceType},
+    config::{
+        error::Error,
+        listener::{FilterChain, FilterChainMatch, SourceType},
+    },
     telemetry::{access_log::Place, stats::Scope},
 };
 

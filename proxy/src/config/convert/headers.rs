@@ -3,10 +3,13 @@
 use http::HeaderValue;
 use weir_proto::envoy::config::core::v3 as core;
 
-use super::{Context, Error, item, sub};
+use super::{
+    context::Context,
+    fields::{header_name, item, sub},
+};
 use crate::{
     config::{
-        header_name,
+        error::Error,
         headers::{Addition, Append, HeaderChanges, Mutations, Value},
     },
     telemetry::format::Format,
@@ -104,4 +107,22 @@ pub(super) fn addition(cx: &mut Context, message: &core::HeaderValueOption, at: 
         append,
         keep_empty: message.keep_empty_value,
     })
+}
+
+/// The header changes of a message that has all four fields.
+macro_rules! header_fields {
+    ($message:expr) => {
+        $crate::config::convert::headers::Fields {
+            request_add: &$message.request_headers_to_add,
+            request_remove: &$message.request_headers_to_remove,
+            response_add: &$message.response_headers_to_add,
+            response_remove: &$message.response_headers_to_remove,
+        }
+    };
+}
+pub(super) use header_fields;
+
+/// These fields and those of header changes.
+pub(super) fn with_headers(fields: &[&'static str]) -> Vec<&'static str> {
+    fields.iter().copied().chain(Fields::NAMES).collect()
 }

@@ -10,11 +10,16 @@ use weir_proto::envoy::{
     r#type::v3::{CodecClientType, Int64Range},
 };
 
-use super::{Context, Error, duration, item, matcher, outlier::event_log, sub, type_name, unpack};
+use super::{
+    context::Context,
+    fields::{duration, header_name, item, sub, type_name, unpack},
+    matcher,
+    outlier::event_log,
+};
 use crate::{
     config::{
         cluster::health::{CheckStats, GrpcProbe, HealthCheck, HttpProbe, Intervals, Probe, TcpProbe},
-        header_name,
+        error::Error,
         headers::Value,
     },
     telemetry::stats::Scope,

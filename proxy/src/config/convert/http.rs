@@ -12,10 +12,14 @@ use weir_proto::envoy::{
 };
 
 use super::{
-    Context, Error, access_log, cidrs, cluster, filter, item, limit, local_reply, route, sub, type_name, unpack,
+    access_log, cluster,
+    context::Context,
+    fields::{cidrs, item, limit, sub, type_name, unpack},
+    filter, local_reply, route,
 };
 use crate::{
     config::{
+        error::Error,
         filter::HttpFilter,
         http::{
             ClientCertificateDetails, Codec, EscapedSlashes, ForwardClientCertificate, HttpConnectionManager,

@@ -4,9 +4,17 @@ use std::{collections::HashMap, sync::Arc};
 
 use weir_proto::envoy::config::{core::v3 as core, listener::v3 as proto};
 
-use super::{Context, Error, access_log, filter_chain, item, limit, listener_filter, metadata, socket_address, sub};
+use super::{
+    access_log,
+    context::Context,
+    fields::{item, limit, socket_address, sub},
+    filter_chain, listener_filter, metadata,
+};
 use crate::{
-    config::listener::{FilterChain, Listener, ListenerStats, TrafficDirection},
+    config::{
+        error::Error,
+        listener::{FilterChain, Listener, ListenerStats, TrafficDirection},
+    },
     telemetry::{access_log::Place, stats::Scope},
 };
 

@@ -14,10 +14,17 @@ use weir_proto::envoy::{
     },
 };
 
-use super::{Context, Error, item, sub, type_name, unpack};
+use super::{
+    context::Context,
+    fields::{item, sub, type_name, unpack},
+};
 use crate::{
-    config::listener::{
-        HttpInspectorStats, ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, ProxyProtocolStats, TlvRule,
+    config::{
+        error::Error,
+        listener::{
+            HttpInspectorStats, ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, ProxyProtocolStats,
+            TlvRule,
+        },
     },
     tls::stats::InspectorStats,
 };

@@ -6,9 +6,17 @@ use weir_proto::envoy::{
     extensions::filters::network::http_connection_manager::v3 as manager,
 };
 
-use super::{Context, Error, access_log, data_source, headers, item, metadata, sub};
+use super::{
+    access_log,
+    context::Context,
+    fields::{data_source, item, sub},
+    headers, metadata,
+};
 use crate::{
-    config::local_reply::{BodyFormat, LocalReplies, ReplyMapper},
+    config::{
+        error::Error,
+        local_reply::{BodyFormat, LocalReplies, ReplyMapper},
+    },
     telemetry::format::Format,
 };
 

@@ -8,10 +8,13 @@ use weir_proto::envoy::{
     },
 };
 
-use super::{Context, Error, item, sub};
+use super::{
+    context::Context,
+    fields::{header_name, item, sub},
+};
 use crate::config::{
+    error::Error,
     fraction::Fraction,
-    header_name,
     matcher::{
         HeaderMatcher, HeaderPattern, MatchedHeader, QueryMatcher, Regex, RegexRewrite, StringMatcher, StringPattern,
         Substitution,

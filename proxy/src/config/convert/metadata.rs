@@ -6,8 +6,15 @@ use weir_proto::envoy::{
     r#type::matcher::v3::{self as proto, value_matcher::MatchPattern},
 };
 
-use super::{Context, Error, item, matcher, sub};
-use crate::config::metadata::{Metadata, MetadataMatcher, ValueMatcher};
+use super::{
+    context::Context,
+    fields::{item, sub},
+    matcher,
+};
+use crate::config::{
+    error::Error,
+    metadata::{Metadata, MetadataMatcher, ValueMatcher},
+};
 
 /// Configured metadata. Typed metadata has no reader here.
 pub(super) fn metadata(message: Option<&core::Metadata>) -> Option<Metadata> {

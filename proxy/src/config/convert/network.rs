@@ -17,9 +17,14 @@ use weir_proto::envoy::{
     },
 };
 
-use super::{Context, Error, data_source, duration, filter, http, limit, rbac, sub, tcp, type_name, unpack};
+use super::{
+    context::Context,
+    fields::{data_source, duration, limit, sub, type_name, unpack},
+    filter, http, rbac, tcp,
+};
 use crate::{
     config::{
+        error::Error,
         listener::Terminal,
         network::{ConnectionLimit, ConnectionRate, NetworkFilter, NetworkRbac, RbacStats, Switch},
     },

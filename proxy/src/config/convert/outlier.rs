@@ -4,9 +4,15 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use weir_proto::envoy::config::cluster::v3 as proto;
 
-use super::{Context, Error, duration, sub};
+use super::{
+    context::Context,
+    fields::{duration, sub},
+};
 use crate::{
-    config::cluster::outlier::{Detector, Settings},
+    config::{
+        cluster::outlier::{Detector, Settings},
+        error::Error,
+    },
     telemetry::{events::EventLog, stats::Scope},
 };
 

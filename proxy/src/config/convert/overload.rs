@@ -5,8 +5,11 @@ use weir_proto::envoy::{
     extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig,
 };
 
-use super::{Context, Error, item, sub, type_name, unpack};
-use crate::config::listener::Ceiling;
+use super::{
+    context::Context,
+    fields::{item, sub, type_name, unpack},
+};
+use crate::config::{error::Error, listener::Ceiling};
 
 const DOWNSTREAM_CONNECTIONS: &str =
     "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";

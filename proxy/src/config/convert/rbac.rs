@@ -1,12 +1,14 @@
 //! Role based access control.
 
-use weir_proto::envoy::config::{
-    core::v3 as core,
-    rbac::v3::{self as proto, permission::Rule, principal::Identifier},
-};
+use weir_proto::envoy::config::rbac::v3::{self as proto, permission::Rule, principal::Identifier};
 
-use super::{Context, Error, item, matcher, metadata, sub};
+use super::{
+    context::Context,
+    fields::{cidr, item, sub},
+    matcher, metadata,
+};
 use crate::config::{
+    error::Error,
     matcher::StringMatcher,
     rbac::{Action, Condition, Policy, Rules},
 };
@@ -112,10 +114,6 @@ fn sourced(cx: &mut Context, message: &proto::SourcedMetadata, at: &str) -> Resu
         proto::MetadataSource::Dynamic => Condition::Metadata(matcher),
         proto::MetadataSource::Route => Condition::RouteMetadata(matcher),
     })
-}
-
-fn cidr(message: &core::CidrRange, at: &str) -> Result<ipnet::IpNet, Error> {
-    super::cidr(message, at)
 }
 
 fn url_path(message: &weir_proto::envoy::r#type::matcher::v3::PathMatcher, at: &str) -> Result<StringMatcher, Error> {

@@ -9,16 +9,29 @@ use weir_proto::envoy::{
     },
 };
 
-use super::{Context, Error, duration, item, limit, matcher, metadata, sub, type_name, unpack};
+use super::{
+    context::Context,
+    fields::{duration, header_name, item, limit, sub, type_name, unpack},
+    matcher, metadata,
+};
 use crate::config::{
-    header_name,
+    error::Error,
     retry::{RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy},
 };
 
 /// How often Envoy picks another host when one is to be avoided and the policy does not say.
 const DEFAULT_HOST_SELECTION_ATTEMPTS: u32 = 1;
 
-pub(super) fn retry_policy(cx: &mut Context, message: &route::RetryPolicy, at: &str) -> Result<RetryPolicy, Error> {
+/// The policy of a message, if it has one.
+pub(super) fn retry(
+    cx: &mut Context,
+    message: Option<&route::RetryPolicy>,
+    at: &str,
+) -> Result<Option<Arc<RetryPolicy>>, Error> {
+    message.map(|message| retry_policy(cx, message, &sub(at, "retry_policy")).map(Arc::new)).transpose()
+}
+
+fn retry_policy(cx: &mut Context, message: &route::RetryPolicy, at: &str) -> Result<RetryPolicy, Error> {
     cx.only(
         message,
         at,

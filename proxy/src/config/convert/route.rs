@@ -1,6 +1,7 @@
 //! Route configurations.
 
 mod action;
+mod inherited;
 mod internal_redirect;
 mod matching;
 
@@ -8,44 +9,26 @@ use std::sync::Arc;
 
 use weir_proto::envoy::config::route::v3 as proto;
 
-use super::{Context, Error, filter, headers, item, matcher, metadata, retry, sub};
-use crate::config::{
-    filter::{Override, Overrides},
-    header_name,
-    retry::RetryPolicy,
-    route::{Action, Mirror, RequestStats, RequireTls, Route, RouteTable, VirtualCluster, VirtualHost},
+use self::inherited::Inherited;
+use super::{
+    context::Context,
+    fields::{header_name, item, sub},
+    filter,
+    headers::{header_fields, with_headers},
+    matcher, metadata,
+    retry::retry,
 };
-use crate::telemetry::stats::Scope;
+use crate::{
+    config::{
+        error::Error,
+        filter::{Override, Overrides},
+        route::{Action, RequestStats, RequireTls, Route, RouteTable, VirtualCluster, VirtualHost},
+    },
+    telemetry::stats::Scope,
+};
 
 /// Envoy's default of `max_direct_response_body_size_bytes`.
 const MAX_DIRECT_BODY: usize = 4096;
-
-macro_rules! header_fields {
-    ($message:expr) => {
-        headers::Fields {
-            request_add: &$message.request_headers_to_add,
-            request_remove: &$message.request_headers_to_remove,
-            response_add: &$message.response_headers_to_add,
-            response_remove: &$message.response_headers_to_remove,
-        }
-    };
-}
-use header_fields;
-
-fn with_headers(fields: &[&'static str]) -> Vec<&'static str> {
-    fields.iter().copied().chain(headers::Fields::NAMES).collect()
-}
-
-/// What routes inherit.
-struct Inherited {
-    retry: Option<Arc<RetryPolicy>>,
-    mirrors: Vec<Mirror>,
-    buffer_limit: Option<usize>,
-    max_direct_body: usize,
-    check_clusters: bool,
-    /// The virtual host's, `vhost.<name>.`.
-    stats: Scope,
-}
 
 /// Converts a route configuration that is part of a connection manager.
 pub(super) fn route_table(
@@ -197,10 +180,6 @@ fn with_old_cors(
 
 fn buffer_limit(new: Option<u64>, old: Option<u32>) -> Option<usize> {
     new.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)).or(old.map(|bytes| bytes as usize))
-}
-
-fn retry(cx: &mut Context, message: Option<&proto::RetryPolicy>, at: &str) -> Result<Option<Arc<RetryPolicy>>, Error> {
-    message.map(|message| retry::retry_policy(cx, message, &sub(at, "retry_policy")).map(Arc::new)).transpose()
 }
 
 fn route(cx: &mut Context, message: &proto::Route, inherited: &Inherited, at: &str) -> Result<Route, Error> {

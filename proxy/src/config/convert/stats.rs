@@ -7,9 +7,12 @@ use weir_proto::envoy::{
     r#type::matcher::v3::ListStringMatcher,
 };
 
-use super::{Error, duration, item, matcher, sub};
+use super::{
+    fields::{duration, item, sub},
+    matcher,
+};
 use crate::{
-    config::matcher::StringMatcher,
+    config::{error::Error, matcher::StringMatcher},
     telemetry::stats::{Store, tags::TagRules},
 };
 

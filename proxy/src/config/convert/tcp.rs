@@ -7,8 +7,15 @@ use weir_proto::envoy::{
     r#type::v3::{HashPolicy, hash_policy::PolicySpecifier},
 };
 
-use super::{Context, Error, access_log, duration, item, limit, sub};
-use crate::config::tcp::{IDLE_TIMEOUT, LogMoments, Settings, Target, TcpProxy, TcpStats, WeightedCluster};
+use super::{
+    access_log,
+    context::Context,
+    fields::{duration, item, limit, sub},
+};
+use crate::config::{
+    error::Error,
+    tcp::{IDLE_TIMEOUT, LogMoments, Settings, Target, TcpProxy, TcpStats, WeightedCluster},
+};
 
 const SUPPORTED: [&str; 14] = [
     "stat_prefix",

@@ -3,12 +3,14 @@
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
 use super::{Built, from_bootstrap};
-use crate::config::{
-    Error,
-    listener::Terminal,
-    route::{Action, Clusters},
+use crate::{
+    config::{
+        error::Error,
+        listener::Terminal,
+        route::{Action, Clusters},
+    },
+    telemetry::stats::Scope,
 };
-use crate::telemetry::stats::Scope;
 
 /// A bootstrap with one of everything; `${...}` places are where tests put more.
 const WHOLE: &str = r#"

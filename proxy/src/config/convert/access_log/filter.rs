@@ -2,9 +2,16 @@
 
 use weir_proto::envoy::{config::accesslog::v3 as proto, data::accesslog::v3::AccessLogType};
 
-use super::super::{Context, Error, item, matcher, metadata, sub};
+use super::super::{matcher, metadata};
 use crate::{
-    config::fraction::Fraction,
+    config::{
+        convert::{
+            context::Context,
+            fields::{item, sub},
+        },
+        error::Error,
+        fraction::Fraction,
+    },
     telemetry::{
         access_log::{Flag, LogType},
         filter::{Comparison, Filter, Operator},

@@ -5,9 +5,13 @@ use weir_proto::envoy::extensions::filters::http::{
     health_check::v3 as health,
 };
 
-use super::{Context, Error, matcher, sub};
 use crate::config::{
-    convert::limit,
+    convert::{
+        context::Context,
+        fields::{limit, sub},
+        matcher,
+    },
+    error::Error,
     filter::{
         grpc_stats::{GrpcStats, Methods},
         health_check::HealthCheck,

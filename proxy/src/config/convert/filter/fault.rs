@@ -6,9 +6,13 @@ use weir_proto::envoy::extensions::filters::{
     http::fault::v3::{self as proto, fault_abort::ErrorType},
 };
 
-use super::{Context, Error, matcher, sub};
 use crate::config::{
-    convert::{duration, metadata},
+    convert::{
+        context::Context,
+        fields::{duration, sub},
+        matcher, metadata,
+    },
+    error::Error,
     filter::{
         fault::{Abort, Delay, Fault, RateLimit},
         stats::{self, Counted},

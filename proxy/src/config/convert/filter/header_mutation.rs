@@ -8,11 +8,14 @@ use weir_proto::envoy::{
     extensions::filters::http::header_mutation::v3 as proto,
 };
 
-use super::{Context, Error, item, matcher, sub};
 use crate::config::{
-    convert::headers,
+    convert::{
+        context::Context,
+        fields::{header_name, item, sub},
+        headers, matcher,
+    },
+    error::Error,
     filter::header_mutation::{HeaderMutation, Mutation, QueryMutation},
-    header_name,
     headers::Append,
 };
 

@@ -10,9 +10,13 @@ use weir_proto::envoy::{
     r#type::v3::TokenBucket,
 };
 
-use super::{Context, Error, item, matcher, sub};
 use crate::config::{
-    convert::{duration, headers},
+    convert::{
+        context::Context,
+        fields::{duration, item, sub},
+        headers, matcher,
+    },
+    error::Error,
     filter::{
         local_ratelimit::{Bucket, Descriptor, LocalRateLimit, RateLimit, RateLimitAction, VhostLimits},
         stats::{self, Counted},

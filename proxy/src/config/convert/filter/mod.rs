@@ -17,11 +17,18 @@ pub(super) use self::{
     cors::old_policy,
     local_ratelimit::{bucket, rate_limits},
 };
-use super::{Context, Error, item, matcher, rbac, sub, type_name, unpack};
-use crate::config::filter::{
-    FilterKind, Override, Overrides, RouteFilter,
-    rbac::Rbac,
-    stats::{self, Counted},
+use super::{
+    context::Context,
+    fields::{sub, type_name, unpack},
+    rbac,
+};
+use crate::config::{
+    error::Error,
+    filter::{
+        FilterKind, Override, Overrides, RouteFilter,
+        rbac::Rbac,
+        stats::{self, Counted},
+    },
 };
 
 /// What a filter of type `kind` does, by its configuration. None: there is no such filter (yet).

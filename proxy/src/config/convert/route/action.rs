@@ -9,14 +9,18 @@ use weir_proto::envoy::{
     extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig,
 };
 
-use super::{Inherited, header_fields, internal_redirect, matching, retry, with_headers};
+use super::{inherited::Inherited, internal_redirect, matching};
 use crate::config::{
     cluster::RoutingPriority,
     convert::{
-        Context, Error, data_source, duration, filter, headers, item, limit, local_reply, matcher, sub, type_name,
-        unpack,
+        context::Context,
+        fields::{data_source, duration, header_name, item, limit, sub, type_name, unpack},
+        filter,
+        headers::{header_fields, with_headers},
+        local_reply, matcher,
+        retry::retry,
     },
-    header_name,
+    error::Error,
     route::{
         Clusters, Connect, DirectResponse, Forward, GrpcDeadline, HashInput, HashPolicy, HostRewrite, Mirror,
         PathRewrite, Redirect, RedirectPath, UpgradeRule, WeightedCluster,

@@ -6,8 +6,11 @@ use weir_proto::envoy::{
 };
 
 use crate::config::{
-    convert::{Context, Error, item, sub, type_name, unpack},
-    header_name,
+    convert::{
+        context::Context,
+        fields::{header_name, item, sub, type_name, unpack},
+    },
+    error::Error,
     route::{InternalRedirects, RedirectPredicate},
 };
 

@@ -6,7 +6,12 @@ use weir_proto::envoy::{
 };
 
 use crate::config::{
-    convert::{Context, Error, item, matcher, metadata, sub, type_name, unpack},
+    convert::{
+        context::Context,
+        fields::{item, sub, type_name, unpack},
+        matcher, metadata,
+    },
+    error::Error,
     route::{CookieMatcher, PathMatch, RouteMatch, TlsMatch},
     template::PathTemplate,
 };

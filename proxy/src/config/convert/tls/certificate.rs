@@ -3,12 +3,13 @@
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use weir_proto::envoy::{config::core::v3 as core, extensions::transport_sockets::tls::v3::TlsCertificate};
 
-use super::{
-    super::{Error, data_source, sub},
-    Loading,
-};
+use super::loading::Loading;
 use crate::{
-    config::tls::ShownCertificate,
+    config::{
+        convert::fields::{data_source, sub},
+        error::Error,
+        tls::ShownCertificate,
+    },
     tls::{certificate::Certificate, server::KeyPair},
 };
 

@@ -1,16 +1,14 @@
 //! Transport sockets.
 
 mod certificate;
+mod loading;
 mod parameters;
 mod secret;
 #[cfg(test)]
 mod tests;
 mod validation;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use aws_lc_rs::rand;
 use rustls::server::ProducesTickets;
@@ -19,19 +17,27 @@ use weir_proto::envoy::{
         cluster::v3 as cluster,
         core::v3::{self as core, transport_socket::ConfigType},
     },
-    extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport,
-    extensions::transport_sockets::tls::v3::{
-        self as proto, common_tls_context::ValidationContextType, downstream_tls_context::SessionTicketKeysType,
+    extensions::transport_sockets::{
+        proxy_protocol::v3::ProxyProtocolUpstreamTransport,
+        tls::v3::{
+            self as proto, common_tls_context::ValidationContextType, downstream_tls_context::SessionTicketKeysType,
+        },
     },
 };
 
-use self::parameters::Parameters;
-pub(super) use self::secret::Secrets;
+use self::{loading::Loading, parameters::Parameters};
 use super::{
-    Context, Error, cidrs, connect, data_source, duration, endpoints::json_struct, item, sub, type_name, unpack,
+    connect,
+    context::Context,
+    endpoints::json_struct,
+    fields::{cidrs, data_source, duration, item, sub, type_name, unpack},
+    secrets::Secrets,
 };
 use crate::{
-    config::tls::{DownstreamTls, Loaded, Proxied, Shown, Transport, TransportMatch, Transports, UpstreamTls},
+    config::{
+        error::Error,
+        tls::{DownstreamTls, Loaded, Proxied, Shown, Transport, TransportMatch, Transports, UpstreamTls},
+    },
     telemetry::stats::Scope,
     tls::{
         client::{self, ClientContext},
@@ -153,23 +159,7 @@ fn load<C>(
     Ok((Loaded { context, files: loading.files, shown: loading.shown }, loading.cx.ignored))
 }
 
-/// One context being made: what it reads, and what of that is to be followed.
-struct Loading {
-    cx: Context,
-    secrets: Arc<Secrets>,
-    /// Files to follow.
-    files: Vec<PathBuf>,
-    shown: Shown,
-}
-
 impl Loading {
-    fn follow(&mut self, path: &str) {
-        let path = Path::new(path);
-        if !path.as_os_str().is_empty() && !self.files.iter().any(|known| known == path) {
-            self.files.push(path.to_owned());
-        }
-    }
-
     fn server(&mut self, message: &proto::DownstreamTlsContext, at: &str) -> Result<ServerContext, Error> {
         let supported = [
             "common_tls_context",

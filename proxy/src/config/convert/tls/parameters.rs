@@ -8,10 +8,18 @@ use weir_proto::envoy::extensions::transport_sockets::tls::v3::{
     tls_parameters::{CompliancePolicy, TlsProtocol},
 };
 
-use super::super::{Context, Error, item, sub};
-use crate::tls::{
-    names::{self, Missing},
-    provider,
+use crate::{
+    config::{
+        convert::{
+            context::Context,
+            fields::{item, sub},
+        },
+        error::Error,
+    },
+    tls::{
+        names::{self, Missing},
+        provider,
+    },
 };
 
 pub(super) struct Parameters {

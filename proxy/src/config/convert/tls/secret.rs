@@ -1,6 +1,6 @@
-//! Secrets by name: those of the bootstrap, and those in files.
+//! Secrets that contexts name: those of the bootstrap, and those in files.
 
-use std::{collections::HashMap, fs};
+use std::fs;
 
 use weir_proto::envoy::{
     config::core::v3::config_source::ConfigSourceSpecifier,
@@ -8,29 +8,11 @@ use weir_proto::envoy::{
     service::discovery::v3::DiscoveryResponse,
 };
 
-use super::{
-    super::{Error, item, sub, unpack},
-    Loading,
+use super::loading::Loading;
+use crate::config::{
+    convert::fields::{item, sub, unpack},
+    error::Error,
 };
-
-/// `static_resources.secrets`.
-#[derive(Debug, Default)]
-pub(in crate::config::convert) struct Secrets(HashMap<String, Type>);
-
-impl Secrets {
-    /// Of the bootstrap's list.
-    pub(in crate::config::convert) fn new(messages: &[Secret], at: &str) -> Result<Self, Error> {
-        let mut secrets = HashMap::new();
-        for (index, message) in messages.iter().enumerate() {
-            let at = item(at, "secrets", index);
-            let secret = message.r#type.clone().ok_or_else(|| Error::at(&at, "expected a kind of secret"))?;
-            if secrets.insert(message.name.clone(), secret).is_some() {
-                return Err(Error::at(sub(&at, "name"), format!("there are several secrets \"{}\"", message.name)));
-            }
-        }
-        Ok(Self(secrets))
-    }
-}
 
 impl Loading {
     /// The secret that `config` names, if it is of the kind that `pick` takes.
@@ -45,7 +27,6 @@ impl Loading {
         let Some(source) = &config.sds_config else {
             let secret = self
                 .secrets
-                .0
                 .get(name)
                 .ok_or_else(|| Error::at(sub(at, "name"), format!("unknown static secret \"{name}\"")))?;
             return pick(secret).ok_or_else(kind);

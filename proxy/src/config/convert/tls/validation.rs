@@ -8,12 +8,13 @@ use weir_proto::envoy::extensions::transport_sockets::tls::v3::{
     subject_alt_name_matcher::SanType,
 };
 
-use super::{
-    super::{Error, item, matcher, sub},
-    Loading, certificate,
-};
+use super::{super::matcher, certificate, loading::Loading};
 use crate::{
-    config::tls::ShownCertificate,
+    config::{
+        convert::fields::{item, sub},
+        error::Error,
+        tls::ShownCertificate,
+    },
     tls::{
         certificate::Certificate,
         san::{NameMatcher, NameType},
