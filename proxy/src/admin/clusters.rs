@@ -16,8 +16,9 @@ use super::{
     reply::{Reply, Status},
 };
 use crate::config::{
-    cluster::{AssignmentPolicy, Discovery, Endpoint, HealthFlags, Locality, Metadata, outlier::Detector},
+    cluster::{AssignmentPolicy, Discovery, Endpoint, HealthFlags, Locality, outlier::Detector},
     matcher::Regex,
+    metadata::EndpointMetadata,
     snapshot::Snapshot,
 };
 
@@ -54,7 +55,7 @@ struct HostView {
     locality: Arc<Locality>,
     canary: bool,
     priority: u32,
-    metadata: Option<Arc<Metadata>>,
+    metadata: Option<Arc<EndpointMetadata>>,
     /// Percent, if there were enough requests.
     success_rate: Option<f64>,
     local_origin_success_rate: Option<f64>,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::config::cluster::{Endpoint, Metadata};
+use crate::config::{cluster::Endpoint, metadata::EndpointMetadata};
 
 /// What a choice depends on besides the cluster.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,7 +18,7 @@ pub struct PickContext<'a> {
     /// Avoid canaries.
     pub omit_canaries: bool,
     /// Avoid endpoints whose `envoy.lb` metadata has all of this.
-    pub omit_metadata: Option<&'a Metadata>,
+    pub omit_metadata: Option<&'a EndpointMetadata>,
     /// How often to pick again.
     pub repicks: u32,
     /// Priorities that a retry leaves out, unless nothing else can take the load.
@@ -35,7 +35,7 @@ impl PickContext<'_> {
     }
 }
 
-fn has_all(endpoint: &Endpoint, wanted: &Metadata) -> bool {
+fn has_all(endpoint: &Endpoint, wanted: &EndpointMetadata) -> bool {
     let of_endpoint = endpoint.template.metadata.as_ref().and_then(|metadata| metadata.get("envoy.lb"));
     wanted.iter().all(|(key, value)| of_endpoint.and_then(|metadata| metadata.get(key)) == Some(value))
 }

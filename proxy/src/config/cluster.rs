@@ -24,7 +24,6 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-
 use tokio::sync::watch;
 
 pub(crate) use self::original::MEETINGS;
@@ -33,7 +32,7 @@ pub use self::{
     consistent::{Consistent, Hashed, Weighted},
     endpoint::{
         AssignmentPolicy, CheckAddress, Drops, Endpoint, EndpointSet, Locality, LocalityEndpoints, LocalityWeights,
-        Metadata, Priority, Template,
+        Priority, Template,
     },
     host::{Health, HealthFlags, Host, HostStats, Monitor, Rate},
     merge::MergeWindow,
@@ -41,8 +40,9 @@ pub use self::{
     tally::Tally,
     zones::{LocalZones, Zones},
 };
+use super::http2::Http2;
 use crate::{
-    config::{http::Http2, tls::Transports},
+    config::tls::Transports,
     telemetry::access_log::ClusterNames,
     wire::{race::Preference, socket::SocketSettings},
 };

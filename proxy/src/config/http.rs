@@ -7,12 +7,11 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use http::HeaderValue;
 use ipnet::IpNet;
 
+pub use self::stats::HttpStats;
 use crate::{
-    config::{filter::HttpFilter, local_reply::LocalReplies, route::RouteTable},
+    config::{filter::HttpFilter, http2::Http2, local_reply::LocalReplies, route::RouteTable},
     telemetry::access_log::{AccessLog, Wanted},
 };
-
-pub use self::stats::HttpStats;
 
 /// Which HTTP a connection speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,43 +73,6 @@ pub enum Underscores {
     Reject,
     /// They are dropped.
     Drop,
-}
-
-/// HTTP/2 settings of one side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Http2 {
-    /// SETTINGS_MAX_CONCURRENT_STREAMS.
-    pub max_concurrent_streams: u32,
-    /// SETTINGS_INITIAL_WINDOW_SIZE, bytes.
-    pub stream_window: u32,
-    /// Window of the connection, bytes.
-    pub connection_window: u32,
-    /// PING frames that find out whether the other side is there; none: none are sent.
-    pub keepalive: Option<Keepalive>,
-    /// Extended CONNECT (RFC 8441): upgrades over HTTP/2.
-    pub allow_connect: bool,
-}
-
-/// `connection_keepalive`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keepalive {
-    /// From one PING to the next.
-    pub interval: Duration,
-    /// Without an answer for so long the connection is given up.
-    pub timeout: Duration,
-}
-
-impl Default for Http2 {
-    /// Windows large enough for 1 Gbit/s at 8 ms; bounded per stream so that one slow reader cannot hold much.
-    fn default() -> Self {
-        Self {
-            max_concurrent_streams: 1024,
-            stream_window: 1 << 20,
-            connection_window: 1 << 24,
-            keepalive: None,
-            allow_connect: false,
-        }
-    }
 }
 
 /// `http_connection_manager`.

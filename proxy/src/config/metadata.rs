@@ -55,6 +55,9 @@ impl Metadata {
     }
 }
 
+/// Metadata of an endpoint: by filter namespace, as JSON.
+pub type EndpointMetadata = serde_json::Map<String, Value>;
+
 /// `MetadataMatcher`.
 #[derive(Clone, Debug)]
 pub struct MetadataMatcher {

@@ -7,10 +7,10 @@ use std::{net::SocketAddr, sync::Arc};
 
 use ipnet::IpNet;
 
+use super::request::{RequestView, header_matches};
 use crate::config::{
     matcher::{HeaderMatcher, StringMatcher},
     metadata::{Metadata, MetadataMatcher},
-    route::{RequestView, header_matches},
 };
 
 /// What it means that a policy takes a request.

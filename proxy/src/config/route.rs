@@ -17,10 +17,7 @@ pub use self::{
     },
     hash::{HashInput, HashPolicy, Hashed, hash},
     internal_redirect::{InternalRedirects, RedirectPredicate, Step},
-    matching::{
-        CookieMatcher, PathMatch, RequestView, RouteMatch, TlsMatch, TlsView, cookies, header_matches, is_grpc,
-        plain_header_matches,
-    },
+    matching::{CookieMatcher, PathMatch, RouteMatch, TlsMatch},
     stats::{RequestHandles, RequestStats},
 };
 use crate::config::{
@@ -28,6 +25,7 @@ use crate::config::{
     headers::HeaderChanges,
     matcher::HeaderMatcher,
     metadata::Metadata,
+    request::{RequestView, header_matches},
 };
 
 /// A route configuration: virtual hosts by domain.

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 
 use super::{flag::Flag, kept::Kept};
 use crate::{
-    config::{cluster::Metadata as EndpointMetadata, metadata::Metadata},
+    config::metadata::{EndpointMetadata, Metadata},
     tls::PeerTls,
 };
 

@@ -3,10 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::host::{HealthFlags, Host};
-use crate::telemetry::access_log::Upstream;
-
-/// Metadata by filter namespace, as JSON.
-pub type Metadata = serde_json::Map<String, serde_json::Value>;
+use crate::{config::metadata::EndpointMetadata, telemetry::access_log::Upstream};
 
 /// An endpoint: its description, and the host that outlives it.
 #[derive(Clone, Debug)]
@@ -47,7 +44,7 @@ pub struct Template {
     /// `envoy.lb` `hash_key`: hashed instead of the address.
     pub hash_key: Option<Box<str>>,
     /// Its metadata.
-    pub metadata: Option<Arc<Metadata>>,
+    pub metadata: Option<Arc<EndpointMetadata>>,
     /// How its health checks differ.
     pub check: CheckAddress,
 }

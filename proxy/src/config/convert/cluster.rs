@@ -35,7 +35,7 @@ use crate::{
             stats::{ClusterStats, HashedBy},
         },
         error::Error,
-        http::{Http2, Keepalive},
+        http2::{Http2, Keepalive},
     },
     telemetry::access_log,
 };

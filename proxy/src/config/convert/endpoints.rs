@@ -10,11 +10,10 @@ use super::{
     matcher::fraction,
 };
 use crate::config::{
-    cluster::{
-        AssignmentPolicy, CheckAddress, Cluster, Drops, Endpoint, HealthFlags, Host, Locality, Metadata, Template,
-    },
+    cluster::{AssignmentPolicy, CheckAddress, Cluster, Drops, Endpoint, HealthFlags, Host, Locality, Template},
     error::Error,
     fraction::Fraction,
+    metadata::EndpointMetadata,
 };
 
 /// Priorities go up to this.
@@ -202,12 +201,12 @@ fn health(status: core::HealthStatus) -> HealthFlags {
 }
 
 /// Metadata as JSON, by filter namespace.
-pub(super) fn metadata(message: &core::Metadata) -> Metadata {
+pub(super) fn metadata(message: &core::Metadata) -> EndpointMetadata {
     message.filter_metadata.iter().map(|(name, fields)| (name.clone(), json_struct(fields))).collect()
 }
 
 pub(super) fn json_struct(message: &prost_types::Struct) -> serde_json::Value {
-    message.fields.iter().map(|(name, value)| (name.clone(), json(value))).collect::<Metadata>().into()
+    message.fields.iter().map(|(name, value)| (name.clone(), json(value))).collect::<serde_json::Map<_, _>>().into()
 }
 
 fn json(message: &prost_types::Value) -> serde_json::Value {

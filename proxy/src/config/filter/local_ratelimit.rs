@@ -17,7 +17,7 @@ use crate::config::{
     headers::Addition,
     matcher::{HeaderMatcher, MatchedHeader, QueryMatcher},
     metadata::Metadata,
-    route::{RequestView, header_matches},
+    request::{RequestView, header_matches},
 };
 
 /// `LocalRateLimit`.

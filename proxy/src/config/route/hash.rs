@@ -5,8 +5,10 @@ use std::{net::IpAddr, time::Duration};
 use http::{HeaderName, HeaderValue};
 use xxhash_rust::xxh64::xxh64;
 
-use super::{RequestView, cookies};
-use crate::config::matcher::{MatchedHeader, RegexRewrite, query_value};
+use crate::config::{
+    matcher::{MatchedHeader, RegexRewrite, query_value},
+    request::{RequestView, cookies},
+};
 
 /// `HashPolicy`.
 #[derive(Clone, Debug)]

@@ -1,11 +1,12 @@
 //! Which requests a route takes.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, Method};
 
 use crate::config::{
     fraction::Fraction,
-    matcher::{HeaderMatcher, MatchedHeader, QueryMatcher, Regex, StringMatcher},
-    metadata::{Metadata, MetadataMatcher},
+    matcher::{HeaderMatcher, QueryMatcher, Regex, StringMatcher},
+    metadata::MetadataMatcher,
+    request::{RequestView, TlsView, cookies, header_matches, is_grpc},
 };
 
 /// Which requests a route takes: all conditions must hold.
@@ -66,47 +67,6 @@ pub struct TlsMatch {
     pub validated: Option<bool>,
 }
 
-/// What is known of the client's certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TlsView {
-    /// There is one.
-    pub presented: bool,
-    /// It was verified.
-    pub validated: bool,
-}
-
-/// A request, as far as routing looks at it.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestView<'a> {
-    /// The method.
-    pub method: &'a Method,
-    /// The target.
-    pub uri: &'a Uri,
-    /// `:authority`.
-    pub authority: &'a [u8],
-    /// `http` or `https`.
-    pub scheme: &'a str,
-    /// The headers.
-    pub headers: &'a HeaderMap,
-    /// The client's certificate.
-    pub tls: TlsView,
-    /// Dynamic metadata.
-    pub metadata: Option<&'a Metadata>,
-}
-
-impl<'a> RequestView<'a> {
-    /// A header's first value, pseudo-headers among them.
-    pub fn header(&self, name: &MatchedHeader) -> Option<&'a [u8]> {
-        match name {
-            MatchedHeader::Method => Some(self.method.as_str().as_bytes()),
-            MatchedHeader::Path => Some(self.uri.path_and_query().map_or("", |path| path.as_str()).as_bytes()),
-            MatchedHeader::Authority => Some(self.authority),
-            MatchedHeader::Scheme => Some(self.scheme.as_bytes()),
-            MatchedHeader::Plain(name) => self.headers.get(name).map(HeaderValue::as_bytes),
-        }
-    }
-}
-
 impl RouteMatch {
     /// Whether every condition holds.
     pub fn matches(&self, request: &RequestView<'_>, random: u64) -> bool {
@@ -163,28 +123,6 @@ impl PathMatch {
     }
 }
 
-/// Whether a header matcher takes a request.
-pub fn header_matches(matcher: &HeaderMatcher, request: &RequestView<'_>) -> bool {
-    match &matcher.name {
-        MatchedHeader::Plain(name) => plain_header_matches(matcher, name, request.headers),
-        pseudo => matcher.matches(request.header(pseudo)),
-    }
-}
-
-/// The same for headers only, of a response for example. Of several values one that matches is enough.
-pub fn plain_header_matches(matcher: &HeaderMatcher, name: &HeaderName, headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes).peekable();
-    if values.peek().is_none() {
-        return matcher.matches(None);
-    }
-    // An inverted matcher holds when no value is what it must not be.
-    if matcher.invert {
-        values.all(|value| matcher.matches(Some(value)))
-    } else {
-        values.any(|value| matcher.matches(Some(value)))
-    }
-}
-
 impl CookieMatcher {
     fn matches(&self, headers: &HeaderMap) -> bool {
         let found = cookies(headers)
@@ -199,26 +137,4 @@ impl TlsMatch {
         self.presented.is_none_or(|wanted| wanted == view.presented)
             && self.validated.is_none_or(|wanted| wanted == view.validated)
     }
-}
-
-/// The cookies of a request: names and values, quotes around these removed.
-pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let values = headers.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes);
-    values.flat_map(|value| value.split(|byte| *byte == b';')).filter_map(|pair| {
-        let pair = pair.trim_ascii();
-        let equals = pair.iter().position(|byte| *byte == b'=')?;
-        let (name, value) = (&pair[..equals], &pair[equals + 1..]);
-        let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
-        Some((name, bare.unwrap_or(value)))
-    })
-}
-
-/// Whether a request is gRPC, by its content type.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
-        value
-            .as_bytes()
-            .strip_prefix(b"application/grpc")
-            .is_some_and(|rest| rest.is_empty() || rest[0] == b'+' || rest[0] == b';')
-    })
 }

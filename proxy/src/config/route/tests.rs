@@ -1,5 +1,3 @@
-use http::{HeaderMap, HeaderValue};
-
 use super::*;
 
 fn table(domains: &[&[&str]]) -> Result<RouteTable, DuplicateDomain> {
@@ -63,18 +61,4 @@ fn paths() {
     assert!(!separated.matches("/a/bc", true));
     assert!(PathMatch::Prefix("/a".into()).matches("/A/x", false));
     assert!(!PathMatch::Exact("/a".into()).matches("/a/", true));
-}
-
-#[test]
-fn grpc_by_content_type() {
-    for (value, grpc) in [
-        ("application/grpc", true),
-        ("application/grpc+proto", true),
-        ("application/grpc;x", true),
-        ("application/grpc-web", false),
-        ("text/plain", false),
-    ] {
-        let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static(value))]);
-        assert_eq!(is_grpc(&headers), grpc, "{value}");
-    }
 }

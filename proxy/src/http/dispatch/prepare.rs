@@ -12,7 +12,8 @@ use hyper::ext::Protocol;
 use crate::{
     config::{
         http::{EscapedSlashes, HttpConnectionManager, StripPort, Underscores},
-        route::{is_grpc, without_port},
+        request::is_grpc,
+        route::without_port,
     },
     http::{
         codec::framing,

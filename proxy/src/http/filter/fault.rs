@@ -18,7 +18,7 @@ use crate::{
             stats::{self, Counted},
         },
         fraction::Fraction,
-        route::header_matches,
+        request::header_matches,
     },
     http::{
         body::throttle::Throttle,

@@ -6,7 +6,7 @@ use http::{HeaderMap, header};
 
 use super::exchange::Exchange;
 use crate::{
-    config::{filter::grpc_stats::GrpcStats, route::is_grpc},
+    config::{filter::grpc_stats::GrpcStats, request::is_grpc},
     http::{
         body::counting::{Counting, Place},
         stream::Stream,

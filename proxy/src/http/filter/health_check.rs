@@ -15,7 +15,7 @@ use crate::{
             health_check::{Cached, HealthCheck},
             stats,
         },
-        route::header_matches,
+        request::header_matches,
     },
     http::stream::{Stream, reply::Reply},
     telemetry::{access_log::Flag, stats::Counter},

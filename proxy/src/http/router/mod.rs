@@ -38,8 +38,9 @@ use super::{
 use crate::{
     config::{
         matcher::HeaderMatcher,
+        request::header_matches,
         retry::{RetryOn, RetryPolicy},
-        route::{self, Forward, Hashed, HostRewrite, header_matches},
+        route::{self, Forward, Hashed, HostRewrite},
     },
     telemetry::access_log::{Live, View},
 };

@@ -5,8 +5,8 @@ use http::{HeaderMap, StatusCode};
 use crate::{
     config::{
         matcher::MatchedHeader,
+        request::plain_header_matches,
         retry::{RetryOn, RetryPolicy},
-        route::plain_header_matches,
     },
     http::stream::failure::Failure,
 };

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::{activity::Activity, upgraded::Accepted};
 use crate::{
-    config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, route::TlsView},
+    config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, request::TlsView},
     http::{
         codec::framing::{Framing, Refusal, Rules, Verdict},
         headers::xfcc,

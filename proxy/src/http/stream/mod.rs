@@ -30,7 +30,8 @@ use crate::{
     config::{
         cluster::Cluster,
         metadata::Metadata,
-        route::{RequestView, Step, is_grpc},
+        request::{RequestView, is_grpc},
+        route::Step,
     },
     telemetry::access_log::{Entry, Live, RouteMetadata},
 };

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use crate::{
-    config::route::{Action, Clusters, Forward, RequestView, Route, RouteTable, VirtualHost, WeightedCluster},
+    config::{
+        request::RequestView,
+        route::{Action, Clusters, Forward, Route, RouteTable, VirtualHost, WeightedCluster},
+    },
     http::headers::mutate::Changes,
 };
 
