@@ -9,7 +9,7 @@ use super::{
     hello::Hello,
     session::PeerTls,
 };
-use crate::telemetry::stats::{Counter, Histogram, Scope, Shard, Unit};
+use crate::telemetry::stats::{Counter, Histogram, Scope, Shard, Store, Unit};
 
 /// Counters of a listener's or a cluster's TLS. Those whose names follow what is negotiated come into being with the
 /// first connection that has it, as in Envoy.
@@ -101,7 +101,7 @@ impl SslStats {
     /// Shows when a certificate expires; `name` is its secret's, or `unnamed_cert` and the like.
     pub fn expires(&self, name: &str, certificate: &Certificate) {
         let gauge = self.scope.gauge(&format!("certificate.{name}.expiration_unix_time_seconds"));
-        if let Some(store) = self.scope.store() {
+        if let Some(store) = Store::of(&self.scope) {
             store.set(gauge, u64::try_from(certificate.content().not_after).unwrap_or_default());
         }
     }

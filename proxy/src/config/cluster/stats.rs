@@ -234,7 +234,7 @@ impl ClusterStats {
     /// Registers the names of a cluster below `scope`, which is its own.
     pub fn new(scope: Scope, hashed: Option<HashedBy>, track_remaining: [bool; 2]) -> Self {
         let breakers = ["circuit_breakers.default", "circuit_breakers.high"].map(|name| scope.scope(name));
-        let store = scope.store();
+        let store = Store::of(&scope);
         Self {
             traffic: Traffic::register(&scope),
             remaining: [0, 1].map(|index| track_remaining[index].then(|| RemainingGauges::register(&breakers[index]))),

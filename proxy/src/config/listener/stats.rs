@@ -54,7 +54,7 @@ impl ListenerStats {
     /// Below `scope`, which is the listener's own.
     pub fn new(scope: Scope) -> Self {
         let handles = Handles::register(&scope);
-        let workers = scope.store().as_ref().map_or(0, Store::workers);
+        let workers = Store::of(&scope).as_ref().map_or(0, Store::workers);
         let mut scopes: Vec<_> = (0..workers).map(|index| scope.scope(&format!("worker_{index}"))).collect();
         let workers =
             scopes.iter().map(|scope| (scope.counter("downstream_cx_total"), scope.gauge("downstream_cx_active")));

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-use super::{Counter, Scope};
+use super::{metric::Counter, scope::Scope};
 
 /// The codes that have a place: three digits.
 const CODES: std::ops::Range<u16> = 100..1000;

@@ -9,8 +9,11 @@
 mod codes;
 mod distribution;
 mod handles;
+mod metric;
+mod numbers;
 pub mod process;
 mod registry;
+mod scope;
 mod shard;
 mod store;
 pub mod tags;
@@ -19,23 +22,8 @@ pub(crate) use self::handles::handles;
 pub use self::{
     codes::Codes,
     distribution::{Bin, Distribution, QUANTILES},
-    registry::{Scope, Unit},
+    metric::{Counter, Gauge, Histogram, Kind, Merged, Metric, Tagged, TextReadout, Unit, Value},
+    scope::Scope,
     shard::{Shard, Shared},
-    store::{Kind, Merged, Metric, Store, Tagged, Value},
+    store::Store,
 };
-
-/// A number that only grows. The default one counts nowhere.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counter(pub(super) u32);
-
-/// A number that goes up and down: workers add to it, or the control thread sets it. The default one is nowhere.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gauge(pub(super) u32);
-
-/// A distribution of values. The default one records nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Histogram(pub(super) u32);
-
-/// A text, set by the control thread.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TextReadout(pub(super) u32);

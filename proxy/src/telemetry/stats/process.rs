@@ -1,11 +1,12 @@
-//! What the process counts whatever its configuration: handles that are the same in every [`Store`](super::Store).
+//! What the process counts whatever its configuration: handles that are the same in every store.
 
 use std::{collections::HashSet, sync::Weak};
 
 use super::{
-    Counter, Gauge, Scope, Unit,
+    metric::{Counter, Gauge, Kind, Unit},
+    numbers::Numbers,
     registry::Registry,
-    store::{Inner, Kind},
+    scope::Scope,
 };
 
 macro_rules! numbered {
@@ -59,7 +60,7 @@ numbered! {
 }
 
 /// Registers them, first of all; the scope keeps them.
-pub(super) fn register(registry: &mut Registry, store: Weak<Inner>) -> Scope {
+pub(super) fn register(registry: &mut Registry, store: Weak<Numbers>) -> Scope {
     let mut numbers = HashSet::new();
     for (kind, number, name) in NAMES {
         let given = registry.register(*kind, &"".into(), name, Unit::Unspecified);

@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use super::{Counter, Gauge, Histogram, distribution};
+use super::{
+    distribution,
+    metric::{Counter, Gauge, Histogram},
+};
 
 /// The first chunk holds 2 to the power of this many entries, each next one twice as many.
 const FIRST_CHUNK_BITS: u32 = 8;

@@ -1,129 +1,25 @@
 //! The store: every shard, every name, and reading them.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, OnceLock},
-};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::{
-    Counter, Distribution, Gauge, Histogram, Scope, Shard, TextReadout, Unit, process,
-    registry::{NOWHERE, Registry},
-    shard::Shared,
+    metric::{Counter, Gauge, Histogram, Kind, Metric, TextReadout},
+    numbers::{Keep, Numbers},
+    process,
+    registry::NOWHERE,
+    scope::Scope,
+    shard::{Shard, Shared},
 };
 
 /// Names that are looked at under the registry's lock at a time: a worker that registers a name waits that long.
 const BATCH: usize = 1024;
 
-/// What kind a metric is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(usize)]
-pub enum Kind {
-    /// See [`Counter`].
-    Counter,
-    /// See [`Gauge`].
-    Gauge,
-    /// See [`Histogram`].
-    Histogram,
-    /// See [`TextReadout`].
-    TextReadout,
-}
-
-impl Kind {
-    pub(super) const COUNT: usize = 4;
-}
-
-/// The name of a metric without the parts that are tags, and those.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tagged {
-    /// The name.
-    pub name: String,
-    /// Tag and value, in the order in which they were extracted.
-    pub tags: Vec<(String, String)>,
-}
-
-/// A metric as read.
-#[derive(Clone, Debug)]
-pub struct Metric {
-    /// What its values measure, for histograms.
-    pub unit: Unit,
-    /// Whether it was ever written.
-    pub used: bool,
-    /// Its value.
-    pub value: Value,
-    prefix: Arc<str>,
-    name: Arc<str>,
-    tagged: Arc<OnceLock<Tagged>>,
-}
-
-/// What a metric says.
-#[derive(Clone, Debug)]
-pub enum Value {
-    /// Of a counter.
-    Counter(u64),
-    /// Of a gauge.
-    Gauge(u64),
-    /// Of a histogram: the last interval, and since the start.
-    Histogram(Arc<Merged>),
-    /// Of a text readout.
-    Text(Arc<str>),
-}
-
-impl Metric {
-    /// The whole name.
-    pub fn name(&self) -> String {
-        format!("{}{}", self.prefix, self.name)
-    }
-
-    /// The name with its tags taken out, by `extract` unless that has been done before.
-    pub fn tagged(&self, extract: impl FnOnce(&str) -> Tagged) -> &Tagged {
-        self.tagged.get_or_init(|| extract(&self.name()))
-    }
-}
-
-/// A histogram's values.
-#[derive(Clone, Debug, Default)]
-pub struct Merged {
-    /// Of the last interval.
-    pub interval: Distribution,
-    /// Since the start.
-    pub cumulative: Distribution,
-}
-
-/// What is kept of a histogram from one merge to the next.
-#[derive(Debug, Default)]
-struct Seen {
-    /// What each shard's bins held at the last merge.
-    shards: Vec<HashMap<usize, u32>>,
-    merged: Arc<Merged>,
-}
-
-/// Says which names are kept.
-type Keep = Box<dyn Fn(&str) -> bool + Send + Sync>;
-
-pub(super) struct Inner {
-    /// The workers', the control thread's, and the one that anybody may add to.
-    shards: Box<[Shard]>,
-    pub(super) registry: Mutex<Registry>,
-    /// What counters held when they were reset.
-    resets: Mutex<HashMap<u32, u64>>,
-    histograms: Mutex<HashMap<u32, Seen>>,
-    texts: Mutex<HashMap<u32, Arc<str>>>,
-    keep: Option<Keep>,
-}
-
-impl fmt::Debug for Inner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("shards", &self.shards.len()).finish_non_exhaustive()
-    }
-}
-
 /// All metrics of a process. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Store {
-    inner: Arc<Inner>,
+    numbers: Arc<Numbers>,
     /// Keeps the names of [`process`].
     _process: Scope,
 }
@@ -146,7 +42,7 @@ impl Store {
     }
 
     fn build(workers: usize, keep: Option<Keep>) -> Self {
-        let inner = Arc::new(Inner {
+        let numbers = Arc::new(Numbers {
             shards: (0..workers + 2).map(|_| Shard::default()).collect(),
             registry: Mutex::default(),
             resets: Mutex::default(),
@@ -154,37 +50,38 @@ impl Store {
             texts: Mutex::default(),
             keep,
         });
-        let process = process::register(&mut inner.registry.lock(), Arc::downgrade(&inner));
-        Self { inner, _process: process }
+        let process = process::register(&mut numbers.registry.lock(), Arc::downgrade(&numbers));
+        Self { numbers, _process: process }
     }
 
-    pub(super) fn from_inner(inner: Arc<Inner>) -> Self {
-        Self { inner, _process: Scope::default() }
+    /// The store that a scope is of, while it is there.
+    pub fn of(scope: &Scope) -> Option<Self> {
+        scope.numbers().map(|numbers| Self { numbers, _process: Scope::default() })
     }
 
     /// The scope of names without a prefix.
     pub fn root(&self) -> Scope {
-        Scope::new(Arc::downgrade(&self.inner), "")
+        Scope::new(Arc::downgrade(&self.numbers), "")
     }
 
     /// How many workers it is for.
     pub fn workers(&self) -> usize {
-        self.inner.shards.len() - 2
+        self.numbers.shards.len() - 2
     }
 
     /// The shard of a worker; only its thread may add to it.
     pub fn worker(&self, index: usize) -> Shard {
-        self.inner.shards[index].clone()
+        self.numbers.shards[index].clone()
     }
 
     /// The shard of the control thread.
     pub fn control(&self) -> Shard {
-        self.inner.shards[self.inner.shards.len() - 2].clone()
+        self.numbers.shards[self.numbers.shards.len() - 2].clone()
     }
 
     /// A shard that any thread may add to, for what happens rarely.
     pub fn shared(&self) -> Shared {
-        Shared::of(&self.inner.shards[self.inner.shards.len() - 1])
+        Shared::of(&self.numbers.shards[self.numbers.shards.len() - 1])
     }
 
     /// Sets a gauge, which nobody then moves with [`Shard::gauge_add`].
@@ -197,19 +94,19 @@ impl Store {
     /// Sets a text.
     pub fn set_text(&self, readout: TextReadout, text: &str) {
         if readout.0 != NOWHERE {
-            self.inner.texts.lock().insert(readout.0, text.into());
+            self.numbers.texts.lock().insert(readout.0, text.into());
         }
     }
 
     /// A counter over all shards, since it was last reset.
     pub fn total(&self, counter: Counter) -> u64 {
-        let base = self.inner.resets.lock().get(&counter.0).copied().unwrap_or(0);
-        self.inner.sum(counter).wrapping_sub(base)
+        let base = self.numbers.resets.lock().get(&counter.0).copied().unwrap_or(0);
+        self.numbers.sum(counter).wrapping_sub(base)
     }
 
     /// A gauge over all shards.
     pub fn level(&self, gauge: Gauge) -> u64 {
-        self.inner.gauge(gauge).unwrap_or(0)
+        self.numbers.gauge(gauge).unwrap_or(0)
     }
 
     /// Connections that clients have open now.
@@ -219,10 +116,10 @@ impl Store {
 
     /// Sets every counter back to 0.
     pub fn reset_counters(&self) {
-        let numbers = self.inner.registry.lock().names[Kind::Counter as usize].entries.len() as u32;
-        let mut resets = self.inner.resets.lock();
+        let numbers = self.numbers.registry.lock().names[Kind::Counter as usize].entries.len() as u32;
+        let mut resets = self.numbers.resets.lock();
         for number in 1..=numbers {
-            match self.inner.sum(Counter(number)) {
+            match self.numbers.sum(Counter(number)) {
                 0 => resets.remove(&number),
                 sum => resets.insert(number, sum),
             };
@@ -231,12 +128,12 @@ impl Store {
 
     /// Ends the histograms' interval: what was recorded since the last call becomes what they show.
     pub fn merge_histograms(&self) {
-        let numbers = self.inner.registry.lock().names[Kind::Histogram as usize].entries.len() as u32;
+        let numbers = self.numbers.registry.lock().names[Kind::Histogram as usize].entries.len() as u32;
         for number in 1..=numbers {
             // Held for one histogram at a time, with the registry: its number is not given out again meanwhile.
-            let registry = self.inner.registry.lock();
+            let registry = self.numbers.registry.lock();
             if registry.names[Kind::Histogram as usize].entries[(number - 1) as usize].is_some() {
-                self.inner.merge(Histogram(number));
+                self.numbers.merge(Histogram(number));
             }
         }
     }
@@ -247,7 +144,7 @@ impl Store {
         let mut name = String::new();
         let mut from = 0;
         loop {
-            let registry = self.inner.registry.lock();
+            let registry = self.numbers.registry.lock();
             let entries = &registry.names[kind as usize].entries;
             let to = entries.len().min(from + BATCH);
             for (index, entry) in entries.iter().enumerate().take(to).skip(from) {
@@ -256,11 +153,11 @@ impl Store {
                 name.push_str(&entry.prefix);
                 name.push_str(&entry.name);
                 // What the process itself counts has its names whatever is kept.
-                let rejected = || entry.prefix.is_empty() && self.inner.rejects("", &name);
+                let rejected = || entry.prefix.is_empty() && self.numbers.rejects("", &name);
                 if !wanted(&name) || rejected() {
                     continue;
                 }
-                let (used, value) = self.inner.value(kind, index as u32 + 1);
+                let (used, value) = self.numbers.value(kind, index as u32 + 1);
                 metrics.push(Metric {
                     unit: entry.unit,
                     used,
@@ -278,95 +175,10 @@ impl Store {
     }
 }
 
-impl Inner {
-    pub(super) fn rejects(&self, prefix: &str, name: &str) -> bool {
-        self.keep.as_ref().is_some_and(|keep| !keep(&format!("{prefix}{name}")))
-    }
-
-    /// Clears a number whose last user is gone.
-    pub(super) fn clear(&self, kind: Kind, number: u32) {
-        for shard in &self.shards {
-            match kind {
-                Kind::Counter => shard.clear_counter(Counter(number)),
-                Kind::Gauge => shard.clear_gauge(Gauge(number)),
-                Kind::Histogram => shard.clear_histogram(Histogram(number)),
-                Kind::TextReadout => {}
-            }
-        }
-        match kind {
-            Kind::Counter => drop(self.resets.lock().remove(&number)),
-            Kind::Gauge => {}
-            Kind::Histogram => drop(self.histograms.lock().remove(&number)),
-            Kind::TextReadout => drop(self.texts.lock().remove(&number)),
-        }
-    }
-
-    fn sum(&self, counter: Counter) -> u64 {
-        self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(shard.get(counter)))
-    }
-
-    fn gauge(&self, gauge: Gauge) -> Option<u64> {
-        // Gauges are set in the last shard only.
-        if let Some(value) = self.shards.last().and_then(|shard| shard.wide(gauge)) {
-            return Some(value);
-        }
-        let parts = self.shards.iter().filter_map(|shard| shard.gauge(gauge));
-        // Parts are read one after the other: an end may be seen without its begin.
-        parts.reduce(i64::wrapping_add).map(|sum| sum.max(0) as u64)
-    }
-
-    fn value(&self, kind: Kind, number: u32) -> (bool, Value) {
-        match kind {
-            Kind::Counter => {
-                let sum = self.sum(Counter(number));
-                let base = self.resets.lock().get(&number).copied().unwrap_or(0);
-                (sum > 0, Value::Counter(sum.wrapping_sub(base)))
-            }
-            Kind::Gauge => {
-                let value = self.gauge(Gauge(number));
-                (value.is_some(), Value::Gauge(value.unwrap_or(0)))
-            }
-            Kind::Histogram => {
-                let merged = self.histograms.lock().get(&number).map(|seen| seen.merged.clone()).unwrap_or_default();
-                (!merged.cumulative.is_empty(), Value::Histogram(merged))
-            }
-            Kind::TextReadout => {
-                let text = self.texts.lock().get(&number).cloned();
-                (text.is_some(), Value::Text(text.unwrap_or_else(|| "".into())))
-            }
-        }
-    }
-
-    fn merge(&self, histogram: Histogram) {
-        if self.shards.iter().all(|shard| shard.bins(histogram).is_none()) {
-            return;
-        }
-        let mut histograms = self.histograms.lock();
-        let seen = histograms.entry(histogram.0).or_default();
-        seen.shards.resize_with(self.shards.len(), HashMap::default);
-        let mut interval = Distribution::default();
-        for (shard, seen) in self.shards.iter().zip(&mut seen.shards) {
-            let Some(bins) = shard.bins(histogram) else { continue };
-            bins.each(|index, count| {
-                let before = seen.insert(index, count).unwrap_or(0);
-                let new = count.wrapping_sub(before);
-                if new > 0 {
-                    interval.add(index, u64::from(new));
-                }
-            });
-        }
-        if interval.is_empty() && seen.merged.interval.is_empty() {
-            return;
-        }
-        let merged = Arc::make_mut(&mut seen.merged);
-        merged.cumulative.merge(&interval);
-        merged.interval = interval;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::stats::{Unit, Value};
 
     fn names(store: &Store, kind: Kind) -> Vec<String> {
         let mut names: Vec<_> = store.read(kind, |name| name.starts_with("t.")).iter().map(Metric::name).collect();

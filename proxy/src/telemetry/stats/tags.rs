@@ -12,7 +12,7 @@ use regex_automata::{
     util::{captures::Captures, syntax},
 };
 
-use super::Tagged;
+use super::metric::Tagged;
 
 /// Largest compiled regular expression, bytes.
 const REGEX_SIZE_LIMIT: usize = 1 << 20;
