@@ -7,6 +7,7 @@ use tokio::{io::AsyncReadExt, net::TcpStream};
 use super::{
     peek::{self, Stuck},
     proxy_protocol::{self, Seen},
+    refused::Refused,
     secure,
     sniff::{self, Protocol},
 };
@@ -27,30 +28,6 @@ pub(super) struct Found {
     pub http: Option<Protocol>,
     /// The destination is not the address that it was accepted on.
     pub restored: bool,
-}
-
-/// Why the listener filters refuse a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
-    #[error("timed out")]
-    TooSlow,
-    #[error("the ClientHello is too large")]
-    TooLarge,
-    #[error("the client is gone")]
-    Gone,
-    #[error("the socket cannot be read")]
-    Unreadable,
-    #[error("there is no PROXY header that is allowed")]
-    NoHeader,
-}
-
-impl From<Stuck> for Refused {
-    fn from(stuck: Stuck) -> Self {
-        match stuck {
-            Stuck::Closed => Self::Gone,
-            Stuck::Failed | Stuck::Full => Self::Unreadable,
-        }
-    }
 }
 
 /// Runs a listener's filters, and counts what becomes of the connection. A client that waits for the server to speak

@@ -7,6 +7,7 @@ mod inspect;
 mod matching;
 mod peek;
 pub(crate) mod proxy_protocol;
+mod refused;
 mod secure;
 mod simple;
 mod sniff;
@@ -14,8 +15,9 @@ mod sniff;
 use std::{cell::OnceCell, rc::Rc, sync::Arc, time::Instant};
 
 use self::{
-    inspect::{Found, Refused},
+    inspect::Found,
     matching::{Facts, Protocols},
+    refused::Refused,
     sniff::{Protocol, sniff, sniff_tls},
 };
 use crate::{

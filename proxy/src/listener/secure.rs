@@ -6,8 +6,8 @@ use std::{rc::Rc, time::Duration};
 use tokio::net::TcpStream;
 
 use super::{
-    inspect::Refused,
     peek::{self, Stuck},
+    refused::Refused,
 };
 use crate::{
     config::tls::DownstreamTls,
