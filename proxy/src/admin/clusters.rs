@@ -11,9 +11,9 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    Admin,
     query::Query,
     reply::{Reply, Status},
+    state::Admin,
 };
 use crate::config::{
     cluster::{AssignmentPolicy, Discovery, Endpoint, HealthFlags, Locality, outlier::Detector},

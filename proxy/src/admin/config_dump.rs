@@ -12,10 +12,11 @@ use weir_proto::envoy::{
 };
 
 use super::{
-    Admin, clusters,
+    clusters,
     mask::Mask,
     query::Query,
     reply::{Reply, Status},
+    state::Admin,
 };
 use crate::config::matcher::Regex;
 

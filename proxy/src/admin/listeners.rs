@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Admin,
     query::Query,
     reply::{Reply, Status},
+    state::Admin,
 };
 
 pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {

@@ -3,10 +3,12 @@
 use http::Method;
 
 use super::{
-    Admin, Command, certs, clusters, config_dump, listeners, loggers, memory,
+    certs, clusters, config_dump, listeners, loggers, memory,
     query::Query,
     reply::{Reply, Status},
-    runtime, server_info, stats,
+    runtime, server_info,
+    state::{Admin, Command},
+    stats,
 };
 
 /// A path.
@@ -332,6 +334,9 @@ const ROUTES: &[Route] = &[
 
 /// Answers a request.
 pub(super) fn answer(admin: &Admin, method: &Method, path: &str, query: &Query) -> Reply {
+    if !admin.allow_paths.is_empty() && !admin.allow_paths.iter().any(|allowed| allowed.matches(path.as_bytes())) {
+        return Reply::text(Status::FORBIDDEN, format!("Path {path} is not in the allowlist.\n"));
+    }
     let Some(route) = ROUTES.iter().find(|route| route.path == path) else {
         return Reply::text(Status::NOT_FOUND, format!("invalid path. {}", help()));
     };

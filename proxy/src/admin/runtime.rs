@@ -3,9 +3,9 @@
 use serde_json::{Map, json};
 
 use super::{
-    Admin,
     query::Query,
     reply::{Reply, Status},
+    state::Admin,
 };
 use crate::runtime::Runtime;
 

@@ -23,7 +23,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-use super::{Admin, body::Chunks, query::Query, reply::Reply};
+use super::{body::Chunks, query::Query, reply::Reply, routes, state::Admin};
 use crate::{
     telemetry::{
         access_log::{self, AccessLog, Entry, LogType},
@@ -53,12 +53,7 @@ pub enum Listener {
 }
 
 /// Starts the thread; it ends with the process.
-pub(super) fn spawn(
-    admin: Arc<Admin>,
-    listener: Listener,
-    log: LogHandle,
-    access_log: Vec<AccessLog>,
-) -> io::Result<()> {
+pub fn spawn(admin: Arc<Admin>, listener: Listener, log: LogHandle, access_log: Vec<AccessLog>) -> io::Result<()> {
     std::thread::Builder::new().name("admin".into()).spawn(move || {
         let serving = worker::local_runtime()
             .and_then(|runtime| runtime.block_on(accept(admin, listener, Rc::new(Log { log, files: access_log }))));
@@ -158,7 +153,8 @@ async fn answer(admin: &Admin, request: Request<Incoming>, ends: Ends, log: &Log
     if form && query.is_empty() {
         query = String::from_utf8_lossy(&body).into_owned();
     }
-    let Reply { status, content_type, body } = admin.answer(&head.method, head.uri.path(), &Query::parse(&query));
+    let Reply { status, content_type, body } =
+        routes::answer(admin, &head.method, head.uri.path(), &Query::parse(&query));
     if !log.files.is_empty() {
         let mut entry = Entry::since(start, ends.local, ends.remote);
         entry.protocol = Some(if head.version == http::Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" });

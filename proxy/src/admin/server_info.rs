@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    Admin,
     reply::{Reply, Status},
+    state::Admin,
 };
 use crate::{telemetry::log, worker::State};
 

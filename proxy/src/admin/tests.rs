@@ -1,12 +1,26 @@
 //! The paths, without a connection.
 
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
 use clap::Parser;
 use tempfile::TempDir;
+use tokio::sync::mpsc;
+use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
-use super::*;
+use super::{query::Query, reply::Reply, *};
 use crate::{
-    config,
-    telemetry::{stats::Shared, writer::LogFiles},
+    bootstrap::options::Options,
+    config::{self, convert::StatsSettings, matcher::StringMatcher},
+    runtime::Runtime,
+    telemetry::{
+        stats::Shared,
+        writer::{LogFiles, LogHandle},
+    },
+    worker::Lifecycle,
 };
 
 const BOOTSTRAP: &str = r#"
@@ -54,7 +68,7 @@ impl Fixture {
 
     fn ask(&self, method: &str, target: &str) -> Reply {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        self.admin.answer(&method.parse().unwrap(), path, &Query::parse(query))
+        routes::answer(&self.admin, &method.parse().unwrap(), path, &Query::parse(query))
     }
 
     fn get(&self, target: &str) -> (u16, String) {
@@ -192,7 +206,7 @@ fn a_silent_client_does_not_keep_another_waiting() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
-    fixture.admin.start(Listener::Tcp(listener), LogHandle::discard(), Vec::new()).unwrap();
+    spawn(Arc::new(fixture.admin), Listener::Tcp(listener), LogHandle::discard(), Vec::new()).unwrap();
     let _silent: Vec<_> = (0..32).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
     let mut client = std::net::TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();

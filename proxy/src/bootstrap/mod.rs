@@ -3,59 +3,17 @@
 
 mod admin_socket;
 pub mod config;
+mod error;
 pub mod options;
 pub mod privileges;
 mod serve;
 mod server_stats;
 
-use std::{fs::OpenOptions, io, path::PathBuf, time::Instant};
+use std::{fs::OpenOptions, time::Instant};
 
-use crate::{
-    bootstrap::options::{Mode, Options},
-    cluster::discovery::dns,
-    intake::bound,
-    telemetry::{
-        log::{self, Output, Pattern, PatternError, Shape},
-        writer,
-    },
-};
-
-/// Why the proxy does not serve; one line each.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The bootstrap is refused.
-    #[error(transparent)]
-    Config(#[from] config::Error),
-    /// The log's pattern is not one.
-    #[error("--log-format: {0}")]
-    LogFormat(#[from] PatternError),
-    /// The log's file is not to be had.
-    #[error("--log-path {}: {source}", path.display())]
-    LogPath {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The admin server's address is not to be had.
-    #[error(transparent)]
-    Admin(#[from] admin_socket::BindError),
-    /// A listener is not to be had.
-    #[error(transparent)]
-    Bind(#[from] bound::BindError),
-    /// An access log is not to be had.
-    #[error(transparent)]
-    AccessLog(#[from] writer::OpenError),
-    /// Something could not be given up.
-    #[error(transparent)]
-    Privileges(#[from] privileges::Error),
-    /// Names cannot be resolved.
-    #[error(transparent)]
-    Discovery(#[from] dns::SetupError),
-    /// A thread, a runtime or a signal handler is not to be had.
-    #[error("cannot start: {0}")]
-    Start(#[from] io::Error),
-}
+pub use self::error::Error;
+use self::options::{Mode, Options};
+use crate::telemetry::log::{self, Output, Pattern, Shape};
 
 /// Does what the options say; returns when there is nothing left to do.
 pub fn run(options: &Options) -> Result<(), Error> {

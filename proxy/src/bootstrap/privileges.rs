@@ -3,12 +3,11 @@
 //!
 //! Credentials and capabilities belong to threads: this must run while the process has one.
 
+mod error;
 mod landlock;
 mod seccomp;
 
-pub use landlock::Apart;
-
-use std::{fs, io};
+use std::fs;
 
 use caps::CapSet;
 use nix::{
@@ -20,38 +19,10 @@ use nix::{
     unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid},
 };
 
+pub use self::{error::Error, landlock::Apart};
+
 /// The user and group that a proxy started as root becomes (as Istio's proxies, 1337, and distroless images, 65532).
 pub const USER: u32 = 65532;
-
-/// What could not be given up. Nothing is served then.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A system call failed.
-    #[error("cannot {action}: {source}")]
-    Call {
-        /// What it was to do.
-        action: &'static str,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// A capability set could not be emptied.
-    #[error("cannot drop the {set} capabilities: {message}")]
-    Capabilities {
-        /// Which set.
-        set: &'static str,
-        /// Why not.
-        message: String,
-    },
-    /// The kernel has Landlock, and refuses the domain.
-    #[error("cannot enter a Landlock domain: {0}")]
-    Domain(String),
-    /// The system call filter was refused.
-    #[error("cannot install the system call filter: {0}")]
-    Filter(String),
-    /// The kernel says otherwise than it should afterwards.
-    #[error("privileges remain: {0}")]
-    Remain(String),
-}
 
 /// Raises the soft limit of open files to the hard one and returns it.
 pub fn raise_open_files() -> Result<u64, Error> {

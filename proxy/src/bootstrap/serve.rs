@@ -17,10 +17,11 @@ use tokio::{
     time::Instant,
 };
 
+use super::error::Error;
 use crate::{
-    admin::{Admin, Command},
+    admin::{self, Admin, Command},
     bootstrap::{
-        Error, admin_socket,
+        admin_socket,
         config::Loaded,
         options::{Options, WhenSuperseded},
         privileges,
@@ -108,7 +109,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
             commands,
             allow_paths: settings.allow_paths,
         };
-        admin.start(listener, writer.handle(Shard::default()), settings.access_log)?;
+        admin::spawn(Arc::new(admin), listener, writer.handle(Shard::default()), settings.access_log)?;
     }
     let control = Control {
         options,

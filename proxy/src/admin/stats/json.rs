@@ -2,7 +2,11 @@
 
 use std::fmt::Write;
 
-use super::{Buckets, Wanted, below, bounds, disjoint, histogram, number::shortest, quantiles, text::percent};
+use super::{
+    buckets::{below, bounds, disjoint, histogram, percent, quantiles},
+    number::shortest,
+    wanted::{Buckets, Wanted},
+};
 use crate::{
     config::convert::StatsSettings,
     telemetry::stats::{Distribution, Kind, Metric, QUANTILES, Store, Value},

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use super::{
-    Buckets, Wanted, below, bounds, histogram,
+    buckets::{below, bounds, histogram, quantiles, scale},
     number::{exact, plain},
-    quantiles, scale,
+    wanted::{Buckets, Wanted},
 };
 use crate::{
     config::convert::StatsSettings,

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::{
-    Buckets, Wanted, below, bounds, disjoint, histogram,
+    buckets::{below, bounds, disjoint, histogram, percent, quantiles},
     number::{general, plain},
-    quantiles,
+    wanted::{Buckets, Wanted},
 };
 use crate::{
     config::convert::StatsSettings,
@@ -77,11 +77,6 @@ fn show_histogram(out: &mut String, name: &str, metric: &Metric, settings: &Stat
             line(out, name, &shown.collect::<Vec<_>>().join(" "));
         }
     }
-}
-
-/// 99.5, not 99.500000000001.
-pub(super) fn percent(quantile: f64) -> f64 {
-    (quantile * 1000.0).round() / 10.0
 }
 
 fn bins(distribution: &Distribution) -> String {

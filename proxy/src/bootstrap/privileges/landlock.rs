@@ -11,7 +11,7 @@ use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope, make_bitflags,
 };
 
-use super::Error;
+use super::error::Error;
 
 /// What keeps the proxy from other processes of its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
