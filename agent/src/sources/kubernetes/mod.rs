@@ -7,10 +7,12 @@
 //! What was heard stays while the API server is away, however long: nothing is withdrawn because a list failed. What is
 //! known is also kept in a file (`record`), from which an agent that starts while the API server is away begins.
 
+mod absent;
 mod admission;
 mod client;
 mod cluster;
 mod health;
+mod labels;
 mod locations;
 mod objects;
 mod probes;
@@ -19,6 +21,7 @@ mod reflector;
 mod requests;
 mod selection;
 mod source;
+mod wire;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

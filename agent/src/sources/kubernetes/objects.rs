@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::probes;
+use super::{labels, probes, wire};
 
 /// The annotation that names the DaemonSet that is being uninstalled, on weir's own namespace.
 const UNINSTALL: &str = "weir.dev/uninstall";
@@ -81,77 +81,6 @@ pub struct Node {
     pub name: String,
 }
 
-/// Objects as the API server sends them.
-pub(super) mod wire {
-    use super::*;
-
-    /// `metadata` of any object.
-    #[derive(Debug, Default, Deserialize)]
-    #[serde(rename_all = "camelCase", default)]
-    pub struct Metadata {
-        pub name: String,
-        pub namespace: String,
-        pub uid: String,
-        pub resource_version: String,
-        #[serde(deserialize_with = "or_default")]
-        pub labels: BTreeMap<String, String>,
-        #[serde(deserialize_with = "or_default")]
-        pub annotations: BTreeMap<String, String>,
-        #[serde(deserialize_with = "or_default")]
-        pub owner_references: Vec<OwnerReference>,
-    }
-
-    #[derive(Debug, Default, Deserialize)]
-    #[serde(default)]
-    pub struct OwnerReference {
-        pub uid: String,
-        pub controller: bool,
-    }
-
-    /// A Pod.
-    #[derive(Debug, Deserialize)]
-    pub struct Pod {
-        pub metadata: Metadata,
-        #[serde(default)]
-        pub spec: PodSpec,
-        #[serde(default)]
-        pub status: PodStatus,
-    }
-
-    #[derive(Debug, Default, Deserialize)]
-    #[serde(rename_all = "camelCase", default)]
-    pub struct PodSpec {
-        pub node_name: String,
-        pub service_account_name: String,
-        pub host_network: bool,
-        #[serde(deserialize_with = "or_default")]
-        pub containers: Vec<probes::Container>,
-        #[serde(deserialize_with = "or_default")]
-        pub init_containers: Vec<probes::Container>,
-    }
-
-    #[derive(Debug, Default, Deserialize)]
-    #[serde(default)]
-    pub struct PodStatus {
-        pub phase: String,
-        #[serde(rename = "podIP")]
-        pub pod_ip: String,
-    }
-
-    /// An object of which only the metadata is of interest.
-    #[derive(Debug, Deserialize)]
-    pub struct Partial {
-        pub metadata: Metadata,
-    }
-
-    /// `null` is as good as nothing.
-    pub fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
-        deserializer: D,
-    ) -> Result<T, D::Error> {
-        Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-    }
-}
-
 /// What is kept of an object, and the version that it was sent in.
 #[derive(Clone, Debug, Default)]
 pub struct Versioned<T> {
@@ -214,7 +143,7 @@ impl From<wire::Pod> for PodObject {
 impl From<wire::Partial> for NamespaceObject {
     fn from(object: wire::Partial) -> Self {
         let wire::Metadata { name, mut labels, mut annotations, resource_version, .. } = object.metadata;
-        labels.retain(|name, _| super::selection::is_read(name));
+        labels.retain(|name, _| labels::is_read(name));
         let object = Namespace { name, labels, uninstall: annotations.remove(UNINSTALL) };
         Self { object, version: resource_version }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::objects::wire::or_default;
+use super::absent::or_default;
 
 /// A container of a pod's spec.
 #[derive(Debug, Default, Deserialize)]

@@ -20,8 +20,9 @@ use tokio_util::{
 };
 
 use super::{
+    absent::or_default,
     client::{connection_problem, problem},
-    objects::{Object, wire::or_default},
+    objects::Object,
 };
 
 /// Objects of one page of a list.

@@ -6,13 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use super::objects::{Namespace, Pod};
+use super::{
+    labels::{DATAPLANE_MODE, MESH},
+    objects::{Namespace, Pod},
+};
 use crate::sources::CONTAINERS_ENDED;
-
-/// The label that enrolls.
-const MESH: &str = "weir.dev/mesh";
-/// Istio's label for the same; honoured only if the agent is told so.
-const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 
 /// What the agent is told about choosing pods.
 #[derive(Clone, Debug)]
@@ -41,11 +39,6 @@ enum Wish {
     In,
     Out(&'static str, String),
     Malformed(String),
-}
-
-/// Whether a label of a namespace is one that is looked at.
-pub fn is_read(label: &str) -> bool {
-    label == MESH || label == DATAPLANE_MODE
 }
 
 /// Whether a namespace is enrolled, so that pods in it are unless they say otherwise.
