@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::console;
-use crate::helm;
 
 /// Where bpffs belongs.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -45,8 +44,6 @@ pub enum Need {
     Emulator,
     /// Get files by HTTPS and unpack them.
     Download,
-    /// Render and check the chart.
-    Helm,
 }
 
 /// A program, and the Debian package that brings it.
@@ -111,7 +108,6 @@ impl Need {
                 }
             }
             Self::Download => &const { [tool("curl", "curl"), tool("unzip", "unzip")] },
-            Self::Helm => &[],
         }
     }
 }
@@ -142,9 +138,6 @@ impl Machine {
         if needs_envoy {
             let envoy = machine.envoy()?;
             machine.prepend_path(&envoy)?;
-        }
-        if needs.contains(&Need::Helm) {
-            helm::provide(&mut machine)?;
         }
         Ok(machine)
     }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::console::{self, Style};
 use crate::ebpf;
+use crate::helm;
 use crate::kernel_matrix::{self, Programs, Series};
 use crate::machine::{Machine, Need};
 use crate::manifests;
@@ -60,9 +61,6 @@ impl Args {
         let mut needs = vec![Need::Build];
         if self.wants_end_to_end() {
             needs.extend([Need::Namespaces, Need::EndToEnd]);
-        }
-        if self.wants_checks() || self.wants_end_to_end() {
-            needs.push(Need::Helm);
         }
         if self.wants_matrix() {
             needs.push(Need::Emulator);
@@ -128,7 +126,10 @@ struct Part {
 
 /// Runs the task.
 pub fn run(args: Args) -> Result<()> {
-    let machine = Machine::prepare(&args.needs())?;
+    let mut machine = Machine::prepare(&args.needs())?;
+    if args.wants_checks() || args.wants_end_to_end() {
+        helm::provide(&mut machine)?;
+    }
     console::heading("Build (debug)");
     let built = workspace::build(&machine, &["--workspace", "--all-targets"])?;
     let mut parts = Vec::new();

@@ -6,15 +6,13 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use super::configuration::{Client, Row};
-use super::process::on_cpu;
+use super::process::{LOAD_CPU, on_cpu};
 use crate::machine::{Machine, output};
 
 /// Connections of HTTP/1 load.
 const HTTP1_CONNECTIONS: usize = 32;
 /// Connections of HTTP/2 load, and streams on each.
 const HTTP2: (usize, usize) = (4, 16);
-/// The CPU of load and backend.
-pub const CPU: usize = 1;
 
 /// Puts load on a port; the number of requests that were answered well.
 pub fn run(machine: &Machine, row: &Row, port: u16, during: Duration) -> Result<u64> {
@@ -23,12 +21,12 @@ pub fn run(machine: &Machine, row: &Row, port: u16, during: Duration) -> Result<
     let seconds = during.as_secs();
     match row.client {
         Client::Http2 => {
-            let mut command = on_cpu(machine, CPU, "h2load");
+            let mut command = on_cpu(machine, LOAD_CPU, "h2load");
             command.args(["-D", &seconds.to_string(), "-c", &HTTP2.0.to_string(), "-m", &HTTP2.1.to_string(), &url]);
             of_h2load(&output(&mut command)?)
         }
         client => {
-            let mut command = on_cpu(machine, CPU, "wrk");
+            let mut command = on_cpu(machine, LOAD_CPU, "wrk");
             command.args(["-t", "1", "-c", &HTTP1_CONNECTIONS.to_string(), "-d", &format!("{seconds}s")]);
             if client == Client::Http1Close {
                 command.args(["-H", "Connection: close"]);

@@ -9,11 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::configuration::{self, Place, Proxy, Row};
-use super::load;
 use crate::machine::{Machine, output};
 
 /// The CPU of the proxies.
 const CPU: usize = 0;
+/// The CPU of load and backend.
+pub const LOAD_CPU: usize = 1;
 /// How long a proxy may take to start.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -40,7 +41,7 @@ impl Running {
         fs::write(files.join("large"), vec![b'x'; 64 * 1024])?;
         let file = place.directory.join("backend.conf");
         fs::write(&file, configuration::backend(place))?;
-        let mut command = on_cpu(machine, load::CPU, "nginx");
+        let mut command = on_cpu(machine, LOAD_CPU, "nginx");
         command.args(["-p", &place.directory.display().to_string(), "-c", &file.display().to_string()]);
         Self::start(place, "backend", command, place.backend[0], false)
     }

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::PathBuf;
 
-use crate::machine::{Machine, Need, output};
+use crate::helm;
+use crate::machine::{Machine, output};
 use crate::workspace;
 
 /// Around the table of values in the chart's README.md.
@@ -38,7 +39,8 @@ impl Args {
 
 /// Runs the task.
 pub fn run(args: Args) -> Result<()> {
-    let machine = Machine::prepare(&[Need::Helm])?;
+    let mut machine = Machine::prepare(&[])?;
+    helm::provide(&mut machine)?;
     let chart = workspace::root().join("deploy/helm/weir");
     let readme = chart.join("README.md");
     let made = [
