@@ -10,7 +10,7 @@ use ipnet::IpNet;
 pub use self::stats::HttpStats;
 use crate::{
     config::{filter::HttpFilter, http2::Http2, local_reply::LocalReplies, route::RouteTable},
-    telemetry::access_log::{AccessLog, Wanted},
+    telemetry::access_log::{AccessLog, Moments, Wanted},
 };
 
 /// Which HTTP a connection speaks.
@@ -94,8 +94,8 @@ pub struct HttpConnectionManager {
     pub router: Router,
     /// Written per request.
     pub access_log: Vec<AccessLog>,
-    /// A line is also written when a request has come.
-    pub log_new_requests: bool,
+    /// When lines are written besides the one at the end.
+    pub log: Moments,
     /// The headers that `access_log` names.
     pub wanted: Wanted,
     /// Value of `server`.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::telemetry::{
-    access_log::AccessLog,
+    access_log::{AccessLog, Moments},
     stats::{Scope, handles},
 };
 
@@ -46,18 +46,7 @@ pub struct Settings {
     /// `hash_policy` with `source_ip`: consistent hashing goes by the client's address.
     pub hash_source: bool,
     /// When the access log gets lines besides the one at the end.
-    pub log: LogMoments,
-}
-
-/// When a connection's access log gets lines besides the one at its end (`access_log_options`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogMoments {
-    /// When it begins.
-    pub on_start: bool,
-    /// When the upstream connection is there.
-    pub on_connected: bool,
-    /// So often from then on.
-    pub interval: Option<Duration>,
+    pub log: Moments,
 }
 
 impl Settings {
@@ -71,7 +60,7 @@ impl Settings {
             max_connect_attempts: 1,
             backoff: None,
             hash_source: false,
-            log: LogMoments::default(),
+            log: Moments::default(),
         }
     }
 }

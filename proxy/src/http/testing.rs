@@ -23,7 +23,7 @@ pub(super) fn manager() -> HttpConnectionManager {
         filters: Vec::new(),
         router: Router::default(),
         access_log: Vec::new(),
-        log_new_requests: false,
+        log: Default::default(),
         wanted: Wanted::default(),
         server_name: HeaderValue::from_static("envoy"),
         server_header: ServerHeader::Overwrite,

@@ -7,7 +7,7 @@ pub(crate) mod line;
 
 use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use self::{
     connect::{Connected, Failed},
@@ -45,6 +45,7 @@ pub(crate) async fn proxy(
 ) {
     let Asked { gate, cluster } = asked;
     let settings = &proxy.settings;
+    let began = Instant::now();
     if settings.log.on_start {
         line.write_now(LogType::TcpConnectionStart);
     }
@@ -63,7 +64,7 @@ pub(crate) async fn proxy(
     };
     line.entry.upstream_local = upstream.local_addr().ok();
     line.entry.upstream_tls = tls;
-    if settings.log.on_connected {
+    if settings.log.on_established {
         line.write_now(LogType::TcpUpstreamConnected);
     }
     let drain = downstream.drain.clone();
@@ -82,7 +83,7 @@ pub(crate) async fn proxy(
         biased;
         ended = copying => Some(ended),
         () = &mut too_old => None,
-        () = every(settings.log.interval, || line.write_now(LogType::TcpPeriodic)) => None,
+        () = every(settings.log.interval, began, || line.write_now(LogType::TcpPeriodic)) => None,
     };
     if let Some(gate) = &gate {
         drop(upstream);
@@ -151,11 +152,13 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Does something at an interval; never resolves.
-async fn every(interval: Option<Duration>, mut what: impl FnMut()) {
+/// Does something at an interval that runs since `began`; never resolves.
+async fn every(interval: Option<Duration>, began: Instant, mut what: impl FnMut()) {
     let Some(interval) = interval else { return std::future::pending().await };
+    let mut ticks = tokio::time::interval_at(began + interval, interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        tokio::time::sleep(interval).await;
+        ticks.tick().await;
         what();
     }
 }

@@ -1,6 +1,6 @@
 //! Access logs: where lines go, what they say, and which streams get one.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 pub use super::{
     entry::{ClusterNames, Entry, LogType, Metered, Meters, Place, RouteMetadata, Timing, Upstream, next_connection},
@@ -25,6 +25,17 @@ pub struct AccessLog {
     pub format: Arc<Format>,
     /// Which streams get one; none: all.
     pub filter: Option<Arc<Filter>>,
+}
+
+/// When access logs get lines besides those at the end (`access_log_options`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moments {
+    /// A request, or a connection, has come.
+    pub on_start: bool,
+    /// The upstream connection is there; of HTTP: the tunnel that a request asked for stands.
+    pub on_established: bool,
+    /// So often while it lasts.
+    pub interval: Option<Duration>,
 }
 
 /// Writes one line for `entry` to each of `logs` whose filter takes it.

@@ -2,7 +2,7 @@
 
 mod filter;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use weir_proto::envoy::{
     config::{accesslog::v3 as accesslog, core::v3 as core},
@@ -15,7 +15,7 @@ use weir_proto::envoy::{
 pub(super) use self::filter::filter;
 use super::{
     context::Context,
-    fields::{data_source, item, sub, type_name, unpack},
+    fields::{data_source, duration, item, sub, type_name, unpack},
     metadata,
 };
 use crate::{
@@ -26,6 +26,16 @@ use crate::{
         writer::LogFile,
     },
 };
+
+/// Lines are written no more often than this while something lasts.
+const LEAST_INTERVAL: Duration = Duration::from_millis(1);
+
+/// `access_log_flush_interval` of the message at `at`.
+pub(super) fn interval(message: Option<&prost_types::Duration>, at: &str) -> Result<Option<Duration>, Error> {
+    let at = sub(at, "access_log_flush_interval");
+    let Some(interval) = message.map(|message| duration(message, &at)).transpose()? else { return Ok(None) };
+    if interval < LEAST_INTERVAL { Err(Error::at(at, "expected at least 1ms")) } else { Ok(Some(interval)) }
+}
 
 pub(super) fn access_logs(
     cx: &mut Context,

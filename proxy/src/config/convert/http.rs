@@ -26,10 +26,14 @@ use crate::{
             HttpStats, Router, ServerHeader, StripPort, Underscores,
         },
     },
-    telemetry::{access_log::Wanted, stats::Scope},
+    telemetry::{
+        access_log::{Moments, Wanted},
+        stats::Scope,
+    },
 };
 
-const SUPPORTED: [&str; 36] = [
+const SUPPORTED: [&str; 37] = [
+    "access_log_flush_interval",
     "flush_access_log_on_new_request",
     "access_log_options",
     "local_reply_config",
@@ -68,15 +72,14 @@ const SUPPORTED: [&str; 36] = [
     "path_with_escaped_slashes_action",
 ];
 
-/// They change tracing, statistics, when lines are written or connections end; or need TLS to have an effect.
-const HARMLESS: [&str; 12] = [
+/// They change tracing, statistics or when connections end; or need TLS to have an effect.
+const HARMLESS: [&str; 11] = [
     "drain_timeout",
     "tracing",
     "http3_protocol_options",
     "stream_flush_timeout",
     "drain_timeout_jitter",
     "delayed_close_timeout",
-    "access_log_flush_interval",
     "stream_error_on_invalid_http_message",
     "request_id_extension",
     "add_proxy_protocol_connection_state",
@@ -128,7 +131,7 @@ pub(super) fn connection_manager(
         router,
         wanted: Wanted::by(&access_log),
         access_log,
-        log_new_requests: log_new_requests(cx, message, at)?,
+        log: log_moments(cx, message, at)?,
         server_name: match message.server_name.as_str() {
             "" => HeaderValue::from_static("envoy"),
             name => text(name, "server_name")?,
@@ -387,14 +390,31 @@ fn forward_client_cert(message: &proto::HttpConnectionManager) -> ForwardClientC
 }
 
 /// When lines are written besides the end of a request.
-fn log_new_requests(cx: &mut Context, message: &proto::HttpConnectionManager, at: &str) -> Result<bool, Error> {
-    if let Some(options) = &message.access_log_options {
-        let harmless = ["access_log_flush_interval", "flush_log_on_tunnel_successfully_established"];
-        cx.only(options, &sub(at, "access_log_options"), &["flush_access_log_on_new_request"], &harmless)?;
-        return Ok(options.flush_access_log_on_new_request);
+#[expect(deprecated, reason = "published configurations use the fields that access_log_options replaces")]
+fn log_moments(cx: &mut Context, message: &proto::HttpConnectionManager, at: &str) -> Result<Moments, Error> {
+    let Some(options) = &message.access_log_options else {
+        return Ok(Moments {
+            on_start: message.flush_access_log_on_new_request,
+            on_established: false,
+            interval: access_log::interval(message.access_log_flush_interval.as_ref(), at)?,
+        });
+    };
+    let at = sub(at, "access_log_options");
+    if message.flush_access_log_on_new_request || message.access_log_flush_interval.is_some() {
+        let error = "access_log_flush_interval and flush_access_log_on_new_request are not to be set beside it";
+        return Err(Error::at(at, error));
     }
-    #[expect(deprecated, reason = "published configurations use it")]
-    Ok(message.flush_access_log_on_new_request)
+    let supported = [
+        "access_log_flush_interval",
+        "flush_access_log_on_new_request",
+        "flush_log_on_tunnel_successfully_established",
+    ];
+    cx.only(options, &at, &supported, &[])?;
+    Ok(Moments {
+        on_start: options.flush_access_log_on_new_request,
+        on_established: options.flush_log_on_tunnel_successfully_established,
+        interval: access_log::interval(options.access_log_flush_interval.as_ref(), &at)?,
+    })
 }
 
 fn client_cert_details(

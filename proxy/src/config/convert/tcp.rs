@@ -12,9 +12,12 @@ use super::{
     context::Context,
     fields::{duration, item, limit, sub},
 };
-use crate::config::{
-    error::Error,
-    tcp::{IDLE_TIMEOUT, LogMoments, Settings, Target, TcpProxy, TcpStats, WeightedCluster},
+use crate::{
+    config::{
+        error::Error,
+        tcp::{IDLE_TIMEOUT, Settings, Target, TcpProxy, TcpStats, WeightedCluster},
+    },
+    telemetry::access_log::Moments,
 };
 
 const SUPPORTED: [&str; 14] = [
@@ -36,9 +39,6 @@ const SUPPORTED: [&str; 14] = [
 
 /// Without subsets, metadata chooses nothing.
 const HARMLESS: [&str; 1] = ["metadata_match"];
-
-/// Connections are flushed to the log no more often than this.
-const LEAST_INTERVAL: Duration = Duration::from_millis(1);
 
 pub(super) fn proxy(cx: &mut Context, message: &Proto, at: &str) -> Result<TcpProxy, Error> {
     cx.only(message, at, &SUPPORTED, &HARMLESS)?;
@@ -114,13 +114,12 @@ fn hash_source(policies: &[HashPolicy], at: &str) -> Result<bool, Error> {
 }
 
 #[expect(deprecated, reason = "published configurations use the fields that access_log_options replaces")]
-fn log_moments(cx: &mut Context, message: &Proto, at: &str) -> Result<LogMoments, Error> {
+fn log_moments(cx: &mut Context, message: &Proto, at: &str) -> Result<Moments, Error> {
     let Some(options) = &message.access_log_options else {
-        let interval_at = sub(at, "access_log_flush_interval");
-        return Ok(LogMoments {
+        return Ok(Moments {
             on_start: false,
-            on_connected: message.flush_access_log_on_connected,
-            interval: interval(message.access_log_flush_interval.as_ref(), &interval_at)?,
+            on_established: message.flush_access_log_on_connected,
+            interval: access_log::interval(message.access_log_flush_interval.as_ref(), at)?,
         });
     };
     let at = sub(at, "access_log_options");
@@ -130,14 +129,9 @@ fn log_moments(cx: &mut Context, message: &Proto, at: &str) -> Result<LogMoments
     }
     let supported = ["access_log_flush_interval", "flush_access_log_on_connected", "flush_access_log_on_start"];
     cx.only(options, &at, &supported, &[])?;
-    Ok(LogMoments {
+    Ok(Moments {
         on_start: options.flush_access_log_on_start,
-        on_connected: options.flush_access_log_on_connected,
-        interval: interval(options.access_log_flush_interval.as_ref(), &sub(&at, "access_log_flush_interval"))?,
+        on_established: options.flush_access_log_on_connected,
+        interval: access_log::interval(options.access_log_flush_interval.as_ref(), &at)?,
     })
-}
-
-fn interval(message: Option<&prost_types::Duration>, at: &str) -> Result<Option<Duration>, Error> {
-    let Some(interval) = message.map(|message| duration(message, at)).transpose()? else { return Ok(None) };
-    if interval < LEAST_INTERVAL { Err(Error::at(at, "expected at least 1ms")) } else { Ok(Some(interval)) }
 }

@@ -3,7 +3,7 @@
 //! hyper reads and writes the bytes, so heads are reckoned in the form in which it writes them: one space after the
 //! colon, names in lower case. Of HTTP/2, whose headers are compressed, the sizes are those before compression.
 
-use http::{HeaderMap, StatusCode, header, request::Parts};
+use http::{HeaderMap, Method, StatusCode, header, request::Parts};
 
 use crate::telemetry::access_log::{Metered, size};
 
@@ -25,7 +25,11 @@ pub(in crate::http) fn request_read(parts: &Parts) -> Metered {
     }
     let (bytes, lines) = (size(&parts.headers) as u64, parts.headers.len() as u64);
     let headers = bytes + lines * READ_SEPARATORS;
-    let wire = bytes + lines * SEPARATORS + request_line(parts.method.as_str(), &parts.uri) + 2;
+    let line = match (&parts.method, parts.uri.authority()) {
+        (&Method::CONNECT, Some(authority)) => ("CONNECT ".len() + authority.as_str().len()) as u64 + VERSION,
+        _ => request_line(parts.method.as_str(), &parts.uri),
+    };
+    let wire = bytes + lines * SEPARATORS + line + 2;
     Metered { headers, decompressed: headers, wire }
 }
 
@@ -58,13 +62,19 @@ pub(in crate::http) fn response_read<B>(response: &http::Response<B>, http2: boo
     Metered { headers: read, decompressed: read, wire: bytes + lines * SEPARATORS + status + 2 }
 }
 
-/// A response's head, written to a client, with what hyper adds. `length`: of its body, if it is known.
-pub(in crate::http) fn response_written(
-    status: StatusCode,
-    headers: &HeaderMap,
-    http2: bool,
-    length: Option<u64>,
-) -> Metered {
+/// How it is known where the body of a response ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Body {
+    /// By its length.
+    Of(u64),
+    /// It comes in chunks.
+    Chunked,
+    /// There is none: what follows is not HTTP.
+    Switched,
+}
+
+/// A response's head, written to a client, with what hyper adds.
+pub(in crate::http) fn response_written(status: StatusCode, headers: &HeaderMap, http2: bool, body: Body) -> Metered {
     let (mut bytes, mut lines) = (size(headers) as u64, headers.len() as u64);
     let mut add = |more: u64| {
         bytes += more;
@@ -74,9 +84,9 @@ pub(in crate::http) fn response_written(
         add(DATE);
     }
     let framed = headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
-    match length {
-        Some(length) if !framed => add(("content-length".len() + length.to_string().len()) as u64),
-        None if !framed && !http2 => add("transfer-encodingchunked".len() as u64),
+    match body {
+        Body::Of(length) if !framed => add(("content-length".len() + length.to_string().len()) as u64),
+        Body::Chunked if !framed && !http2 => add("transfer-encodingchunked".len() as u64),
         _ => {}
     }
     if http2 {
@@ -128,6 +138,6 @@ mod tests {
         let head = "HTTP/1.1 200 OK\r\nx-b: c\r\n\r\n";
         assert_eq!(response_read(&response, false).wire, head.len() as u64);
         let head = "HTTP/1.1 200 OK\r\nx-b: c\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\ncontent-length: 12\r\n\r\n";
-        assert_eq!(response_written(StatusCode::OK, &headers, false, Some(12)).wire, head.len() as u64);
+        assert_eq!(response_written(StatusCode::OK, &headers, false, Body::Of(12)).wire, head.len() as u64);
     }
 }

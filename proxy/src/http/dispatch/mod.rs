@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     config::route::{Action, RequireTls},
-    telemetry::access_log::Flag,
+    telemetry::access_log::{Flag, LogType},
 };
 
 /// Answers a request.
@@ -99,9 +99,11 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
     if let Some(routed) = &routed {
         stream.routed(routed);
     }
-    if stream.connection.manager.log_new_requests {
+    if stream.record.logs_early() {
         stream.keep_request(&parts);
-        stream.record.log_start();
+    }
+    if stream.connection.manager.log.on_start {
+        stream.record.log_now(LogType::DownstreamStart);
     }
     let manager = stream.connection.manager.clone();
     let mut chain = Chain::new(&manager.filters, routed.as_ref());

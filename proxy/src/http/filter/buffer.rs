@@ -10,11 +10,11 @@ use crate::http::{
 };
 
 /// Reads the body, of at most `limit` bytes.
-pub(super) async fn on_request(limit: usize, stream: &Stream, exchange: &mut Exchange<'_>) -> Option<Reply> {
+pub(super) async fn on_request(limit: usize, stream: &mut Stream, exchange: &mut Exchange<'_>) -> Option<Reply> {
     if exchange.body.is_end_stream() {
         return None;
     }
-    match exchange.body.read_whole(limit).await {
+    match stream.record.while_logging(exchange.body.read_whole(limit)).await {
         Ok(length) => {
             let headers = &mut exchange.parts.headers;
             if !headers.contains_key(header::CONTENT_LENGTH) {

@@ -175,7 +175,7 @@ pub(super) async fn on_request(
         shard.inc(stats.delays_injected);
         by_caller("delays_injected");
         stream.record.entry.raise(Flag::DelayInjected);
-        tokio::time::sleep(duration).await;
+        stream.record.while_logging(tokio::time::sleep(duration)).await;
     }
     let reply = abort(fault, headers).filter(|_| activate());
     if reply.is_some() {

@@ -152,6 +152,6 @@ pub(super) async fn on_request(
     if let Some(cluster) = &connection.manager.service_cluster {
         reply.headers.insert(CHECKED_CLUSTER, cluster.clone());
     }
-    exchange.body.discard().await;
+    stream.record.while_logging(exchange.body.discard()).await;
     Decided { reply: Some(reply), left: None }
 }

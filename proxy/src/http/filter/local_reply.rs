@@ -5,6 +5,7 @@ use http::{HeaderValue, Request, Response, header, request::Parts};
 use super::chain::Chain;
 use crate::{
     http::{
+        codec::meters,
         headers::{
             mutate::{self, Changes},
             response,
@@ -62,7 +63,7 @@ pub(in crate::http) fn answer(
     entry.kept.response(&connection.manager.wanted, &headers);
     connection.before_response(&mut headers, unread);
     let length = if head { 0 } else { reply.body.len() as u64 };
-    record.meter_response(reply.status, &headers, Some(length));
+    record.meter_response(reply.status, &headers, meters::Body::Of(length));
     if !headers.contains_key(header::CONTENT_LENGTH) {
         // hyper adds it.
         record.entry.kept.add_response(&connection.manager.wanted, "content-length", length);

@@ -23,6 +23,7 @@ use crate::{
     },
     http::{
         body::{BodySource, RequestBody},
+        codec::meters,
         filter::{chain::Chain, local_reply},
         headers::{
             mutate::{self, Changes},
@@ -201,7 +202,7 @@ impl Attempts<'_> {
         let Some(policy) = &self.policy else { return Ok(()) };
         let pause = asked.unwrap_or_else(|| policy.pause(self.retries, fastrand::f64()));
         self.timers.attempt(None, None);
-        within(&mut self.timers, tokio::time::sleep(pause)).await
+        within(&mut self.timers, &mut self.stream.record, tokio::time::sleep(pause)).await
     }
 
     fn pick(&mut self) -> Option<Arc<Endpoint>> {
@@ -394,8 +395,8 @@ impl Attempts<'_> {
         response::finish(manager, &mut parts.headers, false, request_id);
         entry.kept.response(&manager.wanted, &parts.headers);
         connection.before_response(&mut parts.headers, self.stream.record.request_completed().is_none());
-        let length = incoming.size_hint().exact();
-        self.stream.record.meter_response(parts.status, &parts.headers, length);
+        let body = incoming.size_hint().exact().map_or(meters::Body::Chunked, meters::Body::Of);
+        self.stream.record.meter_response(parts.status, &parts.headers, body);
         parts.version = Version::HTTP_11;
         // The upstream's own reason phrase among them: Envoy sends the standard ones.
         parts.extensions.clear();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http_body::Body;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
@@ -19,7 +20,7 @@ use crate::{
     },
     http::{
         body::RequestBody,
-        codec::ambiguous::is_ambiguous,
+        codec::{ambiguous::is_ambiguous, meters},
         filter::{chain::Chain, local_reply},
         headers::{
             mutate::{self, Changes},
@@ -39,7 +40,7 @@ use crate::{
             upgraded::{Accepted, Held},
         },
     },
-    telemetry::access_log::View,
+    telemetry::access_log::{LogType, View},
 };
 
 /// The answer to a request for an upgrade.
@@ -127,6 +128,9 @@ pub(in crate::http) async fn forward(
     let Some(upstream) = switched else {
         // What a client may send after such a request has no end.
         connection.before_response(&mut answer.headers, true);
+        let length = incoming.as_ref().map_or(Some(0), |incoming| incoming.size_hint().exact());
+        let body = length.map_or(meters::Body::Chunked, meters::Body::Of);
+        stream.record.meter_response(answer.status, &answer.headers, body);
         let trailers = cluster.http1_trailers;
         let body = match (incoming, held) {
             (Some(incoming), Held::Lease(lease)) => {
@@ -139,6 +143,10 @@ pub(in crate::http) async fn forward(
         return Response::from_parts(answer, body);
     };
     answer.headers.remove(header::CONTENT_LENGTH);
+    stream.record.meter_response(status, &answer.headers, meters::Body::Switched);
+    if connection.manager.log.on_established {
+        stream.record.log_now(LogType::DownstreamTunnelSuccessfullyEstablished);
+    }
     let idle = connection.manager.stream_idle_timeout;
     let accepted = Accepted { record: stream.record, upstream, idle, held };
     if connection.multiplexed {
@@ -183,7 +191,8 @@ async fn ask(
         client: connection.client(),
     };
     if ends_here {
-        let tunnel = within(timers, pool::tunnel::connect(want)).await.map_err(NoAnswer::Expired)?;
+        let record = &mut stream.record;
+        let tunnel = within(timers, record, pool::tunnel::connect(want)).await.map_err(NoAnswer::Expired)?;
         let tunnel = tunnel.map_err(|error: PoolError| NoAnswer::Failed(error.into()))?;
         let entry = &mut stream.record.entry;
         entry.upstream_local = tunnel.local;
@@ -198,7 +207,8 @@ async fn ask(
     *request.uri_mut() = parts.uri.clone();
     *request.headers_mut() = parts.headers.clone();
     loop {
-        let acquired = within(timers, connection.worker.pools.acquire(want)).await.map_err(NoAnswer::Expired)?;
+        let acquiring = connection.worker.pools.acquire(want);
+        let acquired = within(timers, &mut stream.record, acquiring).await.map_err(NoAnswer::Expired)?;
         let mut lease = acquired.map_err(|error| NoAnswer::Failed(error.into()))?;
         let Some(switched) = lease.switching() else { return Err(NoAnswer::Failed(Failure::Protocol)) };
         let entry = &mut stream.record.entry;
@@ -208,11 +218,20 @@ async fn ask(
             made.tell(entry);
         }
         entry.upstream_protocol = Some("HTTP/1.1");
-        let mut error = match within(timers, lease.send(request)).await.map_err(NoAnswer::Expired)? {
+        if connection.manager.wanted.meters {
+            entry.meters.upstream_sent += meters::request_written(&request);
+        }
+        let answered = within(timers, &mut stream.record, lease.send(request)).await;
+        let mut error = match answered.map_err(NoAnswer::Expired)? {
             Ok(answered) if is_ambiguous(answered.status(), answered.headers()) => {
                 return Err(NoAnswer::Failed(Failure::Protocol));
             }
-            Ok(answered) => return Ok(Asked { answered: answered.map(Some), held: Held::Lease(lease), switched }),
+            Ok(answered) => {
+                if connection.manager.wanted.meters {
+                    stream.record.entry.meters.upstream_received += meters::response_read(&answered, false);
+                }
+                return Ok(Asked { answered: answered.map(Some), held: Held::Lease(lease), switched });
+            }
             Err(error) => error,
         };
         match error.take_message() {

@@ -45,7 +45,7 @@ pub(super) async fn exchange(
     let now = || times.then(std::time::Instant::now);
     loop {
         stream.record.entry.timing.asked = now();
-        let acquired = within(timers, stream.connection.worker.pools.acquire(want)).await;
+        let acquired = within(timers, &mut stream.record, stream.connection.worker.pools.acquire(want)).await;
         stream.record.entry.timing.ready = now();
         let mut lease = match acquired {
             Err(expired) => return Attempted::Expired(expired),
@@ -70,7 +70,7 @@ pub(super) async fn exchange(
         if stream.connection.manager.wanted.meters {
             stream.record.entry.meters.upstream_sent += meters::request_written(&request);
         }
-        let mut error = match within(timers, lease.send(request)).await {
+        let mut error = match within(timers, &mut stream.record, lease.send(request)).await {
             Err(expired) => return Attempted::Expired(expired),
             Ok(Ok(response)) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
                 return Attempted::Failed(Failure::Protocol);

@@ -1,16 +1,24 @@
-//! The record of one request: what the access log says of it, written when it is dropped.
+//! The record of one request: what the access log says of it, written when it is dropped, and before that as often as
+//! the connection manager says.
+//!
+//! Whoever has a request in hand and waits for something does so through its record ([`Record::while_logging`],
+//! [`Record::poll_log`]): lines that are due meanwhile are written then.
 
 use std::{
+    pin::pin,
     rc::Rc,
     sync::Arc,
+    task::Context,
     time::{Duration, Instant},
 };
 
 use http::{HeaderMap, StatusCode};
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::{
     config::http::HttpConnectionManager,
     http::{body::progress::Progress, codec::meters},
+    intake::Meter,
     telemetry::access_log::{self, Entry, Flag, LogType},
     worker::state::Worker,
 };
@@ -26,6 +34,10 @@ pub(in crate::http) struct Record {
     pub entry: Entry,
     /// The request's body, if it has one.
     pub progress: Option<Rc<Progress>>,
+    /// The bytes of the tunnel that the request became, if it did.
+    pub tunnel: Option<Rc<Meter>>,
+    /// When the next line is due, if lines are written while the request lasts.
+    ticks: Option<Box<Interval>>,
     complete: bool,
     /// The client speaks HTTP/2.
     pub multiplexed: bool,
@@ -42,11 +54,18 @@ pub(in crate::http) struct Record {
 impl Record {
     pub fn new(worker: Rc<Worker>, manager: Arc<HttpConnectionManager>, entry: Entry, multiplexed: bool) -> Self {
         manager.stats.began(&worker.stats, multiplexed);
+        let ticks = manager.log.interval.filter(|_| !manager.access_log.is_empty()).map(|interval| {
+            let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            Box::new(ticks)
+        });
         Self {
             worker,
             manager,
             entry,
             progress: None,
+            tunnel: None,
+            ticks,
             complete: false,
             multiplexed,
             health_check: false,
@@ -65,10 +84,40 @@ impl Record {
         }
     }
 
-    /// Writes a line because the request has come.
-    pub fn log_start(&self) {
+    /// Whether lines are written before the request ends.
+    pub fn logs_early(&self) -> bool {
+        self.manager.log.on_start || self.ticks.is_some()
+    }
+
+    /// Writes a line while the request lasts.
+    pub fn log_now(&self, log_type: LogType) {
         let (worker, logs) = (&self.worker, &self.manager.access_log);
-        access_log::write(&worker.log, &worker.runtime, logs, LogType::DownstreamStart, &self.entry);
+        if logs.is_empty() {
+            return;
+        }
+        let mut entry = self.entry.clone();
+        self.totals().add_to(&mut entry);
+        access_log::write(&worker.log, &worker.runtime, logs, log_type, &entry);
+    }
+
+    /// Writes a line if one is due, and has the task woken for the next.
+    pub fn poll_log(&mut self, cx: &mut Context<'_>) {
+        while self.ticks.as_mut().is_some_and(|ticks| ticks.poll_tick(cx).is_ready()) {
+            self.log_now(LogType::DownstreamPeriodic);
+        }
+    }
+
+    /// Waits for `future`; lines are written meanwhile.
+    pub async fn while_logging<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        std::future::poll_fn(|cx| {
+            let polled = future.as_mut().poll(cx);
+            if polled.is_pending() {
+                self.poll_log(cx);
+            }
+            polled
+        })
+        .await
     }
 
     /// The response has ended, one way or another.
@@ -77,10 +126,10 @@ impl Record {
     }
 
     /// Reckons what a response's head is on the wire.
-    pub fn meter_response(&mut self, status: StatusCode, headers: &HeaderMap, length: Option<u64>) {
+    pub fn meter_response(&mut self, status: StatusCode, headers: &HeaderMap, body: meters::Body) {
         if self.manager.wanted.meters {
-            self.chunked = !self.multiplexed && length.is_none();
-            self.entry.meters.downstream_sent += meters::response_written(status, headers, self.multiplexed, length);
+            self.chunked = !self.multiplexed && body == meters::Body::Chunked;
+            self.entry.meters.downstream_sent += meters::response_written(status, headers, self.multiplexed, body);
         }
     }
 
@@ -99,25 +148,13 @@ impl Record {
         }
     }
 
-    /// What is only known when the stream is over.
-    fn sum_up(&mut self, lasted: Duration) {
-        self.entry.request_received = self.request_completed();
-        if let Some(progress) = &self.progress {
-            self.entry.bytes_received = progress.received();
-        }
-        let entry = &mut self.entry;
-        let timing = &mut entry.timing;
-        timing.reply_ended = timing.reply_began.map(|_| entry.start + lasted);
-        timing.request_sent = timing.request_sent_from.zip(entry.request_received).map(|(from, to)| from.max(to));
-        timing.response_received = timing.response_received.or(entry.response_started);
-        let meters = &mut entry.meters;
-        meters.downstream_received.wire += entry.bytes_received;
-        meters.downstream_sent.wire += entry.bytes_sent + if self.chunked { LAST_CHUNK } else { 0 };
-        if entry.upstream_local.is_some() {
-            meters.upstream_sent.wire += entry.bytes_received;
-        }
-        if entry.response_started.is_some() {
-            meters.upstream_received.wire += entry.bytes_sent;
+    /// What has come and gone by now.
+    fn totals(&self) -> Totals {
+        let tunnel = self.tunnel.as_deref().map_or((0, 0), |tunnel| (tunnel.received.get(), tunnel.sent.get()));
+        Totals {
+            request_received: self.request_completed(),
+            received: self.progress.as_ref().map(|progress| progress.received()),
+            tunnel,
         }
     }
 
@@ -125,12 +162,54 @@ impl Record {
         self.entry.kept.trailers(&self.manager.wanted, trailers);
     }
 
-    /// When the request was complete, if it is.
+    /// When the request was complete, if it is: one that may switch protocols never is.
     pub fn request_completed(&self) -> Option<Instant> {
+        if self.upgrade {
+            return None;
+        }
         match &self.progress {
             Some(progress) => progress.completed().map(tokio::time::Instant::into_std),
             None => Some(self.entry.start),
         }
+    }
+}
+
+/// What a record's entry learns only when a line is written.
+struct Totals {
+    request_received: Option<Instant>,
+    /// Of the request's body, if it has one.
+    received: Option<u64>,
+    /// Received and sent.
+    tunnel: (u64, u64),
+}
+
+impl Totals {
+    fn add_to(&self, entry: &mut Entry) {
+        entry.request_received = self.request_received;
+        entry.bytes_received = self.received.unwrap_or(entry.bytes_received) + self.tunnel.0;
+        entry.bytes_sent += self.tunnel.1;
+        let timing = &mut entry.timing;
+        timing.request_sent = timing.request_sent_from.zip(entry.request_received).map(|(from, to)| from.max(to));
+        let meters = &mut entry.meters;
+        meters.downstream_received.wire += entry.bytes_received;
+        meters.downstream_sent.wire += entry.bytes_sent;
+        if entry.upstream_local.is_some() {
+            meters.upstream_sent.wire += entry.bytes_received;
+        }
+        if entry.response_started.is_some() {
+            meters.upstream_received.wire += entry.bytes_sent;
+        }
+    }
+}
+
+/// What is only known when the stream is over.
+fn sum_up(entry: &mut Entry, totals: &Totals, chunked: bool, lasted: Duration) {
+    totals.add_to(entry);
+    let timing = &mut entry.timing;
+    timing.reply_ended = timing.reply_began.map(|_| entry.start + lasted);
+    timing.response_received = timing.response_received.or(entry.response_started);
+    if chunked {
+        entry.meters.downstream_sent.wire += LAST_CHUNK;
     }
 }
 
@@ -164,7 +243,8 @@ impl Drop for Record {
         if self.manager.access_log.is_empty() {
             return;
         }
-        self.sum_up(lasted);
+        let totals = self.totals();
+        sum_up(&mut self.entry, &totals, self.chunked, lasted);
         let (worker, logs) = (&self.worker, &self.manager.access_log);
         access_log::write(&worker.log, &worker.runtime, logs, LogType::DownstreamEnd, &self.entry);
     }

@@ -149,7 +149,12 @@ impl Body for ResponseBody {
             Source::Upstream(from) => from,
         };
         if let Some(throttle) = from.throttle.as_mut().filter(|throttle| throttle.is_waiting()) {
-            let piece = ready!(throttle.poll_piece(cx));
+            let Poll::Ready(piece) = throttle.poll_piece(cx) else {
+                if let Some(record) = &mut this.record {
+                    record.poll_log(cx);
+                }
+                return Poll::Pending;
+            };
             from.timers.moved();
             if let Some(record) = &mut this.record {
                 record.sent(piece.len());
@@ -160,6 +165,9 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         let Poll::Ready(frame) = Pin::new(&mut from.incoming).poll_frame(cx) else {
+            if let Some(record) = &mut this.record {
+                record.poll_log(cx);
+            }
             let expired = ready!(from.timers.poll(cx));
             let (flag, details) = match expired {
                 Expired::Global | Expired::PerTry | Expired::PerTryIdle => {

@@ -11,6 +11,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
+use super::record::Record;
 use crate::http::body::progress::Progress;
 
 /// Which limit has passed.
@@ -156,13 +157,18 @@ impl Timers {
     }
 }
 
-/// Runs `future` until it is done or a limit passes.
-pub(in crate::http) async fn within<F: Future>(timers: &mut Timers, future: F) -> Result<F::Output, Expired> {
+/// Runs `future` until it is done or a limit passes; `record` gets its lines meanwhile.
+pub(in crate::http) async fn within<F: Future>(
+    timers: &mut Timers,
+    record: &mut Record,
+    future: F,
+) -> Result<F::Output, Expired> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
+        record.poll_log(cx);
         timers.poll(cx).map(Err)
     })
     .await

@@ -1,6 +1,6 @@
 //! An accepted upgrade or tunnel: bytes pass both ways until both sides are done.
 
-use std::{cell::Cell, io, time::Duration};
+use std::{cell::Cell, io, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -54,22 +54,19 @@ impl Accepted {
     pub async fn run(self, mut client: Io, read: Bytes) {
         let Self { mut record, upstream, idle, held } = self;
         let Ok((mut upstream, first)) = upstream.await else { return };
-        let mut copied = Copied::default();
-        let first_written = async {
+        let meter = record.tunnel.insert(Rc::default()).clone();
+        meter.add(read.len() as u64, first.len() as u64);
+        let passing = async {
             upstream.write_all(&read).await?;
-            client.write_all(&first).await
-        };
-        if first_written.await.is_ok() {
+            client.write_all(&first).await?;
             let never = std::future::pending();
-            let ended = copy::both_ways(&mut client, &mut upstream, idle, never, None::<&copy::Unwatched>, |moved| {
-                copied += moved
-            })
-            .await;
-            tracing::debug!(?ended, "upgraded connection ended");
-        }
-        held.passed(copied.received + read.len() as u64, copied.sent);
-        record.entry.bytes_received += copied.received + read.len() as u64;
-        record.entry.bytes_sent += copied.sent + first.len() as u64;
+            let moved = |moved: Copied| meter.add(moved.received, moved.sent);
+            let unwatched = None::<&copy::Unwatched>;
+            io::Result::Ok(copy::both_ways(&mut client, &mut upstream, idle, never, unwatched, moved).await)
+        };
+        let ended = record.while_logging(passing).await;
+        tracing::debug!(?ended, "upgraded connection ended");
+        held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
         record.complete();
     }
 
@@ -78,25 +75,33 @@ impl Accepted {
         let Self { mut record, upstream, idle, held } = self;
         let (Ok(client), Ok((mut upstream, first))) = (client.await, upstream.await) else { return };
         let mut client: TokioIo<Upgraded> = TokioIo::new(client);
-        let (received, sent, moved) = (Cell::new(0), Cell::new(0), Cell::new(Instant::now()));
+        let meter = record.tunnel.insert(Rc::default()).clone();
+        meter.add(0, first.len() as u64);
+        let moved = Cell::new(Instant::now());
+        let moved_up = |bytes| {
+            meter.add(bytes, 0);
+            moved.set(Instant::now());
+        };
+        let moved_down = |bytes| {
+            meter.add(0, bytes);
+            moved.set(Instant::now());
+        };
         let passing = async {
             client.write_all(&first).await?;
             client.flush().await?;
             let (from_client, to_client) = tokio::io::split(&mut client);
             let (from_upstream, to_upstream) = tokio::io::split(&mut upstream);
-            tokio::try_join!(
-                pass(from_client, to_upstream, &received, &moved),
-                pass(from_upstream, to_client, &sent, &moved)
-            )
+            tokio::try_join!(pass(from_client, to_upstream, moved_up), pass(from_upstream, to_client, moved_down))
         };
-        tokio::select! {
-            ended = passing => tracing::debug!(?ended, "upgraded stream ended"),
-            () = idle_for(idle, &moved) => tracing::debug!("upgraded stream idle too long"),
-        }
+        let ended = async {
+            tokio::select! {
+                ended = passing => tracing::debug!(?ended, "upgraded stream ended"),
+                () = idle_for(idle, &moved) => tracing::debug!("upgraded stream idle too long"),
+            }
+        };
+        record.while_logging(ended).await;
         drop(active);
-        held.passed(received.get(), sent.get());
-        record.entry.bytes_received += received.get();
-        record.entry.bytes_sent += sent.get() + first.len() as u64;
+        held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
         record.complete();
     }
 }
@@ -105,8 +110,7 @@ impl Accepted {
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    passed: &Cell<u64>,
-    moved: &Cell<Instant>,
+    mut moved: impl FnMut(u64),
 ) -> io::Result<()> {
     let mut piece = vec![0; PIECE];
     loop {
@@ -116,8 +120,7 @@ async fn pass(
         }
         to.write_all(&piece[..read]).await?;
         to.flush().await?;
-        passed.set(passed.get() + read as u64);
-        moved.set(Instant::now());
+        moved(read as u64);
     }
 }
 
