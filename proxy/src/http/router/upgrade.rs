@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
@@ -104,6 +104,12 @@ pub(in crate::http) async fn forward(
             return local_reply::answer(stream, chain, reply, Some(changes), &parts);
         }
     };
+    if parts.method == Method::GET && fails_handshake(&parts.headers, answered.status()) {
+        let reply = Reply::new(answered.status(), "", None, "websocket_handshake_unsuccessful");
+        groups.iter().for_each(|group| shard.inc(group.handles.upstream_rq_total));
+        drop((answered, held));
+        return local_reply::answer(stream, chain, reply, Some(changes), &parts);
+    }
     charge::attempt(&cluster, &endpoint, shard, Ended::Response(answered.status(), answered.headers()));
     groups.iter().for_each(|group| shard.inc(group.handles.upstream_rq_total));
     charge::answer(&cluster, &groups, shard, answered.status(), internal, canary);
@@ -165,6 +171,12 @@ pub(in crate::http) async fn forward(
         connection.accept_upgrade(accepted);
     }
     Response::from_parts(answer, ResponseBody::detached())
+}
+
+/// Whether an answer to a WebSocket handshake is none. What says that something went wrong passes as it is.
+fn fails_handshake(request: &HeaderMap, status: StatusCode) -> bool {
+    let websocket = request.get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    websocket && status != StatusCode::SWITCHING_PROTOCOLS && status.as_u16() < 400
 }
 
 /// `ends_here`: the upstream is asked nothing, and gets the bytes of the tunnel.
