@@ -41,6 +41,7 @@ use crate::{
 
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, downstream: Downstream) {
+    tracing::debug!(connection = downstream.id, "new connection from {}", downstream.peer);
     let snapshot = worker.snapshot.load_full();
     let listener = match &downstream.origin {
         Origin::Pod { direction, .. } => {
@@ -157,13 +158,14 @@ async fn serve_seen(
     let admitted = admit::admit(&worker, &chain.filters, server_name.as_ref(), line.as_deref_mut()).await;
     let Some(mut admitted) = admitted else { return };
     if let Some(tls) = &chain.tls {
+        let id = downstream.id;
         downstream = match secure::shake_hands(downstream, tls, chain.handshake_timeout, &worker.stats).await {
             Ok(downstream) => downstream,
             Err(failure) => {
                 if failure == Failure::Timeout {
                     worker.stats.inc(listener.stats.downstream_cx_transport_socket_connect_timeout);
                 }
-                tracing::debug!(listener = %listener.name, %failure, "TLS handshake failed");
+                tracing::debug!(connection = id, listener = %listener.name, %failure, "TLS handshake failed");
                 if let Some(line) = &mut line {
                     line.entry.downstream_transport_failure = failure.reason().replace(' ', "_").into();
                 }

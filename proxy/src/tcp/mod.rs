@@ -64,6 +64,7 @@ pub(crate) async fn proxy(
     };
     line.entry.upstream_local = upstream.local_addr().ok();
     line.entry.upstream_tls = tls;
+    tracing::debug!(connection = downstream.id, "attached upstream connection [C{}]", line.entry.upstream_connection);
     if settings.log.on_established {
         line.write_now(LogType::TcpUpstreamConnected);
     }

@@ -90,7 +90,15 @@ impl Way<'_> {
     /// Connects and shakes hands.
     pub async fn connect(&self) -> Result<Secured, ConnectError> {
         self.dialer.ready(self.to).await?;
-        tokio::time::timeout(self.timeout, self.secure()).await.map_err(|_| ConnectError::Timeout)?
+        let connection = next_connection();
+        tracing::debug!(connection, "connecting to {}", self.to);
+        let secured = tokio::time::timeout(self.timeout, self.secure(connection)).await;
+        let secured = secured.map_err(|_| ConnectError::Timeout).flatten();
+        match &secured {
+            Ok(_) => tracing::debug!(connection, "connected"),
+            Err(error) => tracing::debug!(connection, %error, "connect error"),
+        }
+        secured
     }
 
     async fn dial(&self) -> Result<TcpStream, ConnectError> {
@@ -103,9 +111,9 @@ impl Way<'_> {
         first.unwrap_or(Err(ConnectError::Timeout))
     }
 
-    async fn secure(&self) -> Result<Secured, ConnectError> {
+    async fn secure(&self, number: u64) -> Result<Secured, ConnectError> {
         let began = Instant::now();
-        let made = |connected, secured| Made { number: next_connection(), began, connected, secured };
+        let made = |connected, secured| Made { number, began, connected, secured };
         let mut tcp = self.dial().await?;
         let connected = Instant::now();
         if let Some(header) = self.transport.proxy_header() {

@@ -128,6 +128,7 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
     let (shard, stats) = (&stream.connection.clone().worker.stats, &manager.stats.own);
     shard.inc(stats.rq_total);
     let Some(routed) = routed else {
+        tracing::debug!(target: "router", connection = stream.connection.id, stream = stream.record.name(), "no route match for URL '{}'", parts.uri);
         stream.keep_request(&parts);
         let reply = if redirected { https_redirect(&parts) } else { Reply::no_route() };
         return local_reply::answer(stream, chain, reply, None, &parts).into();

@@ -24,6 +24,15 @@ pub(in crate::http) fn answer(
     parts: &Parts,
 ) -> Response<ResponseBody> {
     let changes = changes.filter(|_| !reply.verbatim);
+    tracing::debug!(
+        // Not "filter": as in Envoy.
+        target: "http",
+        connection = stream.connection.id,
+        stream = stream.record.name(),
+        status = reply.status.as_u16(),
+        details = %reply.details,
+        "sending local reply"
+    );
     let live = stream.live(parts);
     let entry = &mut stream.record.entry;
     entry.details.clone_from(&reply.details);

@@ -54,6 +54,7 @@ pub(super) async fn start_http1(
     secured: Secured,
     room: Room,
 ) -> Result<Http1, PoolError> {
+    let number = secured.made.number;
     let connection = Connection::new(&secured, room);
     let io = Counted { io: secured.io, account: host.account.clone() };
     let (sender, driver) = http1_builder().handshake(TokioIo::new(io)).await.map_err(|_| PoolError::Handshake)?;
@@ -67,7 +68,7 @@ pub(super) async fn start_http1(
             ended = poll_fn(|cx| driver.poll_without_shutdown(cx)) => {
                 over = ended.is_ok();
                 if let Err(error) = ended {
-                    tracing::trace!(%error, "upstream connection ended");
+                    tracing::debug!(connection = number, %error, "upstream connection ended");
                     if let Some(connection) = shared.upgrade() {
                         connection.ended_remotely();
                     }
@@ -170,6 +171,7 @@ pub(super) async fn start_http2(
     secured: Secured,
     room: Room,
 ) -> Result<Http2, PoolError> {
+    let number = secured.made.number;
     let connection = Connection::new(&secured, room);
     let io = Counted { io: secured.io, account: host.account.clone() };
     let settings = &want.cluster.http2;
@@ -204,7 +206,7 @@ pub(super) async fn start_http2(
         tokio::select! {
             ended = driving => {
                 if let Err(error) = ended {
-                    tracing::trace!(%error, "upstream connection ended");
+                    tracing::debug!(connection = number, %error, "upstream connection ended");
                 }
                 if let Some(connection) = shared.upgrade() {
                     connection.ended_remotely();

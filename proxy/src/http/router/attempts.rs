@@ -101,6 +101,7 @@ impl Attempts<'_> {
             first_request_kept = true;
             let attempted = self.attempt(&endpoint, attempt_body, last).await;
             self.canary = endpoint.template.canary;
+            self.tell(&attempted, &endpoint);
             let ended = match &attempted {
                 Attempted::Response(response, ..) => Some(Ended::Response(response.status(), response.headers())),
                 Attempted::Failed(failure) => Some(Ended::Failed(failure)),
@@ -182,6 +183,30 @@ impl Attempts<'_> {
             if let Err(expired) = self.pause(asked).await {
                 return self.give_up(Attempted::Expired(expired)).into();
             }
+            tracing::debug!(
+                connection = self.stream.connection.id,
+                stream = self.stream.record.name(),
+                "performing retry"
+            );
+        }
+    }
+
+    /// Logs how an attempt ended.
+    fn tell(&self, attempted: &Attempted, endpoint: &Endpoint) {
+        let (connection, stream) = (self.stream.connection.id, self.stream.record.name());
+        let upstream = endpoint.address;
+        match attempted {
+            Attempted::Response(response, ..) => {
+                let status = response.status().as_u16();
+                let end_stream = response.body().is_end_stream();
+                tracing::debug!(connection, stream, %upstream, status, end_stream, "upstream headers complete");
+            }
+            Attempted::Failed(failure) => {
+                let (reason, transport) = (failure.reason(), failure.transport());
+                tracing::debug!(connection, stream, %upstream, reason, transport, "upstream reset");
+            }
+            Attempted::Expired(limit) => tracing::debug!(connection, stream, %upstream, ?limit, "upstream timeout"),
+            Attempted::NoHost => {}
         }
     }
 

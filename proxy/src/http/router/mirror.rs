@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use http::{HeaderValue, Request, header, request::Parts};
 use hyper::body::Body;
 
-use super::upstream::upstream_request;
+use super::outgoing::upstream_request;
 use crate::{
     cluster::PickContext,
     config::{

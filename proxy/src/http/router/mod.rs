@@ -1,8 +1,8 @@
 //! Forwarding a request: its cluster, its changes, attempts until one brings a response to pass on.
 //!
-//! `attempts` asks `upstream` for one exchange after another, until `retry`, a pure function, says that a response is to
-//! be passed on; `charge` counts, `internal_redirect` begins the request anew. A `mirror` goes beside it; an `upgrade`
-//! has one attempt, and what passes afterwards is not HTTP.
+//! `attempts` asks `upstream` for one exchange of an `outgoing` request after another, until `retry`, a pure function,
+//! says that a response is to be passed on; `charge` counts, `internal_redirect` begins the request anew. A `mirror` goes
+//! beside it; an `upgrade` has one attempt, and what passes afterwards is not HTTP.
 //!
 //! Above the filters, whose chain a response passes; nothing here knows of who dispatched the request.
 
@@ -11,6 +11,7 @@ mod attempts;
 mod charge;
 mod internal_redirect;
 mod mirror;
+mod outgoing;
 mod retry;
 mod timeouts;
 mod upgrade;
@@ -67,10 +68,19 @@ pub(super) async fn forward(
     };
     let changes = routed.changes();
     let Some(cluster) = stream.cluster.clone() else {
+        let name = routed.cluster.as_deref().unwrap_or_default();
+        tracing::debug!(connection = stream.connection.id, stream = stream.record.name(), "unknown cluster '{name}'");
         stream.keep_request(&parts);
         let reply = Reply::no_cluster(forward.cluster_not_found);
         return local_reply::answer(stream, chain, reply, Some(&changes), &parts).into();
     };
+    tracing::debug!(
+        connection = stream.connection.id,
+        stream = stream.record.name(),
+        "cluster '{}' match for URL '{}'",
+        cluster.name,
+        parts.uri
+    );
     let (group, group_stats) = routed.virtual_host.group(&stream.view(&parts));
     stream.record.entry.virtual_cluster = group.cloned();
     if let Some(why) = cluster.drops_one() {

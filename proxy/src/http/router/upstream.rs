@@ -1,13 +1,11 @@
-//! One request to an upstream: in the form of its protocol, over a connection of the pool, until there is a response.
+//! One request to an upstream: over a connection of the pool, until there is a response.
 
 use std::time::Duration;
 
-use http::{
-    HeaderValue, Method, Request, Response, Uri, Version, header,
-    uri::{Authority, PathAndQuery, Scheme},
-};
+use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 
+use super::outgoing::upstream_request;
 use crate::{
     config::route::RequestStats,
     http::{
@@ -62,6 +60,15 @@ pub(super) async fn exchange(
             made.tell(entry);
         }
         entry.timing.request_sent_from = now();
+        tracing::debug!(
+            connection = stream.connection.id,
+            stream = stream.record.name(),
+            upstream = %want.endpoint.address,
+            reused = lease.reused,
+            "attached upstream connection [C{}]",
+            stream.record.entry.upstream_connection
+        );
+        let entry = &mut stream.record.entry;
         entry.upstream_protocol = Some(if lease.is_http2() { "HTTP/2" } else { "HTTP/1.1" });
         match upstream_request(request, lease.is_http2(), stream.scheme) {
             Some(converted) => request = converted,
@@ -86,50 +93,13 @@ pub(super) async fn exchange(
         };
         let unsent = error.take_message();
         let error = error.into_error();
-        tracing::debug!(connection = stream.connection.id, %error, upstream = %want.endpoint.address, reused = lease.reused, "upstream request failed");
+        tracing::debug!(connection = stream.connection.id, stream = stream.record.name(), %error, upstream = %want.endpoint.address, reused = lease.reused, "upstream request failed");
         match unsent {
             // The upstream closed a pooled connection before anything was sent: that is no failed attempt.
             Some(unsent) if lease.reused => request = unsent,
             _ => return Attempted::Failed(Failure::of_exchange(&error)),
         }
     }
-}
-
-/// The request in the form of the upstream's protocol. None: it has none, as its host is no authority.
-pub(super) fn upstream_request(
-    mut request: Request<RequestBody>,
-    http2: bool,
-    scheme: &str,
-) -> Option<Request<RequestBody>> {
-    if request.version() == Version::HTTP_2 {
-        return Some(request);
-    }
-    if !http2 {
-        if !matches!(request.body(), RequestBody::Empty) {
-            // Said here: for a GET or HEAD request, hyper would take a body of unknown length for none.
-            if !request.headers().contains_key(header::CONTENT_LENGTH) {
-                request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
-        } else if has_body(request.method()) {
-            // Envoy announces the end of a body that is none.
-            request.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
-        }
-        return Some(request);
-    }
-    let authority = request.headers_mut().remove(header::HOST)?;
-    let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(if scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP });
-    uri.authority = Some(Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(authority.as_bytes())).ok()?);
-    let path = request.uri().path_and_query().cloned();
-    uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    *request.uri_mut() = Uri::from_parts(uri).ok()?;
-    *request.version_mut() = Version::HTTP_2;
-    Some(request)
-}
-
-/// Whether requests by a method have a body, if an empty one.
-fn has_body(method: &Method) -> bool {
-    !matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT)
 }
 
 /// Reads a response that is not passed on, if it is short, so that its connection can be used again.

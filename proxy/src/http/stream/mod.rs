@@ -33,7 +33,10 @@ use crate::{
         request::{RequestView, is_grpc},
         route::Step,
     },
-    telemetry::access_log::{Entry, Live, RouteMetadata},
+    telemetry::{
+        access_log::{Entry, Live, RouteMetadata},
+        log,
+    },
 };
 
 /// A request under way: what its answer depends on.
@@ -99,6 +102,18 @@ impl Stream {
     /// The head is prepared, and says who the client is.
     pub fn prepared(&mut self, parts: &Parts, client: SocketAddr) {
         self.record.entry.downstream_remote = client;
+        if log::debugging() {
+            self.record.id = parts.headers.get(X_REQUEST_ID).cloned();
+        }
+        tracing::debug!(
+            connection = self.connection.id,
+            stream = self.record.name(),
+            method = %parts.method,
+            target = %parts.uri,
+            host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
+            end_stream = self.record.progress.is_none(),
+            "request headers complete"
+        );
         if self.connection.manager.request_id_in_response {
             self.request_id = parts.headers.get(X_REQUEST_ID).cloned();
         }
@@ -159,6 +174,7 @@ impl Stream {
             progress.complete();
             record.progress = Some(Rc::new(progress));
         }
+        record.id = self.record.id.take();
         *self.record = record;
         self.head = parts.method == Method::HEAD;
         self.began = Instant::now();

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::{
@@ -32,6 +32,8 @@ pub(in crate::http) struct Record {
     worker: Rc<Worker>,
     pub manager: Arc<HttpConnectionManager>,
     pub entry: Entry,
+    /// What component logs call it; none: nobody asks.
+    pub id: Option<HeaderValue>,
     /// The request's body, if it has one.
     pub progress: Option<Rc<Progress>>,
     /// The bytes of the tunnel that the request became, if it did.
@@ -63,6 +65,7 @@ impl Record {
             worker,
             manager,
             entry,
+            id: None,
             progress: None,
             tunnel: None,
             ticks,
@@ -118,6 +121,11 @@ impl Record {
             polled
         })
         .await
+    }
+
+    /// What component logs call it: what `%STREAM_ID%` is.
+    pub fn name(&self) -> Option<&str> {
+        self.id.as_ref().and_then(|id| id.to_str().ok())
     }
 
     /// The response has ended, one way or another.
@@ -229,6 +237,7 @@ impl Drop for Record {
         }
         self.entry.health_check = self.health_check;
         let entry = &self.entry;
+        tracing::debug!(connection = entry.connection, stream = self.name(), code = entry.response_code, details = %entry.details, "stream ended");
         let lasted = entry.start.elapsed();
         if entry.flags.contains(&Flag::DownstreamProtocolError) {
             self.worker.stats.inc(self.manager.stats.own.downstream_cx_protocol_error);

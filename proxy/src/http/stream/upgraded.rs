@@ -65,7 +65,12 @@ impl Accepted {
             io::Result::Ok(copy::both_ways(&mut client, &mut upstream, idle, never, unwatched, moved).await)
         };
         let ended = record.while_logging(passing).await;
-        tracing::debug!(?ended, "upgraded connection ended");
+        tracing::debug!(
+            connection = record.entry.connection,
+            stream = record.name(),
+            ?ended,
+            "upgraded connection ended"
+        );
         held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
         record.complete();
     }
@@ -95,11 +100,16 @@ impl Accepted {
         };
         let ended = async {
             tokio::select! {
-                ended = passing => tracing::debug!(?ended, "upgraded stream ended"),
-                () = idle_for(idle, &moved) => tracing::debug!("upgraded stream idle too long"),
+                ended = passing => Some(ended),
+                () = idle_for(idle, &moved) => None,
             }
         };
-        record.while_logging(ended).await;
+        let ended = record.while_logging(ended).await;
+        let (connection, stream) = (record.entry.connection, record.name());
+        match ended {
+            Some(ended) => tracing::debug!(connection, stream, ?ended, "upgraded stream ended"),
+            None => tracing::debug!(connection, stream, "upgraded stream idle too long"),
+        }
         drop(active);
         held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
         record.complete();

@@ -91,7 +91,6 @@ const MODULES: &[(&str, &str)] = &[
     ("weir_proxy::http::filter", "filter"),
     ("weir_proxy::http::pool", "pool"),
     ("weir_proxy::http::router", "router"),
-    ("weir_proxy::http::attempts", "router"),
     ("weir_proxy::http", "http"),
     ("weir_proxy::intake", "conn_handler"),
     ("weir_proxy::listener", "conn_handler"),

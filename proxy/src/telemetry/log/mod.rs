@@ -2,8 +2,8 @@
 //!
 //! Code logs through `tracing`. The component of an event is its target if that is a component's name
 //! (`target: "http"`), else what its module belongs to. Fields named `connection` and `stream` become the prefixes
-//! `[C1]` and `[S2]` that `%CONNECTION_ID%` and `%STREAM_ID%` repeat in access logs. An event whose level is off costs
-//! one load of an atomic: changing a level has `tracing` ask again which events are wanted.
+//! `[C1]` and `[S<x-request-id>]` that `%CONNECTION_ID%` and `%STREAM_ID%` repeat in access logs. An event whose level is
+//! off costs one load of an atomic: changing a level has `tracing` ask again which events are wanted.
 
 mod components;
 mod pattern;
@@ -75,7 +75,31 @@ impl Level {
     }
 }
 
+impl From<u8> for Level {
+    fn from(number: u8) -> Self {
+        Self::ALL.get(usize::from(number)).copied().unwrap_or(Self::Off)
+    }
+}
+
 static LEVELS: [AtomicU8; COMPONENTS.len()] = [const { AtomicU8::new(Level::Info as u8) }; COMPONENTS.len()];
+static LOWEST: AtomicU8 = AtomicU8::new(Level::Info as u8);
+
+/// Whether some component logs what happens to single requests.
+pub fn debugging() -> bool {
+    lowest() <= Level::Debug
+}
+
+/// The least severe level that some component logs.
+fn lowest() -> Level {
+    LOWEST.load(Relaxed).into()
+}
+
+/// Has `tracing` ask again which events are wanted.
+fn changed() {
+    let lowest = LEVELS.iter().map(|level| level.load(Relaxed)).min().unwrap_or(Level::Off as u8);
+    LOWEST.store(lowest, Relaxed);
+    tracing::callsite::rebuild_interest_cache();
+}
 
 fn is_on(component: usize, level: Level) -> bool {
     level as u8 >= LEVELS[component].load(Relaxed)
@@ -94,10 +118,7 @@ pub enum LevelError {
 
 /// Every component with its level.
 pub fn levels() -> impl Iterator<Item = (&'static str, Level)> {
-    COMPONENTS.iter().zip(&LEVELS).map(|(name, level)| {
-        let level = level.load(Relaxed);
-        (*name, Level::ALL.get(usize::from(level)).copied().unwrap_or(Level::Off))
-    })
+    COMPONENTS.iter().zip(&LEVELS).map(|(name, level)| (*name, level.load(Relaxed).into()))
 }
 
 /// Sets the level of every component.
@@ -105,7 +126,7 @@ pub fn set_all(level: Level) {
     for current in &LEVELS {
         current.store(level as u8, Relaxed);
     }
-    tracing::callsite::rebuild_interest_cache();
+    changed();
 }
 
 /// Sets levels by component, all or none.
@@ -120,7 +141,7 @@ pub fn set(levels: &[(&str, &str)]) -> Result<(), LevelError> {
     for (component, level) in parsed? {
         LEVELS[component].store(level as u8, Relaxed);
     }
-    tracing::callsite::rebuild_interest_cache();
+    changed();
     Ok(())
 }
 

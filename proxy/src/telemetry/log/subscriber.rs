@@ -10,12 +10,13 @@ use jiff::Timestamp;
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
+    level_filters::LevelFilter,
     span,
     subscriber::Interest,
 };
 
 use super::{
-    COMPONENTS, Level, components, is_on,
+    COMPONENTS, Level, components, is_on, lowest,
     pattern::{Line, Pattern},
 };
 
@@ -61,6 +62,17 @@ impl Subscriber for Log {
         wanted(metadata)
     }
 
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(match lowest() {
+            Level::Trace => LevelFilter::TRACE,
+            Level::Debug => LevelFilter::DEBUG,
+            Level::Info => LevelFilter::INFO,
+            Level::Warning => LevelFilter::WARN,
+            Level::Error | Level::Critical => LevelFilter::ERROR,
+            Level::Off => LevelFilter::OFF,
+        })
+    }
+
     // Spans are not used; what libraries open is not kept.
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
         span::Id::from_u64(1)
@@ -104,7 +116,7 @@ impl Subscriber for Log {
 #[derive(Default)]
 struct Text {
     connection: Option<u64>,
-    stream: Option<u64>,
+    stream: Option<String>,
     message: String,
     fields: Vec<(&'static str, String)>,
 }
@@ -113,10 +125,11 @@ impl Text {
     /// `[C1][S2] message name=value`.
     fn message(&self) -> String {
         let mut out = String::new();
-        for (letter, id) in [('C', self.connection), ('S', self.stream)] {
-            if let Some(id) = id {
-                let _ = write!(out, "[{letter}{id}]");
-            }
+        if let Some(id) = self.connection {
+            let _ = write!(out, "[C{id}]");
+        }
+        if let Some(id) = &self.stream {
+            let _ = write!(out, "[S{id}]");
         }
         if !out.is_empty() {
             out.push(' ');
@@ -138,10 +151,11 @@ impl Text {
         for (name, value) in &self.fields {
             put(name, value);
         }
-        for (name, id) in [("connection", self.connection), ("stream", self.stream)] {
-            if let Some(id) = id {
-                object.insert(name.to_owned(), id.into());
-            }
+        if let Some(id) = self.connection {
+            object.insert("connection".to_owned(), id.into());
+        }
+        if let Some(id) = &self.stream {
+            object.insert("stream".to_owned(), id.as_str().into());
         }
         serde_json::Value::Object(object).to_string() + "\n"
     }
@@ -158,7 +172,13 @@ impl Visit for Text {
     fn record_u64(&mut self, field: &Field, value: u64) {
         match field.name() {
             "connection" => self.connection = Some(value),
-            "stream" => self.stream = Some(value),
+            _ => self.record_debug(field, &value),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "stream" => self.stream = Some(value.to_owned()),
             _ => self.record_debug(field, &value),
         }
     }
@@ -172,13 +192,13 @@ mod tests {
     fn ids_come_first_and_fields_last() {
         let text = Text {
             connection: Some(3),
-            stream: Some(7),
+            stream: Some("a-b".into()),
             message: "request end".into(),
             fields: vec![("code", "200".into())],
         };
-        assert_eq!(text.message(), "[C3][S7] request end code=200");
+        assert_eq!(text.message(), "[C3][Sa-b] request end code=200");
         assert!(text.json(Level::Debug, "http").ends_with(
-            "\"level\":\"debug\",\"component\":\"http\",\"message\":\"request end\",\"code\":\"200\",\"connection\":3,\"stream\":7}\n"
+            "\"level\":\"debug\",\"component\":\"http\",\"message\":\"request end\",\"code\":\"200\",\"connection\":3,\"stream\":\"a-b\"}\n"
         ));
     }
 }
