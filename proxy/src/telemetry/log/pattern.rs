@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::Level;
+use super::level::Level;
 
 /// A pattern that is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

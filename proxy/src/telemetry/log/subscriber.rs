@@ -16,7 +16,9 @@ use tracing::{
 };
 
 use super::{
-    COMPONENTS, Level, components, is_on, lowest,
+    components::{self, COMPONENTS},
+    level::Level,
+    levels::{is_on, lowest},
     pattern::{Line, Pattern},
 };
 
