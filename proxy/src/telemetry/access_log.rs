@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 pub use super::{
     entry::{ClusterNames, Entry, LogType, Metered, Meters, Place, RouteMetadata, Timing, Upstream, next_connection},
     flag::Flag,
-    kept::{Kept, Live, Sizes, View, Wanted, size},
+    kept::{Kept, Sizes, size},
+    view::{Live, View},
+    wanted::Wanted,
 };
 use crate::{
     runtime::Runtime,

@@ -1,9 +1,6 @@
 //! Access log filters: which streams get a line. A pure function of what is known about the stream.
 
-use super::{
-    access_log::{Flag, LogType, View},
-    format::HeaderName,
-};
+use super::{entry::LogType, flag::Flag, header_name::HeaderName, view::View};
 use crate::{
     config::{
         fraction::Fraction,

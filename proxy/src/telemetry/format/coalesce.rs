@@ -2,13 +2,13 @@
 
 use serde_json::Value;
 
-use super::{
-    Limited,
-    parse::{FormatError, Operator},
-};
+use super::{error::FormatError, field::Limited};
+
+/// Parses one operator: its command, its parameter, and the length that it is cut to.
+pub(super) type Make = fn(&str, &str, Option<usize>) -> Result<Limited, FormatError>;
 
 /// The operators of a configuration in JSON: names, or objects with `command`, `param`, `max_length`.
-pub(super) fn operators(json: &str) -> Result<Vec<Limited>, String> {
+pub(super) fn operators(json: &str, make: Make) -> Result<Vec<Limited>, String> {
     let configuration: Value =
         serde_json::from_str(json).map_err(|error| format!("COALESCE: failed to parse JSON configuration: {error}"))?;
     let Some(operators) = configuration.get("operators") else {
@@ -19,12 +19,12 @@ pub(super) fn operators(json: &str) -> Result<Vec<Limited>, String> {
         return Err("COALESCE: 'operators' array must not be empty".into());
     }
     let failed = |index, message: String| format!("COALESCE: failed to parse operator at index {index}: {message}");
-    operators.iter().enumerate().map(|(index, entry)| operator(entry).map_err(|why| failed(index, why))).collect()
+    operators.iter().enumerate().map(|(index, entry)| operator(entry, make).map_err(|why| failed(index, why))).collect()
 }
 
-fn operator(entry: &Value) -> Result<Limited, String> {
+fn operator(entry: &Value, make: Make) -> Result<Limited, String> {
     if let Some(command) = entry.as_str() {
-        return named(command, "", None);
+        return named(command, "", None, make);
     }
     let Some(entry) = entry.as_object() else {
         let expected = "either a string (command name) or an object with 'command' field";
@@ -43,15 +43,15 @@ fn operator(entry: &Value) -> Result<Limited, String> {
             Some(limit.ok_or("'max_length' must be a positive integer")?)
         }
     };
-    named(command, parameter, limit)
+    named(command, parameter, limit, make)
 }
 
-fn named(command: &str, parameter: &str, limit: Option<usize>) -> Result<Limited, String> {
+fn named(command: &str, parameter: &str, limit: Option<usize>, make: Make) -> Result<Limited, String> {
     // One within another has no use; it would only let a configuration nest without end.
     if command == "COALESCE" {
         return Err("COALESCE within COALESCE is not supported".into());
     }
-    Operator::named(command, parameter, limit).limited().map_err(|error| match error {
+    make(command, parameter, limit).map_err(|error| match error {
         FormatError::Unknown(command) => format!("unknown command: '{command}'"),
         other => other.to_string(),
     })

@@ -1,6 +1,6 @@
 //! gRPC statuses by name.
 
-use super::{GrpcForm, number::write_whole};
+use super::{field::GrpcForm, number::write_whole};
 
 /// The names of gRPC statuses.
 const STATUSES: [(&str, &str); 17] = [

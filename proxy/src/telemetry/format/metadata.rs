@@ -1,7 +1,7 @@
 //! Metadata in formats: a value by its path, or a whole namespace.
 
-use super::{MetadataOf, json::write_value};
-use crate::{config::metadata::Metadata, telemetry::access_log::Entry};
+use super::{field::MetadataOf, quote::write_value};
+use crate::{config::metadata::Metadata, telemetry::entry::Entry};
 
 /// A value of metadata, or a whole namespace.
 pub(super) enum Found<'a> {

@@ -3,22 +3,20 @@
 use std::sync::Arc;
 
 use super::{
-    Bytes, Field, Flow, GrpcForm, HeaderName, Headers, Limited, MetadataOf, Names, Part, Piece, Point, Precision,
-    Selected, Span, Tried, coalesce, time::TimeFormat, tls::TlsField,
+    coalesce,
+    error::FormatError,
+    field::{
+        Bytes, Field, Flow, GrpcForm, Headers, Limited, MetadataOf, Names, Part, Piece, Point, Precision, Selected,
+        Span, Tried,
+    },
+    time::TimeFormat,
+    tls::TlsField,
 };
+use crate::telemetry::header_name::HeaderName;
 
-/// Why a format string is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FormatError {
-    /// A `%` without its partner, or something that is no operator between them.
-    #[error("Incorrect configuration: {0}. Couldn't find valid command at position {1}")]
-    Syntax(String, usize),
-    /// No such operator.
-    #[error("Not supported field in StreamInfo: {0}")]
-    Unknown(String),
-    /// A parameter or length that is missing, superfluous or wrong.
-    #[error("{0}")]
-    Parameter(String),
+/// An operator that a list names.
+fn named(command: &str, parameter: &str, limit: Option<usize>) -> Result<Limited, FormatError> {
+    Operator { command, parameter, limit, rest: "" }.limited()
 }
 
 /// The pieces of a format string.
@@ -52,7 +50,7 @@ pub(super) fn pieces(source: &str) -> Result<Vec<Piece>, FormatError> {
 
 /// `COMMAND(PARAMETER):LENGTH%` taken apart.
 #[derive(Clone, Copy)]
-pub(super) struct Operator<'a> {
+struct Operator<'a> {
     pub command: &'a str,
     /// Empty: none.
     pub parameter: &'a str,
@@ -81,11 +79,6 @@ type OfPart = fn(Part) -> Field;
 type Make<'a> = fn(&Operator<'a>) -> Result<Field, FormatError>;
 
 impl<'a> Operator<'a> {
-    /// One that a list of operators names.
-    pub fn named(command: &'a str, parameter: &'a str, limit: Option<usize>) -> Self {
-        Self { command, parameter, limit, rest: "" }
-    }
-
     fn parse(text: &'a str) -> Option<Self> {
         let end = text.find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))?;
         let (command, rest) = text.split_at(end);
@@ -222,7 +215,9 @@ impl<'a> Operator<'a> {
             "METADATA" => (Takes::OptionalAndLength, Self::any_metadata),
             "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => (Takes::OptionalAndLength, Self::filter_state),
             "COALESCE" => (Takes::RequiredAndLength, |operator| {
-                Ok(Field::Coalesce(coalesce::operators(operator.parameter).map_err(|message| operator.bad(message))?))
+                Ok(Field::Coalesce(
+                    coalesce::operators(operator.parameter, named).map_err(|message| operator.bad(message))?,
+                ))
             }),
             _ => return Ok(None),
         };

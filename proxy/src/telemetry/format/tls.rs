@@ -2,7 +2,7 @@
 
 use super::time::TimeFormat;
 use crate::{
-    telemetry::access_log::Entry,
+    telemetry::entry::Entry,
     tls::{PeerTls, certificate::Certificate},
 };
 

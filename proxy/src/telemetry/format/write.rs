@@ -1,4 +1,4 @@
-//! Writing a [`Format`] into a buffer.
+//! Writing what a format is made of into a buffer.
 
 use std::{
     io::Write,
@@ -7,41 +7,20 @@ use std::{
 };
 
 use super::{
-    Bytes, Field, Flow, Format, GrpcForm, HeaderName, Headers, Limited, Part, Piece, Point, Precision, Selected, Shape,
-    Span, Tried, grpc, json::quote, metadata,
+    field::{Bytes, Field, Flow, GrpcForm, Headers, Limited, Part, Piece, Point, Precision, Selected, Span, Tried},
+    grpc, metadata,
+    quote::quote,
 };
 use crate::telemetry::{
-    access_log::{Entry, Flag, Upstream, View},
+    entry::{Entry, Upstream},
+    flag::Flag,
+    header_name::HeaderName,
     unique,
+    view::View,
 };
 
 /// What stands for an absent value in an access log.
 const ABSENT: &[u8] = b"-";
-
-impl Format {
-    /// Appends a line.
-    pub fn write_line(&self, out: &mut Vec<u8>, view: &View<'_>) {
-        match &self.shape {
-            Shape::Text(pieces) => write_pieces(pieces, out, view, self.omit),
-            Shape::Json(node) => {
-                if !node.write(out, view, self.omit) {
-                    out.extend_from_slice(b"{}");
-                }
-                out.push(b'\n');
-            }
-        }
-    }
-
-    /// Appends a header value: absent values are empty.
-    pub fn write_header(&self, out: &mut Vec<u8>, view: &View<'_>) {
-        match &self.shape {
-            Shape::Text(pieces) => write_pieces(pieces, out, view, true),
-            Shape::Json(node) => {
-                node.write(out, view, self.omit);
-            }
-        }
-    }
-}
 
 /// Appends the pieces; what is absent is `-`, or nothing.
 pub(super) fn write_pieces(pieces: &[Piece], out: &mut Vec<u8>, view: &View<'_>, omit: bool) {

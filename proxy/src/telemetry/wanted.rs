@@ -1,0 +1,24 @@
+//! What access logs want to be kept of a stream.
+
+use super::header_name::HeaderName;
+
+/// What the formats and the filters of a set of access logs name: what [`Kept`](super::kept::Kept) must keep, and what must be counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of the request.
+    pub(super) request: Vec<HeaderName>,
+    /// For filters, which look at all values of a header.
+    pub(super) each: Vec<http::HeaderName>,
+    /// Of the response.
+    pub(super) response: Vec<http::HeaderName>,
+    /// Of the response's trailers.
+    pub(super) trailers: Vec<http::HeaderName>,
+    /// The size of headers.
+    pub(super) sizes: bool,
+    /// The bytes of the stream: [`Entry::meters`](super::entry::Entry::meters).
+    pub meters: bool,
+    /// Moments: [`Entry::timing`](super::entry::Entry::timing).
+    pub times: bool,
+    /// Metadata of routes and virtual hosts.
+    pub route_metadata: bool,
+}
