@@ -29,6 +29,7 @@ mod overload;
 mod rbac;
 mod retry;
 mod route;
+mod runtime;
 mod secrets;
 mod stats;
 mod tcp;
