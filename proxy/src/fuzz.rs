@@ -8,12 +8,9 @@ use std::net::SocketAddr;
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
 use crate::{
+    access_log::{Entry, View, format::Format},
     config, http, listener,
-    telemetry::{
-        access_log::{Entry, View},
-        format::Format,
-        stats::Store,
-    },
+    telemetry::stats::Store,
     tls::hello::{self, Seen},
 };
 

@@ -1,18 +1,26 @@
 //! weir-proxy: the L4/L7 data plane.
 //!
-//! The data path reads in one direction: `intake -> listener -> (http | tcp) -> cluster -> tls -> wire`, with `telemetry` at
-//! the edges. `config` turns protobuf into the model off the data path. `worker` owns the threads, `bootstrap` the
-//! flags and the privileges.
+//! The data path reads in one direction: `worker -> listener -> (http | tcp) -> cluster -> tls -> wire`. `intake` gives
+//! workers their listening sockets; a connection that they accept is a `downstream`, of a `pod` or not. `access_log` and
+//! `telemetry` are at the edges. `config` turns protobuf into the model off the data path; `matcher` is what configurations
+//! match with. `bootstrap` has the privileges and the control thread, `admin` answers about all of it.
 
+pub mod access_log;
 pub mod admin;
 pub mod bootstrap;
 pub mod cluster;
 pub mod config;
+pub mod downstream;
+pub mod drain;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod http;
 pub mod intake;
+pub mod lifecycle;
 pub mod listener;
+pub mod matcher;
+pub mod options;
+pub mod pod;
 pub mod runtime;
 pub mod tcp;
 pub mod telemetry;

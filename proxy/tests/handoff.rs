@@ -4,8 +4,10 @@
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    os::unix::net::UnixListener,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::net::UnixListener,
+    },
     path::PathBuf,
     rc::Rc,
     sync::{Arc, Mutex, MutexGuard},
@@ -26,6 +28,7 @@ use weir_proto::handoff::v1::{
 };
 use weir_proxy::{
     cluster::Local,
+    drain,
     http::pool::Pools,
     intake::{
         handoff::{Client, Status, Superseded},
@@ -36,7 +39,7 @@ use weir_proxy::{
         stats::{Store, process},
         writer::LogHandle,
     },
-    worker::{Worker, Workers, drain},
+    worker::{Worker, Workers},
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -15,11 +15,12 @@ use super::{
     reply::{Reply, Status},
     state::Admin,
 };
-use crate::config::{
-    cluster::{AssignmentPolicy, Discovery, Endpoint, HealthFlags, Locality, outlier::Detector},
-    matcher::Regex,
-    metadata::EndpointMetadata,
-    snapshot::Snapshot,
+use crate::{
+    config::{
+        cluster::{AssignmentPolicy, Discovery, Endpoint, HealthFlags, Locality, outlier::Detector},
+        snapshot::Snapshot,
+    },
+    matcher::{Regex, metadata::EndpointMetadata},
 };
 
 /// What is shown of a cluster.

@@ -18,7 +18,7 @@ use super::{
     reply::{Reply, Status},
     state::Admin,
 };
-use crate::config::matcher::Regex;
+use crate::matcher::Regex;
 
 const ADMIN: &str = "envoy.admin.v3";
 /// What stands for a secret.

@@ -25,10 +25,8 @@ use tokio::{
 
 use super::{body::Chunks, query::Query, reply::Reply, routes, state::Admin};
 use crate::{
-    telemetry::{
-        access_log::{self, AccessLog, Entry, LogType},
-        writer::LogHandle,
-    },
+    access_log::{self, AccessLog, Entry, LogType},
+    telemetry::writer::LogHandle,
     worker,
 };
 

@@ -8,7 +8,7 @@ use super::{
     reply::{Reply, Status},
     state::Admin,
 };
-use crate::{telemetry::log, worker::State};
+use crate::{lifecycle::State, telemetry::log};
 
 pub(super) fn ready(admin: &Admin) -> Reply {
     let state = admin.lifecycle.state();

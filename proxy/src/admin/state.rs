@@ -10,11 +10,12 @@ use tokio::sync::mpsc;
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
 use crate::{
-    bootstrap::options::Options,
-    config::{convert::StatsSettings, matcher::StringMatcher, snapshot::Snapshot},
+    config::{convert::StatsSettings, snapshot::Snapshot},
+    lifecycle::Lifecycle,
+    matcher::StringMatcher,
+    options::Options,
     runtime::Runtime,
     telemetry::{stats::Store, writer::Reopener},
-    worker::Lifecycle,
 };
 
 /// What the control thread is asked to do.

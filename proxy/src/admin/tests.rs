@@ -13,14 +13,15 @@ use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
 use super::{query::Query, reply::Reply, *};
 use crate::{
-    bootstrap::options::Options,
-    config::{self, convert::StatsSettings, matcher::StringMatcher},
+    config::{self, convert::StatsSettings},
+    lifecycle::Lifecycle,
+    matcher::StringMatcher,
+    options::Options,
     runtime::Runtime,
     telemetry::{
         stats::Shared,
         writer::{LogFiles, LogHandle},
     },
-    worker::Lifecycle,
 };
 
 const BOOTSTRAP: &str = r#"
@@ -191,7 +192,7 @@ fn the_configuration_as_given() {
 #[test]
 fn paths_that_are_not_allowed() {
     let mut fixture = Fixture::new();
-    let pattern = crate::config::matcher::StringPattern::Exact(b"/ready".to_vec().into());
+    let pattern = crate::matcher::StringPattern::Exact(b"/ready".to_vec().into());
     fixture.admin.allow_paths = vec![StringMatcher { pattern, ignore_case: false }];
     assert_eq!(fixture.get("/ready").0, 200);
     assert_eq!(fixture.get("/stats").0, 403);

@@ -6,12 +6,12 @@ use prost::Message;
 use weir_proto::{ConfigError, Segment, envoy::config::bootstrap::v3::Bootstrap};
 
 use crate::{
-    bootstrap::options::Options,
     config::{
         self, Built,
         convert::{AdminSettings, StatsSettings},
         snapshot::Snapshot,
     },
+    options::Options,
     runtime::Runtime,
     telemetry::stats::Store,
 };

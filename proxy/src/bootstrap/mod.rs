@@ -4,7 +4,6 @@
 mod admin_socket;
 pub mod config;
 mod error;
-pub mod options;
 pub mod privileges;
 mod serve;
 mod server_stats;
@@ -12,8 +11,10 @@ mod server_stats;
 use std::{fs::OpenOptions, time::Instant};
 
 pub use self::error::Error;
-use self::options::{Mode, Options};
-use crate::telemetry::log::{self, Output, Pattern, Shape};
+use crate::{
+    options::{Mode, Options},
+    telemetry::log::{self, Output, Pattern, Shape},
+};
 
 /// Does what the options say; returns when there is nothing left to do.
 pub fn run(options: &Options) -> Result<(), Error> {

@@ -21,9 +21,6 @@ use nix::{
 
 pub use self::{error::Error, landlock::Apart};
 
-/// The user and group that a proxy started as root becomes (as Istio's proxies, 1337, and distroless images, 65532).
-pub const USER: u32 = 65532;
-
 /// Raises the soft limit of open files to the hard one and returns it.
 pub fn raise_open_files() -> Result<u64, Error> {
     let failed = |errno| call("raise the limit of open files", errno);

@@ -20,13 +20,7 @@ use tokio::{
 use super::error::Error;
 use crate::{
     admin::{self, Admin, Command},
-    bootstrap::{
-        admin_socket,
-        config::Loaded,
-        options::{Options, WhenSuperseded},
-        privileges,
-        server_stats::ServerStats,
-    },
+    bootstrap::{admin_socket, config::Loaded, privileges, server_stats::ServerStats},
     cluster::{self, Local},
     config::{
         self,
@@ -34,18 +28,21 @@ use crate::{
         reload,
         snapshot::Snapshot,
     },
+    drain::Drain,
     http::pool::Pools,
     intake::{
         bound::{self, BoundListener},
         handoff::{Client, Status, Superseded},
         pods::Pods,
     },
+    lifecycle::Lifecycle,
+    options::{Options, WhenSuperseded},
     runtime::Runtime,
     telemetry::{
         stats::{Kind, Shard, Store, Value},
         writer::{LogFile, LogFiles, Reopener},
     },
-    worker::{self, Accepting, Lifecycle, Source, Worker, Workers, drain::Drain},
+    worker::{self, Accepting, Source, Worker, Workers},
 };
 
 /// What the admin server may ask for while the control thread is busy; more is not heard.

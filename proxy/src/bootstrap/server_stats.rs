@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use crate::{
     admin::{certs, memory},
     config::snapshot::Snapshot,
+    lifecycle::Lifecycle,
     runtime::Runtime,
     telemetry::stats::{Counter, Gauge, Scope, Store, Unit, process},
-    worker::Lifecycle,
 };
 
 /// What Envoy shows while no certificate is known.

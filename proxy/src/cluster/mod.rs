@@ -4,6 +4,7 @@ pub mod account;
 mod balance;
 mod breakers;
 pub mod clock;
+pub mod dial;
 pub mod discovery;
 mod health;
 mod outlier;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::config::{cluster::Endpoint, metadata::EndpointMetadata};
+use crate::{config::cluster::Endpoint, matcher::metadata::EndpointMetadata};
 
 /// What a choice depends on besides the cluster.
 #[derive(Clone, Copy, Debug, Default)]

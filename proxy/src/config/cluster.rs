@@ -42,8 +42,8 @@ pub use self::{
 };
 use super::http2::Http2;
 use crate::{
+    access_log::ClusterNames,
     config::tls::Transports,
-    telemetry::access_log::ClusterNames,
     wire::{race::Preference, socket::SocketSettings},
 };
 

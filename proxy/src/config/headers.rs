@@ -2,7 +2,7 @@
 
 use http::{HeaderName, HeaderValue};
 
-use crate::telemetry::format::Format;
+use crate::access_log::format::Format;
 
 /// What happens to a header that is there already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 
 pub use self::stats::HttpStats;
 use crate::{
+    access_log::{AccessLog, Moments, Wanted},
     config::{filter::HttpFilter, http2::Http2, local_reply::LocalReplies, route::RouteTable},
-    telemetry::access_log::{AccessLog, Moments, Wanted},
 };
 
 /// Which HTTP a connection speaks.

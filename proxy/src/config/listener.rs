@@ -17,8 +17,8 @@ pub use self::{
     stats::ListenerStats,
 };
 use crate::{
+    access_log::{AccessLog, Place},
     config::{http::HttpConnectionManager, network::NetworkFilter, tcp::TcpProxy, tls::DownstreamTls},
-    telemetry::access_log::{AccessLog, Place},
 };
 
 /// Which way a listener's connections go, as the workload sees it.
@@ -31,15 +31,6 @@ pub enum TrafficDirection {
     Inbound,
     /// From the workload.
     Outbound,
-}
-
-/// Which way a connection goes, as its pod sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// The pod connects.
-    Outbound,
-    /// The pod is connected to.
-    Inbound,
 }
 
 /// A listener.

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
 use crate::{
+    access_log::{filter::Filter, format::Format},
     config::headers::Addition,
-    telemetry::{filter::Filter, format::Format},
 };
 
 /// `SubstitutionFormatString`, for a body.

@@ -13,9 +13,9 @@ use std::{
 use crate::{
     config::{
         filter::local_ratelimit::Bucket,
-        metadata::Metadata,
         rbac::{Action, Rules, Subject},
     },
+    matcher::metadata::Metadata,
     runtime::Runtime,
     telemetry::stats::{Counter, Gauge, Scope, Shard},
 };

@@ -8,8 +8,8 @@ use std::{net::SocketAddr, sync::Arc};
 use ipnet::IpNet;
 
 use super::request::{RequestView, header_matches};
-use crate::config::{
-    matcher::{HeaderMatcher, StringMatcher},
+use crate::matcher::{
+    HeaderMatcher, StringMatcher,
     metadata::{Metadata, MetadataMatcher},
 };
 

@@ -2,10 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-use crate::config::{
-    matcher::{HeaderMatcher, MatchedHeader},
-    metadata::Metadata,
-};
+use crate::matcher::{HeaderMatcher, MatchedHeader, metadata::Metadata};
 
 /// What is known of the client's certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

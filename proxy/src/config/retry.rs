@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName};
 
-use crate::config::matcher::HeaderMatcher;
+use crate::matcher::HeaderMatcher;
 
 /// What is retried: the conditions of `retry_on`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

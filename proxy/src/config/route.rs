@@ -20,12 +20,13 @@ pub use self::{
     matching::{CookieMatcher, PathMatch, RouteMatch, TlsMatch},
     stats::{RequestHandles, RequestStats},
 };
-use crate::config::{
-    filter::{Overrides, local_ratelimit::RateLimit},
-    headers::HeaderChanges,
-    matcher::HeaderMatcher,
-    metadata::Metadata,
-    request::{RequestView, header_matches},
+use crate::{
+    config::{
+        filter::{Overrides, local_ratelimit::RateLimit},
+        headers::HeaderChanges,
+        request::{RequestView, header_matches},
+    },
+    matcher::{HeaderMatcher, metadata::Metadata},
 };
 
 /// A route configuration: virtual hosts by domain.

@@ -6,10 +6,11 @@ use hashbrown::HashMap;
 
 use super::{
     cluster::Cluster,
-    listener::{Direction, Listener, TrafficDirection},
+    listener::{Listener, TrafficDirection},
     reload::Reload,
     tls::Transport,
 };
+use crate::pod::Direction;
 
 /// One configuration, immutable. What changes while it is in force (endpoints found by DNS) is behind cells of its own.
 #[derive(Debug, Default)]

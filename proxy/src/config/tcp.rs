@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::telemetry::{
+use crate::{
     access_log::{AccessLog, Moments},
-    stats::{Scope, handles},
+    telemetry::stats::{Scope, handles},
 };
 
 /// Where a TCP connection goes.

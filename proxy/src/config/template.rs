@@ -1,6 +1,6 @@
 //! Path templates: `/users/{id}/{rest=**}`, as Envoy's URI templates.
 
-use crate::config::matcher::{Regex, RegexRewrite, Substitution};
+use crate::matcher::{Regex, RegexRewrite, Substitution};
 
 /// What a `*` stands for: one or more characters of a path segment.
 const SEGMENT: &str = "[a-zA-Z0-9\\-._~%!$&'()+,;:@=]+";

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use crate::{
+    access_log::Wanted,
     config::{
         http::{Codec, HttpConnectionManager, Router, ServerHeader, StripPort},
         route::RouteTable,
     },
-    telemetry::access_log::Wanted,
 };
 
 /// A connection manager with Envoy's defaults and no routes.

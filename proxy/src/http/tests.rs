@@ -19,9 +19,10 @@ use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 use super::connection;
 use crate::{
     config::{self, http::Codec, listener::Terminal, snapshot::Snapshot},
-    intake::{Downstream, Origin},
+    downstream::{Downstream, Origin},
+    drain::Drain,
     telemetry::writer::LogHandle,
-    worker::{Worker, drain::Drain},
+    worker::Worker,
 };
 
 /// An upstream that answers every request with "ok" after a while, and counts.

@@ -21,9 +21,11 @@ use weir_proto::handoff::v1::{
 
 use crate::{
     intake::{
-        maps::Maps,
         pods::Pods,
         seqpacket::{Connection, Packet},
+    },
+    pod::{
+        maps::Maps,
         stash::{Family, Need},
     },
     telemetry::stats::Store,

@@ -17,10 +17,9 @@ use tokio::sync::mpsc;
 use weir_proto::handoff::v1 as handoff;
 
 use crate::{
-    config::listener::Direction,
-    intake::{
+    pod::{
+        Direction, Pod, PodLocal,
         maps::Maps,
-        pod::{Pod, PodLocal},
         stash::{Family, Need, Stash},
     },
     telemetry::stats::{Shared, process},

@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Instant};
 use smallvec::SmallVec;
 
 use crate::{
+    access_log::Flag,
     config::network::{LimitedSeat, NetworkFilter},
     tcp::line::Line,
-    telemetry::access_log::Flag,
     worker::state::Worker,
 };
 

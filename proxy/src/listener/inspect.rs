@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::listener::{Listener, ListenerFilterKind, ProxyProtocol},
-    intake::{Downstream, Origin},
+    downstream::{Downstream, Origin},
     telemetry::stats::Shard,
     tls::hello::Hello,
     wire::io::Io,

@@ -21,17 +21,20 @@ use self::{
     sniff::{Protocol, sniff, sniff_tls},
 };
 use crate::{
+    access_log::{
+        AccessLog, Flag,
+        format::{Format, ISTIO_DEFAULT},
+    },
     config::{
         http::Codec,
         listener::{FilterChain, Listener, Seat, Terminal},
         tcp::{Settings, TcpProxy, TcpStats},
     },
+    downstream::{Downstream, Origin},
     http::connection,
-    intake::{Direction, Downstream, Origin},
+    pod::Direction,
     tcp::{self, Asked, gate::Gate, line::Line},
     telemetry::{
-        access_log::{AccessLog, Flag},
-        format::{Format, ISTIO_DEFAULT},
         stats::{Gauge, Shard},
         writer::LogFile,
     },

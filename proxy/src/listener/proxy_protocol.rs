@@ -10,9 +10,9 @@ use std::{
     ops::Range,
 };
 
-use crate::config::{
-    listener::{ProxyProtocol, TlvRule},
-    metadata::Metadata,
+use crate::{
+    config::listener::{ProxyProtocol, TlvRule},
+    matcher::metadata::Metadata,
 };
 
 /// How a version 2 header begins.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::tls::DownstreamTls,
-    intake::Downstream,
+    downstream::Downstream,
     telemetry::stats::Shard,
     tls::{
         failure::Failure,

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::peek;
 use crate::{
-    intake::Downstream,
+    downstream::Downstream,
     tcp::{copy::Watch, gate::Gate, line::Line},
     wire::io::Io,
 };

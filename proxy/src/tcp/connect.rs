@@ -14,25 +14,20 @@ use std::{
 use xxhash_rust::xxh64::xxh64;
 
 use crate::{
+    access_log::{ClusterNames, Entry, Flag, Upstream},
     cluster::{
         Outcome, PickContext,
         account::{Account, ActiveRequest, OpenConnection},
+        dial::{Secured, Way},
     },
     config::{
         Cluster,
         tcp::{Settings, Target, WeightedCluster},
         tls::Transport,
     },
-    intake::Downstream,
-    telemetry::{
-        access_log::{ClusterNames, Entry, Flag, Upstream},
-        stats::process,
-    },
-    tls::{
-        PeerTls,
-        client::Asked,
-        dial::{Secured, Way},
-    },
+    downstream::Downstream,
+    telemetry::stats::process,
+    tls::{PeerTls, client::Asked},
     wire::{
         dial::{ConnectError, Dialer},
         io::Io,

@@ -11,11 +11,11 @@ use std::{
 use super::{copy::Watch, line::Line};
 use crate::{
     config::{
-        metadata::Metadata,
         network::{NetworkFilter, NetworkRbac},
         rbac::Subject,
     },
-    intake::Downstream,
+    downstream::Downstream,
+    matcher::metadata::Metadata,
     telemetry::stats::Shard,
     tls::PeerTls,
 };

@@ -3,12 +3,11 @@
 use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use crate::{
-    config::{listener::Listener, metadata::Metadata, tcp::TcpProxy},
-    intake::{Downstream, Meter},
-    telemetry::{
-        access_log::{self, Entry, LogType, Metered, Meters},
-        stats::process,
-    },
+    access_log::{self, Entry, LogType, Metered, Meters},
+    config::{listener::Listener, tcp::TcpProxy},
+    downstream::{Downstream, Meter},
+    matcher::metadata::Metadata,
+    telemetry::stats::process,
     worker::state::Worker,
 };
 

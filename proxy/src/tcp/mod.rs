@@ -16,9 +16,9 @@ use self::{
     line::Line,
 };
 use crate::{
+    access_log::{Flag, LogType},
     config::tcp::{Settings, TcpProxy},
-    intake::{Downstream, Origin},
-    telemetry::access_log::{Flag, LogType},
+    downstream::{Downstream, Origin},
     worker::state::Worker,
 };
 

@@ -6,7 +6,6 @@
 
 pub mod certificate;
 pub mod client;
-pub mod dial;
 mod distinguished_name;
 pub mod failure;
 mod greeting;

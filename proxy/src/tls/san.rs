@@ -1,7 +1,7 @@
 //! Matching a peer's subject alternative names: `match_typed_subject_alt_names`.
 
 use super::certificate::{Content, Name};
-use crate::config::matcher::{StringMatcher, StringPattern};
+use crate::matcher::{StringMatcher, StringPattern};
 
 /// Which names a matcher looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub fn dns_name_matches(name: &[u8], pattern: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::matcher::Regex;
+    use crate::matcher::Regex;
 
     fn content() -> Content {
         Content {

@@ -474,7 +474,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::matcher::StringMatcher,
+        matcher::StringMatcher,
         tls::{
             san::NameType,
             testing::{Authority, authority, intermediate, leaf, named},

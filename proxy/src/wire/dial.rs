@@ -16,8 +16,8 @@ use tokio::{
 
 use super::socket::{NotReady, SocketSettings};
 use crate::{
-    intake::{
-        pod::Pod,
+    pod::{
+        Pod,
         stash::{Family, Waited},
     },
     telemetry::stats::process,

@@ -17,10 +17,12 @@ use tokio::{
 use weir_abi::map::{INBOUND_PORT, OUTBOUND_PORT};
 
 use crate::{
-    intake::{Admitted, Direction, Downstream, Origin, Pod},
+    downstream::{Downstream, Origin},
+    drain::DrainWatch,
     listener,
+    pod::{Admitted, Direction, Pod},
     telemetry::stats::{Counter, Shard, process},
-    worker::{drain::DrainWatch, state::Worker},
+    worker::state::Worker,
 };
 
 /// Pause after accept(2) failed for want of file descriptors or memory.

@@ -2,15 +2,12 @@
 //! only immutable snapshots and atomics.
 
 mod accept;
-pub mod drain;
-mod lifecycle;
 pub mod state;
 mod threads;
 
 pub(crate) use self::threads::local_runtime;
 pub use self::{
     accept::Source,
-    lifecycle::{Lifecycle, State},
     state::Worker,
     threads::{Accepting, Workers},
 };

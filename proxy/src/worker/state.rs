@@ -7,10 +7,11 @@ use arc_swap::ArcSwap;
 use crate::{
     cluster::Local,
     config::snapshot::Snapshot,
+    drain::DrainWatch,
     http::pool::Pools,
+    lifecycle::Lifecycle,
     runtime::Runtime,
     telemetry::{stats::Shard, writer::LogHandle},
-    worker::{drain::DrainWatch, lifecycle::Lifecycle},
 };
 
 /// What the connections of one worker share; each worker has one, in an `Rc`.
@@ -28,7 +29,7 @@ pub struct Worker {
     pub log: LogHandle,
     /// This worker's counters.
     pub stats: Shard,
-    /// The process-wide drain. A connection watches [`Downstream::drain`](crate::intake::Downstream), which also
+    /// The process-wide drain. A connection watches [`Downstream::drain`](crate::downstream::Downstream), which also
     /// follows its pod's withdrawal.
     pub drain: DrainWatch,
     /// The process's state: whether health checks are to fail.

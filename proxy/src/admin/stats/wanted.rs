@@ -5,7 +5,7 @@ use crate::{
         query::Query,
         reply::{Reply, Status},
     },
-    config::matcher::Regex,
+    matcher::Regex,
     telemetry::stats::{Kind, Metric, Store},
 };
 

@@ -15,12 +15,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::tracker::{Checked, Failure};
 use crate::{
+    cluster::dial,
     config::{
         cluster::health::{GrpcProbe, HttpProbe, TcpProbe},
         tls::Transport,
     },
     telemetry::stats::Shard,
-    tls::{self, client::Asked},
+    tls::client::Asked,
     wire::{dial::Dialer, executor::LocalExecutor, io::Io, race::Preference, socket::SocketSettings},
 };
 
@@ -80,7 +81,7 @@ async fn session(kept: &mut Option<Session>, way: &Way<'_>, http2: Option<bool>)
         Some(true) => &["h2"],
     };
     let asked = Asked { server_name: None, validate: false, hostname: way.hostname, protocols };
-    let way = tls::dial::Way {
+    let way = dial::Way {
         dialer: &Dialer::Host,
         to: way.to,
         also: &[],

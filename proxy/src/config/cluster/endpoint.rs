@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::host::{HealthFlags, Host};
-use crate::{config::metadata::EndpointMetadata, telemetry::access_log::Upstream};
+use crate::{access_log::Upstream, matcher::metadata::EndpointMetadata};
 
 /// An endpoint: its description, and the host that outlives it.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
 
 use crate::{
-    config::matcher::StringMatcher,
+    matcher::StringMatcher,
     telemetry::{
         events::EventLog,
         stats::{Counter, Gauge, Scope},

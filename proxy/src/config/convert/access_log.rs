@@ -19,12 +19,12 @@ use super::{
     metadata,
 };
 use crate::{
-    config::error::Error,
-    telemetry::{
-        access_log::AccessLog,
+    access_log::{
+        AccessLog,
         format::{ENVOY_DEFAULT, Format},
-        writer::LogFile,
     },
+    config::error::Error,
+    telemetry::writer::LogFile,
 };
 
 /// Lines are written no more often than this while something lasts.

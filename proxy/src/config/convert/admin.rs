@@ -10,10 +10,7 @@ use super::{
     fields::{item, socket_address, sub},
     matcher,
 };
-use crate::{
-    config::{error::Error, matcher::StringMatcher},
-    telemetry::access_log::AccessLog,
-};
+use crate::{access_log::AccessLog, config::error::Error, matcher::StringMatcher};
 
 /// Where the admin server listens, and what it logs.
 #[derive(Debug)]

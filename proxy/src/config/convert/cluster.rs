@@ -28,6 +28,7 @@ use super::{
     tls,
 };
 use crate::{
+    access_log,
     config::{
         cluster::{
             AutoNames, Breaker, Cluster, MergeWindow, RetryBudget, Thresholds, UpstreamProtocol, Usage,
@@ -37,7 +38,6 @@ use crate::{
         error::Error,
         http2::{Http2, Keepalive},
     },
-    telemetry::access_log,
 };
 
 const SUPPORTED: [&str; 41] = [

@@ -9,11 +9,12 @@ use super::{
     fields::{host_and_port, item, socket_address, sub},
     matcher::fraction,
 };
-use crate::config::{
-    cluster::{AssignmentPolicy, CheckAddress, Cluster, Drops, Endpoint, HealthFlags, Host, Locality, Template},
-    error::Error,
-    fraction::Fraction,
-    metadata::EndpointMetadata,
+use crate::{
+    config::{
+        cluster::{AssignmentPolicy, CheckAddress, Cluster, Drops, Endpoint, HealthFlags, Host, Locality, Template},
+        error::Error,
+    },
+    matcher::{fraction::Fraction, metadata::EndpointMetadata},
 };
 
 /// Priorities go up to this.

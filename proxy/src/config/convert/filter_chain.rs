@@ -12,11 +12,12 @@ use super::{
     tls,
 };
 use crate::{
+    access_log::Place,
     config::{
         error::Error,
         listener::{FilterChain, FilterChainMatch, SourceType},
     },
-    telemetry::{access_log::Place, stats::Scope},
+    telemetry::stats::Scope,
 };
 
 pub(super) fn filter_chain(

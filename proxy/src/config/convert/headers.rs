@@ -8,11 +8,11 @@ use super::{
     fields::{header_name, item, sub},
 };
 use crate::{
+    access_log::format::Format,
     config::{
         error::Error,
         headers::{Addition, Append, HeaderChanges, Mutations, Value},
     },
-    telemetry::format::Format,
 };
 
 /// The four header fields that routes, virtual hosts, route configurations and weighted clusters have.

@@ -18,6 +18,7 @@ use super::{
     filter, local_reply, route,
 };
 use crate::{
+    access_log::{Moments, Wanted},
     config::{
         error::Error,
         filter::HttpFilter,
@@ -26,10 +27,7 @@ use crate::{
             HttpStats, Router, ServerHeader, StripPort, Underscores,
         },
     },
-    telemetry::{
-        access_log::{Moments, Wanted},
-        stats::Scope,
-    },
+    telemetry::stats::Scope,
 };
 
 const SUPPORTED: [&str; 37] = [

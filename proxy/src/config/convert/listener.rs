@@ -11,11 +11,12 @@ use super::{
     filter_chain, listener_filter, metadata,
 };
 use crate::{
+    access_log::Place,
     config::{
         error::Error,
         listener::{FilterChain, Listener, ListenerStats, TrafficDirection},
     },
-    telemetry::{access_log::Place, stats::Scope},
+    telemetry::stats::Scope,
 };
 
 const SUPPORTED: [&str; 23] = [

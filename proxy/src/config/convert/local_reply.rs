@@ -13,11 +13,11 @@ use super::{
     headers, metadata,
 };
 use crate::{
+    access_log::format::Format,
     config::{
         error::Error,
         local_reply::{BodyFormat, LocalReplies, ReplyMapper},
     },
-    telemetry::format::Format,
 };
 
 pub(super) fn body_format(

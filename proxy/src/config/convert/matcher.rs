@@ -12,12 +12,11 @@ use super::{
     context::Context,
     fields::{header_name, item, sub},
 };
-use crate::config::{
-    error::Error,
-    fraction::Fraction,
+use crate::{
+    config::error::Error,
     matcher::{
         HeaderMatcher, HeaderPattern, MatchedHeader, QueryMatcher, Regex, RegexRewrite, StringMatcher, StringPattern,
-        Substitution,
+        Substitution, fraction::Fraction,
     },
 };
 

@@ -11,9 +11,9 @@ use super::{
     fields::{item, sub},
     matcher,
 };
-use crate::config::{
-    error::Error,
-    metadata::{Metadata, MetadataMatcher, ValueMatcher},
+use crate::{
+    config::error::Error,
+    matcher::metadata::{Metadata, MetadataMatcher, ValueMatcher},
 };
 
 /// Configured metadata. Typed metadata has no reader here.

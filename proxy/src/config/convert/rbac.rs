@@ -7,10 +7,12 @@ use super::{
     fields::{cidr, item, sub},
     matcher, metadata,
 };
-use crate::config::{
-    error::Error,
+use crate::{
+    config::{
+        error::Error,
+        rbac::{Action, Condition, Policy, Rules},
+    },
     matcher::StringMatcher,
-    rbac::{Action, Condition, Policy, Rules},
 };
 
 /// A set of policies. CEL conditions are not supported yet.

@@ -12,7 +12,8 @@ use super::{
     matcher,
 };
 use crate::{
-    config::{error::Error, matcher::StringMatcher},
+    config::error::Error,
+    matcher::StringMatcher,
     telemetry::stats::{Store, tags::TagRules},
 };
 

@@ -13,11 +13,11 @@ use super::{
     fields::{duration, item, limit, sub},
 };
 use crate::{
+    access_log::Moments,
     config::{
         error::Error,
         tcp::{IDLE_TIMEOUT, Settings, Target, TcpProxy, TcpStats, WeightedCluster},
     },
-    telemetry::access_log::Moments,
 };
 
 const SUPPORTED: [&str; 14] = [

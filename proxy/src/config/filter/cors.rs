@@ -2,7 +2,7 @@
 
 use http::HeaderValue;
 
-use crate::config::{fraction::Fraction, matcher::StringMatcher};
+use crate::matcher::{StringMatcher, fraction::Fraction};
 
 /// `CorsPolicy`. What is not set here is taken from a less specific one.
 #[derive(Clone, Debug, Default)]

@@ -7,10 +7,9 @@ use std::{
 
 use http::StatusCode;
 
-use crate::config::{
-    filter::stats::{self, Counted},
-    fraction::Fraction,
-    matcher::HeaderMatcher,
+use crate::{
+    config::filter::stats::{self, Counted},
+    matcher::{HeaderMatcher, fraction::Fraction},
 };
 
 /// `HTTPFault`.

@@ -2,8 +2,8 @@
 
 use http::HeaderName;
 
-use crate::config::{
-    headers::{Addition, Append},
+use crate::{
+    config::headers::{Addition, Append},
     matcher::StringMatcher,
 };
 

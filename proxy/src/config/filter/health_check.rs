@@ -5,8 +5,8 @@ use std::{
     time::Duration,
 };
 
-use crate::config::{
-    filter::stats::{self, Counted},
+use crate::{
+    config::filter::stats::{self, Counted},
     matcher::HeaderMatcher,
 };
 

@@ -11,13 +11,13 @@ use std::{
 
 use http::StatusCode;
 
-use crate::config::{
-    filter::stats::{self, Counted},
-    fraction::Fraction,
-    headers::Addition,
-    matcher::{HeaderMatcher, MatchedHeader, QueryMatcher},
-    metadata::Metadata,
-    request::{RequestView, header_matches},
+use crate::{
+    config::{
+        filter::stats::{self, Counted},
+        headers::Addition,
+        request::{RequestView, header_matches},
+    },
+    matcher::{HeaderMatcher, MatchedHeader, QueryMatcher, fraction::Fraction, metadata::Metadata},
 };
 
 /// `LocalRateLimit`.
@@ -262,7 +262,7 @@ impl RateLimitAction {
             },
             Self::Query { name, key, skip_if_absent } => {
                 let query = facts.request.uri.query().unwrap_or_default();
-                match crate::config::matcher::query_value(query, name) {
+                match crate::matcher::query_value(query, name) {
                     Some(value) if !value.is_empty() => Made::Entry(key.clone(), value.into()),
                     _ => absent(*skip_if_absent),
                 }

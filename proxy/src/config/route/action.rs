@@ -6,14 +6,15 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{hash::HashPolicy, internal_redirect::InternalRedirects};
-use crate::config::{
-    cluster::RoutingPriority,
-    filter::{Overrides, local_ratelimit::RateLimit},
-    fraction::Fraction,
-    headers::HeaderChanges,
-    local_reply::BodyFormat,
-    matcher::RegexRewrite,
-    retry::RetryPolicy,
+use crate::{
+    config::{
+        cluster::RoutingPriority,
+        filter::{Overrides, local_ratelimit::RateLimit},
+        headers::HeaderChanges,
+        local_reply::BodyFormat,
+        retry::RetryPolicy,
+    },
+    matcher::{RegexRewrite, fraction::Fraction},
 };
 
 /// What a route does.

@@ -5,9 +5,9 @@ use std::{net::IpAddr, time::Duration};
 use http::{HeaderName, HeaderValue};
 use xxhash_rust::xxh64::xxh64;
 
-use crate::config::{
+use crate::{
+    config::request::{RequestView, cookies},
     matcher::{MatchedHeader, RegexRewrite, query_value},
-    request::{RequestView, cookies},
 };
 
 /// `HashPolicy`.

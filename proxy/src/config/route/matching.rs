@@ -2,11 +2,9 @@
 
 use http::{HeaderMap, Method};
 
-use crate::config::{
-    fraction::Fraction,
-    matcher::{HeaderMatcher, QueryMatcher, Regex, StringMatcher},
-    metadata::MetadataMatcher,
-    request::{RequestView, TlsView, cookies, header_matches, is_grpc},
+use crate::{
+    config::request::{RequestView, TlsView, cookies, header_matches, is_grpc},
+    matcher::{HeaderMatcher, QueryMatcher, Regex, StringMatcher, fraction::Fraction, metadata::MetadataMatcher},
 };
 
 /// Which requests a route takes: all conditions must hold.

@@ -5,7 +5,7 @@
 
 use http::{HeaderMap, Method, StatusCode, header, request::Parts};
 
-use crate::telemetry::access_log::{Metered, size};
+use crate::access_log::{Metered, size};
 
 /// `: ` and the end of a line.
 const SEPARATORS: u64 = 4;

@@ -20,9 +20,9 @@ use super::{
     stream::{connection::Connection, record::Record},
 };
 use crate::{
+    access_log::{self, Flag, LogType},
     config::http::{Codec, HttpConnectionManager},
-    intake::Downstream,
-    telemetry::access_log::{self, Flag, LogType},
+    downstream::Downstream,
     wire::{executor::LocalExecutor, io::Io},
     worker::state::Worker,
 };

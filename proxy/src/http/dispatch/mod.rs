@@ -28,8 +28,8 @@ use super::{
     },
 };
 use crate::{
+    access_log::{Flag, LogType},
     config::route::{Action, RequireTls},
-    telemetry::access_log::{Flag, LogType},
 };
 
 /// Answers a request.

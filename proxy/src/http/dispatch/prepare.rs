@@ -10,6 +10,7 @@ use http::{
 use hyper::ext::Protocol;
 
 use crate::{
+    access_log::Flag,
     config::{
         http::{EscapedSlashes, HttpConnectionManager, StripPort, Underscores},
         request::is_grpc,
@@ -23,7 +24,6 @@ use crate::{
         },
         stream::{reply::Reply, route::CONNECT},
     },
-    telemetry::access_log::Flag,
 };
 
 /// The prepared request's particulars.

@@ -9,12 +9,12 @@ use super::{
     fault, grpc_stats, header_mutation, health_check, local_ratelimit,
 };
 use crate::{
+    access_log::View,
     config::filter::{FilterKind, HttpFilter},
     http::{
         body::{counting::Counting, throttle::Throttle},
         stream::{Stream, route::Routed},
     },
-    telemetry::access_log::View,
 };
 
 /// What filters have to do when the response comes, in their order.

@@ -12,22 +12,20 @@ use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::exchange::{Decided, Exchange};
 use crate::{
+    access_log::Flag,
     config::{
         filter::{
             fault::{Abort, Delay, Fault, RateLimit},
             stats::{self, Counted},
         },
-        fraction::Fraction,
         request::header_matches,
     },
     http::{
         body::throttle::Throttle,
         stream::{Stream, reply::Reply},
     },
-    telemetry::{
-        access_log::Flag,
-        stats::{Gauge, Shard},
-    },
+    matcher::fraction::Fraction,
+    telemetry::stats::{Gauge, Shard},
 };
 
 const DELAY: HeaderName = HeaderName::from_static("x-envoy-fault-delay-request");

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::exchange::{Exchange, levels};
 use crate::{
+    access_log::{Live, View},
     config::{
         filter::{
             Overrides, RouteFilter,
@@ -15,7 +16,6 @@ use crate::{
         headers::Append,
     },
     http::{headers::mutate, stream::Stream},
-    telemetry::access_log::{Live, View},
 };
 
 /// The mutations that apply to a stream, in order.
@@ -67,7 +67,7 @@ pub(super) fn on_request(own: &Arc<HeaderMutation>, name: &str, stream: &Stream,
 fn apply(
     mutation: &Mutation,
     headers: &mut HeaderMap,
-    format: impl Fn(&mut Vec<u8>, &crate::telemetry::format::Format, &HeaderMap),
+    format: impl Fn(&mut Vec<u8>, &crate::access_log::format::Format, &HeaderMap),
 ) {
     match mutation {
         Mutation::Remove(name) => {

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::exchange::{Decided, Exchange};
 use crate::{
+    access_log::Flag,
     config::{
         cluster::{EndpointSet, Health},
         filter::{
@@ -18,7 +19,7 @@ use crate::{
         request::header_matches,
     },
     http::stream::{Stream, reply::Reply},
-    telemetry::{access_log::Flag, stats::Counter},
+    telemetry::stats::Counter,
 };
 
 const CHECKED_CLUSTER: HeaderName = HeaderName::from_static("x-envoy-upstream-healthchecked-cluster");

@@ -6,12 +6,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::exchange::{Decided, Exchange};
 use crate::{
+    access_log::{Flag, Live, View},
     config::filter::local_ratelimit::{Bucket, Entries, Facts, LocalRateLimit, RateLimit, VhostLimits},
     http::{
         headers::mutate,
         stream::{Stream, reply::Reply},
     },
-    telemetry::access_log::{Flag, Live, View},
 };
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");

@@ -4,6 +4,7 @@ use http::{HeaderValue, Request, Response, header, request::Parts};
 
 use super::chain::Chain;
 use crate::{
+    access_log::View,
     http::{
         codec::meters,
         headers::{
@@ -12,7 +13,6 @@ use crate::{
         },
         stream::{Stream, reply::Reply, response_body::ResponseBody},
     },
-    telemetry::access_log::View,
 };
 
 /// Answers with a reply made here. The route's response headers, if there is one, are applied.

@@ -4,11 +4,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::forwarded::X_FORWARDED_HOST;
 use crate::{
+    access_log::View,
     config::{
         headers::{Addition, Append, HeaderChanges, Mutations, Value},
         route::{Route, RouteTable, VirtualHost, WeightedCluster},
     },
-    telemetry::access_log::View,
 };
 
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
@@ -41,7 +41,7 @@ impl<'a> Changes<'a> {
 pub(in crate::http) fn apply(
     changes: &Mutations,
     headers: &mut HeaderMap,
-    format: impl Fn(&mut Vec<u8>, &crate::telemetry::format::Format, &HeaderMap),
+    format: impl Fn(&mut Vec<u8>, &crate::access_log::format::Format, &HeaderMap),
 ) {
     if changes.is_empty() {
         return;
@@ -56,7 +56,7 @@ pub(in crate::http) fn apply(
 pub(in crate::http) fn add(
     additions: &[Addition],
     headers: &mut HeaderMap,
-    format: impl Fn(&mut Vec<u8>, &crate::telemetry::format::Format, &HeaderMap),
+    format: impl Fn(&mut Vec<u8>, &crate::access_log::format::Format, &HeaderMap),
 ) {
     if additions.is_empty() {
         return;
@@ -168,7 +168,7 @@ fn append_forwarded_host(headers: &mut HeaderMap, host: &HeaderValue) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::format::Format;
+    use crate::access_log::format::Format;
 
     fn addition(name: &'static str, value: &'static str, append: Append) -> Addition {
         Addition {

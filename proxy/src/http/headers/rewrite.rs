@@ -147,7 +147,7 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::config::matcher::{Regex, RegexRewrite, Substitution};
+    use crate::matcher::{Regex, RegexRewrite, Substitution};
 
     fn uri(text: &'static str) -> Uri {
         Uri::from_static(text)

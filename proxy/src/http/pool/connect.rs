@@ -14,12 +14,12 @@ use tokio::io::AsyncWriteExt;
 
 use super::host::{Connection, Host, Http1, Http2, PoolError, Room, Want};
 use crate::{
-    cluster::account::Counted,
-    http::body::RequestBody,
-    tls::{
-        client::Asked,
+    cluster::{
+        account::Counted,
         dial::{Secured, Way},
     },
+    http::body::RequestBody,
+    tls::client::Asked,
     wire::{dial::ConnectError, executor::LocalExecutor},
 };
 

@@ -13,18 +13,17 @@ use hyper::client::conn::{http1, http2};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    cluster::account::{Account, OpenConnection},
+    cluster::{
+        account::{Account, OpenConnection},
+        dial::{Made, Secured},
+    },
     config::{
         cluster::{Cluster, Endpoint, Gauge, RoutingPriority, UpstreamProtocol},
         tls::Transport,
     },
     http::body::RequestBody,
     telemetry::stats::Shard,
-    tls::{
-        PeerTls,
-        client::Asked,
-        dial::{Made, Secured},
-    },
+    tls::{PeerTls, client::Asked},
     wire::{
         dial::{ConnectError, Dialer, PoolScope},
         io::Io,

@@ -28,9 +28,12 @@ use self::{
 };
 use super::body::RequestBody;
 use crate::{
-    cluster::account::{Account, ActiveRequest, PendingRequest},
+    cluster::{
+        account::{Account, ActiveRequest, PendingRequest},
+        dial::Made,
+    },
     config::cluster::RoutingPriority,
-    tls::{PeerTls, dial::Made},
+    tls::PeerTls,
     wire::{dial::PoolScope, proxy_header::Client},
 };
 

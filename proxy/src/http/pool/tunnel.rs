@@ -7,8 +7,11 @@ use super::{
     host::{InUse, PoolError, Want},
 };
 use crate::{
-    cluster::account::{Account, ActiveRequest, OpenConnection},
-    tls::{PeerTls, dial::Made},
+    cluster::{
+        account::{Account, ActiveRequest, OpenConnection},
+        dial::Made,
+    },
+    tls::PeerTls,
     wire::io::Io,
 };
 

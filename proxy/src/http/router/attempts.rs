@@ -15,6 +15,7 @@ use super::{
     upstream::{Attempted, drain, exchange},
 };
 use crate::{
+    access_log::{Flag, View},
     cluster::PickContext,
     config::{
         cluster::{Cluster, Discovery, Endpoint},
@@ -42,10 +43,7 @@ use crate::{
             timers::{Expired, Timers, within},
         },
     },
-    telemetry::{
-        access_log::{Flag, View},
-        stats::Counter,
-    },
+    telemetry::stats::Counter,
 };
 
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");

@@ -37,13 +37,13 @@ use super::{
     stream::{Stream, reply::Reply, route::Routed, timers::Timers},
 };
 use crate::{
+    access_log::{Live, View},
     config::{
-        matcher::HeaderMatcher,
         request::header_matches,
         retry::{RetryOn, RetryPolicy},
         route::{self, Forward, Hashed, HostRewrite},
     },
-    telemetry::access_log::{Live, View},
+    matcher::HeaderMatcher,
 };
 
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");

@@ -4,11 +4,11 @@ use http::{HeaderMap, StatusCode};
 
 use crate::{
     config::{
-        matcher::MatchedHeader,
         request::plain_header_matches,
         retry::{RetryOn, RetryPolicy},
     },
     http::stream::failure::Failure,
+    matcher::MatchedHeader,
 };
 
 /// The header by which Envoy's rate limiting marks its answers.

@@ -13,6 +13,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::charge::{self, Ended};
 use crate::{
+    access_log::{LogType, View},
     cluster::PickContext,
     config::{
         cluster::{Cluster, Endpoint, RoutingPriority},
@@ -40,7 +41,6 @@ use crate::{
             upgraded::{Accepted, Held},
         },
     },
-    telemetry::access_log::{LogType, View},
 };
 
 /// The answer to a request for an upgrade.

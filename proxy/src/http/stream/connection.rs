@@ -11,13 +11,13 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::{activity::Activity, upgraded::Accepted};
 use crate::{
+    access_log::{Entry, Place},
     config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, request::TlsView},
+    downstream::{Downstream, Meter, Origin},
     http::{
         codec::framing::{Framing, Refusal, Rules, Verdict},
         headers::xfcc,
     },
-    intake::{Downstream, Meter, Origin},
-    telemetry::access_log::{Entry, Place},
     tls::PeerTls,
     wire::{
         dial::{Dialer, PoolScope},

@@ -4,7 +4,7 @@ use std::{borrow::Cow, io};
 
 use http::StatusCode;
 
-use crate::{http::pool::PoolError, telemetry::access_log::Flag, wire::dial::ConnectError};
+use crate::{access_log::Flag, http::pool::PoolError, wire::dial::ConnectError};
 
 /// An attempt that brought no response.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -27,16 +27,14 @@ use tokio::time::Instant;
 use self::{connection::Connection, record::Record, route::Routed};
 use super::{body::progress::Progress, codec::meters, headers::request_id::X_REQUEST_ID};
 use crate::{
+    access_log::{Entry, Live, RouteMetadata},
     config::{
         cluster::Cluster,
-        metadata::Metadata,
         request::{RequestView, is_grpc},
         route::Step,
     },
-    telemetry::{
-        access_log::{Entry, Live, RouteMetadata},
-        log,
-    },
+    matcher::metadata::Metadata,
+    telemetry::log,
 };
 
 /// A request under way: what its answer depends on.

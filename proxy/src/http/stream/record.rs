@@ -16,10 +16,10 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::{
+    access_log::{self, Entry, Flag, LogType},
     config::http::HttpConnectionManager,
+    downstream::Meter,
     http::{body::progress::Progress, codec::meters},
-    intake::Meter,
-    telemetry::access_log::{self, Entry, Flag, LogType},
     worker::state::Worker,
 };
 

@@ -7,11 +7,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::{failure::Failure, timers::Expired};
 use crate::{
+    access_log::{Entry, Flag, Live, View},
     cluster::Dropped,
     config::local_reply::{BodyFormat, LocalReplies, ReplyMapper},
     http::{codec::framing::Refusal, headers::mutate},
     runtime::Runtime,
-    telemetry::access_log::{Entry, Flag, Live, View},
 };
 
 /// gRPC's DEADLINE_EXCEEDED.

@@ -16,11 +16,11 @@ use super::{
     timers::{Expired, Timers},
 };
 use crate::{
+    access_log::Flag,
     http::{
         body::{counting::Counting, error::BodyError, throttle::Throttle},
         pool::Lease,
     },
-    telemetry::access_log::Flag,
 };
 
 /// A response body on its way to the client. When it is dropped, the request is over.

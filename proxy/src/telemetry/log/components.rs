@@ -82,6 +82,7 @@ pub const COMPONENTS: [&str; 73] = [
 const MODULES: &[(&str, &str)] = &[
     ("weir_proxy::admin", "admin"),
     ("weir_proxy::cluster::health", "hc"),
+    ("weir_proxy::cluster::dial", "connection"),
     ("weir_proxy::cluster::discovery", "dns"),
     ("weir_proxy::cluster::dns", "dns"),
     ("weir_proxy::cluster", "upstream"),
@@ -94,6 +95,7 @@ const MODULES: &[(&str, &str)] = &[
     ("weir_proxy::http", "http"),
     ("weir_proxy::intake", "conn_handler"),
     ("weir_proxy::listener", "conn_handler"),
+    ("weir_proxy::pod", "conn_handler"),
     ("weir_proxy::tcp", "filter"),
     ("weir_proxy::telemetry::stats", "stats"),
     ("weir_proxy::telemetry::writer", "file"),

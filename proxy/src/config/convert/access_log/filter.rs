@@ -4,18 +4,18 @@ use weir_proto::envoy::{config::accesslog::v3 as proto, data::accesslog::v3::Acc
 
 use super::super::{matcher, metadata};
 use crate::{
+    access_log::{
+        Flag, LogType,
+        filter::{Comparison, Filter, Operator},
+    },
     config::{
         convert::{
             context::Context,
             fields::{item, sub},
         },
         error::Error,
-        fraction::Fraction,
     },
-    telemetry::{
-        access_log::{Flag, LogType},
-        filter::{Comparison, Filter, Operator},
-    },
+    matcher::fraction::Fraction,
 };
 
 pub(in crate::config::convert) fn filter(

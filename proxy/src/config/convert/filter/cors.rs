@@ -3,14 +3,16 @@
 use http::HeaderValue;
 use weir_proto::envoy::{config::route::v3 as old, extensions::filters::http::cors::v3 as proto};
 
-use crate::config::{
-    convert::{
-        context::Context,
-        fields::{item, sub},
-        matcher,
+use crate::{
+    config::{
+        convert::{
+            context::Context,
+            fields::{item, sub},
+            matcher,
+        },
+        error::Error,
+        filter::{Override, RouteFilter, cors::CorsPolicy},
     },
-    error::Error,
-    filter::{Override, RouteFilter, cors::CorsPolicy},
     matcher::StringMatcher,
 };
 

@@ -6,18 +6,20 @@ use weir_proto::envoy::extensions::filters::{
     http::fault::v3::{self as proto, fault_abort::ErrorType},
 };
 
-use crate::config::{
-    convert::{
-        context::Context,
-        fields::{duration, sub},
-        matcher, metadata,
+use crate::{
+    config::{
+        convert::{
+            context::Context,
+            fields::{duration, sub},
+            matcher, metadata,
+        },
+        error::Error,
+        filter::{
+            fault::{Abort, Delay, Fault, RateLimit},
+            stats::{self, Counted},
+        },
     },
-    error::Error,
-    filter::{
-        fault::{Abort, Delay, Fault, RateLimit},
-        stats::{self, Counted},
-    },
-    fraction::Fraction,
+    matcher::fraction::Fraction,
 };
 
 /// Keys by which Envoy's runtime could change the fault.

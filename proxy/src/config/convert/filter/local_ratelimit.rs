@@ -10,18 +10,20 @@ use weir_proto::envoy::{
     r#type::v3::TokenBucket,
 };
 
-use crate::config::{
-    convert::{
-        context::Context,
-        fields::{duration, item, sub},
-        headers, matcher,
+use crate::{
+    config::{
+        convert::{
+            context::Context,
+            fields::{duration, item, sub},
+            headers, matcher,
+        },
+        error::Error,
+        filter::{
+            local_ratelimit::{Bucket, Descriptor, LocalRateLimit, RateLimit, RateLimitAction, VhostLimits},
+            stats::{self, Counted},
+        },
     },
-    error::Error,
-    filter::{
-        local_ratelimit::{Bucket, Descriptor, LocalRateLimit, RateLimit, RateLimitAction, VhostLimits},
-        stats::{self, Counted},
-    },
-    fraction::Fraction,
+    matcher::fraction::Fraction,
 };
 
 /// The least interval at which Envoy fills a bucket.

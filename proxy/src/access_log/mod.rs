@@ -1,21 +1,29 @@
 //! Access logs: where lines go, what they say, and which streams get one.
 
+mod demand;
+mod entry;
+pub mod filter;
+mod flag;
+pub mod format;
+mod header_name;
+mod kept;
+mod unique;
+mod view;
+mod wanted;
+
 use std::{sync::Arc, time::Duration};
 
-pub use super::{
+pub use self::{
     entry::{ClusterNames, Entry, LogType, Metered, Meters, Place, RouteMetadata, Timing, Upstream, next_connection},
     flag::Flag,
     kept::{Kept, Sizes, size},
     view::{Live, View},
     wanted::Wanted,
 };
+use self::{filter::Filter, format::Format};
 use crate::{
     runtime::Runtime,
-    telemetry::{
-        filter::Filter,
-        format::Format,
-        writer::{LogFile, LogHandle},
-    },
+    telemetry::writer::{LogFile, LogHandle},
 };
 
 /// A configured access log.

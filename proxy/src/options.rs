@@ -8,10 +8,10 @@ use std::{
 
 use clap::{Args, Parser, ValueEnum};
 
-use crate::{
-    bootstrap::privileges,
-    telemetry::log::{self, Level},
-};
+use crate::telemetry::log::{self, Level};
+
+/// The user and group that a proxy started as root becomes (as Istio's proxies, 1337, and distroless images, 65532).
+pub const USER: u32 = 65532;
 
 /// weir's L4/L7 data plane.
 ///
@@ -104,7 +104,7 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = WhenSuperseded::Exit)]
     pub when_superseded: WhenSuperseded,
     /// User and group id to become when started as root
-    #[arg(long, value_name = "UID", default_value_t = privileges::USER, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "UID", default_value_t = USER, value_parser = clap::value_parser!(u32).range(1..))]
     pub user: u32,
 }
 

@@ -11,7 +11,7 @@ use super::{
     grpc, metadata,
     quote::quote,
 };
-use crate::telemetry::{
+use crate::access_log::{
     entry::{Entry, Upstream},
     flag::Flag,
     header_name::HeaderName,

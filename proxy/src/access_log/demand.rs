@@ -1,7 +1,7 @@
 //! Which headers and numbers the formats and the filters of access logs ask for.
 
 use super::{
-    access_log::AccessLog,
+    AccessLog,
     format::{Bytes, Field, Selected, Span},
     header_name::{GRPC_STATUS, HeaderName, ORIGINAL_HOST, ORIGINAL_PATH, REQUEST_ID},
     wanted::Wanted,

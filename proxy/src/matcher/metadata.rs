@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::config::matcher::StringMatcher;
+use super::StringMatcher;
 
 /// Values by namespace, which is a filter's name.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -9,7 +9,7 @@ use super::{
     quote::{quote, write_value},
     write::write_pieces,
 };
-use crate::telemetry::view::View;
+use crate::access_log::view::View;
 
 /// A node of a JSON format.
 #[derive(Clone, Debug, PartialEq, Eq)]

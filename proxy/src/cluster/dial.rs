@@ -8,16 +8,14 @@ use std::{
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::{client::Asked, session::PeerTls};
 use crate::{
+    access_log::{Entry, next_connection},
     config::{
         cluster::{Cluster, Endpoint},
         tls::Transport,
     },
-    telemetry::{
-        access_log::{Entry, next_connection},
-        stats::Shard,
-    },
+    telemetry::stats::Shard,
+    tls::{client::Asked, session::PeerTls},
     wire::{
         dial::{ConnectError, Dialer},
         io::Io,

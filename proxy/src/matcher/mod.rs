@@ -1,5 +1,8 @@
 //! Matchers: of strings, headers, query parameters.
 
+pub mod fraction;
+pub mod metadata;
+
 use http::HeaderName;
 
 /// A regular expression that must match the whole string, in time linear in it.

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 
 use super::{flag::Flag, kept::Kept};
 use crate::{
-    config::metadata::{EndpointMetadata, Metadata},
+    matcher::metadata::{EndpointMetadata, Metadata},
     tls::PeerTls,
 };
 

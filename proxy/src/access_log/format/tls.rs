@@ -2,7 +2,7 @@
 
 use super::time::TimeFormat;
 use crate::{
-    telemetry::entry::Entry,
+    access_log::entry::Entry,
     tls::{PeerTls, certificate::Certificate},
 };
 

@@ -6,7 +6,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, Uri};
 
 use super::*;
-use crate::telemetry::access_log::{ClusterNames, Entry, Flag, Live, Upstream, View};
+use crate::access_log::{ClusterNames, Entry, Flag, Live, Upstream, View};
 
 fn entry() -> Entry {
     let mut entry = Entry::new("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
@@ -95,7 +95,7 @@ fn json_keeps_types() {
     let mut entry = entry();
     entry.response_code = 200;
     entry.bytes_sent = 1_000_000;
-    let mut metadata = crate::config::metadata::Metadata::default();
+    let mut metadata = crate::matcher::metadata::Metadata::default();
     metadata.set("n", "k", serde_json::json!({"b": 1.5, "a": [true, "x"]}));
     entry.cluster = Some(Arc::new(ClusterNames { metadata: Some(metadata), ..ClusterNames::default() }));
     let format = serde_json::json!({

@@ -1,7 +1,7 @@
 //! Metadata in formats: a value by its path, or a whole namespace.
 
 use super::{field::MetadataOf, quote::write_value};
-use crate::{config::metadata::Metadata, telemetry::entry::Entry};
+use crate::{access_log::entry::Entry, matcher::metadata::Metadata};
 
 /// A value of metadata, or a whole namespace.
 pub(super) enum Found<'a> {

@@ -1,4 +1,8 @@
-//! A pod, and what this process holds for it; workers see it through their connections.
+//! A pod, and what this process holds for it: sockets to dial with (`stash`), the agent's maps (`maps`), how many
+//! connections it has open and how they end. Workers see it through their connections.
+
+pub mod maps;
+pub mod stash;
 
 use std::{
     collections::HashMap,
@@ -11,12 +15,17 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
-use crate::{
-    config::listener::Direction,
-    intake::{maps::Maps, stash::Stash},
-    telemetry::stats::Shared,
-    worker::drain::Drain,
-};
+use self::{maps::Maps, stash::Stash};
+use crate::{drain::Drain, telemetry::stats::Shared};
+
+/// Which way a connection goes, as its pod sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The pod connects.
+    Outbound,
+    /// The pod is connected to.
+    Inbound,
+}
 
 /// A pod of this node that the agent enrolled.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{time::TimeFormat, tls::TlsField};
-use crate::telemetry::header_name::HeaderName;
+use crate::access_log::header_name::HeaderName;
 
 /// `name?or`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::{
     time::TimeFormat,
     tls::TlsField,
 };
-use crate::telemetry::header_name::HeaderName;
+use crate::access_log::header_name::HeaderName;
 
 /// An operator that a list names.
 fn named(command: &str, parameter: &str, limit: Option<usize>) -> Result<Limited, FormatError> {

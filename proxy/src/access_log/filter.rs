@@ -2,11 +2,7 @@
 
 use super::{entry::LogType, flag::Flag, header_name::HeaderName, view::View};
 use crate::{
-    config::{
-        fraction::Fraction,
-        matcher::{HeaderMatcher, MatchedHeader},
-        metadata::MetadataMatcher,
-    },
+    matcher::{HeaderMatcher, MatchedHeader, fraction::Fraction, metadata::MetadataMatcher},
     runtime::Runtime,
 };
 
@@ -205,8 +201,8 @@ fn leading_bits(id: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::{
-        config::matcher::{HeaderPattern, StringMatcher},
-        telemetry::access_log::{Entry, Live},
+        access_log::{Entry, Live},
+        matcher::{HeaderPattern, StringMatcher},
     };
 
     fn entry() -> Entry {

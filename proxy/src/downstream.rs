@@ -1,0 +1,123 @@
+//! A connection that was accepted, and what is known of it before anything is read.
+
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+
+use tokio::net::TcpStream;
+
+use crate::{
+    access_log::{Place, next_connection},
+    drain::DrainWatch,
+    matcher::metadata::Metadata,
+    pod::{Direction, Pod},
+    tls::PeerTls,
+    wire::{dial::Dialer, io::Io},
+};
+
+/// What a connection was accepted on.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A listener that this process bound.
+    Bound {
+        /// The listener's name in the configuration.
+        listener: Arc<str>,
+    },
+    /// A listening socket of a pod.
+    Pod {
+        /// The pod.
+        pod: Arc<Pod>,
+        /// Which of its sockets.
+        direction: Direction,
+    },
+}
+
+/// Bytes of a connection.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// From the client.
+    pub received: Cell<u64>,
+    /// To it.
+    pub sent: Cell<u64>,
+}
+
+impl Meter {
+    /// So many more.
+    pub fn add(&self, received: u64, sent: u64) {
+        self.received.set(self.received.get() + received);
+        self.sent.set(self.sent.get() + sent);
+    }
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Downstream {
+    /// The connection: bare until its filter chain's TLS handshake.
+    pub stream: Io,
+    /// What its TLS handshake settled; none: it is bare.
+    pub tls: Option<Rc<PeerTls>>,
+    /// SNI, in lower case, also of a connection whose TLS ends elsewhere.
+    pub server_name: Option<Arc<str>>,
+    /// The client, IPv4-mapped addresses as IPv4: the peer of the socket, or whom a PROXY header names.
+    pub peer: SocketAddr,
+    /// The peer of the socket.
+    pub direct_peer: SocketAddr,
+    /// What listener filters noted; none: nothing.
+    pub metadata: Option<Box<Metadata>>,
+    /// Counts the bytes of an HTTP connection, where some log tells of them.
+    pub meter: Option<Rc<Meter>>,
+    /// The address that it was accepted on.
+    pub local: SocketAddr,
+    /// The original destination of a redirected connection; `local` for others.
+    pub destination: SocketAddr,
+    /// What it was accepted on.
+    pub origin: Origin,
+    /// Its number, for logs.
+    pub id: u64,
+    /// The listener and the filter chain that it belongs to, once that is known.
+    pub place: Option<Arc<Place>>,
+    /// When.
+    pub accepted: Instant,
+    /// Follows the drain of what it was accepted on: the process's, and its pod's withdrawal.
+    pub drain: DrainWatch,
+}
+
+impl Downstream {
+    /// A connection that `peer` made to `local`, where it wanted to go.
+    pub fn new(
+        tcp: TcpStream,
+        peer: SocketAddr,
+        local: SocketAddr,
+        origin: Origin,
+        accepted: Instant,
+        drain: DrainWatch,
+    ) -> Self {
+        let stream = Io::Tcp(tcp);
+        Self {
+            stream,
+            tls: None,
+            server_name: None,
+            peer,
+            direct_peer: peer,
+            metadata: None,
+            meter: None,
+            local,
+            destination: local,
+            origin,
+            id: next_connection(),
+            place: None,
+            accepted,
+            drain,
+        }
+    }
+
+    /// How upstream connections on behalf of this one are dialled: from the pod that it belongs to, and, towards the
+    /// pod's application, as its real client.
+    pub fn dialer(&self) -> Dialer {
+        match &self.origin {
+            Origin::Bound { .. } => Dialer::Host,
+            Origin::Pod { pod, direction: Direction::Outbound } => Dialer::Pod { pod: pod.clone(), client: None },
+            Origin::Pod { pod, direction: Direction::Inbound } => {
+                Dialer::Pod { pod: pod.clone(), client: Some(self.direct_peer) }
+            }
+        }
+    }
+}
