@@ -5,6 +5,7 @@ use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
 
+use super::endpoint::Endpoint;
 use crate::{
     matcher::StringMatcher,
     telemetry::{
@@ -169,7 +170,7 @@ impl CheckStats {
 
 impl HealthCheck {
     /// Where an endpoint is checked.
-    pub fn address(&self, endpoint: &super::Endpoint) -> SocketAddr {
+    pub fn address(&self, endpoint: &Endpoint) -> SocketAddr {
         let own = &endpoint.template.check;
         let mut address = own.address.unwrap_or(endpoint.address);
         if let Some(port) = own.port.or(self.alt_port.filter(|_| own.address.is_none())) {
