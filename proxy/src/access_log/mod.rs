@@ -1,4 +1,7 @@
 //! Access logs: where lines go, what they say, and which streams get one.
+//!
+//! What is known of a stream is its `entry`, with what was `kept` of its headers as far as some log wants it (`wanted`, as
+//! `demand` finds out). Formats are written, and filters decide, from a `view` of both.
 
 mod demand;
 mod entry;

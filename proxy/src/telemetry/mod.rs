@@ -1,4 +1,4 @@
-//! What the data path tells of itself: counters, access logs, event logs.
+//! What the proxy tells of itself: counters, its own log, event logs; and the thread that writes files.
 
 pub mod events;
 pub mod log;

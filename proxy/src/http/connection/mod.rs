@@ -1,4 +1,6 @@
 //! One client connection that speaks HTTP: hyper drives it, and this watches over it (idleness, age, draining).
+//!
+//! The top floor: its requests go to `dispatch`; what their streams share of it is in `stream/connection.rs`.
 
 mod watched;
 

@@ -24,7 +24,7 @@ const EARLY: usize = 64 * 1024;
 
 /// A client's stream.
 #[derive(Debug)]
-pub(in crate::http) struct Watched {
+pub(super) struct Watched {
     pub stream: Io,
     connection: Rc<Connection>,
     /// None: it is not HTTP/1.

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The header.
-pub(in crate::http) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+pub(super) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// What this hop says of its client; none: the client has shown no certificate.
 pub(in crate::http) fn element(details: &ClientCertificateDetails, tls: Option<&PeerTls>) -> Option<HeaderValue> {

@@ -3,6 +3,8 @@
 //! An HTTP/1 connection serves one request at a time and comes back when its response has been read; an HTTP/2
 //! connection is shared. Each is driven by a task of its own, which closes it when it idles too long. The circuit
 //! breakers' counters are the cluster's, shared with the other workers.
+//!
+//! Below streams, whose responses hold its connections: nothing here knows of streams, or of why a request is sent.
 
 mod connect;
 mod host;

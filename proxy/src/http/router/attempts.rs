@@ -51,7 +51,7 @@ const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 /// One attempt after another at the same request.
-pub(in crate::http) struct Attempts<'a> {
+pub(super) struct Attempts<'a> {
     pub stream: Stream,
     pub chain: Chain,
     pub routed: &'a Routed,

@@ -15,14 +15,14 @@ use crate::{
 };
 
 /// How an attempt ended.
-pub(in crate::http) enum Ended<'a> {
+pub(super) enum Ended<'a> {
     Response(StatusCode, &'a HeaderMap),
     Failed(&'a Failure),
     Expired(Expired),
 }
 
 /// Takes note of how an attempt at an endpoint ended.
-pub(in crate::http) fn attempt(cluster: &Cluster, endpoint: &Endpoint, shard: &Shard, ended: Ended<'_>) {
+pub(super) fn attempt(cluster: &Cluster, endpoint: &Endpoint, shard: &Shard, ended: Ended<'_>) {
     let (stats, host) = (&cluster.stats, &endpoint.host.stats);
     match ended {
         Ended::Response(status, headers) => {
@@ -62,12 +62,12 @@ fn timed_out(cluster: &Cluster, endpoint: &Endpoint) {
 }
 
 /// Whether the client is known to be internal: what `x-envoy-internal` says.
-pub(in crate::http) fn is_internal(headers: &HeaderMap) -> bool {
+pub(super) fn is_internal(headers: &HeaderMap) -> bool {
     headers.get("x-envoy-internal").is_some_and(|value| value == "true")
 }
 
 /// Takes note of what a client is answered by way of a cluster.
-pub(in crate::http) fn answer(
+pub(super) fn answer(
     cluster: &Cluster,
     groups: &[&RequestStats],
     shard: &Shard,
@@ -82,7 +82,7 @@ pub(in crate::http) fn answer(
 }
 
 /// Takes note of how long an upstream took for a response after the whole request.
-pub(in crate::http) fn time(
+pub(super) fn time(
     cluster: &Cluster,
     groups: &[&RequestStats],
     shard: &Shard,

@@ -68,7 +68,7 @@ fn target(location: &HeaderValue) -> Option<Target> {
 
 /// Follows the redirect of `response`, if the route says so and nothing speaks against it. Otherwise the stream is as it
 /// was, but for what is known of its route.
-pub(in crate::http) fn follow<B>(
+pub(super) fn follow<B>(
     stream: &mut Stream,
     routed: &Routed,
     cluster: &Cluster,

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Sends copies of a request where its route says. The request is as the upstream gets it.
-pub(in crate::http) fn start(
+pub(super) fn start(
     stream: &Stream,
     forward: &Forward,
     parts: &Parts,

@@ -16,7 +16,7 @@ const RATE_LIMITED: &str = "x-envoy-ratelimited";
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::http) enum Outcome<'a> {
+pub(super) enum Outcome<'a> {
     /// With a response.
     Response(StatusCode, &'a HeaderMap),
     /// Without one.
@@ -26,7 +26,7 @@ pub(in crate::http) enum Outcome<'a> {
 }
 
 /// Whether the policy's conditions hold for an outcome.
-pub(in crate::http) fn wanted(policy: &RetryPolicy, outcome: Outcome<'_>) -> bool {
+pub(super) fn wanted(policy: &RetryPolicy, outcome: Outcome<'_>) -> bool {
     let on = policy.on;
     match outcome {
         Outcome::Response(status, headers) => {

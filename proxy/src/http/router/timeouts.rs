@@ -6,15 +6,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::{retry::RetryPolicy, route::Forward};
 
-pub(in crate::http) const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
-pub(in crate::http) const PER_TRY_TIMEOUT: HeaderName =
-    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
-pub(in crate::http) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-pub(in crate::http) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
+pub(super) const PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
+pub(super) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// How long the whole request and each attempt may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::http) struct Timeouts {
+pub(super) struct Timeouts {
     pub global: Option<Duration>,
     pub per_try: Option<Duration>,
     /// The client's own `grpc-timeout` rules.
@@ -62,12 +61,12 @@ impl Timeouts {
 }
 
 /// What `grpc-timeout` asks for.
-pub(in crate::http) fn asked_by_grpc(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn asked_by_grpc(headers: &HeaderMap) -> Option<Duration> {
     grpc_timeout(headers.get(&GRPC_TIMEOUT)?.as_bytes())
 }
 
 /// `grpc-timeout` for a duration: in the finest unit of which it has no more than eight digits.
-pub(in crate::http) fn to_grpc_timeout(timeout: Duration) -> HeaderValue {
+pub(super) fn to_grpc_timeout(timeout: Duration) -> HeaderValue {
     const MOST: u128 = 99_999_999;
     let units = [(timeout.as_millis(), 'm'), (u128::from(timeout.as_secs()), 'S')];
     let text = match units.into_iter().find(|(number, _)| *number <= MOST) {

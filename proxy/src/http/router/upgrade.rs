@@ -58,7 +58,7 @@ enum NoAnswer {
 }
 
 /// Asks an upstream to switch protocols.
-pub(in crate::http) async fn forward(
+pub(super) async fn forward(
     mut stream: Stream,
     mut chain: Chain,
     changes: &Changes<'_>,

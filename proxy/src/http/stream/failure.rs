@@ -129,7 +129,7 @@ fn describe(error: &io::Error) -> String {
 }
 
 /// The reason of an HTTP/2 stream error, if that is what happened.
-pub(in crate::http) fn h2_reset(error: &hyper::Error) -> Option<h2::Reason> {
+pub(super) fn h2_reset(error: &hyper::Error) -> Option<h2::Reason> {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
