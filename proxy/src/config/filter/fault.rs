@@ -33,7 +33,7 @@ pub struct Fault {
     pub max_active: Option<u32>,
     /// Requests under a fault, over all workers.
     pub active: Arc<AtomicU32>,
-    /// What is noted as dynamic metadata of each request that the filter sees.
+    /// What is noted as dynamic metadata of requests that are delayed or aborted, under the filter's name.
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// Count nothing by downstream cluster.
     pub disable_downstream_cluster_stats: bool,

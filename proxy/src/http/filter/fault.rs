@@ -16,7 +16,7 @@ use crate::{
     config::{
         filter::{
             fault::{Abort, Delay, Fault, RateLimit},
-            stats::{self, Counted},
+            stats,
         },
         request::header_matches,
     },
@@ -135,17 +135,17 @@ fn concerns(fault: &Fault, exchange: &Exchange<'_>, stream: &Stream) -> bool {
         && fault.headers.iter().all(|matcher| header_matches(matcher, &stream.view(exchange.parts)))
 }
 
-/// `stats` are the filter's own, also where a route has another fault. `throttle` is what slows the response down.
+/// `own` is the filter's, which counts, also where a route has another fault; `name` is the filter's. `throttle` is what
+/// slows the response down.
 pub(super) async fn on_request(
     fault: &Fault,
-    stats: &Counted<stats::Fault>,
+    own: &Fault,
+    name: &str,
     stream: &mut Stream,
     throttle: &mut Option<Throttle>,
     exchange: &Exchange<'_>,
 ) -> Decided<Active> {
-    if let Some(values) = &fault.metadata {
-        stream.metadata_mut().merge("envoy.filters.http.fault", values.clone());
-    }
+    let stats = &own.stats;
     if !concerns(fault, exchange, stream) {
         return Decided::PASSED;
     }
@@ -173,14 +173,23 @@ pub(super) async fn on_request(
         shard.inc(stats.delays_injected);
         by_caller("delays_injected");
         stream.record.entry.raise(Flag::DelayInjected);
+        note(fault, name, stream);
         stream.record.while_logging(tokio::time::sleep(duration)).await;
     }
     let reply = abort(fault, headers).filter(|_| activate());
     if reply.is_some() {
+        note(fault, name, stream);
         shard.inc(stats.aborts_injected);
         by_caller("aborts_injected");
     }
     Decided { reply, left: active }
+}
+
+/// Notes the metadata of a fault that is injected, under the name that the filter has in the configuration.
+fn note(fault: &Fault, name: &str, stream: &mut Stream) {
+    if let Some(values) = &fault.metadata {
+        stream.metadata_mut().merge(name, values.clone());
+    }
 }
 
 /// One fault more for this request: the first one counts it in.
@@ -208,7 +217,7 @@ mod tests {
             active: Arc::default(),
             metadata: None,
             disable_downstream_cluster_stats: false,
-            stats: Counted::default(),
+            stats: stats::Counted::default(),
         }
     }
 

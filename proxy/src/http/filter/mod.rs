@@ -65,7 +65,8 @@ async fn pass(
                 Some(RouteFilter::Fault(fault)) => fault,
                 _ => own,
             };
-            let decided = Box::pin(fault::on_request(fault, &own.stats, stream, &mut chain.throttle, exchange)).await;
+            let throttle = &mut chain.throttle;
+            let decided = Box::pin(fault::on_request(fault, own, &filter.name, stream, throttle, exchange)).await;
             chain.keep(decided.left.map(State::Fault));
             decided.reply
         }

@@ -40,12 +40,10 @@ pub(super) fn on_request(rbac: &Rbac, own: &Rbac, stream: &mut Stream, exchange:
     let verdict = evaluate(rules, stream);
     let counter = if verdict.allowed { own.stats.allowed } else { own.stats.denied };
     count(own, stream, &own.stats.scope, counter, "", &verdict);
+    note(stream, &rbac.prefix, "enforced", &verdict);
     if rules.action == Action::Log {
         stream.metadata_mut().set("envoy.common", "access_log_hint", verdict.policy.is_some());
         return None;
-    }
-    if verdict.policy.is_some() {
-        note(stream, &rbac.prefix, "enforced", &verdict);
     }
     if verdict.allowed {
         return None;
