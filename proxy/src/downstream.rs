@@ -47,6 +47,19 @@ impl Meter {
     }
 }
 
+/// What becomes of a connection, for its log lines, while others have it.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Bytes so far.
+    pub meter: Meter,
+    /// Why this side closed it; empty: it did not.
+    pub close_reason: Cell<&'static str>,
+    /// The client broke the protocol.
+    pub protocol_error: Cell<bool>,
+    /// The client reset it.
+    pub reset: Cell<bool>,
+}
+
 /// An accepted connection.
 #[derive(Debug)]
 pub struct Downstream {
@@ -62,8 +75,8 @@ pub struct Downstream {
     pub direct_peer: SocketAddr,
     /// What listener filters noted; none: nothing.
     pub metadata: Option<Box<Metadata>>,
-    /// Counts the bytes of an HTTP connection, where some log tells of them.
-    pub meter: Option<Rc<Meter>>,
+    /// What is told of an HTTP connection, where some log asks.
+    pub told: Option<Rc<Told>>,
     /// The address that it was accepted on.
     pub local: SocketAddr,
     /// The original destination of a redirected connection; `local` for others.
@@ -98,7 +111,7 @@ impl Downstream {
             peer,
             direct_peer: peer,
             metadata: None,
-            meter: None,
+            told: None,
             local,
             destination: local,
             origin,

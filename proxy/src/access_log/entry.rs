@@ -176,6 +176,29 @@ pub struct Meters {
     pub upstream_sent: Metered,
 }
 
+/// How a connection was closed: `%DOWNSTREAM_DETECTED_CLOSE_TYPE%`, `%UPSTREAM_DETECTED_CLOSE_TYPE%`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CloseType {
+    /// In order, or not yet.
+    #[default]
+    Normal,
+    /// By a reset of this side.
+    LocalReset,
+    /// By a reset of the peer.
+    RemoteReset,
+}
+
+impl CloseType {
+    /// As Envoy writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::LocalReset => "LocalReset",
+            Self::RemoteReset => "RemoteReset",
+        }
+    }
+}
+
 /// What a line may say about one HTTP stream or one TCP connection.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -211,6 +234,12 @@ pub struct Entry {
     pub downstream_transport_failure: Cow<'static, str>,
     /// Why this side closed the client's connection; empty: it did not.
     pub local_close_reason: Cow<'static, str>,
+    /// Why this side closed the upstream's connection; empty: it did not.
+    pub upstream_close_reason: &'static str,
+    /// How the client's connection was closed.
+    pub downstream_close: CloseType,
+    /// How the upstream's was.
+    pub upstream_close: CloseType,
     /// The client's TLS; none: it is bare.
     pub tls: Option<Rc<PeerTls>>,
     /// The upstream's.
@@ -282,6 +311,9 @@ impl Entry {
             transport_failure: Cow::Borrowed(""),
             downstream_transport_failure: Cow::Borrowed(""),
             local_close_reason: Cow::Borrowed(""),
+            upstream_close_reason: "",
+            downstream_close: CloseType::Normal,
+            upstream_close: CloseType::Normal,
             tls: None,
             upstream_tls: None,
             bytes_received: 0,

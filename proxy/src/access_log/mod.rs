@@ -17,7 +17,10 @@ mod wanted;
 use std::{sync::Arc, time::Duration};
 
 pub use self::{
-    entry::{ClusterNames, Entry, LogType, Metered, Meters, Place, RouteMetadata, Timing, Upstream, next_connection},
+    entry::{
+        CloseType, ClusterNames, Entry, LogType, Metered, Meters, Place, RouteMetadata, Timing, Upstream,
+        next_connection,
+    },
     flag::Flag,
     kept::{Kept, Sizes, size},
     view::{Live, View},

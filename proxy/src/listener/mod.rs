@@ -203,7 +203,7 @@ async fn serve_seen(
             let Some(codec) = codec else { return };
             if let Some(line) = &mut line {
                 line.entry.protocol = Some(if codec == Codec::Http2 { "HTTP/2" } else { "HTTP/1.1" });
-                downstream.meter = Some(line.meter.clone());
+                downstream.told = Some(line.told.clone());
             }
             connection::serve(worker.clone(), downstream, manager.clone(), codec).await;
         }

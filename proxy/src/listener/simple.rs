@@ -22,7 +22,7 @@ pub(super) async fn echo(downstream: &mut Downstream, gate: Option<&Gate<'_>>, l
     let refused = loop {
         let Ok(read) = downstream.stream.read(&mut buffer).await else { break false };
         if let Some(line) = &line {
-            line.meter.add(read as u64, 0);
+            line.told.meter.add(read as u64, 0);
         }
         if gate.is_some_and(|gate| !gate.admits()) {
             break true;
@@ -36,7 +36,7 @@ pub(super) async fn echo(downstream: &mut Downstream, gate: Option<&Gate<'_>>, l
             break false;
         }
         if let Some(line) = &line {
-            line.meter.add(0, read as u64);
+            line.told.meter.add(0, read as u64);
         }
     };
     if let Some(gate) = gate {
@@ -55,7 +55,7 @@ pub(super) async fn respond(downstream: &mut Downstream, response: &[u8], line: 
         tracing::debug!(connection = downstream.id, peer = %downstream.peer, %error, "direct response");
     }
     if let Some(line) = line {
-        line.meter.add(0, response.len() as u64);
+        line.told.meter.add(0, response.len() as u64);
         line.entry.details = "direct_response".into();
     }
 }
@@ -87,7 +87,7 @@ pub(super) async fn first_byte_admitted(
         let mut scrap = vec![0; SCRAP_BYTES];
         let read = downstream.stream.read(&mut scrap).await.unwrap_or(0);
         if let Some(line) = &line {
-            line.meter.add(read as u64, 0);
+            line.told.meter.add(read as u64, 0);
         }
     }
     gate.close(line).await;

@@ -3,9 +3,9 @@
 use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use crate::{
-    access_log::{self, Entry, LogType, Metered, Meters},
+    access_log::{self, CloseType, Entry, Flag, LogType, Metered, Meters},
     config::{listener::Listener, tcp::TcpProxy},
-    downstream::{Downstream, Meter},
+    downstream::{Downstream, Told},
     matcher::metadata::Metadata,
     telemetry::stats::process,
     worker::state::Worker,
@@ -22,15 +22,15 @@ pub(crate) struct Line {
     pub proxy: Option<Arc<TcpProxy>>,
     /// What lines say.
     pub entry: Entry,
-    /// Bytes so far.
-    pub meter: Rc<Meter>,
+    /// What others say of the connection while they have it.
+    pub told: Rc<Told>,
 }
 
 impl Line {
     /// Of a connection that a listener has, or none.
     pub fn new(worker: Rc<Worker>, downstream: &Downstream, listener: Option<Arc<Listener>>) -> Self {
         let entry = Entry::since(downstream.accepted, downstream.destination, downstream.peer);
-        let mut line = Self { worker, listener, proxy: None, entry, meter: Rc::default() };
+        let mut line = Self { worker, listener, proxy: None, entry, told: Rc::default() };
         line.learn(downstream);
         line
     }
@@ -74,15 +74,24 @@ impl Line {
     pub fn write_now(&self, log_type: LogType) {
         if let Some(proxy) = &self.proxy {
             let mut entry = self.entry.clone();
-            complete(&mut entry, &self.meter);
+            complete(&mut entry, &self.told);
             let worker = &self.worker;
             access_log::write(&worker.log, &worker.runtime, &proxy.access_log, log_type, &entry);
         }
     }
 }
 
-fn complete(entry: &mut Entry, meter: &Meter) {
-    let (received, sent) = (meter.received.get(), meter.sent.get());
+fn complete(entry: &mut Entry, told: &Told) {
+    let (received, sent) = (told.meter.received.get(), told.meter.sent.get());
+    if !told.close_reason.get().is_empty() {
+        entry.local_close_reason = told.close_reason.get().into();
+    }
+    if told.protocol_error.get() {
+        entry.raise(Flag::DownstreamProtocolError);
+    }
+    if told.reset.get() {
+        entry.downstream_close = CloseType::RemoteReset;
+    }
     (entry.bytes_received, entry.bytes_sent) = (received, sent);
     if entry.protocol.is_none() {
         // The bytes of a TCP connection are its payload. Some are answered here, without an upstream.
@@ -99,8 +108,8 @@ fn complete(entry: &mut Entry, meter: &Meter) {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let Self { worker, listener, proxy, entry, meter } = self;
-        complete(entry, meter);
+        let Self { worker, listener, proxy, entry, told } = self;
+        complete(entry, told);
         let (log, runtime) = (&worker.log, &worker.runtime);
         if let Some(listener) = listener {
             access_log::write(log, runtime, &listener.access_log, LogType::NotSet, entry);

@@ -16,7 +16,7 @@ use self::{
     line::Line,
 };
 use crate::{
-    access_log::{Flag, LogType},
+    access_log::{CloseType, Flag, LogType},
     config::tcp::{Settings, TcpProxy},
     downstream::{Downstream, Origin},
     worker::state::Worker,
@@ -71,7 +71,7 @@ pub(crate) async fn proxy(
     let drain = downstream.drain.clone();
     let soon = drain.forced_within(LAST);
     let counted = |moved: Copied| {
-        line.meter.add(moved.received, moved.sent);
+        line.told.meter.add(moved.received, moved.sent);
         worker.stats.add(proxy.stats.downstream_cx_rx_bytes_total, moved.received);
         worker.stats.add(proxy.stats.downstream_cx_tx_bytes_total, moved.sent);
         if let Some(held) = &held {
@@ -92,12 +92,21 @@ pub(crate) async fn proxy(
     }
     let Some(ended) = ended else { return end_of_life(&worker, proxy, line) };
     match &ended {
-        Ended::Failed(Side::Upstream, _) => line.entry.raise(Flag::UpstreamRemoteReset),
+        // One that fails has the other end with a reset too.
+        Ended::Failed(Side::Upstream, _) => {
+            line.entry.raise(Flag::UpstreamRemoteReset);
+            (line.entry.upstream_close, line.entry.downstream_close) = (CloseType::RemoteReset, CloseType::LocalReset);
+        }
+        Ended::Failed(Side::Downstream, _) => {
+            // As Envoy tells it: of a reset that it passes on to the upstream it says nothing.
+            line.entry.downstream_close = CloseType::RemoteReset;
+        }
         Ended::Idle => {
             worker.stats.inc(proxy.stats.idle_timeout);
             line.closes("tcp_session_idle_timeout");
+            line.entry.upstream_close_reason = "tcp_session_idle_timeout";
         }
-        Ended::Finished { .. } | Ended::Lull | Ended::Refused | Ended::Failed(Side::Downstream, _) => {}
+        Ended::Finished { .. } | Ended::Lull | Ended::Refused => {}
     }
     if let Some(held) = &held {
         held.ended_remotely(matches!(
@@ -109,8 +118,8 @@ pub(crate) async fn proxy(
         connection = downstream.id,
         peer = %downstream.peer,
         destination = %downstream.destination,
-        received = line.meter.received.get(),
-        sent = line.meter.sent.get(),
+        received = line.told.meter.received.get(),
+        sent = line.told.meter.sent.get(),
         %ended,
         "connection ended"
     );
@@ -138,6 +147,9 @@ fn end_of_life(worker: &Worker, proxy: &TcpProxy, line: &mut Line) {
     worker.stats.inc(proxy.stats.max_downstream_connection_duration);
     line.entry.raise(Flag::DurationTimeout);
     line.closes("max_connection_duration_reached");
+    if line.entry.upstream_local.is_some() {
+        line.entry.upstream_close_reason = "max_connection_duration_reached";
+    }
 }
 
 /// How old a connection may become; `random` is from 0 to 1.

@@ -94,7 +94,7 @@ pub struct Difference {
     pub weir: String,
 }
 
-/// One thing done to a proxy: exactly one of `request`, `send`, `admin`, `wait`, `write`, `upstream`, `close`,
+/// One thing done to a proxy: exactly one of `request`, `send`, `admin`, `wait`, `write`, `upstream`, `close`, `reset`,
 /// `concurrent` and `pause`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -106,6 +106,7 @@ pub struct Step {
     pub write: Option<BTreeMap<String, String>>,
     pub upstream: Option<BTreeMap<String, Switch>>,
     pub close: Option<String>,
+    pub reset: Option<String>,
     pub concurrent: Option<Vec<Step>>,
     #[serde(deserialize_with = "duration")]
     pub pause: Option<Duration>,
@@ -352,6 +353,7 @@ impl Step {
             self.write.is_some(),
             self.upstream.is_some(),
             self.close.is_some(),
+            self.reset.is_some(),
             self.concurrent.is_some(),
             self.pause.is_some(),
         ];

@@ -180,6 +180,11 @@ impl Run<'_> {
             }
         } else if let Some(name) = &step.close {
             self.held.lock().await.remove(name);
+        } else if let Some(name) = &step.reset {
+            match self.held.lock().await.remove(name) {
+                Some(Held::Http1(connection)) => connection.wire.reset_on_close(),
+                _ => self.fail(format!("no connection of HTTP/1 is held as `{name}`")).await,
+            }
         } else if let Some(steps) = &step.concurrent {
             let labels: Vec<_> = (1..=steps.len()).map(|number| format!("{label}/{number}")).collect();
             let all = steps.iter().zip(&labels).map(|(step, label)| self.step(label, step));

@@ -270,12 +270,16 @@ pub enum Field {
     TransportFailure,
     /// `UPSTREAM_REQUEST_ATTEMPT_COUNT`.
     Attempts,
+    /// `DOWNSTREAM_DETECTED_CLOSE_TYPE`.
+    DownstreamCloseType,
     /// `UPSTREAM_DETECTED_CLOSE_TYPE`.
     UpstreamCloseType,
     /// `UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID`: empty for addresses of the network.
     UpstreamEndpointId,
     /// `DOWNSTREAM_LOCAL_CLOSE_REASON`.
     LocalCloseReason,
+    /// `UPSTREAM_LOCAL_CLOSE_REASON`.
+    UpstreamCloseReason,
     /// `DOWNSTREAM_LOCAL_ADDRESS`.
     DownstreamLocal(Part),
     /// `DOWNSTREAM_REMOTE_ADDRESS`.

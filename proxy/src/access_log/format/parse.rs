@@ -412,8 +412,9 @@ fn plain(command: &str) -> Option<Field> {
         "UPSTREAM_TRANSPORT_FAILURE_REASON" => Field::TransportFailure,
         "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Field::Attempts,
         "UPSTREAM_DETECTED_CLOSE_TYPE" => Field::UpstreamCloseType,
-        "DOWNSTREAM_DETECTED_CLOSE_TYPE" => Field::Constant("Normal".into()),
+        "DOWNSTREAM_DETECTED_CLOSE_TYPE" => Field::DownstreamCloseType,
         "DOWNSTREAM_LOCAL_CLOSE_REASON" => Field::LocalCloseReason,
+        "UPSTREAM_LOCAL_CLOSE_REASON" => Field::UpstreamCloseReason,
         "ROUTE_NAME" => Field::RouteName,
         "VIRTUAL_CLUSTER_NAME" => Field::VirtualCluster,
         "LISTENER_NAME" => Field::ListenerName,
@@ -426,12 +427,7 @@ fn plain(command: &str) -> Option<Field> {
         "LOCAL_REPLY_BODY" => Field::LocalReplyBody,
         "HOSTNAME" => Field::Constant(hostname()),
         // Of QUIC, of tracers, and of what no listener filter here finds.
-        "ROUNDTRIP_DURATION"
-        | "TRACE_ID"
-        | "SPAN_ID"
-        | "TLS_JA3_FINGERPRINT"
-        | "TLS_JA4_FINGERPRINT"
-        | "UPSTREAM_LOCAL_CLOSE_REASON" => Field::Absent,
+        "ROUNDTRIP_DURATION" | "TRACE_ID" | "SPAN_ID" | "TLS_JA3_FINGERPRINT" | "TLS_JA4_FINGERPRINT" => Field::Absent,
         _ => return None,
     })
 }

@@ -143,6 +143,7 @@ impl Field {
             Self::TerminationDetails => write_text(out, &entry.termination_details),
             Self::TransportFailure => write_text(out, &entry.transport_failure),
             Self::LocalCloseReason => write_text(out, &entry.local_close_reason),
+            Self::UpstreamCloseReason => write_text(out, entry.upstream_close_reason),
             Self::Flags { long } => write_flags(out, &entry.flags, *long),
             Self::Bytes(bytes, flow) => write_number(out, metered(entry, *bytes, *flow)),
             Self::Number(number) => write_number(out, *number),
@@ -169,7 +170,8 @@ impl Field {
             Self::History(tried) => write_history(out, entry, *tried),
             Self::ConnectionHistory => entry.upstream_local.is_some() && write_number(out, entry.upstream_connection),
             Self::UpstreamConnection => write_number(out, entry.upstream_connection),
-            Self::UpstreamCloseType => entry.upstream.is_some() && write_text(out, "Normal"),
+            Self::DownstreamCloseType => write_text(out, entry.downstream_close.name()),
+            Self::UpstreamCloseType => entry.upstream.is_some() && write_text(out, entry.upstream_close.name()),
             Self::UpstreamCluster { raw } => entry
                 .cluster
                 .as_deref()

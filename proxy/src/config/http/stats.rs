@@ -206,6 +206,7 @@ impl HttpStats {
         shard.gauge_add(own.downstream_rq_active, -1);
         match details {
             "stream_idle_timeout" => shard.inc(own.downstream_rq_idle_timeout),
+            "request_header_timeout" => shard.inc(own.downstream_rq_header_timeout),
             "request_overall_timeout" => shard.inc(own.downstream_rq_timeout),
             "max_duration_timeout" => shard.inc(own.downstream_rq_max_duration_reached),
             "request_payload_too_large" => shard.inc(own.downstream_rq_too_large),

@@ -6,6 +6,8 @@ mod watched;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Collected};
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
@@ -19,7 +21,8 @@ use tokio::{
 use self::watched::Watched;
 use super::{
     dispatch,
-    stream::{connection::Connection, record::Record},
+    filter::local_reply,
+    stream::{Stream, connection::Connection, record::Record, reply::Reply, response_body::ResponseBody},
 };
 use crate::{
     access_log::{self, Flag, LogType},
@@ -100,7 +103,7 @@ async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
                 let early = [&parts.read_buf, watched.after_upgrade()].concat();
                 upgrade.run(watched.stream, early.into()).await;
             }
-            None if !watched.saw_end => linger(watched.stream).await,
+            None if !watched.saw_end => linger(connection, watched.stream).await,
             None if watched.in_head() => log_unfinished_head(connection),
             None => {}
         },
@@ -108,7 +111,7 @@ async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
             tracing::debug!(connection = connection.id, peer = %connection.peer, %error, "connection ended");
             if error.is_parse() {
                 log_protocol_error(connection, &error);
-                linger(watched.stream).await;
+                linger(connection, watched.stream).await;
             }
         }
         Err(Limit::Idle) => {
@@ -120,7 +123,7 @@ async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
         }
         Err(Limit::Head) => {
             tracing::debug!(connection = connection.id, peer = %connection.peer, "request headers took too long");
-            answer_slow_head(watched.stream).await;
+            answer_slow_head(connection, watched.stream).await;
         }
     }
 }
@@ -247,22 +250,43 @@ async fn too_old(limit: Option<Duration>) {
 }
 
 /// Closes a connection whose client may still be sending: it must not lose the last response to a reset.
-async fn linger(mut stream: Io) {
+async fn linger(connection: &Connection, mut stream: Io) {
     if stream.shutdown().await.is_err() {
         return;
     }
     let mut sink = [0; 4096];
     let drained = async { while matches!(stream.read(&mut sink).await, Ok(1..)) {} };
     // Whoever still sends after this long does not read either.
-    let _ = tokio::time::timeout(LINGER, drained).await;
+    if tokio::time::timeout(LINGER, drained).await.is_err() {
+        connection.closes("triggered_delayed_close_timeout");
+    }
 }
 
-async fn answer_slow_head(mut stream: Io) {
-    let answer = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 15\r\ncontent-type: text/plain\r\n\
-        connection: close\r\n\r\nrequest timeout";
-    if stream.write_all(answer).await.is_ok() {
-        linger(stream).await;
+/// A request's head has been coming for too long. hyper answers nothing that it has not seen whole.
+async fn answer_slow_head(connection: &Rc<Connection>, mut stream: Io) {
+    let parts = http::Request::new(()).into_parts().0;
+    let reply = Reply::new(StatusCode::REQUEST_TIMEOUT, "request header timeout", None, "request_header_timeout");
+    let answer = written(local_reply::refuse(Stream::new(connection.clone(), &parts, true), reply)).await;
+    connection.count_written(answer.len());
+    if stream.write_all(&answer).await.is_ok() {
+        linger(connection, stream).await;
     }
+}
+
+/// A response as HTTP/1 writes it.
+async fn written(response: Response<ResponseBody>) -> Vec<u8> {
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+    let reason = parts.status.canonical_reason().unwrap_or_default();
+    let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
+    let status = parts.status.as_u16();
+    let head = format!("HTTP/1.1 {status} {reason}\r\ndate: {date}\r\ncontent-length: {}\r\n", body.len());
+    let mut out = head.into_bytes();
+    for (name, value) in &parts.headers {
+        out.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    out.extend([b"\r\n", &*body].concat());
+    out
 }
 
 /// The client has gone in the middle of a request's head: that counts as a request.
@@ -277,6 +301,7 @@ fn log_protocol_error(connection: &Connection, error: &hyper::Error) {
     entry.protocol = Some("HTTP/1.1");
     entry.response_code = if error.is_parse_too_large() { 431 } else { 400 };
     entry.raise(Flag::DownstreamProtocolError);
+    connection.protocol_error();
     connection.worker.stats.inc(connection.manager.stats.own.downstream_cx_protocol_error);
     entry.details = "http1.codec_error".into();
     let worker = &connection.worker;

@@ -60,7 +60,7 @@ impl Watched {
 
     fn poll_stream(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer)).inspect_err(|error| self.connection.failed(error))?;
         let length = buffer.filled().len() - before;
         let connection = &self.connection;
         connection.count_read(length);

@@ -9,7 +9,7 @@ use std::{convert::Infallible, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 
 use self::prepare::Prepared;
 use super::{
@@ -40,7 +40,7 @@ pub(super) async fn handle(
     let active = connection.activity.begin();
     let verdict = connection.verdict();
     let (mut parts, incoming) = request.into_parts();
-    let mut stream = Stream::new(connection, &parts, &incoming);
+    let mut stream = Stream::new(connection, &parts, !incoming.is_end_stream());
     match verdict {
         Some(Verdict::Refused(refusal)) => return Ok(local_reply::refuse(stream, Reply::refused(refusal))),
         // What follows its head is not HTTP.

@@ -4,7 +4,7 @@ use http::{HeaderValue, Request, Response, header, request::Parts};
 
 use super::chain::Chain;
 use crate::{
-    access_log::View,
+    access_log::{Flag, View},
     http::{
         codec::meters,
         headers::{
@@ -38,6 +38,9 @@ pub(in crate::http) fn answer(
     entry.details.clone_from(&reply.details);
     if let Some(flag) = reply.flag {
         entry.raise(flag);
+        if flag == Flag::DownstreamProtocolError {
+            stream.connection.protocol_error();
+        }
     }
     if let Some(changes) = changes {
         let view = View::live(entry, live);

@@ -13,7 +13,7 @@ use super::{activity::Activity, upgraded::Accepted};
 use crate::{
     access_log::{Entry, Place},
     config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, request::TlsView},
-    downstream::{Downstream, Meter, Origin},
+    downstream::{Downstream, Origin, Told},
     http::{
         codec::framing::{Framing, Refusal, Rules, Verdict},
         headers::xfcc,
@@ -34,7 +34,7 @@ pub(in crate::http) struct Connection {
     pub peer: SocketAddr,
     /// The peer of the socket, where a PROXY header names another client.
     pub direct_peer: SocketAddr,
-    meter: Option<Rc<Meter>>,
+    told: Option<Rc<Told>>,
     pub local: SocketAddr,
     /// The original destination.
     pub destination: SocketAddr,
@@ -95,7 +95,7 @@ impl Connection {
             manager,
             peer: downstream.peer,
             direct_peer: downstream.direct_peer,
-            meter: downstream.meter.clone(),
+            told: downstream.told.clone(),
             // As Envoy restores it: a pod's listening socket is how it came, not where it was going.
             local: downstream.destination,
             destination: downstream.destination,
@@ -171,16 +171,38 @@ impl Connection {
     /// Bytes came from the client.
     pub fn count_read(&self, bytes: usize) {
         self.worker.stats.add(self.manager.stats.own.downstream_cx_rx_bytes_total, bytes as u64);
-        if let Some(meter) = &self.meter {
-            meter.add(bytes as u64, 0);
+        if let Some(told) = &self.told {
+            told.meter.add(bytes as u64, 0);
         }
     }
 
     /// Bytes went to the client.
     pub fn count_written(&self, bytes: usize) {
         self.worker.stats.add(self.manager.stats.own.downstream_cx_tx_bytes_total, bytes as u64);
-        if let Some(meter) = &self.meter {
-            meter.add(0, bytes as u64);
+        if let Some(told) = &self.told {
+            told.meter.add(0, bytes as u64);
+        }
+    }
+
+    /// The client broke the protocol.
+    pub fn protocol_error(&self) {
+        if let Some(told) = &self.told {
+            told.protocol_error.set(true);
+        }
+    }
+
+    /// The client's end of it failed.
+    pub fn failed(&self, error: &std::io::Error) {
+        if let Some(told) = self.told.as_ref().filter(|_| error.kind() == std::io::ErrorKind::ConnectionReset) {
+            told.reset.set(true);
+        }
+    }
+
+    /// This side closes it, for a reason.
+    pub fn closes(&self, reason: &'static str) {
+        tracing::debug!(connection = self.id, peer = %self.peer, reason, "connection closed");
+        if let Some(told) = &self.told {
+            told.close_reason.set(reason);
         }
     }
 

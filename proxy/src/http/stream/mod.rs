@@ -18,10 +18,7 @@ pub(in crate::http) mod upgraded;
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
-use hyper::{
-    body::{Body, Incoming},
-    upgrade::OnUpgrade,
-};
+use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use self::{connection::Connection, record::Record, route::Routed};
@@ -67,7 +64,7 @@ pub(in crate::http) struct Followed {
 
 impl Stream {
     /// A request whose head has come.
-    pub fn new(connection: Rc<Connection>, parts: &Parts, incoming: &Incoming) -> Self {
+    pub fn new(connection: Rc<Connection>, parts: &Parts, has_body: bool) -> Self {
         let mut entry = connection.entry();
         entry.protocol = Some(match parts.version {
             Version::HTTP_09 | Version::HTTP_10 => "HTTP/1.0",
@@ -79,7 +76,7 @@ impl Stream {
         }
         let mut record =
             Box::new(Record::new(connection.worker.clone(), connection.manager.clone(), entry, connection.multiplexed));
-        if !incoming.is_end_stream() {
+        if has_body {
             record.progress = Some(Rc::new(Progress::new()));
         }
         Self {
