@@ -166,8 +166,8 @@ pub struct HttpConnectionManager {
     pub local_reply: Option<LocalReplies>,
     /// Bytes of a request that may be buffered for a retry.
     pub buffer_limit: usize,
-    /// The cluster that this process belongs to.
-    pub service_cluster: Option<HeaderValue>,
+    /// The cluster that this process belongs to; empty: none.
+    pub service_cluster: HeaderValue,
 }
 
 impl HttpConnectionManager {

@@ -59,6 +59,6 @@ pub(super) fn manager() -> HttpConnectionManager {
         custom_methods: false,
         local_reply: None,
         buffer_limit: 1 << 20,
-        service_cluster: None,
+        service_cluster: HeaderValue::from_static(""),
     }
 }

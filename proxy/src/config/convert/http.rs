@@ -205,10 +205,7 @@ pub(super) fn connection_manager(
             config.map(|config| local_reply::local_replies(cx, config, &at)).transpose()?
         },
         buffer_limit,
-        service_cluster: match cx.service_cluster.as_str() {
-            "" => None,
-            name => Some(text(name, "cluster")?),
-        },
+        service_cluster: text(&cx.service_cluster, "cluster")?,
     })
 }
 

@@ -32,7 +32,7 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 #[derive(Debug)]
 pub(super) struct Checked {
     /// What the response says of where it comes from.
-    cluster: Option<HeaderValue>,
+    cluster: HeaderValue,
     /// Its upstream's answer is remembered, for so long.
     remember: Option<(Arc<Cached>, Duration)>,
 }
@@ -57,9 +57,7 @@ impl Checked {
         if let Some((cached, lifetime)) = self.remember.take() {
             cached.store(status, lifetime);
         }
-        if let Some(cluster) = &self.cluster {
-            headers.insert(CHECKED_CLUSTER, cluster.clone());
-        }
+        headers.insert(CHECKED_CLUSTER, self.cluster.clone());
     }
 }
 
@@ -150,9 +148,7 @@ pub(super) async fn on_request(
     if failing {
         reply.headers.insert(FAIL, HeaderValue::from_static("true"));
     }
-    if let Some(cluster) = &connection.manager.service_cluster {
-        reply.headers.insert(CHECKED_CLUSTER, cluster.clone());
-    }
+    reply.headers.insert(CHECKED_CLUSTER, connection.manager.service_cluster.clone());
     stream.record.while_logging(exchange.body.discard()).await;
     Decided { reply: Some(reply), left: None }
 }

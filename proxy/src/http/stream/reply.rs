@@ -196,6 +196,12 @@ impl Reply {
     /// The head and body as a gRPC client understands them: status 200, the error in headers.
     pub fn into_grpc(mut self) -> Self {
         let code = self.grpc_status.unwrap_or_else(|| grpc_status(self.status));
+        // As Envoy does: the end of the line that JSON formats write is none of the message.
+        if self.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json")
+            && self.body.last() == Some(&b'\n')
+        {
+            self.body.truncate(self.body.len() - 1);
+        }
         self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         self.headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(code)));
         if !self.body.is_empty()
