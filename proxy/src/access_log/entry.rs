@@ -45,6 +45,12 @@ pub enum LogType {
     DownstreamEnd,
     /// A tunnel through an HTTP request stands.
     DownstreamTunnelSuccessfullyEstablished,
+    /// A request to an upstream has its connection.
+    UpstreamPoolReady,
+    /// A request to an upstream that goes on.
+    UpstreamPeriodic,
+    /// A request to an upstream has ended.
+    UpstreamEnd,
 }
 
 impl LogType {
@@ -60,7 +66,15 @@ impl LogType {
             Self::DownstreamPeriodic => "DownstreamPeriodic",
             Self::DownstreamEnd => "DownstreamEnd",
             Self::DownstreamTunnelSuccessfullyEstablished => "DownstreamTunnelSuccessfullyEstablished",
+            Self::UpstreamPoolReady => "UpstreamPoolReady",
+            Self::UpstreamPeriodic => "UpstreamPeriodic",
+            Self::UpstreamEnd => "UpstreamEnd",
         }
+    }
+
+    /// Whether it is of the router's log of requests to upstreams.
+    pub const fn is_upstreams(self) -> bool {
+        matches!(self, Self::UpstreamPoolReady | Self::UpstreamPeriodic | Self::UpstreamEnd)
     }
 }
 

@@ -67,16 +67,24 @@ impl Kept {
         }
     }
 
-    /// Keeps what is wanted of a response.
-    pub fn response(&mut self, wanted: &Wanted, headers: &HeaderMap) {
+    /// Keeps what is wanted of a response as an upstream sent it.
+    pub fn received_response(&mut self, wanted: &Wanted, headers: &HeaderMap) {
         self.response.clear();
         for name in &wanted.response {
             keep(&mut self.response, name, headers);
         }
         if wanted.sizes {
+            self.sizes.response = size(headers) + ":status".len() + "200".len();
+        }
+    }
+
+    /// Keeps what is wanted of a response.
+    pub fn response(&mut self, wanted: &Wanted, headers: &HeaderMap) {
+        self.received_response(wanted, headers);
+        if wanted.sizes {
             // hyper adds the date.
             let date = if headers.contains_key(http::header::DATE) { 0 } else { DATE };
-            self.sizes.response = size(headers) + date + ":status".len() + "200".len();
+            self.sizes.response += date;
         }
     }
 

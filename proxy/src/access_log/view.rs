@@ -44,6 +44,11 @@ impl<'a> View<'a> {
         Self { request: Some(request), ..Self::of(entry) }
     }
 
+    /// Of a request to an upstream that has no connection, as Envoy does, little is said.
+    pub fn is_unconnected(&self) -> bool {
+        self.log_type.is_upstreams() && self.entry.protocol.is_none()
+    }
+
     /// A request header's value.
     pub fn request_header(&self, name: &HeaderName) -> Option<&'a [u8]> {
         let kept = &self.entry.kept;

@@ -157,11 +157,11 @@ fn log_files(snapshot: &Snapshot) -> HashSet<LogFile> {
         .flat_map(|listener| {
             let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
             let filters = chains.flat_map(|chain| match &chain.terminal {
-                Terminal::Http(manager) => manager.access_log.as_slice(),
-                Terminal::Tcp(proxy) => &proxy.access_log,
-                Terminal::Echo | Terminal::DirectResponse(_) => &[],
+                Terminal::Http(manager) => [manager.access_log.as_slice(), &manager.router.upstream_log],
+                Terminal::Tcp(proxy) => [proxy.access_log.as_slice(), &[]],
+                Terminal::Echo | Terminal::DirectResponse(_) => [[].as_slice(), &[]],
             });
-            listener.access_log.iter().chain(filters)
+            listener.access_log.iter().chain(filters.flatten())
         })
         .map(|log| log.file.clone())
         .collect()

@@ -188,6 +188,12 @@ pub struct Router {
     pub suppress_envoy_headers: bool,
     /// Leave `x-envoy-expected-rq-timeout-ms` of the request alone.
     pub respect_expected_rq_timeout: bool,
+    /// Written per request to an upstream.
+    pub upstream_log: Vec<AccessLog>,
+    /// When lines are written besides the one at the end of each.
+    pub log: Moments,
+    /// What `upstream_log` names.
+    pub wanted: Wanted,
 }
 
 /// What becomes of `x-forwarded-client-cert`. Without a client certificate it is removed, but for the last one.

@@ -167,7 +167,7 @@ impl Field {
             Self::UpstreamHostName { port } => {
                 entry.upstream.as_ref().is_some_and(|upstream| write_name(out, upstream, *port))
             }
-            Self::History(tried) => write_history(out, entry, *tried),
+            Self::History(tried) => !view.is_unconnected() && write_history(out, entry, *tried),
             Self::ConnectionHistory => entry.upstream_local.is_some() && write_number(out, entry.upstream_connection),
             Self::UpstreamConnection => write_number(out, entry.upstream_connection),
             Self::DownstreamCloseType => write_text(out, entry.downstream_close.name()),
@@ -183,7 +183,7 @@ impl Field {
             Self::DownstreamDirectRemote(part) => write_address(out, Some(entry.downstream_direct_remote), *part),
             Self::RequestedServerName { host, sni_first } => {
                 let sni = entry.requested_server_name.as_deref().map(str::as_bytes);
-                let host = || host.and_then(|selected| host_of(view, selected));
+                let host = || host.filter(|_| !view.is_unconnected()).and_then(|selected| host_of(view, selected));
                 write_bytes(out, if *sni_first { sni.or_else(host) } else { host().or(sni) })
             }
             Self::RouteName => write_text(out, entry.route_name.as_deref().unwrap_or_default()),
@@ -191,6 +191,8 @@ impl Field {
             Self::ListenerName => entry.place.as_ref().is_some_and(|place| write_text(out, &place.listener)),
             Self::FilterChainName => entry.place.as_ref().is_some_and(|place| write_text(out, &place.filter_chain)),
             Self::ConnectionId => write_number(out, entry.connection),
+            // Requests to upstreams have none.
+            Self::StreamId if view.log_type.is_upstreams() => false,
             Self::StreamId => match (view.request_id(), entry.protocol) {
                 (Some(id), _) => write_bytes(out, Some(id)),
                 (None, Some(_)) => false,

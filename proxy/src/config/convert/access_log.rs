@@ -30,10 +30,9 @@ use crate::{
 /// Lines are written no more often than this while something lasts.
 const LEAST_INTERVAL: Duration = Duration::from_millis(1);
 
-/// `access_log_flush_interval` of the message at `at`.
+/// How often lines are written while something lasts.
 pub(super) fn interval(message: Option<&prost_types::Duration>, at: &str) -> Result<Option<Duration>, Error> {
-    let at = sub(at, "access_log_flush_interval");
-    let Some(interval) = message.map(|message| duration(message, &at)).transpose()? else { return Ok(None) };
+    let Some(interval) = message.map(|message| duration(message, at)).transpose()? else { return Ok(None) };
     if interval < LEAST_INTERVAL { Err(Error::at(at, "expected at least 1ms")) } else { Ok(Some(interval)) }
 }
 

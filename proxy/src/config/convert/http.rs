@@ -106,6 +106,7 @@ pub(super) fn connection_manager(
     cx.http = cx.stats.scope("http").scope(&message.stat_prefix);
     let (filters, router) = http_filters(cx, &message.http_filters, at)?;
     let access_log = access_log::access_logs(cx, &message.access_log, at, "access_log")?;
+    let wanted = Wanted::by(&access_log).with_times_of(&router.wanted);
     let common = common(cx, message.common_http_protocol_options.as_ref(), at)?;
     let http1 = http1(cx, message.http_protocol_options.as_ref(), at)?;
     let text = |value: &str, field: &str| {
@@ -127,7 +128,7 @@ pub(super) fn connection_manager(
         routes: Arc::new(routes),
         filters,
         router,
-        wanted: Wanted::by(&access_log),
+        wanted,
         access_log,
         log: log_moments(cx, message, at)?,
         server_name: match message.server_name.as_str() {
@@ -364,10 +365,25 @@ fn http_filters(
 }
 
 fn router(cx: &mut Context, message: &router::Router, at: &str) -> Result<Router, Error> {
-    let harmless =
-        ["dynamic_stats", "start_child_span", "upstream_log_options", "suppress_grpc_request_failure_code_stats"];
-    cx.only(message, at, &["suppress_envoy_headers", "respect_expected_rq_timeout"], &harmless)?;
+    let harmless = ["dynamic_stats", "start_child_span", "suppress_grpc_request_failure_code_stats"];
+    let supported = ["suppress_envoy_headers", "respect_expected_rq_timeout", "upstream_log", "upstream_log_options"];
+    cx.only(message, at, &supported, &harmless)?;
+    let upstream_log = access_log::access_logs(cx, &message.upstream_log, at, "upstream_log")?;
+    let log = match &message.upstream_log_options {
+        None => Moments::default(),
+        Some(options) => {
+            let interval_at = sub(&sub(at, "upstream_log_options"), "upstream_log_flush_interval");
+            Moments {
+                on_start: false,
+                on_established: options.flush_upstream_log_on_upstream_stream,
+                interval: access_log::interval(options.upstream_log_flush_interval.as_ref(), &interval_at)?,
+            }
+        }
+    };
     Ok(Router {
+        wanted: Wanted::by(&upstream_log),
+        upstream_log,
+        log,
         suppress_envoy_headers: message.suppress_envoy_headers,
         respect_expected_rq_timeout: message.respect_expected_rq_timeout,
     })
@@ -391,7 +407,10 @@ fn log_moments(cx: &mut Context, message: &proto::HttpConnectionManager, at: &st
         return Ok(Moments {
             on_start: message.flush_access_log_on_new_request,
             on_established: false,
-            interval: access_log::interval(message.access_log_flush_interval.as_ref(), at)?,
+            interval: access_log::interval(
+                message.access_log_flush_interval.as_ref(),
+                &sub(at, "access_log_flush_interval"),
+            )?,
         });
     };
     let at = sub(at, "access_log_options");
@@ -408,7 +427,10 @@ fn log_moments(cx: &mut Context, message: &proto::HttpConnectionManager, at: &st
     Ok(Moments {
         on_start: options.flush_access_log_on_new_request,
         on_established: options.flush_log_on_tunnel_successfully_established,
-        interval: access_log::interval(options.access_log_flush_interval.as_ref(), &at)?,
+        interval: access_log::interval(
+            options.access_log_flush_interval.as_ref(),
+            &sub(&at, "access_log_flush_interval"),
+        )?,
     })
 }
 

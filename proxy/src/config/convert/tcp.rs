@@ -119,7 +119,10 @@ fn log_moments(cx: &mut Context, message: &Proto, at: &str) -> Result<Moments, E
         return Ok(Moments {
             on_start: false,
             on_established: message.flush_access_log_on_connected,
-            interval: access_log::interval(message.access_log_flush_interval.as_ref(), at)?,
+            interval: access_log::interval(
+                message.access_log_flush_interval.as_ref(),
+                &sub(at, "access_log_flush_interval"),
+            )?,
         });
     };
     let at = sub(at, "access_log_options");
@@ -132,6 +135,9 @@ fn log_moments(cx: &mut Context, message: &Proto, at: &str) -> Result<Moments, E
     Ok(Moments {
         on_start: options.flush_access_log_on_start,
         on_established: options.flush_access_log_on_connected,
-        interval: access_log::interval(options.access_log_flush_interval.as_ref(), &at)?,
+        interval: access_log::interval(
+            options.access_log_flush_interval.as_ref(),
+            &sub(&at, "access_log_flush_interval"),
+        )?,
     })
 }

@@ -100,6 +100,14 @@ impl Attempts<'_> {
             let attempted = self.attempt(&endpoint, attempt_body, last).await;
             self.canary = endpoint.template.canary;
             self.tell(&attempted, &endpoint);
+            match &attempted {
+                Attempted::Failed(failure) => self.stream.record.upstream_ended(Some(failure.flag())),
+                Attempted::Expired(Expired::PerTry | Expired::PerTryIdle) => {
+                    self.stream.record.upstream_ended(Some(Flag::UpstreamRequestTimeout));
+                }
+                Attempted::Expired(_) => self.stream.record.upstream_ended(None),
+                Attempted::Response(..) | Attempted::NoHost => {}
+            }
             let ended = match &attempted {
                 Attempted::Response(response, ..) => Some(Ended::Response(response.status(), response.headers())),
                 Attempted::Failed(failure) => Some(Ended::Failed(failure)),
@@ -167,6 +175,7 @@ impl Attempts<'_> {
                 let body = response.body().size_hint().exact().unwrap_or_default();
                 self.stream.record.entry.meters.upstream_received.wire += body;
             }
+            self.stream.record.upstream_ended(None);
             // A request that is still being sent keeps its connection busy: no use to others.
             if let Attempted::Response(response, lease) = attempted
                 && self.stream.record.request_completed().is_some()
@@ -301,6 +310,8 @@ impl Attempts<'_> {
         self.timers.attempt(self.timeouts.per_try, idle);
         let name = naming_header(&self.cluster, &self.parts.headers);
         let request = self.request(body, last);
+        let head = (request.method(), request.uri(), request.headers());
+        self.stream.begin_upstream_line(endpoint, head);
         let want = Want {
             cluster: &self.cluster,
             endpoint,
@@ -418,6 +429,10 @@ impl Attempts<'_> {
         response::finish(manager, &mut parts.headers, false, request_id);
         entry.kept.response(&manager.wanted, &parts.headers);
         connection.before_response(&mut parts.headers, self.stream.record.request_completed().is_none());
+        if incoming.is_end_stream() {
+            // The client has got nothing of it yet, as its line tells.
+            self.stream.record.upstream_ended(None);
+        }
         let body = incoming.size_hint().exact().map_or(meters::Body::Chunked, meters::Body::Of);
         self.stream.record.meter_response(parts.status, &parts.headers, body);
         parts.version = Version::HTTP_11;

@@ -85,6 +85,8 @@ pub(super) async fn forward(
     let mut timers = Timers::new(start, None, forward.timeout, connection.manager.stream_idle_timeout, None);
     let tunnel = parts.method == Method::CONNECT;
     let ends_here = tunnel && forward.upgrades.iter().any(|rule| *rule.kind == *CONNECT && rule.connect.is_some());
+    let head = (&parts.method, &parts.uri, &parts.headers);
+    stream.begin_upstream_line(&endpoint, head);
     let asked = ask(&mut stream, &cluster, &endpoint, (forward.priority, ends_here), &mut timers, &parts).await;
     let canary = endpoint.template.canary;
     let Asked { answered, held, switched } = match asked {
@@ -99,11 +101,13 @@ pub(super) async fn forward(
                     (Ended::Failed(failure), Reply::failed(failure, false))
                 }
             };
+            stream.record.upstream_ended(reply.flag);
             charge::attempt(&cluster, &endpoint, shard, ended);
             charge::answer(&cluster, &groups, shard, reply.status, internal, canary);
             return local_reply::answer(stream, chain, reply, Some(changes), &parts);
         }
     };
+    stream.record.upstream_responded(answered.status(), answered.headers());
     if parts.method == Method::GET && fails_handshake(&parts.headers, answered.status()) {
         let reply = Reply::new(answered.status(), "", None, "websocket_handshake_unsuccessful");
         groups.iter().for_each(|group| shard.inc(group.handles.upstream_rq_total));
@@ -210,6 +214,7 @@ async fn ask(
         entry.upstream_local = tunnel.local;
         entry.upstream_tls = tunnel.tls;
         tunnel.made.tell(entry);
+        stream.record.upstream_ready();
         let (switch, switched) = oneshot::channel();
         let _ = switch.send((tunnel.io, Bytes::new()));
         return Ok(Asked { answered: Response::new(None), held: Held::Tunnel(tunnel.counted), switched });
@@ -233,6 +238,7 @@ async fn ask(
         if connection.manager.wanted.meters {
             entry.meters.upstream_sent += meters::request_written(&request);
         }
+        stream.record.upstream_ready();
         let answered = within(timers, &mut stream.record, lease.send(request)).await;
         let mut error = match answered.map_err(NoAnswer::Expired)? {
             Ok(answered) if is_ambiguous(answered.status(), answered.headers()) => {

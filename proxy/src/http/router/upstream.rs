@@ -70,6 +70,7 @@ pub(super) async fn exchange(
         );
         let entry = &mut stream.record.entry;
         entry.upstream_protocol = Some(if lease.is_http2() { "HTTP/2" } else { "HTTP/1.1" });
+        stream.record.upstream_ready();
         match upstream_request(request, lease.is_http2(), stream.scheme) {
             Some(converted) => request = converted,
             None => return Attempted::Failed(Failure::Protocol),
@@ -87,6 +88,7 @@ pub(super) async fn exchange(
                     let meters = &mut stream.record.entry.meters;
                     meters.upstream_received += meters::response_read(&response, lease.is_http2());
                 }
+                stream.record.upstream_responded(response.status(), response.headers());
                 return Attempted::Response(response, lease);
             }
             Ok(Err(error)) => error,

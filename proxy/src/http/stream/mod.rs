@@ -14,19 +14,20 @@ pub(in crate::http) mod response_body;
 pub(in crate::http) mod route;
 pub(in crate::http) mod timers;
 pub(in crate::http) mod upgraded;
+pub(in crate::http) mod upstream_line;
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
-use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
-use self::{connection::Connection, record::Record, route::Routed};
+use self::{connection::Connection, record::Record, route::Routed, upstream_line::UpstreamLine};
 use super::{body::progress::Progress, codec::meters, headers::request_id::X_REQUEST_ID};
 use crate::{
     access_log::{Entry, Live, RouteMetadata},
     config::{
-        cluster::Cluster,
+        cluster::{Cluster, Endpoint},
         request::{RequestView, is_grpc},
         route::Step,
     },
@@ -179,6 +180,23 @@ impl Stream {
     pub fn keep_request(&mut self, parts: &Parts) {
         let record = &mut *self.record;
         record.entry.kept.request(&record.manager.wanted, &parts.method, &parts.uri, self.scheme, &parts.headers);
+    }
+
+    /// A request goes to `endpoint` as it is now: its line begins, where the router logs such.
+    pub fn begin_upstream_line(&mut self, endpoint: &Endpoint, (method, uri, headers): (&Method, &Uri, &HeaderMap)) {
+        let router = &self.connection.manager.router;
+        if router.upstream_log.is_empty() {
+            return;
+        }
+        let known = &self.record.entry;
+        let mut entry = self.connection.entry();
+        entry.downstream_remote = known.downstream_remote;
+        entry.route_name.clone_from(&known.route_name);
+        entry.route_metadata.clone_from(&known.route_metadata);
+        entry.cluster.clone_from(&known.cluster);
+        entry.upstream = Some(endpoint.logged());
+        entry.kept.request(&router.wanted, method, uri, self.scheme, headers);
+        self.record.upstream = Some(Box::new(UpstreamLine::new(entry, router.log.interval)));
     }
 
     /// The id to send back, if any.

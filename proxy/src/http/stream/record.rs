@@ -15,6 +15,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use super::upstream_line::UpstreamLine;
 use crate::{
     access_log::{self, Entry, Flag, LogType},
     config::http::HttpConnectionManager,
@@ -38,6 +39,8 @@ pub(in crate::http) struct Record {
     pub progress: Option<Rc<Progress>>,
     /// The bytes of the tunnel that the request became, if it did.
     pub tunnel: Option<Rc<Meter>>,
+    /// The request to an upstream that is under way, where the router logs them.
+    pub upstream: Option<Box<UpstreamLine>>,
     /// When the next line is due, if lines are written while the request lasts.
     ticks: Option<Box<Interval>>,
     complete: bool,
@@ -68,6 +71,7 @@ impl Record {
             id: None,
             progress: None,
             tunnel: None,
+            upstream: None,
             ticks,
             complete: false,
             multiplexed,
@@ -108,6 +112,50 @@ impl Record {
         while self.ticks.as_mut().is_some_and(|ticks| ticks.poll_tick(cx).is_ready()) {
             self.log_now(LogType::DownstreamPeriodic);
         }
+        while self.upstream.as_mut().is_some_and(|line| line.is_due(cx)) {
+            self.log_upstream(LogType::UpstreamPeriodic);
+        }
+    }
+
+    /// The request to an upstream has its connection.
+    pub fn upstream_ready(&mut self) {
+        if let Some(line) = &mut self.upstream {
+            line.ready(&self.entry);
+            if self.manager.router.log.on_established {
+                self.log_upstream(LogType::UpstreamPoolReady);
+            }
+        }
+    }
+
+    /// The upstream's response begins.
+    pub fn upstream_responded(&mut self, status: StatusCode, headers: &HeaderMap) {
+        if let Some(line) = &mut self.upstream {
+            line.responded(&self.manager.router.wanted, status, headers);
+        }
+    }
+
+    /// The request to an upstream ends.
+    pub fn upstream_ended(&mut self, flag: Option<Flag>) {
+        if let (Some(line), Some(flag)) = (&mut self.upstream, flag) {
+            line.entry.raise(flag);
+        }
+        self.log_upstream(LogType::UpstreamEnd);
+        self.upstream = None;
+    }
+
+    /// Writes the line of the request to an upstream as it is now.
+    fn log_upstream(&self, log_type: LogType) {
+        let Some(line) = &self.upstream else { return };
+        let (mut whole, mut entry) = (self.entry.clone(), line.entry.clone());
+        let totals = self.totals();
+        totals.add_to(&mut whole);
+        if entry.protocol.is_some() {
+            entry.meters = whole.meters;
+        }
+        entry.bytes_sent = whole.bytes_received;
+        entry.bytes_received += totals.tunnel.1;
+        let worker = &self.worker;
+        access_log::write(&worker.log, &worker.runtime, &self.manager.router.upstream_log, log_type, &entry);
     }
 
     /// Waits for `future`; lines are written meanwhile.
@@ -144,6 +192,9 @@ impl Record {
     /// Notes a part of the response's body.
     pub fn sent(&mut self, bytes: usize) {
         self.entry.bytes_sent += bytes as u64;
+        if let Some(line) = &mut self.upstream {
+            line.entry.bytes_received += bytes as u64;
+        }
         if self.chunked && bytes > 0 {
             // Its length in hexadecimal, and two ends of line.
             let digits = u64::from((usize::BITS - bytes.leading_zeros()).div_ceil(4));
@@ -168,6 +219,9 @@ impl Record {
 
     pub fn keep_trailers(&mut self, trailers: &HeaderMap) {
         self.entry.kept.trailers(&self.manager.wanted, trailers);
+        if let Some(line) = &mut self.upstream {
+            line.entry.kept.trailers(&self.manager.router.wanted, trailers);
+        }
     }
 
     /// When the request was complete, if it is: one that may switch protocols never is.
@@ -235,6 +289,7 @@ impl Drop for Record {
         if self.upgrade {
             self.worker.stats.gauge_add(self.manager.stats.own.downstream_cx_upgrades_active, -1);
         }
+        self.upstream_ended(None);
         self.entry.health_check = self.health_check;
         let entry = &self.entry;
         tracing::debug!(connection = entry.connection, stream = self.name(), code = entry.response_code, details = %entry.details, "stream ended");

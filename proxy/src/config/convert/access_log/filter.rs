@@ -110,6 +110,9 @@ fn log_type(message: AccessLogType) -> Option<LogType> {
         AccessLogType::DownstreamPeriodic => LogType::DownstreamPeriodic,
         AccessLogType::DownstreamEnd => LogType::DownstreamEnd,
         AccessLogType::DownstreamTunnelSuccessfullyEstablished => LogType::DownstreamTunnelSuccessfullyEstablished,
+        AccessLogType::UpstreamPoolReady => LogType::UpstreamPoolReady,
+        AccessLogType::UpstreamPeriodic => LogType::UpstreamPeriodic,
+        AccessLogType::UpstreamEnd => LogType::UpstreamEnd,
         _ => return None,
     })
 }
