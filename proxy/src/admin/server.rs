@@ -129,7 +129,7 @@ where
         let (admin, log) = (admin.clone(), log.clone());
         async move { Ok::<_, Infallible>(answer(&admin, request, ends, &log).await) }
     });
-    let mut server = auto::Builder::new(crate::wire::executor::LocalExecutor);
+    let mut server = auto::Builder::new(crate::wire::executor::LocalExecutor::default());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     let serving = server.serve_connection(TokioIo::new(stream), service);
     // Whatever ends it, a broken request or a client that is gone, concerns that client alone.

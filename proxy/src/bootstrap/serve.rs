@@ -39,6 +39,7 @@ use crate::{
     options::{Options, WhenSuperseded},
     runtime::Runtime,
     telemetry::{
+        panics,
         stats::{Kind, Shard, Store, Value},
         writer::{LogFile, LogFiles, Reopener},
     },
@@ -70,6 +71,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     let apart = privileges::drop_all(options.user)?;
     tracing::info!(%apart, "privileges given up");
 
+    panics::watch(stats.shared());
     let drain = Drain::new();
     let writer = logs.spawn(stats.shared())?;
     let runtime = Arc::new(runtime);

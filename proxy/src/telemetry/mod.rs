@@ -1,6 +1,7 @@
-//! What the proxy tells of itself: counters, its own log, event logs; and the thread that writes files.
+//! What the proxy tells of itself: counters, its own log, panics, event logs; and the thread that writes files.
 
 pub mod events;
 pub mod log;
+pub mod panics;
 pub mod stats;
 pub mod writer;

@@ -21,7 +21,10 @@ use crate::{
     drain::DrainWatch,
     listener,
     pod::{Admitted, Direction, Pod},
-    telemetry::stats::{Counter, Shard, process},
+    telemetry::{
+        panics,
+        stats::{Counter, Shard, process},
+    },
     worker::state::Worker,
 };
 
@@ -139,7 +142,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut stop: watch::Receiver<()>, liste
 fn carry(worker: &Rc<Worker>, downstream: Downstream, admitted: Option<Admitted>) {
     let open = Open::new(worker.stats.clone(), admitted);
     let worker = worker.clone();
-    tokio::task::spawn_local(async move {
+    panics::spawn_for(downstream.id, async move {
         let _open = open;
         let drain = downstream.drain.clone();
         tokio::select! {

@@ -102,7 +102,7 @@ async fn session(kept: &mut Option<Session>, way: &Way<'_>, http2: Option<bool>)
             Ok(Session::Http1(sender))
         }
         Some(true) => {
-            let mut builder = http2::Builder::new(LocalExecutor);
+            let mut builder = http2::Builder::new(LocalExecutor::default());
             let made = builder.timer(TokioTimer::new()).handshake(TokioIo::new(stream)).await;
             let (sender, driver) = made.map_err(|_| Failure::Network)?;
             tokio::task::spawn_local(driver);

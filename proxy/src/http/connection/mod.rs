@@ -134,7 +134,7 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
         let connection = connection.clone();
         service_fn(move |request| dispatch::handle(connection.clone(), request))
     };
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let mut builder = http2::Builder::new(LocalExecutor { connection: Some(connection.id) });
     if manager.http2.allow_connect {
         builder.enable_connect_protocol();
     }

@@ -19,6 +19,7 @@ use crate::{
         dial::{Secured, Way},
     },
     http::body::RequestBody,
+    telemetry::panics,
     tls::client::Asked,
     wire::{dial::ConnectError, executor::LocalExecutor},
 };
@@ -61,7 +62,7 @@ pub(super) async fn start_http1(
     let host = Rc::downgrade(host);
     let shared = Rc::downgrade(&connection);
     let (idle_timeout, lifetime) = (want.cluster.idle_timeout, want.cluster.max_connection_duration);
-    tokio::task::spawn_local(async move {
+    panics::spawn_for(number, async move {
         let mut driver = driver;
         let mut over = false;
         tokio::select! {
@@ -175,7 +176,7 @@ pub(super) async fn start_http2(
     let connection = Connection::new(&secured, room);
     let io = Counted { io: secured.io, account: host.account.clone() };
     let settings = &want.cluster.http2;
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let mut builder = http2::Builder::new(LocalExecutor { connection: Some(number) });
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(settings.stream_window)
@@ -192,7 +193,7 @@ pub(super) async fn start_http2(
     let shared = Rc::downgrade(&connection);
     let host = Rc::downgrade(host);
     let (idle_timeout, lifetime) = (want.cluster.idle_timeout, want.cluster.max_connection_duration);
-    tokio::task::spawn_local(async move {
+    panics::spawn_for(number, async move {
         let driving = poll_fn(|cx| {
             let ended = Pin::new(&mut driver).poll(cx);
             if let Some(connection) = shared.upgrade() {

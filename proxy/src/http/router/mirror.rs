@@ -21,6 +21,7 @@ use crate::{
         },
         stream::{Stream, connection::Connection},
     },
+    telemetry::panics,
 };
 
 /// Sends copies of a request where its route says. The request is as the upstream gets it.
@@ -47,7 +48,7 @@ pub(super) fn start(
         let connection = stream.connection.clone();
         let mut parts = parts.clone();
         prepare(mirror, &connection, &mut parts);
-        tokio::task::spawn_local(async move {
+        panics::spawn_for(connection.id, async move {
             let sending = send(connection, cluster, parts, copy);
             match timeout {
                 Some(timeout) => tokio::time::timeout(timeout, sending).await.unwrap_or_default(),

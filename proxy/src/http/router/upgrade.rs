@@ -41,6 +41,7 @@ use crate::{
             upgraded::{Accepted, Held},
         },
     },
+    telemetry::panics,
 };
 
 /// The answer to a request for an upgrade.
@@ -164,7 +165,7 @@ pub(super) async fn forward(
         answer.headers.remove(header::UPGRADE);
         answer.status = StatusCode::OK;
         if let Some(client) = stream.on_upgrade {
-            tokio::task::spawn_local(accepted.run_stream(client, connection.activity.begin()));
+            panics::spawn_for(connection.id, accepted.run_stream(client, connection.activity.begin()));
         }
     } else {
         if tunnel {

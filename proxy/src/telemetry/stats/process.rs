@@ -57,6 +57,8 @@ numbered! {
     Counter FILESYSTEM_REOPEN_FAILED = 18, "filesystem.reopen_failed";
     /// Bytes that wait for the access log writer.
     Gauge FILESYSTEM_WRITE_TOTAL_BUFFERED = 2, "filesystem.write_total_buffered";
+    /// Faults of this program, each of which ended a task.
+    Counter PANICS = 19, "weir.panics";
 }
 
 /// Registers them, first of all; the scope keeps them.
