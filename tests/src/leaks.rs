@@ -12,7 +12,7 @@ use crate::{
 /// File descriptors that come and go by themselves: clients keep connections for the next request.
 pub const IDLE: usize = 3;
 /// Closing is not instant for connections that drain.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const AGENT_FDS: &str = "fds of the agent";
 

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Starting, enrolling and withdrawing each take less than this, also with debug binaries on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// The namespace of pods that say nothing else.
 pub const NAMESPACE: &str = "default";
 

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A call must answer within this.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long an agent may take on a slow machine; without it, weirctl gives up earlier.
 const TIMEOUT: &str = "--timeout=20s";
 

@@ -4,7 +4,8 @@
 //! Each kernel is Debian's own, unpacked from its package into the cache. The guest's initrd holds busybox, iproute2,
 //! setpriv, weir's programs and `weir-lab` (tests/src/bin), which makes two enrolled pods and one that is not, dials each way,
 //! kills and restarts agent and proxy, and prints one line per check. The host counts those lines; a panic, a hang or
-//! a missing verdict is a failure and shows what the kernel said, or the end of the console.
+//! a missing verdict is a failure and shows what the kernel said, or the end of the console. Only a guest that died of
+//! QEMU's known race with patched code is booted again.
 
 mod cpio;
 mod guest;
