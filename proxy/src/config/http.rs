@@ -136,6 +136,11 @@ pub struct HttpConnectionManager {
     pub idle_timeout: Option<Duration>,
     /// Drain a connection after so long.
     pub max_connection_duration: Option<Duration>,
+    /// A connection that drains takes requests for so long.
+    pub drain_timeout: Duration,
+    /// A connection that this side closes is read on for so long, so that the client gets the last response and not a
+    /// reset; none: it is not.
+    pub delayed_close_timeout: Option<Duration>,
     /// Reset a stream after so long.
     pub max_stream_duration: Option<Duration>,
     /// Requests per connection, 0: any number.
@@ -175,6 +180,10 @@ impl HttpConnectionManager {
     pub const DEFAULT_STREAM_IDLE: Duration = Duration::from_secs(300);
     /// Envoy's default of `common_http_protocol_options.idle_timeout`.
     pub const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
+    /// Envoy's default of `drain_timeout`.
+    pub const DEFAULT_DRAIN: Duration = Duration::from_secs(5);
+    /// Envoy's default of `delayed_close_timeout`.
+    pub const DEFAULT_DELAYED_CLOSE: Duration = Duration::from_secs(1);
     /// Envoy's default of `max_request_headers_kb`.
     pub const DEFAULT_MAX_HEAD: usize = 60 * 1024;
     /// Envoy's default of `max_headers_count`.

@@ -44,6 +44,8 @@ pub(super) fn manager() -> HttpConnectionManager {
         max_headers: HttpConnectionManager::DEFAULT_MAX_HEADERS,
         idle_timeout: Some(HttpConnectionManager::DEFAULT_IDLE),
         max_connection_duration: None,
+        drain_timeout: HttpConnectionManager::DEFAULT_DRAIN,
+        delayed_close_timeout: Some(HttpConnectionManager::DEFAULT_DELAYED_CLOSE),
         max_stream_duration: None,
         max_requests_per_connection: 0,
         stream_idle_timeout: Some(HttpConnectionManager::DEFAULT_STREAM_IDLE),

@@ -135,7 +135,10 @@ static_resources:
         let downstream = Downstream::new(stream, peer, local, origin, Instant::now(), self.drain.watch());
         let snapshot = self.worker.snapshot.load();
         let Terminal::Http(manager) = &snapshot.listeners()[0].filter_chains[0].terminal else { panic!("HTTP") };
-        tokio::task::spawn_local(connection::serve(self.worker.clone(), downstream, manager.clone(), Codec::Http1));
+        tokio::task::spawn_local({
+            let open = connection::Open::new(self.worker.clone(), manager.clone(), false);
+            connection::serve(open, downstream, Codec::Http1)
+        });
         client
     }
 

@@ -195,17 +195,26 @@ async fn serve_seen(
             {
                 return;
             }
+            let open = connection::Open::new(worker.clone(), manager.clone(), downstream.tls.is_some());
             let codec = match (manager.codec, http) {
-                (Codec::Auto, Some(protocol)) => Some(protocol.codec()),
-                (Codec::Auto, None) => wait_for_codec(&mut downstream, manager.idle_timeout).await,
-                (codec, _) => Some(codec),
+                (Codec::Auto, Some(protocol)) => Ok(protocol.codec()),
+                (Codec::Auto, None) => wait_for_codec(&mut downstream, &open).await,
+                (codec, _) => Ok(codec),
             };
-            let Some(codec) = codec else { return };
+            let codec = match codec {
+                Ok(codec) => codec,
+                Err(reason) => {
+                    if let Some(line) = &line {
+                        line.told.close_reason.set(reason);
+                    }
+                    return;
+                }
+            };
             if let Some(line) = &mut line {
                 line.entry.protocol = Some(if codec == Codec::Http2 { "HTTP/2" } else { "HTTP/1.1" });
                 downstream.told = Some(line.told.clone());
             }
-            connection::serve(worker.clone(), downstream, manager.clone(), codec).await;
+            connection::serve(open, downstream, codec).await;
         }
     }
 }
@@ -289,15 +298,9 @@ fn find_chain(listener: &Listener, downstream: &Downstream, found: &Found) -> Op
     matching::find(listener, &facts).cloned()
 }
 
-/// Which HTTP the client speaks, once it speaks. None: it went away, or stayed silent for the idle timeout, or for a moment
-/// when the connection drains.
-async fn wait_for_codec(downstream: &mut Downstream, idle: Option<std::time::Duration>) -> Option<Codec> {
-    let silent = async {
-        match idle {
-            Some(idle) => tokio::time::sleep(idle).await,
-            None => std::future::pending().await,
-        }
-    };
+/// Which HTTP the client speaks, once it speaks. Error: it stayed silent for as long as that may be, or for a moment when
+/// the connection drains; the reason that logs give.
+async fn wait_for_codec(downstream: &mut Downstream, open: &connection::Open) -> Result<Codec, &'static str> {
     let drain = downstream.drain.clone();
     let drained = async {
         drain.draining().await;
@@ -310,9 +313,9 @@ async fn wait_for_codec(downstream: &mut Downstream, idle: Option<std::time::Dur
         }
     };
     tokio::select! {
-        codec = spoken => Some(codec),
-        () = silent => None,
-        () = drained => None,
+        codec = spoken => Ok(codec),
+        reason = open.silent_too_long() => Err(reason),
+        () = drained => Err(""),
     }
 }
 

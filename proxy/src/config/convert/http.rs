@@ -14,7 +14,7 @@ use weir_proto::envoy::{
 use super::{
     access_log, cluster,
     context::Context,
-    fields::{cidrs, item, limit, sub, type_name, unpack},
+    fields::{cidrs, duration, item, limit, sub, type_name, unpack},
     filter, local_reply, route,
 };
 use crate::{
@@ -30,7 +30,9 @@ use crate::{
     telemetry::stats::Scope,
 };
 
-const SUPPORTED: [&str; 37] = [
+const SUPPORTED: [&str; 39] = [
+    "drain_timeout",
+    "delayed_close_timeout",
     "access_log_flush_interval",
     "flush_access_log_on_new_request",
     "access_log_options",
@@ -71,13 +73,11 @@ const SUPPORTED: [&str; 37] = [
 ];
 
 /// They change tracing, statistics or when connections end; or need TLS to have an effect.
-const HARMLESS: [&str; 11] = [
-    "drain_timeout",
+const HARMLESS: [&str; 9] = [
     "tracing",
     "http3_protocol_options",
     "stream_flush_timeout",
     "drain_timeout_jitter",
-    "delayed_close_timeout",
     "stream_error_on_invalid_http_message",
     "request_id_extension",
     "add_proxy_protocol_connection_state",
@@ -167,6 +167,15 @@ pub(super) fn connection_manager(
         max_headers: common.max_headers,
         idle_timeout: common.idle_timeout,
         max_connection_duration: common.max_connection_duration,
+        drain_timeout: match &message.drain_timeout {
+            Some(timeout) => duration(timeout, &sub(at, "drain_timeout"))?,
+            None => HttpConnectionManager::DEFAULT_DRAIN,
+        },
+        delayed_close_timeout: limit(
+            message.delayed_close_timeout.as_ref(),
+            Some(HttpConnectionManager::DEFAULT_DELAYED_CLOSE),
+            &sub(at, "delayed_close_timeout"),
+        )?,
         max_stream_duration: common.max_stream_duration,
         max_requests_per_connection: common.max_requests,
         stream_idle_timeout: limit(

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::telemetry::stats::{Scope, Shard, handles};
+use crate::telemetry::stats::{Gauge, Scope, Shard, handles};
 
 handles! {
     /// What every connection manager counts.
@@ -147,21 +147,29 @@ impl HttpStats {
     }
 
     /// A connection begins.
-    pub fn connected(&self, shard: &Shard, http2: bool, tls: bool) {
+    pub fn connected(&self, shard: &Shard, tls: bool) {
         let own = &self.own;
         shard.inc(own.downstream_cx_total);
-        shard.inc(if http2 { own.downstream_cx_http2_total } else { own.downstream_cx_http1_total });
+        shard.gauge_add(own.downstream_cx_active, 1);
         if tls {
             shard.inc(own.downstream_cx_ssl_total);
+            shard.gauge_add(own.downstream_cx_ssl_active, 1);
         }
-        self.active_connections(shard, http2, tls, 1);
     }
 
-    /// A connection ends after `lasted`, with so many requests under way. `local`: this side ended it.
+    /// It is known which HTTP a connection speaks.
+    pub fn speaks(&self, shard: &Shard, http2: bool) {
+        let own = &self.own;
+        shard.inc(if http2 { own.downstream_cx_http2_total } else { own.downstream_cx_http1_total });
+        shard.gauge_add(self.active_of(http2), 1);
+    }
+
+    /// A connection ends after `lasted`, with so many requests under way. `http2`: none if it never was known. `local`:
+    /// this side ended it.
     pub fn disconnected(
         &self,
         shard: &Shard,
-        (http2, tls): (bool, bool),
+        (http2, tls): (Option<bool>, bool),
         lasted: Duration,
         active: usize,
         local: bool,
@@ -179,17 +187,17 @@ impl HttpStats {
             shard.inc(side_active);
         }
         shard.record(own.downstream_cx_length_ms, millis(lasted));
-        self.active_connections(shard, http2, tls, -1);
+        shard.gauge_add(own.downstream_cx_active, -1);
+        if let Some(http2) = http2 {
+            shard.gauge_add(self.active_of(http2), -1);
+        }
+        if tls {
+            shard.gauge_add(own.downstream_cx_ssl_active, -1);
+        }
     }
 
-    fn active_connections(&self, shard: &Shard, http2: bool, tls: bool, change: i64) {
-        let own = &self.own;
-        shard.gauge_add(own.downstream_cx_active, change);
-        let of_protocol = if http2 { own.downstream_cx_http2_active } else { own.downstream_cx_http1_active };
-        shard.gauge_add(of_protocol, change);
-        if tls {
-            shard.gauge_add(own.downstream_cx_ssl_active, change);
-        }
+    fn active_of(&self, http2: bool) -> Gauge {
+        if http2 { self.own.downstream_cx_http2_active } else { self.own.downstream_cx_http1_active }
     }
 
     /// A request begins.

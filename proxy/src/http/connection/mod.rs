@@ -2,9 +2,10 @@
 //!
 //! The top floor: its requests go to `dispatch`; what their streams share of it is in `stream/connection.rs`.
 
+mod limits;
 mod watched;
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Collected};
@@ -13,12 +14,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    time::Instant,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use self::watched::Watched;
+use self::{limits::Limit, watched::Watched};
+pub use super::stream::open::Open;
 use super::{
     dispatch,
     filter::local_reply,
@@ -26,43 +25,37 @@ use super::{
 };
 use crate::{
     access_log::{self, Flag, LogType},
-    config::http::{Codec, HttpConnectionManager},
+    config::http::Codec,
     downstream::Downstream,
     wire::{executor::LocalExecutor, io::Io},
-    worker::state::Worker,
 };
-
-/// How long a connection that this side closed first is read on, so that the client gets the last response and not a
-/// reset: Envoy's default `delayed_close_timeout`.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// How long a connection that drains is open for one more request, so that a client that is just sending one does not
 /// lose it.
 pub const LAST_REQUEST: Duration = Duration::from_millis(500);
 
 /// Serves a connection to its end. `codec` says which HTTP it speaks.
-pub async fn serve(worker: Rc<Worker>, downstream: Downstream, manager: Arc<HttpConnectionManager>, codec: Codec) {
-    let connection = Connection::new(worker, &downstream, manager, codec == Codec::Http2);
+pub async fn serve(open: Open, downstream: Downstream, codec: Codec) {
+    let connection = Connection::new(open, &downstream, codec == Codec::Http2);
     let Downstream { stream, drain, .. } = downstream;
     let io = TokioIo::new(Watched::new(stream, connection.clone()));
-    let watch = async {
+    let drained = async {
         tokio::select! {
             () = drain.draining() => last_request(&connection).await,
-            () = connection.ends.notified() => {}
-            () = too_old(connection.manager.max_connection_duration) => {}
+            () = limits::drained(&connection) => {}
         }
     };
     if connection.multiplexed {
-        serve_http2(&connection, io, watch).await;
+        serve_http2(&connection, io, drained).await;
     } else {
-        serve_http1(&connection, io, watch).await;
+        serve_http1(&connection, io, drained).await;
     }
 }
 
 /// A client that does not know yet that this connection drains may be sending its next request, or its first: it gets
 /// an answer, and with it that the connection ends. HTTP/2 says so in time by itself, but for the first request.
 async fn last_request(connection: &Connection) {
-    connection.closing.set(true);
+    connection.is_drained();
     if !connection.multiplexed || connection.activity.requests() == 0 {
         tokio::time::sleep(LAST_REQUEST).await;
     }
@@ -82,7 +75,7 @@ async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
         .max_header_size(manager.max_head_bytes)
         .serve_connection(io, service);
     let mut drain = std::pin::pin!(drain);
-    let mut limits = std::pin::pin!(limits(connection));
+    let mut limits = std::pin::pin!(limits::passed(connection));
     let mut draining = false;
     let ended = loop {
         tokio::select! {
@@ -113,10 +106,6 @@ async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
                 log_protocol_error(connection, &error);
                 linger(connection, watched.stream).await;
             }
-        }
-        Err(Limit::Idle) => {
-            connection.worker.stats.inc(connection.manager.stats.own.downstream_cx_idle_timeout);
-            tracing::debug!(connection = connection.id, peer = %connection.peer, "connection idle too long");
         }
         Err(Limit::Blocked) => {
             tracing::debug!(connection = connection.id, peer = %connection.peer, "client does not read");
@@ -150,10 +139,8 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
             .serve_connection(io, service)
     );
     let mut drain = std::pin::pin!(drain);
-    let mut blocked = std::pin::pin!(blocked(connection));
-    let mut idle = std::pin::pin!(idle(connection));
+    let mut blocked = std::pin::pin!(limits::blocked(connection));
     let mut draining = false;
-    let mut idled = false;
     loop {
         tokio::select! {
             biased;
@@ -171,81 +158,7 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
                 tracing::debug!(connection = connection.id, peer = %connection.peer, "client does not read");
                 return;
             }
-            () = &mut idle, if !idled => {
-                idled = true;
-                serving.as_mut().graceful_shutdown();
-            }
         }
-    }
-}
-
-/// Which limit of a connection passed.
-#[derive(Clone, Copy, Debug)]
-enum Limit {
-    Idle,
-    Head,
-    Blocked,
-}
-
-async fn limits(connection: &Connection) -> Limit {
-    tokio::select! {
-        () = idle(connection) => Limit::Idle,
-        () = slow_head(connection) => Limit::Head,
-        () = blocked(connection) => Limit::Blocked,
-    }
-}
-
-/// Resolves when there has been no request for the idle timeout.
-async fn idle(connection: &Connection) {
-    let Some(timeout) = connection.manager.idle_timeout else { return std::future::pending().await };
-    loop {
-        let activity = &connection.activity;
-        let since = activity.idle_since();
-        let deadline = if activity.active() > 0 { Instant::now() + timeout } else { since + timeout };
-        tokio::time::sleep_until(deadline).await;
-        if activity.active() == 0 && activity.idle_since() == since {
-            return;
-        }
-    }
-}
-
-/// Resolves when a request's head has been coming for too long.
-async fn slow_head(connection: &Connection) {
-    let Some(timeout) = connection.manager.request_headers_timeout else { return std::future::pending().await };
-    loop {
-        match connection.activity.head_began() {
-            None => connection.activity.head_begins().await,
-            Some(began) => {
-                tokio::time::sleep_until(began + timeout).await;
-                if connection.activity.head_began() == Some(began) {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// Resolves when the client has taken no bytes for as long as a stream may be idle: its responses are not asked for
-/// more meanwhile, so that their own timers stand still.
-async fn blocked(connection: &Connection) {
-    let Some(timeout) = connection.manager.stream_idle_timeout else { return std::future::pending().await };
-    loop {
-        match connection.activity.blocked_since() {
-            None => connection.activity.blocks().await,
-            Some(since) => {
-                tokio::time::sleep_until(since + timeout).await;
-                if connection.activity.blocked_since() == Some(since) {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-async fn too_old(limit: Option<Duration>) {
-    match limit {
-        Some(limit) => tokio::time::sleep(limit).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -254,11 +167,12 @@ async fn linger(connection: &Connection, mut stream: Io) {
     if stream.shutdown().await.is_err() {
         return;
     }
+    let Some(delay) = connection.manager.delayed_close_timeout else { return };
     let mut sink = [0; 4096];
     let drained = async { while matches!(stream.read(&mut sink).await, Ok(1..)) {} };
     // Whoever still sends after this long does not read either.
-    if tokio::time::timeout(LINGER, drained).await.is_err() {
-        connection.closes("triggered_delayed_close_timeout");
+    if tokio::time::timeout(delay, drained).await.is_err() {
+        connection.close_is_delayed();
     }
 }
 

@@ -9,7 +9,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
 
 use crate::{
     http::{
@@ -33,12 +36,14 @@ pub(super) struct Watched {
     passed: Bytes,
     /// The client closed its side.
     pub saw_end: bool,
+    /// Over HTTP/2: until when the client may close its side, which this side has done.
+    closing: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watched {
     pub fn new(stream: Io, connection: Rc<Connection>) -> Self {
         let framing = connection.framing();
-        Self { stream, connection, framing, passed: Bytes::new(), saw_end: false }
+        Self { stream, connection, framing, passed: Bytes::new(), saw_end: false, closing: None }
     }
 
     /// Whether part of a request's head has come.
@@ -66,7 +71,7 @@ impl Watched {
         connection.count_read(length);
         if length == 0 {
             self.saw_end = buffer.remaining() > 0;
-            connection.ended_remotely.set(self.saw_end);
+            connection.open.ended_remotely.set(self.saw_end);
         } else if !connection.multiplexed && connection.manager.request_headers_timeout.is_some() {
             connection.activity.bytes_came();
         }
@@ -129,7 +134,21 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.closing.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        let Some(delay) = this.connection.manager.delayed_close_timeout else { return Poll::Ready(Ok(())) };
+        let until = this.closing.get_or_insert_with(|| Box::pin(tokio::time::sleep(delay)));
+        if until.as_mut().poll(cx).is_ready() {
+            this.connection.close_is_delayed();
+            return Poll::Ready(Ok(()));
+        }
+        let mut sink = [0; 4096];
+        while !this.saw_end {
+            ready!(this.poll_stream(cx, &mut ReadBuf::new(&mut sink)))?;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn is_write_vectored(&self) -> bool {

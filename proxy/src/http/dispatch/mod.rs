@@ -37,14 +37,14 @@ pub(super) async fn handle(
     connection: Rc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let active = connection.activity.begin();
+    let active = connection.begin_request();
     let verdict = connection.verdict();
     let (mut parts, incoming) = request.into_parts();
     let mut stream = Stream::new(connection, &parts, !incoming.is_end_stream());
     match verdict {
         Some(Verdict::Refused(refusal)) => return Ok(local_reply::refuse(stream, Reply::refused(refusal))),
         // What follows its head is not HTTP.
-        Some(Verdict::Upgrade) => stream.connection.closing.set(true),
+        Some(Verdict::Upgrade) => stream.connection.ends_with_request(),
         Some(Verdict::Fragment) | None => {}
     }
     let manager = stream.connection.manager.clone();

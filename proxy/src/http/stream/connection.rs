@@ -9,7 +9,11 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::{activity::Activity, upgraded::Accepted};
+use super::{
+    activity::{Active, Activity},
+    open::Open,
+    upgraded::Accepted,
+};
 use crate::{
     access_log::{Entry, Place},
     config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, request::TlsView},
@@ -25,6 +29,15 @@ use crate::{
     },
     worker::state::Worker,
 };
+
+/// Whether a connection ends with its next response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    No,
+    /// What it was accepted on drains, which the client has not been told.
+    Untold,
+    Draining,
+}
 
 /// What the streams of a connection share.
 #[derive(Debug)]
@@ -53,46 +66,29 @@ pub(in crate::http) struct Connection {
     pub multiplexed: bool,
     /// Its requests.
     pub activity: Rc<Activity>,
-    /// The next response is the last.
-    pub closing: Cell<bool>,
-    /// Asks for a graceful end.
-    pub ends: tokio::sync::Notify,
+    /// Whether the next response is the last.
+    ending: Cell<Ending>,
+    drains: tokio::sync::Notify,
     upgrade: RefCell<Option<Accepted>>,
     /// Rate limits of its own, by what they are configured as.
     limits: RefCell<Vec<(usize, Rc<LocalRateLimit>)>>,
     /// What `x-forwarded-client-cert` says of the client: made once.
     client_cert: OnceCell<Option<HeaderValue>>,
-    began: std::time::Instant,
-    /// The client ended it.
-    pub ended_remotely: Cell<bool>,
+    pub open: Open,
     /// What framing says of its last request, and which that is, from 1.
     verdict: Cell<Option<(u32, Verdict)>>,
     /// Why framing refuses the body that has begun.
     broken_body: Cell<Option<Refusal>>,
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        let kind = (self.multiplexed, self.tls.is_some());
-        let (lasted, active) = (self.began.elapsed(), self.activity.active());
-        let local = !self.ended_remotely.get();
-        self.manager.stats.disconnected(&self.worker.stats, kind, lasted, active, local);
-    }
-}
-
 impl Connection {
-    /// Of a connection that was just accepted.
-    pub fn new(
-        worker: Rc<Worker>,
-        downstream: &Downstream,
-        manager: Arc<HttpConnectionManager>,
-        multiplexed: bool,
-    ) -> Rc<Self> {
+    /// Of a connection that has begun to speak.
+    pub fn new(open: Open, downstream: &Downstream, multiplexed: bool) -> Rc<Self> {
         let dialer = downstream.dialer();
-        manager.stats.connected(&worker.stats, multiplexed, downstream.tls.is_some());
+        open.speaks(multiplexed);
         Rc::new(Self {
-            worker,
-            manager,
+            worker: open.worker.clone(),
+            manager: open.manager.clone(),
             peer: downstream.peer,
             direct_peer: downstream.direct_peer,
             told: downstream.told.clone(),
@@ -107,14 +103,13 @@ impl Connection {
             scope: dialer.scope(),
             dialer,
             multiplexed,
-            activity: Rc::new(Activity::new()),
-            closing: Cell::new(false),
-            ends: tokio::sync::Notify::new(),
+            activity: open.activity.clone(),
+            ending: Cell::new(Ending::No),
+            drains: tokio::sync::Notify::new(),
             upgrade: RefCell::new(None),
             limits: RefCell::default(),
             client_cert: OnceCell::new(),
-            began: std::time::Instant::now(),
-            ended_remotely: Cell::new(false),
+            open,
             verdict: Cell::new(None),
             broken_body: Cell::new(None),
         })
@@ -206,6 +201,12 @@ impl Connection {
         }
     }
 
+    /// This side closes it, after it has waited for the client to do so.
+    pub fn close_is_delayed(&self) {
+        self.worker.stats.inc(self.manager.stats.own.downstream_cx_delayed_close_timeout);
+        self.closes("triggered_delayed_close_timeout");
+    }
+
     /// Names that the peer's verified certificate gives it.
     pub fn peer_names(&self) -> Option<&[Box<str>]> {
         self.tls.as_deref().and_then(PeerTls::principals)
@@ -251,14 +252,53 @@ impl Connection {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             return;
         }
-        let most = self.manager.max_requests_per_connection;
-        if self.closing.get() || (most > 0 && self.activity.requests() >= most) {
-            if self.multiplexed {
-                self.ends.notify_one();
-            } else {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
+        let drained = match self.ending.get() {
+            Ending::No => self.worker.lifecycle.health_check_failed(),
+            Ending::Untold => true,
+            Ending::Draining => false,
+        };
+        if drained {
+            self.worker.stats.inc(self.manager.stats.own.downstream_cx_drain_close);
+            self.drain();
         }
+        if self.ending.get() == Ending::Draining && !self.multiplexed {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+
+    /// Counts a request in, which may be the last.
+    pub fn begin_request(&self) -> Active {
+        let active = self.activity.begin();
+        let most = self.manager.max_requests_per_connection;
+        if most > 0 && self.activity.requests() >= most {
+            self.worker.stats.inc(self.manager.stats.own.downstream_cx_max_requests_reached);
+            self.drain();
+        }
+        active
+    }
+
+    /// The next response is the last, and the connection ends.
+    pub fn drain(&self) {
+        if self.ending.replace(Ending::Draining) != Ending::Draining {
+            self.drains.notify_one();
+        }
+    }
+
+    /// The response to the request that has begun is the last, as nothing of HTTP follows.
+    pub fn ends_with_request(&self) {
+        self.ending.set(Ending::Draining);
+    }
+
+    /// What it was accepted on drains: the next response is the last.
+    pub fn is_drained(&self) {
+        if self.ending.get() == Ending::No {
+            self.ending.set(Ending::Untold);
+        }
+    }
+
+    /// Resolves when it begins to drain.
+    pub async fn drains(&self) {
+        self.drains.notified().await;
     }
 
     /// What happens once hyper has given the connection back.

@@ -1,5 +1,5 @@
 //! A request under way ([`Stream`]), and what it is made of: its client's `connection` and what is going on there
-//! (`activity`, `upgraded`), its `record`, where it goes (`route`), how long it may take (`timers`), and how it ends: with
+//! (`activity`, `open`, `upgraded`), its `record`, where it goes (`route`), how long it may take (`timers`), and how it ends: with
 //! a `response_body`, a `reply` made here, or a `failure`.
 //!
 //! The vocabulary of all that follows a request. Streams know the pool, whose connections their bodies hold, and nothing
@@ -8,6 +8,7 @@
 pub(in crate::http) mod activity;
 pub(in crate::http) mod connection;
 pub(in crate::http) mod failure;
+pub(in crate::http) mod open;
 pub(in crate::http) mod record;
 pub(in crate::http) mod reply;
 pub(in crate::http) mod response_body;

@@ -1,0 +1,78 @@
+//! A connection in the statistics of its manager: from when it is handed to it, before it is known which HTTP it speaks,
+//! to its end.
+
+use std::{
+    cell::Cell,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::activity::Activity;
+use crate::{config::http::HttpConnectionManager, worker::state::Worker};
+
+/// A connection that is open until this is dropped.
+#[derive(Debug)]
+pub struct Open {
+    pub(super) worker: Rc<Worker>,
+    pub(super) manager: Arc<HttpConnectionManager>,
+    tls: bool,
+    http2: Cell<Option<bool>>,
+    began: Instant,
+    /// Its requests.
+    pub(in crate::http) activity: Rc<Activity>,
+    /// The client ended it.
+    pub(in crate::http) ended_remotely: Cell<bool>,
+}
+
+impl Open {
+    /// A connection begins; `tls`: under TLS.
+    pub fn new(worker: Rc<Worker>, manager: Arc<HttpConnectionManager>, tls: bool) -> Self {
+        manager.stats.connected(&worker.stats, tls);
+        Self {
+            worker,
+            manager,
+            tls,
+            http2: Cell::new(None),
+            began: Instant::now(),
+            activity: Rc::new(Activity::new()),
+            ended_remotely: Cell::new(false),
+        }
+    }
+
+    /// It speaks HTTP/2, or HTTP/1.
+    pub(super) fn speaks(&self, http2: bool) {
+        self.http2.set(Some(http2));
+        self.manager.stats.speaks(&self.worker.stats, http2);
+    }
+
+    /// Resolves, and is counted, when it has existed for as long as it may.
+    pub(in crate::http) async fn too_old(&self) {
+        match self.manager.max_connection_duration {
+            Some(limit) => tokio::time::sleep_until((self.began + limit).into()).await,
+            None => std::future::pending().await,
+        }
+        self.worker.stats.inc(self.manager.stats.own.downstream_cx_max_duration_reached);
+    }
+
+    /// Resolves when nothing has been said on it for as long as that may be, with the reason that logs give.
+    pub async fn silent_too_long(&self) -> &'static str {
+        let limit = self.manager.idle_timeout.unwrap_or(Duration::MAX);
+        tokio::select! {
+            () = self.too_old() => "duration_timeout",
+            () = tokio::time::sleep(limit) => {
+                self.worker.stats.inc(self.manager.stats.own.downstream_cx_idle_timeout);
+                "on_idle_timeout"
+            }
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let lasted = self.began.elapsed();
+        let local = !self.ended_remotely.get();
+        let kind = (self.http2.get(), self.tls);
+        self.manager.stats.disconnected(&self.worker.stats, kind, lasted, self.activity.active(), local);
+    }
+}
