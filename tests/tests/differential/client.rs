@@ -192,7 +192,8 @@ impl Http2 {
     ) -> Result<(h2::client::ResponseFuture, h2::SendStream<Bytes>), String> {
         let host = request.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
         let authority = host.map_or("any.test", |(_, value)| value.as_str());
-        let uri = if request.method == "CONNECT" {
+        let protocol = request.headers.iter().find(|(name, _)| name == ":protocol").map(|(_, value)| value.as_str());
+        let uri = if request.method == "CONNECT" && protocol.is_none() {
             Uri::builder().authority(request.path.as_str()).build()
         } else {
             let scheme = if secure { "https" } else { "http" };
@@ -204,8 +205,15 @@ impl Http2 {
             .uri(uri)
             .body(())
             .map_err(|error| error.to_string())?;
-        let headers: Vec<_> =
-            request.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host")).cloned().collect();
+        let headers: Vec<_> = request
+            .headers
+            .iter()
+            .filter(|(name, _)| name != ":protocol" && !name.eq_ignore_ascii_case("host"))
+            .cloned()
+            .collect();
+        if let Some(protocol) = protocol {
+            head.extensions_mut().insert(h2::ext::Protocol::from(protocol));
+        }
         *head.headers_mut() = map_of(&headers);
         let empty = request.body.is_empty() && request.trailers.is_empty();
         let mut send = self.send.clone().ready().await.map_err(|error| told(&error))?;

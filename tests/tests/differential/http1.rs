@@ -66,8 +66,11 @@ impl Head {
 
 /// `name: value`, of a line.
 pub fn header(line: &str) -> Header {
-    let (name, value) = line.split_once(':').unwrap_or((line, ""));
-    (name.to_owned(), value.trim().to_owned())
+    // A colon may begin a name: HTTP/2's `:protocol`.
+    let end =
+        line.char_indices().find(|(index, letter)| *index > 0 && *letter == ':').map_or(line.len(), |(index, _)| index);
+    let value = line.get(end + 1..).unwrap_or_default();
+    (line[..end].to_owned(), value.trim().to_owned())
 }
 
 async fn sized(from: &mut Buffered, length: usize) -> Body {

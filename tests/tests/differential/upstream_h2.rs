@@ -17,7 +17,8 @@ use super::{
 
 /// Serves a connection to its end.
 pub async fn serve(wire: Wire, shared: Arc<Shared>, about: Vec<String>) {
-    let Ok(mut connection) = h2::server::handshake(wire).await else { return };
+    let mut builder = h2::server::Builder::new();
+    let Ok(mut connection) = builder.enable_connect_protocol().handshake(wire).await else { return };
     while let Some(Ok((request, respond))) = connection.accept().await {
         let path = request.uri().path().to_owned();
         // Without a task of its own: a connection that is closed instead of an answer ends here.
@@ -41,12 +42,25 @@ async fn answer(
 ) -> Option<()> {
     let (parts, mut stream) = request.into_parts();
     let mut seen = told(&parts, about);
-    while let Some(chunk) = stream.data().await {
+    // A tunnel, unless a rule or the script says something else of its path.
+    if parts.method == "CONNECT" && rule.is_none() && !parts.uri.path().starts_with("/status/") {
+        shared.remember(seen);
+        let mut back = respond.send_response(HttpResponse::new(()), false).ok()?;
+        while let Some(Ok(chunk)) = stream.data().await {
+            let _ = stream.flow_control().release_capacity(chunk.len());
+            back.send_data(chunk, false).ok()?;
+        }
+        return back.send_data(Bytes::new(), true).ok();
+    }
+    let unread = parts.method == "CONNECT";
+    while !unread && let Some(chunk) = stream.data().await {
         let chunk = chunk.ok()?;
         let _ = stream.flow_control().release_capacity(chunk.len());
         seen.body.extend_from_slice(&chunk);
     }
-    seen.trailers = stream.trailers().await.ok()?.map(|trailers| headers_of(&trailers)).unwrap_or_default();
+    if !unread {
+        seen.trailers = stream.trailers().await.ok()?.map(|trailers| headers_of(&trailers)).unwrap_or_default();
+    }
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
     shared.remember(seen.clone());
     let (response, then) = match &rule {
@@ -90,9 +104,10 @@ fn told(parts: &http::request::Parts, about: &[String]) -> Request {
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
     let scheme = parts.uri.scheme_str().unwrap_or("-");
     let authority = parts.uri.authority().map_or("-", |authority| authority.as_str());
+    let protocol = parts.extensions.get::<h2::ext::Protocol>().map(|protocol| format!(" {}", protocol.as_str()));
     Request {
         connection: about.to_vec(),
-        line: format!("{} {path} HTTP/2 {scheme} {authority}", parts.method),
+        line: format!("{} {path} HTTP/2 {scheme} {authority}{}", parts.method, protocol.unwrap_or_default()),
         headers: headers_of(&parts.headers),
         ..Request::default()
     }

@@ -151,8 +151,8 @@ pub(super) fn preference(message: Option<&proto::UpstreamConnectionOptions>) -> 
     }
 }
 
-/// How upstreams are told whose connection it is.
-pub(super) fn proxy_header(
+/// How upstreams are told whose connection it is, by a transport socket around another.
+pub(super) fn proxy_transport(
     cx: &mut Context,
     message: &ProxyProtocolUpstreamTransport,
     at: &str,
@@ -161,19 +161,26 @@ pub(super) fn proxy_header(
     if message.transport_socket.is_none() {
         return Err(Error::at(sub(at, "transport_socket"), "a transport socket is required"));
     }
-    let at = sub(at, "config");
     let default = core::ProxyProtocolConfig::default();
-    let config = message.config.as_ref().unwrap_or(&default);
-    cx.only(config, &at, &["version", "added_tlvs"], &[])?;
+    proxy_header(cx, message.config.as_ref().unwrap_or(&default), &sub(at, "config"))
+}
+
+/// How upstreams are told whose connection it is.
+pub(super) fn proxy_header(
+    cx: &mut Context,
+    config: &core::ProxyProtocolConfig,
+    at: &str,
+) -> Result<ProxyHeader, Error> {
+    cx.only(config, at, &["version", "added_tlvs"], &[])?;
     let mut tlvs = Vec::new();
     for (index, tlv) in config.added_tlvs.iter().enumerate() {
-        let at = item(&at, "added_tlvs", index);
+        let at = item(at, "added_tlvs", index);
         cx.only(tlv, &at, &["type", "value"], &[])?;
         let kind = u8::try_from(tlv.r#type).map_err(|_| Error::at(sub(&at, "type"), "expected 0 to 255"))?;
         tlvs.push(Tlv { kind, value: tlv.value.as_ref().into() });
     }
     if tlvs.iter().map(|tlv| tlv.value.len() + 3).sum::<usize>() > ProxyHeader::MAX_TLVS {
-        return Err(Error::at(sub(&at, "added_tlvs"), format!("expected at most {} bytes", ProxyHeader::MAX_TLVS)));
+        return Err(Error::at(sub(at, "added_tlvs"), format!("expected at most {} bytes", ProxyHeader::MAX_TLVS)));
     }
     Ok(match config.version() {
         core::proxy_protocol_config::Version::V1 => ProxyHeader::V1,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{hash::HashPolicy, internal_redirect::InternalRedirects};
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
         retry::RetryPolicy,
     },
     matcher::{RegexRewrite, fraction::Fraction},
+    wire::proxy_header::ProxyHeader,
 };
 
 /// What a route does.
@@ -74,6 +75,12 @@ pub struct Forward {
 impl Forward {
     /// Envoy's default timeout of a route.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+
+    /// How requests by a method end here, with their payload going to the upstream as it is; none: they do not.
+    pub fn tunnel(&self, method: &Method) -> Option<&Connect> {
+        let connect = self.upgrades.iter().find_map(|rule| rule.connect.as_ref())?;
+        (*method == Method::CONNECT || (connect.allow_post && *method == Method::POST)).then_some(connect)
+    }
 }
 
 /// How `grpc-timeout` limits a stream.
@@ -105,8 +112,10 @@ pub struct UpgradeRule {
 }
 
 /// `ConnectConfig`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connect {
+    /// The upstream is told first whose tunnel it is.
+    pub proxy_header: Option<ProxyHeader>,
     /// The payload of POST requests goes to the upstream as it is, too.
     pub allow_post: bool,
 }

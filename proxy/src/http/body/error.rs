@@ -9,6 +9,9 @@ pub enum BodyError {
     /// The upstream's side.
     #[error("the upstream's body broke off")]
     Upstream(#[source] hyper::Error),
+    /// The upstream's side, where it speaks no HTTP.
+    #[error("the tunnel to the upstream broke off")]
+    Tunnel(#[source] std::io::Error),
     /// Cut here.
     #[error("timed out")]
     TimedOut,

@@ -108,6 +108,8 @@ pub struct Lease {
     _in_use: InUse,
     max_requests: u32,
     pub(super) reused: bool,
+    /// Request and response have ended: there is nothing to reset.
+    over: bool,
 }
 
 #[derive(Debug)]
@@ -154,9 +156,11 @@ impl Lease {
         Some(switched)
     }
 
-    /// Counts bytes that passed after a switch of protocols.
+    /// Counts bytes that passed after a switch of protocols; those of an HTTP/2 connection are counted as they pass.
     pub(super) fn passed(&self, sent: u64, received: u64) {
-        if let Some(account) = self.host.upgrade().as_ref().and_then(|host| host.account.as_ref()) {
+        if !self.is_http2()
+            && let Some(account) = self.host.upgrade().as_ref().and_then(|host| host.account.as_ref())
+        {
             account.shard.add(account.cluster.stats.upstream_cx_tx_bytes_total, sent);
             account.shard.add(account.cluster.stats.upstream_cx_rx_bytes_total, received);
         }
@@ -174,8 +178,19 @@ impl Lease {
         }
     }
 
+    /// The upstream has ended the exchange before its end; `reset`: the stream only, of which nobody else takes note.
+    pub(super) fn lost(&mut self, reset: bool) {
+        self.over = true;
+        if let Some(host) = self.host.upgrade().filter(|_| reset)
+            && let Some(account) = &host.account
+        {
+            account.shard.inc(account.cluster.stats.upstream_rq_rx_reset);
+        }
+    }
+
     /// The response has been read to its end: the connection may serve another request.
     pub(super) fn release(mut self) {
+        self.over = true;
         if let Sender::Http1(one) = &mut self.sender
             && let Some(one) = one.take()
             && let Some(host) = self.host.upgrade()
@@ -201,6 +216,11 @@ impl Drop for Lease {
                 }
             }
             Sender::Http2(two) => {
+                if !self.over
+                    && let Some(account) = self.host.upgrade().as_ref().and_then(|host| host.account.as_ref())
+                {
+                    account.shard.inc(account.cluster.stats.upstream_rq_tx_reset);
+                }
                 let connection = &two.connection;
                 connection.active.set(connection.active.get() - 1);
                 connection.idle_since.set(Instant::now());
@@ -301,6 +321,7 @@ async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
             host: Rc::downgrade(host),
             max_requests: want.cluster.max_requests_per_connection,
             reused,
+            over: false,
         })
     };
     let mut pending = None;
@@ -370,7 +391,7 @@ async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
             }
             let _active = host.account.as_ref().map(Account::request);
             let host = Rc::downgrade(host);
-            return Ok(Lease { sender: Sender::Http2(two), _active, _in_use, host, max_requests, reused });
+            return Ok(Lease { sender: Sender::Http2(two), _active, _in_use, host, max_requests, reused, over: false });
         }
         if pending.is_none() {
             pending = Some(queue(host, want)?);

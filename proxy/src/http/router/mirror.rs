@@ -98,24 +98,27 @@ async fn send(connection: Rc<Connection>, cluster: Arc<Cluster>, parts: Parts, b
         client: connection.client(),
     };
     // A pooled connection that has just closed took nothing of the request: another one is tried.
-    let (response, lease) = loop {
+    let (response, mut lease) = loop {
         let Ok(mut lease) = connection.worker.pools.acquire(want).await else { return };
         let scheme = if connection.tls.is_some() { "https" } else { "http" };
         let Some(converted) = upstream_request(request, lease.is_http2(), scheme) else { return };
         request = converted;
         match lease.send(request).await {
             Ok(response) => break (response, lease),
-            Err(mut error) => match error.take_message() {
-                Some(unsent) if lease.reused => request = unsent,
-                _ => return,
-            },
+            Err(mut error) => {
+                lease.lost(false);
+                match error.take_message() {
+                    Some(unsent) if lease.reused => request = unsent,
+                    _ => return,
+                }
+            }
         }
     };
     let mut answer = response.into_body();
     while !answer.is_end_stream() {
         match std::future::poll_fn(|cx| std::pin::Pin::new(&mut answer).poll_frame(cx)).await {
             Some(Ok(_)) => {}
-            Some(Err(_)) => return,
+            Some(Err(_)) => return lease.lost(false),
             None => break,
         }
     }

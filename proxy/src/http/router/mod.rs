@@ -104,8 +104,8 @@ pub(super) async fn forward(
         policies => route::hash(policies, &stream.view(&parts), stream.record.entry.downstream_remote.ip()),
     };
     finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
-    if upgrade {
-        return upgrade::forward(stream, chain, &changes, cluster, forward, group_stats, parts).await.into();
+    if upgrade || forward.tunnel(&parts.method).is_some() {
+        return upgrade::forward(stream, chain, &changes, cluster, forward, group_stats, (parts, body)).await.into();
     }
     if !forward.mirrors.is_empty() {
         mirror::start(&stream, forward, &parts, &mut body, timeouts.global);

@@ -5,6 +5,7 @@ use http::{
     HeaderValue, Method, Request, Uri, Version, header,
     uri::{Authority, PathAndQuery, Scheme},
 };
+use hyper::ext::Protocol;
 
 use crate::http::body::RequestBody;
 
@@ -37,6 +38,25 @@ pub(super) fn upstream_request(
     uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     *request.uri_mut() = Uri::from_parts(uri).ok()?;
     *request.version_mut() = Version::HTTP_2;
+    Some(request)
+}
+
+/// A request for an upgrade (RFC 8441) or a tunnel in the form of HTTP/2. None: as above.
+pub(super) fn http2_connect(mut request: Request<RequestBody>, scheme: &str) -> Option<Request<RequestBody>> {
+    let headers = request.headers_mut();
+    headers.remove(header::CONNECTION);
+    if headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0") {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    let upgrade = headers.remove(header::UPGRADE);
+    if request.method() == Method::CONNECT {
+        let authority = request.headers_mut().remove(header::HOST)?;
+        *request.uri_mut() = Uri::builder().authority(authority.as_bytes()).build().ok()?;
+        return Some(request);
+    }
+    let mut request = upstream_request(request, true, scheme)?;
+    request.extensions_mut().insert(Protocol::from(upgrade?.to_str().ok()?));
+    *request.method_mut() = Method::CONNECT;
     Some(request)
 }
 

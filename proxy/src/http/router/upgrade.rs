@@ -7,20 +7,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use smallvec::SmallVec;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{io::AsyncWriteExt, time::Instant};
 
-use super::charge::{self, Ended};
+use super::{
+    charge::{self, Ended},
+    outgoing::http2_connect,
+};
 use crate::{
     access_log::{LogType, View},
     cluster::PickContext,
     config::{
         cluster::{Cluster, Endpoint, RoutingPriority},
-        route::{Forward, RequestStats},
+        route::{Connect, Forward, RequestStats},
     },
     http::{
-        body::RequestBody,
+        body::{RequestBody, client::ClientBody},
         codec::{ambiguous::is_ambiguous, meters},
         filter::{chain::Chain, local_reply},
         headers::{
@@ -28,17 +31,17 @@ use crate::{
             response,
         },
         pool::{
-            self, PoolError, Speaks, Switched, Want,
+            self, PoolError, Speaks, Want,
             names::{asked, naming_header},
         },
         stream::{
             Stream,
             failure::Failure,
+            payload::Payload,
             reply::Reply,
             response_body::{FromUpstream, ResponseBody},
-            route::CONNECT,
             timers::{Expired, Timers, within},
-            upgraded::{Accepted, Held},
+            upgraded::{Accepted, Held, Upstream},
         },
     },
     telemetry::panics,
@@ -48,8 +51,8 @@ use crate::{
 struct Asked {
     answered: Response<Option<Incoming>>,
     held: Held,
-    /// The connection's bytes, if it has switched.
-    switched: oneshot::Receiver<Switched>,
+    /// Its bytes, if it has switched.
+    switched: Option<Upstream>,
 }
 
 /// Why there is no answer.
@@ -66,7 +69,7 @@ pub(super) async fn forward(
     cluster: Arc<Cluster>,
     forward: &Forward,
     group: Option<&RequestStats>,
-    parts: Parts,
+    (parts, body): (Parts, ClientBody),
 ) -> Response<ResponseBody> {
     stream.keep_request(&parts);
     let connection = stream.connection.clone();
@@ -84,11 +87,11 @@ pub(super) async fn forward(
     stream.record.entry.attempts = 1;
     let start = Instant::from_std(stream.record.entry.start);
     let mut timers = Timers::new(start, None, forward.timeout, connection.manager.stream_idle_timeout, None);
-    let tunnel = parts.method == Method::CONNECT;
-    let ends_here = tunnel && forward.upgrades.iter().any(|rule| *rule.kind == *CONNECT && rule.connect.is_some());
+    let connect = forward.tunnel(&parts.method);
+    let tunnel = parts.method == Method::CONNECT || connect.is_some();
     let head = (&parts.method, &parts.uri, &parts.headers);
     stream.begin_upstream_line(&endpoint, head);
-    let asked = ask(&mut stream, &cluster, &endpoint, (forward.priority, ends_here), &mut timers, &parts).await;
+    let asked = ask(&mut stream, &cluster, &endpoint, (forward.priority, connect), &mut timers, &parts).await;
     let canary = endpoint.template.canary;
     let Asked { answered, held, switched } = match asked {
         Ok(answered) => answered,
@@ -109,7 +112,8 @@ pub(super) async fn forward(
         }
     };
     stream.record.upstream_responded(answered.status(), answered.headers());
-    if parts.method == Method::GET && fails_handshake(&parts.headers, answered.status()) {
+    let http2 = stream.record.entry.upstream_protocol == Some("HTTP/2");
+    if !http2 && parts.method == Method::GET && fails_handshake(&parts.headers, answered.status()) {
         let reply = Reply::new(answered.status(), "", None, "websocket_handshake_unsuccessful");
         groups.iter().for_each(|group| shard.inc(group.handles.upstream_rq_total));
         drop((answered, held));
@@ -120,7 +124,7 @@ pub(super) async fn forward(
     charge::answer(&cluster, &groups, shard, answered.status(), internal, canary);
     let status = answered.status();
     let agreed = status == StatusCode::SWITCHING_PROTOCOLS || (tunnel && status.is_success());
-    let switched = Some(switched).filter(|_| agreed);
+    let switched = switched.filter(|_| agreed);
     timers.responded();
     let (mut answer, incoming) = answered.into_parts();
     let request_id = stream.request_id();
@@ -142,9 +146,9 @@ pub(super) async fn forward(
         let length = incoming.as_ref().map_or(Some(0), |incoming| incoming.size_hint().exact());
         let body = length.map_or(meters::Body::Chunked, meters::Body::Of);
         stream.record.meter_response(answer.status, &answer.headers, body);
-        let trailers = cluster.http1_trailers;
         let body = match (incoming, held) {
             (Some(incoming), Held::Lease(lease)) => {
+                let trailers = lease.is_http2() || cluster.http1_trailers;
                 let from =
                     FromUpstream { incoming, lease: Some(lease), timers, trailers, throttle: None, counting: None };
                 ResponseBody::upstream(from, stream.record)
@@ -152,6 +156,15 @@ pub(super) async fn forward(
             _ => ResponseBody::local(Bytes::new(), false, stream.record),
         };
         return Response::from_parts(answer, body);
+    };
+    let (upstream, held) = match (upstream, held) {
+        (Upstream::Tunnel(io), Held::Tunnel(counted)) if parts.method == Method::POST => {
+            connection.before_response(&mut answer.headers, false);
+            stream.record.meter_response(status, &answer.headers, meters::Body::Chunked);
+            let payload = Payload::new(io, body, timers, counted);
+            return Response::from_parts(answer, ResponseBody::payload(payload, stream.record));
+        }
+        others => others,
     };
     answer.headers.remove(header::CONTENT_LENGTH);
     stream.record.meter_response(status, &answer.headers, meters::Body::Switched);
@@ -178,18 +191,18 @@ pub(super) async fn forward(
     Response::from_parts(answer, ResponseBody::detached())
 }
 
-/// Whether an answer to a WebSocket handshake is none. What says that something went wrong passes as it is.
+/// Whether an answer to a WebSocket handshake over HTTP/1 is none. What says that something went wrong passes as it is.
 fn fails_handshake(request: &HeaderMap, status: StatusCode) -> bool {
     let websocket = request.get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
     websocket && status != StatusCode::SWITCHING_PROTOCOLS && status.as_u16() < 400
 }
 
-/// `ends_here`: the upstream is asked nothing, and gets the bytes of the tunnel.
+/// `connect`: the upstream is asked nothing, and gets the bytes of the tunnel.
 async fn ask(
     stream: &mut Stream,
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
-    (priority, ends_here): (RoutingPriority, bool),
+    (priority, connect): (RoutingPriority, Option<&Connect>),
     timers: &mut Timers,
     parts: &Parts,
 ) -> Result<Asked, NoAnswer> {
@@ -200,63 +213,84 @@ async fn ask(
         endpoint,
         dialer: &connection.dialer,
         scope: &connection.scope,
-        speaks: Speaks::Http1,
+        speaks: if connect.is_some() { Speaks::Http1 } else { Speaks::to(cluster, connection.multiplexed) },
         transport: cluster.transports.choose(endpoint.template.metadata.as_deref()),
         asked: asked(cluster, name.as_ref(), &endpoint.hostname),
         shard: &connection.worker.stats,
         priority,
         client: connection.client(),
     };
-    if ends_here {
+    if let Some(connect) = connect {
         let record = &mut stream.record;
         let tunnel = within(timers, record, pool::tunnel::connect(want)).await.map_err(NoAnswer::Expired)?;
-        let tunnel = tunnel.map_err(|error: PoolError| NoAnswer::Failed(error.into()))?;
+        let mut tunnel = tunnel.map_err(|error: PoolError| NoAnswer::Failed(error.into()))?;
+        if let Some(header) = &connect.proxy_header {
+            let header = header.bytes(Some(connection.client()), connection.client());
+            tunnel.io.write_all(&header).await.map_err(|_| NoAnswer::Failed(Failure::Terminated))?;
+            tunnel.counted.passed(header.len() as u64, 0);
+        }
         let entry = &mut stream.record.entry;
         entry.upstream_local = tunnel.local;
         entry.upstream_tls = tunnel.tls;
         tunnel.made.tell(entry);
         stream.record.upstream_ready();
-        let (switch, switched) = oneshot::channel();
-        let _ = switch.send((tunnel.io, Bytes::new()));
+        let switched = Some(Upstream::Tunnel(tunnel.io));
         return Ok(Asked { answered: Response::new(None), held: Held::Tunnel(tunnel.counted), switched });
     }
-    let mut request = Request::new(RequestBody::Empty);
-    *request.method_mut() = parts.method.clone();
-    *request.uri_mut() = parts.uri.clone();
-    *request.headers_mut() = parts.headers.clone();
     loop {
+        let mut request = Request::new(RequestBody::Empty);
+        *request.method_mut() = parts.method.clone();
+        *request.uri_mut() = parts.uri.clone();
+        *request.headers_mut() = parts.headers.clone();
         let acquiring = connection.worker.pools.acquire(want);
         let acquired = within(timers, &mut stream.record, acquiring).await.map_err(NoAnswer::Expired)?;
         let mut lease = acquired.map_err(|error| NoAnswer::Failed(error.into()))?;
-        let Some(switched) = lease.switching() else { return Err(NoAnswer::Failed(Failure::Protocol)) };
+        let http2 = lease.is_http2();
+        if http2 {
+            request = http2_connect(request, stream.scheme).ok_or(NoAnswer::Failed(Failure::Protocol))?;
+        }
+        let switched = lease.switching().map(Upstream::Connection);
         let entry = &mut stream.record.entry;
         entry.upstream_local = lease.local();
         entry.upstream_tls = lease.tls().cloned();
         if let Some(made) = lease.made() {
             made.tell(entry);
         }
-        entry.upstream_protocol = Some("HTTP/1.1");
+        entry.upstream_protocol = Some(if http2 { "HTTP/2" } else { "HTTP/1.1" });
         if connection.manager.wanted.meters {
             entry.meters.upstream_sent += meters::request_written(&request);
         }
         stream.record.upstream_ready();
         let answered = within(timers, &mut stream.record, lease.send(request)).await;
         let mut error = match answered.map_err(NoAnswer::Expired)? {
-            Ok(answered) if is_ambiguous(answered.status(), answered.headers()) => {
+            Ok(answered) if !http2 && is_ambiguous(answered.status(), answered.headers()) => {
                 return Err(NoAnswer::Failed(Failure::Protocol));
             }
-            Ok(answered) => {
+            Ok(mut answered) => {
                 if connection.manager.wanted.meters {
-                    stream.record.entry.meters.upstream_received += meters::response_read(&answered, false);
+                    stream.record.entry.meters.upstream_received += meters::response_read(&answered, http2);
                 }
+                let switched = switched.or_else(|| switched_stream(&mut answered, parts));
                 return Ok(Asked { answered: answered.map(Some), held: Held::Lease(lease), switched });
             }
             Err(error) => error,
         };
+        lease.lost(false);
         match error.take_message() {
             // The upstream closed a pooled connection before anything was sent: that is no failed attempt.
-            Some(unsent) if lease.reused => request = unsent,
+            Some(_) if lease.reused => {}
             _ => return Err(NoAnswer::Failed(Failure::of_exchange(&error.into_error()))),
         }
     }
+}
+
+/// The stream that the upstream has accepted over HTTP/2, if it has; to who looks at the answer it is HTTP/1's.
+fn switched_stream<B>(answered: &mut Response<B>, asked: &Parts) -> Option<Upstream> {
+    let stream = answered.extensions_mut().remove::<OnUpgrade>()?;
+    if let Some(upgrade) = asked.headers.get(header::UPGRADE).filter(|_| asked.method != Method::CONNECT) {
+        *answered.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        answered.headers_mut().insert(header::UPGRADE, upgrade.clone());
+        answered.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    Some(Upstream::Stream(stream))
 }

@@ -93,6 +93,7 @@ pub(super) async fn exchange(
             }
             Ok(Err(error)) => error,
         };
+        lease.lost(false);
         let unsent = error.take_message();
         let error = error.into_error();
         tracing::debug!(connection = stream.connection.id, stream = stream.record.name(), %error, upstream = %want.endpoint.address, reused = lease.reused, "upstream request failed");

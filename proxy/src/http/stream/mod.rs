@@ -9,6 +9,7 @@ pub(in crate::http) mod activity;
 pub(in crate::http) mod connection;
 pub(in crate::http) mod failure;
 pub(in crate::http) mod open;
+pub(in crate::http) mod payload;
 pub(in crate::http) mod record;
 pub(in crate::http) mod reply;
 pub(in crate::http) mod response_body;

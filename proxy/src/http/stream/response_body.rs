@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use super::{
     activity::Active,
     failure::h2_reset,
+    payload::{Broken, Payload},
     record::Record,
     timers::{Expired, Timers},
 };
@@ -36,6 +37,7 @@ enum Source {
     Empty,
     Full(Option<Bytes>),
     Upstream(Box<FromUpstream>),
+    Payload(Box<Payload>),
 }
 
 /// A response body from upstream, with the connection it comes over and the limits that still run.
@@ -96,6 +98,11 @@ impl ResponseBody {
         Self { source: Source::Upstream(Box::new(from)), record: Some(record), active: None }
     }
 
+    /// What the upstream sends, as it is.
+    pub(in crate::http) fn payload(payload: Payload, record: Box<Record>) -> Self {
+        Self { source: Source::Payload(Box::new(payload)), record: Some(record), active: None }
+    }
+
     /// The client's connection is not idle until this body is dropped.
     pub(in crate::http) fn keep_active(&mut self, active: Active) {
         self.active = Some(active);
@@ -146,6 +153,36 @@ impl Body for ResponseBody {
                 this.ended();
                 return Poll::Ready(body.map(|body| Ok(Frame::data(body))));
             }
+            Source::Payload(payload) => {
+                let Poll::Ready(piece) = payload.poll_piece(cx) else {
+                    if let Some(record) = &mut this.record {
+                        record.poll_log(cx);
+                    }
+                    return Poll::Pending;
+                };
+                return Poll::Ready(match piece {
+                    None => {
+                        this.ended();
+                        None
+                    }
+                    Some(Ok(piece)) => {
+                        if let Some(record) = &mut this.record {
+                            record.sent(piece.len());
+                        }
+                        Some(Ok(Frame::data(piece)))
+                    }
+                    Some(Err(Broken::Expired(expired))) => {
+                        let (flag, details) = after_expiry(expired);
+                        this.broke(flag, details);
+                        Some(Err(BodyError::TimedOut))
+                    }
+                    Some(Err(Broken::Upstream(error))) => {
+                        let details = "upstream_reset_after_response_started{connection_termination}";
+                        this.broke(Flag::UpstreamConnectionTermination, details);
+                        Some(Err(BodyError::Tunnel(error)))
+                    }
+                });
+            }
             Source::Upstream(from) => from,
         };
         if let Some(throttle) = from.throttle.as_mut().filter(|throttle| throttle.is_waiting()) {
@@ -169,13 +206,7 @@ impl Body for ResponseBody {
                 record.poll_log(cx);
             }
             let expired = ready!(from.timers.poll(cx));
-            let (flag, details) = match expired {
-                Expired::Global | Expired::PerTry | Expired::PerTryIdle => {
-                    (Flag::UpstreamRequestTimeout, "response_timeout")
-                }
-                Expired::Idle | Expired::Request => (Flag::StreamIdleTimeout, "stream_idle_timeout"),
-                Expired::MaxDuration => (Flag::UpstreamMaxStreamDurationReached, "max_duration_timeout"),
-            };
+            let (flag, details) = after_expiry(expired);
             this.broke(flag, details);
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         };
@@ -186,6 +217,9 @@ impl Body for ResponseBody {
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
+                if let Some(lease) = &mut from.lease {
+                    lease.lost(h2_reset(&error).is_some());
+                }
                 let (flag, details) = after_headers(&error);
                 this.broke(flag, details);
                 Poll::Ready(Some(Err(BodyError::Upstream(error))))
@@ -224,7 +258,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Empty | Source::Full(None) => true,
-            Source::Full(Some(_)) => false,
+            Source::Full(Some(_)) | Source::Payload(_) => false,
             Source::Upstream(from) => from.incoming.is_end_stream() && !from.is_throttled(),
         }
     }
@@ -234,6 +268,7 @@ impl Body for ResponseBody {
             Source::Empty | Source::Full(None) => SizeHint::with_exact(0),
             Source::Full(Some(body)) => SizeHint::with_exact(body.len() as u64),
             Source::Upstream(from) => from.incoming.size_hint(),
+            Source::Payload(_) => SizeHint::default(),
         }
     }
 }
@@ -244,6 +279,15 @@ impl Drop for ResponseBody {
         if self.is_end_stream() {
             self.ended();
         }
+    }
+}
+
+/// The flag and details of a response that took too long after its headers.
+fn after_expiry(expired: Expired) -> (Flag, &'static str) {
+    match expired {
+        Expired::Global | Expired::PerTry | Expired::PerTryIdle => (Flag::UpstreamRequestTimeout, "response_timeout"),
+        Expired::Idle | Expired::Request => (Flag::StreamIdleTimeout, "stream_idle_timeout"),
+        Expired::MaxDuration => (Flag::UpstreamMaxStreamDurationReached, "max_duration_timeout"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{cell::Cell, io, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -44,16 +44,35 @@ impl Held {
 #[derive(Debug)]
 pub(in crate::http) struct Accepted {
     pub record: Box<Record>,
-    pub upstream: oneshot::Receiver<Switched>,
+    pub upstream: Upstream,
     pub idle: Option<Duration>,
     pub held: Held,
+}
+
+/// Where the upstream's bytes come from.
+#[derive(Debug)]
+pub(in crate::http) enum Upstream {
+    /// A connection, once HTTP is over on it.
+    Connection(oneshot::Receiver<Switched>),
+    /// One that was made for this.
+    Tunnel(Io),
+    /// A stream of an HTTP/2 connection.
+    Stream(OnUpgrade),
 }
 
 impl Accepted {
     /// Carries bytes between the client's connection, of which `read` was read already, and the upstream's.
     pub async fn run(self, mut client: Io, read: Bytes) {
         let Self { mut record, upstream, idle, held } = self;
-        let Ok((mut upstream, first)) = upstream.await else { return };
+        let upstream = match upstream {
+            Upstream::Connection(switched) => switched.await.ok(),
+            Upstream::Tunnel(io) => Some((io, Bytes::new())),
+            Upstream::Stream(stream) => {
+                let Ok(stream) = stream.await else { return };
+                return carry(record, idle, held, (client, read), (TokioIo::new(stream), Bytes::new())).await;
+            }
+        };
+        let Some((mut upstream, first)) = upstream else { return };
         let meter = record.tunnel.insert(Rc::default()).clone();
         meter.add(read.len() as u64, first.len() as u64);
         let passing = async {
@@ -77,43 +96,73 @@ impl Accepted {
 
     /// The same over a stream of the client's HTTP/2 connection, which is not idle meanwhile (`active`).
     pub async fn run_stream(self, client: OnUpgrade, active: Active) {
-        let Self { mut record, upstream, idle, held } = self;
-        let (Ok(client), Ok((mut upstream, first))) = (client.await, upstream.await) else { return };
-        let mut client: TokioIo<Upgraded> = TokioIo::new(client);
-        let meter = record.tunnel.insert(Rc::default()).clone();
-        meter.add(0, first.len() as u64);
-        let moved = Cell::new(Instant::now());
-        let moved_up = |bytes| {
-            meter.add(bytes, 0);
-            moved.set(Instant::now());
-        };
-        let moved_down = |bytes| {
-            meter.add(0, bytes);
-            moved.set(Instant::now());
-        };
-        let passing = async {
-            client.write_all(&first).await?;
-            client.flush().await?;
-            let (from_client, to_client) = tokio::io::split(&mut client);
-            let (from_upstream, to_upstream) = tokio::io::split(&mut upstream);
-            tokio::try_join!(pass(from_client, to_upstream, moved_up), pass(from_upstream, to_client, moved_down))
-        };
-        let ended = async {
-            tokio::select! {
-                ended = passing => Some(ended),
-                () = idle_for(idle, &moved) => None,
+        let Self { record, upstream, idle, held } = self;
+        let Ok(client) = client.await else { return };
+        let client = (TokioIo::new(client), Bytes::new());
+        match upstream {
+            Upstream::Connection(switched) => {
+                if let Ok(switched) = switched.await {
+                    carry(record, idle, held, client, switched).await;
+                }
             }
-        };
-        let ended = record.while_logging(ended).await;
-        let (connection, stream) = (record.entry.connection, record.name());
-        match ended {
-            Some(ended) => tracing::debug!(connection, stream, ?ended, "upgraded stream ended"),
-            None => tracing::debug!(connection, stream, "upgraded stream idle too long"),
+            Upstream::Tunnel(io) => carry(record, idle, held, client, (io, Bytes::new())).await,
+            Upstream::Stream(stream) => {
+                if let Ok(stream) = stream.await {
+                    carry(record, idle, held, client, (TokioIo::new(stream), Bytes::new())).await;
+                }
+            }
         }
         drop(active);
-        held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
-        record.complete();
     }
+}
+
+/// Carries bytes between two sides of which one at least is a stream; with each, what was read of it already.
+async fn carry(
+    mut record: Box<Record>,
+    idle: Option<Duration>,
+    held: Held,
+    (mut client, read): (impl AsyncRead + AsyncWrite + Unpin, Bytes),
+    (mut upstream, first): (impl AsyncRead + AsyncWrite + Unpin, Bytes),
+) {
+    let meter = record.tunnel.insert(Rc::default()).clone();
+    meter.add(read.len() as u64, first.len() as u64);
+    let moved = Cell::new(Instant::now());
+    let moved_up = |bytes| {
+        meter.add(bytes, 0);
+        moved.set(Instant::now());
+    };
+    let moved_down = |bytes| {
+        meter.add(0, bytes);
+        moved.set(Instant::now());
+    };
+    let passing = async {
+        client.write_all(&first).await?;
+        client.flush().await?;
+        upstream.write_all(&read).await?;
+        upstream.flush().await?;
+        let (from_client, to_client) = tokio::io::split(&mut client);
+        let (from_upstream, to_upstream) = tokio::io::split(&mut upstream);
+        tokio::try_join!(pass(from_client, to_upstream, moved_up), pass(from_upstream, to_client, moved_down))
+    };
+    let ended = async {
+        tokio::select! {
+            ended = passing => Some(ended),
+            () = idle_for(idle, &moved) => None,
+        }
+    };
+    let ended = record.while_logging(ended).await;
+    let (connection, stream) = (record.entry.connection, record.name());
+    match &ended {
+        Some(ended) => tracing::debug!(connection, stream, ?ended, "upgraded stream ended"),
+        None => tracing::debug!(connection, stream, "upgraded stream idle too long"),
+    }
+    held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
+    if let (Held::Lease(lease), Some(Ok(_))) = (held, ended)
+        && lease.is_http2()
+    {
+        lease.release();
+    }
+    record.complete();
 }
 
 /// Passes bytes on until there are no more.

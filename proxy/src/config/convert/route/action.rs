@@ -13,6 +13,7 @@ use super::{inherited::Inherited, internal_redirect, matching};
 use crate::config::{
     cluster::RoutingPriority,
     convert::{
+        connect::proxy_header,
         context::Context,
         fields::{data_source, duration, header_name, item, limit, sub, type_name, unpack},
         filter,
@@ -26,6 +27,7 @@ use crate::config::{
         PathRewrite, Redirect, RedirectPath, UpgradeRule, WeightedCluster,
     },
 };
+use crate::wire::proxy_header::ProxyHeader;
 
 /// Fields that cannot change where a request goes as long as the filters that read them are refused.
 const HARMLESS_ACTION: [&str; 3] = ["metadata_match", "flush_timeout", "early_data_policy"];
@@ -177,11 +179,20 @@ fn upgrade(cx: &mut Context, message: &proto::route_action::UpgradeConfig, at: &
     let connect = match &message.connect_config {
         None => None,
         Some(config) => {
-            cx.only(config, &sub(at, "connect_config"), &["allow_post"], &[])?;
-            if config.allow_post {
-                return Err(Error::at(sub(&sub(at, "connect_config"), "allow_post"), "not supported yet"));
+            let at_config = sub(at, "connect_config");
+            cx.only(config, &at_config, &["proxy_protocol_config", "allow_post"], &[])?;
+            if !message.upgrade_type.eq_ignore_ascii_case("CONNECT") {
+                let message = format!("is for CONNECT, and the upgrade_type is {}", message.upgrade_type);
+                return Err(Error::at(at_config, message));
             }
-            Some(Connect { allow_post: config.allow_post })
+            let header = config.proxy_protocol_config.as_ref();
+            let header = header.map(|header| proxy_header(cx, header, &sub(&at_config, "proxy_protocol_config")));
+            // As in Envoy, its values are for connections of the transport socket only.
+            let proxy_header = header.transpose()?.map(|header| match header {
+                ProxyHeader::V1 => header,
+                ProxyHeader::V2(_) => ProxyHeader::V2([].into()),
+            });
+            Some(Connect { proxy_header, allow_post: config.allow_post })
         }
     };
     Ok(UpgradeRule {

@@ -107,7 +107,7 @@ fn upstream(
     let Some((any, at)) = typed(message, at)? else { return Ok(Transport::Plain) };
     if type_name(any) == PROXY_PROTOCOL {
         let message: ProxyProtocolUpstreamTransport = unpack(any, &at)?;
-        let header = connect::proxy_header(cx, &message, &at)?;
+        let header = connect::proxy_transport(cx, &message, &at)?;
         let tls = match upstream(cx, message.transport_socket.as_ref(), stats, &sub(&at, "transport_socket"))? {
             Transport::Plain => None,
             Transport::Tls(tls) => Some(tls),

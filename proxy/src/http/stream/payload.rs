@@ -1,0 +1,106 @@
+//! What goes both ways between a request's and a response's body and an upstream that gets the payload as it is
+//! (`connect_config.allow_post`).
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::timers::{Expired, Timers};
+use crate::{
+    http::{body::client::ClientBody, pool::tunnel::Counted},
+    wire::io::Io,
+};
+
+/// Bytes read at once.
+const PIECE: usize = 16 * 1024;
+
+/// Why a payload breaks off.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The connection to the upstream failed.
+    Upstream(io::Error),
+    /// A limit has passed.
+    Expired(Expired),
+}
+
+/// The payload of a request on its way to the upstream, and of the response on its way back. Both move while the
+/// response's body is asked for.
+#[derive(Debug)]
+pub(in crate::http) struct Payload {
+    io: Io,
+    /// The request's, until it has ended.
+    body: Option<ClientBody>,
+    /// Of it, what the upstream has not taken.
+    waiting: Bytes,
+    timers: Timers,
+    counted: Counted,
+    sent: u64,
+    received: u64,
+}
+
+impl Payload {
+    /// `io` belongs to the payload from now on.
+    pub fn new(io: Io, body: ClientBody, timers: Timers, counted: Counted) -> Self {
+        Self { io, body: Some(body), waiting: Bytes::new(), timers, counted, sent: 0, received: 0 }
+    }
+
+    /// The next piece of the response; none: the upstream has ended it.
+    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        if let Poll::Ready(Err(error)) = self.poll_up(cx) {
+            return Poll::Ready(Some(Err(Broken::Upstream(error))));
+        }
+        let mut piece = vec![0; PIECE];
+        let mut buffer = ReadBuf::new(&mut piece);
+        match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+            Poll::Ready(Err(error)) => Poll::Ready(Some(Err(Broken::Upstream(error)))),
+            Poll::Ready(Ok(())) => {
+                let read = buffer.filled().len();
+                if read == 0 {
+                    return Poll::Ready(None);
+                }
+                self.timers.moved();
+                self.received += read as u64;
+                piece.truncate(read);
+                Poll::Ready(Some(Ok(piece.into())))
+            }
+            Poll::Pending => {
+                let expired = ready!(self.timers.poll(cx));
+                Poll::Ready(Some(Err(Broken::Expired(expired))))
+            }
+        }
+    }
+
+    /// Moves the request's payload as far as it goes. Ready: its end, too, has been passed on.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            while !self.waiting.is_empty() {
+                let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.waiting))?;
+                self.waiting.advance(written);
+                self.sent += written as u64;
+                self.timers.moved();
+            }
+            let Some(body) = &mut self.body else { return Pin::new(&mut self.io).poll_shutdown(cx) };
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => self.waiting = frame.into_data().unwrap_or_default(),
+                // Of a body that breaks off the client's connection tells.
+                Poll::Ready(None | Some(Err(_))) => self.body = None,
+                Poll::Pending => {
+                    ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        self.counted.passed(self.sent, self.received);
+    }
+}
