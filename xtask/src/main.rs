@@ -12,6 +12,7 @@ mod kernel_matrix;
 mod machine;
 mod manifests;
 mod proto;
+mod soak;
 mod test;
 mod workspace;
 
@@ -40,6 +41,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Measure weir beside other proxies
     Bench(bench::Args),
+    /// Load weir-proxy with everything at once, and see that it does not grow
+    Soak(soak::Args),
     /// Boot Debian's 6.1 and 6.12 kernels under QEMU and redirect connections there
     KernelMatrix(kernel_matrix::Args),
 }
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Image(args) => image::run(args),
         Task::Fuzz(args) => fuzz::run(args),
         Task::Bench(args) => bench::run(args),
+        Task::Soak(args) => soak::run(args),
         Task::KernelMatrix(args) => kernel_matrix::run(args),
     };
     match outcome {

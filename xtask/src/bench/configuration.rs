@@ -63,7 +63,8 @@ pub struct Row {
     pub target: Option<f64>,
 }
 
-const PLAIN: Row = Row {
+/// The row that the others vary.
+pub const PLAIN: Row = Row {
     name: "HTTP/1 keepalive",
     client: Client::Http1,
     tls: false,

@@ -28,6 +28,8 @@ pub fn run(machine: &Machine, row: &Row, port: u16, during: Duration) -> Result<
         client => {
             let mut command = on_cpu(machine, LOAD_CPU, "wrk");
             command.args(["-t", "1", "-c", &HTTP1_CONNECTIONS.to_string(), "-d", &format!("{seconds}s")]);
+            // What a busy machine answers late is answered.
+            command.args(["--timeout", "60s"]);
             if client == Client::Http1Close {
                 command.args(["-H", "Connection: close"]);
             }

@@ -5,16 +5,16 @@
 //! on the CPU (`/proc/PID/task/*/schedstat`) divided by the requests that the load tool counted: neither throughput nor
 //! latency, which tell more about the machine. A row whose configuration a proxy refuses says so.
 
-mod certificates;
-mod configuration;
-mod load;
-mod process;
+pub mod certificates;
+pub mod configuration;
+pub mod load;
+pub mod process;
 mod table;
 
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::console;
@@ -84,14 +84,7 @@ pub fn run(args: Args) -> Result<()> {
     ensure!(args.rounds > 0 && args.seconds > 0, "--rounds and --seconds are at least 1");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     ensure!(cores >= 2, "proxies on one CPU and load on another: this machine has {cores}");
-    let weir = match &args.weir {
-        Some(program) => program.clone(),
-        None => {
-            console::note("cargo build --release -p weir-proxy");
-            workspace::build(&machine, &["--release", "-p", "weir-proxy", "--bin", "weir-proxy"])?
-                .program("weir-proxy")?
-        }
-    };
+    let weir = weir(&machine, args.weir.as_deref())?;
     process::raise_open_files()?;
     let directory = tempfile::tempdir().context("a directory")?;
     let place = Place { directory: directory.path().to_owned(), backend: ports(4)?, weir };
@@ -119,8 +112,17 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// The proxy's program: one that was built before, or a release build.
+pub fn weir(machine: &Machine, built: Option<&Path>) -> Result<PathBuf> {
+    if let Some(program) = built {
+        return Ok(program.to_owned());
+    }
+    console::note("cargo build --release -p weir-proxy");
+    workspace::build(machine, &["--release", "-p", "weir-proxy", "--bin", "weir-proxy"])?.program("weir-proxy")
+}
+
 /// Ports that nothing listens on.
-fn ports(count: usize) -> Result<Vec<u16>> {
+pub fn ports(count: usize) -> Result<Vec<u16>> {
     let held: Vec<_> = (0..count)
         .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
         .collect::<Result<_, _>>()

@@ -5,6 +5,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ impl Running {
         fs::write(&file, configuration::backend(place))?;
         let mut command = on_cpu(machine, LOAD_CPU, "nginx");
         command.args(["-p", &place.directory.display().to_string(), "-c", &file.display().to_string()]);
-        Self::start(place, "backend", command, place.backend[0], false)
+        Self::start(&place.directory, "backend", command, place.backend[0], false)
     }
 
     /// A proxy, configured for a row.
@@ -81,11 +82,19 @@ impl Running {
             }
         };
         command.env("RUST_BACKTRACE", "0");
-        Self::start(place, proxy.name(), command, port, !row.tls && row.client != configuration::Client::Http2)
+        Self::start(
+            &place.directory,
+            proxy.name(),
+            command,
+            port,
+            !row.tls && row.client != configuration::Client::Http2,
+        )
     }
 
-    fn start(place: &Place, name: &str, mut command: Command, port: u16, answers: bool) -> Result<Self> {
-        let log = place.directory.join(format!("{name}-{port}.log"));
+    /// Starts a process, and waits until it takes connections on a port, or answers them. What it says goes to
+    /// `NAME-PORT.log`.
+    pub fn start(directory: &Path, name: &str, mut command: Command, port: u16, answers: bool) -> Result<Self> {
+        let log = directory.join(format!("{name}-{port}.log"));
         let output = File::create(&log)?;
         let begun = Instant::now();
         let child = command
@@ -118,13 +127,29 @@ impl Running {
         Ok(Duration::from_nanos(nanoseconds))
     }
 
-    /// Its resident memory (`VmRSS`).
+    /// Its resident memory.
     pub fn resident_kilobytes(&self) -> Result<u64> {
+        self.status("VmRSS")
+    }
+
+    /// Its threads.
+    pub fn threads(&self) -> Result<u64> {
+        self.status("Threads")
+    }
+
+    /// Its open files.
+    pub fn files(&self) -> Result<u64> {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).context("its open files")?;
+        Ok(files.count() as u64)
+    }
+
+    /// A number of `/proc/PID/status`, proc_pid_status(5).
+    fn status(&self, name: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).context("its status")?;
         status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok())
-            .context("no VmRSS in its status")
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok())
+            .with_context(|| format!("no {name} in its status"))
     }
 }
 
