@@ -13,7 +13,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{copied::Copied, counting::Counting, error::BodyError, progress::Progress};
+use super::{copied::Copied, counting::Counting, error::BodyError, poll_filled, progress::Progress};
 
 /// Why a whole body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,8 +140,7 @@ impl Body for ClientBody {
                 None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
             },
             Source::Coming(incoming) => {
-                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-                let ended = incoming.is_end_stream();
+                let (frame, ended) = ready!(poll_filled(incoming, cx));
                 self.note(frame.as_ref(), ended);
                 frame.map(|frame| frame.map_err(BodyError::Downstream))
             }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     access_log::Flag,
     http::{
-        body::{counting::Counting, error::BodyError, throttle::Throttle},
+        body::{counting::Counting, error::BodyError, poll_filled, throttle::Throttle},
         pool::Lease,
     },
 };
@@ -201,7 +201,7 @@ impl Body for ResponseBody {
             }
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        let Poll::Ready(frame) = Pin::new(&mut from.incoming).poll_frame(cx) else {
+        let Poll::Ready((frame, ended)) = poll_filled(&mut from.incoming, cx) else {
             if let Some(record) = &mut this.record {
                 record.poll_log(cx);
             }
@@ -238,7 +238,7 @@ impl Body for ResponseBody {
             }
             Some(Ok(frame)) => {
                 // Nothing comes after trailers, and nobody may ask.
-                let last = from.incoming.is_end_stream() || frame.is_trailers();
+                let last = ended || frame.is_trailers();
                 from.count(&frame, this.record.as_deref());
                 if let Some(record) = &mut this.record {
                     if let Some(data) = frame.data_ref() {
