@@ -63,6 +63,11 @@ pub struct Row {
     pub target: Option<f64>,
 }
 
+/// What weir shall use of memory at most, as a part of Envoy.
+pub const MEMORY_TARGET: f64 = 0.4;
+/// How much more the row with the access log may cost than the one without, as a part of the latter.
+pub const LOG_TARGET: f64 = 0.06;
+
 /// The row that the others vary.
 pub const PLAIN: Row = Row {
     name: "HTTP/1 keepalive",
