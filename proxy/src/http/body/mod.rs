@@ -72,12 +72,12 @@ impl BodySource {
     }
 }
 
+/// What a body says when it is asked for its next frame; none: it has ended.
+type Polled = Option<Result<Frame<Bytes>, hyper::Error>>;
+
 /// The next frame of a body, and whether it was the last: an empty one between others is not passed on, as peers take but
 /// so many of them on a connection.
-pub(in crate::http) fn poll_filled(
-    body: &mut Incoming,
-    cx: &mut Context<'_>,
-) -> Poll<(Option<Result<Frame<Bytes>, hyper::Error>>, bool)> {
+pub(in crate::http) fn poll_filled(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<(Polled, bool)> {
     loop {
         let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
         let ended = body.is_end_stream();
