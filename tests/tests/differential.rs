@@ -83,36 +83,16 @@
 //! Before texts are compared, ports become `<main>`, `<upstream up>` or `<ephemeral>`, and what no two requests share
 //! (date, request ids, service times) a word. Headers are sorted by name unless `ordered`.
 
-#[path = "differential/case.rs"]
-mod case;
-#[path = "differential/certificates.rs"]
-mod certificates;
 #[path = "differential/client.rs"]
 mod client;
 #[path = "differential/compare.rs"]
 mod compare;
-#[path = "differential/http1.rs"]
-mod http1;
-#[path = "differential/proxy_protocol.rs"]
-mod proxy_protocol;
-#[path = "differential/script.rs"]
-mod script;
-#[path = "differential/seen.rs"]
-mod seen;
-#[path = "differential/side.rs"]
-mod side;
+#[path = "differential/pair.rs"]
+mod pair;
 #[path = "differential/steps.rs"]
 mod steps;
 #[path = "differential/table.rs"]
 mod table;
-#[path = "differential/tls.rs"]
-mod tls;
-#[path = "differential/upstream.rs"]
-mod upstream;
-#[path = "differential/upstream_h2.rs"]
-mod upstream_h2;
-#[path = "differential/wire.rs"]
-mod wire;
 
 use std::{
     path::{Path, PathBuf},
@@ -123,6 +103,7 @@ use std::{
 
 use case::File;
 use compare::Tally;
+use pair::{case, certificates, http1, seen, side, tls, upstream_h2, wire};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 /// Case files under way at once.

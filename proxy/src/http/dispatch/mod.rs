@@ -5,7 +5,7 @@
 
 pub(in crate::http) mod prepare;
 
-use std::{convert::Infallible, rc::Rc};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
@@ -14,7 +14,10 @@ use hyper::body::{Body, Incoming};
 use self::prepare::Prepared;
 use super::{
     body::client::ClientBody,
-    codec::framing::Verdict,
+    codec::{
+        framing::Verdict,
+        malformed::{self, Malformed},
+    },
     filter::{self, chain::Chain, exchange::Exchange, local_reply},
     headers::{forwarded::X_FORWARDED_PROTO, rewrite},
     router,
@@ -32,15 +35,21 @@ use crate::{
     config::route::{Action, RequireTls},
 };
 
-/// Answers a request.
+/// Answers a request, or resets its stream.
 pub(super) async fn handle(
     connection: Rc<Connection>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> Result<Response<ResponseBody>, Malformed> {
     let active = connection.begin_request();
     let verdict = connection.verdict();
     let (mut parts, incoming) = request.into_parts();
     let mut stream = Stream::new(connection, &parts, !incoming.is_end_stream());
+    if stream.connection.multiplexed
+        && let Err(malformed) = malformed::check(&parts, stream.connection.manager.max_headers)
+    {
+        stream.reset(&malformed);
+        return Err(malformed);
+    }
     match verdict {
         Some(Verdict::Refused(refusal)) => return Ok(local_reply::refuse(stream, Reply::refused(refusal))),
         // What follows its head is not HTTP.

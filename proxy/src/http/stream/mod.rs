@@ -25,7 +25,11 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use self::{connection::Connection, record::Record, route::Routed, upstream_line::UpstreamLine};
-use super::{body::progress::Progress, codec::meters, headers::request_id::X_REQUEST_ID};
+use super::{
+    body::progress::Progress,
+    codec::{malformed::Malformed, meters},
+    headers::request_id::X_REQUEST_ID,
+};
 use crate::{
     access_log::{Entry, Live, RouteMetadata},
     config::{
@@ -199,6 +203,13 @@ impl Stream {
         entry.upstream = Some(endpoint.logged());
         entry.kept.request(&router.wanted, method, uri, self.scheme, headers);
         self.record.upstream = Some(Box::new(UpstreamLine::new(entry, router.log.interval)));
+    }
+
+    /// Ends without an answer: its stream is reset.
+    pub fn reset(mut self, why: &Malformed) {
+        self.record.entry.raise(why.flag);
+        self.record.entry.details = why.details.into();
+        self.record.complete();
     }
 
     /// The id to send back, if any.

@@ -110,6 +110,14 @@ const MODULES: &[(&str, &str)] = &[
     ("rustls", "connection"),
 ];
 
+/// Libraries that warn of what peers do wrong, once for each of their frames: whoever connects could fill the log.
+const OF_PEERS: &[&str] = &["h2", "hyper"];
+
+/// Whether a target's warnings are about a peer, as Envoy's debug lines are.
+pub(super) fn is_of_peers(target: &str) -> bool {
+    OF_PEERS.iter().any(|library| target.split("::").next() == Some(library))
+}
+
 /// The index of the component of an event.
 pub(super) fn of(target: &str) -> usize {
     let named = |name: &str| COMPONENTS.iter().position(|component| *component == name);
@@ -123,6 +131,15 @@ pub(super) fn of(target: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_libraries_say_of_peers_is_known() {
+        for (target, expected) in
+            [("h2::proto::ping_pong", true), ("hyper::proto", true), ("h2x", false), ("weir_proxy::http", false)]
+        {
+            assert_eq!(is_of_peers(target), expected, "{target}");
+        }
+    }
 
     #[test]
     fn targets_have_components() {

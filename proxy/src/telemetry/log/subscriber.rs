@@ -52,7 +52,13 @@ struct Log {
 }
 
 fn wanted(metadata: &Metadata<'_>) -> bool {
-    metadata.is_event() && is_on(components::of(metadata.target()), Level::of(*metadata.level()))
+    metadata.is_event() && is_on(components::of(metadata.target()), level(metadata))
+}
+
+/// At most debug for what a library says of a peer.
+fn level(metadata: &Metadata<'_>) -> Level {
+    let level = Level::of(*metadata.level());
+    if components::is_of_peers(metadata.target()) { level.min(Level::Debug) } else { level }
 }
 
 impl Subscriber for Log {
@@ -89,7 +95,7 @@ impl Subscriber for Log {
         let mut text = Text::default();
         event.record(&mut text);
         let component = COMPONENTS[components::of(metadata.target())];
-        let level = Level::of(*metadata.level());
+        let level = level(metadata);
         let line = match &self.shape {
             Shape::Pattern(pattern) => pattern.write(&Line {
                 time: Timestamp::now(),

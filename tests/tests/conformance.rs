@@ -1,0 +1,28 @@
+//! How weir speaks HTTP on the wire, by the specifications and beside real Envoy.
+//!
+//! | module | what |
+//! |---|---|
+//! | `http2` | HTTP/2 by raw frames, in the manner of h2spec: `frames`, `messages`, `floods` hold the cases |
+//!
+//! Each case of raw frames says what the specification demands, which is what weir must do, and Envoy too unless the case
+//! names a row of docs/envoy-differences.md. Real Envoy is `envoy` on PATH; without it these tests fail.
+
+#[path = "conformance/case.rs"]
+mod case;
+#[path = "conformance/floods.rs"]
+mod floods;
+#[path = "conformance/frame.rs"]
+mod frame;
+#[path = "conformance/frames.rs"]
+mod frames;
+#[path = "conformance/http2.rs"]
+mod http2;
+#[path = "conformance/messages.rs"]
+mod messages;
+#[path = "conformance/outcome.rs"]
+mod outcome;
+#[expect(dead_code, reason = "the differential suite uses all of it")]
+#[path = "differential/pair.rs"]
+mod pair;
+#[path = "conformance/place.rs"]
+mod place;

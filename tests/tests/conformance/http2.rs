@@ -1,0 +1,111 @@
+//! Runs the cases of raw frames on both proxies: weir does what is demanded, and so does Envoy where nothing else is said.
+
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use weir_tests::figure;
+
+use super::{
+    case::{Case, Instead},
+    floods, frames, messages,
+    outcome::Client,
+    pair::{side::Side, wire::PATIENCE},
+    place::Place,
+};
+
+/// Cases under way at once.
+const AT_ONCE: usize = 16;
+/// How long a case may take.
+const LONGEST: Duration = PATIENCE;
+/// How long a connection is looked at that should neither answer nor end.
+const A_WHILE: Duration = Duration::from_millis(700);
+
+#[test]
+fn frames_and_streams() {
+    run(frames::cases());
+}
+
+#[test]
+fn messages_and_header_compression() {
+    run(messages::cases());
+}
+
+#[test]
+fn floods() {
+    run(floods::cases());
+}
+
+/// Every row of the table that the documentation has, and no other, is met by a case.
+#[test]
+fn the_table_of_differences() {
+    let all = [frames::cases(), messages::cases(), floods::cases()].concat();
+    let met: BTreeSet<String> =
+        all.iter().flat_map(|case| [case.weir, case.envoy]).flatten().map(|instead| instead.row.to_owned()).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/envoy-differences.md");
+    let text = std::fs::read_to_string(&path).expect("the documentation");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| *`")?.split_once("`* |"));
+    let rows: BTreeSet<String> = rows.map(|(id, _)| id.to_owned()).collect();
+    assert_eq!(rows, met);
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn run(cases: Vec<Case>) {
+    let place = Arc::new(Place::start("http2", |_| {}).await);
+    let count = cases.len();
+    let failures: Vec<String> = stream::iter(cases)
+        .map(|case| {
+            let place = place.clone();
+            async move { tokio::spawn(async move { check(&place, &case).await }).await.expect("a case runs to its end") }
+        })
+        .buffered(AT_ONCE)
+        .filter_map(async |failure| failure)
+        .collect()
+        .await;
+    for side in place.sides().into_iter().filter(|_| !failures.is_empty()) {
+        let log = std::fs::read_to_string(side.log("main")).unwrap_or_default();
+        let lines: BTreeSet<&str> = log.lines().filter(|line| !line.contains("|200 - ")).collect();
+        eprintln!("{:?} has logged:\n    {}", side.which, lines.into_iter().collect::<Vec<_>>().join("\n    "));
+    }
+    assert!(failures.is_empty(), "{} of {count} cases fail:\n{}", failures.len(), failures.join("\n"));
+    figure!("{count} cases alike");
+}
+
+async fn check(place: &Place, case: &Case) -> Option<String> {
+    let (envoy, weir) =
+        tokio::join!(outcome(&place.envoy, case, case.of_envoy()), outcome(&place.weir, case, case.of_weir()));
+    if alike(&envoy, case.of_envoy()) && weir == case.of_weir() {
+        return None;
+    }
+    let but = |instead: Option<Instead>| instead.map_or(String::new(), |instead| format!(" (not {})", instead.outcome));
+    Some(format!(
+        "{} {}\n    demanded: {}\n    weir:     {weir}{}\n    Envoy:    {envoy}{}",
+        case.section,
+        case.name,
+        case.demanded,
+        but(case.weir),
+        but(case.envoy)
+    ))
+}
+
+/// Whether Envoy does what is expected. It ends most connections without the GOAWAY that section 5.4.1 asks for.
+fn alike(envoy: &str, expected: &str) -> bool {
+    let without = |told: &str| match told.rsplit_once("GOAWAY ") {
+        Some((before, code)) if !code.contains(' ') => format!("{before}closed"),
+        _ => told.to_owned(),
+    };
+    envoy == expected || envoy == without(expected)
+}
+
+async fn outcome(side: &Side, case: &Case, expected: &str) -> String {
+    let client = Client::connect(side.address(case.listener), case.greets).await;
+    // The streams that the expected outcome says have ended.
+    let awaited: Vec<u32> = expected
+        .split("; ")
+        .filter_map(|part| part.split_once(": "))
+        .filter(|(_, told)| !told.ends_with(" bytes"))
+        .filter_map(|(number, _)| number.parse().ok())
+        .collect();
+    // That nothing comes can only be looked at for a while.
+    let within = if expected.ends_with("hangs") { A_WHILE } else { LONGEST };
+    client.run(&case.steps, &awaited, within).await
+}
