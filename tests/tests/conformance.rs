@@ -7,6 +7,8 @@
 //! Each case of raw frames says what the specification demands, which is what weir must do, and Envoy too unless the case
 //! names a row of docs/envoy-differences.md. Real Envoy is `envoy` on PATH; without it these tests fail.
 
+#[path = "conformance/bodies.rs"]
+mod bodies;
 #[path = "conformance/case.rs"]
 mod case;
 #[path = "conformance/floods.rs"]
@@ -17,6 +19,8 @@ mod frame;
 mod frames;
 #[path = "conformance/http2.rs"]
 mod http2;
+#[path = "conformance/idle.rs"]
+mod idle;
 #[path = "conformance/messages.rs"]
 mod messages;
 #[path = "conformance/outcome.rs"]
@@ -24,5 +28,7 @@ mod outcome;
 #[expect(dead_code, reason = "the differential suite uses all of it")]
 #[path = "differential/pair.rs"]
 mod pair;
+#[path = "conformance/peer.rs"]
+mod peer;
 #[path = "conformance/place.rs"]
 mod place;

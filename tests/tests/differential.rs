@@ -87,6 +87,7 @@
 mod client;
 #[path = "differential/compare.rs"]
 mod compare;
+#[expect(dead_code, reason = "the conformance tests use all of it")]
 #[path = "differential/pair.rs"]
 mod pair;
 #[path = "differential/steps.rs"]

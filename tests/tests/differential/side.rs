@@ -141,6 +141,11 @@ impl Side {
         None
     }
 
+    /// The process id of the running proxy.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the proxy runs").pid()
+    }
+
     /// Writes a file at once, as configuration updates are: by renaming.
     pub fn write(&self, name: &str, content: &str) {
         let temporary = self.directory.join(format!("{name}.new"));
