@@ -45,6 +45,9 @@ pub(in crate::http) fn request(
     if manager.underscores != Underscores::Allow {
         check_underscores(manager.underscores, parts)?;
     }
+    if parts.version >= Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
     let upgrade = wanted_upgrade(parts);
     if upgrade.is_none() && nominated::remove(&mut parts.headers).is_err() {
         return Err(Box::new(Reply::protocol_error(StatusCode::BAD_REQUEST, "http1.connection_header_rejected")));
@@ -124,6 +127,19 @@ fn join_hosts(headers: &mut HeaderMap) {
     let joined = hosts.collect::<Vec<_>>().join(&b","[..]);
     if let Ok(joined) = HeaderValue::from_bytes(&joined) {
         headers.insert(header::HOST, joined);
+    }
+}
+
+/// HTTP/2 clients send each cookie as a field of its own; HTTP/1 servers and whoever matches cookies know one (RFC 9113
+/// section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies = headers.get_all(header::COOKIE);
+    if cookies.iter().nth(1).is_none() {
+        return;
+    }
+    let joined = cookies.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, joined);
     }
 }
 
@@ -302,6 +318,15 @@ mod tests {
             let mut parts = parts("/", Version::HTTP_11, &headers);
             run(&manager(), &mut parts).unwrap();
             assert_eq!(parts.headers.get_all("host").iter().collect::<Vec<_>>(), [expected]);
+        }
+    }
+
+    #[test]
+    fn cookies_of_http_2_become_one() {
+        for (version, expected) in [(Version::HTTP_11, &["a=1", "b=2"][..]), (Version::HTTP_2, &["a=1; b=2"])] {
+            let mut parts = parts("http://h/", version, &[("host", "h"), ("cookie", "a=1"), ("cookie", "b=2")]);
+            run(&manager(), &mut parts).unwrap();
+            assert_eq!(parts.headers.get_all("cookie").iter().collect::<Vec<_>>(), expected);
         }
     }
 
