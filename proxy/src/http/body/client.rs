@@ -44,19 +44,16 @@ impl Drop for ClientBody {
 
 #[derive(Debug)]
 enum Source {
-    Coming(Incoming),
+    /// `http2`: of a stream, which may be reset.
+    Coming { incoming: Incoming, http2: bool },
     /// `open`: see [`ClientBody::read`].
-    Read {
-        chunks: VecDeque<Bytes>,
-        trailers: Option<HeaderMap>,
-        open: bool,
-    },
+    Read { chunks: VecDeque<Bytes>, trailers: Option<HeaderMap>, open: bool },
 }
 
 impl ClientBody {
-    /// As it comes.
-    pub fn new(incoming: Incoming, progress: Option<Rc<Progress>>) -> Self {
-        Self { source: Source::Coming(incoming), progress, copies: Vec::new(), counting: None }
+    /// As it comes; `http2`: over HTTP/2.
+    pub fn new(incoming: Incoming, http2: bool, progress: Option<Rc<Progress>>) -> Self {
+        Self { source: Source::Coming { incoming, http2 }, progress, copies: Vec::new(), counting: None }
     }
 
     /// What passes from now on is copied there, too.
@@ -79,7 +76,7 @@ impl ClientBody {
         match &self.source {
             Source::Read { chunks, .. } if chunks.is_empty() => None,
             Source::Read { chunks, .. } => Some(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
-            Source::Coming(_) => None,
+            Source::Coming { .. } => None,
         }
     }
 
@@ -139,10 +136,15 @@ impl Body for ClientBody {
                 Some(chunk) => Some(Ok(Frame::data(chunk))),
                 None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
             },
-            Source::Coming(incoming) => {
+            Source::Coming { incoming, http2 } => {
                 let (frame, ended) = ready!(poll_filled(incoming, cx));
-                self.note(frame.as_ref(), ended);
-                frame.map(|frame| frame.map_err(BodyError::Downstream))
+                if *http2 && frame.is_none() && !ended {
+                    // hyper takes RST_STREAM with NO_ERROR for an end, and the upstream would take it for a whole request.
+                    Some(Err(BodyError::Cut))
+                } else {
+                    self.note(frame.as_ref(), ended);
+                    frame.map(|frame| frame.map_err(BodyError::Downstream))
+                }
             }
         };
         if let (Some(counting), Some(Ok(frame))) = (&mut self.counting, &frame)
@@ -166,7 +168,7 @@ impl Body for ClientBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Read { chunks, trailers, .. } => chunks.is_empty() && trailers.is_none(),
-            Source::Coming(incoming) => incoming.is_end_stream(),
+            Source::Coming { incoming, .. } => incoming.is_end_stream(),
         }
     }
 
@@ -174,7 +176,7 @@ impl Body for ClientBody {
         match &self.source {
             Source::Read { open: true, .. } => SizeHint::default(),
             Source::Read { chunks, .. } => SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
-            Source::Coming(incoming) => incoming.size_hint(),
+            Source::Coming { incoming, .. } => incoming.size_hint(),
         }
     }
 }

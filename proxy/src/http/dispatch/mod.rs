@@ -79,7 +79,7 @@ pub(super) async fn handle(
     stream.prepared(&parts, prepared.client.address);
     stream.endless = prepared.upgrade.is_some();
     stream.on_upgrade = parts.extensions.remove();
-    let mut body = ClientBody::new(incoming, stream.record.progress.clone());
+    let mut body = ClientBody::new(incoming, stream.connection.multiplexed, stream.record.progress.clone());
     let mut response = loop {
         match route(stream, parts, body, &prepared).await {
             Answer::Response(response) => break response,

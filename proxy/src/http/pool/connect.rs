@@ -18,7 +18,7 @@ use crate::{
         account::Counted,
         dial::{Secured, Way},
     },
-    http::body::RequestBody,
+    http::{body::RequestBody, codec::http2::broke_protocol},
     telemetry::panics,
     tls::client::Asked,
     wire::{dial::ConnectError, executor::LocalExecutor},
@@ -68,7 +68,7 @@ pub(super) async fn start_http1(
         tokio::select! {
             ended = poll_fn(|cx| driver.poll_without_shutdown(cx)) => {
                 over = ended.is_ok();
-                if let Err(error) = ended {
+                if let Err(error) = &ended {
                     tracing::debug!(connection = number, %error, "upstream connection ended");
                     if let Some(connection) = shared.upgrade() {
                         connection.ended_remotely();
@@ -206,11 +206,12 @@ pub(super) async fn start_http2(
         });
         tokio::select! {
             ended = driving => {
-                if let Err(error) = ended {
+                if let Err(error) = &ended {
                     tracing::debug!(connection = number, %error, "upstream connection ended");
                 }
                 if let Some(connection) = shared.upgrade() {
                     connection.ended_remotely();
+                    connection.broke_protocol.set(ended.is_err_and(|error| broke_protocol(&error)));
                 }
             }
             () = shared_idle_too_long(&shared, idle_timeout) => idled(&host),

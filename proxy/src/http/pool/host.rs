@@ -78,6 +78,8 @@ pub(super) struct Connection {
     pub max_streams: Cell<usize>,
     /// Takes no more requests.
     pub spent: Cell<bool>,
+    /// It ended because the upstream broke the protocol of HTTP/2.
+    pub broke_protocol: Cell<bool>,
     /// Wakes the task when the connection is spent and idle.
     pub done: tokio::sync::Notify,
     pub room: Room,
@@ -383,6 +385,7 @@ impl Connection {
             idle_since: Cell::new(Instant::now()),
             max_streams: Cell::new(usize::MAX),
             spent: Cell::new(false),
+            broke_protocol: Cell::new(false),
             done: tokio::sync::Notify::new(),
             room,
             switch: RefCell::default(),

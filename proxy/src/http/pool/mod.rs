@@ -143,6 +143,11 @@ impl Lease {
         }
     }
 
+    /// Whether the connection ended because the upstream broke the protocol of HTTP/2.
+    pub(super) fn broke_protocol(&self) -> bool {
+        matches!(&self.sender, Sender::Http2(two) if two.connection.broke_protocol.get())
+    }
+
     /// Whether it is HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         matches!(self.sender, Sender::Http2(_))

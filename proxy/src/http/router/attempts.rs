@@ -438,7 +438,15 @@ impl Attempts<'_> {
         parts.version = Version::HTTP_11;
         // The upstream's own reason phrase among them: Envoy sends the standard ones.
         parts.extensions.clear();
-        let from = FromUpstream { incoming, lease: Some(lease), timers: self.timers, trailers, throttle, counting };
+        let from = FromUpstream {
+            incoming,
+            lease: Some(lease),
+            timers: self.timers,
+            trailers,
+            throttle,
+            counting,
+            broken: None,
+        };
         let mut response = Response::from_parts(parts, ResponseBody::upstream(from, self.stream.record));
         response::set_reason(&mut response);
         response

@@ -149,8 +149,15 @@ pub(super) async fn forward(
         let body = match (incoming, held) {
             (Some(incoming), Held::Lease(lease)) => {
                 let trailers = lease.is_http2() || cluster.http1_trailers;
-                let from =
-                    FromUpstream { incoming, lease: Some(lease), timers, trailers, throttle: None, counting: None };
+                let from = FromUpstream {
+                    incoming,
+                    lease: Some(lease),
+                    timers,
+                    trailers,
+                    throttle: None,
+                    counting: None,
+                    broken: None,
+                };
                 ResponseBody::upstream(from, stream.record)
             }
             _ => ResponseBody::local(Bytes::new(), false, stream.record),

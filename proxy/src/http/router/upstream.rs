@@ -100,6 +100,7 @@ pub(super) async fn exchange(
         match unsent {
             // The upstream closed a pooled connection before anything was sent: that is no failed attempt.
             Some(unsent) if lease.reused => request = unsent,
+            _ if lease.broke_protocol() => return Attempted::Failed(Failure::Protocol),
             _ => return Attempted::Failed(Failure::of_exchange(&error)),
         }
     }

@@ -4,7 +4,11 @@ use std::{borrow::Cow, io};
 
 use http::StatusCode;
 
-use crate::{access_log::Flag, http::pool::PoolError, wire::dial::ConnectError};
+use crate::{
+    access_log::Flag,
+    http::{codec::http2, pool::PoolError},
+    wire::dial::ConnectError,
+};
 
 /// An attempt that brought no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +38,8 @@ pub(in crate::http) enum Failure {
 impl Failure {
     /// Of an exchange on an established connection.
     pub fn of_exchange(error: &hyper::Error) -> Self {
-        if let Some(reason) = h2_reset(error) {
-            return if reason == h2::Reason::REFUSED_STREAM { Self::RefusedStream } else { Self::Reset };
+        if let Some(failure) = Self::of_stream(error) {
+            return failure;
         }
         if error.is_user() || error.is_body_write_aborted() {
             return Self::Downstream;
@@ -44,6 +48,31 @@ impl Failure {
             return Self::Protocol;
         }
         Self::Terminated
+    }
+
+    /// Of an HTTP/2 stream, or of all streams of its connection; none: the error is no error of HTTP/2.
+    fn of_stream(error: &hyper::Error) -> Option<Self> {
+        let error = http2::error_of(error)?;
+        if error.is_library() {
+            // Found here in what the upstream sent.
+            Some(Self::Protocol)
+        } else if error.is_go_away() || error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
+            // GOAWAY names the last stream that was taken, and this one came later (RFC 9113 section 6.8).
+            Some(Self::RefusedStream)
+        } else {
+            error.is_reset().then_some(Self::Reset)
+        }
+    }
+
+    /// Of a response that broke off after its headers. `http2`: it came by HTTP/2.
+    pub fn of_body(error: &hyper::Error, http2: bool) -> Self {
+        // As in Envoy, whose HTTP/1 parser finds an end too early where a connection ends.
+        Self::of_stream(error).unwrap_or(if http2 { Self::Terminated } else { Self::Protocol })
+    }
+
+    /// `%RESPONSE_CODE_DETAILS%` of a response that broke off.
+    pub fn details_after_headers(&self) -> Cow<'static, str> {
+        format!("upstream_reset_after_response_started{{{}}}", self.reason().replace(' ', "_")).into()
     }
 
     /// The reason in bodies and details.
@@ -126,18 +155,6 @@ fn describe(error: &io::Error) -> String {
         Some(code) => nix::errno::Errno::from_raw(code).desc().to_owned(),
         None => error.to_string(),
     }
-}
-
-/// The reason of an HTTP/2 stream error, if that is what happened.
-pub(super) fn h2_reset(error: &hyper::Error) -> Option<h2::Reason> {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return if error.is_reset() { error.reason() } else { None };
-        }
-        source = error.source();
-    }
-    None
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Response bodies: the client's end of a request, which ends its record when it ends.
 
 use std::{
+    borrow::Cow,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -11,7 +12,7 @@ use hyper::body::Incoming;
 
 use super::{
     activity::Active,
-    failure::h2_reset,
+    failure::Failure,
     payload::{Broken, Payload},
     record::Record,
     timers::{Expired, Timers},
@@ -52,12 +53,26 @@ pub(in crate::http) struct FromUpstream {
     pub throttle: Option<Throttle>,
     /// Counts its messages.
     pub counting: Option<Box<Counting>>,
+    /// It has broken off, which is told next.
+    pub broken: Option<(Failure, BodyError)>,
 }
 
 impl FromUpstream {
+    /// Whether as many bytes have been passed on as were announced, though its end has not come by itself: HTTP/2 may
+    /// send that later, and a client of HTTP/1 does not wait for it.
+    fn came_whole(&self) -> bool {
+        !self.is_throttled() && self.incoming.size_hint().exact() == Some(0)
+    }
+
     /// Whether something has come that has not been passed on.
     fn is_throttled(&self) -> bool {
         self.throttle.as_ref().is_some_and(Throttle::is_waiting)
+    }
+
+    /// It breaks off. What came before goes out first: hyper forgets it when it hears of the error.
+    fn breaks(&mut self, failure: Failure, error: BodyError, cx: &Context<'_>) {
+        self.broken = Some((failure, error));
+        cx.waker().wake_by_ref();
     }
 
     /// Counts gRPC messages and outcomes, where a filter wants that.
@@ -121,7 +136,7 @@ impl ResponseBody {
         }
     }
 
-    fn broke(&mut self, flag: Flag, details: &'static str) {
+    fn broke(&mut self, flag: Flag, details: impl Into<Cow<'static, str>>) {
         if let Source::Upstream(from) = &mut self.source {
             // The connection is of no use any more.
             from.lease = None;
@@ -185,6 +200,10 @@ impl Body for ResponseBody {
             }
             Source::Upstream(from) => from,
         };
+        if let Some((failure, error)) = from.broken.take() {
+            this.broke(failure.flag(), failure.details_after_headers());
+            return Poll::Ready(Some(Err(error)));
+        }
         if let Some(throttle) = from.throttle.as_mut().filter(|throttle| throttle.is_waiting()) {
             let Poll::Ready(piece) = throttle.poll_piece(cx) else {
                 if let Some(record) = &mut this.record {
@@ -211,18 +230,24 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         };
         from.timers.moved();
+        let http2 = from.lease.as_ref().is_some_and(Lease::is_http2);
         match frame {
+            None if http2 && !ended => {
+                // hyper takes RST_STREAM with NO_ERROR for an end.
+                from.breaks(Failure::Reset, BodyError::Cut, cx);
+                Poll::Pending
+            }
             None => {
                 this.ended();
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
+                let failure = Failure::of_body(&error, http2);
                 if let Some(lease) = &mut from.lease {
-                    lease.lost(h2_reset(&error).is_some());
+                    lease.lost(failure == Failure::Reset);
                 }
-                let (flag, details) = after_headers(&error);
-                this.broke(flag, details);
-                Poll::Ready(Some(Err(BodyError::Upstream(error))))
+                from.breaks(failure, BodyError::Upstream(error), cx);
+                Poll::Pending
             }
             Some(Ok(frame)) if frame.is_trailers() && !from.trailers => {
                 from.count(&frame, this.record.as_deref());
@@ -276,7 +301,8 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A body without frames is never polled; one that was read to its end is complete already.
-        if self.is_end_stream() {
+        let whole = matches!(&self.source, Source::Upstream(from) if from.came_whole());
+        if whole || self.is_end_stream() {
             self.ended();
         }
     }
@@ -288,13 +314,5 @@ fn after_expiry(expired: Expired) -> (Flag, &'static str) {
         Expired::Global | Expired::PerTry | Expired::PerTryIdle => (Flag::UpstreamRequestTimeout, "response_timeout"),
         Expired::Idle | Expired::Request => (Flag::StreamIdleTimeout, "stream_idle_timeout"),
         Expired::MaxDuration => (Flag::UpstreamMaxStreamDurationReached, "max_duration_timeout"),
-    }
-}
-
-/// The flag and details of a response that broke off after its headers.
-fn after_headers(error: &hyper::Error) -> (Flag, &'static str) {
-    match h2_reset(error) {
-        Some(_) => (Flag::UpstreamRemoteReset, "upstream_reset_after_response_started{remote_reset}"),
-        None => (Flag::UpstreamProtocolError, "upstream_reset_after_response_started{protocol_error}"),
     }
 }
