@@ -2,7 +2,12 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `http2` | HTTP/2 by raw frames, in the manner of h2spec: `frames`, `messages`, `floods` hold the cases |
+//! | `http2` | HTTP/2 by raw frames, in the manner of h2spec; `frames`, `messages`, `floods` hold the cases |
+//! | `programs`, `grpc`, `websocket` | curl, h2load, tonic, tungstenite |
+//! | `bodies` | 1 GiB in constant memory, and back-pressure |
+//! | `idle` | 10,000 idle connections |
+//!
+//! HTTP/1 that is ambiguous is in the differential suite (`tests/data/differential/smuggling.yaml`, `responses.yaml`).
 //!
 //! Each case of raw frames says what the specification demands, which is what weir must do, and Envoy too unless the case
 //! names a row of docs/envoy-differences.md. Real Envoy is `envoy` on PATH; without it these tests fail.
@@ -17,6 +22,8 @@ mod floods;
 mod frame;
 #[path = "conformance/frames.rs"]
 mod frames;
+#[path = "conformance/grpc.rs"]
+mod grpc;
 #[path = "conformance/http2.rs"]
 mod http2;
 #[path = "conformance/idle.rs"]
@@ -32,3 +39,7 @@ mod pair;
 mod peer;
 #[path = "conformance/place.rs"]
 mod place;
+#[path = "conformance/programs.rs"]
+mod programs;
+#[path = "conformance/websocket.rs"]
+mod websocket;

@@ -75,6 +75,7 @@ impl Need {
                 &const {
                     [
                         tool("tcpdump", "tcpdump"),
+                        tool("h2load", "nghttp2-client"),
                         tool("ps", "procps"),
                         tool("setpriv", "util-linux"),
                         tool("python3", "python3"),

@@ -11,7 +11,10 @@ use tokio::{
 };
 use weir_tests::figure;
 
-use super::place::{Alone, status};
+use super::{
+    place::{Alone, status},
+    programs::occupy,
+};
 
 /// How many there are.
 const CONNECTIONS: usize = 10_000;
@@ -68,11 +71,8 @@ async fn connect(to: SocketAddr) -> Result<TcpStream, String> {
 async fn ten_thousand_idle_connections() {
     raise_limit();
     let place = Alone::start("bodies", |side| {
-        for upstream in ["h1", "h2"] {
-            // Nobody asks it.
-            let listener = std::net::TcpListener::bind(side.address(upstream)).expect("the upstream's port");
-            std::mem::forget(listener);
-        }
+        occupy(side, "h1");
+        occupy(side, "h2");
     })
     .await;
     let (to, pid) = (place.weir.address("main"), place.weir.pid());
@@ -93,7 +93,7 @@ async fn ten_thousand_idle_connections() {
     assert!(held >= CONNECTIONS, "only {held} connections are held");
     assert!(each <= MOST, "{each} bytes for each idle connection, more than {MOST}");
     let again: Vec<TcpStream> = stream::iter(connections)
-        .map(async |mut stream| ask(&mut stream).await.map(|()| stream))
+        .map(|mut stream| async move { ask(&mut stream).await.map(|()| stream) })
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await
