@@ -3,6 +3,9 @@
 //! | module | what |
 //! |---|---|
 //! | `http2` | HTTP/2 by raw frames, in the manner of h2spec; `frames`, `messages`, `floods` hold the cases |
+//! | `downgrade` | what requests that only HTTP/2 can say become for an HTTP/1 upstream |
+//! | `bad_server` | HTTP/2 servers that break the rules |
+//! | `unread` | clients that ask and do not read |
 //! | `programs`, `grpc`, `websocket` | curl, h2load, tonic, tungstenite |
 //! | `bodies` | 1 GiB in constant memory, and back-pressure |
 //! | `idle` | 10,000 idle connections |
@@ -12,10 +15,14 @@
 //! Each case of raw frames says what the specification demands, which is what weir must do, and Envoy too unless the case
 //! names a row of docs/envoy-differences.md. Real Envoy is `envoy` on PATH; without it these tests fail.
 
+#[path = "conformance/bad_server.rs"]
+mod bad_server;
 #[path = "conformance/bodies.rs"]
 mod bodies;
 #[path = "conformance/case.rs"]
 mod case;
+#[path = "conformance/downgrade.rs"]
+mod downgrade;
 #[path = "conformance/floods.rs"]
 mod floods;
 #[path = "conformance/frame.rs"]
@@ -41,5 +48,7 @@ mod peer;
 mod place;
 #[path = "conformance/programs.rs"]
 mod programs;
+#[path = "conformance/unread.rs"]
+mod unread;
 #[path = "conformance/websocket.rs"]
 mod websocket;

@@ -1,19 +1,16 @@
 //! Large bodies in constant memory, and back-pressure: whoever does not read stops who writes.
 
 use std::{
-    fs,
     net::SocketAddr,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
-use tokio::net::TcpListener;
 use weir_tests::figure;
 
 use super::{
-    pair::side::Side,
     peer::{self, Content, Traffic},
-    place::{Alone, status},
+    place::{Alone, Memory, listen},
 };
 
 /// The size of the large bodies.
@@ -33,33 +30,10 @@ async fn start(traffic: &Traffic) -> Alone {
     let traffic = traffic.clone();
     Alone::start("bodies", |side| {
         for (name, http2) in [("h1", false), ("h2", true)] {
-            let listener = std::net::TcpListener::bind(side.address(name)).expect("the upstream's port");
-            listener.set_nonblocking(true).expect("a socket that tokio takes");
-            let listener = TcpListener::from_std(listener).expect("a listener");
-            tokio::spawn(peer::serve(listener, http2, traffic.clone()));
+            tokio::spawn(peer::serve(listen(side, name), http2, traffic.clone()));
         }
     })
     .await
-}
-
-/// The most memory that the proxy has needed since `settle`, over what it needed then, in kB.
-struct Memory {
-    pid: u32,
-    before: u64,
-}
-
-impl Memory {
-    /// Forgets earlier peaks.
-    fn settle(side: &Side) -> Self {
-        let pid = side.pid();
-        // CLEAR_REFS_MM_HIWATER_RSS of proc(5).
-        fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("root may reset the peak of memory");
-        Self { pid, before: status(pid, "VmRSS") }
-    }
-
-    fn growth(&self) -> u64 {
-        status(self.pid, "VmHWM").saturating_sub(self.before)
-    }
 }
 
 async fn transfer(up: bool, to: SocketAddr, http2: bool, size: u64, traffic: &Traffic) -> String {
@@ -93,6 +67,8 @@ async fn a_reader_that_stops_makes_the_writer_stop() {
         let traffic = Traffic::stopping_after(READ_FIRST);
         let place = start(&traffic).await;
         let to = place.weir.address("main");
+        // What a first request needs is no growth.
+        transfer(up, to, http2, READ_FIRST / 4, &traffic).await;
         let memory = Memory::settle(&place.weir);
         let running = {
             let traffic = traffic.clone();

@@ -74,7 +74,7 @@ impl Case {
 
 /// Steps from bytes, lists of bytes, or lists of steps.
 #[derive(Clone, Debug)]
-pub struct Steps(Vec<Step>);
+pub struct Steps(pub Vec<Step>);
 
 impl From<Vec<u8>> for Steps {
     fn from(bytes: Vec<u8>) -> Self {

@@ -12,7 +12,6 @@ use std::{
 
 use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture, stream, stream::BoxStream};
 use http::uri::PathAndQuery;
-use tokio::net::TcpListener;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{
     Code, Request, Response, Status, Streaming,
@@ -26,7 +25,10 @@ use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 use weir_tests::figure;
 
-use super::{pair::side::Side, place::Place};
+use super::{
+    pair::side::Side,
+    place::{Place, listen},
+};
 
 /// Longer than any call may take.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -289,9 +291,7 @@ async fn calls_of_every_kind() {
     // By the port that they serve.
     let servers: std::sync::Mutex<Vec<Echo>> = std::sync::Mutex::default();
     let place = Place::start("clients", |side| {
-        let listener = std::net::TcpListener::bind(side.address("grpc")).expect("the upstream's port");
-        listener.set_nonblocking(true).expect("a socket that tokio takes");
-        let listener = TcpListener::from_std(listener).expect("a listener");
+        let listener = listen(side, "grpc");
         let echo = Echo::default();
         servers.lock().expect("servers").push(echo.clone());
         tokio::spawn(Server::builder().add_service(echo).serve_with_incoming(TcpListenerStream::new(listener)));

@@ -6,13 +6,21 @@ use futures_util::{StreamExt, stream};
 use weir_tests::figure;
 
 use super::{
+    bad_server,
     case::{Case, Instead},
-    floods, frames, messages,
+    downgrade, floods, frames, messages,
     outcome::Client,
-    pair::{side::Side, wire::PATIENCE},
+    pair::{
+        case::TlsClient,
+        side::Side,
+        tls,
+        wire::{PATIENCE, Wire},
+    },
     place::Place,
 };
 
+/// The listener with TLS.
+const SECURE: &str = "secure";
 /// Cases under way at once.
 const AT_ONCE: usize = 16;
 /// How long a case may take.
@@ -23,6 +31,13 @@ const A_WHILE: Duration = Duration::from_millis(700);
 #[test]
 fn frames_and_streams() {
     run(frames::cases());
+}
+
+/// The same where ALPN has settled on HTTP/2.
+#[test]
+fn frames_and_streams_over_tls() {
+    let cases = frames::cases().into_iter().filter(|case| case.listener == "main");
+    run(cases.map(|case| case.on(SECURE)).collect());
 }
 
 #[test]
@@ -38,9 +53,10 @@ fn floods() {
 /// Every row of the table that the documentation has, and no other, is met by a case.
 #[test]
 fn the_table_of_differences() {
-    let all = [frames::cases(), messages::cases(), floods::cases()].concat();
-    let met: BTreeSet<String> =
+    let all = [frames::cases(), messages::cases(), floods::cases(), downgrade::cases()].concat();
+    let mut met: BTreeSet<String> =
         all.iter().flat_map(|case| [case.weir, case.envoy]).flatten().map(|instead| instead.row.to_owned()).collect();
+    met.extend(bad_server::rows());
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/envoy-differences.md");
     let text = std::fs::read_to_string(&path).expect("the documentation");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| *`")?.split_once("`* |"));
@@ -58,7 +74,7 @@ async fn run(cases: Vec<Case>) {
             async move { tokio::spawn(async move { check(&place, &case).await }).await.expect("a case runs to its end") }
         })
         .buffered(AT_ONCE)
-        .filter_map(async |failure| failure)
+        .filter_map(std::future::ready)
         .collect()
         .await;
     for side in place.sides().into_iter().filter(|_| !failures.is_empty()) {
@@ -88,7 +104,7 @@ async fn check(place: &Place, case: &Case) -> Option<String> {
 }
 
 /// Whether Envoy does what is expected. It ends most connections without the GOAWAY that section 5.4.1 asks for.
-fn alike(envoy: &str, expected: &str) -> bool {
+pub fn alike(envoy: &str, expected: &str) -> bool {
     let without = |told: &str| match told.rsplit_once("GOAWAY ") {
         Some((before, code)) if !code.contains(' ') => format!("{before}closed"),
         _ => told.to_owned(),
@@ -96,8 +112,19 @@ fn alike(envoy: &str, expected: &str) -> bool {
     envoy == expected || envoy == without(expected)
 }
 
-async fn outcome(side: &Side, case: &Case, expected: &str) -> String {
-    let client = Client::connect(side.address(case.listener), case.greets).await;
+pub async fn outcome(side: &Side, case: &Case, expected: &str) -> String {
+    let address = side.address(case.listener);
+    let tcp = Wire::connect(address, None).await.unwrap_or_else(|error| panic!("connect to {address}: {error}"));
+    let wire = if case.listener == SECURE {
+        let how = TlsClient { sni: Some("a.test".to_owned()), alpn: vec!["h2".to_owned()], ..TlsClient::default() };
+        tls::connect(tcp, &how, &side.certificates).await.expect("a TLS handshake").0
+    } else {
+        Wire::Tcp(tcp)
+    };
+    let mut client = Client::new(wire);
+    if case.greets {
+        client.greet().await;
+    }
     // The streams that the expected outcome says have ended.
     let awaited: Vec<u32> = expected
         .split("; ")

@@ -11,10 +11,7 @@ use tokio::{
 };
 use weir_tests::figure;
 
-use super::{
-    place::{Alone, status},
-    programs::occupy,
-};
+use super::place::{Alone, occupy, status};
 
 /// How many there are.
 const CONNECTIONS: usize = 10_000;

@@ -1,6 +1,6 @@
 //! One case on one connection: what is sent, and what becomes of its streams and of the connection.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{io::AsyncWriteExt, time::timeout};
 
@@ -91,16 +91,6 @@ impl Client {
             open_block: false,
             reads: true,
         }
-    }
-
-    /// Connects to `address`; with the preface and SETTINGS unless the case is about them.
-    pub async fn connect(address: SocketAddr, greets: bool) -> Self {
-        let tcp = Wire::connect(address, None).await.unwrap_or_else(|error| panic!("connect to {address}: {error}"));
-        let mut client = Self::new(Wire::Tcp(tcp));
-        if greets {
-            client.greet().await;
-        }
-        client
     }
 
     /// Sends the preface and SETTINGS, and waits for the other side's.

@@ -1,19 +1,13 @@
 //! curl and h2load as clients.
 
-use std::{net::TcpListener, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 use weir_tests::figure;
 
-use super::{pair::side::Side, place::Place};
-
-/// Listens, for the rest of the test, on a port of a side that nothing is sent to.
-pub fn occupy(side: &Side, port: &str) {
-    let listener = TcpListener::bind(side.address(port)).expect("the upstream's port");
-    tokio::spawn(async move {
-        let _listener = listener;
-        std::future::pending::<()>().await;
-    });
-}
+use super::{
+    pair::side::Side,
+    place::{Place, occupy},
+};
 
 fn run(program: &str, arguments: &[String]) -> (bool, String) {
     let output = Command::new(program)
@@ -112,7 +106,8 @@ async fn h2load_loses_nothing() {
         (&["-n", "4000", "-c", "20", "--h1"], "h2/size/100"),
     ] {
         let requests = arguments[1];
-        let mut all: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut all: Vec<String> =
+            arguments.iter().chain(&["-N", "60s"]).map(|argument| (*argument).to_owned()).collect();
         all.push(format!("http://{}/{path}", place.weir.address("main")));
         let (succeeded, told) = run("h2load", &all);
         let expected = format!("{requests} succeeded, 0 failed, 0 errored, 0 timeout");

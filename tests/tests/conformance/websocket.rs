@@ -1,10 +1,7 @@
 //! WebSocket by tungstenite: text, binary, large and empty messages, pings, and the closing handshake (RFC 6455).
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     WebSocketStream, accept_async, client_async,
     tungstenite::{
@@ -18,14 +15,12 @@ use super::{
         side::Side,
         wire::{PATIENCE, Wire},
     },
-    place::Place,
+    place::{Place, listen, occupy},
 };
 
 /// Serves an echo at a side's port `ws`.
 pub fn serve(side: &Side) {
-    let listener = std::net::TcpListener::bind(side.address("ws")).expect("the upstream's port");
-    listener.set_nonblocking(true).expect("a socket that tokio takes");
-    let listener = TcpListener::from_std(listener).expect("a listener");
+    let listener = listen(side, "ws");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(async move {
@@ -94,7 +89,7 @@ async fn next(socket: &mut WebSocketStream<TcpStream>) -> Result<Message, String
 async fn echo_by_a_real_client() {
     let place = Place::start("clients", |side| {
         serve(side);
-        super::programs::occupy(side, "grpc");
+        occupy(side, "grpc");
     })
     .await;
     let [envoy, weir] = place.sides();
