@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `http2` | HTTP/2 by raw frames, in the manner of h2spec; `frames`, `messages`, `floods` hold the cases |
+//! | `greeting` | the settings that a client is told first |
 //! | `downgrade` | what requests that only HTTP/2 can say become for an HTTP/1 upstream |
 //! | `bad_server` | HTTP/2 servers that break the rules |
 //! | `unread` | clients that ask and do not read |
@@ -29,6 +30,8 @@ mod floods;
 mod frame;
 #[path = "conformance/frames.rs"]
 mod frames;
+#[path = "conformance/greeting.rs"]
+mod greeting;
 #[path = "conformance/grpc.rs"]
 mod grpc;
 #[path = "conformance/http2.rs"]
