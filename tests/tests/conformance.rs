@@ -9,6 +9,7 @@
 //! | `unread` | clients that ask and do not read |
 //! | `programs`, `grpc`, `websocket` | curl, h2load, tonic, tungstenite |
 //! | `bodies` | 1 GiB in constant memory, and back-pressure |
+//! | `windows` | bodies that are not read to their end, and the windows of HTTP/2 |
 //! | `idle` | 10,000 idle connections |
 //!
 //! HTTP/1 that is ambiguous is in the differential suite (`tests/data/differential/smuggling.yaml`, `responses.yaml`).
@@ -55,3 +56,5 @@ mod programs;
 mod unread;
 #[path = "conformance/websocket.rs"]
 mod websocket;
+#[path = "conformance/windows.rs"]
+mod windows;

@@ -138,6 +138,7 @@ fn bodies() -> Vec<Case> {
     let open = || headers(END_HEADERS, 1, &post("/special/length"));
     let trailers = |flags, fields: &[(&str, &str)]| headers(flags, 1, fields);
     let closed = "closed";
+    let early = || headers(END_HEADERS, 1, &post("/probe"));
     vec![
         case(
             "8.1.1",
@@ -159,6 +160,18 @@ fn bodies() -> Vec<Case> {
             "a content-length of nothing, and a body",
             [headers(END_HEADERS, 1, &with(post("/echo"), &[("content-length", "0")])), data(END_STREAM, 1, b"x")],
             RESET,
+        ),
+        case(
+            "8.1",
+            "an answer before the request's end",
+            [Send(early()), Ended(1)],
+            "1: 200 RST_STREAM NO_ERROR; goes on",
+        ),
+        case(
+            "8.1",
+            "DATA after such an answer",
+            [Send(early()), Ended(1), Send(data(0, 1, b"x")), Send(data(END_STREAM, 1, b"y"))],
+            "1: 200 RST_STREAM NO_ERROR; goes on",
         ),
         case("8.1", "trailers", [open(), data(0, 1, b"x"), trailers(WHOLE, &[("x-t", "1")])], "1: 200; goes on"),
         case(

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// What the proxy may need for such a client, in kB.
-const GROWTH: u64 = 16 << 10;
+const GROWTH: u64 = 32 << 10;
 /// The same of requests that are under way, of which a connection may have 1,024.
 const OF_REQUESTS: u64 = 96 << 10;
 /// Bytes that are sent at the most.
@@ -47,11 +47,17 @@ fn answered(numbers: &mut dyn Iterator<Item = u32>) -> Vec<u8> {
     headers(WHOLE, numbers.next().unwrap_or(1), &request("/probe"))
 }
 
+fn http1(_: &mut dyn Iterator<Item = u32>) -> Vec<u8> {
+    b"GET /probe HTTP/1.1\r\nhost: any.test\r\n\r\n".to_vec()
+}
+
 /// Sends until nothing is taken any more; how much was, and how it ended.
-async fn flood(to: SocketAddr, what: Flood) -> (usize, String, TcpStream) {
+async fn flood(to: SocketAddr, what: Flood, http2: bool) -> (usize, String, TcpStream) {
     let mut stream = TcpStream::connect(to).await.expect("the proxy listens");
     let mut numbers = (1..0x7fff_ffff).step_by(2);
-    stream.write_all(&[PREFACE, &settings(&[])].concat()).await.expect("the proxy reads");
+    if http2 {
+        stream.write_all(&[PREFACE, &settings(&[])].concat()).await.expect("the proxy reads");
+    }
     let mut sent = 0;
     while sent < MOST {
         let piece: Vec<u8> = (0..1000).flat_map(|_| what(&mut numbers)).collect();
@@ -72,6 +78,7 @@ async fn answers_that_nobody_reads_cost_no_memory() {
         ("requests that are reset", resets, GROWTH),
         ("malformed requests", malformed, GROWTH),
         ("requests", answered, OF_REQUESTS),
+        ("HTTP/1", http1, GROWTH),
     ] {
         let place = Alone::start("bodies", |side| {
             occupy(side, "h1");
@@ -87,7 +94,7 @@ async fn answers_that_nobody_reads_cost_no_memory() {
         };
         assert_eq!(probe().await, "goes on");
         let memory = Memory::settle(&place.weir);
-        let (sent, end, _stream) = flood(to, what).await;
+        let (sent, end, _stream) = flood(to, what, name != "HTTP/1").await;
         assert_eq!(probe().await, "goes on", "{name}: others are answered");
         let growth = memory.growth();
         figure!("{name}: {} kB, {end}: {growth} kB more", sent >> 10);
