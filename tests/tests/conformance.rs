@@ -6,6 +6,7 @@
 //! | `greeting` | the settings that a client is told first |
 //! | `downgrade` | what requests that only HTTP/2 can say become for an HTTP/1 upstream |
 //! | `bad_server` | HTTP/2 servers that break the rules |
+//! | `gone` | clients that go in the midst of a request |
 //! | `unread` | clients that ask and do not read |
 //! | `programs`, `grpc`, `websocket` | curl, h2load, tonic, tungstenite |
 //! | `bodies` | 1 GiB in constant memory, and back-pressure |
@@ -31,6 +32,8 @@ mod floods;
 mod frame;
 #[path = "conformance/frames.rs"]
 mod frames;
+#[path = "conformance/gone.rs"]
+mod gone;
 #[path = "conformance/greeting.rs"]
 mod greeting;
 #[path = "conformance/grpc.rs"]

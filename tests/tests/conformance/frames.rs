@@ -340,8 +340,10 @@ fn others() -> Vec<Case> {
             "6.1",
             "padded DATA without a byte",
             [open("/echo"), frame(DATA, END_STREAM | PADDED, 1, b"")],
-            "GOAWAY PROTOCOL_ERROR",
-        ),
+            "GOAWAY FRAME_SIZE_ERROR",
+        )
+        .weir("h2-error-code", "GOAWAY PROTOCOL_ERROR")
+        .envoy("h2-error-code", "GOAWAY PROTOCOL_ERROR"),
         case("6.2", "HEADERS of no stream", headers(WHOLE, 0, &request("/echo")), "GOAWAY PROTOCOL_ERROR"),
         case(
             "6.2",

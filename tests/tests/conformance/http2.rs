@@ -8,7 +8,7 @@ use weir_tests::figure;
 use super::{
     bad_server,
     case::{Case, Instead},
-    downgrade, floods, frames, greeting, messages,
+    downgrade, floods, frames, gone, greeting, messages,
     outcome::Client,
     pair::{
         case::TlsClient,
@@ -57,7 +57,7 @@ fn the_table_of_differences() {
     let mut met: BTreeSet<String> =
         all.iter().flat_map(|case| [case.weir, case.envoy]).flatten().map(|instead| instead.row.to_owned()).collect();
     met.extend(bad_server::rows());
-    met.insert(greeting::ROW.to_owned());
+    met.extend([greeting::ROW, gone::ROW].map(str::to_owned));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/envoy-differences.md");
     let text = std::fs::read_to_string(&path).expect("the documentation");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| *`")?.split_once("`* |"));

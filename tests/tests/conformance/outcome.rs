@@ -111,7 +111,8 @@ impl Client {
         self.streams.get(&stream).is_some_and(Stream::over)
     }
 
-    async fn step(&mut self, step: &Step) {
+    /// Does one step.
+    pub async fn step(&mut self, step: &Step) {
         match step {
             Step::Send(bytes) => self.send(bytes).await,
             Step::Ended(stream) => while !self.is_over(*stream) && self.next().await {},
