@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use self::{limits::Limit, watched::Watched};
 pub use super::stream::open::Open;
 use super::{
+    codec::http2::broke_protocol,
     dispatch,
     filter::local_reply,
     stream::{Stream, connection::Connection, record::Record, reply::Reply, response_body::ResponseBody},
@@ -147,6 +148,9 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
             ended = serving.as_mut() => {
                 if let Err(error) = ended {
                     tracing::debug!(connection = connection.id, peer = %connection.peer, %error, "connection ended");
+                    if broke_protocol(&error) {
+                        connection.worker.stats.inc(connection.manager.stats.own.downstream_cx_protocol_error);
+                    }
                 }
                 return;
             }
