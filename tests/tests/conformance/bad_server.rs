@@ -2,6 +2,7 @@
 //! and what is logged, is what Envoy gives and logs.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -354,6 +355,30 @@ async fn ask(side: &Side, number: usize) -> String {
     told
 }
 
+/// What is counted of streams that are reset.
+async fn counted(side: &Side) -> BTreeMap<String, u64> {
+    const NAMES: [&str; 3] = ["upstream_rq_rx_reset", "upstream_rq_tx_reset", "upstream_rq_timeout"];
+    let tcp = Wire::connect(side.address("admin"), None).await.expect("the admin server listens");
+    let mut connection = Buffered::new(Wire::Tcp(tcp));
+    let request = b"GET /stats?filter=cluster.bad.upstream HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    connection.wire.write_all(request).await.expect("the admin server reads");
+    let head = Head::read(&mut connection).await.expect("an answer");
+    let text = head.response_body(&mut connection, "GET").await.bytes;
+    let counters = String::from_utf8_lossy(&text).into_owned();
+    let lines = counters.lines().filter_map(|line| line.strip_prefix("cluster.bad.")?.split_once(": "));
+    lines
+        .filter(|(name, _)| NAMES.contains(name))
+        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+        .collect()
+}
+
+/// What a case added.
+fn added(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> String {
+    let more = |name: &String, value: &u64| value - before.get(name).copied().unwrap_or(0);
+    let told = after.iter().filter(|(name, value)| more(name, value) > 0);
+    told.map(|(name, value)| format!("{name} +{}", more(name, value))).collect::<Vec<_>>().join(", ")
+}
+
 /// What becomes of the stream of a client of HTTP/2.
 async fn ask_http2(side: &Side, number: usize) -> String {
     let tcp = Wire::connect(side.address("main"), None).await.expect("the proxy listens");
@@ -374,6 +399,7 @@ async fn servers_that_break_the_rules() {
     let mut failures = Vec::new();
     for (number, bad) in servers.iter().enumerate() {
         *current.lock().expect("the behaviour") = bad.clone();
+        let before = tokio::join!(counted(&place.envoy), counted(&place.weir));
         let (theirs, ours) = tokio::join!(ask(&place.envoy, number), ask(&place.weir, number));
         let of_envoy = bad.envoy.map_or(bad.expected, |(_, outcome)| outcome);
         if (theirs.as_str(), ours.as_str()) != (of_envoy, bad.expected) {
@@ -381,6 +407,23 @@ async fn servers_that_break_the_rules() {
                 "{}\n    demanded: {}\n    weir:     {ours}\n    Envoy:    {theirs}",
                 bad.name, bad.expected
             ));
+        }
+        // Statistics are summed over threads and may lag behind.
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
+        loop {
+            let after = tokio::join!(counted(&place.envoy), counted(&place.weir));
+            let (theirs, ours) = (added(&before.0, &after.0), added(&before.1, &after.1));
+            if theirs == ours || bad.envoy.is_some() {
+                break;
+            }
+            if tokio::time::Instant::now() > deadline {
+                failures.push(format!(
+                    "{} (counted)\n    demanded: Envoy's\n    weir:     {ours}\n    Envoy:    {theirs}",
+                    bad.name
+                ));
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let (theirs, ours) = tokio::join!(ask_http2(&place.envoy, number), ask_http2(&place.weir, number));
         if bad.envoy.is_none() && theirs != ours {

@@ -183,7 +183,7 @@ impl Lease {
         }
     }
 
-    /// The upstream has ended the exchange before its end; `reset`: the stream only, of which nobody else takes note.
+    /// The upstream has ended the exchange before its end; `reset`: the stream only.
     pub(super) fn lost(&mut self, reset: bool) {
         self.over = true;
         if let Some(host) = self.host.upgrade().filter(|_| reset)

@@ -33,10 +33,8 @@ pub(super) fn attempt(cluster: &Cluster, endpoint: &Endpoint, shard: &Shard, end
         }
         Ended::Failed(Failure::Downstream) => {}
         Ended::Failed(failure) => {
-            match failure {
-                Failure::Reset | Failure::RefusedStream => shard.inc(stats.upstream_rq_rx_reset),
-                Failure::Protocol => shard.inc(stats.upstream_cx_protocol_error),
-                _ => {}
+            if *failure == Failure::Protocol {
+                shard.inc(stats.upstream_cx_protocol_error);
             }
             cluster.report(endpoint, Outcome::Failed);
             if !matches!(failure, Failure::Overflow) {

@@ -282,11 +282,10 @@ async fn ask(
             }
             Err(error) => error,
         };
-        lease.lost(false);
         match error.take_message() {
             // The upstream closed a pooled connection before anything was sent: that is no failed attempt.
-            Some(_) if lease.reused => {}
-            _ => return Err(NoAnswer::Failed(Failure::of_exchange(&error.into_error()))),
+            Some(_) if lease.reused => lease.lost(false),
+            _ => return Err(NoAnswer::Failed(Failure::of_lease(&error.into_error(), &mut lease))),
         }
     }
 }

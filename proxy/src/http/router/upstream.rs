@@ -93,15 +93,16 @@ pub(super) async fn exchange(
             }
             Ok(Err(error)) => error,
         };
-        lease.lost(false);
         let unsent = error.take_message();
         let error = error.into_error();
         tracing::debug!(connection = stream.connection.id, stream = stream.record.name(), %error, upstream = %want.endpoint.address, reused = lease.reused, "upstream request failed");
         match unsent {
             // The upstream closed a pooled connection before anything was sent: that is no failed attempt.
-            Some(unsent) if lease.reused => request = unsent,
-            _ if lease.broke_protocol() => return Attempted::Failed(Failure::Protocol),
-            _ => return Attempted::Failed(Failure::of_exchange(&error)),
+            Some(unsent) if lease.reused => {
+                lease.lost(false);
+                request = unsent;
+            }
+            _ => return Attempted::Failed(Failure::of_lease(&error, &mut lease)),
         }
     }
 }

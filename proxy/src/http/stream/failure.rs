@@ -6,7 +6,10 @@ use http::StatusCode;
 
 use crate::{
     access_log::Flag,
-    http::{codec::http2, pool::PoolError},
+    http::{
+        codec::http2,
+        pool::{Lease, PoolError},
+    },
     wire::dial::ConnectError,
 };
 
@@ -37,7 +40,7 @@ pub(in crate::http) enum Failure {
 
 impl Failure {
     /// Of an exchange on an established connection.
-    pub fn of_exchange(error: &hyper::Error) -> Self {
+    fn of_exchange(error: &hyper::Error) -> Self {
         if let Some(failure) = Self::of_stream(error) {
             return failure;
         }
@@ -48,6 +51,13 @@ impl Failure {
             return Self::Protocol;
         }
         Self::Terminated
+    }
+
+    /// Of an exchange over `lease`, which it ended before there was a response.
+    pub fn of_lease(error: &hyper::Error, lease: &mut Lease) -> Self {
+        let failure = if lease.broke_protocol() { Self::Protocol } else { Self::of_exchange(error) };
+        failure.end(lease);
+        failure
     }
 
     /// Of an HTTP/2 stream, or of all streams of its connection; none: the error is no error of HTTP/2.
@@ -68,6 +78,14 @@ impl Failure {
     pub fn of_body(error: &hyper::Error, http2: bool) -> Self {
         // As in Envoy, whose HTTP/1 parser finds an end too early where a connection ends.
         Self::of_stream(error).unwrap_or(if http2 { Self::Terminated } else { Self::Protocol })
+    }
+
+    /// It ended what was under way over `lease`.
+    pub fn end(&self, lease: &mut Lease) {
+        // What was found here to break the protocol is reset from here.
+        if *self != Self::Protocol {
+            lease.lost(*self == Self::Reset);
+        }
     }
 
     /// `%RESPONSE_CODE_DETAILS%` of a response that broke off.

@@ -201,6 +201,9 @@ impl Body for ResponseBody {
             Source::Upstream(from) => from,
         };
         if let Some((failure, error)) = from.broken.take() {
+            if let Some(lease) = &mut from.lease {
+                failure.end(lease);
+            }
             this.broke(failure.flag(), failure.details_after_headers());
             return Poll::Ready(Some(Err(error)));
         }
@@ -242,11 +245,7 @@ impl Body for ResponseBody {
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
-                let failure = Failure::of_body(&error, http2);
-                if let Some(lease) = &mut from.lease {
-                    lease.lost(failure == Failure::Reset);
-                }
-                from.breaks(failure, BodyError::Upstream(error), cx);
+                from.breaks(Failure::of_body(&error, http2), BodyError::Upstream(error), cx);
                 Poll::Pending
             }
             Some(Ok(frame)) if frame.is_trailers() && !from.trailers => {
