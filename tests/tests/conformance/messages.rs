@@ -209,6 +209,7 @@ fn good() -> Vec<Case> {
     let quarter = "x".repeat(15_000);
     let large = block(&[("x-large", &quarter)]);
     let ninety: Vec<(&str, &str)> = many[..96].iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let cookies: Vec<(&str, &str)> = ninety[..40].iter().copied().chain(vec![("cookie", "a=1"); 60]).collect();
     let all: Vec<(&str, &str)> = many[..97].iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     vec![
         case("8.2.2", "te: trailers", whole(with(request("/echo"), &[("te", "trailers")])), "1: 200; goes on"),
@@ -259,6 +260,12 @@ fn good() -> Vec<Case> {
         case("8.2.1", "a value in white space", whole(with(request("/echo"), &[("x-a", " b\t")])), "1: 200; goes on"),
         case("6.10", "a long value", whole(with(request("/echo"), &[("x-long", &long)])), "1: 200; goes on"),
         case("10.5.1", "as many headers as allowed", whole(with(request("/echo"), &ninety)), "1: 200; goes on"),
+        case(
+            "10.5.1",
+            "cookies count one by one",
+            whole(with(request("/echo"), &cookies)),
+            "1: RST_STREAM INTERNAL_ERROR; goes on",
+        ),
         case(
             "10.5.1",
             "one header too many",

@@ -25,7 +25,8 @@ impl Malformed {
     }
 }
 
-/// Whether a request may pass. More than `most` header fields, pseudo-header fields included, may not.
+/// Whether a request may pass. More than `most` header fields may not; as in Envoy, pseudo-header fields count, and each
+/// cookie that comes as a field of its own.
 pub(in crate::http) fn check(parts: &Parts, most: usize) -> Result<(), Malformed> {
     if fields(parts) > most {
         return Err(Malformed::new(Reason::INTERNAL_ERROR, Flag::DownstreamRemoteReset, "http2.too_many_headers"));
