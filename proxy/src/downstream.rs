@@ -9,7 +9,7 @@ use crate::{
     drain::DrainWatch,
     matcher::metadata::Metadata,
     pod::{Direction, Pod},
-    tls::PeerTls,
+    tls::{PeerTls, fingerprint::Fingerprints},
     wire::{dial::Dialer, io::Io},
 };
 
@@ -69,6 +69,8 @@ pub struct Downstream {
     pub tls: Option<Rc<PeerTls>>,
     /// SNI, in lower case, also of a connection whose TLS ends elsewhere.
     pub server_name: Option<Arc<str>>,
+    /// Fingerprints of its ClientHello; none: none were taken.
+    pub fingerprints: Option<Arc<Fingerprints>>,
     /// The client, IPv4-mapped addresses as IPv4: the peer of the socket, or whom a PROXY header names.
     pub peer: SocketAddr,
     /// The peer of the socket.
@@ -108,6 +110,7 @@ impl Downstream {
             stream,
             tls: None,
             server_name: None,
+            fingerprints: None,
             peer,
             direct_peer: peer,
             metadata: None,

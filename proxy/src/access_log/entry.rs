@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use super::{flag::Flag, kept::Kept};
 use crate::{
     matcher::metadata::{EndpointMetadata, Metadata},
-    tls::PeerTls,
+    tls::{PeerTls, fingerprint::Fingerprints},
 };
 
 /// Why a line is written, as in `%ACCESS_LOG_TYPE%`.
@@ -284,6 +284,8 @@ pub struct Entry {
     pub downstream_direct_remote: SocketAddr,
     /// SNI.
     pub requested_server_name: Option<Arc<str>>,
+    /// Of the client's ClientHello; none: none were taken.
+    pub fingerprints: Option<Arc<Fingerprints>>,
     /// The route's name.
     pub route_name: Option<Arc<str>>,
     /// Metadata of the route and the virtual host.
@@ -343,6 +345,7 @@ impl Entry {
             downstream_remote: remote,
             downstream_direct_remote: remote,
             requested_server_name: None,
+            fingerprints: None,
             route_name: None,
             route_metadata: RouteMetadata::default(),
             metadata: None,

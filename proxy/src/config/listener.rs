@@ -2,6 +2,7 @@
 
 mod ceiling;
 mod filter;
+mod socket;
 mod stats;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -14,6 +15,7 @@ pub use self::{
     filter::{
         HttpInspectorStats, ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, ProxyProtocolStats, TlvRule,
     },
+    socket::{AddressOptions, ListenerSockets},
     stats::ListenerStats,
 };
 use crate::{
@@ -42,12 +44,8 @@ pub struct Listener {
     pub addresses: Vec<SocketAddr>,
     /// Bound by this process; else reached through redirection or hand-over only.
     pub bind: bool,
-    /// `[::]` accepts IPv4 as well.
-    pub ipv4_compat: bool,
-    /// Backlog of listen(2).
-    pub backlog: Option<u32>,
-    /// IP_FREEBIND.
-    pub freebind: bool,
+    /// How.
+    pub sockets: ListenerSockets,
     /// Which way its connections go.
     pub direction: TrafficDirection,
     /// Hand connections over to the listener of their original destination; on a node, the catch-all.
@@ -86,9 +84,7 @@ impl Listener {
             name: name.into(),
             addresses: Vec::new(),
             bind: true,
-            ipv4_compat: false,
-            backlog: None,
-            freebind: false,
+            sockets: ListenerSockets::default(),
             direction: TrafficDirection::Unspecified,
             use_original_destination: false,
             filters: Vec::new(),

@@ -6,9 +6,17 @@ use std::{
     sync::Arc,
 };
 
+use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::{Listener, snapshot::Snapshot};
+use crate::{
+    config::{
+        Listener,
+        listener::{AddressOptions, ListenerSockets},
+        snapshot::Snapshot,
+    },
+    wire::socket_option::{self, SocketOption, SocketState},
+};
 
 /// Connections that may wait to be accepted when the configuration does not say; the kernel caps it at
 /// `net.core.somaxconn`.
@@ -47,23 +55,38 @@ pub fn bind(snapshot: &Snapshot, workers: usize) -> Result<Vec<BoundListener>, B
 }
 
 fn bind_one(listener: &Listener, mut address: SocketAddr, workers: usize) -> io::Result<BoundListener> {
-    let mut sockets = Vec::with_capacity(workers);
+    let mut sockets: Vec<TcpListener> = Vec::with_capacity(workers);
+    let options = listener.sockets.of(address);
     for _ in 0..workers {
-        let socket = TcpListener::from(listen(listener, address)?);
+        let socket = match sockets.first() {
+            Some(shared) if !listener.sockets.reuse_port => shared.try_clone()?,
+            _ => TcpListener::from(listen(&listener.sockets, options, address)?),
+        };
         address = socket.local_addr()?;
         sockets.push(socket);
     }
     Ok(BoundListener { name: listener.name.clone(), address, sockets })
 }
 
-fn listen(listener: &Listener, address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+fn listen(settings: &ListenerSockets, own: &AddressOptions, address: SocketAddr) -> io::Result<Socket> {
+    let protocol = if settings.mptcp { Protocol::MPTCP } else { Protocol::TCP };
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(protocol))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(settings.reuse_port)?;
     if address.is_ipv6() {
-        socket.set_only_v6(!listener.ipv4_compat)?;
+        socket.set_only_v6(!settings.ipv4_compat)?;
     }
-    if listener.freebind {
+    let set = |options: &[SocketOption], state| socket_option::set(options, &socket, address, state);
+    if settings.transparent {
+        set(
+            &[
+                SocketOption { ipv6: Some(false), ..SocketOption::number(libc::SOL_IP, libc::IP_TRANSPARENT, 1) },
+                SocketOption { ipv6: Some(true), ..SocketOption::number(libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1) },
+            ],
+            SocketState::PreBind,
+        )?;
+    }
+    if settings.freebind {
         if address.is_ipv6() {
             socket.set_freebind_v6(true)?;
         } else {
@@ -72,19 +95,35 @@ fn listen(listener: &Listener, address: SocketAddr) -> io::Result<Socket> {
     }
     // Accepted sockets inherit it.
     socket.set_tcp_nodelay(true)?;
+    if let Some(keepalive) = &own.keepalive {
+        socket.set_tcp_keepalive(keepalive)?;
+    }
+    set(&own.options, SocketState::PreBind)?;
     socket.bind(&address.into())?;
-    socket.listen(listener.backlog.unwrap_or(BACKLOG).try_into().unwrap_or(i32::MAX))?;
+    set(&own.options, SocketState::Bound)?;
+    socket.listen(settings.backlog.unwrap_or(BACKLOG).try_into().unwrap_or(i32::MAX))?;
+    set(&own.options, SocketState::Listening)?;
+    if let Some(length) = settings.fast_open_queue {
+        let length = length.try_into().unwrap_or(i32::MAX);
+        set(&[SocketOption::number(libc::IPPROTO_TCP, libc::TCP_FASTOPEN, length)], SocketState::PreBind)?;
+    }
     Ok(socket)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::{net::TcpStream, time::Duration};
+
+    use socket2::{SockRef, TcpKeepalive};
 
     use super::*;
 
     fn snapshot(addresses: &[SocketAddr], ipv4_compat: bool) -> Snapshot {
-        let listener = Listener { addresses: addresses.to_vec(), ipv4_compat, ..Listener::named("ingress") };
+        with(addresses, ListenerSockets { ipv4_compat, ..ListenerSockets::default() })
+    }
+
+    fn with(addresses: &[SocketAddr], sockets: ListenerSockets) -> Snapshot {
+        let listener = Listener { addresses: addresses.to_vec(), sockets, ..Listener::named("ingress") };
         Snapshot::new(vec![Arc::new(listener)], Vec::new())
     }
 
@@ -116,5 +155,45 @@ mod tests {
             let reached = TcpStream::connect(("127.0.0.1", bound[0].address.port())).is_ok();
             assert_eq!(reached, ipv4_compat);
         }
+    }
+
+    #[test]
+    fn sockets_get_what_the_listener_says() {
+        let keep_idle = |seconds: u64| TcpKeepalive::new().with_time(Duration::from_secs(seconds));
+        let receive = SocketOption::number(libc::SOL_SOCKET, libc::SO_RCVBUF, 50_000);
+        let addresses: [SocketAddr; 2] = ["127.0.0.1:0", "127.0.0.2:0"].map(|address| address.parse().unwrap());
+        let sockets = ListenerSockets {
+            fast_open_queue: Some(7),
+            options: AddressOptions { options: vec![receive], keepalive: Some(keep_idle(33)) },
+            own: vec![(addresses[1], AddressOptions { options: Vec::new(), keepalive: Some(keep_idle(44)) })],
+            ..ListenerSockets::default()
+        };
+        let bound = bind(&with(&addresses, sockets), 1).unwrap();
+        let [first, second] = [0, 1].map(|index| SockRef::from(&bound[index].sockets[0]));
+        assert_eq!(first.recv_buffer_size().unwrap(), 100_000);
+        assert_ne!(second.recv_buffer_size().unwrap(), 100_000);
+        // What is accepted inherits it.
+        let _client = TcpStream::connect(bound[0].address).unwrap();
+        let accepted = first.accept().unwrap().0;
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(33));
+        assert_eq!(second.tcp_keepalive_time().unwrap(), Duration::from_secs(44));
+    }
+
+    #[test]
+    fn a_port_is_shared_only_if_the_listener_says_so() {
+        for reuse_port in [true, false] {
+            let sockets = ListenerSockets { reuse_port, ..ListenerSockets::default() };
+            let bound = bind(&with(&["127.0.0.1:0".parse().unwrap()], sockets.clone()), 2).unwrap();
+            assert_eq!(bound[0].sockets.len(), 2);
+            assert_eq!(bind(&with(&[bound[0].address], sockets), 1).is_ok(), reuse_port);
+        }
+    }
+
+    #[test]
+    fn addresses_of_others_are_listened_on_where_that_is_wanted() {
+        let elsewhere = ["192.0.2.7:0".parse().unwrap()];
+        assert!(bind(&with(&elsewhere, ListenerSockets::default()), 1).is_err());
+        bind(&with(&elsewhere, ListenerSockets { freebind: true, ..ListenerSockets::default() }), 1).unwrap();
     }
 }

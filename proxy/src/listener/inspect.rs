@@ -95,8 +95,8 @@ async fn run(
                     restore(downstream, to, found);
                 }
             }
-            ListenerFilterKind::Tls(stats) => {
-                found.hello = secure::inspect(downstream.stream.tcp(), stats, shard).await?;
+            ListenerFilterKind::Tls(stats, wanted) => {
+                found.hello = secure::inspect(downstream.stream.tcp(), (stats, *wanted), shard).await?;
             }
             ListenerFilterKind::Http(stats) => {
                 if found.hello.is_none() {

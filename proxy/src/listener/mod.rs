@@ -109,6 +109,7 @@ async fn look(
         let _active = Active::new(&worker.stats, listener.stats.downstream_pre_cx_active);
         inspect::inspect(&worker.stats, downstream, listener, found).await
     };
+    downstream.fingerprints = found.hello.as_ref().and_then(|hello| hello.fingerprints.clone());
     let hello = found.hello.as_ref().filter(|hello| !hello.server_name.is_empty());
     downstream.server_name = hello.map(|hello| hello.server_name.as_str().into());
     if let Some(line) = line {

@@ -15,6 +15,7 @@ use crate::{
     telemetry::stats::Shard,
     tls::{
         failure::Failure,
+        fingerprint::Wanted,
         hello::{self, Hello, MAX_HELLO, Seen},
         stats::InspectorStats,
     },
@@ -24,10 +25,10 @@ use crate::{
 /// The `tls_inspector` listener filter: what the client asks for; none if it does not speak TLS.
 pub(super) async fn inspect(
     stream: &TcpStream,
-    stats: &InspectorStats,
+    (stats, wanted): (&InspectorStats, Wanted),
     shard: &Shard,
 ) -> Result<Option<Hello>, Refused> {
-    let seen = peek::until(stream, MAX_HELLO, |bytes| match hello::look(bytes) {
+    let seen = peek::until(stream, MAX_HELLO, |bytes| match hello::look_for(bytes, wanted) {
         Seen::NeedsMore => None,
         seen => {
             stats.looked_at(shard, bytes.len());

@@ -44,6 +44,7 @@ impl Line {
         entry.downstream_remote = downstream.peer;
         entry.downstream_direct_remote = downstream.direct_peer;
         entry.requested_server_name.clone_from(&downstream.server_name);
+        entry.fingerprints.clone_from(&downstream.fingerprints);
         entry.tls.clone_from(&downstream.tls);
         entry.metadata.clone_from(&downstream.metadata);
     }

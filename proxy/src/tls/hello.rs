@@ -3,15 +3,19 @@
 //! A pure function of the bytes that have come. It reads the ClientHello (RFC 8446 section 4.1.2) out of its records
 //! without keeping anything; rustls reads it again when this proxy is the one to answer.
 
+use std::sync::Arc;
+
+use super::fingerprint::{Fingerprints, Parts, Wanted};
+
 /// A ClientHello may be this long; Envoy's default limit.
 pub const MAX_HELLO: usize = 16 * 1024;
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
-const SERVER_NAME: u16 = 0;
+pub(super) const SERVER_NAME: u16 = 0;
 const STATUS_REQUEST: u16 = 5;
-const ALPN: u16 = 16;
-const SUPPORTED_VERSIONS: u16 = 43;
+pub(super) const ALPN: u16 = 16;
+pub(super) const SUPPORTED_VERSIONS: u16 = 43;
 const TLS13: u16 = 0x0304;
 
 /// What is known after some bytes.
@@ -38,10 +42,17 @@ pub struct Hello {
     pub tls13: bool,
     /// A stapled OCSP response is asked for.
     pub wants_staple: bool,
+    /// Those that were wanted; none: none were.
+    pub fingerprints: Option<Arc<Fingerprints>>,
 }
 
 /// Looks at the first bytes of a connection.
 pub fn look(bytes: &[u8]) -> Seen {
+    look_for(bytes, Wanted::default())
+}
+
+/// The same, and takes fingerprints.
+pub fn look_for(bytes: &[u8], wanted: Wanted) -> Seen {
     // Most ClientHellos are one record.
     let mut joined = Vec::new();
     let mut rest = bytes;
@@ -57,7 +68,7 @@ pub fn look(bytes: &[u8]) -> Seen {
             joined.extend_from_slice(record.payload);
             &joined
         };
-        match client_hello(handshake) {
+        match client_hello(handshake, wanted) {
             Seen::NeedsMore if record.complete => {
                 if joined.is_empty() {
                     joined.extend_from_slice(record.payload);
@@ -99,7 +110,7 @@ fn record(bytes: &[u8]) -> Result<Record<'_>, Seen> {
 
 /// Bytes to read, or none left.
 #[derive(Clone, Copy)]
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
@@ -117,19 +128,24 @@ impl<'a> Reader<'a> {
     }
 
     /// A vector whose length stands before it in one byte.
-    fn vector8(&mut self) -> Option<Self> {
+    pub fn vector8(&mut self) -> Option<Self> {
         let length = self.byte()?;
         self.take(length.into()).map(Self)
     }
 
     /// A vector whose length stands before it in two bytes.
-    fn vector16(&mut self) -> Option<Self> {
+    pub fn vector16(&mut self) -> Option<Self> {
         let length = self.short()?;
         self.take(length.into()).map(Self)
     }
+
+    /// What it holds, in pairs of bytes.
+    pub fn shorts(self) -> impl Iterator<Item = u16> + use<'a> {
+        self.0.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
+    }
 }
 
-fn client_hello(handshake: &[u8]) -> Seen {
+fn client_hello(handshake: &[u8], wanted: Wanted) -> Seen {
     match handshake.first() {
         None => return Seen::NeedsMore,
         Some(&CLIENT_HELLO) => {}
@@ -141,23 +157,25 @@ fn client_hello(handshake: &[u8]) -> Seen {
         return Seen::TooLarge;
     }
     let Some(body) = handshake[4..].get(..length) else { return Seen::NeedsMore };
-    parse(Reader(body)).map_or(Seen::NotTls, Seen::Hello)
+    parse(Reader(body), wanted).map_or(Seen::NotTls, Seen::Hello)
 }
 
-fn parse(mut body: Reader<'_>) -> Option<Hello> {
-    let _version = body.short()?;
+fn parse(mut body: Reader<'_>, wanted: Wanted) -> Option<Hello> {
+    let version = body.short()?;
     let _random = body.take(32)?;
     let _session = body.vector8()?;
-    let _suites = body.vector16()?;
+    let suites = body.vector16()?;
     let _compression = body.vector8()?;
     let mut hello = Hello::default();
-    if body.0.is_empty() {
-        return Some(hello);
-    }
-    let mut extensions = body.vector16()?;
+    let fingerprinted = wanted != Wanted::default();
+    let mut kinds = Vec::new();
+    let mut extensions = if body.0.is_empty() { body } else { body.vector16()? };
     while !extensions.0.is_empty() {
         let kind = extensions.short()?;
         let content = extensions.vector16()?;
+        if fingerprinted {
+            kinds.push((kind, content));
+        }
         match kind {
             SERVER_NAME => hello.server_name = server_name(content)?,
             ALPN => hello.protocols = protocols(content)?,
@@ -165,6 +183,10 @@ fn parse(mut body: Reader<'_>) -> Option<Hello> {
             SUPPORTED_VERSIONS => hello.tls13 = offers_tls13(content)?,
             _ => {}
         }
+    }
+    if fingerprinted {
+        let parts = Parts { version, suites, extensions: kinds };
+        hello.fingerprints = Some(Arc::new(Fingerprints::of(&parts, wanted)));
     }
     Some(hello)
 }
@@ -205,8 +227,6 @@ fn protocols(mut content: Reader<'_>) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
     use super::*;
@@ -232,7 +252,8 @@ mod tests {
             assert_eq!(look(&bytes[..length]), Seen::NeedsMore, "{length}");
         }
         let protocols = vec!["h2".into(), "http/1.1".into()];
-        let hello = Hello { server_name: "a.test".into(), protocols, tls13: true, wants_staple: true };
+        let hello =
+            Hello { server_name: "a.test".into(), protocols, tls13: true, wants_staple: true, fingerprints: None };
         assert_eq!(look(&bytes), Seen::Hello(hello.clone()));
         // The same in records of 100 bytes.
         let mut split = Vec::new();

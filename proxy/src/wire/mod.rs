@@ -6,3 +6,4 @@ pub mod io;
 pub mod proxy_header;
 pub mod race;
 pub mod socket;
+pub mod socket_option;

@@ -293,6 +293,10 @@ pub enum Field {
         /// SNI goes before.
         sni_first: bool,
     },
+    /// `TLS_JA3_FINGERPRINT`.
+    Ja3,
+    /// `TLS_JA4_FINGERPRINT`.
+    Ja4,
     /// `ROUTE_NAME`.
     RouteName,
     /// `VIRTUAL_CLUSTER_NAME`.

@@ -426,8 +426,10 @@ fn plain(command: &str) -> Option<Field> {
         "GRPC_STATUS_NUMBER" => Field::GrpcStatus(GrpcForm::Number),
         "LOCAL_REPLY_BODY" => Field::LocalReplyBody,
         "HOSTNAME" => Field::Constant(hostname()),
-        // Of QUIC, of tracers, and of what no listener filter here finds.
-        "ROUNDTRIP_DURATION" | "TRACE_ID" | "SPAN_ID" | "TLS_JA3_FINGERPRINT" | "TLS_JA4_FINGERPRINT" => Field::Absent,
+        "TLS_JA3_FINGERPRINT" => Field::Ja3,
+        "TLS_JA4_FINGERPRINT" => Field::Ja4,
+        // Of QUIC and of tracers.
+        "ROUNDTRIP_DURATION" | "TRACE_ID" | "SPAN_ID" => Field::Absent,
         _ => return None,
     })
 }

@@ -186,6 +186,14 @@ impl Field {
                 let host = || host.filter(|_| !view.is_unconnected()).and_then(|selected| host_of(view, selected));
                 write_bytes(out, if *sni_first { sni.or_else(host) } else { host().or(sni) })
             }
+            Self::Ja3 => {
+                let prints = entry.fingerprints.as_ref();
+                write_text(out, prints.and_then(|prints| prints.ja3.as_deref()).unwrap_or_default())
+            }
+            Self::Ja4 => {
+                let prints = entry.fingerprints.as_ref();
+                write_text(out, prints.and_then(|prints| prints.ja4.as_deref()).unwrap_or_default())
+            }
             Self::RouteName => write_text(out, entry.route_name.as_deref().unwrap_or_default()),
             Self::VirtualCluster => write_bytes(out, entry.virtual_cluster.as_deref().map(str::as_bytes)),
             Self::ListenerName => entry.place.as_ref().is_some_and(|place| write_text(out, &place.listener)),

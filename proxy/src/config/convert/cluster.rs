@@ -155,7 +155,7 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         http1_trailers: protocol.http1_trailers,
         idle_timeout: protocol.idle_timeout,
         max_connection_duration: protocol.max_connection_duration,
-        socket: connect::socket(cx, message, at)?,
+        socket: connect::settings(cx, message, at)?,
         preference: connect::preference(message.upstream_connection_options.as_ref()),
         max_requests_per_connection: protocol.max_requests_per_connection,
         breakers: default_limits,

@@ -77,9 +77,9 @@ fn refusals_name_the_field() {
             "an extra source address with no source_address",
         ),
         (
-            "upstream_bind_config: { socket_options: [{ level: 1, name: 4711, int_value: 1 }] }",
-            "upstream_bind_config.socket_options[0].name",
-            "the socket option 4711 of the level 1 is not supported yet",
+            "upstream_bind_config: { socket_options: [{ level: 1, name: 9, int_value: 5000000000 }] }",
+            "upstream_bind_config.socket_options[0].int_value",
+            "expected a number of 32 bits",
         ),
         (
             "upstream_bind_config: { socket_options: [{ level: 1, name: 9, int_value: 1, state: STATE_LISTENING }] }",

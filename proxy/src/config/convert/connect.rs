@@ -1,31 +1,29 @@
 //! How upstream connections are made: source addresses, socket options, several addresses, PROXY protocol.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use socket2::TcpKeepalive;
 use weir_proto::envoy::{
-    config::{
-        cluster::v3 as proto,
-        core::v3::{self as core, socket_option},
-    },
+    config::{cluster::v3 as proto, core::v3 as core},
     extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport,
 };
 
 use super::{
     context::Context,
     fields::{item, sub},
+    socket::{self, Purpose},
 };
 use crate::{
     config::error::Error,
     wire::{
         proxy_header::{ProxyHeader, Tlv},
         race::{Family, Preference},
-        socket::{SocketOption, SocketSettings, SocketState},
+        socket::SocketSettings,
     },
 };
 
 /// What a cluster's sockets are given before they connect.
-pub(super) fn socket(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<SocketSettings, Error> {
+pub(super) fn settings(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<SocketSettings, Error> {
     let mut settings = bind(cx, message.upstream_bind_config.as_ref(), &sub(at, "upstream_bind_config"))?;
     settings.keepalive = keepalive(cx, message.upstream_connection_options.as_ref(), at)?;
     Ok(settings)
@@ -43,7 +41,7 @@ fn bind(cx: &mut Context, message: Option<&core::BindConfig>, at: &str) -> Resul
     }
     for (index, extra) in message.extra_source_addresses.iter().enumerate() {
         let at_extra = item(at, "extra_source_addresses", index);
-        cx.only(extra, &at_extra, &["address"], &[])?;
+        cx.only(extra, &at_extra, &["address", "socket_options"], &[])?;
         if index > 0 {
             return Err(Error::at(at_extra, "there is more than one extra source address, expected at most one"));
         }
@@ -60,10 +58,12 @@ fn bind(cx: &mut Context, message: Option<&core::BindConfig>, at: &str) -> Resul
             }
             Some(_) => settings.sources.push(address),
         }
+        if let Some(own) = &extra.socket_options {
+            let at = sub(&at_extra, "socket_options");
+            settings.extra_options = Some(socket::options(cx, &own.socket_options, Purpose::Connect, &at)?);
+        }
     }
-    for (index, option) in message.socket_options.iter().enumerate() {
-        settings.options.push(option_of(cx, option, &item(at, "socket_options", index))?);
-    }
+    settings.options = socket::options(cx, &message.socket_options, Purpose::Connect, at)?;
     Ok(settings)
 }
 
@@ -83,32 +83,7 @@ fn source_address(message: &core::SocketAddress, at: &str) -> Result<SocketAddr,
     Ok(SocketAddr::new(ip, port))
 }
 
-fn option_of(cx: &mut Context, message: &core::SocketOption, at: &str) -> Result<SocketOption, Error> {
-    cx.only(message, at, &["description", "level", "name", "int_value", "buf_value", "state"], &[])?;
-    let state = match message.state() {
-        core::socket_option::SocketState::StatePrebind => SocketState::PreBind,
-        core::socket_option::SocketState::StateBound => SocketState::Bound,
-        core::socket_option::SocketState::StateListening => {
-            return Err(Error::at(sub(at, "state"), "STATE_LISTENING is for listeners"));
-        }
-    };
-    let value = match &message.value {
-        Some(socket_option::Value::IntValue(value)) => *value,
-        // Most options are numbers, and a buffer holds one as the machine does.
-        Some(socket_option::Value::BufValue(bytes)) => match <[u8; 4]>::try_from(bytes.as_ref()) {
-            Ok(bytes) => i64::from(i32::from_ne_bytes(bytes)),
-            Err(_) => return Err(Error::at(sub(at, "buf_value"), "expected 4 bytes: others are not supported yet")),
-        },
-        None => return Err(Error::at(at, "expected int_value or buf_value")),
-    };
-    let value = i32::try_from(value).map_err(|_| Error::at(sub(at, "int_value"), "expected a number of 32 bits"))?;
-    SocketOption::new(message.level, message.name, value, state).ok_or_else(|| {
-        let message = format!("the socket option {} of the level {} is not supported yet", message.name, message.level);
-        Error::at(sub(at, "name"), message)
-    })
-}
-
-/// `upstream_connection_options.tcp_keepalive`: what is not set is the kernel's default.
+/// `upstream_connection_options.tcp_keepalive`.
 fn keepalive(
     cx: &mut Context,
     message: Option<&proto::UpstreamConnectionOptions>,
@@ -118,20 +93,8 @@ fn keepalive(
     let at = sub(at, "upstream_connection_options");
     let harmless = ["set_local_interface_name_on_upstream_connections"];
     cx.only(message, &at, &["tcp_keepalive", "happy_eyeballs_config"], &harmless)?;
-    let Some(message) = &message.tcp_keepalive else { return Ok(None) };
-    cx.only(message, &sub(&at, "tcp_keepalive"), &["keepalive_probes", "keepalive_time", "keepalive_interval"], &[])?;
-    let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
-    let mut keepalive = TcpKeepalive::new();
-    if let Some(time) = message.keepalive_time {
-        keepalive = keepalive.with_time(seconds(time));
-    }
-    if let Some(interval) = message.keepalive_interval {
-        keepalive = keepalive.with_interval(seconds(interval));
-    }
-    if let Some(probes) = message.keepalive_probes {
-        keepalive = keepalive.with_retries(probes);
-    }
-    Ok(Some(keepalive))
+    let message = message.tcp_keepalive.as_ref();
+    message.map(|message| socket::keepalive(cx, message, &sub(&at, "tcp_keepalive"))).transpose()
 }
 
 /// `happy_eyeballs_config`.

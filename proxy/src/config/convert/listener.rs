@@ -1,6 +1,6 @@
 //! Listeners, filter chains and network filters.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use weir_proto::envoy::config::{core::v3 as core, listener::v3 as proto};
 
@@ -9,17 +9,18 @@ use super::{
     context::Context,
     fields::{item, limit, socket_address, sub},
     filter_chain, listener_filter, metadata,
+    socket::{self, Purpose},
 };
 use crate::{
     access_log::Place,
     config::{
         error::Error,
-        listener::{FilterChain, Listener, ListenerStats, TrafficDirection},
+        listener::{AddressOptions, FilterChain, Listener, ListenerSockets, ListenerStats, TrafficDirection},
     },
     telemetry::stats::Scope,
 };
 
-const SUPPORTED: [&str; 23] = [
+const SUPPORTED: [&str; 26] = [
     "metadata",
     "name",
     "stat_prefix",
@@ -43,41 +44,35 @@ const SUPPORTED: [&str; 23] = [
     "internal_listener",
     "enable_mptcp",
     "socket_options",
+    "tcp_fast_open_queue_length",
+    "enable_reuse_port",
+    "tcp_keepalive",
 ];
 
-const HARMLESS: [&str; 10] = [
+const HARMLESS: [&str; 7] = [
     "stats_matcher",
     "drain_type",
-    "tcp_fast_open_queue_length",
     "connection_balance_config",
     "reuse_port",
-    "enable_reuse_port",
     "max_connections_to_accept_per_socket_event",
     "bypass_overload_manager",
     "per_connection_buffer_high_watermark_timeout",
-    "tcp_keepalive",
 ];
 
 pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize, at: &str) -> Result<Listener, Error> {
     cx.only(message, at, &SUPPORTED, &HARMLESS)?;
-    for (set, field) in [
-        (message.transparent == Some(true), "transparent"),
-        (message.enable_mptcp, "enable_mptcp"),
-        (message.listener_specifier.is_some(), "internal_listener"),
-        (!message.socket_options.is_empty(), "socket_options"),
-    ] {
-        if set {
-            return Err(Error::at(sub(at, field), "not supported yet"));
-        }
+    if message.listener_specifier.is_some() {
+        return Err(Error::at(sub(at, "internal_listener"), "not supported yet"));
     }
     // Envoy names listeners without a name by a random id; a stable one is more use in logs.
     let name = if message.name.is_empty() { format!("listener_{index}") } else { message.name.clone() };
     let mut addresses = vec![socket_address(message.address.as_ref(), &sub(at, "address"))?];
     for (index, additional) in message.additional_addresses.iter().enumerate() {
         let at = item(at, "additional_addresses", index);
-        cx.only(additional, &at, &["address"], &["tcp_keepalive"])?;
+        cx.only(additional, &at, &["address", "socket_options", "tcp_keepalive"], &[])?;
         addresses.push(socket_address(additional.address.as_ref(), &sub(&at, "address"))?);
     }
+    let sockets = sockets(cx, message, &addresses, at)?;
     let filters = listener_filter::filters(cx, &message.listener_filters, at)?;
     let stats = stats_scope(cx, message, &addresses);
     #[expect(deprecated, reason = "published configurations use it")]
@@ -129,9 +124,7 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
     Ok(Listener {
         addresses,
         bind,
-        ipv4_compat: ipv4_compat(message.address.as_ref()),
-        backlog: message.tcp_backlog_size,
-        freebind: message.freebind.unwrap_or(false),
+        sockets,
         direction: match message.traffic_direction() {
             core::TrafficDirection::Unspecified => TrafficDirection::Unspecified,
             core::TrafficDirection::Inbound => TrafficDirection::Inbound,
@@ -155,6 +148,46 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
     })
 }
 
+/// How a listener's sockets are made.
+fn sockets(
+    cx: &mut Context,
+    message: &proto::Listener,
+    addresses: &[SocketAddr],
+    at: &str,
+) -> Result<ListenerSockets, Error> {
+    let keepalive = |cx: &mut Context, message: Option<&core::TcpKeepalive>, at: &str| {
+        message.map(|message| socket::keepalive(cx, message, &sub(at, "tcp_keepalive"))).transpose()
+    };
+    let options = AddressOptions {
+        options: socket::options(cx, &message.socket_options, Purpose::Listen, at)?,
+        keepalive: keepalive(cx, message.tcp_keepalive.as_ref(), at)?,
+    };
+    let mut own = Vec::new();
+    for (index, (additional, address)) in message.additional_addresses.iter().zip(&addresses[1..]).enumerate() {
+        let at = item(at, "additional_addresses", index);
+        let mut of_address = options.clone();
+        if let Some(options) = &additional.socket_options {
+            let at = sub(&at, "socket_options");
+            of_address.options = socket::options(cx, &options.socket_options, Purpose::Listen, &at)?;
+        }
+        if let Some(own) = keepalive(cx, additional.tcp_keepalive.as_ref(), &at)? {
+            of_address.keepalive = Some(own);
+        }
+        own.push((*address, of_address));
+    }
+    Ok(ListenerSockets {
+        ipv4_compat: ipv4_compat(message.address.as_ref()),
+        backlog: message.tcp_backlog_size,
+        freebind: message.freebind.unwrap_or(false),
+        transparent: message.transparent.unwrap_or(false),
+        mptcp: message.enable_mptcp,
+        reuse_port: message.enable_reuse_port.unwrap_or(true),
+        fast_open_queue: message.tcp_fast_open_queue_length,
+        options,
+        own,
+    })
+}
+
 fn ipv4_compat(address: Option<&core::Address>) -> bool {
     matches!(
         address.and_then(|address| address.address.as_ref()),
@@ -163,7 +196,7 @@ fn ipv4_compat(address: Option<&core::Address>) -> bool {
 }
 
 /// The scope of a listener's statistics: Envoy names it by its address, unless told otherwise.
-fn stats_scope(cx: &Context, message: &proto::Listener, addresses: &[std::net::SocketAddr]) -> Scope {
+fn stats_scope(cx: &Context, message: &proto::Listener, addresses: &[SocketAddr]) -> Scope {
     let name = match (message.stat_prefix.as_str(), addresses.first()) {
         ("", Some(address)) => address.to_string(),
         (prefix, _) => prefix.to_owned(),

@@ -26,7 +26,7 @@ use crate::{
             TlvRule,
         },
     },
-    tls::stats::InspectorStats,
+    tls::{fingerprint::Wanted, stats::InspectorStats},
 };
 
 /// Where the values of TLVs go by default.
@@ -63,10 +63,15 @@ fn kind(cx: &mut Context, message: &proto::ListenerFilter, at: &str) -> Result<L
             Ok(ListenerFilterKind::OriginalDestination)
         }
         "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" | "envoy.filters.listener.tls_inspector" => {
-            if let Some(any) = any {
-                tls_inspector(cx, &unpack(any, &typed_at)?, &typed_at)?;
-            }
-            Ok(ListenerFilterKind::Tls(InspectorStats::new(&cx.stats)))
+            let message: TlsInspector = any.map(|any| unpack(any, &typed_at)).transpose()?.unwrap_or_default();
+            let supported = ["enable_ja3_fingerprinting", "enable_ja4_fingerprinting"];
+            // The kernel keeps the bytes that are looked at: there is no buffer to size.
+            cx.only(&message, &typed_at, &supported, &["initial_read_buffer_size"])?;
+            let wanted = Wanted {
+                ja3: message.enable_ja3_fingerprinting.unwrap_or(false),
+                ja4: message.enable_ja4_fingerprinting.unwrap_or(false),
+            };
+            Ok(ListenerFilterKind::Tls(InspectorStats::new(&cx.stats), wanted))
         }
         "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
         | "envoy.filters.listener.http_inspector" => {
@@ -82,20 +87,6 @@ fn kind(cx: &mut Context, message: &proto::ListenerFilter, at: &str) -> Result<L
         }
         other => Err(Error::at(at, format!("listener filter {other} is not supported yet"))),
     }
-}
-
-fn tls_inspector(cx: &mut Context, message: &TlsInspector, at: &str) -> Result<(), Error> {
-    for (set, field) in [
-        (message.enable_ja3_fingerprinting == Some(true), "enable_ja3_fingerprinting"),
-        (message.enable_ja4_fingerprinting == Some(true), "enable_ja4_fingerprinting"),
-    ] {
-        if set {
-            return Err(Error::at(sub(at, field), "not supported yet"));
-        }
-    }
-    let supported = ["enable_ja3_fingerprinting", "enable_ja4_fingerprinting"];
-    // The kernel keeps the bytes that are looked at: there is no buffer to size.
-    cx.only(message, at, &supported, &["initial_read_buffer_size"])
 }
 
 fn proxy_protocol(cx: &mut Context, message: &ProxyProto, at: &str) -> Result<ProxyProtocol, Error> {

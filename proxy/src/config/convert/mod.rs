@@ -31,6 +31,7 @@ mod retry;
 mod route;
 mod runtime;
 mod secrets;
+mod socket;
 mod stats;
 mod tcp;
 #[cfg(test)]

@@ -167,9 +167,9 @@ fn what_is_refused_names_the_field() {
         ),
         (
             "listener",
-            "transparent: true",
-            "static_resources.listeners[0].transparent".into(),
-            "not supported yet",
+            "socket_options: [{ level: 5000000000, name: 9, int_value: 1 }]",
+            "static_resources.listeners[0].socket_options[0].level".into(),
+            "expected a number of 32 bits",
         ),
         (
             "listener",

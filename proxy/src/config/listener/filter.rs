@@ -2,7 +2,7 @@
 
 use crate::{
     telemetry::stats::{Counter, Scope, Shard},
-    tls::stats::InspectorStats,
+    tls::{fingerprint::Wanted, stats::InspectorStats},
 };
 
 /// A listener filter, and which connections it leaves alone.
@@ -21,8 +21,8 @@ pub enum ListenerFilterKind {
     OriginalDestination,
     /// `proxy_protocol`.
     ProxyProtocol(Box<ProxyProtocol>),
-    /// `tls_inspector`: learn SNI and ALPN. Its counters.
-    Tls(InspectorStats),
+    /// `tls_inspector`: learn SNI and ALPN. Its counters, and the fingerprints that it takes.
+    Tls(InspectorStats, Wanted),
     /// `http_inspector`: learn the application protocol. Its counters.
     Http(HttpInspectorStats),
 }

@@ -8,7 +8,7 @@ pub(in crate::http) mod prepare;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::{Body, Incoming};
 
 use self::prepare::Prepared;
@@ -148,6 +148,10 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
             shard.inc(stats.rq_direct_response);
             stream.keep_request(&parts);
             let mut reply = Reply::new(direct.status, "", None, "direct_response");
+            // As in Envoy: what was made, or is to be asked for, is what was asked for.
+            if direct.status == StatusCode::CREATED || direct.status.is_redirection() {
+                reply.headers.extend(located(stream.scheme, &parts));
+            }
             reply.body = direct.body.clone();
             if let Some(format) = &direct.format {
                 reply.fill(format, &stream.record.entry, stream.live(&parts), false);
@@ -186,12 +190,14 @@ fn forwarded_scheme(parts: &Parts) -> &[u8] {
 fn https_redirect(parts: &Parts) -> Reply {
     let mut reply = Reply::new(StatusCode::MOVED_PERMANENTLY, "", None, "direct_response");
     reply.body = Bytes::new();
-    let host = parts.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
-    let mut location = b"https://".to_vec();
-    location.extend_from_slice(host);
-    location.extend_from_slice(parts.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
-    if let Ok(location) = HeaderValue::from_bytes(&location) {
-        reply.headers.insert(header::LOCATION, location);
-    }
+    reply.headers.extend(located("https", parts));
     reply
+}
+
+/// `location`: where the request went, under a scheme.
+fn located(scheme: &str, parts: &Parts) -> Option<(HeaderName, HeaderValue)> {
+    let mut location = format!("{scheme}://").into_bytes();
+    location.extend_from_slice(parts.headers.get(header::HOST).map_or(b"", HeaderValue::as_bytes));
+    location.extend_from_slice(parts.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
+    HeaderValue::from_bytes(&location).ok().map(|location| (header::LOCATION, location))
 }

@@ -22,7 +22,7 @@ use crate::{
         codec::framing::{Framing, Refusal, Rules, Verdict},
         headers::xfcc,
     },
-    tls::PeerTls,
+    tls::{PeerTls, fingerprint::Fingerprints},
     wire::{
         dial::{Dialer, PoolScope},
         proxy_header::Client,
@@ -54,6 +54,8 @@ pub(in crate::http) struct Connection {
     /// It is not just where the listener is.
     restored: bool,
     pub server_name: Option<Arc<str>>,
+    /// Fingerprints of its ClientHello.
+    pub fingerprints: Option<Arc<Fingerprints>>,
     /// Its number.
     pub id: u64,
     /// Its listener and filter chain.
@@ -97,6 +99,7 @@ impl Connection {
             destination: downstream.destination,
             restored: !matches!(downstream.origin, Origin::Bound { .. }) || downstream.destination != downstream.local,
             server_name: downstream.server_name.clone(),
+            fingerprints: downstream.fingerprints.clone(),
             id: downstream.id,
             place: downstream.place.clone(),
             tls: downstream.tls.clone(),
@@ -122,6 +125,7 @@ impl Connection {
         entry.connection = self.id;
         entry.place.clone_from(&self.place);
         entry.requested_server_name.clone_from(&self.server_name);
+        entry.fingerprints.clone_from(&self.fingerprints);
         entry.tls.clone_from(&self.tls);
         entry
     }

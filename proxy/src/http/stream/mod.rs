@@ -163,6 +163,7 @@ impl Stream {
         next.connection = entry.connection;
         next.place.clone_from(&entry.place);
         next.requested_server_name.clone_from(&entry.requested_server_name);
+        next.fingerprints.clone_from(&entry.fingerprints);
         next.tls.clone_from(&entry.tls);
         // As in Envoy, the body counts once more.
         let received = old.progress.as_ref().map_or(0, |progress| progress.received());
