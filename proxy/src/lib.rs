@@ -19,6 +19,7 @@ pub mod intake;
 pub mod lifecycle;
 pub mod listener;
 pub mod matcher;
+pub mod memory;
 pub mod options;
 pub mod pod;
 pub mod runtime;

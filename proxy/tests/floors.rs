@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The floors of the crate, from the top.
-const CRATE: [&str; 21] = [
+const CRATE: [&str; 22] = [
     "fuzz",
     "bootstrap",
     "admin",
@@ -31,6 +31,7 @@ const CRATE: [&str; 21] = [
     "drain",
     "runtime",
     "telemetry",
+    "memory",
 ];
 
 /// The floors of `http`, from the top.

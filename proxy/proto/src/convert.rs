@@ -1,13 +1,13 @@
 //! Between texts, `Any` and Rust types.
 
 use prost::{Message, Name};
-use prost_reflect::{DynamicMessage, SerializeOptions};
+use prost_reflect::{DynamicMessage, MessageDescriptor, SerializeOptions};
 use prost_types::Any;
 
 use crate::descriptors;
 use crate::error::ConfigError;
 use crate::tree::{Node, Value};
-use crate::{json, read, validate as rules, yaml};
+use crate::{json, read, yaml};
 
 /// The message that a YAML text spells, validated.
 ///
@@ -38,8 +38,9 @@ fn from_tree<T: Message + Name + Default>(tree: &Node) -> Result<T, ConfigError>
         return Err(ConfigError::new("is empty"));
     }
     let located = |error| tree.locate(error);
-    let message = read::message(&descriptors::of::<T>(), tree).map_err(located)?;
-    rules::message(&message).map_err(located)?;
+    let descriptors = descriptors::unpacked();
+    let message = read::message(&descriptors.of::<T>(), tree).map_err(located)?;
+    descriptors.rules.check(&message).map_err(located)?;
     // Only protobuf's limit on nesting is left to fail.
     message.transcode_to().map_err(|_| ConfigError::new("nested too deeply"))
 }
@@ -61,7 +62,8 @@ pub fn to_json<T: Message + Name>(message: &T) -> Result<serde_json::Value, Conf
 /// # Errors
 /// The first rule that does not hold, with its field. There is no position.
 pub fn validate<T: Message + Name>(message: &T) -> Result<(), ConfigError> {
-    rules::message(&to_dynamic(message)?)
+    let descriptors = descriptors::unpacked();
+    descriptors.rules.check(&dynamic(descriptors.of::<T>(), message)?)
 }
 
 /// Names of the fields that are set, in the order of the `.proto` file's numbers. A field without presence is set when
@@ -74,7 +76,11 @@ pub fn set_fields<T: Message + Name>(message: &T) -> Vec<String> {
 }
 
 fn to_dynamic<T: Message + Name>(message: &T) -> Result<DynamicMessage, ConfigError> {
-    DynamicMessage::decode(descriptors::of::<T>(), &message.encode_to_vec()[..])
+    dynamic(descriptors::unpacked().of::<T>(), message)
+}
+
+fn dynamic(descriptor: MessageDescriptor, message: &impl Message) -> Result<DynamicMessage, ConfigError> {
+    DynamicMessage::decode(descriptor, &message.encode_to_vec()[..])
         .map_err(|error| ConfigError::new(error.to_string()))
 }
 

@@ -1,23 +1,49 @@
-//! Descriptors of every message of Envoy's API and ours, with their options.
+//! Descriptors of every message of Envoy's API and ours, with their options: unpacked when they are first needed, and kept
+//! until [`forget`]: they are some ten megabytes, of use only while a configuration is read or shown.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Name;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
-static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    let compressed = include_bytes!("generated/descriptors.binpb.zst");
-    let set = zstd::decode_all(&compressed[..]).expect("the embedded descriptor set is what xtask compressed");
-    DescriptorPool::decode(&set[..]).expect("protoc made the embedded descriptor set")
-});
+use crate::validate::Rules;
 
-/// The pool: unpacked once, on first use.
-pub fn pool() -> &'static DescriptorPool {
-    &POOL
+static KEPT: Mutex<Option<Arc<Unpacked>>> = Mutex::new(None);
+
+/// The descriptors, with the rules in them. A message goes with the rules of the same unpacking.
+pub(crate) struct Unpacked {
+    pool: DescriptorPool,
+    pub rules: Rules,
 }
 
-/// The descriptor of a generated type.
-pub(crate) fn of<T: Name>() -> MessageDescriptor {
-    let name = T::full_name();
-    pool().get_message_by_name(&name).expect("generated types come from the embedded descriptor set")
+impl Unpacked {
+    fn new() -> Self {
+        let compressed = include_bytes!("generated/descriptors.binpb.zst");
+        let set = zstd::decode_all(&compressed[..]).expect("the embedded descriptor set is what xtask compressed");
+        let pool = DescriptorPool::decode(&set[..]).expect("protoc made the embedded descriptor set");
+        let rules = Rules::of(&pool);
+        Self { pool, rules }
+    }
+
+    /// The descriptor of a generated type.
+    pub fn of<T: Name>(&self) -> MessageDescriptor {
+        let name = T::full_name();
+        self.pool.get_message_by_name(&name).expect("generated types come from the embedded descriptor set")
+    }
+}
+
+pub(crate) fn unpacked() -> Arc<Unpacked> {
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    kept.get_or_insert_with(|| Arc::new(Unpacked::new())).clone()
+}
+
+/// The pool. What came from it keeps it alive.
+pub fn pool() -> DescriptorPool {
+    unpacked().pool.clone()
+}
+
+/// Drops the descriptors, but for what still uses them; whether there were any. The next use unpacks them anew, in some
+/// ten milliseconds.
+pub fn forget() -> bool {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
 }

@@ -23,7 +23,7 @@ mod yaml;
 mod generated;
 
 pub use convert::{from_json, from_yaml, locate, set_fields, to_json, type_name, unpack, validate};
-pub use descriptors::pool;
+pub use descriptors::{forget, pool};
 pub use error::{ConfigError, FieldPath, Position, Segment};
 pub use generated::weir::{agent, handoff};
 pub use generated::{envoy, google, udpa, xds};

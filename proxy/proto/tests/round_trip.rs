@@ -10,7 +10,7 @@ use weir_proto::envoy::extensions::filters::http::router::v3::Router;
 use weir_proto::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, http_connection_manager::RouteSpecifier,
 };
-use weir_proto::{from_json, from_yaml, set_fields, to_json, unpack, validate};
+use weir_proto::{forget, from_json, from_yaml, pool, set_fields, to_json, unpack, validate};
 
 const BOOTSTRAP: &str = include_str!("bootstrap.yaml");
 
@@ -101,4 +101,14 @@ fn set_fields_are_named() {
     assert_eq!(set_fields(&bootstrap), ["static_resources", "admin"]);
     let clusters = &bootstrap.static_resources.as_ref().unwrap().clusters;
     assert_eq!(set_fields(&clusters[1]), ["name", "type", "load_assignment"]);
+}
+
+#[test]
+fn forgotten_descriptors_are_unpacked_anew_and_live_on_where_they_are_used() {
+    let bootstrap: Bootstrap = from_yaml(BOOTSTRAP).unwrap();
+    let held = pool();
+    forget();
+    assert_eq!(from_yaml::<Bootstrap>(BOOTSTRAP).unwrap(), bootstrap);
+    validate(&bootstrap).unwrap();
+    assert!(held.get_message_by_name("envoy.config.bootstrap.v3.Bootstrap").is_some());
 }

@@ -12,6 +12,7 @@ use std::{fs::OpenOptions, time::Instant};
 
 pub use self::error::Error;
 use crate::{
+    memory,
     options::{Mode, Options},
     telemetry::log::{self, Output, Pattern, Shape},
 };
@@ -23,8 +24,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
         println!("disabled");
         return Ok(());
     }
+    memory::take_small_pages();
     start_log(options)?;
     let loaded = config::load(options)?;
+    // Serving does without; what reloads files or shows the configuration unpacks them for itself.
+    weir_proto::forget();
+    memory::give_back();
     if options.allow_unknown_static_fields {
         tracing::warn!("--allow-unknown-static-fields has no effect in this version: unknown fields are refused");
     }

@@ -36,6 +36,7 @@ use crate::{
         pods::Pods,
     },
     lifecycle::Lifecycle,
+    memory,
     options::{Options, WhenSuperseded},
     runtime::Runtime,
     telemetry::{
@@ -295,6 +296,9 @@ impl Control<'_> {
             loop {
                 ticks.tick().await;
                 stats.flush(&lifecycle, &runtime, &snapshot.load());
+                if weir_proto::forget() {
+                    memory::give_back();
+                }
             }
         })
     }

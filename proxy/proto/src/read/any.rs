@@ -4,7 +4,6 @@ use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor, Value as Field};
 
 use super::{fields, own_json, scalar};
-use crate::descriptors::pool;
 use crate::error::ConfigError;
 use crate::tree::{Node, Value};
 
@@ -36,7 +35,7 @@ pub(super) fn any(descriptor: &MessageDescriptor, node: &Node) -> Result<Dynamic
             return Err(in_type(ConfigError::new(problem)));
         }
     };
-    let Some(inner) = pool().get_message_by_name(name) else {
+    let Some(inner) = descriptor.parent_pool().get_message_by_name(name) else {
         return Err(in_type(ConfigError::new(format!("unknown type {name}"))));
     };
     let mut others = entries.iter().filter(|entry| entry.key != TYPE);

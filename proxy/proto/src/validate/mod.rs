@@ -13,73 +13,76 @@ mod unsupported;
 
 use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 
-use crate::descriptors::pool;
 use crate::error::{ConfigError, Segment};
-use rules::MessageRules;
+pub(crate) use rules::Rules;
 
-/// Checks `message` and everything in it.
-pub(crate) fn message(message: &DynamicMessage) -> Result<(), ConfigError> {
-    let descriptor = message.descriptor();
-    match descriptor.full_name() {
-        "google.protobuf.Any" => return any(message),
-        // Envoy refuses them wherever it reads a duration, with or without a rule.
-        "google.protobuf.Duration" if time::duration_nanos(message) < 0 => {
-            return Err(ConfigError::new("must not be negative"));
-        }
-        _ => {}
-    }
-    let rules = MessageRules::of(&descriptor).map_err(ConfigError::new)?;
-    for oneof in &rules.required_oneofs {
-        if !oneof.fields().any(|field| message.has_field(&field)) {
-            let names: Vec<String> = oneof.fields().map(|field| field.name().to_owned()).collect();
-            let problem = format!("one of {} must be set", names.join(", "));
-            return Err(ConfigError::new(problem).in_field(oneof.name()));
-        }
-    }
-    for (field, rule) in &rules.fields {
-        let is_set = message.has_field(field);
-        // Rules on an arm of a oneof, or on an optional field, wait until it is set.
-        if is_set || field.containing_oneof().is_none() {
-            let value = message.get_field(field);
-            rule.check_field(&value, is_set, field.supports_presence())
-                .map_err(|error| error.in_field(field.name()))?;
-        }
-    }
-    for (field, value) in message.fields() {
-        if !rules.skipped.contains(&field.number()) {
-            inside(value).map_err(|error| error.in_field(field.name()))?;
-        }
-    }
-    Ok(())
-}
-
-/// Messages inside a field's value.
-fn inside(value: &Value) -> Result<(), ConfigError> {
-    match value {
-        Value::Message(inner) => message(inner),
-        Value::List(items) => {
-            for (index, item) in items.iter().enumerate() {
-                inside(item).map_err(|error| error.inside(Segment::Index(index)))?;
+impl Rules {
+    /// Checks `message` and everything in it.
+    pub fn check(&self, message: &DynamicMessage) -> Result<(), ConfigError> {
+        let descriptor = message.descriptor();
+        match descriptor.full_name() {
+            "google.protobuf.Any" => return self.any(message),
+            // Envoy refuses them wherever it reads a duration, with or without a rule.
+            "google.protobuf.Duration" if time::duration_nanos(message) < 0 => {
+                return Err(ConfigError::new("must not be negative"));
             }
-            Ok(())
+            _ => {}
         }
-        Value::Map(entries) => {
-            for (key, value) in entries {
-                inside(value).map_err(|error| error.inside(Segment::Key(check::shown_key(key))))?;
+        let rules = self.of_message(&descriptor).map_err(ConfigError::new)?;
+        for oneof in &rules.required_oneofs {
+            if !oneof.fields().any(|field| message.has_field(&field)) {
+                let names: Vec<String> = oneof.fields().map(|field| field.name().to_owned()).collect();
+                let problem = format!("one of {} must be set", names.join(", "));
+                return Err(ConfigError::new(problem).in_field(oneof.name()));
             }
-            Ok(())
         }
-        _ => Ok(()),
+        for (field, rule) in &rules.fields {
+            let is_set = message.has_field(field);
+            // Rules on an arm of a oneof, or on an optional field, wait until it is set.
+            if is_set || field.containing_oneof().is_none() {
+                let value = message.get_field(field);
+                rule.check_field(&value, is_set, field.supports_presence())
+                    .map_err(|error| error.in_field(field.name()))?;
+            }
+        }
+        for (field, value) in message.fields() {
+            if !rules.skipped.contains(&field.number()) {
+                self.inside(value).map_err(|error| error.in_field(field.name()))?;
+            }
+        }
+        Ok(())
     }
-}
 
-/// What an `Any` holds, if its type is known: who wants it has to refuse unknown ones.
-fn any(any: &DynamicMessage) -> Result<(), ConfigError> {
-    let any: prost_types::Any = any.transcode_to().map_err(|error| ConfigError::new(error.to_string()))?;
-    let Some(descriptor) = pool().get_message_by_name(crate::type_name(&any)) else { return Ok(()) };
-    let inner = DynamicMessage::decode(descriptor, &any.value[..])
-        .map_err(|error| ConfigError::new(format!("is not a {}: {error}", crate::type_name(&any))))?;
-    message(&inner)
+    /// Messages inside a field's value.
+    fn inside(&self, value: &Value) -> Result<(), ConfigError> {
+        match value {
+            Value::Message(inner) => self.check(inner),
+            Value::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.inside(item).map_err(|error| error.inside(Segment::Index(index)))?;
+                }
+                Ok(())
+            }
+            Value::Map(entries) => {
+                for (key, value) in entries {
+                    self.inside(value).map_err(|error| error.inside(Segment::Key(check::shown_key(key))))?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What an `Any` holds, if its type is known: who wants it has to refuse unknown ones.
+    fn any(&self, any: &DynamicMessage) -> Result<(), ConfigError> {
+        let descriptors = any.descriptor();
+        let any: prost_types::Any = any.transcode_to().map_err(|error| ConfigError::new(error.to_string()))?;
+        let known = descriptors.parent_pool().get_message_by_name(crate::type_name(&any));
+        let Some(descriptor) = known else { return Ok(()) };
+        let inner = DynamicMessage::decode(descriptor, &any.value[..])
+            .map_err(|error| ConfigError::new(format!("is not a {}: {error}", crate::type_name(&any))))?;
+        self.check(&inner)
+    }
 }
 
 #[cfg(test)]

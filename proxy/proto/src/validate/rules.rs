@@ -4,15 +4,16 @@
 //! here until somebody decides what to do with it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use prost_reflect::{DynamicMessage, ExtensionDescriptor, FieldDescriptor, Kind, MessageDescriptor, OneofDescriptor};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, Kind, MessageDescriptor, OneofDescriptor,
+};
 
 use super::bounds::Bounds;
 use super::text::{Lengths, Text};
 use super::time;
 use super::unsupported::Unsupported;
-use crate::descriptors::pool;
 use crate::generated::validate::field_rules::Type;
 use crate::generated::validate::{
     AnyRules, BytesRules, DurationRules, EnumRules, FieldRules, MapRules, RepeatedRules, TimestampRules,
@@ -67,46 +68,56 @@ pub(super) enum Check {
 /// Whether the rules leave the default value alone.
 pub(super) type IgnoreEmpty = bool;
 
-static CACHE: LazyLock<RwLock<HashMap<String, Arc<MessageRules>>>> = LazyLock::new(RwLock::default);
-static FIELD: LazyLock<ExtensionDescriptor> = LazyLock::new(|| extension("validate.rules"));
-static ONEOF: LazyLock<ExtensionDescriptor> = LazyLock::new(|| extension("validate.required"));
-static MESSAGE: LazyLock<[ExtensionDescriptor; 2]> =
-    LazyLock::new(|| ["validate.disabled", "validate.ignored"].map(extension));
-
-fn extension(name: &str) -> ExtensionDescriptor {
-    pool().get_extension_by_name(name).expect("the embedded descriptor set has protoc-gen-validate's options")
+/// The rules of all message types of a pool, each compiled on first use.
+pub(crate) struct Rules {
+    compiled: RwLock<HashMap<String, Arc<MessageRules>>>,
+    field: ExtensionDescriptor,
+    oneof: ExtensionDescriptor,
+    message: [ExtensionDescriptor; 2],
 }
 
-impl MessageRules {
-    /// The rules of a type, compiled on first use.
+impl Rules {
+    pub fn of(pool: &DescriptorPool) -> Self {
+        let extension = |name| {
+            pool.get_extension_by_name(name).expect("the embedded descriptor set has protoc-gen-validate's options")
+        };
+        Self {
+            compiled: RwLock::default(),
+            field: extension("validate.rules"),
+            oneof: extension("validate.required"),
+            message: ["validate.disabled", "validate.ignored"].map(extension),
+        }
+    }
+
+    /// The rules of a type.
     ///
     /// # Errors
     /// A rule that is not implemented, named with its field.
-    pub fn of(descriptor: &MessageDescriptor) -> Result<Arc<Self>, String> {
+    pub(super) fn of_message(&self, descriptor: &MessageDescriptor) -> Result<Arc<MessageRules>, String> {
         let name = descriptor.full_name();
-        if let Some(rules) = CACHE.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+        if let Some(rules) = self.compiled.read().unwrap_or_else(PoisonError::into_inner).get(name) {
             return Ok(rules.clone());
         }
-        let rules = Arc::new(Self::compile(descriptor)?);
-        CACHE.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), rules.clone());
+        let rules = Arc::new(self.compile(descriptor)?);
+        self.compiled.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), rules.clone());
         Ok(rules)
     }
 
-    fn compile(descriptor: &MessageDescriptor) -> Result<Self, String> {
+    fn compile(&self, descriptor: &MessageDescriptor) -> Result<MessageRules, String> {
         let options = descriptor.options();
-        if let Some(option) = MESSAGE.iter().find(|option| options.has_extension(option)) {
+        if let Some(option) = self.message.iter().find(|option| options.has_extension(option)) {
             return Err(format!("{}: option {} is not implemented", descriptor.full_name(), option.full_name()));
         }
         let mut fields = Vec::new();
         let mut skipped = HashSet::new();
         for field in descriptor.fields() {
             let options = field.options();
-            if !options.has_extension(&FIELD) {
+            if !options.has_extension(&self.field) {
                 continue;
             }
             let unsupported = |why: String| format!("{}: validation rule not implemented: {why}", field.full_name());
             let rules: FieldRules = options
-                .get_extension(&FIELD)
+                .get_extension(&self.field)
                 .as_message()
                 .ok_or_else(|| unsupported("not a message".into()))
                 .and_then(|rules| {
@@ -120,9 +131,9 @@ impl MessageRules {
                 fields.push((field, rule));
             }
         }
-        let is_required = |oneof: &OneofDescriptor| oneof.options().get_extension(&ONEOF).as_bool() == Some(true);
+        let is_required = |oneof: &OneofDescriptor| oneof.options().get_extension(&self.oneof).as_bool() == Some(true);
         let required_oneofs = descriptor.oneofs().filter(is_required).collect();
-        Ok(Self { fields, required_oneofs, skipped })
+        Ok(MessageRules { fields, required_oneofs, skipped })
     }
 }
 

@@ -3,8 +3,10 @@ use super::*;
 #[test]
 fn every_rule_of_the_api_is_implemented() {
     let mut with_rules = 0;
-    for descriptor in pool().all_messages() {
-        let rules = MessageRules::of(&descriptor).unwrap_or_else(|error| panic!("{error}"));
+    let pool = crate::pool();
+    let all = Rules::of(&pool);
+    for descriptor in pool.all_messages() {
+        let rules = all.of_message(&descriptor).unwrap_or_else(|error| panic!("{error}"));
         with_rules += usize::from(!rules.fields.is_empty());
         // A rule for another type than the field's would only show when it is checked.
         for (field, rule) in &rules.fields {
