@@ -67,7 +67,7 @@ pub struct Downstream {
     pub stream: Io,
     /// What its TLS handshake settled; none: it is bare.
     pub tls: Option<Rc<PeerTls>>,
-    /// SNI, in lower case, also of a connection whose TLS ends elsewhere.
+    /// SNI as the TLS inspector has seen it, in lower case, also of a connection whose TLS ends elsewhere.
     pub server_name: Option<Arc<str>>,
     /// Fingerprints of its ClientHello; none: none were taken.
     pub fingerprints: Option<Arc<Fingerprints>>,

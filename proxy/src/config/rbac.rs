@@ -67,7 +67,8 @@ pub enum Condition {
     DirectRemoteIp(IpNet),
     /// The client, as trusted headers say.
     RemoteIp(IpNet),
-    /// The peer showed a certificate, of which a URI or DNS subject alternative name, or the subject, matches.
+    /// The connection is under TLS and, where there is a matcher, a URI or DNS subject alternative name or the subject of
+    /// the peer's certificate matches. Without a matcher Envoy asks for no certificate.
     Authenticated(Option<StringMatcher>),
     /// Dynamic metadata.
     Metadata(MetadataMatcher),
@@ -88,7 +89,7 @@ pub struct Subject<'a> {
     pub remote: SocketAddr,
     /// SNI.
     pub server_name: &'a str,
-    /// Names that the peer's certificate, if it showed one that was verified, gives it.
+    /// Names that the peer's certificate gives it; none: the connection is not under TLS.
     pub peer: Option<&'a [Box<str>]>,
     /// Gathered so far.
     pub metadata: Option<&'a Metadata>,
@@ -210,5 +211,8 @@ pub(super) mod tests {
             assert_eq!(condition.holds(&authenticated), expected, "{condition:?}");
         }
         assert!(!Condition::Authenticated(None).holds(&subject()));
+        let anonymous = Subject { peer: Some(&[]), ..subject() };
+        assert!(Condition::Authenticated(None).holds(&anonymous));
+        assert!(!Condition::Authenticated(Some(StringMatcher::exact("other"))).holds(&anonymous));
     }
 }

@@ -74,8 +74,7 @@ pub(super) async fn shake_hands(
     match shaken {
         Ok((stream, session)) => {
             tls.stats.established(shard, &session);
-            let server_name = session.server_name.clone().or(downstream.server_name);
-            Ok(Downstream { stream, server_name, tls: Some(Rc::new(session)), ..downstream })
+            Ok(Downstream { stream, tls: Some(Rc::new(session)), ..downstream })
         }
         Err(failure) => {
             tls.stats.failed(shard, &failure);

@@ -99,7 +99,7 @@ impl Watch for Gate<'_> {
             direct_remote: self.direct_remote,
             remote: self.remote,
             server_name: self.server_name.as_deref().unwrap_or_default(),
-            peer: self.tls.as_deref().and_then(PeerTls::principals),
+            peer: self.tls.as_deref().map(PeerTls::principals),
             metadata: self.metadata.as_deref(),
             route_metadata: None,
         };

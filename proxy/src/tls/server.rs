@@ -130,7 +130,7 @@ impl ServerContext {
                 builder.with_client_cert_verifier(Arc::new(Verifier::of_clients(
                     settings.validation.clone(),
                     algorithms,
-                    settings.require_client_certificate,
+                    settings.require_client_certificate || settings.validation.names_certificates(),
                     settings.tell_roots,
                 )))
             } else {

@@ -69,14 +69,14 @@ impl PeerTls {
         self.validation.asks() && self.overlooked.is_none() && !self.sent.is_empty()
     }
 
-    /// The names that policies know the peer by: its URIs, its DNS names, its subject. None: it has shown no certificate.
-    pub fn principals(&self) -> Option<&[Box<str>]> {
-        let content = self.peer()?.content();
-        let names = || {
+    /// The names that policies know the peer by: its URIs, its DNS names, its subject. A peer without a certificate has
+    /// none.
+    pub fn principals(&self) -> &[Box<str>] {
+        self.principals.get_or_init(|| {
+            let Some(content) = self.peer().map(Certificate::content) else { return Vec::new() };
             let subject = std::iter::once(content.subject.as_str());
             content.uris().chain(content.dns()).chain(subject).map(Into::into).collect()
-        };
-        Some(self.principals.get_or_init(names))
+        })
     }
 
     /// What the peer sent: its certificate, and those above it as far as it sent them.

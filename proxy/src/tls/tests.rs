@@ -97,7 +97,7 @@ async fn both_sides_know_each_other() {
     assert_eq!(at_server.protocol.as_deref(), Some("h2"));
     assert_eq!((at_server.version, at_server.group), ("TLSv1.3", "X25519"));
     assert_eq!(at_server.cipher, "TLS_AES_128_GCM_SHA256");
-    assert_eq!(at_server.principals().unwrap()[0].as_ref(), "client.test");
+    assert_eq!(at_server.principals()[0].as_ref(), "client.test");
     assert_eq!(at_server.chain().len(), 1);
     assert!(at_server.validated() && !at_server.resumed);
     assert_eq!(at_client.peer().unwrap().content().dns().collect::<Vec<_>>(), ["a.test"]);

@@ -75,7 +75,13 @@ impl Validation {
 
     /// Whether anything is asked: of clients, whether a certificate is asked for at all.
     pub fn asks(&self) -> bool {
-        !self.roots.is_empty() || !self.names.is_empty() || !self.hashes.is_empty() || !self.keys.is_empty()
+        !self.roots.is_empty() || self.names_certificates()
+    }
+
+    /// Whether only certain certificates are good, by name or pin. A client without any is refused then, as by Envoy, also
+    /// where `require_client_certificate` is not set.
+    pub fn names_certificates(&self) -> bool {
+        !self.names.is_empty() || !self.hashes.is_empty() || !self.keys.is_empty()
     }
 }
 

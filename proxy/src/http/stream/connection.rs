@@ -211,9 +211,9 @@ impl Connection {
         self.closes("triggered_delayed_close_timeout");
     }
 
-    /// Names that the peer's verified certificate gives it.
+    /// Names that the peer's certificate gives it; none: the connection is not under TLS.
     pub fn peer_names(&self) -> Option<&[Box<str>]> {
-        self.tls.as_deref().and_then(PeerTls::principals)
+        self.tls.as_deref().map(PeerTls::principals)
     }
 
     /// Rewrites a request's `x-forwarded-client-cert`.

@@ -61,7 +61,8 @@ impl Distribution {
 
     /// The sum of the values, each taken as the middle of its bin, as Envoy does.
     pub fn approximate_sum(&self) -> f64 {
-        self.bins().map(|bin| bin.middle() * bin.count as f64).sum()
+        // Not `sum()`, which makes -0 of no values.
+        self.bins().fold(0.0, |sum, bin| sum + bin.middle() * bin.count as f64)
     }
 
     /// The bins that are not empty, in order.
