@@ -200,6 +200,7 @@ impl Proxy {
                     drain,
                     lifecycle: Arc::default(),
                     runtime: Arc::default(),
+                    rested: Default::default(),
                 }
             }
         });

@@ -126,6 +126,7 @@ impl Proxy {
                 drain,
                 lifecycle: Arc::default(),
                 runtime: Arc::default(),
+                rested: Default::default(),
             }
         };
         let workers = Workers::start([worker], PATIENCE).unwrap();

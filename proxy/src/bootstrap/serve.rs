@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 
@@ -85,7 +85,8 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
         let (lifecycle, runtime) = (lifecycle.clone(), runtime.clone());
         move || {
             let balancers = Local::new(stats.clone());
-            Worker { index, snapshot, pools: Pools::default(), balancers, log, stats, drain, lifecycle, runtime }
+            let (pools, rested) = (Pools::default(), Notify::new());
+            Worker { index, snapshot, pools, balancers, log, stats, drain, lifecycle, runtime, rested }
         }
     });
     let workers = Rc::new(Workers::start(workers, options.file_flush_interval_msec)?);

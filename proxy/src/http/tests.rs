@@ -104,6 +104,7 @@ static_resources:
             drain: drain.watch(),
             lifecycle: Default::default(),
             runtime: Default::default(),
+            rested: Default::default(),
         });
         Self { worker, drain }
     }
@@ -121,6 +122,7 @@ static_resources:
             drain: drain.watch(),
             lifecycle: Default::default(),
             runtime: Default::default(),
+            rested: Default::default(),
         });
         Self { worker, drain }
     }
@@ -327,6 +329,29 @@ async fn an_upstream_that_has_closed_its_pooled_connection_does_not_fail_the_nex
             // The close arrives meanwhile.
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_goes_on_after_a_rest_as_before_it() {
+    locally(async {
+        let upstream = Upstream::start(NOW).await;
+        let proxy = Proxy::new(upstream.address, "", "", "");
+        let mut client = proxy.connect().await;
+        let rests = || tokio::time::timeout(Duration::from_secs(60), proxy.worker.rested.notified());
+        for _ in 0..2 {
+            rests().await.unwrap();
+            assert!(exchange(&mut client, REQUEST).await.starts_with("HTTP/1.1 200"));
+        }
+        rests().await.unwrap();
+        let (begun, rest) = REQUEST.split_at(8);
+        client.write_all(begun.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(exchange(&mut client, rest).await.starts_with("HTTP/1.1 200"));
+        rests().await.unwrap();
+        proxy.drain.start(None);
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
     })
     .await;
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use crate::{
     cluster::Local,
@@ -36,4 +37,6 @@ pub struct Worker {
     pub lifecycle: Arc<Lifecycle>,
     /// Runtime values.
     pub runtime: Arc<Runtime>,
+    /// Told when connections have given memory up.
+    pub rested: Notify,
 }

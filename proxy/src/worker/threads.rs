@@ -7,13 +7,19 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
-use crate::worker::{
-    accept::{self, Source},
-    state::Worker,
+use crate::{
+    memory,
+    worker::{
+        accept::{self, Source},
+        state::Worker,
+    },
 };
 
 /// Commands that may wait for a worker; then the control thread waits.
 const COMMANDS: usize = 64;
+
+/// How long memory that connections gave up is held: others may be about to follow them, or to want it.
+const HOLD: Duration = Duration::from_millis(250);
 
 /// Tells a worker something.
 enum Command {
@@ -150,6 +156,7 @@ pub(crate) fn local_runtime() -> io::Result<LocalRuntime> {
 async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, flush_interval: Duration) {
     let mut flush = tokio::time::interval(flush_interval);
     flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tokio::task::spawn_local(give_memory_back(worker.clone()));
     loop {
         tokio::select! {
             command = commands.recv() => match command {
@@ -164,7 +171,19 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, flush_in
                 Some(Command::Answer(answer)) => drop(answer.send(())),
                 None => return,
             },
-            _ = flush.tick() => worker.log.flush(),
+            _ = flush.tick() => {
+                worker.log.flush();
+                // Of connections that have ended.
+                memory::give_back();
+            }
         }
+    }
+}
+
+async fn give_memory_back(worker: Rc<Worker>) {
+    loop {
+        worker.rested.notified().await;
+        tokio::time::sleep(HOLD).await;
+        memory::give_back();
     }
 }

@@ -3,10 +3,12 @@
 //! The top floor: its requests go to `dispatch`; what their streams share of it is in `stream/connection.rs`.
 
 mod limits;
+mod rest;
 mod watched;
 
 use std::{rc::Rc, time::Duration};
 
+use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Collected};
 use hyper::{
@@ -62,39 +64,61 @@ async fn last_request(connection: &Connection) {
     }
 }
 
-async fn serve_http1(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: impl Future<Output = ()>) {
+async fn serve_http1(connection: &Rc<Connection>, mut io: TokioIo<Watched>, drain: impl Future<Output = ()>) {
     let manager = &connection.manager;
-    let service = {
-        let connection = connection.clone();
-        // hyper gives the connection back (for upgrades) only from services whose futures are not pinned in it.
-        service_fn(move |request| Box::pin(dispatch::handle(connection.clone(), request)))
-    };
-    let mut serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_headers(manager.max_headers)
-        .max_header_size(manager.max_head_bytes)
-        .serve_connection(io, service);
     let mut drain = std::pin::pin!(drain);
     let mut limits = std::pin::pin!(limits::passed(connection));
     let mut draining = false;
-    let ended = loop {
-        tokio::select! {
-            biased;
-            ended = std::future::poll_fn(|cx| serving.poll_without_shutdown(cx)) => break Ok(ended),
-            () = &mut drain, if !draining => {
-                draining = true;
-                std::pin::Pin::new(&mut serving).graceful_shutdown();
+    let (ended, watched, unread) = loop {
+        let service = {
+            let connection = connection.clone();
+            // hyper gives the connection back (for upgrades) only from services whose futures are not pinned in it.
+            service_fn(move |request| Box::pin(dispatch::handle(connection.clone(), request)))
+        };
+        let mut serving = Box::new(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(None)
+                .max_headers(manager.max_headers)
+                .max_header_size(manager.max_head_bytes)
+                .serve_connection(io, service),
+        );
+        let mut rests = std::pin::pin!(rest::begins(connection));
+        let ended = loop {
+            tokio::select! {
+                biased;
+                ended = std::future::poll_fn(|cx| serving.poll_without_shutdown(cx)) => break Some(Ok(ended)),
+                () = &mut drain, if !draining => {
+                    draining = true;
+                    std::pin::Pin::new(&mut *serving).graceful_shutdown();
+                }
+                limit = &mut limits => break Some(Err(limit)),
+                () = &mut rests, if !draining => break None,
             }
-            limit = &mut limits => break Err(limit),
+        };
+        let parts = serving.into_parts();
+        let mut watched = parts.io.into_inner();
+        if let Some(ended) = ended {
+            break (ended, watched, parts.read_buf);
         }
+        watched.take_back(parts.read_buf);
+        connection.worker.rested.notify_one();
+        let ended = tokio::select! {
+            biased;
+            // An error is read like what else comes.
+            _ = watched.stream.tcp().readable() => None,
+            () = &mut drain => Some(Ok(Ok(()))),
+            limit = &mut limits => Some(Err(limit)),
+        };
+        if let Some(ended) = ended {
+            break (ended, watched, Bytes::new());
+        }
+        io = TokioIo::new(watched);
     };
-    let parts = serving.into_parts();
-    let watched = parts.io.into_inner();
     match ended {
         Ok(Ok(())) => match connection.take_upgrade() {
             Some(upgrade) => {
-                let early = [&parts.read_buf, watched.after_upgrade()].concat();
+                let early = [&unread, watched.after_upgrade()].concat();
                 upgrade.run(watched.stream, early.into()).await;
             }
             None if !watched.saw_end => linger(connection, watched.stream).await,

@@ -56,6 +56,13 @@ impl Watched {
         self.framing.as_ref().map_or(&[], Framing::after_upgrade)
     }
 
+    /// Takes back what passed and hyper has not used.
+    pub fn take_back(&mut self, unread: Bytes) {
+        if !unread.is_empty() {
+            self.passed = [unread, std::mem::take(&mut self.passed)].concat().into();
+        }
+    }
+
     /// Gives hyper what passed in other words.
     fn give(&mut self, buffer: &mut ReadBuf<'_>) {
         let length = self.passed.len().min(buffer.remaining());
@@ -80,7 +87,10 @@ impl Watched {
 
     fn note(&self, written: &Poll<io::Result<usize>>) {
         match written {
-            Poll::Pending => self.connection.activity.write_blocked(),
+            Poll::Pending => {
+                self.connection.unflushed.set(true);
+                self.connection.activity.write_blocked();
+            }
             Poll::Ready(written) => {
                 self.connection.activity.written();
                 self.connection.count_written(written.as_ref().map_or(0, |bytes| *bytes));
@@ -92,6 +102,7 @@ impl Watched {
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        this.connection.between_requests.set(false);
         loop {
             if !this.passed.is_empty() {
                 this.give(buffer);
@@ -108,7 +119,12 @@ impl AsyncRead for Watched {
                 }
             }
             let before = buffer.filled().len();
-            let length = ready!(this.poll_stream(cx, buffer))?;
+            let Poll::Ready(length) = this.poll_stream(cx, buffer) else {
+                let between = this.framing.as_ref().is_some_and(Framing::between_requests);
+                this.connection.between_requests.set(between);
+                return Poll::Pending;
+            };
+            let length = length?;
             let Some(framing) = this.framing.as_mut().filter(|_| length > 0) else { return Poll::Ready(Ok(())) };
             match framing.feed(&buffer.filled()[before..]) {
                 Passed::Unchanged => return Poll::Ready(Ok(())),
@@ -130,7 +146,9 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.connection.unflushed.set(flushed.is_pending());
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -77,6 +77,10 @@ pub(in crate::http) struct Connection {
     /// What `x-forwarded-client-cert` says of the client: made once.
     client_cert: OnceCell<Option<HeaderValue>>,
     pub open: Open,
+    /// The last time that nothing more could be read, all that had come belonged to complete requests.
+    pub between_requests: Cell<bool>,
+    /// The client has yet to take what was written last.
+    pub unflushed: Cell<bool>,
     /// What framing says of its last request, and which that is, from 1.
     verdict: Cell<Option<(u32, Verdict)>>,
     /// Why framing refuses the body that has begun.
@@ -113,6 +117,8 @@ impl Connection {
             limits: RefCell::default(),
             client_cert: OnceCell::new(),
             open,
+            between_requests: Cell::new(false),
+            unflushed: Cell::new(false),
             verdict: Cell::new(None),
             broken_body: Cell::new(None),
         })

@@ -128,6 +128,11 @@ impl Framing {
         matches!(self.state, State::Over | State::Broken)
     }
 
+    /// Whether all that has come belongs to requests that are complete.
+    pub fn between_requests(&self) -> bool {
+        matches!(self.state, State::Head) && self.held.is_empty()
+    }
+
     /// Whether part of a head has come.
     pub fn in_head(&self) -> bool {
         matches!(self.state, State::Head) && !self.held.is_empty()
