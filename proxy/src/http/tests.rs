@@ -139,7 +139,7 @@ static_resources:
         let Terminal::Http(manager) = &snapshot.listeners()[0].filter_chains[0].terminal else { panic!("HTTP") };
         tokio::task::spawn_local({
             let open = connection::Open::new(self.worker.clone(), manager.clone(), false);
-            connection::serve(open, downstream, Codec::Http1)
+            connection::serve(open, Box::new(downstream), Codec::Http1)
         });
         client
     }

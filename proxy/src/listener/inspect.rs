@@ -41,7 +41,7 @@ pub(super) async fn inspect(
     if listener.filters.is_empty() {
         return Ok(());
     }
-    let looking = run(shard, downstream, listener, found);
+    let looking = Box::pin(run(shard, downstream, listener, found));
     let result = match listener.listener_filters_timeout {
         None => looking.await,
         Some(timeout) => match tokio::time::timeout(timeout, looking).await {

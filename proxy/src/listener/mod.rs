@@ -42,8 +42,8 @@ use crate::{
     worker::state::Worker,
 };
 
-/// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, downstream: Downstream) {
+/// Serves a connection to its end. Boxed: each future on its way would hold a place for it.
+pub async fn serve(worker: Rc<Worker>, downstream: Box<Downstream>) {
     tracing::debug!(connection = downstream.id, "new connection from {}", downstream.peer);
     let snapshot = worker.snapshot.load_full();
     let listener = match &downstream.origin {
@@ -51,7 +51,7 @@ pub async fn serve(worker: Rc<Worker>, downstream: Downstream) {
             let direction = *direction;
             match snapshot.listener_for(direction, downstream.destination) {
                 Some(listener) => Some(listener),
-                None => return pass_through(worker, downstream, direction).await,
+                None => return Box::pin(pass_through(worker, downstream, direction)).await,
             }
         }
         Origin::Bound { listener: name } => snapshot.listeners().iter().find(|known| known.name == *name).cloned(),
@@ -63,7 +63,7 @@ pub async fn serve(worker: Rc<Worker>, downstream: Downstream) {
     }
 }
 
-async fn serve_on(worker: Rc<Worker>, mut downstream: Downstream, listener: Arc<Listener>) {
+async fn serve_on(worker: Rc<Worker>, mut downstream: Box<Downstream>, listener: Arc<Listener>) {
     worker.stats.record(listener.stats.connections_accepted_per_socket_event, 1);
     let Some(seats) = Seats::take(&worker, &downstream, &listener) else { return };
     // Most listeners log nothing: then there is nothing to gather.
@@ -131,7 +131,7 @@ fn hand_over(worker: &Worker, downstream: &Downstream, listener: &Listener, foun
 /// Serves a connection of which all is known that decides about its filter chain.
 async fn serve_seen(
     worker: Rc<Worker>,
-    mut downstream: Downstream,
+    mut downstream: Box<Downstream>,
     listener: Arc<Listener>,
     found: Found,
     mut line: Option<Box<Line>>,
@@ -163,8 +163,10 @@ async fn serve_seen(
     let Some(mut admitted) = admitted else { return };
     if let Some(tls) = &chain.tls {
         let id = downstream.id;
-        downstream = match secure::shake_hands(downstream, tls, chain.handshake_timeout, &worker.stats).await {
-            Ok(downstream) => downstream,
+        let handshake = secure::shake_hands(*downstream, tls, chain.handshake_timeout, &worker.stats);
+        // A connection is as large as the largest that may become of it. What it is for a while stands apart.
+        downstream = match Box::pin(handshake).await {
+            Ok(downstream) => Box::new(downstream),
             Err(failure) => {
                 if failure == Failure::Timeout {
                     worker.stats.inc(listener.stats.downstream_cx_transport_socket_connect_timeout);
@@ -185,7 +187,7 @@ async fn serve_seen(
     match &chain.terminal {
         Terminal::Tcp(proxy) => {
             if let Some(line) = &mut line {
-                tcp::proxy(worker.clone(), downstream, proxy, asked, line).await;
+                Box::pin(tcp::proxy(worker.clone(), downstream, proxy, asked, line)).await;
             }
         }
         Terminal::Echo => simple::echo(&mut downstream, asked.gate.as_ref(), line.as_deref_mut()).await,
@@ -321,7 +323,7 @@ async fn wait_for_codec(downstream: &mut Downstream, open: &connection::Open) ->
 }
 
 /// A pod's connection for which there is no listener goes where it wanted to go.
-async fn pass_through(worker: Rc<Worker>, downstream: Downstream, direction: Direction) {
+async fn pass_through(worker: Rc<Worker>, downstream: Box<Downstream>, direction: Direction) {
     thread_local! {
         static OUTBOUND: OnceCell<Arc<TcpProxy>> = const { OnceCell::new() };
         static INBOUND: OnceCell<Arc<TcpProxy>> = const { OnceCell::new() };

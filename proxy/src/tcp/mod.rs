@@ -38,7 +38,7 @@ pub(crate) struct Asked<'a> {
 /// counted in the proxy's `downstream_cx_total` already.
 pub(crate) async fn proxy(
     worker: Rc<Worker>,
-    mut downstream: Downstream,
+    mut downstream: Box<Downstream>,
     proxy: &TcpProxy,
     asked: Asked<'_>,
     line: &mut Line,

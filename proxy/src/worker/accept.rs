@@ -105,7 +105,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut stop: watch::Receiver<()>, liste
         };
         match accepted {
             Ok((stream, peer)) => match source.admit(stream, peer) {
-                Ok((downstream, admitted)) => carry(&worker, downstream, admitted),
+                Ok((downstream, admitted)) => carry(&worker, Box::new(downstream), admitted),
                 Err(refusal) => {
                     if let Some(counter) = refusal.counter() {
                         worker.stats.inc(counter);
@@ -139,7 +139,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut stop: watch::Receiver<()>, liste
 }
 
 /// Runs the connection in a task of its own, until it ends or its drain is forced.
-fn carry(worker: &Rc<Worker>, downstream: Downstream, admitted: Option<Admitted>) {
+fn carry(worker: &Rc<Worker>, downstream: Box<Downstream>, admitted: Option<Admitted>) {
     let open = Open::new(worker.stats.clone(), admitted);
     let worker = worker.clone();
     panics::spawn_for(downstream.id, async move {

@@ -38,9 +38,9 @@ use crate::{
 pub const LAST_REQUEST: Duration = Duration::from_millis(500);
 
 /// Serves a connection to its end. `codec` says which HTTP it speaks.
-pub async fn serve(open: Open, downstream: Downstream, codec: Codec) {
+pub async fn serve(open: Open, downstream: Box<Downstream>, codec: Codec) {
     let connection = Connection::new(open, &downstream, codec == Codec::Http2);
-    let Downstream { stream, drain, .. } = downstream;
+    let Downstream { stream, drain, .. } = *downstream;
     let io = TokioIo::new(Watched::new(stream, connection.clone()));
     let drained = async {
         tokio::select! {
@@ -48,8 +48,9 @@ pub async fn serve(open: Open, downstream: Downstream, codec: Codec) {
             () = limits::drained(&connection) => {}
         }
     };
+    // A connection is as large as the largest that may become of it. What few become stands apart.
     if connection.multiplexed {
-        serve_http2(&connection, io, drained).await;
+        Box::pin(serve_http2(&connection, io, drained)).await;
     } else {
         serve_http1(&connection, io, drained).await;
     }
@@ -119,7 +120,7 @@ async fn serve_http1(connection: &Rc<Connection>, mut io: TokioIo<Watched>, drai
         Ok(Ok(())) => match connection.take_upgrade() {
             Some(upgrade) => {
                 let early = [&unread, watched.after_upgrade()].concat();
-                upgrade.run(watched.stream, early.into()).await;
+                Box::pin(upgrade.run(watched.stream, early.into())).await;
             }
             None if !watched.saw_end => linger(connection, watched.stream).await,
             None if watched.in_head() => log_unfinished_head(connection),
@@ -137,7 +138,7 @@ async fn serve_http1(connection: &Rc<Connection>, mut io: TokioIo<Watched>, drai
         }
         Err(Limit::Head) => {
             tracing::debug!(connection = connection.id, peer = %connection.peer, "request headers took too long");
-            answer_slow_head(connection, watched.stream).await;
+            Box::pin(answer_slow_head(connection, watched.stream)).await;
         }
     }
 }
@@ -196,7 +197,8 @@ async fn linger(connection: &Connection, mut stream: Io) {
         return;
     }
     let Some(delay) = connection.manager.delayed_close_timeout else { return };
-    let mut sink = [0; 4096];
+    // Not an array: it would be part of every connection, in all its life.
+    let mut sink = vec![0; 4096];
     let drained = async { while matches!(stream.read(&mut sink).await, Ok(1..)) {} };
     // Whoever still sends after this long does not read either.
     if tokio::time::timeout(delay, drained).await.is_err() {
