@@ -44,7 +44,8 @@ fn tell(panic: &PanicHookInfo<'_>) {
 /// Spawns a task of this thread that works for a connection: a panic of it names the connection.
 pub fn spawn_for<F>(connection: impl Into<Option<u64>>, future: F)
 where
-    F: Future<Output = ()> + 'static,
+    F: Future + 'static,
+    F::Output: 'static,
 {
     tokio::task::spawn_local(For { connection: connection.into(), future });
 }

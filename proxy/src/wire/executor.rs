@@ -14,10 +14,9 @@ pub(crate) struct LocalExecutor {
 impl<F> hyper::rt::Executor<F> for LocalExecutor
 where
     F: Future + 'static,
+    F::Output: 'static,
 {
     fn execute(&self, future: F) {
-        panics::spawn_for(self.connection, async move {
-            future.await;
-        });
+        panics::spawn_for(self.connection, future);
     }
 }

@@ -147,7 +147,8 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
     let manager = &connection.manager;
     let service = {
         let connection = connection.clone();
-        service_fn(move |request| dispatch::handle(connection.clone(), request))
+        // hyper moves the future about, and into a task of its own.
+        service_fn(move |request| Box::pin(dispatch::handle(connection.clone(), request)))
     };
     let mut builder = http2::Builder::new(LocalExecutor { connection: Some(connection.id) });
     if manager.http2.allow_connect {

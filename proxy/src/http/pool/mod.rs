@@ -244,7 +244,7 @@ impl Pools {
         match (want.speaks, host.negotiated.get()) {
             (Speaks::Http1, _) | (Speaks::Negotiated, Some(false)) => http1_lease(&host, &want).await,
             (Speaks::Http2, _) | (Speaks::Negotiated, Some(true)) => http2_lease(&host, &want).await,
-            (Speaks::Negotiated, None) => negotiated_lease(&host, &want).await,
+            (Speaks::Negotiated, None) => Box::pin(negotiated_lease(&host, &want)).await,
         }
     }
 
@@ -342,8 +342,7 @@ async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
         }
         match host.room(want.cluster, want.priority, false) {
             Some(room) => {
-                let secured = dial_for(want, &room).await?;
-                return lease(start_http1(host, want, secured, room).await?, false);
+                return lease(Box::pin(connect_http1(host, want, room)).await?, false);
             }
             None => {
                 let (waiter, given) = oneshot::channel();
@@ -370,6 +369,12 @@ async fn negotiated_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, Poo
         host.offer(start_http1(host, want, secured, room).await?);
         http1_lease(host, want).await
     }
+}
+
+/// Boxed where it is awaited, as others that connect: most requests find a connection, and their futures stay small.
+async fn connect_http1(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<Http1, PoolError> {
+    let secured = dial_for(want, &room).await?;
+    start_http1(host, want, secured, room).await
 }
 
 async fn connect_http2(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<Http2, PoolError> {
@@ -412,7 +417,7 @@ async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
         }
         let room = host.room(want.cluster, want.priority, true).ok_or(PoolError::Overflow)?;
         let _connecting = Connecting::new(host);
-        match connect_http2(host, want, room).await {
+        match Box::pin(connect_http2(host, want, room)).await {
             Ok(two) => host.shared.borrow_mut().push(Rc::new(two)),
             Err(error) => {
                 *host.failure.borrow_mut() = Some((host.attempt.get(), error.again()));

@@ -79,11 +79,11 @@ pub(super) struct Attempts<'a> {
 }
 
 impl Attempts<'_> {
-    /// Makes attempts until one brings a response to pass on or none may follow.
-    pub async fn run(mut self, mut body: BodySource) -> Answer {
+    /// Makes attempts until one brings a response to pass on or none may follow: that one is what to finish with.
+    pub async fn run(&mut self, body: &mut BodySource) -> Attempted {
         let mut first_request_kept = false;
         loop {
-            let last = !self.can_retry(&body);
+            let last = !self.can_retry(body);
             let attempt_body = body.next();
             self.stream.record.entry.attempts = self.retries + 1;
             let Some(endpoint) = self.pick() else {
@@ -92,7 +92,7 @@ impl Attempts<'_> {
                 }
                 let shard = &self.stream.connection.worker.stats;
                 shard.inc(self.cluster.stats.upstream_cx_none_healthy);
-                return self.give_up(Attempted::NoHost).into();
+                return Attempted::NoHost;
             };
             self.prepare_attempt(&endpoint);
             self.stream.keep_request(&self.parts);
@@ -127,20 +127,20 @@ impl Attempts<'_> {
                 Attempted::Response(response, ..) => Outcome::Response(response.status(), response.headers()),
                 Attempted::Failed(failure) => Outcome::Failed(failure),
                 Attempted::Expired(Expired::PerTry | Expired::PerTryIdle) => Outcome::TimedOut,
-                Attempted::Expired(_) | Attempted::NoHost => return self.give_up(attempted).into(),
+                Attempted::Expired(_) | Attempted::NoHost => return attempted,
             };
             if !self.policy.as_ref().is_some_and(|policy| retry::wanted(policy, outcome)) {
                 if self.retries > 0 && matches!(attempted, Attempted::Response(..)) {
                     shard.inc(stats.upstream_rq_retry_success);
                     self.in_groups(|group| group.upstream_rq_retry_success);
                 }
-                return self.finish(attempted, &body);
+                return attempted;
             }
-            if !self.can_retry(&body) {
+            if !self.can_retry(body) {
                 shard.inc(stats.upstream_rq_retry_limit_exceeded);
                 self.in_groups(|group| group.upstream_rq_retry_limit_exceeded);
                 self.stream.record.entry.raise(Flag::UpstreamRetryLimitExceeded);
-                return self.finish(attempted, &body);
+                return attempted;
             }
             let priority = self.forward.priority;
             let retries = &self.cluster.limits(priority).1.retries;
@@ -148,7 +148,7 @@ impl Attempts<'_> {
                 shard.inc(stats.upstream_rq_retry_overflow);
                 self.in_groups(|group| group.upstream_rq_retry_overflow);
                 self.stream.record.entry.raise(Flag::UpstreamOverflow);
-                return self.finish(attempted, &body);
+                return attempted;
             };
             let timed_out = matches!(attempted, Attempted::Expired(_));
             let limited = self.policy.as_ref().and_then(|policy| policy.rate_limited.as_ref());
@@ -188,7 +188,7 @@ impl Attempts<'_> {
                 self.parts.headers.insert(IS_TIMEOUT_RETRY, timed_out);
             }
             if let Err(expired) = self.pause(asked).await {
-                return self.give_up(Attempted::Expired(expired)).into();
+                return Attempted::Expired(expired);
             }
             tracing::debug!(
                 connection = self.stream.connection.id,
@@ -343,7 +343,7 @@ impl Attempts<'_> {
     }
 
     /// Ends without another attempt: with the response, or with what went wrong.
-    fn finish(mut self, attempted: Attempted, body: &BodySource) -> Answer {
+    pub fn finish(mut self, attempted: Attempted, body: &BodySource) -> Answer {
         match attempted {
             Attempted::Response(response, lease) => {
                 let (stream, parts) = (&mut self.stream, &mut self.parts);

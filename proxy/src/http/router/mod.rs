@@ -105,12 +105,13 @@ pub(super) async fn forward(
     };
     finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
     if upgrade || forward.tunnel(&parts.method).is_some() {
-        return upgrade::forward(stream, chain, &changes, cluster, forward, group_stats, (parts, body)).await.into();
+        let upgraded = upgrade::forward(stream, chain, &changes, cluster, forward, group_stats, (parts, body));
+        return Box::pin(upgraded).await.into();
     }
     if !forward.mirrors.is_empty() {
         mirror::start(&stream, forward, &parts, &mut body, timeouts.global);
     }
-    let body = body_source(&stream, routed, policy.is_some() || forward.internal_redirects.is_some(), body);
+    let mut body = body_source(&stream, routed, policy.is_some() || forward.internal_redirects.is_some(), body);
     let manager = &stream.connection.manager;
     let timers = Timers::new(
         stream.began,
@@ -121,7 +122,7 @@ pub(super) async fn forward(
     )
     .with_request_timeout(manager.request_timeout);
     let internal = charge::is_internal(&parts.headers);
-    let attempts = Attempts {
+    let mut attempts = Attempts {
         changes,
         routed,
         forward,
@@ -141,7 +142,8 @@ pub(super) async fn forward(
         chain,
         stream,
     };
-    attempts.run(body).await
+    let attempted = attempts.run(&mut body).await;
+    attempts.finish(attempted, &body)
 }
 
 fn body_source(stream: &Stream, routed: &Routed, retries: bool, body: ClientBody) -> BodySource {
