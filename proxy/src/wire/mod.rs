@@ -5,5 +5,6 @@ pub(crate) mod executor;
 pub mod io;
 pub mod proxy_header;
 pub mod race;
+pub(crate) mod seldom;
 pub mod socket;
 pub mod socket_option;

@@ -25,6 +25,7 @@ use crate::{
         panics,
         stats::{Counter, Shard, process},
     },
+    wire::seldom::Seldom,
     worker::state::Worker,
 };
 
@@ -148,7 +149,7 @@ fn carry(worker: &Rc<Worker>, downstream: Box<Downstream>, admitted: Option<Admi
         tokio::select! {
             biased;
             () = listener::serve(worker, downstream) => {}
-            () = drain.forced() => {}
+            () = Seldom::new(drain.forced()) => {}
         }
     });
 }

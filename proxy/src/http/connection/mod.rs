@@ -30,7 +30,7 @@ use crate::{
     access_log::{self, Flag, LogType},
     config::http::Codec,
     downstream::Downstream,
-    wire::{executor::LocalExecutor, io::Io},
+    wire::{executor::LocalExecutor, io::Io, seldom::Seldom},
 };
 
 /// How long a connection that drains is open for one more request, so that a client that is just sending one does not
@@ -67,8 +67,8 @@ async fn last_request(connection: &Connection) {
 
 async fn serve_http1(connection: &Rc<Connection>, mut io: TokioIo<Watched>, drain: impl Future<Output = ()>) {
     let manager = &connection.manager;
-    let mut drain = std::pin::pin!(drain);
-    let mut limits = std::pin::pin!(limits::passed(connection));
+    let mut drain = std::pin::pin!(Seldom::new(drain));
+    let mut limits = std::pin::pin!(Seldom::new(limits::passed(connection)));
     let mut draining = false;
     let (ended, watched, unread) = loop {
         let service = {
@@ -84,7 +84,7 @@ async fn serve_http1(connection: &Rc<Connection>, mut io: TokioIo<Watched>, drai
                 .max_header_size(manager.max_head_bytes)
                 .serve_connection(io, service),
         );
-        let mut rests = std::pin::pin!(rest::begins(connection));
+        let mut rests = std::pin::pin!(Seldom::new(rest::begins(connection)));
         let ended = loop {
             tokio::select! {
                 biased;
@@ -165,8 +165,8 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
             .max_header_list_size(u32::try_from(manager.max_head_bytes).unwrap_or(u32::MAX))
             .serve_connection(io, service)
     );
-    let mut drain = std::pin::pin!(drain);
-    let mut blocked = std::pin::pin!(limits::blocked(connection));
+    let mut drain = std::pin::pin!(Seldom::new(drain));
+    let mut blocked = std::pin::pin!(Seldom::new(limits::blocked(connection)));
     let mut draining = false;
     loop {
         tokio::select! {

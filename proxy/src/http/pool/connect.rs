@@ -21,7 +21,7 @@ use crate::{
     http::{body::RequestBody, codec::http2::broke_protocol},
     telemetry::panics,
     tls::client::Asked,
-    wire::{dial::ConnectError, executor::LocalExecutor},
+    wire::{dial::ConnectError, executor::LocalExecutor, seldom::Seldom},
 };
 
 /// Dials for a connection that has its room.
@@ -66,6 +66,7 @@ pub(super) async fn start_http1(
         let mut driver = driver;
         let mut over = false;
         tokio::select! {
+            biased;
             ended = poll_fn(|cx| driver.poll_without_shutdown(cx)) => {
                 over = ended.is_ok();
                 if let Err(error) = &ended {
@@ -75,8 +76,8 @@ pub(super) async fn start_http1(
                     }
                 }
             }
-            () = idle_too_long(&host, &shared, idle_timeout) => idled(&host),
-            () = retired(&host, &shared, lifetime) => {
+            () = Seldom::new(idle_too_long(&host, &shared, idle_timeout)) => idled(&host),
+            () = Seldom::new(retired(&host, &shared, lifetime)) => {
                 // In use: its response ends first.
                 if shared.upgrade().is_some() {
                     over = poll_fn(|cx| driver.poll_without_shutdown(cx)).await.is_ok();
@@ -205,6 +206,7 @@ pub(super) async fn start_http2(
             }
         });
         tokio::select! {
+            biased;
             ended = driving => {
                 if let Err(error) = &ended {
                     tracing::debug!(connection = number, %error, "upstream connection ended");
@@ -214,8 +216,8 @@ pub(super) async fn start_http2(
                     connection.broke_protocol.set(ended.is_err_and(|error| broke_protocol(&error)));
                 }
             }
-            () = shared_idle_too_long(&shared, idle_timeout) => idled(&host),
-            () = retired(&host, &shared, lifetime) => {}
+            () = Seldom::new(shared_idle_too_long(&shared, idle_timeout)) => idled(&host),
+            () = Seldom::new(retired(&host, &shared, lifetime)) => {}
         }
         if let Some(host) = host.upgrade() {
             host.shared.borrow_mut().retain(|two| !two.sender.is_closed());
