@@ -9,7 +9,7 @@ use crate::config::http::HttpConnectionManager;
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(in crate::http) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+pub(in crate::http) const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
 /// Headers by which a client of the mesh itself may steer it; from outside they are removed.
@@ -89,14 +89,19 @@ pub(in crate::http) fn identify(
     Client { address, internal, edge }
 }
 
+/// Whether there is any header that Envoys tell each other things by, or clients them: one look at the names that are
+/// there is cheaper than looking up each that might be.
+pub(in crate::http) fn has_envoys_own(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with("x-envoy-"))
+}
+
 fn sanitize(manager: &HttpConnectionManager, headers: &mut HeaderMap, internal: bool, edge: bool) {
     headers.remove(X_ENVOY_INTERNAL);
     if internal {
         headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
         return;
     }
-    // One look at the headers that are there is cheaper than a look-up for each that must not be.
-    if headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
+    if has_envoys_own(headers) {
         for name in &INTERNAL_ONLY {
             headers.remove(name);
         }

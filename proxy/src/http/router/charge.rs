@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
     cluster::Outcome,
@@ -10,9 +10,14 @@ use crate::{
         cluster::{Cluster, Endpoint, stats::Response},
         route::RequestStats,
     },
-    http::stream::{failure::Failure, timers::Expired},
+    http::{
+        headers::forwarded::X_ENVOY_INTERNAL,
+        stream::{failure::Failure, timers::Expired},
+    },
     telemetry::stats::Shard,
 };
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// How an attempt ended.
 pub(super) enum Ended<'a> {
@@ -26,7 +31,7 @@ pub(super) fn attempt(cluster: &Cluster, endpoint: &Endpoint, shard: &Shard, end
     let (stats, host) = (&cluster.stats, &endpoint.host.stats);
     match ended {
         Ended::Response(status, headers) => {
-            let code = headers.get("grpc-status").and_then(grpc_as_http).unwrap_or(status.as_u16());
+            let code = headers.get(GRPC_STATUS).and_then(grpc_as_http).unwrap_or(status.as_u16());
             cluster.report(endpoint, Outcome::Response(code));
             let counter = if status.is_server_error() { &host.rq_error } else { &host.rq_success };
             counter.fetch_add(1, Relaxed);
@@ -61,7 +66,7 @@ fn timed_out(cluster: &Cluster, endpoint: &Endpoint) {
 
 /// Whether the client is known to be internal: what `x-envoy-internal` says.
 pub(super) fn is_internal(headers: &HeaderMap) -> bool {
-    headers.get("x-envoy-internal").is_some_and(|value| value == "true")
+    headers.get(X_ENVOY_INTERNAL).is_some_and(|value| value == "true")
 }
 
 /// Takes note of what a client is answered by way of a cluster.

@@ -19,7 +19,7 @@ mod upstream;
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Uri, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, request::Parts};
 use smallvec::SmallVec;
 
 use self::{
@@ -31,6 +31,7 @@ use super::{
     body::{BodySource, client::ClientBody, kept::Kept},
     filter::{chain::Chain, local_reply},
     headers::{
+        forwarded::has_envoys_own,
         mutate::{self, Changes},
         rewrite,
     },
@@ -92,10 +93,11 @@ pub(super) async fn forward(
         charge::answer(&cluster, &groups, &worker.stats, reply.status, internal, false);
         return local_reply::answer(stream, chain, reply, Some(&changes), &parts).into();
     }
-    let policy = retry_policy(forward, &stream, &parts);
-    let timeouts = Timeouts::of(forward, policy.as_deref(), stream.is_grpc(), &parts.headers);
-    let stream_deadline = forward.grpc_stream.zip(asked_by_grpc(&parts.headers));
-    let stream_deadline = stream_deadline.map(|(deadline, asked)| deadline.apply(asked));
+    // What a client steers its request by.
+    let steered = has_envoys_own(&parts.headers);
+    let policy = retry_policy(forward, &stream, &parts, steered);
+    let timeouts = Timeouts::of(forward, policy.as_deref(), stream.is_grpc(), &parts.headers, steered);
+    let stream_deadline = forward.grpc_stream.and_then(|deadline| Some(deadline.apply(asked_by_grpc(&parts.headers)?)));
     if let Some(deadline) = stream_deadline {
         parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(deadline));
     }
@@ -103,6 +105,9 @@ pub(super) async fn forward(
         policies if policies.is_empty() || !cluster.balancing.hashes() => Hashed::default(),
         policies => route::hash(policies, &stream.view(&parts), stream.record.entry.downstream_remote.ip()),
     };
+    if steered {
+        remove_steering(&mut parts.headers);
+    }
     finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
     if upgrade || forward.tunnel(&parts.method).is_some() {
         let upgraded = upgrade::forward(stream, chain, &changes, cluster, forward, group_stats, (parts, body));
@@ -158,8 +163,8 @@ fn body_source(stream: &Stream, routed: &Routed, retries: bool, body: ClientBody
 }
 
 /// The route's policy, changed by what an internal client asks for.
-fn retry_policy(forward: &Forward, stream: &Stream, parts: &Parts) -> Option<Arc<RetryPolicy>> {
-    let asked = |name: &HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
+fn retry_policy(forward: &Forward, stream: &Stream, parts: &Parts, steered: bool) -> Option<Arc<RetryPolicy>> {
+    let asked = |name: &HeaderName| if steered { parts.headers.get(name)?.to_str().ok() } else { None };
     let on = [asked(&RETRY_ON), asked(&RETRY_GRPC_ON)]
         .into_iter()
         .flatten()
@@ -192,16 +197,8 @@ fn retry_policy(forward: &Forward, stream: &Stream, parts: &Parts) -> Option<Arc
     })
 }
 
-/// Makes the request what the upstream gets, but for what changes with each attempt.
-fn finalize(
-    stream: &Stream,
-    routed: &Routed,
-    changes: &Changes<'_>,
-    forward: &Forward,
-    timeouts: &Timeouts,
-    parts: &mut Parts,
-) {
-    let router = &stream.connection.manager.router;
+/// Removes what the client has steered its request by.
+fn remove_steering(headers: &mut HeaderMap) {
     for name in [
         &TIMEOUT,
         &PER_TRY_TIMEOUT,
@@ -212,8 +209,20 @@ fn finalize(
         &RETRIABLE_HEADER_NAMES,
         &IS_TIMEOUT_RETRY,
     ] {
-        parts.headers.remove(name);
+        headers.remove(name);
     }
+}
+
+/// Makes the request what the upstream gets, but for what changes with each attempt.
+fn finalize(
+    stream: &Stream,
+    routed: &Routed,
+    changes: &Changes<'_>,
+    forward: &Forward,
+    timeouts: &Timeouts,
+    parts: &mut Parts,
+) {
+    let router = &stream.connection.manager.router;
     let respected = router.respect_expected_rq_timeout && parts.headers.contains_key(EXPECTED_TIMEOUT);
     if !router.suppress_envoy_headers
         && !respected

@@ -21,11 +21,9 @@ pub(super) struct Timeouts {
 }
 
 impl Timeouts {
-    /// Of a request with these headers, which only an internal client can have.
-    pub fn of(forward: &Forward, policy: Option<&RetryPolicy>, grpc: bool, headers: &HeaderMap) -> Self {
-        let millis = |name: &HeaderName| {
-            headers.get(name).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok())
-        };
+    /// Of a request with these headers. `steered`: some of them are Envoy's own, which only an internal client can have.
+    pub fn of(forward: &Forward, policy: Option<&RetryPolicy>, grpc: bool, headers: &HeaderMap, steered: bool) -> Self {
+        let millis = |name: &HeaderName| if steered { headers.get(name)?.to_str().ok()?.parse().ok() } else { None };
         let mut timeouts = Timeouts {
             global: forward.timeout,
             // The route's counts even if the policy retries nothing.
