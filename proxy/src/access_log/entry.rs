@@ -305,16 +305,20 @@ pub struct Entry {
 impl Entry {
     /// A stream that begins now on a connection from `remote` to `local`.
     pub fn new(local: SocketAddr, remote: SocketAddr) -> Self {
-        Self::since(Instant::now(), local, remote)
+        Self::at(Instant::now(), SystemTime::now(), local, remote)
     }
 
     /// A stream or connection that began at `start`.
     pub fn since(start: Instant, local: SocketAddr, remote: SocketAddr) -> Self {
+        Self::at(start, SystemTime::now() - start.elapsed(), local, remote)
+    }
+
+    fn at(start: Instant, start_time: SystemTime, local: SocketAddr, remote: SocketAddr) -> Self {
         Self {
             connection: 0,
             place: None,
             start,
-            start_time: SystemTime::now() - start.elapsed(),
+            start_time,
             request_received: None,
             response_started: None,
             timing: Timing::default(),

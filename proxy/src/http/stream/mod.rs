@@ -73,6 +73,7 @@ impl Stream {
     /// A request whose head has come.
     pub fn new(connection: Rc<Connection>, parts: &Parts, has_body: bool) -> Self {
         let mut entry = connection.entry();
+        let began = Instant::from_std(entry.start);
         entry.protocol = Some(match parts.version {
             Version::HTTP_09 | Version::HTTP_10 => "HTTP/1.0",
             Version::HTTP_2 => "HTTP/2",
@@ -94,7 +95,7 @@ impl Stream {
             endless: false,
             on_upgrade: None,
             followed: Followed::default(),
-            began: Instant::now(),
+            began,
             cluster: None,
             connection,
             record,
