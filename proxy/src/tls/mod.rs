@@ -23,6 +23,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod tickets;
+pub mod tls13;
 pub mod verify;
 
 use std::sync::Arc;

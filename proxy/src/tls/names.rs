@@ -18,10 +18,6 @@ pub enum Missing {
     Unknown,
 }
 
-/// Cipher suites of TLS 1.3, which are not configurable. AES-128 first: the cheapest that is strong enough.
-pub const TLS13_SUITES: [SupportedCipherSuite; 3] =
-    [suite::TLS13_AES_128_GCM_SHA256, suite::TLS13_AES_256_GCM_SHA384, suite::TLS13_CHACHA20_POLY1305_SHA256];
-
 /// Envoy's default cipher suites of TLS 1.2, in its order, without those that have no forward secrecy.
 pub const TLS12_SUITES: [SupportedCipherSuite; 6] = [
     suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
@@ -123,7 +119,7 @@ mod tests {
         for suite in TLS12_SUITES {
             assert_eq!(cipher_suite(suite_name(suite.suite())).unwrap().suite(), suite.suite());
         }
-        for suite in TLS13_SUITES {
+        for suite in crate::tls::tls13::SUITES {
             assert_ne!(suite_name(suite.suite()), "unknown");
         }
         for name in ["X25519", "P-256", "P-384", "X25519MLKEM768"] {

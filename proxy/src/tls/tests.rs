@@ -17,6 +17,7 @@ use super::{
     session::PeerTls,
     testing::{Authority, Issued, authority, named},
     tickets::{KEY_BYTES, TicketKeys},
+    tls13,
     verify::{Root, Validation},
 };
 use crate::wire::io::Io;
@@ -24,7 +25,7 @@ use crate::wire::io::Io;
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 fn suites() -> Arc<rustls::crypto::CryptoProvider> {
-    let mut suites = names::TLS13_SUITES.to_vec();
+    let mut suites = tls13::SUITES.to_vec();
     suites.extend(names::TLS12_SUITES);
     super::provider(suites, names::CLIENT_GROUPS.to_vec())
 }

@@ -18,7 +18,7 @@ use crate::{
     },
     tls::{
         names::{self, Missing},
-        provider,
+        provider, tls13,
     },
 };
 
@@ -68,7 +68,7 @@ pub(super) fn parameters(
         return Err(Error::at(sub(at, "tls_maximum_protocol_version"), "must not be less than the minimum"));
     }
     let (tls12, tls13) = (least <= 2, most >= 3);
-    let mut suites = if tls13 { names::TLS13_SUITES.to_vec() } else { Vec::new() };
+    let mut suites = if tls13 { tls13::SUITES.to_vec() } else { Vec::new() };
     suites.extend(cipher_suites(cx, &message.cipher_suites, at)?);
     Ok(Parameters { provider: provider(suites, groups(cx, &message.ecdh_curves, server, at)?), tls12, tls13 })
 }
