@@ -40,7 +40,7 @@ pub use self::{
     tally::Tally,
     zones::{LocalZones, Zones},
 };
-use super::http2::Http2;
+use super::{http1::Http1, http2::Http2};
 use crate::{
     access_log::ClusterNames,
     config::tls::Transports,
@@ -82,8 +82,8 @@ pub struct Cluster {
     pub protocol: UpstreamProtocol,
     /// HTTP/2 settings.
     pub http2: Http2,
-    /// Trailers of HTTP/1 responses are passed on.
-    pub http1_trailers: bool,
+    /// HTTP/1 settings.
+    pub http1: Http1,
     /// Close a pooled connection unused for so long; none: never.
     pub idle_timeout: Option<Duration>,
     /// Take a pooled connection out of use after so long; none: never.
@@ -349,7 +349,7 @@ impl Cluster {
             auto_names: None,
             protocol: UpstreamProtocol::Http1,
             http2: Http2::default(),
-            http1_trailers: false,
+            http1: Http1::default(),
             idle_timeout: Some(Self::DEFAULT_IDLE),
             max_connection_duration: None,
             socket: SocketSettings::default(),

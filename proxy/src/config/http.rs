@@ -10,7 +10,7 @@ use ipnet::IpNet;
 pub use self::stats::HttpStats;
 use crate::{
     access_log::{AccessLog, Moments, Wanted},
-    config::{filter::HttpFilter, http2::Http2, local_reply::LocalReplies, route::RouteTable},
+    config::{filter::HttpFilter, http1::Http1, http2::Http2, local_reply::LocalReplies, route::RouteTable},
 };
 
 /// Which HTTP a connection speaks.
@@ -84,6 +84,8 @@ pub struct HttpConnectionManager {
     pub stats: HttpStats,
     /// Which HTTP.
     pub codec: Codec,
+    /// HTTP/1 settings.
+    pub http1: Http1,
     /// HTTP/2 settings.
     pub http2: Http2,
     /// Virtual hosts and routes.

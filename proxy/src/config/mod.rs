@@ -11,6 +11,7 @@ pub mod error;
 pub mod filter;
 pub mod headers;
 pub mod http;
+pub mod http1;
 pub mod http2;
 pub mod listener;
 pub mod local_reply;

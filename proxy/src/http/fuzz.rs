@@ -90,7 +90,8 @@ fn rewritten(uri: &Uri) {
 
 /// The first request that framing lets pass, as the codec reads it.
 fn parsed(input: &[u8]) -> Option<Request<()>> {
-    let rules = Rules { max_head_bytes: 60 << 10, max_headers: HEADERS, any_method: false, http_10: true };
+    let rules =
+        Rules { max_head_bytes: 60 << 10, max_headers: HEADERS, any_method: false, http_10: true, trailers: false };
     let mut framing = Framing::new(rules);
     let passed = match framing.feed(input) {
         Passed::Unchanged => input.to_vec(),

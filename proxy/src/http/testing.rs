@@ -18,6 +18,7 @@ pub(super) fn manager() -> HttpConnectionManager {
         stat_prefix: "test".into(),
         stats: Default::default(),
         codec: Codec::Auto,
+        http1: Default::default(),
         http2: Default::default(),
         routes: Arc::new(RouteTable::default()),
         filters: Vec::new(),

@@ -23,7 +23,7 @@ use super::{
     endpoints::assignment,
     fields::{duration, header_name, item, limit, sub, type_name, unpack},
     health::health,
-    metadata,
+    http1, metadata,
     outlier::outlier,
     tls,
 };
@@ -36,6 +36,7 @@ use crate::{
             stats::{ClusterStats, HashedBy},
         },
         error::Error,
+        http1::Http1,
         http2::{Http2, Keepalive},
     },
 };
@@ -152,7 +153,7 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         auto_names: protocol.auto_names,
         protocol: protocol.protocol,
         http2: protocol.http2,
-        http1_trailers: protocol.http1_trailers,
+        http1: protocol.http1,
         idle_timeout: protocol.idle_timeout,
         max_connection_duration: protocol.max_connection_duration,
         socket: connect::settings(cx, message, at)?,
@@ -236,7 +237,7 @@ fn per_host(message: &proto::CircuitBreakers, priority: core::RoutingPriority) -
 struct Protocol {
     protocol: UpstreamProtocol,
     http2: Http2,
-    http1_trailers: bool,
+    http1: Http1,
     idle_timeout: Option<Duration>,
     max_connection_duration: Option<Duration>,
     max_requests_per_connection: u32,
@@ -245,7 +246,7 @@ struct Protocol {
 
 fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Protocol, Error> {
     #[expect(deprecated, reason = "published configurations use them")]
-    let (common, http1, old_http2, selection, max_requests) = (
+    let (common, old_http1, old_http2, selection, max_requests) = (
         message.common_http_protocol_options.as_ref(),
         message.http_protocol_options.as_ref(),
         message.http2_protocol_options.as_ref(),
@@ -259,7 +260,7 @@ fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Prot
             (_, None) => UpstreamProtocol::Http1,
         },
         http2: http2(cx, old_http2, &sub(at, "http2_protocol_options"))?,
-        http1_trailers: http1.is_some_and(|options| options.enable_trailers),
+        http1: http1::upstream(cx, old_http1, &sub(at, "http_protocol_options"))?,
         idle_timeout: idle(cx, common, &sub(at, "common_http_protocol_options"))?,
         max_connection_duration: lifetime(common, &sub(at, "common_http_protocol_options"))?,
         max_requests_per_connection: max_requests
@@ -308,7 +309,7 @@ fn typed_protocol(
             match &explicit.protocol_config {
                 Some(ProtocolConfig::HttpProtocolOptions(options)) => {
                     protocol.protocol = UpstreamProtocol::Http1;
-                    protocol.http1_trailers = options.enable_trailers;
+                    protocol.http1 = http1::upstream(cx, Some(options), &sub(&at, "http_protocol_options"))?;
                 }
                 Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
                     protocol.protocol = UpstreamProtocol::Http2;
@@ -322,6 +323,9 @@ fn typed_protocol(
         }
         Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => {
             protocol.protocol = UpstreamProtocol::Downstream;
+            let options = config.http_protocol_options.as_ref();
+            let http1_at = sub(at, "use_downstream_protocol_config.http_protocol_options");
+            protocol.http1 = http1::upstream(cx, options, &http1_at)?;
             let at = sub(at, "use_downstream_protocol_config.http2_protocol_options");
             protocol.http2 = http2(cx, config.http2_protocol_options.as_ref(), &at)?;
         }
@@ -329,8 +333,8 @@ fn typed_protocol(
             let at = sub(at, "auto_config");
             cx.only(config, &at, &["http_protocol_options", "http2_protocol_options"], &[])?;
             protocol.protocol = UpstreamProtocol::Negotiated;
-            protocol.http1_trailers =
-                config.http_protocol_options.as_ref().is_some_and(|options| options.enable_trailers);
+            let options = config.http_protocol_options.as_ref();
+            protocol.http1 = http1::upstream(cx, options, &sub(&at, "http_protocol_options"))?;
             protocol.http2 = http2(cx, config.http2_protocol_options.as_ref(), &sub(&at, "http2_protocol_options"))?;
         }
         None => {

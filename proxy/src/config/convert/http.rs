@@ -15,7 +15,7 @@ use super::{
     access_log, cluster,
     context::Context,
     fields::{cidrs, duration, item, limit, sub, type_name, unpack},
-    filter, local_reply, route,
+    filter, http1, local_reply, route,
 };
 use crate::{
     access_log::{Moments, Wanted},
@@ -26,6 +26,7 @@ use crate::{
             ClientCertificateDetails, Codec, EscapedSlashes, ForwardClientCertificate, HttpConnectionManager,
             HttpStats, Router, ServerHeader, StripPort, Underscores,
         },
+        http1::Http1,
     },
     telemetry::stats::Scope,
 };
@@ -108,7 +109,7 @@ pub(super) fn connection_manager(
     let access_log = access_log::access_logs(cx, &message.access_log, at, "access_log")?;
     let wanted = Wanted::by(&access_log).with_times_of(&router.wanted);
     let common = common(cx, message.common_http_protocol_options.as_ref(), at)?;
-    let http1 = http1(cx, message.http_protocol_options.as_ref(), at)?;
+    let client_http1 = http1(cx, message.http_protocol_options.as_ref(), at)?;
     let text = |value: &str, field: &str| {
         HeaderValue::from_str(value).map_err(|_| Error::at(sub(at, field), "not a header value"))
     };
@@ -124,6 +125,7 @@ pub(super) fn connection_manager(
             manager::CodecType::Http2 => Codec::Http2,
             manager::CodecType::Http3 => return Err(Error::at(sub(at, "codec_type"), "HTTP3 is not supported yet")),
         },
+        http1: client_http1.settings,
         http2: cluster::http2(cx, message.http2_protocol_options.as_ref(), &sub(at, "http2_protocol_options"))?,
         routes: Arc::new(routes),
         filters,
@@ -159,8 +161,8 @@ pub(super) fn connection_manager(
         generate_request_id: message.generate_request_id.unwrap_or(true),
         preserve_external_request_id: message.preserve_external_request_id,
         request_id_in_response: message.always_set_request_id_in_response,
-        accept_http_10: http1.0,
-        default_host: http1.1,
+        accept_http_10: client_http1.accept_10,
+        default_host: client_http1.default_host,
         max_head_bytes: message
             .max_request_headers_kb
             .map_or(HttpConnectionManager::DEFAULT_MAX_HEAD, |kb| kb as usize * 1024),
@@ -287,12 +289,16 @@ fn common(cx: &mut Context, message: Option<&core::HttpProtocolOptions>, at: &st
     })
 }
 
-fn http1(
-    cx: &mut Context,
-    message: Option<&core::Http1ProtocolOptions>,
-    at: &str,
-) -> Result<(bool, Option<HeaderValue>), Error> {
-    let Some(message) = message else { return Ok((false, None)) };
+/// HTTP/1 with clients.
+#[derive(Default)]
+struct ClientHttp1 {
+    settings: Http1,
+    accept_10: bool,
+    default_host: Option<HeaderValue>,
+}
+
+fn http1(cx: &mut Context, message: Option<&core::Http1ProtocolOptions>, at: &str) -> Result<ClientHttp1, Error> {
+    let Some(message) = message else { return Ok(ClientHttp1::default()) };
     let at = sub(at, "http_protocol_options");
     let supported = [
         "accept_http_10",
@@ -300,14 +306,10 @@ fn http1(
         "allow_absolute_url",
         "send_fully_qualified_url",
         "allow_custom_methods",
+        http1::SHARED[0],
+        http1::SHARED[1],
     ];
-    let harmless = [
-        "enable_trailers",
-        "override_stream_error_on_invalid_http_message",
-        "use_balsa_parser",
-        "header_key_format",
-        "ignore_http_11_upgrade",
-    ];
+    let harmless = ["override_stream_error_on_invalid_http_message", "use_balsa_parser", "ignore_http_11_upgrade"];
     cx.only(message, &at, &supported, &harmless)?;
     if message.send_fully_qualified_url {
         return Err(Error::at(sub(&at, "send_fully_qualified_url"), "not supported yet"));
@@ -319,7 +321,11 @@ fn http1(
                 .map_err(|_| Error::at(sub(&at, "default_host_for_http_10"), "not a header value"))?,
         ),
     };
-    Ok((message.accept_http_10, host))
+    Ok(ClientHttp1 {
+        settings: http1::shared(cx, message, &at)?,
+        accept_10: message.accept_http_10,
+        default_host: host,
+    })
 }
 
 fn http_filters(

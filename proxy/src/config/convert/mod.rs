@@ -18,6 +18,7 @@ mod filter_chain;
 mod headers;
 mod health;
 mod http;
+mod http1;
 mod listener;
 mod listener_filter;
 mod local_reply;

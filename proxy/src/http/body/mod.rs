@@ -28,6 +28,7 @@ use self::{
     error::BodyError,
     kept::{Kept, Replay},
 };
+use super::codec::trailers::Sent;
 
 /// A request body on its way upstream.
 #[derive(Debug)]
@@ -40,6 +41,27 @@ pub(in crate::http) enum RequestBody {
     Kept(Replay),
     /// A copy of one that passes elsewhere.
     Copy(Rc<RefCell<Copied>>),
+    /// One over HTTP/1, which has its way with trailers.
+    Trailed(Box<RequestBody>, Sent),
+}
+
+impl RequestBody {
+    /// With its trailers sent this way.
+    pub fn trailed(self, sent: Sent) -> Self {
+        match self {
+            Self::Empty => Self::Empty,
+            Self::Trailed(body, _) => Self::Trailed(body, sent),
+            body => Self::Trailed(Box::new(body), sent),
+        }
+    }
+
+    /// With its trailers as they are.
+    pub fn untrailed(self) -> Self {
+        match self {
+            Self::Trailed(body, _) => *body,
+            body => body,
+        }
+    }
 }
 
 /// Where the body of each attempt comes from.
@@ -98,6 +120,13 @@ impl Body for RequestBody {
             Self::Stream(body) => Pin::new(body).poll_frame(cx),
             Self::Kept(replay) => replay.poll_frame(cx),
             Self::Copy(copied) => copied.borrow_mut().poll_frame(cx),
+            Self::Trailed(body, sent) => Pin::new(&mut **body).poll_frame(cx).map(|frame| match frame? {
+                Ok(frame) => match frame.into_trailers() {
+                    Ok(trailers) => sent.last(trailers).map(Ok),
+                    Err(frame) => Some(Ok(frame)),
+                },
+                Err(error) => Some(Err(error)),
+            }),
         }
     }
 
@@ -107,6 +136,7 @@ impl Body for RequestBody {
             Self::Stream(body) => body.is_end_stream(),
             Self::Kept(replay) => replay.is_end_stream(),
             Self::Copy(copied) => copied.borrow().is_end_stream(),
+            Self::Trailed(body, _) => body.is_end_stream(),
         }
     }
 
@@ -116,6 +146,7 @@ impl Body for RequestBody {
             Self::Stream(body) => body.size_hint(),
             Self::Kept(replay) => replay.size_hint(),
             Self::Copy(_) => SizeHint::default(),
+            Self::Trailed(body, _) => body.size_hint(),
         }
     }
 }

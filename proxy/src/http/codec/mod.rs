@@ -1,6 +1,6 @@
 //! HTTP on the wire: where a client's requests end (`framing`), which of them HTTP/2 forbids (`malformed`), what went
-//! wrong there (`http2`), which upstream's response says in two ways where it ends (`ambiguous`), and how many bytes heads
-//! take (`meters`). hyper reads and writes the bytes.
+//! wrong there (`http2`), which upstream's response says in two ways where it ends (`ambiguous`), how many bytes heads
+//! take (`meters`), and how trailers are written (`trailers`). hyper reads and writes the bytes.
 //!
 //! The ground floor: nothing here knows of routes, pools or streams.
 
@@ -9,3 +9,4 @@ pub(in crate::http) mod framing;
 pub(in crate::http) mod http2;
 pub(in crate::http) mod malformed;
 pub(in crate::http) mod meters;
+pub(in crate::http) mod trailers;

@@ -21,14 +21,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use self::{limits::Limit, watched::Watched};
 pub use super::stream::open::Open;
 use super::{
-    codec::http2::broke_protocol,
+    codec::{http2::broke_protocol, trailers::Trailing},
     dispatch,
     filter::local_reply,
     stream::{Stream, connection::Connection, record::Record, reply::Reply, response_body::ResponseBody},
 };
 use crate::{
     access_log::{self, Flag, LogType},
-    config::http::Codec,
+    config::{http::Codec, http1::HeaderNames},
     downstream::Downstream,
     wire::{executor::LocalExecutor, io::Io, seldom::Seldom},
 };
@@ -41,7 +41,7 @@ pub const LAST_REQUEST: Duration = Duration::from_millis(500);
 pub async fn serve(open: Open, downstream: Box<Downstream>, codec: Codec) {
     let connection = Connection::new(open, &downstream, codec == Codec::Http2);
     let Downstream { stream, drain, .. } = *downstream;
-    let io = TokioIo::new(Watched::new(stream, connection.clone()));
+    let watched = Watched::new(stream, connection.clone());
     let drained = async {
         tokio::select! {
             () = drain.draining() => last_request(&connection).await,
@@ -50,9 +50,9 @@ pub async fn serve(open: Open, downstream: Box<Downstream>, codec: Codec) {
     };
     // A connection is as large as the largest that may become of it. What few become stands apart.
     if connection.multiplexed {
-        Box::pin(serve_http2(&connection, io, drained)).await;
+        Box::pin(serve_http2(&connection, TokioIo::new(watched), drained)).await;
     } else {
-        serve_http1(&connection, io, drained).await;
+        serve_http1(&connection, watched, drained).await;
     }
 }
 
@@ -65,7 +65,7 @@ async fn last_request(connection: &Connection) {
     }
 }
 
-async fn serve_http1(connection: &Rc<Connection>, mut io: TokioIo<Watched>, drain: impl Future<Output = ()>) {
+async fn serve_http1(connection: &Rc<Connection>, mut watched: Watched, drain: impl Future<Output = ()>) {
     let manager = &connection.manager;
     let mut drain = std::pin::pin!(Seldom::new(drain));
     let mut limits = std::pin::pin!(Seldom::new(limits::passed(connection)));
@@ -76,12 +76,15 @@ async fn serve_http1(connection: &Rc<Connection>, mut io: TokioIo<Watched>, drai
             // hyper gives the connection back (for upgrades) only from services whose futures are not pinned in it.
             service_fn(move |request| Box::pin(dispatch::handle(connection.clone(), request)))
         };
+        let io = TokioIo::new(Trailing::new(watched, connection.trailers()));
         let mut serving = Box::new(
             http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(None)
                 .max_headers(manager.max_headers)
                 .max_header_size(manager.max_head_bytes)
+                .title_case_headers(manager.http1.names == HeaderNames::Words)
+                .preserve_header_case(manager.http1.names.kept())
                 .serve_connection(io, service),
         );
         let mut rests = std::pin::pin!(Seldom::new(rest::begins(connection)));
@@ -98,7 +101,7 @@ async fn serve_http1(connection: &Rc<Connection>, mut io: TokioIo<Watched>, drai
             }
         };
         let parts = serving.into_parts();
-        let mut watched = parts.io.into_inner();
+        watched = parts.io.into_inner().into_inner();
         if let Some(ended) = ended {
             break (ended, watched, parts.read_buf);
         }
@@ -114,7 +117,6 @@ async fn serve_http1(connection: &Rc<Connection>, mut io: TokioIo<Watched>, drai
         if let Some(ended) = ended {
             break (ended, watched, Bytes::new());
         }
-        io = TokioIo::new(watched);
     };
     match ended {
         Ok(Ok(())) => match connection.take_upgrade() {

@@ -14,7 +14,7 @@ pub(in crate::http) fn set_reason<B>(response: &mut Response<B>) {
         status if status.canonical_reason().is_none() => ReasonPhrase::from_static(b"Unknown"),
         _ => return,
     };
-    response.extensions_mut().insert(reason);
+    response.extensions_mut().get_or_insert(reason);
 }
 
 /// Finishes a response's headers. `request_id` is the request's, if it is to be sent back.

@@ -18,7 +18,11 @@ use crate::{
         account::Counted,
         dial::{Secured, Way},
     },
-    http::{body::RequestBody, codec::http2::broke_protocol},
+    config::{self, http1::HeaderNames},
+    http::{
+        body::RequestBody,
+        codec::{http2::broke_protocol, trailers::Trailing},
+    },
     telemetry::panics,
     tls::client::Asked,
     wire::{dial::ConnectError, executor::LocalExecutor, seldom::Seldom},
@@ -42,8 +46,9 @@ pub(super) async fn dial(want: &Want<'_>) -> Result<Secured, ConnectError> {
     Way { transport: want.transport, ..way }.connect().await
 }
 
-fn http1_builder() -> http1::Builder {
+fn http1_builder(settings: &config::http1::Http1) -> http1::Builder {
     let mut builder = http1::Builder::new();
+    builder.title_case_headers(settings.names == HeaderNames::Words).preserve_header_case(settings.names.kept());
     // As Envoy does: passed on in one line.
     builder.allow_obsolete_multiline_headers_in_responses(true);
     builder
@@ -56,9 +61,12 @@ pub(super) async fn start_http1(
     room: Room,
 ) -> Result<Http1, PoolError> {
     let number = secured.made.number;
-    let connection = Connection::new(&secured, room);
+    let connection = Connection::new(&secured, room, want.cluster.http1.trailers);
     let io = Counted { io: secured.io, account: host.account.clone() };
-    let (sender, driver) = http1_builder().handshake(TokioIo::new(io)).await.map_err(|_| PoolError::Handshake)?;
+    let (sender, driver) = http1_builder(&want.cluster.http1)
+        .handshake(TokioIo::new(Trailing::new(io, connection.trailers.clone())))
+        .await
+        .map_err(|_| PoolError::Handshake)?;
     let host = Rc::downgrade(host);
     let shared = Rc::downgrade(&connection);
     let (idle_timeout, lifetime) = (want.cluster.idle_timeout, want.cluster.max_connection_duration);
@@ -95,9 +103,9 @@ pub(super) async fn start_http1(
 }
 
 /// What is done with a connection that HTTP is over on: another protocol goes on, or it closes.
-async fn end(driver: http1::Connection<TokioIo<Counted>, RequestBody>, connection: &Weak<Connection>) {
+async fn end(driver: http1::Connection<TokioIo<Trailing<Counted>>, RequestBody>, connection: &Weak<Connection>) {
     let parts = driver.into_parts();
-    let mut counted = parts.io.into_inner();
+    let mut counted = parts.io.into_inner().into_inner();
     if let Some(connection) = connection.upgrade() {
         if let Some(switch) = connection.switch.take()
             && !switch.is_closed()
@@ -174,7 +182,7 @@ pub(super) async fn start_http2(
     room: Room,
 ) -> Result<Http2, PoolError> {
     let number = secured.made.number;
-    let connection = Connection::new(&secured, room);
+    let connection = Connection::new(&secured, room, false);
     let io = Counted { io: secured.io, account: host.account.clone() };
     let settings = &want.cluster.http2;
     let mut builder = http2::Builder::new(LocalExecutor { connection: Some(number) });

@@ -21,7 +21,7 @@ use crate::{
         cluster::{Cluster, Endpoint, Gauge, RoutingPriority, UpstreamProtocol},
         tls::Transport,
     },
-    http::body::RequestBody,
+    http::{body::RequestBody, codec::trailers::Trailers},
     telemetry::stats::Shard,
     tls::{PeerTls, client::Asked},
     wire::{
@@ -83,6 +83,8 @@ pub(super) struct Connection {
     /// Wakes the task when the connection is spent and idle.
     pub done: tokio::sync::Notify,
     pub room: Room,
+    /// Trailers of the request that is being written, if any are sent.
+    pub trailers: Option<Rc<Trailers>>,
     /// Who gets its bytes when the upstream switches protocols.
     pub switch: RefCell<Option<oneshot::Sender<Switched>>>,
 }
@@ -375,7 +377,8 @@ impl Connection {
         }
     }
 
-    pub fn new(secured: &Secured, room: Room) -> Rc<Self> {
+    /// `trailers`: they are sent.
+    pub fn new(secured: &Secured, room: Room, trailers: bool) -> Rc<Self> {
         Rc::new(Self {
             local: secured.io.local_addr().ok(),
             made: secured.made,
@@ -388,6 +391,7 @@ impl Connection {
             broke_protocol: Cell::new(false),
             done: tokio::sync::Notify::new(),
             room,
+            trailers: trailers.then(Rc::default),
             switch: RefCell::default(),
         })
     }

@@ -20,6 +20,7 @@ use std::{
 };
 
 use hashbrown::{Equivalent, HashMap};
+use http::header;
 use hyper::client::conn::TrySendError;
 use tokio::{sync::oneshot, time::Instant};
 
@@ -28,7 +29,10 @@ use self::{
     connect::{dial_for, start_http1, start_http2},
     host::{Connecting, Host, Http1, Http2, Room, Waiting},
 };
-use super::body::RequestBody;
+use super::{
+    body::RequestBody,
+    codec::trailers::{Sent, Trailers},
+};
 use crate::{
     cluster::{
         account::{Account, ActiveRequest, PendingRequest},
@@ -177,9 +181,13 @@ impl Lease {
         request: http::Request<RequestBody>,
     ) -> Result<http::Response<hyper::body::Incoming>, TrySendError<http::Request<RequestBody>>> {
         match &mut self.sender {
-            Sender::Http1(Some(one)) => one.sender.try_send_request(request).await,
+            Sender::Http1(Some(one)) => {
+                let request = with_trailers(request, one.connection.trailers.as_ref());
+                one.sender.try_send_request(request).await
+            }
             Sender::Http1(None) => std::future::pending().await,
-            Sender::Http2(two) => two.sender.clone().try_send_request(request).await,
+            // It may have been meant for HTTP/1 before.
+            Sender::Http2(two) => two.sender.clone().try_send_request(request.map(RequestBody::untrailed)).await,
         }
     }
 
@@ -209,6 +217,19 @@ impl Lease {
             }
         }
     }
+}
+
+/// A request whose trailers are sent as HTTP/1 does: announced there, if at all.
+fn with_trailers(request: http::Request<RequestBody>, announced: Option<&Rc<Trailers>>) -> http::Request<RequestBody> {
+    let headers = request.headers();
+    // Only a body in chunks has them.
+    let sent = match announced.filter(|_| !headers.contains_key(header::CONTENT_LENGTH)) {
+        Some(trailers) => Sent::Announced(trailers.clone()),
+        // hyper sends those that are named here.
+        None if headers.contains_key(header::TRAILER) => Sent::Never,
+        None => return request,
+    };
+    request.map(|body| body.trailed(sent))
 }
 
 impl Drop for Lease {

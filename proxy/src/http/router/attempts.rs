@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Request, Response, Version, header, request::Parts};
-use hyper::body::{Body, Incoming};
+use hyper::{
+    body::{Body, Incoming},
+    ext::ReasonPhrase,
+};
 use smallvec::SmallVec;
 
 use super::{
@@ -19,6 +22,7 @@ use crate::{
     cluster::PickContext,
     config::{
         cluster::{Cluster, Discovery, Endpoint},
+        http1::HeaderNames,
         retry::{RateLimitedBackOff, RetryPolicy},
         route::{Forward, HostRewrite, RequestHandles, RequestStats},
     },
@@ -332,6 +336,10 @@ impl Attempts<'_> {
         let mut request = Request::new(body);
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = self.parts.uri.clone();
+        if self.stream.connection.manager.http1.names.kept() {
+            // Names as they came are among them.
+            *request.extensions_mut() = self.parts.extensions.clone();
+        }
         // The response's headers may be made from the request's.
         let needed = !self.chain.is_empty()
             || self.forward.internal_redirects.is_some()
@@ -386,7 +394,7 @@ impl Attempts<'_> {
     }
 
     fn respond(mut self, response: Response<Incoming>, lease: Lease) -> Response<ResponseBody> {
-        let trailers = lease.is_http2() || self.cluster.http1_trailers;
+        let trailers = lease.is_http2() || self.cluster.http1.trailers;
         self.timers.responded();
         let connection = self.stream.connection.clone();
         let manager = &connection.manager;
@@ -436,13 +444,22 @@ impl Attempts<'_> {
         let body = incoming.size_hint().exact().map_or(meters::Body::Chunked, meters::Body::Of);
         self.stream.record.meter_response(parts.status, &parts.headers, body);
         parts.version = Version::HTTP_11;
-        // The upstream's own reason phrase among them: Envoy sends the standard ones.
-        parts.extensions.clear();
+        match self.cluster.http1.names {
+            // Names as they came are among them.
+            HeaderNames::AsTheyCame { reason: true } => {}
+            HeaderNames::AsTheyCame { reason: false } => {
+                parts.extensions.remove::<ReasonPhrase>();
+            }
+            // The upstream's own reason phrase among them: Envoy sends the standard ones.
+            HeaderNames::Lower | HeaderNames::Words => parts.extensions.clear(),
+        }
+        let sent = connection.trailers_of_response(self.parts.version, &parts.headers);
         let from = FromUpstream {
             incoming,
             lease: Some(lease),
             timers: self.timers,
             trailers,
+            sent,
             throttle,
             counting,
             broken: None,

@@ -148,12 +148,14 @@ pub(super) async fn forward(
         stream.record.meter_response(answer.status, &answer.headers, body);
         let body = match (incoming, held) {
             (Some(incoming), Held::Lease(lease)) => {
-                let trailers = lease.is_http2() || cluster.http1_trailers;
+                let trailers = lease.is_http2() || cluster.http1.trailers;
+                let sent = connection.trailers_of_response(parts.version, &answer.headers);
                 let from = FromUpstream {
                     incoming,
                     lease: Some(lease),
                     timers,
                     trailers,
+                    sent,
                     throttle: None,
                     counting: None,
                     broken: None,

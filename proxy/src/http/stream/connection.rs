@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Version, header};
 
 use super::{
     activity::{Active, Activity},
@@ -19,7 +19,10 @@ use crate::{
     config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, request::TlsView},
     downstream::{Downstream, Origin, Told},
     http::{
-        codec::framing::{Framing, Refusal, Rules, Verdict},
+        codec::{
+            framing::{Framing, Refusal, Rules, Verdict},
+            trailers::{Sent, Trailers},
+        },
         headers::xfcc,
     },
     tls::{PeerTls, fingerprint::Fingerprints},
@@ -72,6 +75,8 @@ pub(in crate::http) struct Connection {
     ending: Cell<Ending>,
     drains: tokio::sync::Notify,
     upgrade: RefCell<Option<Accepted>>,
+    /// Trailers of the response that is being written, if HTTP/1 sends any.
+    trailers: Option<Rc<Trailers>>,
     /// Rate limits of its own, by what they are configured as.
     limits: RefCell<Vec<(usize, Rc<LocalRateLimit>)>>,
     /// What `x-forwarded-client-cert` says of the client: made once.
@@ -91,6 +96,7 @@ impl Connection {
     /// Of a connection that has begun to speak.
     pub fn new(open: Open, downstream: &Downstream, multiplexed: bool) -> Rc<Self> {
         let dialer = downstream.dialer();
+        let trailers = (!multiplexed && open.manager.http1.trailers).then(Default::default);
         open.speaks(multiplexed);
         Rc::new(Self {
             worker: open.worker.clone(),
@@ -114,6 +120,7 @@ impl Connection {
             ending: Cell::new(Ending::No),
             drains: tokio::sync::Notify::new(),
             upgrade: RefCell::new(None),
+            trailers,
             limits: RefCell::default(),
             client_cert: OnceCell::new(),
             open,
@@ -143,8 +150,26 @@ impl Connection {
             max_headers: self.manager.max_headers,
             any_method: self.manager.custom_methods,
             http_10: self.manager.accept_http_10,
+            trailers: self.manager.http1.trailers,
         };
         (!self.multiplexed).then(|| Framing::new(rules))
+    }
+
+    /// Where trailers of HTTP/1 responses are announced, if any are sent.
+    pub fn trailers(&self) -> Option<Rc<Trailers>> {
+        self.trailers.clone()
+    }
+
+    /// What becomes of the trailers of a response with these headers to a request of `version`.
+    pub fn trailers_of_response(&self, version: Version, headers: &HeaderMap) -> Sent {
+        match &self.trailers {
+            _ if self.multiplexed => Sent::Frame,
+            // Only a body in chunks has them.
+            Some(trailers) if version == Version::HTTP_11 && !headers.contains_key(header::CONTENT_LENGTH) => {
+                Sent::Announced(trailers.clone())
+            }
+            _ => Sent::Never,
+        }
     }
 
     /// Takes over what framing has found.

@@ -21,6 +21,7 @@ use crate::{
     access_log::Flag,
     http::{
         body::{counting::Counting, error::BodyError, poll_filled, throttle::Throttle},
+        codec::trailers::Sent,
         pool::Lease,
     },
 };
@@ -47,8 +48,10 @@ pub(in crate::http) struct FromUpstream {
     pub incoming: Incoming,
     pub lease: Option<Lease>,
     pub timers: Timers,
-    /// Trailers are passed on.
+    /// Trailers are taken from the upstream.
     pub trailers: bool,
+    /// How they go on.
+    pub sent: Sent,
     /// Slows it down.
     pub throttle: Option<Throttle>,
     /// Counts its messages.
@@ -261,8 +264,6 @@ impl Body for ResponseBody {
                 self.poll_frame(cx)
             }
             Some(Ok(frame)) => {
-                // Nothing comes after trailers, and nobody may ask.
-                let last = ended || frame.is_trailers();
                 from.count(&frame, this.record.as_deref());
                 if let Some(record) = &mut this.record {
                     if let Some(data) = frame.data_ref() {
@@ -271,10 +272,21 @@ impl Body for ResponseBody {
                         record.keep_trailers(trailers);
                     }
                 }
-                if last {
-                    this.ended();
+                match frame.into_trailers() {
+                    // Nothing comes after trailers, and nobody may ask.
+                    Ok(trailers) => {
+                        let piece = from.sent.last(trailers);
+                        this.ended();
+                        this.source = Source::Empty;
+                        Poll::Ready(piece.map(Ok))
+                    }
+                    Err(frame) => {
+                        if ended {
+                            this.ended();
+                        }
+                        Poll::Ready(Some(Ok(frame)))
+                    }
                 }
-                Poll::Ready(Some(Ok(frame)))
             }
         }
     }

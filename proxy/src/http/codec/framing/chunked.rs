@@ -1,7 +1,11 @@
-//! Bodies in chunks (RFC 9112 section 7.1): they pass with their framing made plain. Extensions do not pass, nor do
-//! trailers, nor does what stands between a chunk and the end of its line.
+//! Bodies in chunks (RFC 9112 section 7.1): they pass with their framing made plain. Extensions do not pass, nor does
+//! what stands between a chunk and the end of its line, nor do trailers where they are not wanted.
 
-use super::{head, passing::Passing, verdict::Refusal};
+use super::{
+    head,
+    passing::Passing,
+    verdict::{Refusal, Rules},
+};
 
 /// Where in a body in chunks the next byte is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +42,8 @@ impl Chunked {
         self.at == At::Trailers || (self.left == 0 && matches!(self.at, At::Extension { .. }))
     }
 
-    /// Decides on some of the rest: true at the body's end. `held` is for trailers, of which there may be `most` bytes.
-    pub fn feed(&mut self, out: &mut Passing<'_>, held: &mut Vec<u8>, most: usize) -> Result<bool, Refusal> {
+    /// Decides on some of the rest: true at the body's end. `held` is for trailers.
+    pub fn feed(&mut self, out: &mut Passing<'_>, held: &mut Vec<u8>, rules: &Rules) -> Result<bool, Refusal> {
         let rest = out.rest();
         match self.at {
             At::Size { digits } => self.size(out, digits)?,
@@ -89,7 +93,7 @@ impl Chunked {
                 }
                 self.at = At::Size { digits: false };
             }
-            At::Trailers => return self.trailers(out, held, most),
+            At::Trailers => return self.trailers(out, held, rules),
         }
         Ok(false)
     }
@@ -117,7 +121,7 @@ impl Chunked {
         self.at = if self.left == 0 { At::Trailers } else { At::Chunk };
     }
 
-    fn trailers(&mut self, out: &mut Passing<'_>, held: &mut Vec<u8>, most: usize) -> Result<bool, Refusal> {
+    fn trailers(&mut self, out: &mut Passing<'_>, held: &mut Vec<u8>, rules: &Rules) -> Result<bool, Refusal> {
         if held.is_empty() && out.rest().starts_with(b"\r\n") {
             out.keep(2);
             return Ok(true);
@@ -128,12 +132,15 @@ impl Chunked {
             let end = from + found + 1;
             let line = &held[self.line..end];
             if matches!(line, b"\n" | b"\r\n") {
-                if end > most {
+                if end > rules.max_head_bytes {
                     return Err(Refusal::TooLong);
                 }
                 let surplus = held.len() - end;
-                head::trailers(&held[..end])?;
+                let trailers = head::trailers(&held[..end])?;
                 out.drop(out.rest().len() - surplus);
+                if rules.trailers {
+                    out.put(&trailers);
+                }
                 out.put(b"\r\n");
                 *held = Vec::new();
                 return Ok(true);
@@ -141,7 +148,7 @@ impl Chunked {
             self.line = end;
             from = end;
         }
-        if held.len() > most {
+        if held.len() > rules.max_head_bytes {
             return Err(Refusal::TooLong);
         }
         out.drop_rest();

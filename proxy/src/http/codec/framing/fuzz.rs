@@ -9,7 +9,13 @@ const HEADERS: usize = 30;
 
 /// The rules that a fuzzed input is read by. `choice`: its first byte.
 fn rules(choice: u8) -> Rules {
-    Rules { max_head_bytes: 600, max_headers: 20, any_method: choice & 0x80 != 0, http_10: choice & 0x40 != 0 }
+    Rules {
+        max_head_bytes: 600,
+        max_headers: 20,
+        any_method: choice & 0x80 != 0,
+        http_10: choice & 0x40 != 0,
+        trailers: false,
+    }
 }
 
 /// What passes of `input` when it comes in pieces of this size, and what framing says in the end.

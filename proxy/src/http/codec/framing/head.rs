@@ -80,6 +80,14 @@ impl Header<'_> {
     fn unfolded(&self) -> impl Iterator<Item = u8> {
         self.value.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n'))
     }
+
+    /// Writes it, its value in one line.
+    fn write(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(self.name);
+        to.extend_from_slice(b": ");
+        to.extend(self.unfolded());
+        to.extend_from_slice(b"\r\n");
+    }
 }
 
 /// Whether a method may be used.
@@ -155,10 +163,7 @@ pub(super) fn read(head: &[u8], rules: &Rules) -> Result<Head, Refusal> {
         if upgrade && (framing || (connect && header.is("content-length"))) {
             continue;
         }
-        bytes.extend_from_slice(header.name);
-        bytes.extend_from_slice(b": ");
-        bytes.extend(header.unfolded());
-        bytes.extend_from_slice(b"\r\n");
+        header.write(&mut bytes);
     }
     bytes.extend_from_slice(b"\r\n");
     let verdict = match () {
@@ -169,16 +174,18 @@ pub(super) fn read(head: &[u8], rules: &Rules) -> Result<Head, Refusal> {
     Ok(Head { bytes, body, verdict, last: line.version.is_empty() })
 }
 
-/// Checks trailers, which end with an empty line. They do not pass.
-pub(super) fn trailers(lines: &[u8]) -> Result<(), Refusal> {
+/// Reads trailers, which end with an empty line; they are written anew, without that.
+pub(super) fn trailers(lines: &[u8]) -> Result<Vec<u8>, Refusal> {
     if lines.iter().any(|byte| bytes::is_invalid(*byte)) {
         return Err(Refusal::Characters);
     }
     let headers = headers(lines)?;
-    match headers.iter().all(|header| header.name.iter().all(|byte| bytes::is_token(*byte))) {
-        true => Ok(()),
-        false => Err(Refusal::Codec),
+    if headers.iter().any(|header| !header.name.iter().all(|byte| bytes::is_token(*byte))) {
+        return Err(Refusal::Codec);
     }
+    let mut written = Vec::with_capacity(lines.len());
+    headers.iter().for_each(|header| header.write(&mut written));
+    Ok(written)
 }
 
 fn parts(line: &[u8]) -> RequestLine<'_> {

@@ -89,7 +89,7 @@ impl Framing {
                         self.state = State::Head;
                     }
                 }
-                State::Chunked(chunked) => match chunked.feed(&mut out, &mut self.held, self.rules.max_head_bytes) {
+                State::Chunked(chunked) => match chunked.feed(&mut out, &mut self.held, &self.rules) {
                     Ok(false) => {}
                     Ok(true) => self.state = State::Head,
                     Err(refusal) => {

@@ -1,6 +1,6 @@
 use super::*;
 
-const RULES: Rules = Rules { max_head_bytes: 400, max_headers: 5, any_method: false, http_10: false };
+const RULES: Rules = Rules { max_head_bytes: 400, max_headers: 5, any_method: false, http_10: false, trailers: false };
 
 /// What passes of bytes that come in the given pieces.
 fn fed(framing: &mut Framing, pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {

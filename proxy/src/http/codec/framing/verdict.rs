@@ -17,6 +17,8 @@ pub(in crate::http) struct Rules {
     pub any_method: bool,
     /// `accept_http_10`: versions other than 1.1 are read as 1.0.
     pub http_10: bool,
+    /// `enable_trailers`: trailers pass.
+    pub trailers: bool,
 }
 
 /// Why a request is refused.
