@@ -4,7 +4,7 @@ mod stats;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
 pub use self::stats::HttpStats;
@@ -106,6 +106,8 @@ pub struct HttpConnectionManager {
     pub server_header: ServerHeader,
     /// The peer's address is the client's.
     pub use_remote_address: bool,
+    /// How else the client is found out; the first that knows it.
+    pub detection: Vec<Detection>,
     /// Proxies in front of this one that are trusted.
     pub xff_num_trusted_hops: u32,
     /// Leave `x-forwarded-for` alone.
@@ -122,8 +124,12 @@ pub struct HttpConnectionManager {
     pub client_cert_details: ClientCertificateDetails,
     /// Set `x-request-id`.
     pub generate_request_id: bool,
+    /// Say in `x-request-id` whether the request is traced.
+    pub pack_trace_reason: bool,
     /// Keep an external client's `x-request-id` at the edge.
     pub preserve_external_request_id: bool,
+    /// Which requests are traced, which their ids say; none: nothing is.
+    pub tracing: Option<Sampling>,
     /// Send `x-request-id` in responses.
     pub request_id_in_response: bool,
     /// Answer HTTP/1.0.
@@ -190,6 +196,49 @@ impl HttpConnectionManager {
     pub const DEFAULT_MAX_HEAD: usize = 60 * 1024;
     /// Envoy's default of `max_headers_count`.
     pub const DEFAULT_MAX_HEADERS: usize = 100;
+}
+
+/// `tracing`, as far as it decides which requests are traced, and `request_id_extension`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    /// Percent of the requests that ask for it by `x-client-trace-id`.
+    pub client: u32,
+    /// Of ten thousand requests.
+    pub random: u32,
+    /// Percent of all that.
+    pub overall: u32,
+    /// `use_request_id_for_trace_sampling`: ids decide, or else all are taken.
+    pub by_id: bool,
+}
+
+/// One of `original_ip_detection_extensions`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Detection {
+    /// `x-forwarded-for`.
+    ForwardedFor {
+        /// Whose elements are trusted.
+        trust: Trust,
+        /// Append the peer's address to it.
+        append: bool,
+    },
+    /// A header.
+    Header {
+        /// Its name.
+        name: HeaderName,
+        /// What it says may count as internal.
+        trusted: bool,
+        /// Answer requests without it so.
+        reject: Option<StatusCode>,
+    },
+}
+
+/// Which proxies are trusted to have appended to `x-forwarded-for`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// So many in front of this one.
+    Hops(u32),
+    /// Those with such addresses.
+    Networks(Vec<IpNet>),
 }
 
 /// The router filter's own settings.

@@ -15,7 +15,7 @@ use super::{
     access_log, cluster,
     context::Context,
     fields::{cidrs, duration, item, limit, sub, type_name, unpack},
-    filter, http1, local_reply, route,
+    filter, http1, identity, local_reply, route,
 };
 use crate::{
     access_log::{Moments, Wanted},
@@ -31,7 +31,10 @@ use crate::{
     telemetry::stats::Scope,
 };
 
-const SUPPORTED: [&str; 39] = [
+const SUPPORTED: [&str; 42] = [
+    "tracing",
+    "request_id_extension",
+    "original_ip_detection_extensions",
     "drain_timeout",
     "delayed_close_timeout",
     "access_log_flush_interval",
@@ -73,14 +76,12 @@ const SUPPORTED: [&str; 39] = [
     "path_with_escaped_slashes_action",
 ];
 
-/// They change tracing, statistics or when connections end; or need TLS to have an effect.
-const HARMLESS: [&str; 9] = [
-    "tracing",
+/// They change when connections end, or say how to speak what is not spoken.
+const HARMLESS: [&str; 7] = [
     "http3_protocol_options",
     "stream_flush_timeout",
     "drain_timeout_jitter",
     "stream_error_on_invalid_http_message",
-    "request_id_extension",
     "add_proxy_protocol_connection_state",
     "append_local_overload",
     "http1_safe_max_connection_duration",
@@ -113,6 +114,7 @@ pub(super) fn connection_manager(
     let text = |value: &str, field: &str| {
         HeaderValue::from_str(value).map_err(|_| Error::at(sub(at, field), "not a header value"))
     };
+    let (pack_trace_reason, sampled_by_id) = identity::request_ids(cx, message.request_id_extension.as_ref(), at)?;
     let client_cert_details = client_cert_details(cx, message, at)?;
     Ok(HttpConnectionManager {
         forward_client_cert: forward_client_cert(message),
@@ -143,6 +145,7 @@ pub(super) fn connection_manager(
             manager::ServerHeaderTransformation::PassThrough => ServerHeader::PassThrough,
         },
         use_remote_address: message.use_remote_address.unwrap_or(false),
+        detection: identity::detection(cx, message, at)?,
         xff_num_trusted_hops: message.xff_num_trusted_hops,
         skip_xff_append: message.skip_xff_append,
         node_address: node_address(),
@@ -159,6 +162,8 @@ pub(super) fn connection_manager(
             via => Some(text(via, "via")?),
         },
         generate_request_id: message.generate_request_id.unwrap_or(true),
+        pack_trace_reason,
+        tracing: identity::sampling(cx, message.tracing.as_ref(), sampled_by_id, at)?,
         preserve_external_request_id: message.preserve_external_request_id,
         request_id_in_response: message.always_set_request_id_in_response,
         accept_http_10: client_http1.accept_10,

@@ -19,6 +19,7 @@ mod headers;
 mod health;
 mod http;
 mod http1;
+mod identity;
 mod listener;
 mod listener_filter;
 mod local_reply;

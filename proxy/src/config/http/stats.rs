@@ -219,6 +219,7 @@ impl HttpStats {
             "max_duration_timeout" => shard.inc(own.downstream_rq_max_duration_reached),
             "request_payload_too_large" => shard.inc(own.downstream_rq_too_large),
             "path_normalization_failed" => shard.inc(own.downstream_rq_failed_path_normalization),
+            "rejecting_because_detection_failed" => shard.inc(own.downstream_rq_rejected_via_ip_detection),
             "upgrade_failed" => shard.inc(own.downstream_rq_ws_on_non_ws_route),
             "route_not_found" => shard.inc(own.no_route),
             "cluster_not_found" => shard.inc(own.no_cluster),

@@ -19,7 +19,11 @@ use super::{
         malformed::{self, Malformed},
     },
     filter::{self, chain::Chain, exchange::Exchange, local_reply},
-    headers::{forwarded::X_FORWARDED_PROTO, rewrite},
+    headers::{
+        forwarded::{NOT_DETECTED, X_FORWARDED_PROTO},
+        request_id::{self, Trace},
+        rewrite,
+    },
     router,
     router::answer::{Answer, Redirected},
     stream::{
@@ -65,7 +69,10 @@ pub(super) async fn handle(
             if reply.flag != Some(Flag::DownstreamProtocolError) {
                 stream.keep_request(&parts);
             }
-            return Ok(local_reply::refuse(stream, *reply));
+            return Ok(match &*reply.details {
+                NOT_DETECTED => local_reply::reject(stream, *reply),
+                _ => local_reply::refuse(stream, *reply),
+            });
         }
     };
     if verdict == Some(Verdict::Fragment) {
@@ -75,8 +82,19 @@ pub(super) async fn handle(
             Reply::new(StatusCode::BAD_REQUEST, "", None, "path_normalization_failed"),
         ));
     }
+    if let Some(sampling) = &manager.tracing {
+        let runtime = &stream.connection.worker.runtime;
+        let trace = request_id::sample(sampling, manager.pack_trace_reason, runtime, &mut parts.headers);
+        let tracing = &manager.stats.tracing;
+        stream.connection.worker.stats.inc(match trace {
+            Trace::No => tracing.not_traceable,
+            Trace::Sampled => tracing.random_sampling,
+            Trace::Service => tracing.service_forced,
+            Trace::Client => tracing.client_enabled,
+        });
+    }
     stream.connection.rewrite_client_cert(&mut parts.headers);
-    stream.prepared(&parts, prepared.client.address);
+    stream.prepared(&parts, prepared.client);
     stream.endless = prepared.upgrade.is_some();
     stream.on_upgrade = parts.extensions.remove();
     let mut body = ClientBody::new(incoming, stream.connection.multiplexed, stream.record.progress.clone());

@@ -90,9 +90,14 @@ pub(in crate::http) fn answer(
     response
 }
 
-/// Answers a request that is not to be read any further, and ends its connection.
-pub(in crate::http) fn refuse(stream: Stream, reply: Reply) -> Response<ResponseBody> {
+/// Answers a request that comes to no filter.
+pub(in crate::http) fn reject(stream: Stream, reply: Reply) -> Response<ResponseBody> {
     let parts = Request::new(()).into_parts().0;
     let chain = Chain::new(&stream.connection.manager.filters, None);
-    answer(stream, chain, Reply { close: true, ..reply }, None, &parts)
+    answer(stream, chain, reply, None, &parts)
+}
+
+/// Answers a request that is not to be read any further, and ends its connection.
+pub(in crate::http) fn refuse(stream: Stream, reply: Reply) -> Response<ResponseBody> {
+    reject(stream, Reply { close: true, ..reply })
 }

@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use ipnet::IpNet;
 
-use crate::config::http::HttpConnectionManager;
+use crate::config::http::{Detection, HttpConnectionManager, Trust};
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(in crate::http) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -39,6 +40,9 @@ const BEHIND_EDGE: [HeaderName; 5] = [
     HeaderName::from_static("x-envoy-original-host"),
 ];
 
+/// Details of requests that do not say who the client is, where they must.
+pub(in crate::http) const NOT_DETECTED: &str = "rejecting_because_detection_failed";
+
 /// What is known of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) struct Client {
@@ -50,13 +54,13 @@ pub(in crate::http) struct Client {
     pub edge: bool,
 }
 
-/// Finds out who the client is, and rewrites the headers that say so.
+/// Finds out who the client is, and rewrites the headers that say so. Error: the status for those who do not say it.
 pub(in crate::http) fn identify(
     manager: &HttpConnectionManager,
     peer: SocketAddr,
     headers: &mut HeaderMap,
     scheme: &'static str,
-) -> Client {
+) -> Result<Client, StatusCode> {
     let hops = manager.xff_num_trusted_hops as usize;
     // Whoever says nothing, where the header is trusted, is not known to be internal.
     let mut single = manager.use_remote_address && !headers.contains_key(&X_FORWARDED_FOR);
@@ -73,6 +77,11 @@ pub(in crate::http) fn identify(
         if hops == 0 {
             headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
         }
+    } else if !manager.detection.is_empty() {
+        if let Some((detected, trusted)) = detect(manager, peer, headers)? {
+            address = SocketAddr::new(detected, 0);
+            single = trusted;
+        }
     } else if let Some(from_header) = from_xff(headers, hops) {
         address = SocketAddr::new(from_header, 0);
         single = addresses(headers).count() == 1;
@@ -86,7 +95,63 @@ pub(in crate::http) fn identify(
     if edge && let Ok(value) = HeaderValue::from_str(&address.ip().to_string()) {
         headers.insert(X_ENVOY_EXTERNAL_ADDRESS, value);
     }
-    Client { address, internal, edge }
+    Ok(Client { address, internal, edge })
+}
+
+/// Asks the extensions who the client is, and whether it may count as internal.
+fn detect(
+    manager: &HttpConnectionManager,
+    peer: SocketAddr,
+    headers: &mut HeaderMap,
+) -> Result<Option<(IpAddr, bool)>, StatusCode> {
+    for detection in &manager.detection {
+        let detected = match detection {
+            Detection::ForwardedFor { trust, append } => {
+                let from_peer_itself = matches!(trust, Trust::Networks(networks) if !within(networks, peer.ip()));
+                let detected = match trust {
+                    _ if from_peer_itself => None,
+                    Trust::Hops(hops) => from_xff(headers, *hops as usize),
+                    Trust::Networks(networks) => first_untrusted(headers, networks),
+                };
+                let detected = detected.map(|address| (address, addresses(headers).count() == 1));
+                if *append || from_peer_itself {
+                    append_xff(headers, manager, peer.ip());
+                }
+                detected
+            }
+            Detection::Header { name, trusted, reject } => {
+                let value = headers.get(name).and_then(|value| value.to_str().ok());
+                match value.and_then(|value| value.parse().ok()) {
+                    Some(address) => Some((address, *trusted)),
+                    None => match reject {
+                        Some(status) => return Err(*status),
+                        None => None,
+                    },
+                }
+            }
+        };
+        if detected.is_some() {
+            return Ok(detected);
+        }
+    }
+    Ok(None)
+}
+
+fn within(networks: &[IpNet], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&address))
+}
+
+/// The last address of `x-forwarded-for` that is in none of the networks, or else its first.
+fn first_untrusted(headers: &HeaderMap, networks: &[IpNet]) -> Option<IpAddr> {
+    let mut last = None;
+    for element in addresses(headers) {
+        let address = element.parse().ok()?;
+        last = Some(address);
+        if !within(networks, address) {
+            break;
+        }
+    }
+    last
 }
 
 /// Whether there is any header that Envoys tell each other things by, or clients them: one look at the names that are
@@ -173,7 +238,7 @@ mod tests {
     #[test]
     fn a_middle_hop_trusts_the_header_and_appends_nothing() {
         let mut headers = headers(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2"), ("x-forwarded-proto", "https")]);
-        let client = identify(&manager(), peer(), &mut headers, "http");
+        let client = identify(&manager(), peer(), &mut headers, "http").unwrap();
         assert_eq!(client.address, "2.2.2.2:0".parse().unwrap());
         assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 2.2.2.2");
         assert_eq!(headers["x-forwarded-proto"], "https");
@@ -190,7 +255,7 @@ mod tests {
             ("x-envoy-original-path", "/x"),
             ("x-envoy-max-retries", "9"),
         ]);
-        let client = identify(&manager, peer(), &mut headers, "http");
+        let client = identify(&manager, peer(), &mut headers, "http").unwrap();
         assert_eq!(client.address, peer());
         assert!(client.edge);
         assert_eq!(headers["x-forwarded-for"], "1.1.1.1,10.9.9.9");
@@ -205,7 +270,7 @@ mod tests {
         manager.use_remote_address = true;
         manager.xff_num_trusted_hops = 1;
         let mut headers = headers(&[("x-forwarded-for", "1.1.1.1,2.2.2.2"), ("x-forwarded-proto", "https")]);
-        let client = identify(&manager, peer(), &mut headers, "http");
+        let client = identify(&manager, peer(), &mut headers, "http").unwrap();
         assert_eq!(client.address.ip(), "2.2.2.2".parse::<IpAddr>().unwrap());
         assert_eq!(headers["x-forwarded-proto"], "https");
     }
@@ -216,7 +281,7 @@ mod tests {
         manager.internal_addresses = vec!["10.0.0.0/8".parse().unwrap()];
         let mut headers = headers(&[("x-envoy-max-retries", "9")]);
         headers.insert(X_FORWARDED_FOR, HeaderValue::from_static("10.0.0.1"));
-        assert!(identify(&manager, peer(), &mut headers, "http").internal);
+        assert!(identify(&manager, peer(), &mut headers, "http").unwrap().internal);
         assert_eq!(headers["x-envoy-max-retries"], "9");
         assert_eq!(headers["x-envoy-internal"], "true");
     }

@@ -18,7 +18,7 @@ pub(in crate::http) mod timers;
 pub(in crate::http) mod upgraded;
 pub(in crate::http) mod upstream_line;
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
@@ -28,7 +28,10 @@ use self::{connection::Connection, record::Record, route::Routed, upstream_line:
 use super::{
     body::progress::Progress,
     codec::{malformed::Malformed, meters},
-    headers::request_id::X_REQUEST_ID,
+    headers::{
+        forwarded::Client,
+        request_id::{FORCE_TRACE, X_REQUEST_ID},
+    },
 };
 use crate::{
     access_log::{Entry, Live, RouteMetadata},
@@ -103,8 +106,8 @@ impl Stream {
     }
 
     /// The head is prepared, and says who the client is.
-    pub fn prepared(&mut self, parts: &Parts, client: SocketAddr) {
-        self.record.entry.downstream_remote = client;
+    pub fn prepared(&mut self, parts: &Parts, client: Client) {
+        self.record.entry.downstream_remote = client.address;
         if log::debugging() {
             self.record.id = parts.headers.get(X_REQUEST_ID).cloned();
         }
@@ -117,7 +120,9 @@ impl Stream {
             end_stream = self.record.progress.is_none(),
             "request headers complete"
         );
-        if self.connection.manager.request_id_in_response {
+        if self.connection.manager.request_id_in_response
+            || (client.internal && parts.headers.contains_key(FORCE_TRACE))
+        {
             self.request_id = parts.headers.get(X_REQUEST_ID).cloned();
         }
     }
