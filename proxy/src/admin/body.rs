@@ -9,16 +9,23 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
+use super::counts::Request;
+
 /// A piece, bytes.
 const PIECE: usize = 64 * 1024;
 
 /// What is yet to be sent.
 #[derive(Debug)]
-pub(super) struct Chunks(Bytes);
+pub(super) struct Chunks {
+    rest: Bytes,
+    /// Counts the request.
+    _request: Request,
+}
 
 impl Chunks {
-    pub(super) fn new(text: String) -> Self {
-        Self(text.into())
+    /// `request` lasts until all of it is sent.
+    pub(super) fn new(text: String, request: Request) -> Self {
+        Self { rest: text.into(), _request: request }
     }
 }
 
@@ -27,7 +34,7 @@ impl Body for Chunks {
     type Error = Infallible;
 
     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let rest = &mut self.get_mut().0;
+        let rest = &mut self.get_mut().rest;
         if rest.is_empty() {
             return Poll::Ready(None);
         }

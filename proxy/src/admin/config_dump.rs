@@ -93,7 +93,7 @@ pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
 }
 
 fn plain(status: Status, text: String) -> Reply {
-    Reply { status, content_type: "text/plain", body: text }
+    Reply { status, content_type: "text/plain", body: text, counted: false }
 }
 
 /// The items of the list `resource` of the dump.

@@ -8,6 +8,7 @@ mod body;
 pub mod certs;
 mod clusters;
 mod config_dump;
+mod counts;
 mod listeners;
 mod loggers;
 mod mask;
@@ -24,6 +25,7 @@ mod stats;
 mod tests;
 
 pub use self::{
+    counts::Counts,
     server::{Listener, spawn},
     state::{Admin, Command},
 };

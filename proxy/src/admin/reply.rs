@@ -8,12 +8,14 @@ pub(super) struct Reply {
     pub(super) status: Status,
     pub(super) content_type: &'static str,
     pub(super) body: String,
+    /// It is in the statistics: those that it shows.
+    pub(super) counted: bool,
 }
 
 impl Reply {
     /// Plain text.
     pub(super) fn text(status: Status, body: impl Into<String>) -> Self {
-        Self { status, content_type: "text/plain; charset=UTF-8", body: body.into() }
+        Self { status, content_type: "text/plain; charset=UTF-8", body: body.into(), counted: false }
     }
 
     /// `OK` and the end of a line: something was done.
@@ -23,7 +25,7 @@ impl Reply {
 
     /// JSON text.
     pub(super) fn json(body: impl Into<String>) -> Self {
-        Self { status: Status::OK, content_type: "application/json", body: body.into() }
+        Self { status: Status::OK, content_type: "application/json", body: body.into(), counted: false }
     }
 
     /// JSON as Envoy's printer lays it out: one space a level, and an end of line.
@@ -33,7 +35,7 @@ impl Reply {
 
     /// A page.
     pub(super) fn html(body: impl Into<String>) -> Self {
-        Self { status: Status::OK, content_type: "text/html; charset=UTF-8", body: body.into() }
+        Self { status: Status::OK, content_type: "text/html; charset=UTF-8", body: body.into(), counted: false }
     }
 }
 

@@ -280,7 +280,7 @@ const ROUTES: &[Route] = &[
         ],
         answer: |admin, query| {
             clusters::publish(admin);
-            stats::stats(&admin.stats, &admin.settings, query)
+            stats::stats(&admin.stats, &admin.settings, &admin.counts, query)
         },
     },
     Route {
@@ -296,7 +296,7 @@ const ROUTES: &[Route] = &[
         ],
         answer: |admin, query| {
             clusters::publish(admin);
-            stats::prometheus(&admin.stats, &admin.settings, query)
+            stats::prometheus(&admin.stats, &admin.settings, &admin.counts, query)
         },
     },
     Route {

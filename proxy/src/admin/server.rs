@@ -23,7 +23,14 @@ use tokio::{
     sync::Semaphore,
 };
 
-use super::{body::Chunks, query::Query, reply::Reply, routes, state::Admin};
+use super::{
+    body::Chunks,
+    counts::{self, Metered},
+    query::Query,
+    reply::Reply,
+    routes,
+    state::Admin,
+};
 use crate::{
     access_log::{self, AccessLog, Entry, LogType},
     telemetry::writer::LogHandle,
@@ -125,9 +132,12 @@ async fn connection<S>(admin: Arc<Admin>, stream: S, ends: Ends, log: Rc<Log>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let service = service_fn(move |request| {
+    let counted = Rc::new(admin.counts.connected());
+    let stream = Metered { io: stream, connection: counted.clone() };
+    let service = service_fn(move |request: Request<Incoming>| {
         let (admin, log) = (admin.clone(), log.clone());
-        async move { Ok::<_, Infallible>(answer(&admin, request, ends, &log).await) }
+        let counting = counted.request(request.version() == http::Version::HTTP_2);
+        async move { Ok::<_, Infallible>(answer(&admin, request, counting, ends, &log).await) }
     });
     let mut server = auto::Builder::new(crate::wire::executor::LocalExecutor::default());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -136,7 +146,13 @@ where
     let _ = tokio::time::timeout(CONNECTION_LIFETIME, serving).await;
 }
 
-async fn answer(admin: &Admin, request: Request<Incoming>, ends: Ends, log: &Log) -> Response<Chunks> {
+async fn answer(
+    admin: &Admin,
+    request: Request<Incoming>,
+    counting: counts::Request,
+    ends: Ends,
+    log: &Log,
+) -> Response<Chunks> {
     let start = Instant::now();
     let (head, body) = request.into_parts();
     let body = match tokio::time::timeout(HEADER_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
@@ -151,8 +167,11 @@ async fn answer(admin: &Admin, request: Request<Incoming>, ends: Ends, log: &Log
     if form && query.is_empty() {
         query = String::from_utf8_lossy(&body).into_owned();
     }
-    let Reply { status, content_type, body } =
+    let Reply { status, content_type, body, counted } =
         routes::answer(admin, &head.method, head.uri.path(), &Query::parse(&query));
+    if !counted {
+        admin.counts.answered(status);
+    }
     if !log.files.is_empty() {
         let mut entry = Entry::since(start, ends.local, ends.remote);
         entry.protocol = Some(if head.version == http::Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" });
@@ -162,7 +181,7 @@ async fn answer(admin: &Admin, request: Request<Incoming>, ends: Ends, log: &Log
         access_log::write(&log.log, &admin.runtime, &log.files, LogType::DownstreamEnd, &entry);
         log.log.flush();
     }
-    let mut response = Response::new(Chunks::new(body));
+    let mut response = Response::new(Chunks::new(body, counting));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
+use super::counts::Counts;
 use crate::{
     config::{convert::StatsSettings, snapshot::Snapshot},
     lifecycle::Lifecycle,
@@ -61,6 +62,8 @@ pub struct Admin {
     pub reopener: Reopener,
     /// To the control thread.
     pub commands: mpsc::Sender<Command>,
+    /// What is counted of this server itself.
+    pub counts: Arc<Counts>,
     /// Paths that are answered; empty: all.
     pub allow_paths: Vec<StringMatcher>,
 }

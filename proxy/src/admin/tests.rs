@@ -50,6 +50,7 @@ impl Fixture {
         let lifecycle = Arc::new(Lifecycle::default());
         lifecycle.live();
         let admin = Admin {
+            counts: Arc::new(Counts::new(&stats)),
             stats,
             settings: Arc::new(settings),
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),

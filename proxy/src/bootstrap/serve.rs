@@ -19,7 +19,7 @@ use tokio::{
 
 use super::error::Error;
 use crate::{
-    admin::{self, Admin, Command},
+    admin::{self, Admin, Command, Counts},
     bootstrap::{admin_socket, config::Loaded, privileges, server_stats::ServerStats},
     cluster::{self, Local},
     config::{
@@ -108,6 +108,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
             loaded: SystemTime::now(),
             reopener: writer.reopener(),
             commands,
+            counts: Arc::new(Counts::new(&stats)),
             allow_paths: settings.allow_paths,
         };
         admin::spawn(Arc::new(admin), listener, writer.handle(Shard::default()), settings.access_log)?;

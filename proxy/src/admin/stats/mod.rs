@@ -11,6 +11,7 @@ mod wanted;
 use self::wanted::Wanted;
 use crate::{
     admin::{
+        counts::Counts,
         query::Query,
         reply::{Reply, Status},
     },
@@ -18,28 +19,37 @@ use crate::{
     telemetry::stats::Store,
 };
 
-/// Answers `/stats`.
-pub(super) fn stats(store: &Store, settings: &StatsSettings, query: &Query) -> Reply {
+/// Answers `/stats`. `counts`: as in Envoy, the response is in what it shows.
+pub(super) fn stats(store: &Store, settings: &StatsSettings, counts: &Counts, query: &Query) -> Reply {
     let wanted = match Wanted::parse(query) {
         Ok(wanted) => wanted,
         Err(refusal) => return refusal,
     };
-    match query.get("format") {
+    let format = query.get("format");
+    if matches!(format, None | Some("text" | "json" | "prometheus" | "html" | "active-html")) {
+        counts.answered(Status::OK);
+    }
+    let reply = match format {
         None | Some("text") => Reply::text(Status::OK, text::render(store, settings, &wanted)),
         Some("json") => Reply::json(json::render(store, settings, &wanted)),
         Some("prometheus") => Reply::text(Status::OK, prometheus::render(store, settings, &wanted)),
         Some("html" | "active-html") => Reply::html(html::render(&text::render(store, settings, &wanted))),
         Some(_) => {
             let usage = "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n";
-            Reply::text(Status::BAD_REQUEST, usage)
+            return Reply::text(Status::BAD_REQUEST, usage);
         }
-    }
+    };
+    Reply { counted: true, ..reply }
 }
 
 /// Answers `/stats/prometheus`.
-pub(super) fn prometheus(store: &Store, settings: &StatsSettings, query: &Query) -> Reply {
+pub(super) fn prometheus(store: &Store, settings: &StatsSettings, counts: &Counts, query: &Query) -> Reply {
     match Wanted::parse(query) {
-        Ok(wanted) => Reply::text(Status::OK, prometheus::render(store, settings, &wanted)),
+        Ok(wanted) => {
+            counts.answered(Status::OK);
+            let reply = Reply::text(Status::OK, prometheus::render(store, settings, &wanted));
+            Reply { counted: true, ..reply }
+        }
         Err(refusal) => refusal,
     }
 }

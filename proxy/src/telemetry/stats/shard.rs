@@ -197,6 +197,12 @@ impl Shared {
         cell.fetch_or(TOUCHED, Relaxed);
     }
 
+    /// Adds a value to a histogram.
+    pub fn record(&self, histogram: Histogram, value: u64) {
+        let bins = self.0.0.histograms.get_or_make(histogram.0).get_or_init(Box::default);
+        bins.cell(value).fetch_add(1, Relaxed);
+    }
+
     /// Sets a gauge's part here.
     pub(super) fn gauge_set(&self, gauge: Gauge, value: u64) {
         let wide = value > WIDEST;
