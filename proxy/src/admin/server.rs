@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     access_log::{self, AccessLog, Entry, LogType},
+    memory,
     telemetry::writer::LogHandle,
     worker,
 };
@@ -171,6 +172,10 @@ async fn answer(
         routes::answer(admin, &head.method, head.uri.path(), &Query::parse(&query));
     if !counted {
         admin.counts.answered(status);
+    }
+    // On this thread: what it has unpacked lies in its part of the heap.
+    if weir_proto::forget() {
+        memory::give_back();
     }
     if !log.files.is_empty() {
         let mut entry = Entry::since(start, ends.local, ends.remote);
