@@ -71,7 +71,7 @@ pub fn remove(path: &Path) {
     }
     // The kernel lets go of a process's cgroup a moment after the process was waited for.
     if !std::thread::panicking() {
-        wait_for(&format!("{} is removed", path.display()), Duration::from_secs(5), || match fs::remove_dir(path) {
+        wait_for(&format!("{} is removed", path.display()), Duration::from_secs(30), || match fs::remove_dir(path) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Err(error),
             _ => Ok(()),
         });

@@ -229,7 +229,7 @@ impl Node {
     /// Waits until the kernel has destroyed the namespace that `veth` led to: a veth end goes with its peer's namespace,
     /// and a namespace lives as long as anything (a file, a socket, a process) refers to it.
     pub fn wait_until_gone(&self, veth: &str) {
-        wait_for(&format!("{veth} of node {} goes away", self.name), Duration::from_secs(10), || {
+        wait_for(&format!("{veth} of node {} goes away", self.name), Duration::from_secs(60), || {
             let links = self.links();
             if links.iter().any(|link| link == veth) { Err(links) } else { Ok(()) }
         });

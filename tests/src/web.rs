@@ -44,7 +44,7 @@ impl Nginx {
         fs::write(&file, configuration).expect("a file of this test");
         let path = file.display().to_string();
         let mut process = pod.launch("nginx").args(["-p", &directory.display().to_string(), "-c", &path]).start();
-        wait_for(&format!("nginx of {} listens on {ports:?}", pod.name()), Duration::from_secs(10), || {
+        wait_for(&format!("nginx of {} listens on {ports:?}", pod.name()), Duration::from_secs(60), || {
             assert!(process.ended().is_none(), "nginx ended: {}", process.log());
             pod.netns.run(|| {
                 ports.iter().try_for_each(|port| {

@@ -33,6 +33,7 @@
 //! log: main                         # an access log (${log:main}) that gets a line for every `request`
 //! replace: [["a regex", "text"]]    # further normalisation, of all texts
 //! arguments: ["--log-level", "debug"]   # for both proxies
+//! timed: true                       # what shows when depends on the clock: cases that do not agree are done again
 //! cases:
 //! - name: a plain request           # unique
 //!   request: GET /echo              # `host: any.test` and framing are added where they are not given

@@ -27,6 +27,8 @@ const RATE: u32 = 500;
 const AROUND: Duration = Duration::from_millis(1500);
 /// A proxy's successor starts within this.
 const SUCCESSION: Duration = Duration::from_secs(2);
+/// A request whose proxy is killed breaks within this, on however busy a machine.
+const TOLD: Duration = Duration::from_secs(10);
 /// Enrolments and withdrawals.
 const CYCLES: usize = 200;
 
@@ -153,14 +155,14 @@ fn killing_the_proxy_refuses_no_new_connection() {
     sleep(AROUND);
     let requests = load.stop();
 
-    let (mut held, mut waited, mut failed) = (0, 0, Vec::new());
+    let (mut broken, mut waited, mut failed) = (Vec::new(), 0, Vec::new());
     for request in &requests {
         // Held by the proxy when it was killed: those break.
         let was_held = request.started < gone && request.ended >= killed;
         if request.connected.is_none() {
             failed.push(request);
         } else if was_held {
-            held += usize::from(!request.succeeded());
+            broken.extend(Some(request).filter(|request| !request.succeeded()));
         } else if !request.succeeded() {
             failed.push(request);
         } else if request.started >= gone && request.ended - request.started > Duration::from_millis(200) {
@@ -168,13 +170,16 @@ fn killing_the_proxy_refuses_no_new_connection() {
         }
     }
     figure!(
-        "proxy killed: {} requests, {held} of the held ones broke, {waited} waited, slowest {:?}",
+        "proxy killed: {} requests, {} of the held ones broke, {waited} waited, slowest {:?}",
         requests.len(),
+        broken.len(),
         slowest(&requests)
     );
     assert!(failed.is_empty(), "{} failed, the first: {:?}", failed.len(), failed.first());
     assert!(waited as f64 > f64::from(RATE) * 0.5, "the new connections waited for the successor: {waited}");
-    assert!(held < 50, "only what was under way breaks: {held}");
+    // How many were under way depends on the machine; each is told at once, and does not wait for its own timeout.
+    let told = broken.iter().map(|request| request.ended.saturating_duration_since(gone)).max().unwrap_or_default();
+    assert!(told < TOLD, "what was under way breaks at once, not after {told:?}");
 }
 
 #[test]
@@ -241,7 +246,7 @@ fn a_pod_that_fails_open_is_passed_while_there_is_no_proxy() {
     get(&open, &url);
     assert_eq!(mesh.ctl.counters("default/open").of(Rule::Redirected), 1);
     mesh.proxy.process.kill9();
-    wait_for("the open pod is passed", Duration::from_secs(5), || {
+    wait_for("the open pod is passed", Duration::from_secs(30), || {
         let answer = curl(&open, &["--max-time", "1", &url]);
         if answer.status == 200 { Ok(()) } else { Err(answer) }
     });

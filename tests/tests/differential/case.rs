@@ -37,6 +37,9 @@ pub struct File {
     /// Further arguments for both proxies.
     #[serde(default)]
     pub arguments: Vec<String>,
+    /// When its cases show something depends on the clock: what a busy machine delays is done again, a few times.
+    #[serde(default)]
+    pub timed: bool,
     /// What is done and compared, in this order.
     #[serde(default)]
     pub cases: Vec<Case>,
@@ -219,6 +222,8 @@ pub struct Upstream {
     pub proxy_protocol: bool,
     /// Whether it listens only once a step starts it.
     pub stopped: bool,
+    /// Whether nothing that it sees is compared, as it comes at its own times: health checks.
+    pub unseen: bool,
 }
 
 /// How a scripted server speaks.

@@ -3,13 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use regex::Regex;
-use tokio::time::Instant;
+use tokio::{process::Command, time::Instant};
 
 use super::{
     case::{After, Case, Configuration, File},
@@ -19,7 +18,9 @@ use super::{
 };
 
 /// How long stats may take to agree.
-const AGREE: Duration = Duration::from_secs(5);
+const AGREE: Duration = Duration::from_secs(10);
+/// How often a case that depends on the clock is done until both sides agree.
+const TRIES: usize = 4;
 /// A side lacks what the other shows.
 const ABSENT: &str = "(absent)";
 
@@ -110,7 +111,7 @@ pub async fn run(name: &str, file: &File, only: Option<&str>) -> Tally {
     let (mut envoy, mut weir) = (prepare(Which::Envoy), prepare(Which::Weir));
     let wanted = |case: &str| only.is_none_or(|only| case.contains(only));
     for configuration in file.configurations.iter().filter(|configuration| wanted(&configuration.name)) {
-        configured(&mut tally, name, file, configuration, [&envoy, &weir]);
+        configured(&mut tally, name, file, configuration, [&envoy, &weir]).await;
     }
     let cases: Vec<_> = file.cases.iter().filter(|case| wanted(&case.name)).collect();
     if cases.is_empty() {
@@ -119,11 +120,19 @@ pub async fn run(name: &str, file: &File, only: Option<&str>) -> Tally {
     tokio::join!(envoy.start(file), weir.start(file));
     for case in cases {
         let label = format!("{name}: {}", case.name);
-        let (theirs, ours) = tokio::join!(steps::run(&envoy, file, case), steps::run(&weir, file, case));
-        shown_alike(&mut tally, &label, case, theirs, ours);
-        if !case.after.stats.is_empty() {
-            stats_alike(&mut tally, &label, case, &envoy, &weir).await;
-        }
+        let mut tries = if file.timed { TRIES } else { 1 };
+        tally.add(loop {
+            let mut tally = Tally::default();
+            let (theirs, ours) = tokio::join!(steps::run(&envoy, file, case), steps::run(&weir, file, case));
+            shown_alike(&mut tally, &label, case, theirs, ours);
+            if !case.after.stats.is_empty() {
+                stats_alike(&mut tally, &label, case, &envoy, &weir).await;
+            }
+            tries -= 1;
+            if tally.failures.is_empty() || tries == 0 {
+                break tally;
+            }
+        });
     }
     for side in [&mut envoy, &mut weir] {
         if let Some(log) = side.stop() {
@@ -186,17 +195,18 @@ async fn stats_alike(tally: &mut Tally, label: &str, case: &Case, envoy: &Side, 
 }
 
 /// Whether both accept a changed bootstrap, or both refuse it.
-fn configured(tally: &mut Tally, name: &str, file: &File, configuration: &Configuration, sides: [&Side; 2]) {
+async fn configured(tally: &mut Tally, name: &str, file: &File, configuration: &Configuration, sides: [&Side; 2]) {
     let label = format!("{name}: configuration: {}", configuration.name);
     if !file.bootstrap.contains(&configuration.find) {
         return tally.failures.push(format!("{label}: nothing to replace"));
     }
     let text = file.bootstrap.replacen(&configuration.find, &configuration.replace, 1);
-    let [envoy, weir] = sides.map(|side| {
+    let [envoy, weir] = sides.map(async |side| {
         let path = side.directory.join("changed.yaml");
         std::fs::write(&path, side.fill(&text)).expect("write the bootstrap");
-        accepts(side.which, &path)
+        accepts(side.which, &path).await
     });
+    let (envoy, weir) = tokio::join!(envoy, weir);
     let differs = configuration.differs.is_some();
     if envoy.0 != (configuration.accepted != differs) {
         tally.failures.push(format!("{label}: Envoy accepts it: {} {}", envoy.0, envoy.1));
@@ -215,13 +225,14 @@ fn configured(tally: &mut Tally, name: &str, file: &File, configuration: &Config
     }
 }
 
-fn accepts(which: Which, config: &Path) -> (bool, String) {
+async fn accepts(which: Which, config: &Path) -> (bool, String) {
     let (program, more) = which.program();
     let output = Command::new(program)
         .args(["--mode", "validate", "-l", "error", "-c"])
         .arg(config)
         .args(more)
         .output()
+        .await
         .expect("run a proxy");
     (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
 }

@@ -134,7 +134,9 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
 impl Shared {
     /// Remembers a request.
     pub fn remember(&self, request: Request) {
-        self.seen.lock().expect("requests seen").push(request);
+        if !self.script.unseen {
+            self.seen.lock().expect("requests seen").push(request);
+        }
     }
 
     /// The first rule that fits the path and is not used up.
@@ -214,7 +216,7 @@ async fn serve_http1(wire: Wire, shared: &Shared, about: Vec<String>) -> Option<
         };
         shared.remember(request.clone());
         if upgrade {
-            return upgraded(&mut connection).await;
+            return upgraded(&mut connection, path.ends_with("/at-end")).await;
         }
         if let Some(rule) = shared.rule(&path) {
             by_rule(&mut connection, rule, &request).await?;
@@ -236,9 +238,14 @@ async fn serve_http1(wire: Wire, shared: &Shared, about: Vec<String>) -> Option<
     }
 }
 
-async fn upgraded(connection: &mut Buffered) -> Option<()> {
+/// Sends back what comes, as it comes or all of it once the other side has ended.
+async fn upgraded(connection: &mut Buffered, at_end: bool) -> Option<()> {
     let head = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
     connection.wire.write_all(head).await.ok()?;
+    if at_end {
+        let all = connection.rest().await;
+        return connection.wire.write_all(&all).await.ok();
+    }
     loop {
         let bytes = std::mem::take(&mut connection.bytes);
         connection.wire.write_all(&bytes).await.ok()?;
