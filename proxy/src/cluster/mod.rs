@@ -20,10 +20,10 @@ use std::{
 
 use hashbrown::HashMap;
 
-use self::balance::Balancer;
+use self::balance::{Aggregated, Available, Balancer, Chosen};
 pub use self::{
     outlier::Outcome,
-    pick::PickContext,
+    pick::{PickContext, Picked},
     running::{Running, start},
     update::Dropped,
 };
@@ -37,6 +37,8 @@ use crate::{
 pub struct Local {
     /// By the cluster's address, which is its own while it is referred to from here.
     balancers: RefCell<HashMap<usize, (Weak<Cluster>, Balancer)>>,
+    /// The same for aggregate clusters.
+    aggregates: RefCell<HashMap<usize, (Weak<Cluster>, Aggregated)>>,
     /// Hosts of original destinations that their clusters may not know yet, by the cluster's address and theirs.
     made: RefCell<HashMap<(usize, SocketAddr), Made>>,
     stats: Shard,
@@ -53,13 +55,55 @@ struct Made {
 impl Local {
     /// The state of the worker whose counters these are.
     pub fn new(stats: Shard) -> Self {
-        Self { balancers: RefCell::default(), made: RefCell::default(), stats }
+        Self { stats, ..Self::default() }
     }
 
     /// An endpoint of `cluster`, or none if there is none (healthy).
-    pub fn pick(&self, cluster: &Arc<Cluster>, context: &PickContext<'_>) -> Option<Arc<Endpoint>> {
+    pub fn pick(&self, cluster: &Arc<Cluster>, context: &PickContext<'_>) -> Option<Picked> {
+        if !matches!(cluster.discovery, Discovery::Aggregate { .. }) {
+            let (endpoint, anew) = self.endpoint(cluster, context, None)?;
+            let priority = endpoint.template.priority;
+            return Some(Picked { endpoint, member: None, priority, anew });
+        }
+        let Chosen { member, level, priority, anew } = self.member(cluster, context)?;
+        let (endpoint, _) = self.endpoint(&member, context, Some(level))?;
+        // Consistent hashing has its own mind about priorities.
+        let own = endpoint.template.priority;
+        let key = Arc::as_ptr(cluster) as usize;
+        let priority = match self.aggregates.borrow().get(&key) {
+            Some((_, aggregated)) if usize::try_from(own) != Ok(level.0) => {
+                aggregated.position(&member, own).unwrap_or(priority)
+            }
+            _ => priority,
+        };
+        Some(Picked { endpoint, member: Some(member), priority, anew })
+    }
+
+    /// Which of an aggregate's clusters.
+    fn member(&self, cluster: &Arc<Cluster>, context: &PickContext<'_>) -> Option<Chosen> {
+        let mut aggregates = self.aggregates.borrow_mut();
+        let key = Arc::as_ptr(cluster) as usize;
+        let aggregated = match aggregates.get_mut(&key) {
+            Some((_, aggregated)) if aggregated.is_current() => aggregated,
+            _ => {
+                aggregates.retain(|_, (cluster, _)| cluster.strong_count() > 0);
+                let aggregated = Aggregated::new(cluster);
+                &mut aggregates.entry(key).insert((Arc::downgrade(cluster), aggregated)).into_mut().1
+            }
+        };
+        aggregated.choose(context)
+    }
+
+    /// An endpoint of a cluster that is none; `level`: the priority and which of its hosts, where an aggregate has chosen.
+    fn endpoint(
+        &self,
+        cluster: &Arc<Cluster>,
+        context: &PickContext<'_>,
+        level: Option<(usize, Available)>,
+    ) -> Option<(Arc<Endpoint>, bool)> {
         if let Discovery::OriginalDestination { port, hosts, .. } = &cluster.discovery {
-            return self.original_destination(cluster, hosts, *port, context);
+            let endpoint = self.original_destination(cluster, hosts, *port, context)?;
+            return Some((endpoint, false));
         }
         let mut balancers = self.balancers.borrow_mut();
         let key = Arc::as_ptr(cluster) as usize;
@@ -72,7 +116,7 @@ impl Local {
                 &mut balancers.entry(key).insert((Arc::downgrade(cluster), balancer)).into_mut().1
             }
         };
-        balancer.pick(cluster, context, &self.stats)
+        balancer.pick(cluster, context, level, &self.stats)
     }
 
     /// The host at the original destination: the one that the cluster knows, or one that this worker has just made.
@@ -149,7 +193,7 @@ mod tests {
         let mut counts = std::collections::BTreeMap::new();
         for _ in 0..picks {
             let picked = local.pick(cluster, &PickContext::default()).unwrap();
-            *counts.entry(picked.address.port()).or_default() += 1;
+            *counts.entry(picked.endpoint.address.port()).or_default() += 1;
         }
         counts.into_iter().collect()
     }
@@ -198,13 +242,13 @@ mod tests {
         let cluster = fixed([endpoint(1, 1, 0, true)]);
         let local = Local::default();
         let context = PickContext::default();
-        assert_eq!(local.pick(&cluster, &context).unwrap().address.port(), 1);
+        assert_eq!(local.pick(&cluster, &context).unwrap().endpoint.address.port(), 1);
         let endpoints = vec![endpoint(1, 1, 0, true), endpoint(2, 1, 0, true)];
         assert!(cluster.replace(endpoints, &[], AssignmentPolicy::default()));
         let avoid = [SocketAddr::from(([127, 0, 0, 1], 1))];
         for _ in 0..10 {
             let context = PickContext { avoid: &avoid, repicks: 3, ..PickContext::default() };
-            assert_eq!(local.pick(&cluster, &context).unwrap().address.port(), 2);
+            assert_eq!(local.pick(&cluster, &context).unwrap().endpoint.address.port(), 2);
         }
     }
 
@@ -214,7 +258,7 @@ mod tests {
         cluster.discovery = Discovery::OriginalDestination { header: None, port: Some(81), hosts: Arc::default() };
         let context = PickContext { destination: Some("10.0.0.1:80".parse().unwrap()), ..PickContext::default() };
         let picked = Local::default().pick(&Arc::new(cluster), &context).unwrap();
-        assert_eq!(picked.address, "10.0.0.1:81".parse().unwrap());
+        assert_eq!(picked.endpoint.address, "10.0.0.1:81".parse().unwrap());
     }
 
     #[test]
@@ -242,13 +286,13 @@ mod tests {
         let cluster = with(Policy::Maglev(table), (1..=5).map(|port| endpoint(port, 1, 0, true)));
         let local = Local::default();
         let context = PickContext { hash: Some(42), ..PickContext::default() };
-        let first = local.pick(&cluster, &context).unwrap().address;
+        let first = local.pick(&cluster, &context).unwrap().endpoint.address;
         for _ in 0..10 {
-            assert_eq!(local.pick(&cluster, &context).unwrap().address, first);
+            assert_eq!(local.pick(&cluster, &context).unwrap().endpoint.address, first);
         }
         let avoid = [first];
         let retry = PickContext { avoid: &avoid, repicks: 5, ..context };
-        assert_ne!(local.pick(&cluster, &retry).unwrap().address, first);
+        assert_ne!(local.pick(&cluster, &retry).unwrap().endpoint.address, first);
     }
 
     #[test]

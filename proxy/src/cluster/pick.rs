@@ -1,8 +1,11 @@
 //! What the choice of an endpoint goes by.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
-use crate::{config::cluster::Endpoint, matcher::metadata::EndpointMetadata};
+use crate::{
+    config::cluster::{Cluster, Endpoint},
+    matcher::metadata::EndpointMetadata,
+};
 
 /// What a choice depends on besides the cluster.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,6 +26,26 @@ pub struct PickContext<'a> {
     pub repicks: u32,
     /// Priorities that a retry leaves out, unless nothing else can take the load.
     pub previous_priorities: &'a [u32],
+}
+
+/// A choice.
+#[derive(Debug)]
+pub struct Picked {
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// The cluster that it is of, if the one that was asked for is an aggregate.
+    pub member: Option<Arc<Cluster>>,
+    /// Its priority, for [`PickContext::previous_priorities`].
+    pub priority: u32,
+    /// No priority was left but previous ones: they do not count any more.
+    pub anew: bool,
+}
+
+impl Picked {
+    /// The cluster that the endpoint is of.
+    pub fn cluster<'a>(&'a self, asked: &'a Arc<Cluster>) -> &'a Arc<Cluster> {
+        self.member.as_ref().unwrap_or(asked)
+    }
 }
 
 impl PickContext<'_> {

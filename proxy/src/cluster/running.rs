@@ -41,7 +41,7 @@ pub async fn start(clusters: impl IntoIterator<Item = Arc<Cluster>>) -> Result<R
                 drop(answered);
                 tasks.spawn_local(original::follow(Arc::downgrade(&cluster)));
             }
-            Discovery::Static => drop(answered),
+            Discovery::Static | Discovery::Aggregate { .. } => drop(answered),
         }
         if cluster.wait_for_warm {
             answers.push(answer);

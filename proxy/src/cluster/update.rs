@@ -27,6 +27,7 @@ impl Cluster {
         let mut health_changed = false;
         let mut added = 0;
         for endpoint in &mut endpoints {
+            self.count_match(endpoint);
             match known.remove(&endpoint.address) {
                 Some(known) => {
                     endpoint.host = Arc::clone(&known.host);
@@ -82,11 +83,17 @@ impl Cluster {
         self.membership.send_replace(());
     }
 
+    /// Counts an endpoint that is heard of by how it is secured.
+    pub(super) fn count_match(&self, endpoint: &Endpoint) {
+        self.stats.inc(self.transports.counter(endpoint.template.metadata.as_deref()));
+    }
+
     /// Makes the endpoints of the configuration the first ones.
     pub(crate) fn begin(&self) {
         let endpoints = self.endpoints.load();
         self.drops.store(drops(&endpoints), Ordering::Relaxed);
         for endpoint in endpoints.iter() {
+            self.count_match(endpoint);
             endpoint.host.set(self.new_host(endpoint).flags());
         }
         // Envoy counts the priorities one by one.

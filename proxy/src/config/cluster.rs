@@ -17,7 +17,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{
-        Arc,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -136,6 +136,13 @@ pub enum Discovery {
         /// Those that were connected to.
         hosts: Arc<OriginalHosts>,
     },
+    /// Other clusters, the most preferred first.
+    Aggregate {
+        /// Their names; one that does not exist is left out.
+        names: Box<[Box<str>]>,
+        /// Those that exist, once the snapshot is whole.
+        members: OnceLock<Box<[Weak<Cluster>]>>,
+    },
 }
 
 impl Discovery {
@@ -144,7 +151,7 @@ impl Discovery {
         match self {
             Self::Eds(_) => true,
             Self::Dns(dns) => dns.strict,
-            Self::Static | Self::OriginalDestination { .. } => false,
+            Self::Static | Self::OriginalDestination { .. } | Self::Aggregate { .. } => false,
         }
     }
 }
@@ -375,6 +382,27 @@ impl Cluster {
             RoutingPriority::Default => (&self.breakers, &self.usage),
             RoutingPriority::High => (&self.high.limits, &self.high.usage),
         }
+    }
+
+    /// Tells an aggregate cluster which clusters there are.
+    pub fn link<'a>(&self, find: impl Fn(&str) -> Option<&'a Arc<Self>>) {
+        if let Discovery::Aggregate { names, members } = &self.discovery {
+            members.get_or_init(|| names.iter().filter_map(|name| find(name).map(Arc::downgrade)).collect());
+        }
+    }
+
+    /// The clusters of an aggregate one.
+    pub fn members(&self) -> impl Iterator<Item = Arc<Self>> {
+        let members = match &self.discovery {
+            Discovery::Aggregate { members, .. } => members.get().map(|members| &**members),
+            _ => None,
+        };
+        members.unwrap_or_default().iter().filter_map(Weak::upgrade)
+    }
+
+    /// Whether load balancing goes by a request's hash.
+    pub fn hashes(&self) -> bool {
+        self.balancing.hashes() || self.members().any(|member| member.balancing.hashes())
     }
 
     /// Which state the endpoints and their health are in. A reader that loads it before them misses no change.

@@ -66,6 +66,9 @@ impl Snapshot {
             clusters: clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect(),
             ..Self::default()
         };
+        for cluster in snapshot.clusters.values() {
+            cluster.link(|name| snapshot.clusters.get(name));
+        }
         for listener in &listeners {
             match listener.direction {
                 TrafficDirection::Inbound => snapshot.inbound.add(listener),

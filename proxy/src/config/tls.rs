@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use super::error::Error;
 use crate::{
     config::reload::Reload,
+    telemetry::stats::Counter,
     tls::{client::ClientContext, server::ServerContext, stats::SslStats},
     wire::proxy_header::ProxyHeader,
 };
@@ -154,6 +155,8 @@ pub struct Transports {
     pub matches: Vec<TransportMatch>,
     /// For endpoints that none of them matches.
     pub default: Transport,
+    /// Counts endpoints that none of them matches, each time they are heard of: `default.total_match_count`.
+    pub unmatched: Counter,
 }
 
 /// One of `transport_socket_matches`.
@@ -165,6 +168,8 @@ pub struct TransportMatch {
     pub criteria: serde_json::Map<String, serde_json::Value>,
     /// How it is secured then.
     pub transport: Transport,
+    /// Counts endpoints that match, each time they are heard of: `<name>.total_match_count`.
+    pub matched: Counter,
 }
 
 /// Where endpoints' metadata says how they are to be secured.
@@ -173,14 +178,23 @@ const MATCH_NAMESPACE: &str = "envoy.transport_socket_match";
 impl Transports {
     /// How connections to an endpoint with this metadata are secured.
     pub fn choose(&self, metadata: Option<&serde_json::Map<String, serde_json::Value>>) -> &Transport {
+        self.matching(metadata).map_or(&self.default, |one| &one.transport)
+    }
+
+    /// What counts an endpoint with this metadata.
+    pub fn counter(&self, metadata: Option<&serde_json::Map<String, serde_json::Value>>) -> Counter {
+        self.matching(metadata).map_or(self.unmatched, |one| one.matched)
+    }
+
+    fn matching(&self, metadata: Option<&serde_json::Map<String, serde_json::Value>>) -> Option<&TransportMatch> {
         if self.matches.is_empty() {
-            return &self.default;
+            return None;
         }
         let said = metadata.and_then(|metadata| metadata.get(MATCH_NAMESPACE)).and_then(|said| said.as_object());
         let fits = |one: &&TransportMatch| {
             one.criteria.iter().all(|(key, wanted)| said.and_then(|said| said.get(key)) == Some(wanted))
         };
-        self.matches.iter().find(fits).map_or(&self.default, |one| &one.transport)
+        self.matches.iter().find(fits)
     }
 
     /// All of them.
@@ -206,6 +220,7 @@ mod tests {
             name: name.into(),
             criteria: criteria(json),
             transport: Transport::Plain,
+            matched: Counter::default(),
         };
         let mut transports = Transports::default();
         transports.matches.push(one("mtls", r#"{ "mtls": true, "version": "2" }"#));

@@ -159,7 +159,7 @@ async fn to_cluster(
     let hash = settings.hash_source.then(|| xxh64(downstream.peer.ip().to_string().as_bytes(), 0));
     loop {
         let permit = Permit::take(&cluster.usage.connections, cluster.breakers.max_connections);
-        let Some(permit) = permit else {
+        let Some(mut permit) = permit else {
             worker.stats.inc(cluster.stats.upstream_cx_overflow);
             return Err(Failed::Overflow);
         };
@@ -170,21 +170,32 @@ async fn to_cluster(
             repicks: u32::from(!tried.is_empty()),
             ..PickContext::default()
         };
-        let Some(endpoint) = worker.balancers.pick(cluster, &context) else {
+        let Some(picked) = worker.balancers.pick(cluster, &context) else {
             worker.stats.inc(cluster.stats.upstream_cx_none_healthy);
             return Err(Failed::NoEndpoint);
         };
+        let (chosen, endpoint) = (picked.cluster(cluster), &picked.endpoint);
+        if picked.member.is_some() {
+            // The connection counts where it goes.
+            permit = match Permit::take(&chosen.usage.connections, chosen.breakers.max_connections) {
+                Some(permit) => permit,
+                None => {
+                    worker.stats.inc(chosen.stats.upstream_cx_overflow);
+                    return Err(Failed::Overflow);
+                }
+            };
+        }
         let asked = Asked { hostname: &endpoint.hostname, ..Asked::default() };
         entry.tried.extend(entry.upstream.replace(endpoint.logged()));
         let client = Client { source: downstream.peer, destination: downstream.destination };
-        let way = cluster.way(&endpoint, dialer, asked, Some(client), &worker.stats);
+        let way = chosen.way(endpoint, dialer, asked, Some(client), &worker.stats);
         let account =
-            Rc::new(Account { cluster: cluster.clone(), endpoint: endpoint.clone(), shard: worker.stats.clone() });
+            Rc::new(Account { cluster: chosen.clone(), endpoint: endpoint.clone(), shard: worker.stats.clone() });
         let opened = account.connection(None);
         let pending = account.pending();
         match attempt(worker, way, entry).await {
             Ok(Secured { io, tls, .. }) => {
-                cluster.report(&endpoint, Outcome::ConnectedOnly);
+                chosen.report(endpoint, Outcome::ConnectedOnly);
                 opened.connected();
                 // However it ends: the connection is the request.
                 opened.interrupted.set(true);
@@ -194,7 +205,7 @@ async fn to_cluster(
             }
             Err(error) => {
                 let timed_out = matches!(error, ConnectError::Timeout);
-                cluster.report(&endpoint, if timed_out { Outcome::TimedOut(504) } else { Outcome::Failed });
+                chosen.report(endpoint, if timed_out { Outcome::TimedOut(504) } else { Outcome::Failed });
                 opened.failed(&error);
                 entry.raise(Flag::UpstreamConnectionFailure);
                 if entry.attempts >= settings.max_connect_attempts {

@@ -1,11 +1,13 @@
 //! How the load is shared among priorities: Envoy's arithmetic, without I/O.
 
-use crate::config::cluster::{AssignmentPolicy, Tally};
+use crate::config::cluster::Tally;
 
 /// Which hosts of a priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Available {
+pub(in crate::cluster) enum Available {
+    /// The healthy ones.
     Healthy,
+    /// The degraded ones.
     Degraded,
 }
 
@@ -22,8 +24,8 @@ pub(super) struct Shares {
 
 impl Shares {
     /// The shares of priorities with these hosts.
-    pub fn of(tallies: &[Tally], policy: &AssignmentPolicy, panic_threshold: u32) -> Self {
-        let able: Vec<_> = tallies.iter().map(|tally| tally.able(policy)).collect();
+    pub fn of(tallies: &[Tally], panic_threshold: u32) -> Self {
+        let able: Vec<_> = tallies.iter().map(|tally| tally.able).collect();
         let mut shares = Self::by_ability(&able);
         let total = total(&able);
         if tallies.is_empty() {
@@ -44,10 +46,10 @@ impl Shares {
     }
 
     /// The shares if priorities in `excluded` are not to be used, or none if all are.
-    pub fn without(tallies: &[Tally], policy: &AssignmentPolicy, excluded: &[u32]) -> Option<Self> {
+    pub fn without(tallies: &[Tally], excluded: &[u32]) -> Option<Self> {
         let able: Vec<_> = (0_u32..)
             .zip(tallies)
-            .map(|(index, tally)| if excluded.contains(&index) { (0, 0) } else { tally.able(policy) })
+            .map(|(index, tally)| if excluded.contains(&index) { (0, 0) } else { tally.able })
             .collect();
         (total(&able) > 0).then(|| Self::by_ability(&able))
     }
@@ -114,13 +116,14 @@ fn total(able: &[(u32, u32)]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::cluster::AssignmentPolicy;
 
     fn tally(healthy: u64, degraded: u64, all: u64) -> Tally {
-        Tally { all, healthy, degraded, ..Tally::default() }
+        Tally { all, healthy, degraded, ..Tally::default() }.rated(&AssignmentPolicy::default())
     }
 
     fn shares(tallies: &[Tally]) -> Shares {
-        Shares::of(tallies, &AssignmentPolicy::default(), 50)
+        Shares::of(tallies, 50)
     }
 
     #[test]
@@ -143,7 +146,7 @@ mod tests {
     fn degraded_hosts_take_what_healthy_ones_cannot() {
         let shares = shares(&[tally(1, 1, 4), tally(1, 0, 1)]);
         assert_eq!((shares.healthy, shares.degraded), (vec![35, 65], vec![0, 0]));
-        let shares = super::Shares::of(&[tally(1, 3, 4)], &AssignmentPolicy::default(), 50);
+        let shares = super::Shares::of(&[tally(1, 3, 4)], 50);
         assert_eq!((shares.healthy, shares.degraded, shares.panic), (vec![35], vec![65], vec![false]));
     }
 
@@ -151,15 +154,14 @@ mod tests {
     fn panic_spreads_by_number() {
         let shares = shares(&[tally(0, 0, 3), tally(0, 0, 1)]);
         assert_eq!((shares.healthy, shares.panic), (vec![75, 25], vec![true, true]));
-        let none = Shares::of(&[tally(0, 0, 3)], &AssignmentPolicy::default(), 0);
+        let none = Shares::of(&[tally(0, 0, 3)], 0);
         assert_eq!((none.healthy, none.panic), (vec![100], vec![false]));
     }
 
     #[test]
     fn a_retry_leaves_priorities_out() {
         let tallies = [tally(1, 0, 1), tally(1, 0, 1)];
-        let policy = AssignmentPolicy::default();
-        assert_eq!(Shares::without(&tallies, &policy, &[0]).unwrap().healthy, [0, 100]);
-        assert_eq!(Shares::without(&tallies, &policy, &[0, 1]), None);
+        assert_eq!(Shares::without(&tallies, &[0]).unwrap().healthy, [0, 100]);
+        assert_eq!(Shares::without(&tallies, &[0, 1]), None);
     }
 }

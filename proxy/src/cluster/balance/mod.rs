@@ -4,6 +4,7 @@
 //! either changes, so that a choice looks at no host but the chosen ones. The tables of consistent hashing are the same
 //! for all workers.
 
+mod aggregate;
 mod edf;
 mod load;
 mod turn;
@@ -11,9 +12,13 @@ mod zone;
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
+pub(super) use self::{
+    aggregate::{Aggregated, Chosen},
+    load::Available,
+};
 use self::{
     edf::Edf,
-    load::{Available, Shares},
+    load::Shares,
     turn::Group,
     zone::{Routing, Why},
 };
@@ -64,8 +69,9 @@ impl Balancer {
         let version = cluster.version();
         let endpoints = cluster.endpoints.load_full();
         let config = &cluster.balancing;
-        let tallies: Vec<_> = endpoints.priorities().iter().map(Tally::of).collect();
-        let shares = Shares::of(&tallies, &endpoints.policy, config.panic_threshold);
+        let tallies: Vec<_> =
+            endpoints.priorities().iter().map(|priority| Tally::of(priority, &endpoints.policy)).collect();
+        let shares = Shares::of(&tallies, config.panic_threshold);
         let (local_version, local) = match (&config.localities, &cluster.zones) {
             (Localities::ZoneAware(_), Some(zones)) => (zones.version(), Some(zones.load())),
             _ => (0, None),
@@ -100,36 +106,33 @@ impl Balancer {
                 || cluster.zones.as_ref().is_some_and(|zones| zones.version() == self.local_version))
     }
 
-    /// An endpoint; one that the context rejects only if every try brought such a one.
-    pub fn pick(&mut self, cluster: &Cluster, context: &PickContext<'_>, stats: &Shard) -> Option<Arc<Endpoint>> {
+    /// An endpoint; one that the context rejects only if every try brought such a one. `level`: the priority and which of
+    /// its hosts, where that has been chosen. With it, whether no priority was left but previous ones.
+    pub fn pick(
+        &mut self,
+        cluster: &Cluster,
+        context: &PickContext<'_>,
+        level: Option<(usize, Available)>,
+        stats: &Shard,
+    ) -> Option<(Arc<Endpoint>, bool)> {
+        if let Some(hashed) = &self.hashed {
+            return self.pick_hashed(hashed, cluster, context, stats).map(|endpoint| (endpoint, false));
+        }
         let shares = match context.previous_priorities {
             [] => None,
-            previous => Shares::without(&self.tallies, &self.endpoints.policy, previous),
+            previous => Shares::without(&self.tallies, previous),
         };
-        let hash = context.hash.unwrap_or_else(|| fastrand::u64(..));
-        if let Some(hashed) = &self.hashed {
-            let (priority, _) = shares.as_ref().unwrap_or(&self.shares).choose(hash)?;
-            if self.shares.panic[priority] {
-                stats.inc(cluster.stats.lb_healthy_panic);
-            }
-            let active = cluster.usage.requests.load(Relaxed).saturating_add(cluster.high.usage.requests.load(Relaxed));
-            let active = u64::from(active);
-            let mut picked = None;
-            for attempt in 0..=context.repicks {
-                picked = hashed.levels[priority].choose(hash, attempt, active);
-                if picked.is_none_or(|endpoint| !context.rejects(endpoint)) {
-                    break;
-                }
-            }
-            return picked.cloned();
-        }
         let mut picked = None;
         for _ in 0..=context.repicks {
-            let (priority, available) = shares.as_ref().unwrap_or(&self.shares).choose(fastrand::u64(..))?;
-            let panic = self.shares.panic[priority];
+            let (priority, available) = match level {
+                Some(level) => level,
+                None => shares.as_ref().unwrap_or(&self.shares).choose(fastrand::u64(..))?,
+            };
+            // An aggregate may have chosen a priority that is gone by now.
+            let panic = *self.shares.panic.get(priority)?;
             let local = self.local.as_deref();
-            let endpoints = &self.endpoints.priorities()[priority].endpoints;
-            let index = self.levels[priority].next(
+            let endpoints = &self.endpoints.priorities().get(priority)?.endpoints;
+            let index = self.levels.get_mut(priority)?.next(
                 endpoints,
                 &cluster.balancing,
                 available,
@@ -139,6 +142,31 @@ impl Balancer {
                 stats,
             );
             picked = index.map(|index| &endpoints[index]);
+            if picked.is_none_or(|endpoint| !context.rejects(endpoint)) {
+                break;
+            }
+        }
+        let anew = shares.is_none() && !context.previous_priorities.is_empty();
+        picked.cloned().map(|endpoint| (endpoint, anew))
+    }
+
+    /// An endpoint by consistent hashing: the priority too is the hash's affair, as in Envoy.
+    fn pick_hashed(
+        &self,
+        hashed: &Hashed,
+        cluster: &Cluster,
+        context: &PickContext<'_>,
+        stats: &Shard,
+    ) -> Option<Arc<Endpoint>> {
+        let hash = context.hash.unwrap_or_else(|| fastrand::u64(..));
+        let (priority, _) = self.shares.choose(hash)?;
+        if self.shares.panic[priority] {
+            stats.inc(cluster.stats.lb_healthy_panic);
+        }
+        let active = cluster.usage.requests.load(Relaxed).saturating_add(cluster.high.usage.requests.load(Relaxed));
+        let mut picked = None;
+        for attempt in 0..=context.repicks {
+            picked = hashed.levels[priority].choose(hash, attempt, u64::from(active));
             if picked.is_none_or(|endpoint| !context.rejects(endpoint)) {
                 break;
             }

@@ -18,6 +18,7 @@ fn add(hosts: &OriginalHosts, cluster: &Cluster, met: Vec<Arc<Endpoint>>) {
     let mut known = HashMap::clone(&hosts.known.load());
     let before = known.len();
     for endpoint in met {
+        cluster.count_match(&endpoint);
         known.entry(endpoint.address).or_insert(endpoint);
     }
     if known.len() > before {
@@ -85,12 +86,12 @@ mod tests {
         let to: SocketAddr = "10.0.0.1:80".parse().unwrap();
         let context = PickContext { destination: Some(to), ..PickContext::default() };
         let (one, other) = (Local::default(), Local::default());
-        let first = one.pick(&cluster, &context).unwrap();
-        assert!(Arc::ptr_eq(&first.host, &one.pick(&cluster, &context).unwrap().host));
+        let first = one.pick(&cluster, &context).unwrap().endpoint;
+        assert!(Arc::ptr_eq(&first.host, &one.pick(&cluster, &context).unwrap().endpoint.host));
         first.host.stats.cx_active.store(1, Relaxed);
         let following = async {
             tokio::time::sleep(Duration::from_secs(11)).await;
-            assert!(Arc::ptr_eq(&first.host, &other.pick(&cluster, &context).unwrap().host));
+            assert!(Arc::ptr_eq(&first.host, &other.pick(&cluster, &context).unwrap().endpoint.host));
             assert_eq!(cluster.endpoints.load().iter().count(), 1);
             first.host.stats.cx_active.store(0, Relaxed);
             tokio::time::sleep(Duration::from_secs(6)).await;

@@ -22,11 +22,13 @@ pub struct Tally {
     pub healthy_weight: u64,
     /// Weight of the degraded ones.
     pub degraded_weight: u64,
+    /// Percent of the load that the healthy and the degraded ones can take.
+    pub able: (u32, u32),
 }
 
 impl Tally {
     /// Of the hosts of a priority as they are now.
-    pub fn of(priority: &Priority) -> Self {
+    pub fn of(priority: &Priority, policy: &AssignmentPolicy) -> Self {
         let mut tally = Self::default();
         for endpoint in &priority.endpoints {
             let flags = endpoint.host.flags();
@@ -49,11 +51,12 @@ impl Tally {
                 Health::Unhealthy => {}
             }
         }
-        tally
+        tally.rated(policy)
     }
 
-    /// Percent of the load that its healthy and its degraded hosts can take.
-    pub fn able(&self, policy: &AssignmentPolicy) -> (u32, u32) {
+    /// With what its hosts can take.
+    #[must_use]
+    pub fn rated(self, policy: &AssignmentPolicy) -> Self {
         let (healthy, degraded, all) = if policy.weighted_health {
             (self.healthy_weight, self.degraded_weight, self.weight)
         } else {
@@ -63,7 +66,7 @@ impl Tally {
             let percent = u64::from(policy.overprovisioning).saturating_mul(part).checked_div(all).unwrap_or(0);
             u32::try_from(percent).unwrap_or(u32::MAX).min(100)
         };
-        (able(healthy), able(degraded))
+        Self { able: (able(healthy), able(degraded)), ..self }
     }
 
     /// Whether fewer than `threshold` percent can be used.

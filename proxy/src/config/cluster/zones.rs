@@ -62,7 +62,7 @@ impl Zones {
         Self {
             localities: first.localities.iter().map(|one| (one.locality.clone(), healthy(&one.members))).collect(),
             own_first: first.local,
-            tally: Tally::of(first),
+            tally: Tally::of(first, &endpoints.policy),
         }
     }
 }

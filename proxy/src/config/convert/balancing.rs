@@ -47,13 +47,19 @@ pub(super) fn balancing(
         None => balancing.policy = policy(cx, message, hashing, at)?,
     }
     let lb_at = sub(at, "lb_policy");
+    let name = &message.name;
     match (discovery, &balancing.policy) {
-        (Discovery::OriginalDestination { .. }, Policy::ClusterProvided) => Ok(balancing),
+        (Discovery::OriginalDestination { .. } | Discovery::Aggregate { .. }, Policy::ClusterProvided) => Ok(balancing),
         (Discovery::OriginalDestination { .. }, _) => {
             Err(Error::at(lb_at, "clusters of type ORIGINAL_DST need CLUSTER_PROVIDED"))
         }
+        (Discovery::Aggregate { .. }, _) => {
+            let message = format!("cluster provided LB not specified but cluster '{name}' provided one");
+            Err(Error::at(lb_at, message))
+        }
         (_, Policy::ClusterProvided) => {
-            Err(Error::at(lb_at, "only clusters of type ORIGINAL_DST provide their own load balancing"))
+            let message = format!("cluster provided LB specified but cluster '{name}' did not provide one");
+            Err(Error::at(lb_at, message))
         }
         _ => Ok(balancing),
     }

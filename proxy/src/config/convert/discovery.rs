@@ -1,13 +1,16 @@
-//! Where a cluster's endpoints come from: a list, DNS, files, or the original destination.
+//! Where a cluster's endpoints come from: a list, DNS, files, the original destination, or other clusters.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use weir_proto::envoy::config::{cluster::v3 as proto, core::v3 as core};
+use weir_proto::envoy::{
+    config::{cluster::v3 as proto, core::v3 as core},
+    extensions::clusters::aggregate::v3 as aggregate,
+};
 
 use super::{
     context::Context,
     dns,
-    endpoints::{Assignment, with_addresses},
+    endpoints::{Assigned, Assignment, with_addresses},
     fields::{duration, header_name, sub, type_name, unpack},
 };
 use crate::config::{
@@ -15,6 +18,7 @@ use crate::config::{
     error::Error,
 };
 
+const AGGREGATE: &str = "envoy.extensions.clusters.aggregate.v3.ClusterConfig";
 const DNS_CLUSTER: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
 /// Envoy's default header of `ORIGINAL_DST` clusters with `use_http_header`.
 const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
@@ -42,6 +46,12 @@ pub(super) fn discovery(
                     replaced = with;
                     message = &replaced;
                     kind
+                }
+                (_, Some(any)) if type_name(any) == AGGREGATE => {
+                    return aggregate(cx, &unpack(any, &at)?, assigned, &at);
+                }
+                ("envoy.clusters.aggregate", None) => {
+                    return aggregate(cx, &aggregate::ClusterConfig::default(), assigned, &at);
                 }
                 (_, Some(any)) => return Err(Error::at(at, format!("{} is not supported yet", type_name(any)))),
                 ("envoy.cluster.static", None) => DiscoveryType::Static,
@@ -88,6 +98,23 @@ pub(super) fn discovery(
             Ok((eds(cx, message, &sub(at, "eds_cluster_config"))?, EndpointSet::default()))
         }
     }
+}
+
+/// Other clusters. An assignment is of no use to it, and no mistake.
+fn aggregate(
+    cx: &mut Context,
+    config: &aggregate::ClusterConfig,
+    assigned: Vec<Assigned>,
+    at: &str,
+) -> Result<(Discovery, EndpointSet), Error> {
+    if config.clusters.is_empty() {
+        return Err(Error::at(sub(at, "typed_config.clusters"), "value must contain at least 1 item(s)"));
+    }
+    if !assigned.is_empty() {
+        cx.ignored.push(at.replace("cluster_type", "load_assignment"));
+    }
+    let names = config.clusters.iter().map(|name| name.as_str().into()).collect();
+    Ok((Discovery::Aggregate { names, members: OnceLock::new() }, EndpointSet::default()))
 }
 
 fn eds(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery, Error> {

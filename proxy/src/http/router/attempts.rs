@@ -50,7 +50,7 @@ use crate::{
     telemetry::stats::Counter,
 };
 
-const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+pub(super) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
@@ -62,6 +62,8 @@ pub(super) struct Attempts<'a> {
     pub changes: Changes<'a>,
     pub forward: &'a Forward,
     pub cluster: Arc<Cluster>,
+    /// The cluster that the endpoint of the last attempt is of, if `cluster` is an aggregate.
+    pub member: Option<Arc<Cluster>>,
     pub policy: Option<Arc<RetryPolicy>>,
     pub timeouts: Timeouts,
     pub timers: Timers,
@@ -125,7 +127,7 @@ impl Attempts<'_> {
                 self.in_groups(|group| group.upstream_rq_timeout);
             }
             if let Some(ended) = ended {
-                charge::attempt(&self.cluster, &endpoint, shard, ended);
+                charge::attempt(&self.cluster, self.chosen(), &endpoint, shard, ended);
             }
             let outcome = match &attempted {
                 Attempted::Response(response, ..) => Outcome::Response(response.status(), response.headers()),
@@ -169,13 +171,8 @@ impl Attempts<'_> {
                 Some(_) => stats.upstream_rq_retry_backoff_ratelimited,
                 None => stats.upstream_rq_retry_backoff_exponential,
             });
-            let code = match &attempted {
-                Attempted::Response(response, ..) => response.status().as_u16(),
-                Attempted::Expired(_) => 504,
-                _ => 503,
-            };
-            stats.retry.charge(shard, code);
             if let Attempted::Response(response, ..) = &attempted {
+                stats.retry.charge(shard, response.status().as_u16());
                 let body = response.body().size_hint().exact().unwrap_or_default();
                 self.stream.record.entry.meters.upstream_received.wire += body;
             }
@@ -266,7 +263,18 @@ impl Attempts<'_> {
                 context.previous_priorities = &self.priorities[..known];
             }
         }
-        connection.worker.balancers.pick(&self.cluster, &context)
+        let picked = connection.worker.balancers.pick(&self.cluster, &context)?;
+        if picked.anew {
+            self.priorities.clear();
+        }
+        self.priorities.push(picked.priority);
+        self.member = picked.member;
+        Some(picked.endpoint)
+    }
+
+    /// The cluster that the endpoint of the last attempt is of.
+    fn chosen(&self) -> &Arc<Cluster> {
+        self.member.as_ref().unwrap_or(&self.cluster)
     }
 
     fn prepare_attempt(&mut self, endpoint: &Endpoint) {
@@ -284,7 +292,6 @@ impl Attempts<'_> {
             self.lower_expected_timeout();
         }
         self.tried.push(endpoint.address);
-        self.priorities.push(endpoint.template.priority);
         let entry = &mut self.stream.record.entry;
         entry.upstream = Some(endpoint.logged());
         entry.upstream_local = None;
@@ -316,13 +323,14 @@ impl Attempts<'_> {
         let request = self.request(body, last);
         let head = (request.method(), request.uri(), request.headers());
         self.stream.begin_upstream_line(endpoint, head);
+        let chosen = self.member.as_ref().unwrap_or(&self.cluster);
         let want = Want {
-            cluster: &self.cluster,
+            cluster: chosen,
             endpoint,
             dialer: &connection.dialer,
             scope: &connection.scope,
-            speaks: Speaks::to(&self.cluster, connection.multiplexed),
-            transport: self.cluster.transports.choose(endpoint.template.metadata.as_deref()),
+            speaks: Speaks::to(chosen, connection.multiplexed),
+            transport: chosen.transports.choose(endpoint.template.metadata.as_deref()),
             asked: asked(&self.cluster, name.as_ref(), &endpoint.hostname),
             shard: &connection.worker.stats,
             priority: self.forward.priority,
@@ -394,7 +402,7 @@ impl Attempts<'_> {
     }
 
     fn respond(mut self, response: Response<Incoming>, lease: Lease) -> Response<ResponseBody> {
-        let trailers = lease.is_http2() || self.cluster.http1.trailers;
+        let trailers = lease.is_http2() || self.chosen().http1.trailers;
         self.timers.responded();
         let connection = self.stream.connection.clone();
         let manager = &connection.manager;

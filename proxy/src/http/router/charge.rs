@@ -26,40 +26,40 @@ pub(super) enum Ended<'a> {
     Expired(Expired),
 }
 
-/// Takes note of how an attempt at an endpoint ended.
-pub(super) fn attempt(cluster: &Cluster, endpoint: &Endpoint, shard: &Shard, ended: Ended<'_>) {
-    let (stats, host) = (&cluster.stats, &endpoint.host.stats);
+/// Takes note of how an attempt at an endpoint ended. `cluster` is the route's, `chosen` the endpoint's.
+pub(super) fn attempt(cluster: &Cluster, chosen: &Cluster, endpoint: &Endpoint, shard: &Shard, ended: Ended<'_>) {
+    let host = &endpoint.host.stats;
     match ended {
         Ended::Response(status, headers) => {
             let code = headers.get(GRPC_STATUS).and_then(grpc_as_http).unwrap_or(status.as_u16());
-            cluster.report(endpoint, Outcome::Response(code));
+            chosen.report(endpoint, Outcome::Response(code));
             let counter = if status.is_server_error() { &host.rq_error } else { &host.rq_success };
             counter.fetch_add(1, Relaxed);
         }
         Ended::Failed(Failure::Downstream) => {}
         Ended::Failed(failure) => {
             if *failure == Failure::Protocol {
-                shard.inc(stats.upstream_cx_protocol_error);
+                shard.inc(chosen.stats.upstream_cx_protocol_error);
             }
-            cluster.report(endpoint, Outcome::Failed);
+            chosen.report(endpoint, Outcome::Failed);
             if !matches!(failure, Failure::Overflow) {
                 host.rq_error.fetch_add(1, Relaxed);
             }
         }
         Ended::Expired(Expired::PerTry) => {
-            shard.inc(stats.upstream_rq_per_try_timeout);
-            timed_out(cluster, endpoint);
+            shard.inc(cluster.stats.upstream_rq_per_try_timeout);
+            timed_out(chosen, endpoint);
         }
         Ended::Expired(Expired::Global) => {
-            shard.inc(stats.upstream_rq_timeout);
-            timed_out(cluster, endpoint);
+            shard.inc(cluster.stats.upstream_rq_timeout);
+            timed_out(chosen, endpoint);
         }
         Ended::Expired(_) => {}
     }
 }
 
-fn timed_out(cluster: &Cluster, endpoint: &Endpoint) {
-    cluster.report(endpoint, Outcome::TimedOut(StatusCode::GATEWAY_TIMEOUT.as_u16()));
+fn timed_out(chosen: &Cluster, endpoint: &Endpoint) {
+    chosen.report(endpoint, Outcome::TimedOut(StatusCode::GATEWAY_TIMEOUT.as_u16()));
     endpoint.host.stats.rq_timeout.fetch_add(1, Relaxed);
     endpoint.host.stats.rq_error.fetch_add(1, Relaxed);
 }

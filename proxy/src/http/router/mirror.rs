@@ -79,19 +79,20 @@ fn shadow_host(host: &[u8]) -> Option<HeaderValue> {
 /// Sends a copy and reads the answer, if there is one, to its end.
 async fn send(connection: Rc<Connection>, cluster: Arc<Cluster>, parts: Parts, body: RequestBody) {
     let context = PickContext { destination: connection.original_destination(), ..PickContext::default() };
-    let Some(endpoint) = connection.worker.balancers.pick(&cluster, &context) else { return };
+    let Some(picked) = connection.worker.balancers.pick(&cluster, &context) else { return };
+    let (chosen, endpoint) = (picked.cluster(&cluster), &picked.endpoint);
     let name = naming_header(&cluster, &parts.headers);
     let mut request = Request::new(body);
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.headers_mut() = parts.headers;
     let want = Want {
-        cluster: &cluster,
-        endpoint: &endpoint,
+        cluster: chosen,
+        endpoint,
         dialer: &connection.dialer,
         scope: &connection.scope,
-        speaks: Speaks::to(&cluster, connection.multiplexed),
-        transport: cluster.transports.choose(endpoint.template.metadata.as_deref()),
+        speaks: Speaks::to(chosen, connection.multiplexed),
+        transport: chosen.transports.choose(endpoint.template.metadata.as_deref()),
         asked: asked(&cluster, name.as_ref(), &endpoint.hostname),
         shard: &connection.worker.stats,
         priority: RoutingPriority::Default,

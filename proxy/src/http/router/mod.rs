@@ -102,7 +102,7 @@ pub(super) async fn forward(
         parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(deadline));
     }
     let Hashed { hash, cookies } = match forward.hash.as_slice() {
-        policies if policies.is_empty() || !cluster.balancing.hashes() => Hashed::default(),
+        policies if policies.is_empty() || !cluster.hashes() => Hashed::default(),
         policies => route::hash(policies, &stream.view(&parts), stream.record.entry.downstream_remote.ip()),
     };
     if steered {
@@ -132,6 +132,7 @@ pub(super) async fn forward(
         routed,
         forward,
         cluster,
+        member: None,
         policy,
         timeouts,
         timers,

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use tokio::{io::AsyncWriteExt, time::Instant};
 
 use super::{
+    attempts::ATTEMPT_COUNT,
     charge::{self, Ended},
     outgoing::http2_connect,
 };
@@ -20,7 +21,7 @@ use crate::{
     cluster::PickContext,
     config::{
         cluster::{Cluster, Endpoint, RoutingPriority},
-        route::{Connect, Forward, RequestStats},
+        route::{Connect, Forward, HostRewrite, RequestStats},
     },
     http::{
         body::{RequestBody, client::ClientBody},
@@ -28,7 +29,7 @@ use crate::{
         filter::{chain::Chain, local_reply},
         headers::{
             mutate::{self, Changes},
-            response,
+            response, rewrite,
         },
         pool::{
             self, PoolError, Speaks, Want,
@@ -69,7 +70,7 @@ pub(super) async fn forward(
     cluster: Arc<Cluster>,
     forward: &Forward,
     group: Option<&RequestStats>,
-    (parts, body): (Parts, ClientBody),
+    (mut parts, body): (Parts, ClientBody),
 ) -> Response<ResponseBody> {
     stream.keep_request(&parts);
     let connection = stream.connection.clone();
@@ -77,12 +78,22 @@ pub(super) async fn forward(
     let internal = charge::is_internal(&parts.headers);
     let groups: SmallVec<[&RequestStats; 2]> = group.into_iter().chain(&changes.route.stats).collect();
     let context = PickContext { destination: connection.original_destination(), ..PickContext::default() };
-    let Some(endpoint) = connection.worker.balancers.pick(&cluster, &context) else {
+    let Some(picked) = connection.worker.balancers.pick(&cluster, &context) else {
         shard.inc(cluster.stats.upstream_cx_none_healthy);
         let reply = Reply::no_host();
         charge::answer(&cluster, &groups, shard, reply.status, internal, false);
         return local_reply::answer(stream, chain, reply, Some(changes), &parts);
     };
+    let (chosen, endpoint) = (picked.cluster(&cluster), &picked.endpoint);
+    if let Some(rewrite @ HostRewrite::Auto) = &forward.host_rewrite
+        && let Some(host) = rewrite::host(rewrite, &parts.uri, &parts.headers, &endpoint.hostname)
+    {
+        mutate::replace_host(&mut parts.headers, host, forward.append_forwarded_host);
+    }
+    if changes.virtual_host.attempt_count_in_request {
+        parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(1));
+    }
+    stream.keep_request(&parts);
     stream.record.entry.upstream = Some(endpoint.logged());
     stream.record.entry.attempts = 1;
     let start = Instant::from_std(stream.record.entry.start);
@@ -90,8 +101,8 @@ pub(super) async fn forward(
     let connect = forward.tunnel(&parts.method);
     let tunnel = parts.method == Method::CONNECT || connect.is_some();
     let head = (&parts.method, &parts.uri, &parts.headers);
-    stream.begin_upstream_line(&endpoint, head);
-    let asked = ask(&mut stream, &cluster, &endpoint, (forward.priority, connect), &mut timers, &parts).await;
+    stream.begin_upstream_line(endpoint, head);
+    let asked = ask(&mut stream, (&cluster, chosen), endpoint, (forward.priority, connect), &mut timers, &parts).await;
     let canary = endpoint.template.canary;
     let Asked { answered, held, switched } = match asked {
         Ok(answered) => answered,
@@ -106,7 +117,7 @@ pub(super) async fn forward(
                 }
             };
             stream.record.upstream_ended(reply.flag);
-            charge::attempt(&cluster, &endpoint, shard, ended);
+            charge::attempt(&cluster, chosen, endpoint, shard, ended);
             charge::answer(&cluster, &groups, shard, reply.status, internal, canary);
             return local_reply::answer(stream, chain, reply, Some(changes), &parts);
         }
@@ -119,7 +130,7 @@ pub(super) async fn forward(
         drop((answered, held));
         return local_reply::answer(stream, chain, reply, Some(changes), &parts);
     }
-    charge::attempt(&cluster, &endpoint, shard, Ended::Response(answered.status(), answered.headers()));
+    charge::attempt(&cluster, chosen, endpoint, shard, Ended::Response(answered.status(), answered.headers()));
     groups.iter().for_each(|group| shard.inc(group.handles.upstream_rq_total));
     charge::answer(&cluster, &groups, shard, answered.status(), internal, canary);
     let status = answered.status();
@@ -132,6 +143,9 @@ pub(super) async fn forward(
     entry.response_started = Some(std::time::Instant::now());
     entry.response_code = answer.status.as_u16();
     entry.details = "via_upstream".into();
+    if changes.virtual_host.attempt_count_in_response {
+        answer.headers.insert(ATTEMPT_COUNT, HeaderValue::from(1));
+    }
     let view = View::live(&stream.record.entry, stream.live(&parts));
     mutate::apply_to_response(changes, &mut answer.headers, &view);
     chain.on_response(&stream, answer.status, &parts, &mut answer.headers);
@@ -148,7 +162,7 @@ pub(super) async fn forward(
         stream.record.meter_response(answer.status, &answer.headers, body);
         let body = match (incoming, held) {
             (Some(incoming), Held::Lease(lease)) => {
-                let trailers = lease.is_http2() || cluster.http1.trailers;
+                let trailers = lease.is_http2() || chosen.http1.trailers;
                 let sent = connection.trailers_of_response(parts.version, &answer.headers);
                 let from = FromUpstream {
                     incoming,
@@ -209,7 +223,7 @@ fn fails_handshake(request: &HeaderMap, status: StatusCode) -> bool {
 /// `connect`: the upstream is asked nothing, and gets the bytes of the tunnel.
 async fn ask(
     stream: &mut Stream,
-    cluster: &Arc<Cluster>,
+    (cluster, chosen): (&Arc<Cluster>, &Arc<Cluster>),
     endpoint: &Arc<Endpoint>,
     (priority, connect): (RoutingPriority, Option<&Connect>),
     timers: &mut Timers,
@@ -218,12 +232,12 @@ async fn ask(
     let connection = stream.connection.clone();
     let name = naming_header(cluster, &parts.headers);
     let want = Want {
-        cluster,
+        cluster: chosen,
         endpoint,
         dialer: &connection.dialer,
         scope: &connection.scope,
-        speaks: if connect.is_some() { Speaks::Http1 } else { Speaks::to(cluster, connection.multiplexed) },
-        transport: cluster.transports.choose(endpoint.template.metadata.as_deref()),
+        speaks: if connect.is_some() { Speaks::Http1 } else { Speaks::to(chosen, connection.multiplexed) },
+        transport: chosen.transports.choose(endpoint.template.metadata.as_deref()),
         asked: asked(cluster, name.as_ref(), &endpoint.hostname),
         shard: &connection.worker.stats,
         priority,

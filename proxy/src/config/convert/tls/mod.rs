@@ -81,6 +81,7 @@ pub(super) fn transports(
     stats: &Scope,
     at: &str,
 ) -> Result<Transports, Error> {
+    let matched = |name: &str| stats.counter(&format!("{name}.total_match_count"));
     let mut matches = Vec::new();
     for (index, message) in message.transport_socket_matches.iter().enumerate() {
         let at = item(at, "transport_socket_matches", index);
@@ -92,10 +93,11 @@ pub(super) fn transports(
             _ => serde_json::Map::new(),
         };
         let transport = upstream(cx, message.transport_socket.as_ref(), stats, &sub(&at, "transport_socket"))?;
-        matches.push(TransportMatch { name: message.name.as_str().into(), criteria, transport });
+        let matched = matched(&message.name);
+        matches.push(TransportMatch { name: message.name.as_str().into(), criteria, transport, matched });
     }
     let default = upstream(cx, message.transport_socket.as_ref(), stats, &sub(at, "transport_socket"))?;
-    Ok(Transports { matches, default })
+    Ok(Transports { matches, default, unmatched: matched("default") })
 }
 
 fn upstream(
