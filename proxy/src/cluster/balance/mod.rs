@@ -26,7 +26,7 @@ use super::pick::PickContext;
 use crate::{
     config::cluster::{
         Cluster, Consistent, Endpoint, EndpointSet, Hashed, Health, Priority, Tally, Weighted, Zones,
-        balancing::{LoadBalancing, Localities, Policy},
+        balancing::{LoadBalancing, Localities},
         stats::ClusterStats,
     },
     telemetry::stats::Shard,
@@ -72,18 +72,23 @@ impl Balancer {
         let tallies: Vec<_> =
             endpoints.priorities().iter().map(|priority| Tally::of(priority, &endpoints.policy)).collect();
         let shares = Shares::of(&tallies, config.panic_threshold);
-        let (local_version, local) = match (&config.localities, &cluster.zones) {
-            (Localities::ZoneAware(_), Some(zones)) => (zones.version(), Some(zones.load())),
+        // Consistent hashing knows no zones.
+        let (local_version, local) = match &cluster.zones {
+            Some(zones) if !config.hashes() => (zones.version(), Some(zones.load())),
             _ => (0, None),
         };
-        let hashed = matches!(config.policy, Policy::RingHash(_) | Policy::Maglev(_))
-            .then(|| hashed(cluster, version, &endpoints, &shares));
+        let hashed = config.hashes().then(|| hashed(cluster, version, &endpoints, &shares));
         let levels = match hashed {
             Some(_) => Vec::new(),
             None => endpoints
                 .priorities()
                 .iter()
-                .map(|priority| Level::new(priority, config, endpoints.policy.overprovisioning, local.as_deref()))
+                .enumerate()
+                .map(|(index, priority)| {
+                    // Zones count in the first priority only.
+                    let local = local.as_deref().filter(|_| index == 0);
+                    Level::new(priority, config, endpoints.policy.overprovisioning, local)
+                })
                 .collect(),
         };
         if local.is_some() {
@@ -198,18 +203,17 @@ impl Level {
                 (select(&mut members(), Health::Healthy), select(&mut members(), Health::Degraded))
             })
             .collect();
-        match (&config.localities, local) {
-            (Localities::Weighted, _) => level.weigh(priority, overprovisioning),
-            (Localities::ZoneAware(zone_aware), Some(local)) => {
-                let upstream: Vec<_> = priority
-                    .localities
-                    .iter()
-                    .zip(&level.localities)
-                    .map(|(locality, (healthy, _))| (locality.locality.clone(), healthy.len() as u64))
-                    .collect();
-                level.zones = Some(Routing::of(zone_aware, &upstream, priority.local, local));
-            }
-            _ => {}
+        if config.localities == Localities::Weighted {
+            level.weigh(priority, overprovisioning);
+        }
+        if let Some(local) = local {
+            let upstream: Vec<_> = priority
+                .localities
+                .iter()
+                .zip(&level.localities)
+                .map(|(locality, (healthy, _))| (locality.locality.clone(), healthy.len() as u64))
+                .collect();
+            level.zones = Some(Routing::of(&config.zone_aware(), &upstream, priority.local, local));
         }
         level
     }
@@ -252,7 +256,8 @@ impl Level {
         names: &ClusterStats,
         stats: &Shard,
     ) -> Option<usize> {
-        let fail_on_panic = matches!(&config.localities, Localities::ZoneAware(zones) if zones.fail_on_panic);
+        let zone_aware = config.zone_aware();
+        let fail_on_panic = zone_aware.fail_on_panic;
         if panic {
             stats.inc(names.lb_healthy_panic);
             return if fail_on_panic { None } else { self.all.next(endpoints, &config.policy) };
@@ -263,9 +268,8 @@ impl Level {
                 return self.of_locality(locality, available).next(endpoints, &config.policy);
             }
         }
-        let zone = match (&self.zones, &config.localities) {
-            (Some(Routing::Off(_)) | None, _) => None,
-            (Some(routing), Localities::ZoneAware(zone_aware))
+        let zone = match &self.zones {
+            Some(routing @ (Routing::Direct | Routing::Residual { .. }))
                 if zone_aware.enabled >= 100.0 || fastrand::f64() * 100.0 < zone_aware.enabled =>
             {
                 if local.is_some_and(|local| local.tally.in_panic(config.panic_threshold)) {

@@ -33,6 +33,14 @@ impl LoadBalancing {
     pub fn hashes(&self) -> bool {
         matches!(self.policy, Policy::RingHash(_) | Policy::Maglev(_))
     }
+
+    /// How it regards zones where the proxy knows its own.
+    pub fn zone_aware(&self) -> ZoneAware {
+        match self.localities {
+            Localities::ZoneAware(zone_aware) => zone_aware,
+            Localities::Weighted | Localities::Together => ZoneAware::default(),
+        }
+    }
 }
 
 /// The kinds of load balancing.

@@ -1,6 +1,10 @@
 //! The names under which a cluster is counted: Envoy's, below `cluster.<name>.`.
 
+mod zones;
+
 use std::{fmt, ops::Deref, sync::OnceLock};
+
+use self::zones::ZoneResponses;
 
 use crate::telemetry::stats::{Codes, Counter, Gauge, Histogram, Scope, Shard, Shared, Store, Unit, handles};
 
@@ -169,13 +173,15 @@ pub struct Responses {
 
 /// One response, as statistics see it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Response {
+pub struct Response<'a> {
     /// Its status.
     pub code: u16,
     /// The client is internal.
     pub internal: bool,
     /// The endpoint is a canary.
     pub canary: bool,
+    /// The endpoint's zone; empty: not known.
+    pub zone: &'a str,
 }
 
 /// Every handle of a cluster.
@@ -200,6 +206,8 @@ pub struct ClusterStats {
     pub canary: Responses,
     /// Responses that were retried: `retry.upstream_rq_503`.
     pub retry: Responses,
+    /// All responses by their zone, if this proxy knows its own.
+    zones: Option<ZoneResponses>,
     shared: Shared,
     store: Option<Store>,
     codec: OnceLock<()>,
@@ -231,8 +239,8 @@ pub enum HashedBy {
 }
 
 impl ClusterStats {
-    /// Registers the names of a cluster below `scope`, which is its own.
-    pub fn new(scope: Scope, hashed: Option<HashedBy>, track_remaining: [bool; 2]) -> Self {
+    /// Registers the names of a cluster below `scope`, which is its own. `zone` is this proxy's.
+    pub fn new(scope: Scope, hashed: Option<HashedBy>, track_remaining: [bool; 2], zone: Option<&str>) -> Self {
         let breakers = ["circuit_breakers.default", "circuit_breakers.high"].map(|name| scope.scope(name));
         let store = Store::of(&scope);
         Self {
@@ -256,6 +264,7 @@ impl ClusterStats {
             external: Responses::new(&scope, "external."),
             canary: Responses::new(&scope, "canary."),
             retry: Responses::new(&scope, "retry."),
+            zones: zone.filter(|zone| !zone.is_empty()).map(|zone| ZoneResponses::new(&scope, zone)),
             shared: store.as_ref().map(Store::shared).unwrap_or_default(),
             store,
             codec: OnceLock::new(),
@@ -297,22 +306,24 @@ impl ClusterStats {
     }
 
     /// Counts the response that a client got.
-    pub fn charge(&self, shard: &Shard, response: Response) {
-        for responses in self.groups(response) {
-            responses.charge(shard, response.code);
-        }
+    pub fn charge(&self, shard: &Shard, response: Response<'_>) {
+        self.each(response, |responses| responses.charge(shard, response.code));
     }
 
     /// Records how long the upstream took for it, in milliseconds.
-    pub fn charge_time(&self, shard: &Shard, response: Response, millis: u64) {
-        for responses in self.groups(response) {
-            shard.record(responses.time(), millis);
-        }
+    pub fn charge_time(&self, shard: &Shard, response: Response<'_>, millis: u64) {
+        self.each(response, |responses| shard.record(responses.time(), millis));
     }
 
-    fn groups(&self, response: Response) -> impl Iterator<Item = &Responses> {
-        let origin = if response.internal { &self.internal } else { &self.external };
-        [&self.all, origin].into_iter().chain(response.canary.then_some(&self.canary))
+    fn each(&self, response: Response<'_>, count: impl Fn(&Responses)) {
+        count(&self.all);
+        count(if response.internal { &self.internal } else { &self.external });
+        if response.canary {
+            count(&self.canary);
+        }
+        if let (Some(zones), false) = (&self.zones, response.zone.is_empty()) {
+            count(&zones.from(response.zone));
+        }
     }
 }
 

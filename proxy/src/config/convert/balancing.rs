@@ -242,7 +242,7 @@ fn common_lb(
 fn localities(cx: &mut Context, message: Option<&common::LocalityLbConfig>, at: &str) -> Result<Localities, Error> {
     use common::locality_lb_config::LocalityConfigSpecifier as Specifier;
     Ok(match message.and_then(|message| message.locality_config_specifier.as_ref()) {
-        None => Localities::Together,
+        None => Localities::ZoneAware(ZoneAware::default()),
         Some(Specifier::LocalityWeightedLbConfig(_)) => Localities::Weighted,
         Some(Specifier::ZoneAwareLbConfig(config)) => {
             let at = sub(at, "locality_lb_config.zone_aware_lb_config");

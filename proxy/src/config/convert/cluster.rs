@@ -132,6 +132,8 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         Some(window) => duration(window, &sub(at, "common_lb_config.update_merge_window"))?,
     };
     let [default_limits, high_limits] = breakers(cx, message.circuit_breakers.as_ref(), &sub(at, "circuit_breakers"))?;
+    // The local cluster is balanced without regard to itself.
+    let is_local = cx.local_cluster.as_deref() == Some(&*message.name);
     let zones = cx.local_cluster.is_some().then(|| cx.zones.clone());
     let cluster = Cluster {
         name: message.name.as_str().into(),
@@ -140,8 +142,8 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
             observability: stat_name.as_str().into(),
             metadata: metadata::metadata(message.metadata.as_ref()),
         }),
-        zones: zones.clone(),
-        local_zones: zones.filter(|_| cx.local_cluster.as_deref() == Some(&*message.name)),
+        zones: zones.clone().filter(|_| !is_local),
+        local_zones: zones.filter(|_| is_local),
         local: cx.local.clone(),
         balancing,
         discovery,
@@ -170,7 +172,12 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         changes: AtomicU64::new(1),
         merge: MergeWindow::new(window),
         membership: watch::Sender::new(()),
-        stats: ClusterStats::new(scope, hashed, track_remaining(message)),
+        stats: ClusterStats::new(
+            scope,
+            hashed,
+            track_remaining(message),
+            cx.local.as_deref().map(|local| &*local.zone),
+        ),
     };
     cluster.begin();
     Ok(cluster)

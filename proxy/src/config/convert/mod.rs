@@ -137,6 +137,10 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         }
         clusters.push(Arc::new(cluster));
     }
+    if let Some(name) = cx.local_cluster.as_deref().filter(|name| !cx.clusters.contains(*name)) {
+        let message = format!("local cluster '{name}' must be defined");
+        return Err(Error::at("cluster_manager.local_cluster_name", message));
+    }
     let mut listeners = Vec::new();
     let mut names = HashSet::new();
     let mut bound = HashSet::new();

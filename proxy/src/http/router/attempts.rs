@@ -21,7 +21,7 @@ use crate::{
     access_log::{Flag, View},
     cluster::PickContext,
     config::{
-        cluster::{Cluster, Discovery, Endpoint},
+        cluster::{Cluster, Discovery, Endpoint, Template},
         http1::HeaderNames,
         retry::{RateLimitedBackOff, RetryPolicy},
         route::{Forward, HostRewrite, RequestHandles, RequestStats},
@@ -80,8 +80,8 @@ pub(super) struct Attempts<'a> {
     pub groups: SmallVec<[&'a RequestStats; 2]>,
     /// The client is internal: for statistics.
     pub internal: bool,
-    /// The endpoint of the last attempt is a canary.
-    pub canary: bool,
+    /// What is known of the endpoint of the last attempt.
+    pub template: Option<Arc<Template>>,
 }
 
 impl Attempts<'_> {
@@ -104,7 +104,7 @@ impl Attempts<'_> {
             self.stream.keep_request(&self.parts);
             first_request_kept = true;
             let attempted = self.attempt(&endpoint, attempt_body, last).await;
-            self.canary = endpoint.template.canary;
+            self.template = Some(endpoint.template.clone());
             self.tell(&attempted, &endpoint);
             match &attempted {
                 Attempted::Failed(failure) => self.stream.record.upstream_ended(Some(failure.flag())),
@@ -394,7 +394,7 @@ impl Attempts<'_> {
         };
         let mut reply = reply;
         let shard = &self.stream.connection.worker.stats;
-        charge::answer(&self.cluster, &self.groups, shard, reply.status, self.internal, self.canary);
+        charge::answer(&self.cluster, &self.groups, shard, reply.status, self.internal, self.template.as_deref());
         if self.routed.virtual_host.attempt_count_in_response && self.stream.record.entry.attempts > 0 {
             reply.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.stream.record.entry.attempts));
         }
@@ -409,14 +409,21 @@ impl Attempts<'_> {
         let (mut parts, incoming) = response.into_parts();
         let shard = &connection.worker.stats;
         if !self.stream.record.health_check {
-            charge::answer(&self.cluster, &self.groups, shard, parts.status, self.internal, self.canary);
+            charge::answer(&self.cluster, &self.groups, shard, parts.status, self.internal, self.template.as_deref());
         }
         let now = std::time::Instant::now();
         let request_id = self.stream.request_id();
         let completed = self.stream.record.request_completed();
         if let Some(completed) = completed {
             let took = now.saturating_duration_since(completed);
-            charge::time(&self.cluster, &self.groups, &connection.worker.stats, self.internal, self.canary, took);
+            charge::time(
+                &self.cluster,
+                &self.groups,
+                &connection.worker.stats,
+                self.internal,
+                self.template.as_deref(),
+                took,
+            );
         }
         let entry = &mut self.stream.record.entry;
         entry.response_started = Some(now);

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::{
     cluster::Outcome,
     config::{
-        cluster::{Cluster, Endpoint, stats::Response},
+        cluster::{Cluster, Endpoint, Template, stats::Response},
         route::RequestStats,
     },
     http::{
@@ -69,19 +69,19 @@ pub(super) fn is_internal(headers: &HeaderMap) -> bool {
     headers.get(X_ENVOY_INTERNAL).is_some_and(|value| value == "true")
 }
 
-/// Takes note of what a client is answered by way of a cluster.
+/// Takes note of what a client is answered by way of a cluster; `of` is what is known of the endpoint, if there was one.
 pub(super) fn answer(
     cluster: &Cluster,
     groups: &[&RequestStats],
     shard: &Shard,
     status: StatusCode,
     internal: bool,
-    canary: bool,
+    of: Option<&Template>,
 ) {
     for group in groups {
         group.responses.charge(shard, status.as_u16());
     }
-    cluster.stats.charge(shard, Response { code: status.as_u16(), internal, canary });
+    cluster.stats.charge(shard, response(status.as_u16(), internal, of));
 }
 
 /// Takes note of how long an upstream took for a response after the whole request.
@@ -90,14 +90,23 @@ pub(super) fn time(
     groups: &[&RequestStats],
     shard: &Shard,
     internal: bool,
-    canary: bool,
+    of: Option<&Template>,
     took: Duration,
 ) {
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     for group in groups {
         shard.record(group.responses.time(), millis);
     }
-    cluster.stats.charge_time(shard, Response { code: 0, internal, canary }, millis);
+    cluster.stats.charge_time(shard, response(0, internal, of), millis);
+}
+
+fn response(code: u16, internal: bool, of: Option<&Template>) -> Response<'_> {
+    Response {
+        code,
+        internal,
+        canary: of.is_some_and(|template| template.canary),
+        zone: of.map_or("", |template| &template.locality.zone),
+    }
 }
 
 /// The HTTP status that a gRPC status stands for.

@@ -90,7 +90,7 @@ pub(super) async fn forward(
         let reply = Reply::dropped(why, !stream.connection.manager.router.suppress_envoy_headers);
         let groups: SmallVec<[_; 2]> = group_stats.into_iter().chain(&routed.route.stats).collect();
         let internal = charge::is_internal(&parts.headers);
-        charge::answer(&cluster, &groups, &worker.stats, reply.status, internal, false);
+        charge::answer(&cluster, &groups, &worker.stats, reply.status, internal, None);
         return local_reply::answer(stream, chain, reply, Some(&changes), &parts).into();
     }
     // What a client steers its request by.
@@ -144,7 +144,7 @@ pub(super) async fn forward(
         cookies,
         internal,
         groups: group_stats.into_iter().chain(&routed.route.stats).collect(),
-        canary: false,
+        template: None,
         chain,
         stream,
     };

@@ -81,7 +81,7 @@ pub(super) async fn forward(
     let Some(picked) = connection.worker.balancers.pick(&cluster, &context) else {
         shard.inc(cluster.stats.upstream_cx_none_healthy);
         let reply = Reply::no_host();
-        charge::answer(&cluster, &groups, shard, reply.status, internal, false);
+        charge::answer(&cluster, &groups, shard, reply.status, internal, None);
         return local_reply::answer(stream, chain, reply, Some(changes), &parts);
     };
     let (chosen, endpoint) = (picked.cluster(&cluster), &picked.endpoint);
@@ -103,7 +103,7 @@ pub(super) async fn forward(
     let head = (&parts.method, &parts.uri, &parts.headers);
     stream.begin_upstream_line(endpoint, head);
     let asked = ask(&mut stream, (&cluster, chosen), endpoint, (forward.priority, connect), &mut timers, &parts).await;
-    let canary = endpoint.template.canary;
+    let of = Some(&*endpoint.template);
     let Asked { answered, held, switched } = match asked {
         Ok(answered) => answered,
         Err(no_answer) => {
@@ -118,7 +118,7 @@ pub(super) async fn forward(
             };
             stream.record.upstream_ended(reply.flag);
             charge::attempt(&cluster, chosen, endpoint, shard, ended);
-            charge::answer(&cluster, &groups, shard, reply.status, internal, canary);
+            charge::answer(&cluster, &groups, shard, reply.status, internal, of);
             return local_reply::answer(stream, chain, reply, Some(changes), &parts);
         }
     };
@@ -132,7 +132,7 @@ pub(super) async fn forward(
     }
     charge::attempt(&cluster, chosen, endpoint, shard, Ended::Response(answered.status(), answered.headers()));
     groups.iter().for_each(|group| shard.inc(group.handles.upstream_rq_total));
-    charge::answer(&cluster, &groups, shard, answered.status(), internal, canary);
+    charge::answer(&cluster, &groups, shard, answered.status(), internal, of);
     let status = answered.status();
     let agreed = status == StatusCode::SWITCHING_PROTOCOLS || (tunnel && status.is_success());
     let switched = switched.filter(|_| agreed);
