@@ -6,9 +6,11 @@ mod endpoint;
 mod hash;
 pub mod health;
 mod host;
+pub mod limits;
 mod merge;
 mod original;
 pub mod outlier;
+mod policies;
 pub mod stats;
 mod tally;
 mod zones;
@@ -35,8 +37,10 @@ pub use self::{
         Priority, Template,
     },
     host::{Health, HealthFlags, Host, HostStats, Monitor, Rate},
+    limits::{Breaker, Gauge, RetryBudget, RoutingPriority, Thresholds, Usage},
     merge::MergeWindow,
     original::OriginalHosts,
+    policies::RoutePolicies,
     tally::Tally,
     zones::{LocalZones, Zones},
 };
@@ -78,6 +82,8 @@ pub struct Cluster {
     pub transports: Transports,
     /// Names that TLS takes from the request; none: it takes none.
     pub auto_names: Option<AutoNames>,
+    /// What it says instead of the routes that lead to it.
+    pub policies: RoutePolicies,
     /// Which HTTP it speaks.
     pub protocol: UpstreamProtocol,
     /// HTTP/2 settings.
@@ -255,82 +261,6 @@ pub enum UpstreamProtocol {
     Negotiated,
 }
 
-/// Which of a cluster's limits a request counts against (`RouteAction.priority`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum RoutingPriority {
-    /// `DEFAULT`.
-    #[default]
-    Default,
-    /// `HIGH`.
-    High,
-}
-
-/// Limits of one priority, and what is in use of them.
-#[derive(Debug, Default)]
-pub struct Breaker {
-    /// Limits.
-    pub limits: Thresholds,
-    /// In use.
-    pub usage: Usage,
-}
-
-/// `retry_budget`: retries may be a share of the requests.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RetryBudget {
-    /// Percent of the requests that are under way or wait.
-    pub percent: f64,
-    /// So many in any case.
-    pub least: u32,
-}
-
-/// Limits of one priority.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Thresholds {
-    /// Connections.
-    pub max_connections: u32,
-    /// Connections of each host (`per_host_thresholds`).
-    pub max_connections_per_host: u32,
-    /// Requests that wait for a connection.
-    pub max_pending: u32,
-    /// Requests.
-    pub max_requests: u32,
-    /// Retries under way.
-    pub max_retries: u32,
-    /// Instead of that.
-    pub retry_budget: Option<RetryBudget>,
-}
-
-impl Default for Thresholds {
-    fn default() -> Self {
-        Self {
-            max_connections: 1024,
-            max_connections_per_host: u32::MAX,
-            max_pending: 1024,
-            max_requests: 1024,
-            max_retries: 3,
-            retry_budget: None,
-        }
-    }
-}
-
-/// What is in use of [`Thresholds`], over all workers.
-#[derive(Debug, Default)]
-pub struct Usage {
-    /// Connections.
-    pub connections: Gauge,
-    /// Requests that wait for a connection.
-    pub pending: Gauge,
-    /// Requests.
-    pub requests: Gauge,
-    /// Retries under way.
-    pub retries: Gauge,
-    /// Pools with connections: of a host, on a worker.
-    pub pools: Gauge,
-}
-
-/// A number in use.
-pub type Gauge = Arc<AtomicU32>;
-
 impl Cluster {
     /// Envoy's default of `connect_timeout`.
     pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -354,6 +284,7 @@ impl Cluster {
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
             transports: Transports::default(),
             auto_names: None,
+            policies: RoutePolicies::default(),
             protocol: UpstreamProtocol::Http1,
             http2: Http2::default(),
             http1: Http1::default(),

@@ -12,8 +12,8 @@ use http::HeaderName;
 
 pub use self::{
     action::{
-        Action, Clusters, Connect, DirectResponse, Forward, GrpcDeadline, HostRewrite, Mirror, PathRewrite, Redirect,
-        RedirectPath, UpgradeRule, WeightedCluster,
+        Action, Clusters, Connect, DirectResponse, Forward, GrpcDeadline, HostRewrite, Mirror, MirrorCluster,
+        PathRewrite, Redirect, RedirectPath, UpgradeRule, WeightedCluster,
     },
     hash::{HashInput, HashPolicy, Hashed, hash},
     internal_redirect::{InternalRedirects, RedirectPredicate, Step},

@@ -1,12 +1,13 @@
 //! The names under which a cluster is counted: Envoy's, below `cluster.<name>.`.
 
+mod responses;
 mod zones;
 
 use std::{fmt, ops::Deref, sync::OnceLock};
 
+pub use self::responses::{Response, Responses};
 use self::zones::ZoneResponses;
-
-use crate::telemetry::stats::{Codes, Counter, Gauge, Histogram, Scope, Shard, Shared, Store, Unit, handles};
+use crate::telemetry::stats::{Counter, Gauge, Scope, Shard, Shared, Store, handles};
 
 handles! {
     /// What every cluster has.
@@ -160,30 +161,6 @@ pub struct HashedGauges {
     pub most: Gauge,
 }
 
-/// Responses by code and class: `upstream_rq_503`, `upstream_rq_5xx`, `upstream_rq_completed`, `upstream_rq_time`.
-#[derive(Debug)]
-pub struct Responses {
-    codes: Codes,
-    classes: [OnceLock<Counter>; 5],
-    time: OnceLock<Histogram>,
-    completed: OnceLock<Counter>,
-    prefix: Box<str>,
-    scope: Scope,
-}
-
-/// One response, as statistics see it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Response<'a> {
-    /// Its status.
-    pub code: u16,
-    /// The client is internal.
-    pub internal: bool,
-    /// The endpoint is a canary.
-    pub canary: bool,
-    /// The endpoint's zone; empty: not known.
-    pub zone: &'a str,
-}
-
 /// Every handle of a cluster.
 #[derive(Default)]
 pub struct ClusterStats {
@@ -324,43 +301,5 @@ impl ClusterStats {
         if let (Some(zones), false) = (&self.zones, response.zone.is_empty()) {
             count(&zones.from(response.zone));
         }
-    }
-}
-
-impl Default for Responses {
-    fn default() -> Self {
-        Self::new(&Scope::default(), "")
-    }
-}
-
-impl Responses {
-    /// Below `scope`; `prefix` comes before each name.
-    pub fn new(scope: &Scope, prefix: &str) -> Self {
-        Self {
-            codes: Codes::new(scope, &format!("{prefix}upstream_rq_")),
-            classes: Default::default(),
-            time: OnceLock::new(),
-            completed: OnceLock::new(),
-            prefix: prefix.into(),
-            scope: scope.clone(),
-        }
-    }
-
-    /// Counts a response by its code and class.
-    pub fn charge(&self, shard: &Shard, code: u16) {
-        let completed = || self.scope.counter(&format!("{}upstream_rq_completed", self.prefix));
-        shard.inc(*self.completed.get_or_init(completed));
-        shard.inc(self.codes.counter(code));
-        let class = usize::from(code / 100);
-        if let Some(known) = class.checked_sub(1).and_then(|class| self.classes.get(class)) {
-            let register = || self.scope.counter(&format!("{}upstream_rq_{class}xx", self.prefix));
-            shard.inc(*known.get_or_init(register));
-        }
-    }
-
-    /// The histogram of how long upstreams took.
-    pub fn time(&self) -> Histogram {
-        let register = || self.scope.histogram(&format!("{}upstream_rq_time", self.prefix), Unit::Milliseconds);
-        *self.time.get_or_init(register)
     }
 }

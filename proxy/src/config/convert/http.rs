@@ -12,10 +12,10 @@ use weir_proto::envoy::{
 };
 
 use super::{
-    access_log, cluster,
+    access_log,
     context::Context,
     fields::{cidrs, duration, item, limit, sub, type_name, unpack},
-    filter, http1, identity, local_reply, route,
+    filter, http1, identity, local_reply, protocol, route,
 };
 use crate::{
     access_log::{Moments, Wanted},
@@ -128,7 +128,7 @@ pub(super) fn connection_manager(
             manager::CodecType::Http3 => return Err(Error::at(sub(at, "codec_type"), "HTTP3 is not supported yet")),
         },
         http1: client_http1.settings,
-        http2: cluster::http2(cx, message.http2_protocol_options.as_ref(), &sub(at, "http2_protocol_options"))?,
+        http2: protocol::http2(cx, message.http2_protocol_options.as_ref(), &sub(at, "http2_protocol_options"))?,
         routes: Arc::new(routes),
         filters,
         router,

@@ -28,6 +28,7 @@ mod metadata;
 mod network;
 mod outlier;
 mod overload;
+mod protocol;
 mod rbac;
 mod retry;
 mod route;

@@ -4,6 +4,7 @@ mod action;
 mod inherited;
 mod internal_redirect;
 mod matching;
+pub(super) mod policies;
 
 use std::sync::Arc;
 
@@ -58,7 +59,7 @@ pub(super) fn route_table(
         check_clusters: message.validate_clusters.unwrap_or(true),
         stats: Scope::default(),
     };
-    inherited.mirrors = action::mirrors(cx, &message.request_mirror_policies, &inherited, at)?;
+    inherited.mirrors = policies::mirrors(cx, &message.request_mirror_policies, inherited.check_clusters, at)?;
     let mut hosts = Vec::new();
     for (index, host) in message.virtual_hosts.iter().enumerate() {
         let at = item(at, "virtual_hosts", index);
@@ -118,7 +119,7 @@ fn virtual_host(
         retry: retry(cx, message.retry_policy.as_ref(), at)?,
         mirrors: match message.request_mirror_policies.as_slice() {
             [] => inherited.mirrors.clone(),
-            policies => action::mirrors(cx, policies, inherited, at)?,
+            messages => policies::mirrors(cx, messages, inherited.check_clusters, at)?,
         },
         buffer_limit: buffer_limit.or(inherited.buffer_limit),
         max_direct_body: inherited.max_direct_body,

@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use super::{hash::HashPolicy, internal_redirect::InternalRedirects};
 use crate::{
     config::{
-        cluster::RoutingPriority,
-        filter::{Overrides, local_ratelimit::RateLimit},
+        cluster::limits::RoutingPriority,
+        filter::{Overrides, header_mutation::Mutation, local_ratelimit::RateLimit},
         headers::HeaderChanges,
         local_reply::BodyFormat,
         retry::RetryPolicy,
@@ -124,13 +124,24 @@ pub struct Connect {
 #[derive(Clone, Debug)]
 pub struct Mirror {
     /// The cluster.
-    pub cluster: Arc<str>,
+    pub cluster: MirrorCluster,
     /// Share of the requests.
     pub fraction: Option<Fraction>,
     /// Append `-shadow` to the copy's host.
     pub suffix: bool,
     /// The copy's host.
     pub host: Option<HeaderValue>,
+    /// Changes of the copy's headers.
+    pub headers: Vec<Mutation>,
+}
+
+/// The cluster of a copy.
+#[derive(Clone, Debug)]
+pub enum MirrorCluster {
+    /// This one.
+    Named(Arc<str>),
+    /// The one that a header of the request names.
+    Header(HeaderName),
 }
 
 /// The cluster of a request.

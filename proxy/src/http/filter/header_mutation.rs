@@ -64,7 +64,8 @@ pub(super) fn on_request(own: &Arc<HeaderMutation>, name: &str, stream: &Stream,
     }
 }
 
-fn apply(
+/// Applies one change.
+pub(in crate::http) fn apply(
     mutation: &Mutation,
     headers: &mut HeaderMap,
     format: impl Fn(&mut Vec<u8>, &crate::access_log::format::Format, &HeaderMap),

@@ -11,7 +11,7 @@ mod cors;
 pub(in crate::http) mod exchange;
 mod fault;
 mod grpc_stats;
-mod header_mutation;
+pub(super) mod header_mutation;
 mod health_check;
 mod local_ratelimit;
 pub(in crate::http) mod local_reply;

@@ -317,7 +317,7 @@ impl Attempts<'_> {
 
     async fn attempt(&mut self, endpoint: &Arc<Endpoint>, body: RequestBody, last: bool) -> Attempted {
         let connection = self.stream.connection.clone();
-        let idle = self.policy.as_ref().and_then(|policy| policy.per_try_idle_timeout);
+        let idle = self.forward.retry.as_ref().and_then(|policy| policy.per_try_idle_timeout);
         self.timers.attempt(self.timeouts.per_try, idle);
         let name = naming_header(&self.cluster, &self.parts.headers);
         let request = self.request(body, last);

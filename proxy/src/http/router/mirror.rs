@@ -2,71 +2,100 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, header, request::Parts};
-use hyper::body::Body;
+use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use hyper::body::{Body, Incoming};
+use tokio::time::Instant;
 
-use super::outgoing::upstream_request;
+use super::{
+    charge::{self, Ended},
+    outgoing::upstream_request,
+};
 use crate::{
-    cluster::PickContext,
+    access_log::{Live, View},
+    cluster::{PickContext, Picked},
     config::{
         cluster::{Cluster, RoutingPriority},
-        route::{Forward, Mirror},
+        route::{Mirror, MirrorCluster},
     },
     http::{
         body::{RequestBody, client::ClientBody, copied::Copied},
+        filter::header_mutation,
         headers::forwarded,
         pool::{
-            Speaks, Want,
+            Lease, Speaks, Want,
             names::{asked, naming_header},
         },
-        stream::{Stream, connection::Connection},
+        stream::{Stream, connection::Connection, failure::Failure, timers::Expired},
     },
     telemetry::panics,
 };
 
-/// Sends copies of a request where its route says. The request is as the upstream gets it.
+/// Sends copies of a request where `mirrors` say. The request is as the upstream gets it.
 pub(super) fn start(
     stream: &Stream,
-    forward: &Forward,
+    mirrors: &[Mirror],
     parts: &Parts,
     body: &mut ClientBody,
     timeout: Option<Duration>,
 ) {
-    for mirror in &forward.mirrors {
+    copy(stream, mirrors, parts, body, timeout, &mut Vec::new());
+}
+
+/// Sends copies, and copies of copies where a cluster that gets one has mirrors of its own. Those that the copy at hand
+/// came through are in `through`: nothing goes round in a circle.
+fn copy(
+    stream: &Stream,
+    mirrors: &[Mirror],
+    parts: &Parts,
+    body: &mut ClientBody,
+    timeout: Option<Duration>,
+    through: &mut Vec<Arc<str>>,
+) {
+    for mirror in mirrors {
         if !mirror.fraction.is_none_or(|fraction| fraction.sample()) {
             continue;
         }
+        let name = match &mirror.cluster {
+            MirrorCluster::Named(name) => Some(&**name),
+            MirrorCluster::Header(name) => parts.headers.get(name).and_then(|value| value.to_str().ok()),
+        };
         let snapshot = stream.connection.worker.snapshot.load();
-        let Some(cluster) = snapshot.cluster(&mirror.cluster).cloned() else { continue };
-        let copy = if stream.record.progress.is_some() {
+        let Some(cluster) = name.and_then(|name| snapshot.cluster(name)).cloned() else { continue };
+        let copied = if stream.record.progress.is_some() {
             let copied = Copied::new(stream.connection.manager.buffer_limit);
             body.copy_to(copied.clone());
             RequestBody::Copy(copied)
         } else {
             RequestBody::Empty
         };
-        let connection = stream.connection.clone();
         let mut parts = parts.clone();
-        prepare(mirror, &connection, &mut parts);
-        panics::spawn_for(connection.id, async move {
-            let sending = send(connection, cluster, parts, copy);
-            match timeout {
-                Some(timeout) => tokio::time::timeout(timeout, sending).await.unwrap_or_default(),
-                None => sending.await,
-            };
-        });
+        prepare(mirror, stream, &mut parts);
+        if !cluster.policies.mirrors.is_empty() && !through.contains(&cluster.name) {
+            through.push(cluster.name.clone());
+            copy(stream, &cluster.policies.mirrors, &parts, body, timeout, through);
+            through.pop();
+        }
+        let connection = stream.connection.clone();
+        panics::spawn_for(connection.id, send(connection, cluster, parts, copied, timeout));
     }
 }
 
-fn prepare(mirror: &Mirror, connection: &Connection, parts: &mut Parts) {
-    if let Some(host) = &mirror.host {
-        parts.headers.insert(header::HOST, host.clone());
-    } else if mirror.suffix
-        && let Some(host) = parts.headers.get(header::HOST).and_then(|host| shadow_host(host.as_bytes()))
-    {
-        parts.headers.insert(header::HOST, host);
+fn prepare(mirror: &Mirror, stream: &Stream, parts: &mut Parts) {
+    let Parts { method, uri, headers, .. } = parts;
+    for mutation in &mirror.headers {
+        header_mutation::apply(mutation, headers, |out, format, headers| {
+            let live = Live { method, uri, scheme: stream.scheme, headers };
+            format.write_header(out, &View::live(&stream.record.entry, live));
+        });
     }
-    forwarded::from_here(&connection.manager, &mut parts.headers);
+    if let Some(host) = &mirror.host {
+        headers.insert(header::HOST, host.clone());
+    } else if mirror.suffix
+        && let Some(host) = headers.get(header::HOST).and_then(|host| shadow_host(host.as_bytes()))
+    {
+        headers.insert(header::HOST, host);
+    }
+    forwarded::from_here(&stream.connection.manager, headers);
 }
 
 /// `-shadow` is appended to a host, before its port.
@@ -76,12 +105,61 @@ fn shadow_host(host: &[u8]) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&[bare, b"-shadow", port].concat()).ok()
 }
 
-/// Sends a copy and reads the answer, if there is one, to its end.
-async fn send(connection: Rc<Connection>, cluster: Arc<Cluster>, parts: Parts, body: RequestBody) {
+/// Sends a copy, reads the answer, if there is one, to its end, and counts what came of it.
+async fn send(
+    connection: Rc<Connection>,
+    cluster: Arc<Cluster>,
+    parts: Parts,
+    body: RequestBody,
+    timeout: Option<Duration>,
+) {
+    let shard = &connection.worker.stats;
+    let internal = charge::is_internal(&parts.headers);
+    let answered = |status, of| charge::answer(&cluster, &[], shard, status, internal, of);
+    if cluster.drops_one().is_some() {
+        return answered(StatusCode::SERVICE_UNAVAILABLE, None);
+    }
     let context = PickContext { destination: connection.original_destination(), ..PickContext::default() };
-    let Some(picked) = connection.worker.balancers.pick(&cluster, &context) else { return };
+    let Some(picked) = connection.worker.balancers.pick(&cluster, &context) else {
+        shard.inc(cluster.stats.upstream_cx_none_healthy);
+        return answered(StatusCode::SERVICE_UNAVAILABLE, None);
+    };
     let (chosen, endpoint) = (picked.cluster(&cluster), &picked.endpoint);
-    let name = naming_header(&cluster, &parts.headers);
+    let of = Some(&*endpoint.template);
+    let attempted = |ended: Ended<'_>| charge::attempt(&cluster, chosen, endpoint, shard, ended);
+    let began = Instant::now();
+    let until = timeout.map(|timeout| began + timeout);
+    let (response, mut lease) = match before(until, exchange(&connection, &cluster, &picked, parts, body)).await {
+        None => {
+            attempted(Ended::Expired(Expired::Global));
+            return answered(StatusCode::GATEWAY_TIMEOUT, of);
+        }
+        Some(Err(Failure::Downstream)) => return,
+        Some(Err(failure)) => {
+            attempted(Ended::Failed(&failure));
+            return answered(failure.status(), of);
+        }
+        Some(Ok(exchanged)) => exchanged,
+    };
+    attempted(Ended::Response(response.status(), response.headers()));
+    answered(response.status(), of);
+    charge::time(&cluster, &[], shard, internal, of, began.elapsed());
+    match before(until, read(response.into_body())).await {
+        Some(Ok(())) => lease.release(),
+        Some(Err(error)) => Failure::of_body(&error, lease.is_http2()).end(&mut lease),
+        None => {}
+    }
+}
+
+async fn exchange(
+    connection: &Rc<Connection>,
+    cluster: &Arc<Cluster>,
+    picked: &Picked,
+    parts: Parts,
+    body: RequestBody,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let (chosen, endpoint) = (picked.cluster(cluster), &picked.endpoint);
+    let name = naming_header(cluster, &parts.headers);
     let mut request = Request::new(body);
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
@@ -93,37 +171,46 @@ async fn send(connection: Rc<Connection>, cluster: Arc<Cluster>, parts: Parts, b
         scope: &connection.scope,
         speaks: Speaks::to(chosen, connection.multiplexed),
         transport: chosen.transports.choose(endpoint.template.metadata.as_deref()),
-        asked: asked(&cluster, name.as_ref(), &endpoint.hostname),
+        asked: asked(cluster, name.as_ref(), &endpoint.hostname),
         shard: &connection.worker.stats,
         priority: RoutingPriority::Default,
         client: connection.client(),
     };
     // A pooled connection that has just closed took nothing of the request: another one is tried.
-    let (response, mut lease) = loop {
-        let Ok(mut lease) = connection.worker.pools.acquire(want).await else { return };
+    loop {
+        let mut lease = connection.worker.pools.acquire(want).await?;
         let scheme = if connection.tls.is_some() { "https" } else { "http" };
-        let Some(converted) = upstream_request(request, lease.is_http2(), scheme) else { return };
-        request = converted;
-        match lease.send(request).await {
-            Ok(response) => break (response, lease),
-            Err(mut error) => {
+        request = upstream_request(request, lease.is_http2(), scheme).ok_or(Failure::Protocol)?;
+        let mut error = match lease.send(request).await {
+            Ok(response) => return Ok((response, lease)),
+            Err(error) => error,
+        };
+        match error.take_message() {
+            Some(unsent) if lease.reused => {
                 lease.lost(false);
-                match error.take_message() {
-                    Some(unsent) if lease.reused => request = unsent,
-                    _ => return,
-                }
+                request = unsent;
             }
-        }
-    };
-    let mut answer = response.into_body();
-    while !answer.is_end_stream() {
-        match std::future::poll_fn(|cx| std::pin::Pin::new(&mut answer).poll_frame(cx)).await {
-            Some(Ok(_)) => {}
-            Some(Err(_)) => return lease.lost(false),
-            None => break,
+            _ => return Err(Failure::of_lease(&error.into_error(), &mut lease)),
         }
     }
-    lease.release();
+}
+
+/// Reads a body to its end.
+async fn read(mut body: Incoming) -> Result<(), hyper::Error> {
+    while !body.is_end_stream()
+        && let Some(frame) = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await
+    {
+        frame?;
+    }
+    Ok(())
+}
+
+/// What a future gives before a point in time, if there is one.
+async fn before<T>(until: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
+    match until {
+        Some(until) => tokio::time::timeout_at(until, future).await.ok(),
+        None => Some(future.await),
+    }
 }
 
 #[cfg(test)]

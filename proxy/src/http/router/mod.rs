@@ -95,13 +95,14 @@ pub(super) async fn forward(
     }
     // What a client steers its request by.
     let steered = has_envoys_own(&parts.headers);
-    let policy = retry_policy(forward, &stream, &parts, steered);
-    let timeouts = Timeouts::of(forward, policy.as_deref(), stream.is_grpc(), &parts.headers, steered);
+    let configured = cluster.policies.retry.as_ref().or(forward.retry.as_ref());
+    let policy = retry_policy(configured, &stream, &parts, steered);
+    let timeouts = Timeouts::of(forward, stream.is_grpc(), &parts.headers, steered);
     let stream_deadline = forward.grpc_stream.and_then(|deadline| Some(deadline.apply(asked_by_grpc(&parts.headers)?)));
     if let Some(deadline) = stream_deadline {
         parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(deadline));
     }
-    let Hashed { hash, cookies } = match forward.hash.as_slice() {
+    let Hashed { hash, cookies } = match if cluster.policies.hash.is_empty() { &*forward.hash } else { &*cluster.policies.hash } {
         policies if policies.is_empty() || !cluster.hashes() => Hashed::default(),
         policies => route::hash(policies, &stream.view(&parts), stream.record.entry.downstream_remote.ip()),
     };
@@ -113,8 +114,9 @@ pub(super) async fn forward(
         let upgraded = upgrade::forward(stream, chain, &changes, cluster, forward, group_stats, (parts, body));
         return Box::pin(upgraded).await.into();
     }
-    if !forward.mirrors.is_empty() {
-        mirror::start(&stream, forward, &parts, &mut body, timeouts.global);
+    let mirrors = if cluster.policies.mirrors.is_empty() { &forward.mirrors } else { &cluster.policies.mirrors };
+    if !mirrors.is_empty() {
+        mirror::start(&stream, mirrors, &parts, &mut body, timeouts.global);
     }
     let mut body = body_source(&stream, routed, policy.is_some() || forward.internal_redirects.is_some(), body);
     let manager = &stream.connection.manager;
@@ -163,14 +165,19 @@ fn body_source(stream: &Stream, routed: &Routed, retries: bool, body: ClientBody
     BodySource::Kept(Kept::new(body, limit))
 }
 
-/// The route's policy, changed by what an internal client asks for.
-fn retry_policy(forward: &Forward, stream: &Stream, parts: &Parts, steered: bool) -> Option<Arc<RetryPolicy>> {
+/// The policy of the route or the cluster, changed by what an internal client asks for.
+fn retry_policy(
+    configured: Option<&Arc<RetryPolicy>>,
+    stream: &Stream,
+    parts: &Parts,
+    steered: bool,
+) -> Option<Arc<RetryPolicy>> {
     let asked = |name: &HeaderName| if steered { parts.headers.get(name)?.to_str().ok() } else { None };
     let on = [asked(&RETRY_ON), asked(&RETRY_GRPC_ON)]
         .into_iter()
         .flatten()
         .fold(RetryOn::default(), |on, list| on.and(RetryOn::parse(list).0));
-    let mut policy = forward.retry.clone();
+    let mut policy = configured.cloned();
     if !on.is_empty() {
         let mut changed = policy.as_deref().cloned().unwrap_or_else(|| RetryPolicy::new(RetryOn::default()));
         changed.on = changed.on.and(on);

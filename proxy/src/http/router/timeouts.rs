@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::config::{retry::RetryPolicy, route::Forward};
+use crate::config::route::Forward;
 
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 pub(super) const PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
@@ -22,12 +22,12 @@ pub(super) struct Timeouts {
 
 impl Timeouts {
     /// Of a request with these headers. `steered`: some of them are Envoy's own, which only an internal client can have.
-    pub fn of(forward: &Forward, policy: Option<&RetryPolicy>, grpc: bool, headers: &HeaderMap, steered: bool) -> Self {
+    pub fn of(forward: &Forward, grpc: bool, headers: &HeaderMap, steered: bool) -> Self {
         let millis = |name: &HeaderName| if steered { headers.get(name)?.to_str().ok()?.parse().ok() } else { None };
         let mut timeouts = Timeouts {
             global: forward.timeout,
-            // The route's counts even if the policy retries nothing.
-            per_try: policy.or(forward.retry.as_deref()).and_then(|policy| policy.per_try_timeout),
+            // The route's counts, even if it retries nothing or the cluster has a policy of its own.
+            per_try: forward.retry.as_ref().and_then(|policy| policy.per_try_timeout),
             grpc: false,
         };
         if let (true, Some(max)) = (grpc, forward.max_grpc_timeout) {

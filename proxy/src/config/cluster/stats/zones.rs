@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::Responses;
+use super::responses::Responses;
 use crate::telemetry::stats::Scope;
 
 /// The names of one cluster, by the endpoints' zones. They are registered when a zone first answers.

@@ -28,10 +28,7 @@ pub(super) fn mutations(
     let supported =
         ["request_mutations", "query_parameter_mutations", "response_mutations", "response_trailers_mutations"];
     cx.only(message, at, &supported, &[])?;
-    let mut list = |messages: &[rules::HeaderMutation], field: &str| {
-        let messages = messages.iter().enumerate();
-        messages.map(|(index, message)| mutation(cx, message, &item(at, field, index))).collect::<Result<Vec<_>, _>>()
-    };
+    let mut list = |messages: &[rules::HeaderMutation], field: &str| list(cx, messages, &sub(at, field));
     Ok(HeaderMutation {
         request: list(&message.request_mutations, "request_mutations")?,
         response: list(&message.response_mutations, "response_mutations")?,
@@ -44,6 +41,16 @@ pub(super) fn mutations(
         },
         most_specific_wins: false,
     })
+}
+
+/// Changes of headers, in order; `at` is their list.
+pub(in crate::config::convert) fn list(
+    cx: &mut Context,
+    messages: &[rules::HeaderMutation],
+    at: &str,
+) -> Result<Vec<Mutation>, Error> {
+    let messages = messages.iter().enumerate();
+    messages.map(|(index, message)| mutation(cx, message, &format!("{at}[{index}]"))).collect()
 }
 
 fn mutation(cx: &mut Context, message: &rules::HeaderMutation, at: &str) -> Result<Mutation, Error> {

@@ -3,7 +3,7 @@
 mod basic;
 mod cors;
 mod fault;
-mod header_mutation;
+pub(super) mod header_mutation;
 mod local_ratelimit;
 #[cfg(test)]
 mod tests;

@@ -1,15 +1,17 @@
 //! What routes do with requests.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use weir_proto::envoy::{
     config::{core::v3 as core, route::v3 as proto},
     extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig,
 };
 
-use super::{inherited::Inherited, internal_redirect, matching};
+use super::{
+    inherited::Inherited,
+    internal_redirect, matching,
+    policies::{authority, hash_policies, mirrors, named},
+};
 use crate::config::{
     cluster::RoutingPriority,
     convert::{
@@ -23,8 +25,8 @@ use crate::config::{
     },
     error::Error,
     route::{
-        Clusters, Connect, DirectResponse, Forward, GrpcDeadline, HashInput, HashPolicy, HostRewrite, Mirror,
-        PathRewrite, Redirect, RedirectPath, UpgradeRule, WeightedCluster,
+        Clusters, Connect, DirectResponse, Forward, GrpcDeadline, HostRewrite, PathRewrite, Redirect, RedirectPath,
+        UpgradeRule, WeightedCluster,
     },
 };
 use crate::wire::proxy_header::ProxyHeader;
@@ -131,14 +133,9 @@ pub(super) fn forward(
         upgrades,
         mirrors: match message.request_mirror_policies.as_slice() {
             [] => inherited.mirrors.clone(),
-            policies => mirrors(cx, policies, inherited, at)?,
+            policies => mirrors(cx, policies, inherited.check_clusters, at)?,
         },
-        hash: {
-            let policies = message.hash_policy.iter().enumerate();
-            policies
-                .map(|(index, policy)| hash_policy(cx, policy, &item(at, "hash_policy", index)))
-                .collect::<Result<_, _>>()?
-        },
+        hash: hash_policies(cx, &message.hash_policy, at)?,
     })
 }
 
@@ -202,57 +199,6 @@ fn upgrade(cx: &mut Context, message: &proto::route_action::UpgradeConfig, at: &
     })
 }
 
-/// `request_mirror_policies`.
-pub(super) fn mirrors(
-    cx: &mut Context,
-    messages: &[proto::route_action::RequestMirrorPolicy],
-    inherited: &Inherited,
-    at: &str,
-) -> Result<Vec<Mirror>, Error> {
-    let mut mirrors = Vec::with_capacity(messages.len());
-    for (index, message) in messages.iter().enumerate() {
-        let at = item(at, "request_mirror_policies", index);
-        let supported = ["cluster", "runtime_fraction", "disable_shadow_host_suffix_append", "host_rewrite_literal"];
-        cx.only(message, &at, &supported, &["trace_sampled"])?;
-        mirrors.push(Mirror {
-            cluster: named(cx, &message.cluster, inherited, &sub(&at, "cluster"))?,
-            fraction: matcher::runtime_fraction(message.runtime_fraction.as_ref()),
-            suffix: !message.disable_shadow_host_suffix_append,
-            host: match message.host_rewrite_literal.as_str() {
-                "" => None,
-                host => Some(authority(host, &sub(&at, "host_rewrite_literal"))?),
-            },
-        });
-    }
-    Ok(mirrors)
-}
-
-fn hash_policy(cx: &mut Context, message: &proto::route_action::HashPolicy, at: &str) -> Result<HashPolicy, Error> {
-    use proto::route_action::hash_policy::PolicySpecifier as Specifier;
-    let input = match &message.policy_specifier {
-        Some(Specifier::Header(header)) => {
-            let at = sub(at, "header");
-            let rewrite = header.regex_rewrite.as_ref();
-            let rewrite = rewrite.map(|rewrite| matcher::rewrite(rewrite, &sub(&at, "regex_rewrite"))).transpose()?;
-            HashInput::Header(matcher::matched_header(&header.header_name, &sub(&at, "header_name"))?, rewrite)
-        }
-        Some(Specifier::Cookie(cookie)) => {
-            let at = sub(at, "cookie");
-            cx.only(cookie, &at, &["name", "ttl", "path"], &[])?;
-            HashInput::Cookie {
-                name: cookie.name.as_str().into(),
-                ttl: cookie.ttl.as_ref().map(|ttl| duration(ttl, &sub(&at, "ttl"))).transpose()?,
-                path: cookie.path.as_str().into(),
-            }
-        }
-        Some(Specifier::ConnectionProperties(properties)) if properties.source_ip => HashInput::SourceIp,
-        Some(Specifier::ConnectionProperties(_)) | Some(Specifier::FilterState(_)) => HashInput::FilterState,
-        Some(Specifier::QueryParameter(query)) => HashInput::Query(query.name.as_str().into()),
-        None => return Err(Error::at(at, "expected one of header, cookie, connection_properties, query_parameter")),
-    };
-    Ok(HashPolicy { input, terminal: message.terminal })
-}
-
 /// A limit that may be absent, or set to "never".
 #[expect(clippy::option_option, reason = "not set and set to never differ")]
 fn optional_limit(
@@ -270,7 +216,9 @@ fn clusters(
 ) -> Result<Clusters, Error> {
     use proto::route_action::ClusterSpecifier;
     match &message.cluster_specifier {
-        Some(ClusterSpecifier::Cluster(name)) => named(cx, name, inherited, &sub(at, "cluster")).map(Clusters::One),
+        Some(ClusterSpecifier::Cluster(name)) => {
+            named(cx, name, inherited.check_clusters, &sub(at, "cluster")).map(Clusters::One)
+        }
         Some(ClusterSpecifier::ClusterHeader(name)) => {
             header_name(name, &sub(at, "cluster_header")).map(Clusters::Header)
         }
@@ -279,10 +227,6 @@ fn clusters(
         }
         _ => Err(Error::at(at, "expected one of cluster, cluster_header, weighted_clusters")),
     }
-}
-
-fn named(cx: &Context, name: &str, inherited: &Inherited, at: &str) -> Result<Arc<str>, Error> {
-    if inherited.check_clusters { cx.known_cluster(name, at) } else { Ok(name.into()) }
 }
 
 fn weighted(
@@ -306,7 +250,7 @@ fn weighted(
         cx.only(entry, &at, &supported, &["metadata_match"])?;
         use proto::weighted_cluster::cluster_weight::HostRewriteSpecifier;
         clusters.push(WeightedCluster {
-            name: named(cx, &entry.name, inherited, &sub(&at, "name"))?,
+            name: named(cx, &entry.name, inherited.check_clusters, &sub(&at, "name"))?,
             weight: entry.weight.unwrap_or(0),
             headers: header_fields!(entry).convert(cx, &at)?,
             filters: filter::overrides(cx, &entry.typed_per_filter_config, &at)?,
@@ -329,10 +273,6 @@ fn weighted(
         return Err(Error::at(sub(at, "total_weight"), format!("the weights sum up to {total}")));
     }
     Ok(Clusters::Weighted { clusters, total, random })
-}
-
-fn authority(host: &str, at: &str) -> Result<HeaderValue, Error> {
-    HeaderValue::from_str(host).map_err(|_| Error::at(at, format!("\"{host}\" is not a host")))
 }
 
 fn host_rewrite(message: &proto::RouteAction, at: &str) -> Result<Option<HostRewrite>, Error> {
