@@ -4,7 +4,7 @@ use prost::{Message, Name};
 use prost_reflect::{DynamicMessage, MessageDescriptor, SerializeOptions};
 use prost_types::Any;
 
-use crate::descriptors;
+use crate::descriptors::{self, Unpacked};
 use crate::error::ConfigError;
 use crate::tree::{Node, Value};
 use crate::{json, read, yaml};
@@ -15,6 +15,16 @@ use crate::{json, read, yaml};
 /// What is wrong first, with its field and position: in the order YAML, fields and types, validation rules.
 pub fn from_yaml<T: Message + Name + Default>(text: &str) -> Result<T, ConfigError> {
     from_tree(&yaml::parse(text)?)
+}
+
+/// The same without the validation rules, which [`validate`] checks apart.
+///
+/// # Errors
+/// What is wrong first, with its field and position: in the order YAML, fields and types.
+pub fn from_yaml_unvalidated<T: Message + Name + Default>(text: &str) -> Result<T, ConfigError> {
+    read_as::<T>(&descriptors::unpacked(), &yaml::parse(text)?)?
+        .transcode_to()
+        .map_err(|_| ConfigError::new("nested too deeply"))
 }
 
 /// The same from JSON.
@@ -34,15 +44,18 @@ pub fn locate(text: &str, error: ConfigError) -> ConfigError {
 }
 
 fn from_tree<T: Message + Name + Default>(tree: &Node) -> Result<T, ConfigError> {
+    let descriptors = descriptors::unpacked();
+    let message = read_as::<T>(&descriptors, tree)?;
+    descriptors.rules.check(&message).map_err(|error| tree.locate(error))?;
+    // Only protobuf's limit on nesting is left to fail.
+    message.transcode_to().map_err(|_| ConfigError::new("nested too deeply"))
+}
+
+fn read_as<T: Name>(descriptors: &Unpacked, tree: &Node) -> Result<DynamicMessage, ConfigError> {
     if let Value::Null = tree.value {
         return Err(ConfigError::new("is empty"));
     }
-    let located = |error| tree.locate(error);
-    let descriptors = descriptors::unpacked();
-    let message = read::message(&descriptors.of::<T>(), tree).map_err(located)?;
-    descriptors.rules.check(&message).map_err(located)?;
-    // Only protobuf's limit on nesting is left to fail.
-    message.transcode_to().map_err(|_| ConfigError::new("nested too deeply"))
+    read::message(&descriptors.of::<T>(), tree).map_err(|error| tree.locate(error))
 }
 
 /// proto3 JSON with the field names of the `.proto` files, unset fields left out and every `Any` expanded, as in

@@ -22,7 +22,9 @@ mod yaml;
 #[expect(clippy::all, clippy::allow_attributes_without_reason, reason = "generated")]
 mod generated;
 
-pub use convert::{from_json, from_yaml, locate, set_fields, to_json, type_name, unpack, validate};
+pub use convert::{
+    from_json, from_yaml, from_yaml_unvalidated, locate, set_fields, to_json, type_name, unpack, validate,
+};
 pub use descriptors::{forget, pool};
 pub use error::{ConfigError, FieldPath, Position, Segment};
 pub use generated::weir::{agent, handoff};

@@ -14,6 +14,7 @@ use super::{
     query::Query,
     reply::{Reply, Status},
     state::Admin,
+    stats::number::general,
 };
 use crate::{
     config::{
@@ -181,7 +182,7 @@ impl ClusterView {
         let name = &self.name;
         let mut out = format!("{name}::observability_name::{name}\n");
         for (what, value) in self.outlier.iter().flatten() {
-            out.push_str(&format!("{name}::outlier::{what}::{value}\n"));
+            out.push_str(&format!("{name}::outlier::{what}::{}\n", general(*value)));
         }
         for (limits, priority) in self.thresholds.iter().zip(["default", "high"]) {
             for (limit, value) in [
@@ -211,8 +212,8 @@ impl ClusterView {
             line("sub_zone", &host.locality.sub_zone);
             line("canary", &host.canary);
             line("priority", &host.priority);
-            line("success_rate", &host.success_rate.unwrap_or(-1.0));
-            line("local_origin_success_rate", &host.local_origin_success_rate.unwrap_or(-1.0));
+            line("success_rate", &general(host.success_rate.unwrap_or(-1.0)));
+            line("local_origin_success_rate", &general(host.local_origin_success_rate.unwrap_or(-1.0)));
         }
         out
     }
@@ -295,20 +296,23 @@ impl HostView {
     /// As `envoy.admin.v3.HostHealthStatus`, whose fields are Envoy's flags.
     fn health_status(&self) -> Value {
         let mut status = Map::new();
+        // In the order of the fields' numbers.
         for (flag, name) in [
             (HealthFlags::FAILED_ACTIVE, "failed_active_health_check"),
             (HealthFlags::FAILED_OUTLIER, "failed_outlier_check"),
+            (HealthFlags::OF_EDS, "eds_health_status"),
             (HealthFlags::DEGRADED_ACTIVE, "failed_active_degraded_check"),
             (HealthFlags::PENDING_REMOVAL, "pending_dynamic_removal"),
             (HealthFlags::PENDING_ACTIVE, "pending_active_hc"),
             (HealthFlags::EXCLUDED_IMMEDIATE, "excluded_via_immediate_hc_fail"),
             (HealthFlags::ACTIVE_TIMEOUT, "active_hc_timeout"),
         ] {
-            if self.flags.any(flag) {
+            if flag == HealthFlags::OF_EDS {
+                status.insert(name.into(), self.health().into());
+            } else if self.flags.any(flag) {
                 status.insert(name.into(), true.into());
             }
         }
-        status.insert("eds_health_status".into(), self.health().into());
         status.into()
     }
 

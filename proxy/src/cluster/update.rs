@@ -1,8 +1,11 @@
 //! What changes in a cluster while it is in force: its endpoints, and their health.
 
-use std::sync::{Arc, Weak, atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Weak, atomic::Ordering},
+};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::clock;
 use crate::config::cluster::{
@@ -24,40 +27,56 @@ impl Cluster {
         let current = self.endpoints.load_full();
         let mut known: HashMap<_, _> = current.iter().map(|known| (known.address, known)).collect();
         let mut endpoints = endpoints;
+        let mut seen = HashSet::new();
+        endpoints.retain(|endpoint| seen.insert(endpoint.address));
         let mut health_changed = false;
-        let mut added = 0;
+        // Priorities that hosts have come to or left.
+        let mut changed = BTreeSet::new();
         for endpoint in &mut endpoints {
             self.count_match(endpoint);
+            let priority = endpoint.template.priority;
             match known.remove(&endpoint.address) {
-                Some(known) => {
+                Some(known) if known.template.locality == endpoint.template.locality => {
                     endpoint.host = Arc::clone(&known.host);
                     let owned = HealthFlags::OF_EDS.and(HealthFlags::PENDING_REMOVAL);
                     health_changed |= endpoint.host.assign(owned, endpoint.template.health);
+                    if known.template.priority != priority {
+                        changed.extend([known.template.priority, priority]);
+                    }
                 }
-                None => {
+                moved => {
+                    // In another place it is another host.
+                    if let Some(moved) = moved {
+                        self.forget(moved);
+                        changed.insert(moved.template.priority);
+                    }
                     endpoint.host = Arc::new(self.new_host(endpoint));
-                    added += 1;
+                    changed.insert(priority);
                 }
             }
         }
-        let mut removed = 0;
+        if self.discovery.weighs() {
+            let most = endpoints.iter().map(|endpoint| endpoint.template.weight).max().unwrap_or(1);
+            self.stats.set(self.stats.max_host_weight, u64::from(most));
+        }
         for endpoint in known.into_values() {
             if self.outlives(endpoint) {
                 endpoint.host.set(HealthFlags::PENDING_REMOVAL);
                 endpoints.push(Endpoint::clone(endpoint));
             } else {
                 self.forget(endpoint);
-                removed += 1;
+                changed.insert(endpoint.template.priority);
             }
         }
         let set = EndpointSet::with(endpoints, weights, self.local.as_deref(), policy);
-        if added == 0 && removed == 0 && !health_changed && same(&current, &set) {
+        if changed.is_empty() && !health_changed && same(&current, &set) {
             return false;
         }
         self.drops.store(drops(&set), Ordering::Relaxed);
         self.endpoints.store(Arc::new(set));
-        if added > 0 || removed > 0 {
-            self.stats.inc(self.stats.membership_change);
+        if !changed.is_empty() {
+            // Counted by priority, as in Envoy.
+            changed.iter().for_each(|_| self.stats.inc(self.stats.membership_change));
             self.changed_now();
             self.membership.send_replace(());
         } else {
@@ -116,6 +135,14 @@ impl Cluster {
             }
         }
         Host::new(flags)
+    }
+
+    /// A host's response says that it fails: where it is checked, that is as good as a check.
+    pub fn admits_failure(&self, endpoint: &Endpoint) {
+        if self.health.is_some() && !endpoint.template.check.disabled {
+            endpoint.host.set(HealthFlags::EXCLUDED_IMMEDIATE);
+            endpoint.host.admitted.add();
+        }
     }
 
     /// Whether a host that has left the configuration stays because it passes its health checks.
@@ -188,12 +215,11 @@ impl Cluster {
     fn count_members(&self) {
         let endpoints = self.endpoints.load();
         let now = clock::now();
-        let (mut healthy, mut degraded, mut excluded, mut all, mut most) = (0, 0, 0, 0, 0);
+        let (mut healthy, mut degraded, mut excluded, mut all) = (0, 0, 0, 0);
         for endpoint in endpoints.iter() {
             let flags = endpoint.host.flags();
             all += 1;
             excluded += u64::from(flags.excluded());
-            most = most.max(endpoint.template.weight);
             match flags.health() {
                 Health::Healthy => {
                     healthy += 1;
@@ -208,12 +234,10 @@ impl Cluster {
         self.stats.set(self.stats.membership_degraded, degraded);
         self.stats.set(self.stats.membership_excluded, excluded);
         self.stats.set(self.stats.membership_total, all);
-        if self.discovery.weighs() {
-            self.stats.set(self.stats.max_host_weight, u64::from(most));
-        }
         if let Some(check) = &self.health {
             let count = |flags: HealthFlags, set: bool| {
-                endpoints.iter().filter(|endpoint| endpoint.host.flags().any(flags) == set).count() as u64
+                let checked = endpoints.iter().filter(|endpoint| !endpoint.template.check.disabled);
+                checked.filter(|endpoint| endpoint.host.flags().any(flags) == set).count() as u64
             };
             self.stats.set(check.stats.healthy, count(HealthFlags::FAILED_ACTIVE, false));
             self.stats.set(check.stats.degraded, count(HealthFlags::DEGRADED_ACTIVE, true));

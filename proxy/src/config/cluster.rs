@@ -36,7 +36,7 @@ pub use self::{
         AssignmentPolicy, CheckAddress, Drops, Endpoint, EndpointSet, Locality, LocalityEndpoints, LocalityWeights,
         Priority, Template,
     },
-    host::{Health, HealthFlags, Host, HostStats, Monitor, Rate},
+    host::{Admitted, Health, HealthFlags, Host, HostStats, Monitor, Rate},
     limits::{Breaker, Gauge, RetryBudget, RoutingPriority, Thresholds, Usage},
     merge::MergeWindow,
     original::OriginalHosts,

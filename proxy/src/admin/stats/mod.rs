@@ -3,7 +3,7 @@
 mod buckets;
 mod html;
 mod json;
-mod number;
+pub(super) mod number;
 mod prometheus;
 mod text;
 mod wanted;

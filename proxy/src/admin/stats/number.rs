@@ -6,7 +6,7 @@ pub(super) fn plain(value: f64) -> String {
 }
 
 /// Six significant digits, as C's `%g`.
-pub(super) fn general(value: f64) -> String {
+pub(in crate::admin) fn general(value: f64) -> String {
     significant(value, 6)
 }
 

@@ -330,8 +330,10 @@ fn hashed(cluster: &Cluster, version: u64, endpoints: &EndpointSet, shares: &Sha
         .zip(&shares.panic)
         .filter_map(|(priority, panic)| Consistent::new(&cluster.balancing.policy, weighted(cluster, priority, *panic)))
         .collect();
-    if let (Some(first), Some(names)) = (levels.first(), &cluster.stats.hashed) {
-        let (size, least, most) = first.entries();
+    // The last priority with hosts is shown, as in Envoy.
+    let shown = levels.iter().rev().find(|level| !level.is_empty());
+    if let (Some(shown), Some(names)) = (shown, &cluster.stats.hashed) {
+        let (size, least, most) = shown.entries();
         for (gauge, value) in [(names.size, size), (Some(names.least), least), (Some(names.most), most)] {
             if let Some(gauge) = gauge {
                 cluster.stats.set(gauge, value);

@@ -86,20 +86,20 @@ fn update(cluster: &Cluster, file: &EdsFile) {
     let (stats, scope) = (&cluster.stats, &cluster.stats.scope);
     stats.inc(stats.update_attempt);
     match load(cluster, file) {
-        Ok(Some((assignment, version))) => {
+        Ok((assignment, version)) => {
             stats.inc(stats.update_success);
             stats.set(stats.version, xxh64(version.as_bytes(), 0));
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             stats.set(scope.gauge("update_time"), u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+            let Some(assignment) = assignment else {
+                stats.inc(stats.update_empty);
+                return;
+            };
             let changed = assignment.apply(cluster);
             if !changed {
                 cluster.stats.inc(cluster.stats.update_no_rebuild);
             }
             tracing::debug!(cluster = %cluster.name, changed, "endpoints read");
-        }
-        Ok(None) => {
-            cluster.stats.inc(cluster.stats.update_success);
-            cluster.stats.inc(cluster.stats.update_empty);
         }
         Err(refused) => {
             // The endpoints that there are stay.
@@ -112,7 +112,7 @@ fn update(cluster: &Cluster, file: &EdsFile) {
     }
 }
 
-fn load(cluster: &Cluster, file: &EdsFile) -> Result<Option<(config::convert::Endpoints, String)>, Refused> {
+fn load(cluster: &Cluster, file: &EdsFile) -> Result<(Option<config::convert::Endpoints>, String), Refused> {
     let path = || file.path.to_path_buf();
     let bytes = fs::read(&file.path).map_err(|error| Refused::Read { path: path(), error })?;
     let syntax = |why: String| Refused::Syntax { path: path(), why };
@@ -120,20 +120,32 @@ fn load(cluster: &Cluster, file: &EdsFile) -> Result<Option<(config::convert::En
         Some("pb") => DiscoveryResponse::decode(&*bytes).map_err(|error| syntax(error.to_string()))?,
         _ => {
             let text = String::from_utf8(bytes).map_err(|error| syntax(error.to_string()))?;
-            weir_proto::from_yaml(&text).map_err(|error| syntax(error.to_string()))?
+            weir_proto::from_yaml_unvalidated(&text).map_err(|error| syntax(error.to_string()))?
         }
     };
-    for (index, any) in response.resources.iter().enumerate() {
-        let at = format!("resources[{index}]");
-        if any.type_url.rsplit('/').next() != Some(TYPE) {
-            return Err(syntax(format!("{at}: expected a {TYPE}, not {}", any.type_url)));
+    weir_proto::validate(&response)
+        .map_err(|error| Refused::Content(config::Error::at("resources", error.to_string())))?;
+    let any = match response.resources.as_slice() {
+        [] => {
+            tracing::debug!(cluster = %cluster.name, "the file has no endpoints for it");
+            return Ok((None, response.version_info));
         }
-        let message = ClusterLoadAssignment::decode(&*any.value).map_err(|error| syntax(format!("{at}: {error}")))?;
-        if *message.cluster_name == *file.service {
-            let assignment = config::convert::load_assignment(&message, &at).map_err(Refused::Content)?;
-            return Ok(Some((assignment, response.version_info)));
+        [any] => any,
+        several => {
+            let message = format!("Unexpected EDS resource length: {}", several.len());
+            return Err(Refused::Content(config::Error::at("resources", message)));
         }
+    };
+    let at = "resources[0]";
+    if any.type_url.rsplit('/').next() != Some(TYPE) {
+        let message = format!("expected a {TYPE}, not {}", any.type_url);
+        return Err(Refused::Content(config::Error::at(at, message)));
     }
-    tracing::debug!(cluster = %cluster.name, "the file has no endpoints for it");
-    Ok(None)
+    let message = ClusterLoadAssignment::decode(&*any.value).map_err(|error| syntax(format!("{at}: {error}")))?;
+    if *message.cluster_name != *file.service {
+        let message = format!("Unexpected EDS cluster (expecting {}): {}", file.service, message.cluster_name);
+        return Err(Refused::Content(config::Error::at(format!("{at}.cluster_name"), message)));
+    }
+    let assignment = config::convert::load_assignment(&message, at).map_err(Refused::Content)?;
+    Ok((Some(assignment), response.version_info))
 }

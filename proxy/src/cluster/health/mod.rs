@@ -6,13 +6,14 @@ mod tracker;
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, Weak, atomic::Ordering::Relaxed},
 };
 
 use hashbrown::HashMap;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 
@@ -22,7 +23,7 @@ use self::{
 };
 use super::clock;
 use crate::config::cluster::{
-    Cluster, Endpoint, HealthFlags,
+    Cluster, Endpoint, HealthFlags, Host,
     health::{HealthCheck, Probe},
 };
 
@@ -31,7 +32,8 @@ use crate::config::cluster::{
 pub(super) async fn watch(cluster: Weak<Cluster>, checked: watch::Sender<bool>) {
     let Some(mut changes) = cluster.upgrade().map(|cluster| cluster.membership.subscribe()) else { return };
     let mut tasks = JoinSet::new();
-    let mut running: HashMap<SocketAddr, tokio::task::AbortHandle> = HashMap::new();
+    // By address, with the host that each is about: in another locality an address is another host.
+    let mut running: HashMap<SocketAddr, (Weak<Host>, AbortHandle)> = HashMap::new();
     let (done, mut first) = mpsc::channel::<()>(1);
     let mut waiting: Option<usize> = None;
     loop {
@@ -44,8 +46,8 @@ pub(super) async fn watch(cluster: Weak<Cluster>, checked: watch::Sender<bool>) 
                 .filter(|endpoint| !endpoint.template.check.disabled)
                 .map(|endpoint| (endpoint.address, endpoint))
                 .collect();
-            running.retain(|address, task| {
-                let stays = wanted.contains_key(address);
+            running.retain(|address, (host, task)| {
+                let stays = wanted.get(address).is_some_and(|endpoint| host.as_ptr() == Arc::as_ptr(&endpoint.host));
                 if !stays {
                     task.abort();
                 }
@@ -53,7 +55,8 @@ pub(super) async fn watch(cluster: Weak<Cluster>, checked: watch::Sender<bool>) 
             });
             for (address, endpoint) in wanted {
                 running.entry(address).or_insert_with(|| {
-                    tasks.spawn_local(follow(Arc::downgrade(&cluster), endpoint.clone(), done.clone()))
+                    let task = tasks.spawn_local(follow(Arc::downgrade(&cluster), endpoint.clone(), done.clone()));
+                    (Arc::downgrade(&endpoint.host), task)
                 });
             }
             if waiting.is_none() && endpoints.iter().next().is_some() {
@@ -95,7 +98,18 @@ async fn follow(cluster: Weak<Cluster>, endpoint: Arc<Endpoint>, first: mpsc::Se
             // Nobody waits any more: that is fine.
             let _ = first.send(()).await;
         }
-        sleep(pause).await;
+        let mut pause = pin!(sleep(pause));
+        loop {
+            let admitted = tokio::select! {
+                () = &mut pause => break,
+                admitted = endpoint.host.admitted.take() => admitted,
+            };
+            let Some(cluster) = cluster.upgrade() else { return };
+            let Some(check) = &cluster.health else { return };
+            for _ in 0..admitted {
+                apply(&cluster, check, &endpoint, &mut tracker, Checked::Failed(Failure::Passive));
+            }
+        }
     }
 }
 
@@ -132,6 +146,7 @@ async fn ask(cluster: &Cluster, check: &HealthCheck, endpoint: &Endpoint, kept: 
         hostname: &endpoint.hostname,
         timeout: check.timeout,
         shard: cluster.stats.control(),
+        verified: check.stats.verify_cluster,
     };
     let name = |configured: &str| match (&*endpoint.template.check.hostname, configured) {
         ("", "") => cluster.name.to_string(),
@@ -162,8 +177,10 @@ fn apply(
         Checked::Passed { .. } => cluster.stats.inc(stats.success),
         Checked::Failed(failure) => {
             cluster.stats.inc(stats.failure);
-            if matches!(failure, Failure::Network | Failure::Timeout) {
-                cluster.stats.inc(stats.network_failure);
+            match failure {
+                Failure::Network | Failure::Timeout => cluster.stats.inc(stats.network_failure),
+                Failure::Passive => cluster.stats.inc(stats.passive_failure),
+                Failure::Active { .. } => {}
             }
         }
     }

@@ -1,11 +1,18 @@
 //! Asking a host how it is: over TCP, HTTP or gRPC.
 
-use std::{future::poll_fn, net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
-use http_body::Body as _;
-use http_body_util::{BodyExt, Full};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -18,13 +25,15 @@ use crate::{
     cluster::dial,
     config::{
         cluster::health::{GrpcProbe, HttpProbe, TcpProbe},
+        headers::{Addition, Append, Value},
         tls::Transport,
     },
-    telemetry::stats::Shard,
+    telemetry::stats::{Counter, Shard},
     tls::client::Asked,
     wire::{dial::Dialer, executor::LocalExecutor, io::Io, race::Preference, socket::SocketSettings},
 };
 
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const USER_AGENT: HeaderValue = HeaderValue::from_static("Envoy/HC");
 /// The host says that it is there but should be used last.
 const DEGRADED: &str = "x-envoy-degraded";
@@ -33,11 +42,47 @@ const CHECKED_CLUSTER: &str = "x-envoy-upstream-healthchecked-cluster";
 /// No more of a body than this is looked at, where the configuration sets no limit.
 const BODY_LIMIT: usize = 1024 * 1024;
 
+/// What is sent with a request. Of a gRPC message no length is announced.
+#[derive(Debug)]
+pub(super) struct Message {
+    bytes: Option<Bytes>,
+    sized: bool,
+}
+
+impl Message {
+    fn new(bytes: Bytes, sized: bool) -> Self {
+        Self { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()), sized }
+    }
+}
+
+impl Body for Message {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.sized {
+            true => SizeHint::with_exact(self.bytes.as_ref().map_or(0, Bytes::len) as u64),
+            false => SizeHint::default(),
+        }
+    }
+}
+
 /// A connection that checks may share.
 #[derive(Debug)]
 pub(super) enum Session {
-    Http1(http1::SendRequest<Full<Bytes>>),
-    Http2(http2::SendRequest<Full<Bytes>>),
+    Http1(http1::SendRequest<Message>),
+    Http2(http2::SendRequest<Message>),
     Tcp(Io),
 }
 
@@ -51,6 +96,8 @@ pub(super) struct Way<'a> {
     pub hostname: &'a str,
     pub timeout: Duration,
     pub shard: Shard,
+    /// Counts answers whose service name is looked at.
+    pub verified: Counter,
 }
 
 impl Session {
@@ -111,7 +158,7 @@ async fn session(kept: &mut Option<Session>, way: &Way<'_>, http2: Option<bool>)
     }
 }
 
-async fn exchange(session: &mut Session, request: Request<Full<Bytes>>) -> Result<http::Response<Incoming>, Failure> {
+async fn exchange(session: &mut Session, request: Request<Message>) -> Result<http::Response<Incoming>, Failure> {
     let answered = match session {
         Session::Http1(sender) => sender.send_request(request).await,
         Session::Http2(sender) => sender.send_request(request).await,
@@ -143,15 +190,48 @@ async fn try_http(
     if keep {
         *kept = Some(session);
     }
-    Ok(judge_http(probe, head.status, &head.headers, &body))
+    if let Some(failure) = unexpected(probe, head.status, &body) {
+        return Err(failure);
+    }
+    if probe.service.is_some() {
+        way.shard.inc(way.verified);
+    }
+    Ok(judge_http(probe, head.status, &head.headers))
+}
+
+/// Adds configured headers.
+fn add(headers: &mut HeaderMap, additions: &[Addition]) {
+    for Addition { name, value, append, .. } in additions {
+        let Value::Fixed(value) = value else { continue };
+        match append {
+            Append::AppendIfExistsOrAdd => {
+                headers.append(name, value.clone());
+            }
+            Append::AddIfAbsent if headers.contains_key(name) => {}
+            Append::OverwriteIfExists if !headers.contains_key(name) => {}
+            _ => {
+                headers.insert(name, value.clone());
+            }
+        }
+    }
+}
+
+/// The timeout as gRPC writes it: at most eight digits.
+fn grpc_timeout(timeout: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let text = match timeout.as_millis() {
+        millis if millis <= MOST => format!("{millis}m"),
+        millis => format!("{}S", (millis / 1000).min(MOST)),
+    };
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("99999999S"))
 }
 
 fn asks_to_close(headers: &HeaderMap) -> bool {
     headers.get(header::CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
-fn request(probe: &HttpProbe, host: &str) -> Option<Request<Full<Bytes>>> {
-    let mut request = Request::new(Full::new(probe.send.clone()));
+fn request(probe: &HttpProbe, host: &str) -> Option<Request<Message>> {
+    let mut request = Request::new(Message::new(probe.send.clone(), true));
     *request.method_mut() = probe.method.clone();
     if probe.http2 {
         *request.uri_mut() = format!("http://{host}{}", probe.path).parse().ok()?;
@@ -161,29 +241,30 @@ fn request(probe: &HttpProbe, host: &str) -> Option<Request<Full<Bytes>>> {
     }
     let headers = request.headers_mut();
     headers.insert(header::USER_AGENT, USER_AGENT);
-    for (name, value) in &probe.add {
-        headers.append(name, value.clone());
-    }
     for name in &probe.remove {
         headers.remove(name);
     }
+    add(headers, &probe.add);
     Some(request)
 }
 
-fn judge_http(probe: &HttpProbe, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Checked {
+/// What is wrong with an answer's status or body.
+fn unexpected(probe: &HttpProbe, status: StatusCode, body: &[u8]) -> Option<Failure> {
     let code = status.as_u16();
     let among = |ranges: &[std::ops::Range<u16>]| ranges.iter().any(|range| range.contains(&code));
-    let failed = |counted| Checked::Failed(Failure::Active { status: code, counted });
     if !among(&probe.expected) {
-        return failed(among(&probe.retriable));
+        return Some(Failure::Active { status: code, counted: among(&probe.retriable) });
     }
-    if !probe.receive.is_empty() && !contains_in_order(&probe.receive, body) {
-        return failed(false);
-    }
+    let lacks = !probe.receive.is_empty() && !contains_in_order(&probe.receive, body);
+    lacks.then_some(Failure::Active { status: code, counted: false })
+}
+
+/// What the headers of an answer make of it whose status and body are as expected.
+fn judge_http(probe: &HttpProbe, status: StatusCode, headers: &HeaderMap) -> Checked {
     if let Some(service) = &probe.service {
         let name = headers.get(CHECKED_CLUSTER).map_or(&b""[..], HeaderValue::as_bytes);
         if !service.matches(name) {
-            return failed(false);
+            return Checked::Failed(Failure::Active { status: status.as_u16(), counted: false });
         }
     }
     Checked::Passed { degraded: headers.contains_key(DEGRADED) }
@@ -228,16 +309,15 @@ async fn try_grpc(
     kept: &mut Option<Session>,
 ) -> Result<Checked, Failure> {
     let mut session = session(kept, way, Some(true)).await?;
-    let mut request = Request::new(Full::new(grpc_request(&probe.service)));
+    let mut request = Request::new(Message::new(grpc_request(&probe.service), false));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = format!("http://{host}/grpc.health.v1.Health/Check").parse().map_err(|_| Failure::Network)?;
     let headers = request.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
     headers.insert(header::USER_AGENT, USER_AGENT);
-    for (name, value) in &probe.add {
-        headers.append(name, value.clone());
-    }
+    headers.insert(GRPC_TIMEOUT, grpc_timeout(way.timeout));
+    add(headers, &probe.add);
     let response = exchange(&mut session, request).await?;
     let status = response.status();
     let in_head = response.headers().get("grpc-status").cloned();
@@ -341,7 +421,7 @@ mod tests {
             send: Bytes::new(),
             receive: Vec::new(),
             buffer: 0,
-            add: HeaderMap::new(),
+            add: Vec::new(),
             remove: Vec::new(),
             expected: vec![200..201, 300..400],
             retriable: std::iter::once(500..600).collect(),
@@ -354,7 +434,9 @@ mod tests {
     fn answers_are_judged_by_status_body_and_headers() {
         let probe = HttpProbe { receive: vec![Bytes::from_static(b"ok")], ..probe() };
         let judge = |status, body: &str, headers: &HeaderMap| {
-            judge_http(&probe, StatusCode::from_u16(status).unwrap(), headers, body.as_bytes())
+            let status = StatusCode::from_u16(status).unwrap();
+            let unexpected = unexpected(&probe, status, body.as_bytes());
+            unexpected.map_or_else(|| judge_http(&probe, status, headers), Checked::Failed)
         };
         let none = HeaderMap::new();
         assert_eq!(judge(200, "ok", &none), Checked::Passed { degraded: false });

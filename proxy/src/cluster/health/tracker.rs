@@ -25,6 +25,8 @@ pub(super) enum Failure {
     Network,
     /// It did not answer in time.
     Timeout,
+    /// It said so itself, in a response to somebody else.
+    Passive,
 }
 
 impl Failure {
@@ -34,11 +36,12 @@ impl Failure {
             Self::Active { .. } => "ACTIVE",
             Self::Network => "NETWORK",
             Self::Timeout => "NETWORK_TIMEOUT",
+            Self::Passive => "PASSIVE",
         }
     }
 
     fn counted(self) -> bool {
-        !matches!(self, Self::Active { counted: false, .. })
+        !matches!(self, Self::Active { counted: false, .. } | Self::Passive)
     }
 }
 

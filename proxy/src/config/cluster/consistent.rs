@@ -79,8 +79,17 @@ impl Consistent {
         self.bounded(index, hash, active)
     }
 
-    /// Number of entries of the host with the fewest and of the one with the most.
+    /// Whether there is no host.
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+    }
+
+    /// Number of entries, of those of the host with the fewest and of the one with the most. The table of a single host
+    /// counts as one entry, as in Envoy.
     pub fn entries(&self) -> (u64, u64, u64) {
+        if matches!(self.lookup, Lookup::Table(_)) && self.hosts.len() == 1 {
+            return (1, 1, 1);
+        }
         let mut counts = vec![0_u64; self.hosts.len()];
         let size = match &self.lookup {
             Lookup::Ring(ring) => {

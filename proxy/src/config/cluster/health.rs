@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderName, Method};
 
 use super::endpoint::Endpoint;
 use crate::{
+    config::headers::Addition,
     matcher::StringMatcher,
     telemetry::{
         events::EventLog,
@@ -104,7 +105,7 @@ pub struct HttpProbe {
     /// In the first bytes of it; 0: anywhere.
     pub buffer: usize,
     /// Added to the request.
-    pub add: HeaderMap,
+    pub add: Vec<Addition>,
     /// Removed from the request.
     pub remove: Vec<HeaderName>,
     /// Status codes of a healthy host.
@@ -125,7 +126,7 @@ pub struct GrpcProbe {
     /// Authority, unless the endpoint has one of its own.
     pub authority: Box<str>,
     /// Added to the request.
-    pub add: HeaderMap,
+    pub add: Vec<Addition>,
 }
 
 /// `TcpHealthCheck`.

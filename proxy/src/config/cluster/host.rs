@@ -104,10 +104,38 @@ pub struct Host {
     pub healthy_since: AtomicU64,
     /// Told when it becomes unhealthy: pools close its connections once no request uses them.
     pub failed: Notify,
+    /// How often its own responses said that it fails, since its health check last looked.
+    pub admitted: Admitted,
     /// Counted by workers, shown by `/clusters`.
     pub stats: HostStats,
     /// What outlier detection remembers.
     pub outlier: Monitor,
+}
+
+/// Failures that a host admits in its responses (`x-envoy-immediate-health-check-fail`).
+#[derive(Debug, Default)]
+pub struct Admitted {
+    count: AtomicU32,
+    told: Notify,
+}
+
+impl Admitted {
+    /// One more.
+    pub fn add(&self) {
+        self.count.fetch_add(1, Release);
+        self.told.notify_one();
+    }
+
+    /// Waits until there are some, and takes them.
+    pub async fn take(&self) -> u32 {
+        loop {
+            let count = self.count.swap(0, Acquire);
+            if count > 0 {
+                return count;
+            }
+            self.told.notified().await;
+        }
+    }
 }
 
 /// Per-host counters, names as Envoy's.
@@ -195,6 +223,7 @@ impl Host {
             flags: AtomicU32::new(flags.0),
             healthy_since: AtomicU64::new(0),
             failed: Notify::new(),
+            admitted: Admitted::default(),
             stats: HostStats::default(),
             outlier: Monitor::default(),
         }

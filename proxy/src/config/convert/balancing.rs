@@ -16,7 +16,7 @@ use weir_proto::envoy::{
 
 use super::{
     context::Context,
-    fields::{duration, item, sub, type_name, unpack},
+    fields::{item, limit, sub, type_name, unpack},
 };
 use crate::config::{
     cluster::{
@@ -70,7 +70,9 @@ fn policy(cx: &mut Context, message: &proto::Cluster, hashing: Hashing, at: &str
     Ok(match (message.lb_policy(), config) {
         (LbPolicy::RoundRobin, Some(LbConfig::RoundRobinLbConfig(config))) => {
             let at = sub(at, "round_robin_lb_config.slow_start_config");
-            Policy::RoundRobin(config.slow_start_config.as_ref().map(|config| slow_start(cx, config, &at)).transpose()?)
+            Policy::RoundRobin(
+                config.slow_start_config.as_ref().map_or(Ok(None), |config| slow_start(cx, config, &at))?,
+            )
         }
         (LbPolicy::RoundRobin, _) => Policy::RoundRobin(None),
         (LbPolicy::Random, _) => Policy::Random,
@@ -84,8 +86,7 @@ fn policy(cx: &mut Context, message: &proto::Cluster, hashing: Hashing, at: &str
                 slow_start: config
                     .slow_start_config
                     .as_ref()
-                    .map(|config| slow_start(cx, config, &slow_at))
-                    .transpose()?,
+                    .map_or(Ok(None), |config| slow_start(cx, config, &slow_at))?,
             })
         }
         (LbPolicy::LeastRequest, _) => Policy::LeastRequest(LeastRequest::default()),
@@ -181,12 +182,7 @@ fn extension(cx: &mut Context, message: &proto::LoadBalancingPolicy, at: &str) -
                 let table = table(config.table_size, hashing, &at)?;
                 (Policy::Maglev(table), weighted(config.locality_weighted_lb_config.is_some()))
             }
-            "wrr_locality.v3.WrrLocality" => {
-                let config: wrr_locality::WrrLocality = unpack(any, &at)?;
-                let at = sub(&at, "endpoint_picking_policy");
-                let inner = config.endpoint_picking_policy.ok_or_else(|| Error::at(&at, "a policy is required"))?;
-                (extension(cx, &inner, &at)?.0, Localities::Weighted)
-            }
+            "wrr_locality.v3.WrrLocality" => return Err(Error::at(at, wrr_locality(any))),
             "cluster_provided.v3.ClusterProvided" => (Policy::ClusterProvided, Localities::Together),
             _ => {
                 unknown.push(type_name(any));
@@ -196,6 +192,22 @@ fn extension(cx: &mut Context, message: &proto::LoadBalancingPolicy, at: &str) -
     }
     let policies = sub(at, "policies");
     Err(Error::at(policies, format!("none of these is supported: {}", unknown.join(", "))))
+}
+
+/// Why weights of localities by an extension are refused: what Envoy picks hosts by then is not built.
+fn wrr_locality(any: &prost_types::Any) -> String {
+    const PICKS: &str =
+        "envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin";
+    let config: Result<wrr_locality::WrrLocality, _> = unpack(any, "");
+    let picking = config.ok().and_then(|config| config.endpoint_picking_policy).unwrap_or_default();
+    let mut configs = picking.policies.iter().filter_map(|policy| policy.typed_extension_config.as_ref());
+    let known = configs.any(|config| config.typed_config.as_ref().is_some_and(|any| type_name(any) == PICKS));
+    match known {
+        true => format!("{PICKS} is not supported yet"),
+        false => "Currently WrrLocalityLoadBalancer only supports ClientSideWeightedRoundRobinLoadBalancer as its \
+                  endpoint picking policy."
+            .to_owned(),
+    }
 }
 
 fn common_lb(
@@ -277,7 +289,11 @@ fn bias(message: Option<&core::RuntimeDouble>, at: &str) -> Result<f64, Error> {
     }
 }
 
-fn slow_start(cx: &mut Context, message: &proto::cluster::SlowStartConfig, at: &str) -> Result<SlowStart, Error> {
+fn slow_start(
+    cx: &mut Context,
+    message: &proto::cluster::SlowStartConfig,
+    at: &str,
+) -> Result<Option<SlowStart>, Error> {
     let message = common::SlowStartConfig {
         slow_start_window: message.slow_start_window,
         aggression: message.aggression.clone(),
@@ -291,22 +307,22 @@ fn new_slow_start(
     message: Option<&common::SlowStartConfig>,
     at: &str,
 ) -> Result<Option<SlowStart>, Error> {
-    message.map(|message| start(cx, message, &sub(at, "slow_start_config"))).transpose()
+    message.map_or(Ok(None), |message| start(cx, message, &sub(at, "slow_start_config")))
 }
 
-fn start(cx: &mut Context, message: &common::SlowStartConfig, at: &str) -> Result<SlowStart, Error> {
+/// Without a window nothing starts slowly.
+fn start(cx: &mut Context, message: &common::SlowStartConfig, at: &str) -> Result<Option<SlowStart>, Error> {
     cx.only(message, at, &["slow_start_window", "aggression", "min_weight_percent"], &[])?;
-    let window_at = sub(at, "slow_start_window");
-    let window = message.slow_start_window.as_ref().ok_or_else(|| Error::at(&window_at, "a window is required"))?;
     let aggression = message.aggression.as_ref().map_or(1.0, |aggression| aggression.default_value);
     if aggression <= 0.0 {
         return Err(Error::at(sub(at, "aggression"), "must be greater than 0"));
     }
-    Ok(SlowStart {
-        window: duration(window, &window_at)?,
+    let window = limit(message.slow_start_window.as_ref(), None, &sub(at, "slow_start_window"))?;
+    Ok(window.map(|window| SlowStart {
+        window,
         aggression,
         least: message.min_weight_percent.as_ref().map_or(0.1, |percent| percent.value / 100.0),
-    })
+    }))
 }
 
 fn ring(

@@ -28,6 +28,7 @@ use crate::{
         cluster::{
             Breaker, Cluster, MergeWindow, RetryBudget, Thresholds, UpstreamProtocol, Usage,
             balancing::Policy,
+            health::{HealthCheck, Probe},
             stats::{ClusterStats, HashedBy},
         },
         error::Error,
@@ -128,6 +129,13 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
     // The local cluster is balanced without regard to itself.
     let is_local = cx.local_cluster.as_deref() == Some(&*message.name);
     let zones = cx.local_cluster.is_some().then(|| cx.zones.clone());
+    let health = health(cx, &message.health_checks, ignore_new_hosts, &scope, at)?;
+    if protocol.protocol == UpstreamProtocol::Http1
+        && matches!(&health, Some(HealthCheck { probe: Probe::Grpc(_), .. }))
+    {
+        let message = format!("{} cluster must support HTTP/2 for gRPC healthchecking", message.name);
+        return Err(Error::at(sub(&item(at, "health_checks", 0), "grpc_health_check"), message));
+    }
     let cluster = Cluster {
         name: message.name.as_str().into(),
         logged: Arc::new(access_log::ClusterNames {
@@ -159,7 +167,7 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         usage: Usage::default(),
         high: Breaker { limits: high_limits, usage: Usage::default() },
         outlier: outlier(cx, message.outlier_detection.as_ref(), &scope, &sub(at, "outlier_detection"))?,
-        health: health(cx, &message.health_checks, ignore_new_hosts, &scope, at)?,
+        health,
         ignore_health_on_removal: message.ignore_health_on_host_removal,
         wait_for_warm: message.wait_for_warm_on_init.unwrap_or(true),
         has_traffic: AtomicBool::new(false),

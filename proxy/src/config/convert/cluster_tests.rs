@@ -64,7 +64,37 @@ fn refusals_name_the_field() {
         (
             "lb_policy: CLUSTER_PROVIDED",
             "lb_policy",
-            "only clusters of type ORIGINAL_DST provide their own load balancing",
+            "cluster provided LB specified but cluster 'c' did not provide one",
+        ),
+        (
+            "cluster_type: { name: x, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig, clusters: [a] } }",
+            "lb_policy",
+            "cluster provided LB not specified but cluster 'c' provided one",
+        ),
+        (
+            "lb_policy: CLUSTER_PROVIDED\ncluster_type: { name: envoy.clusters.aggregate }",
+            "cluster_type.typed_config.clusters",
+            "value must contain at least 1 item(s)",
+        ),
+        (
+            "load_assignment: { cluster_name: c, policy: { drop_overloads: [{ category: a }, { category: b }] } }",
+            "load_assignment.policy.drop_overloads",
+            "Cluster drop_overloads config has 2 categories. Envoy only support one.",
+        ),
+        (
+            "load_assignment: { cluster_name: c, policy: { drop_overloads: [{ category: a, drop_percentage: { numerator: 150 } }] } }",
+            "load_assignment.policy.drop_overloads",
+            "Cluster drop_overloads config is invalid. drop_ratio=1.5(Numerator 150 / Denominator 100). The valid range is 0~1.",
+        ),
+        (
+            "health_checks: [{ timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, grpc_health_check: {} }]",
+            "health_checks[0].grpc_health_check",
+            "c cluster must support HTTP/2 for gRPC healthchecking",
+        ),
+        (
+            "load_balancing_policy: { policies: [{ typed_extension_config: { name: x, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality, endpoint_picking_policy: { policies: [{ typed_extension_config: { name: x, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.random.v3.Random } } }] } } } }] }",
+            "load_balancing_policy.policies[0].typed_extension_config.typed_config",
+            "Currently WrrLocalityLoadBalancer only supports ClientSideWeightedRoundRobinLoadBalancer as its endpoint picking policy.",
         ),
         (
             "upstream_bind_config: { source_address: { address: localhost, port_value: 0 } }",
@@ -129,7 +159,7 @@ fn load_balancing_comes_from_fields_or_extensions() {
         matches!(old.policy, Policy::RingHash(ring) if ring.function == HashFunction::Murmur2 && ring.minimum == 1024)
     );
     let new = balancing(
-        "load_balancing_policy: { policies: [{ typed_extension_config: { name: x, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality, endpoint_picking_policy: { policies: [{ typed_extension_config: { name: inner, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest, choice_count: 5 } } }] } } } }] }",
+        "load_balancing_policy: { policies: [{ typed_extension_config: { name: x, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest, choice_count: 5, locality_lb_config: { locality_weighted_lb_config: {} } } } }] }",
     );
     assert_eq!(new.localities, Localities::Weighted);
     assert!(matches!(new.policy, Policy::LeastRequest(least) if least.choices == 5));

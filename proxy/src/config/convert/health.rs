@@ -3,7 +3,7 @@
 use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderName, Method};
 use weir_proto::envoy::{
     config::core::v3::{self as core, health_check as proto},
     extensions::health_check::event_sinks::file::v3::HealthCheckEventFileSink,
@@ -20,7 +20,7 @@ use crate::{
     config::{
         cluster::health::{CheckStats, GrpcProbe, HealthCheck, HttpProbe, Intervals, Probe, TcpProbe},
         error::Error,
-        headers::Value,
+        headers::{Addition, Value},
     },
     telemetry::stats::Scope,
 };
@@ -240,17 +240,18 @@ fn additions(
     messages: &[core::HeaderValueOption],
     at: &str,
     field: &str,
-) -> Result<HeaderMap, Error> {
-    let mut headers = HeaderMap::new();
-    for (index, message) in messages.iter().enumerate() {
-        let at = item(at, field, index);
-        let addition = super::headers::addition(cx, message, &at)?;
-        match addition.value {
-            Value::Fixed(value) => headers.append(addition.name, value),
-            Value::Format(_) => return Err(Error::at(at, "operators are not supported in health checks yet")),
-        };
-    }
-    Ok(headers)
+) -> Result<Vec<Addition>, Error> {
+    let numbered = messages.iter().enumerate();
+    numbered
+        .map(|(index, message)| {
+            let at = item(at, field, index);
+            let addition = super::headers::addition(cx, message, &at)?;
+            match addition.value {
+                Value::Fixed(_) => Ok(addition),
+                Value::Format(_) => Err(Error::at(at, "operators are not supported in health checks yet")),
+            }
+        })
+        .collect()
 }
 
 fn payloads(messages: &[proto::Payload], at: &str) -> Result<Vec<Bytes>, Error> {

@@ -389,7 +389,7 @@ impl Attempts<'_> {
                 }
                 Reply::failed(failure, self.retries > 0)
             }
-            Attempted::Expired(expired) => Reply::expired(*expired),
+            Attempted::Expired(expired) => Reply::expired(*expired).or_nothing(self.timeouts.alternative),
             Attempted::Response(..) => Reply::no_host(),
         };
         let mut reply = reply;

@@ -19,6 +19,9 @@ use crate::{
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
+/// A host's word for failing.
+const IMMEDIATE_FAIL: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
+
 /// How an attempt ended.
 pub(super) enum Ended<'a> {
     Response(StatusCode, &'a HeaderMap),
@@ -33,6 +36,9 @@ pub(super) fn attempt(cluster: &Cluster, chosen: &Cluster, endpoint: &Endpoint, 
         Ended::Response(status, headers) => {
             let code = headers.get(GRPC_STATUS).and_then(grpc_as_http).unwrap_or(status.as_u16());
             chosen.report(endpoint, Outcome::Response(code));
+            if headers.contains_key(IMMEDIATE_FAIL) {
+                chosen.admits_failure(endpoint);
+            }
             let counter = if status.is_server_error() { &host.rq_error } else { &host.rq_success };
             counter.fetch_add(1, Relaxed);
         }
@@ -48,6 +54,10 @@ pub(super) fn attempt(cluster: &Cluster, chosen: &Cluster, endpoint: &Endpoint, 
         }
         Ended::Expired(Expired::PerTry) => {
             shard.inc(cluster.stats.upstream_rq_per_try_timeout);
+            timed_out(chosen, endpoint);
+        }
+        Ended::Expired(Expired::PerTryIdle) => {
+            shard.inc(cluster.stats.upstream_rq_per_try_idle_timeout);
             timed_out(chosen, endpoint);
         }
         Ended::Expired(Expired::Global) => {

@@ -25,7 +25,9 @@ use smallvec::SmallVec;
 use self::{
     answer::Answer,
     attempts::Attempts,
-    timeouts::{EXPECTED_TIMEOUT, GRPC_TIMEOUT, PER_TRY_TIMEOUT, TIMEOUT, Timeouts, asked_by_grpc, to_grpc_timeout},
+    timeouts::{
+        ALTERNATIVE, EXPECTED_TIMEOUT, GRPC_TIMEOUT, PER_TRY_TIMEOUT, TIMEOUT, Timeouts, asked_by_grpc, to_grpc_timeout,
+    },
 };
 use super::{
     body::{BodySource, client::ClientBody, kept::Kept},
@@ -102,10 +104,11 @@ pub(super) async fn forward(
     if let Some(deadline) = stream_deadline {
         parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(deadline));
     }
-    let Hashed { hash, cookies } = match if cluster.policies.hash.is_empty() { &*forward.hash } else { &*cluster.policies.hash } {
-        policies if policies.is_empty() || !cluster.hashes() => Hashed::default(),
-        policies => route::hash(policies, &stream.view(&parts), stream.record.entry.downstream_remote.ip()),
-    };
+    let Hashed { hash, cookies } =
+        match if cluster.policies.hash.is_empty() { &*forward.hash } else { &*cluster.policies.hash } {
+            policies if policies.is_empty() || !cluster.hashes() => Hashed::default(),
+            policies => route::hash(policies, &stream.view(&parts), stream.record.entry.downstream_remote.ip()),
+        };
     if steered {
         remove_steering(&mut parts.headers);
     }
@@ -210,6 +213,7 @@ fn remove_steering(headers: &mut HeaderMap) {
     for name in [
         &TIMEOUT,
         &PER_TRY_TIMEOUT,
+        &ALTERNATIVE,
         &RETRY_ON,
         &RETRY_GRPC_ON,
         &MAX_RETRIES,

@@ -8,6 +8,7 @@ use crate::config::route::Forward;
 
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 pub(super) const PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
+pub(super) const ALTERNATIVE: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response");
 pub(super) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -18,6 +19,8 @@ pub(super) struct Timeouts {
     pub per_try: Option<Duration>,
     /// The client's own `grpc-timeout` rules.
     pub grpc: bool,
+    /// The client wants 204 for a timeout.
+    pub alternative: bool,
 }
 
 impl Timeouts {
@@ -29,6 +32,7 @@ impl Timeouts {
             // The route's counts, even if it retries nothing or the cluster has a policy of its own.
             per_try: forward.retry.as_ref().and_then(|policy| policy.per_try_timeout),
             grpc: false,
+            alternative: steered && headers.contains_key(&ALTERNATIVE),
         };
         if let (true, Some(max)) = (grpc, forward.max_grpc_timeout) {
             // No timeout, or one of 0, asks for any time.

@@ -146,6 +146,16 @@ impl Reply {
         }
     }
 
+    /// For a client that wants it so, an upstream's lateness is no error: 204.
+    pub fn or_nothing(self, wanted: bool) -> Self {
+        match self.flag {
+            Some(Flag::UpstreamRequestTimeout) if wanted => {
+                Self { status: StatusCode::NO_CONTENT, body: Bytes::new(), ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// Changes it as the connection manager says. `entry` is the stream's, and has the reply's status.
     pub fn rewrite(&mut self, replies: &LocalReplies, entry: &Entry, live: Live<'_>, runtime: &Runtime) {
         let mut format = replies.format.as_ref();
