@@ -142,7 +142,7 @@ impl ConnectionRate {
 
     /// Whether one more connection may come.
     pub fn admits(&self, runtime: &Runtime, shard: &Shard, now: Instant) -> bool {
-        let admitted = !self.enabled.is_on(runtime) || self.bucket.take(now);
+        let admitted = !self.enabled.is_on(runtime) || self.bucket.take(1, now);
         if !admitted {
             shard.inc(self.rate_limited);
         }

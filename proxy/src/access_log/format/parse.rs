@@ -167,14 +167,18 @@ impl<'a> Operator<'a> {
 
     fn with_parameter(&self) -> Result<Option<Field>, FormatError> {
         let (takes, make): (Takes, Make<'a>) = match self.command {
-            "REQ" | "STREAM_INFO_REQ" => (Takes::RequiredAndLength, |operator| {
+            "REQ" | "REQUEST_HEADER" | "STREAM_INFO_REQ" => (Takes::RequiredAndLength, |operator| {
                 Ok(Field::Request { names: operator.header_names()?, without_query: false })
             }),
             "REQ_WITHOUT_QUERY" => (Takes::RequiredAndLength, |operator| {
                 Ok(Field::Request { names: operator.header_names()?, without_query: true })
             }),
-            "RESP" => (Takes::RequiredAndLength, |operator| Ok(Field::Response(operator.header_names()?))),
-            "TRAILER" => (Takes::RequiredAndLength, |operator| Ok(Field::Trailer(operator.header_names()?))),
+            "RESP" | "RESPONSE_HEADER" => {
+                (Takes::RequiredAndLength, |operator| Ok(Field::Response(operator.header_names()?)))
+            }
+            "TRAILER" | "RESPONSE_TRAILER" => {
+                (Takes::RequiredAndLength, |operator| Ok(Field::Trailer(operator.header_names()?)))
+            }
             "PATH" => (Takes::OptionalAndLength, Self::path),
             "QUERY_PARAM" => {
                 (Takes::RequiredAndLength, |operator| Ok(Field::QueryParameter(operator.parameter.into())))

@@ -45,6 +45,12 @@ pub(super) fn access_logs(
     messages.iter().enumerate().map(|(index, message)| access_log(cx, message, &item(at, field, index))).collect()
 }
 
+/// A log of every request in Envoy's default format: what the deprecated `access_log_path` of a bootstrap's admin asks for.
+pub(super) fn of_path(path: &str) -> Result<AccessLog, Error> {
+    let format = text_format(ENVOY_DEFAULT, "")?;
+    Ok(AccessLog { file: LogFile::new(path), format: Arc::new(format), filter: None })
+}
+
 fn access_log(cx: &mut Context, message: &accesslog::AccessLog, at: &str) -> Result<AccessLog, Error> {
     cx.only(message, at, &["name", "typed_config", "filter"], &[])?;
     let filter = match &message.filter {

@@ -38,7 +38,7 @@ impl AdminSettings {
         let Some(message) = &bootstrap.admin else { return Ok(None) };
         let at = "admin";
         let mut cx = Context::default();
-        let supported = ["access_log", "address", "allow_paths"];
+        let supported = ["access_log", "access_log_path", "address", "allow_paths"];
         cx.only(message, at, &supported, &["profile_path", "ignore_global_conn_limit"])?;
         let Some(address) = &message.address else { return Ok(None) };
         let address_at = sub(at, "address");
@@ -49,11 +49,12 @@ impl AdminSettings {
         let allow_paths = message.allow_paths.iter().enumerate();
         let allow_paths: Result<_, _> =
             allow_paths.map(|(index, path)| matcher::string(path, &item(at, "allow_paths", index))).collect();
-        Ok(Some(Self {
-            address,
-            access_log: access_log::access_logs(&mut cx, &message.access_log, at, "access_log")?,
-            allow_paths: allow_paths?,
-        }))
+        let mut access_log = access_log::access_logs(&mut cx, &message.access_log, at, "access_log")?;
+        #[expect(deprecated, reason = "published configurations use it")]
+        if !message.access_log_path.is_empty() {
+            access_log.push(access_log::of_path(&message.access_log_path)?);
+        }
+        Ok(Some(Self { address, access_log, allow_paths: allow_paths? }))
     }
 }
 
@@ -80,7 +81,7 @@ mod tests {
     fn what_is_wrong_is_said() {
         let error = read("admin: { address: { socket_address: { address: here, port_value: 1 } } }").map(drop);
         assert_eq!(error.unwrap_err(), "admin.address.socket_address.address: \"here\" is not an IP address");
-        let error = read("admin: { access_log_path: /dev/null }").map(drop);
-        assert_eq!(error.unwrap_err(), "admin.access_log_path: not supported yet");
+        let error = read("admin: { access_log: [{ name: x }] }").map(drop);
+        assert_eq!(error.unwrap_err(), "admin.access_log[0].typed_config: a logger is required");
     }
 }

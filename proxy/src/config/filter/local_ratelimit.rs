@@ -103,12 +103,13 @@ impl Bucket {
         Self { emptied: Arc::new(AtomicU64::new(emptied.to_bits())), epoch: Instant::now(), ..*self }
     }
 
-    /// Takes a token, if there is one.
-    pub fn take(&self, now: Instant) -> bool {
+    /// Takes so many tokens, if they are there; else none. None wanted is none taken, as in Envoy.
+    pub fn take(&self, wanted: u32, now: Instant) -> bool {
+        let wanted = f64::from(wanted);
         let now = now.saturating_duration_since(self.epoch).as_secs_f64();
         let taken = self.emptied.fetch_update(Relaxed, Relaxed, |bits| {
             let tokens = self.tokens(f64::from_bits(bits), now);
-            (tokens >= 1.0).then(|| (now - (tokens - 1.0) / self.rate).to_bits())
+            (wanted > 0.0 && tokens >= wanted).then(|| (now - (tokens - wanted) / self.rate).to_bits())
         });
         taken.is_ok()
     }
@@ -143,6 +144,8 @@ pub struct RateLimit {
     pub stage: u32,
     /// What makes entries; if one makes none, there is no descriptor.
     pub actions: Vec<RateLimitAction>,
+    /// `hits_addend`: tokens that a request with this descriptor takes from its limit.
+    pub hits: u32,
 }
 
 /// What makes an entry.
@@ -308,11 +311,11 @@ mod tests {
         let start = bucket.epoch;
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(bucket.left(at(0)), 2);
-        assert!(bucket.take(at(0)) && bucket.take(at(0)) && !bucket.take(at(0)));
-        assert!(!bucket.take(at(9)));
+        assert!(bucket.take(1, at(0)) && bucket.take(1, at(0)) && !bucket.take(1, at(0)));
+        assert!(!bucket.take(1, at(9)));
         assert_eq!(bucket.seconds_to_next(at(9)), 1);
-        assert!(bucket.take(at(10)) && !bucket.take(at(10)));
+        assert!(bucket.take(1, at(10)) && !bucket.take(1, at(10)));
         assert_eq!(bucket.left(at(1000)), 2);
-        assert!(bucket.fresh().take(Instant::now()));
+        assert!(bucket.fresh().take(1, Instant::now()));
     }
 }

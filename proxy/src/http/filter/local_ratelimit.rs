@@ -34,21 +34,29 @@ impl Shown {
     }
 }
 
+/// What a request was found to be, and how many tokens that costs.
+struct Made {
+    entries: Entries,
+    hits: u32,
+}
+
 /// The limits that apply, and whether they let a request pass. The bucket is the one that decided.
-fn decide<'a>(limit: &'a LocalRateLimit, descriptors: &[Entries], now: Instant) -> (bool, Option<&'a Bucket>) {
-    let mut matched: Vec<&Bucket> = descriptors
+fn decide<'a>(limit: &'a LocalRateLimit, descriptors: &[Made], now: Instant) -> (bool, Option<&'a Bucket>) {
+    let mut matched: Vec<(&Bucket, u32)> = descriptors
         .iter()
-        .filter_map(|entries| limit.descriptors.iter().find(|known| known.entries == *entries))
-        .map(|descriptor| &descriptor.bucket)
+        .filter_map(|made| {
+            let known = limit.descriptors.iter().find(|known| known.entries == made.entries)?;
+            Some((&known.bucket, made.hits))
+        })
         .collect();
-    matched.sort_by(|one, other| one.rate.total_cmp(&other.rate));
-    if let Some(empty) = matched.iter().find(|bucket| !bucket.take(now)) {
+    matched.sort_by(|(one, _), (other, _)| one.rate.total_cmp(&other.rate));
+    if let Some((empty, _)) = matched.iter().find(|(bucket, hits)| !bucket.take(*hits, now)) {
         return (false, Some(empty));
     }
-    let first = matched.first().copied();
+    let first = matched.first().map(|(bucket, _)| *bucket);
     match &limit.bucket {
         Some(bucket) if first.is_none() || limit.always_consume_default => {
-            (bucket.take(now), Some(first.unwrap_or(bucket)))
+            (bucket.take(1, now), Some(first.unwrap_or(bucket)))
         }
         _ => (true, first),
     }
@@ -95,7 +103,7 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &Stream, exchange: &mut
     Decided { reply: Some(reply), left }
 }
 
-fn descriptors(limit: &LocalRateLimit, stream: &Stream, exchange: &Exchange<'_>) -> Vec<Entries> {
+fn descriptors(limit: &LocalRateLimit, stream: &Stream, exchange: &Exchange<'_>) -> Vec<Made> {
     if limit.descriptors.is_empty() {
         return Vec::new();
     }
@@ -106,8 +114,11 @@ fn descriptors(limit: &LocalRateLimit, stream: &Stream, exchange: &Exchange<'_>)
         metadata: stream.record.entry.metadata.as_deref(),
         route_metadata: exchange.routed.and_then(|routed| routed.route.metadata.as_deref()),
     };
-    let made = |limits: &[RateLimit], stage: u32, out: &mut Vec<Entries>| {
-        out.extend(limits.iter().filter(|made| made.stage == stage).filter_map(|made| made.descriptor(&facts)));
+    let made = |limits: &[RateLimit], stage: u32, out: &mut Vec<Made>| {
+        out.extend(limits.iter().filter(|limit| limit.stage == stage).filter_map(|limit| {
+            let entries = limit.descriptor(&facts)?;
+            Some(Made { entries, hits: limit.hits })
+        }));
     };
     let mut descriptors = Vec::new();
     if !limit.rate_limits.is_empty() {

@@ -117,16 +117,30 @@ pub(in crate::config::convert) fn rate_limits(
     for (index, message) in messages.iter().enumerate() {
         let at = item(at, "rate_limits", index);
         // The others concern the rate limit service, which needs its filter.
-        cx.only(message, &at, &["stage", "actions"], &["disable_key", "limit", "hits_addend", "apply_on_stream_done"])?;
+        cx.only(message, &at, &["stage", "actions", "hits_addend"], &["disable_key", "limit", "apply_on_stream_done"])?;
+        let hits = message.hits_addend.as_ref().map(|hits| self::hits(hits, &sub(&at, "hits_addend"))).transpose()?;
         let actions = message.actions.iter().enumerate();
         list.push(RateLimit {
             stage: message.stage.unwrap_or(0),
             actions: actions
                 .map(|(index, message)| action(cx, message, &item(&at, "actions", index)))
                 .collect::<Result<_, _>>()?,
+            hits: hits.unwrap_or(1),
         });
     }
     Ok(list)
+}
+
+/// `hits_addend`: how many tokens a request takes.
+fn hits(message: &route::rate_limit::HitsAddend, at: &str) -> Result<u32, Error> {
+    if !message.format.is_empty() {
+        return Err(Error::at(sub(at, "format"), "not supported yet"));
+    }
+    if message.is_negative_hits {
+        return Err(Error::at(sub(at, "is_negative_hits"), "a local limit takes no hits back"));
+    }
+    // Validated: at most a billion.
+    Ok(u32::try_from(message.number.unwrap_or(1)).unwrap_or(u32::MAX))
 }
 
 #[expect(deprecated, reason = "published configurations use some")]
