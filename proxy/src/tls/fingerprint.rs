@@ -7,8 +7,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use super::{
     certificate::hex,
-    hello::{ALPN, Reader, SERVER_NAME, SUPPORTED_VERSIONS},
     md5::md5,
+    vectors::{ALPN, Reader, SERVER_NAME, SUPPORTED_VERSIONS},
 };
 
 const SUPPORTED_GROUPS: u16 = 10;

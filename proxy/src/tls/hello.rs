@@ -5,17 +5,17 @@
 
 use std::sync::Arc;
 
-use super::fingerprint::{Fingerprints, Parts, Wanted};
+use super::{
+    fingerprint::{Fingerprints, Parts, Wanted},
+    vectors::{ALPN, Reader, SERVER_NAME, SUPPORTED_VERSIONS},
+};
 
 /// A ClientHello may be this long; Envoy's default limit.
 pub const MAX_HELLO: usize = 16 * 1024;
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
-pub(super) const SERVER_NAME: u16 = 0;
 const STATUS_REQUEST: u16 = 5;
-pub(super) const ALPN: u16 = 16;
-pub(super) const SUPPORTED_VERSIONS: u16 = 43;
 const TLS13: u16 = 0x0304;
 
 /// What is known after some bytes.
@@ -106,43 +106,6 @@ fn record(bytes: &[u8]) -> Result<Record<'_>, Seen> {
         Some((payload, rest)) => Record { payload, complete: true, rest },
         None => Record { payload: body, complete: false, rest: &[] },
     })
-}
-
-/// Bytes to read, or none left.
-#[derive(Clone, Copy)]
-pub(super) struct Reader<'a>(pub &'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        self.take(1).map(|taken| taken[0])
-    }
-
-    fn short(&mut self) -> Option<u16> {
-        self.take(2).map(|taken| u16::from_be_bytes([taken[0], taken[1]]))
-    }
-
-    /// A vector whose length stands before it in one byte.
-    pub fn vector8(&mut self) -> Option<Self> {
-        let length = self.byte()?;
-        self.take(length.into()).map(Self)
-    }
-
-    /// A vector whose length stands before it in two bytes.
-    pub fn vector16(&mut self) -> Option<Self> {
-        let length = self.short()?;
-        self.take(length.into()).map(Self)
-    }
-
-    /// What it holds, in pairs of bytes.
-    pub fn shorts(self) -> impl Iterator<Item = u16> + use<'a> {
-        self.0.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
-    }
 }
 
 fn client_hello(handshake: &[u8], wanted: Wanted) -> Seen {

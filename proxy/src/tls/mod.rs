@@ -24,6 +24,7 @@ pub(crate) mod testing;
 mod tests;
 pub mod tickets;
 pub mod tls13;
+mod vectors;
 pub mod verify;
 
 use std::sync::Arc;

@@ -81,7 +81,7 @@ mod tests {
     fn what_is_wrong_is_said() {
         let error = read("admin: { address: { socket_address: { address: here, port_value: 1 } } }").map(drop);
         assert_eq!(error.unwrap_err(), "admin.address.socket_address.address: \"here\" is not an IP address");
-        let error = read("admin: { access_log: [{ name: x }] }").map(drop);
+        let error = read("admin: { access_log: [{ name: x }], address: { pipe: { path: /a } } }").map(drop);
         assert_eq!(error.unwrap_err(), "admin.access_log[0].typed_config: a logger is required");
     }
 }
