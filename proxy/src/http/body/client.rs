@@ -13,7 +13,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{copied::Copied, counting::Counting, error::BodyError, poll_filled, progress::Progress};
+use super::{copied::Copied, counting::Counting, error::BodyError, filled::poll_filled, progress::Progress};
 
 /// Why a whole body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     access_log::Flag,
     http::{
-        body::{counting::Counting, error::BodyError, poll_filled, throttle::Throttle},
+        body::{counting::Counting, error::BodyError, filled::poll_filled, throttle::Throttle},
         codec::trailers::Sent,
         pool::Lease,
     },
