@@ -19,7 +19,7 @@ pub enum Value {
     /// A text.
     Text(String),
     /// `numerator` of `denominator`.
-    Fraction(f64, f64),
+    Fraction(u32, u32),
 }
 
 impl Value {
@@ -29,8 +29,23 @@ impl Value {
             (_, Ok(number)) => Self::Number(number),
             ("true", _) => Self::Bool(true),
             ("false", _) => Self::Bool(false),
-            _ => Self::Text(text.to_owned()),
+            _ => Self::fraction(text).unwrap_or_else(|| Self::Text(text.to_owned())),
         }
+    }
+
+    /// A `FractionalPercent` as YAML or JSON writes it in one line.
+    fn fraction(text: &str) -> Option<Self> {
+        let (mut numerator, mut denominator) = (0, 100);
+        for field in text.trim().strip_prefix('{')?.strip_suffix('}')?.split(',') {
+            let (name, value) = field.split_once(':')?;
+            let bare = |text: &str| text.trim().trim_matches(['"', '\'']).to_owned();
+            match (&*bare(name), bare(value)) {
+                ("numerator", value) => numerator = value.parse().ok()?,
+                ("denominator", name) => denominator = self::denominator(&name)?,
+                _ => return None,
+            }
+        }
+        Some(Self::Fraction(numerator, denominator))
     }
 
     /// As `/runtime` shows it.
@@ -41,6 +56,16 @@ impl Value {
             Self::Text(text) => text.clone(),
             Self::Fraction(numerator, denominator) => format!("{numerator}/{denominator}"),
         }
+    }
+}
+
+/// The number that a `DenominatorType` names.
+pub fn denominator(name: &str) -> Option<u32> {
+    match name {
+        "HUNDRED" => Some(100),
+        "TEN_THOUSAND" => Some(10_000),
+        "MILLION" => Some(1_000_000),
+        _ => None,
     }
 }
 
@@ -83,15 +108,21 @@ impl Runtime {
         self.merged.store(Arc::new(merged));
     }
 
+    /// Whether nothing is set.
+    pub fn is_empty(&self) -> bool {
+        self.merged.load().is_empty()
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<Value> {
         self.merged.load().get(key).cloned()
     }
 
-    /// Whether a feature is on.
+    /// Whether a feature is on. As in Envoy, a whole number says so as well: any but 0.
     pub fn is_on(&self, key: &str, default: bool) -> bool {
         match self.merged.load().get(key) {
             Some(Value::Bool(value)) => *value,
+            Some(Value::Number(number)) if number.fract() == 0.0 => *number != 0.0,
             _ => default,
         }
     }
@@ -113,14 +144,15 @@ impl Runtime {
         }
     }
 
-    /// A share between 0 and 1: a number is a numerator of `denominator`, as Envoy has it for a fractional percent.
-    pub fn share(&self, key: &str, numerator: u32, denominator: u32) -> f64 {
-        let (numerator, denominator) = match self.merged.load().get(key) {
-            Some(Value::Number(number)) => (*number, f64::from(denominator)),
-            Some(Value::Fraction(numerator, denominator)) => (*numerator, *denominator),
-            _ => (f64::from(numerator), f64::from(denominator)),
-        };
-        (numerator / denominator).clamp(0.0, 1.0)
+    /// A share: numerator and denominator. As in Envoy, a number is percent, rounded down, whatever the denominator of
+    /// the share that it stands for.
+    pub fn share(&self, key: &str) -> Option<(u32, u32)> {
+        match self.merged.load().get(key) {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
+            Some(Value::Number(number)) if *number >= 0.0 => Some((number.min(100.0) as u32, 100)),
+            Some(Value::Fraction(numerator, denominator)) => Some((*numerator, *denominator)),
+            _ => None,
+        }
     }
 
     /// Writes to the admin layer; an empty value takes what was written there back.

@@ -117,8 +117,8 @@ impl Filter {
                     Some(bits) => bits,
                     None => fastrand::u64(..),
                 };
-                let drawn = random % u64::from(share.denominator);
-                (drawn as f64) < runtime.share(key, share.numerator, share.denominator) * f64::from(share.denominator)
+                // A runtime value is a numerator of the configured denominator here, not percent.
+                random % u64::from(share.denominator) < runtime.integer(key).unwrap_or(u64::from(share.numerator))
             }
             Self::And(filters) => filters.iter().all(|filter| filter.takes(view, runtime)),
             Self::Or(filters) => filters.iter().any(|filter| filter.takes(view, runtime)),

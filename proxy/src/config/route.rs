@@ -27,6 +27,7 @@ use crate::{
         request::{RequestView, header_matches},
     },
     matcher::{HeaderMatcher, metadata::Metadata},
+    runtime::Runtime,
 };
 
 /// A route configuration: virtual hosts by domain.
@@ -252,9 +253,9 @@ impl VirtualHost {
             .find(|cluster| cluster.headers.iter().all(|matcher| header_matches(matcher, request)))
     }
 
-    /// The first route that takes the request. `random` decides runtime fractions.
-    pub fn route(&self, request: &RequestView<'_>, random: u64) -> Option<&Arc<Route>> {
-        self.routes.iter().find(|route| route.matches.matches(request, random))
+    /// The first route that takes the request. `random` decides shares of requests.
+    pub fn route(&self, request: &RequestView<'_>, random: u64, runtime: &Runtime) -> Option<&Arc<Route>> {
+        self.routes.iter().find(|route| route.matches.matches(request, random, runtime))
     }
 }
 

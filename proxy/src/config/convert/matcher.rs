@@ -16,7 +16,8 @@ use crate::{
     config::error::Error,
     matcher::{
         HeaderMatcher, HeaderPattern, MatchedHeader, QueryMatcher, Regex, RegexRewrite, StringMatcher, StringPattern,
-        Substitution, fraction::Fraction,
+        Substitution,
+        fraction::{Fraction, RuntimeFraction},
     },
 };
 
@@ -120,9 +121,12 @@ pub(super) fn header(cx: &mut Context, message: &route::HeaderMatcher, at: &str)
     })
 }
 
-/// A share of the requests: its default, as there is no runtime that could change it.
-pub(super) fn runtime_fraction(message: Option<&core::RuntimeFractionalPercent>) -> Option<Fraction> {
-    message.map(|message| message.default_value.as_ref().map_or(Fraction::NEVER, fraction))
+/// A share of the requests that the runtime may change.
+pub(super) fn runtime_fraction(message: Option<&core::RuntimeFractionalPercent>) -> Option<RuntimeFraction> {
+    message.map(|message| RuntimeFraction {
+        default: message.default_value.as_ref().map_or(Fraction::NEVER, fraction),
+        key: message.runtime_key.as_str().into(),
+    })
 }
 
 /// A share.

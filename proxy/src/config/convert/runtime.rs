@@ -7,7 +7,7 @@ use weir_proto::envoy::config::bootstrap::v3::{LayeredRuntime, runtime_layer::La
 
 use crate::{
     config::error::Error,
-    runtime::{Layer, Runtime, Value},
+    runtime::{self, Layer, Runtime, Value},
 };
 
 impl Runtime {
@@ -41,7 +41,7 @@ impl Runtime {
     }
 }
 
-/// Nested structs become dotted keys; those that say a fraction are values.
+/// Nested structs become dotted keys; those that say a fraction, or nothing, are values.
 fn flatten(fields: &prost_types::Struct, prefix: &str, values: &mut BTreeMap<String, Value>) {
     for (name, value) in &fields.fields {
         let key = format!("{prefix}{name}");
@@ -62,22 +62,28 @@ fn flatten(fields: &prost_types::Struct, prefix: &str, values: &mut BTreeMap<Str
     }
 }
 
+/// None: not a fraction, but values of their own. As in Envoy, one that has other fields, too, or an unknown denominator
+/// is a value that says nothing.
 fn fraction(fields: &prost_types::Struct) -> Option<Value> {
-    let number = |value: &prost_types::Value| match value.kind {
-        Some(Kind::NumberValue(number)) => Some(number),
-        _ => None,
-    };
-    let numerator = fields.fields.get("numerator").and_then(number);
-    let denominator = fields.fields.get("denominator");
-    if numerator.is_none() && denominator.is_none() {
+    let fields = &fields.fields;
+    if !fields.is_empty() && !fields.contains_key("numerator") && !fields.contains_key("denominator") {
         return None;
     }
-    let denominator = match denominator.and_then(|value| value.kind.as_ref()) {
-        Some(Kind::StringValue(name)) if name == "TEN_THOUSAND" => 10_000.0,
-        Some(Kind::StringValue(name)) if name == "MILLION" => 1_000_000.0,
-        _ => 100.0,
+    let numerator = match fields.get("numerator").map(|value| &value.kind) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+        Some(Some(Kind::NumberValue(number))) => *number as u32,
+        _ => 0,
     };
-    Some(Value::Fraction(numerator.unwrap_or(0.0), denominator))
+    let denominator = match fields.get("denominator").map(|value| &value.kind) {
+        None => Some(100),
+        Some(Some(Kind::StringValue(name))) => runtime::denominator(name),
+        Some(_) => None,
+    };
+    let known = fields.keys().all(|name| name == "numerator" || name == "denominator") && !fields.is_empty();
+    Some(match denominator.filter(|_| known) {
+        Some(denominator) => Value::Fraction(numerator, denominator),
+        None => Value::Text(String::new()),
+    })
 }
 
 #[cfg(test)]
@@ -101,9 +107,9 @@ mod tests {
         assert_eq!(runtime.number("a.b", 0.0), 5.0);
         assert!(runtime.is_on("a.c", false));
         assert_eq!(runtime.number("d", 0.0), 7.0);
-        assert_eq!(runtime.share("e.f", 50, 100), 0.0005);
-        assert_eq!(runtime.share("none", 50, 100), 0.5);
-        assert_eq!(runtime.share("a.b", 50, 100), 0.05);
+        assert_eq!(runtime.share("e.f"), Some((5, 10_000)));
+        assert_eq!(runtime.share("none"), None);
+        assert_eq!(runtime.share("a.b"), Some((5, 100)));
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         runtime.modify(&[pair("a.b", "8"), pair("new", "x")]).unwrap();
         assert_eq!(runtime.number("a.b", 0.0), 8.0);

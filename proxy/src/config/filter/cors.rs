@@ -2,7 +2,10 @@
 
 use http::HeaderValue;
 
-use crate::matcher::{StringMatcher, fraction::Fraction};
+use crate::{
+    matcher::{StringMatcher, fraction::RuntimeFraction},
+    runtime::Runtime,
+};
 
 /// `CorsPolicy`. What is not set here is taken from a less specific one.
 #[derive(Clone, Debug, Default)]
@@ -24,9 +27,9 @@ pub struct CorsPolicy {
     /// Preflight requests of other origins are passed on.
     pub forward_not_matching_preflights: Option<bool>,
     /// Share of the requests; none: all.
-    pub enabled: Option<Fraction>,
+    pub enabled: Option<RuntimeFraction>,
     /// Share of the requests that are counted only.
-    pub shadow: Option<Fraction>,
+    pub shadow: Option<RuntimeFraction>,
 }
 
 impl CorsPolicy {
@@ -39,12 +42,12 @@ impl CorsPolicy {
     }
 
     /// Whether the policy is in force for one more request.
-    pub fn is_enabled(&self) -> bool {
-        self.enabled.is_none_or(Fraction::sample)
+    pub fn is_enabled(&self, runtime: &Runtime) -> bool {
+        self.enabled.as_ref().is_none_or(|share| share.sample(runtime))
     }
 
     /// Whether one more request is counted only.
-    pub fn is_shadow(&self) -> bool {
-        self.shadow.is_some_and(Fraction::sample)
+    pub fn is_shadow(&self, runtime: &Runtime) -> bool {
+        self.shadow.as_ref().is_some_and(|share| share.sample(runtime))
     }
 }

@@ -31,6 +31,8 @@ pub struct Fault {
     pub downstream_nodes: Vec<Box<str>>,
     /// Requests under a fault at once; none: any number.
     pub max_active: Option<u32>,
+    /// Runtime values that go before what is configured.
+    pub keys: Keys,
     /// Requests under a fault, over all workers.
     pub active: Arc<AtomicU32>,
     /// What is noted as dynamic metadata of requests that are delayed or aborted, under the filter's name.
@@ -39,6 +41,26 @@ pub struct Fault {
     pub disable_downstream_cluster_stats: bool,
     /// What it counts. Those of the filter count, also where a route has another fault.
     pub stats: Counted<stats::Fault>,
+}
+
+/// The keys of runtime values that change a fault. Where the client names its cluster, some of that cluster's stand for
+/// them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// The share of requests that are delayed.
+    pub delay_share: Box<str>,
+    /// For how long, in ms.
+    pub delay: Box<str>,
+    /// The share of requests that are answered here.
+    pub abort_share: Box<str>,
+    /// With which status.
+    pub http_status: Box<str>,
+    /// With which gRPC status.
+    pub grpc_status: Box<str>,
+    /// The share of responses that are slowed down.
+    pub rate_share: Box<str>,
+    /// Requests under a fault at once.
+    pub max_active: Box<str>,
 }
 
 /// For how long a request is delayed.

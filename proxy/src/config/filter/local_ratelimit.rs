@@ -17,7 +17,7 @@ use crate::{
         headers::Addition,
         request::{RequestView, header_matches},
     },
-    matcher::{HeaderMatcher, MatchedHeader, QueryMatcher, fraction::Fraction, metadata::Metadata},
+    matcher::{HeaderMatcher, MatchedHeader, QueryMatcher, fraction::RuntimeFraction, metadata::Metadata},
 };
 
 /// `LocalRateLimit`.
@@ -32,9 +32,9 @@ pub struct LocalRateLimit {
     /// Requests with these entries.
     pub descriptors: Vec<Descriptor>,
     /// Share of the requests that are looked at.
-    pub enabled: Fraction,
+    pub enabled: RuntimeFraction,
     /// Share of those that are refused beyond the limit.
-    pub enforced: Fraction,
+    pub enforced: RuntimeFraction,
     /// To requests that are let pass although beyond the limit.
     pub request_headers: Vec<Addition>,
     /// To answers made here.

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use smallvec::SmallVec;
 
 use super::{hash::HashPolicy, internal_redirect::InternalRedirects};
 use crate::{
@@ -14,7 +15,8 @@ use crate::{
         local_reply::BodyFormat,
         retry::RetryPolicy,
     },
-    matcher::{RegexRewrite, fraction::Fraction},
+    matcher::{RegexRewrite, fraction::RuntimeFraction},
+    runtime::Runtime,
     wire::proxy_header::ProxyHeader,
 };
 
@@ -126,7 +128,7 @@ pub struct Mirror {
     /// The cluster.
     pub cluster: MirrorCluster,
     /// Share of the requests.
-    pub fraction: Option<Fraction>,
+    pub fraction: Option<RuntimeFraction>,
     /// Append `-shadow` to the copy's host.
     pub suffix: bool,
     /// The copy's host.
@@ -159,6 +161,8 @@ pub enum Clusters {
         clusters: Vec<WeightedCluster>,
         /// The sum of the weights, not 0.
         total: u64,
+        /// Runtime values may change the weights.
+        runtime: bool,
     },
 }
 
@@ -169,6 +173,8 @@ pub struct WeightedCluster {
     pub name: Arc<str>,
     /// Its share.
     pub weight: u32,
+    /// The runtime key of the weight; empty: none.
+    pub weight_key: Box<str>,
     /// Header changes.
     pub headers: HeaderChanges,
     /// Change of `:authority`.
@@ -178,23 +184,53 @@ pub struct WeightedCluster {
 }
 
 impl Clusters {
-    /// The cluster for a request, and the index of the weighted entry that it came from. None: the header is absent.
-    pub fn pick(&self, headers: &HeaderMap, random: u64) -> (Option<Arc<str>>, Option<usize>) {
+    /// The cluster for a request, and the index of the weighted entry that it came from. No cluster: the header is
+    /// absent. None at all: by the runtime, no cluster has a weight, or all together more than 32 bits.
+    pub fn pick(
+        &self,
+        headers: &HeaderMap,
+        random: u64,
+        runtime: &Runtime,
+    ) -> Option<(Option<Arc<str>>, Option<usize>)> {
         match self {
-            Self::One(name) => (Some(name.clone()), None),
-            Self::Header(header) => (headers.get(header).and_then(|name| name.to_str().ok()).map(Arc::from), None),
-            Self::Weighted { clusters, total, random: header } => {
+            Self::One(name) => Some((Some(name.clone()), None)),
+            Self::Header(header) => {
+                Some((headers.get(header).and_then(|name| name.to_str().ok()).map(Arc::from), None))
+            }
+            Self::Weighted { clusters, total, random: header, runtime: changing } => {
                 let given = header.as_ref().and_then(|name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok());
-                let mut point = given.unwrap_or(random) % total;
-                for (index, cluster) in clusters.iter().enumerate() {
-                    if point < u64::from(cluster.weight) {
-                        return (Some(cluster.name.clone()), Some(index));
+                let random = given.unwrap_or(random);
+                let chosen = if *changing {
+                    // Read once: the sum is of the weights that are then compared.
+                    let weights: SmallVec<[u64; 4]> = clusters.iter().map(|cluster| cluster.weight(runtime)).collect();
+                    let total: u64 = weights.iter().sum();
+                    if total == 0 || total > u64::from(u32::MAX) {
+                        return None;
                     }
-                    point -= u64::from(cluster.weight);
-                }
-                (None, None)
+                    chosen(weights.iter().copied(), random % total)
+                } else {
+                    chosen(clusters.iter().map(|cluster| u64::from(cluster.weight)), random % total)
+                };
+                chosen.map(|index| (Some(clusters[index].name.clone()), Some(index)))
             }
         }
+    }
+}
+
+/// Which of several weights a point of their sum falls into.
+fn chosen(mut weights: impl Iterator<Item = u64>, mut point: u64) -> Option<usize> {
+    weights.position(|weight| match point.checked_sub(weight) {
+        Some(rest) => {
+            point = rest;
+            false
+        }
+        None => true,
+    })
+}
+
+impl WeightedCluster {
+    fn weight(&self, runtime: &Runtime) -> u64 {
+        runtime.integer(&self.weight_key).map_or(u64::from(self.weight), |weight| weight.min(u64::from(u32::MAX)))
     }
 }
 

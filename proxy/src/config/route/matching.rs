@@ -4,7 +4,10 @@ use http::{HeaderMap, Method};
 
 use crate::{
     config::request::{RequestView, TlsView, cookies, header_matches, is_grpc},
-    matcher::{HeaderMatcher, QueryMatcher, Regex, StringMatcher, fraction::Fraction, metadata::MetadataMatcher},
+    matcher::{
+        HeaderMatcher, QueryMatcher, Regex, StringMatcher, fraction::RuntimeFraction, metadata::MetadataMatcher,
+    },
+    runtime::Runtime,
 };
 
 /// Which requests a route takes: all conditions must hold.
@@ -27,7 +30,7 @@ pub struct RouteMatch {
     /// gRPC requests only.
     pub grpc: bool,
     /// Share of the requests.
-    pub fraction: Option<Fraction>,
+    pub fraction: Option<RuntimeFraction>,
 }
 
 /// See [`RouteMatch`]. Literals are in lower case when case does not count.
@@ -67,7 +70,7 @@ pub struct TlsMatch {
 
 impl RouteMatch {
     /// Whether every condition holds.
-    pub fn matches(&self, request: &RequestView<'_>, random: u64) -> bool {
+    pub fn matches(&self, request: &RequestView<'_>, random: u64, runtime: &Runtime) -> bool {
         self.path_matches(request)
             && self.headers.iter().all(|matcher| header_matches(matcher, request))
             && (self.query.is_empty()
@@ -76,7 +79,7 @@ impl RouteMatch {
             && self.tls.is_none_or(|tls| tls.matches(request.tls))
             && self.metadata.iter().all(|matcher| matcher.matches(request.metadata))
             && (!self.grpc || is_grpc(request.headers))
-            && self.fraction.is_none_or(|fraction| fraction.takes(random))
+            && self.fraction.as_ref().is_none_or(|fraction| fraction.takes(random, runtime))
     }
 
     /// CONNECT has no path, and only matchers that say so take it. Its target can be any.

@@ -115,7 +115,8 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
         let reply = Reply::new(StatusCode::NOT_FOUND, "", None, "absolute_path_rejected");
         return local_reply::answer(stream, Chain::default(), reply, None, &parts).into();
     }
-    let (virtual_host, routed) = route::resolve(&stream.connection.manager.routes, &stream.view(&parts));
+    let (virtual_host, routed) =
+        route::resolve(&stream.connection.manager.routes, &stream.view(&parts), &stream.connection.worker.runtime);
     let must_use_tls = match virtual_host.as_ref().map_or(RequireTls::None, |host| host.require_tls) {
         RequireTls::None => false,
         RequireTls::ExternalOnly => !prepared.client.internal,

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use super::exchange::{Decided, Exchange, levels};
 use crate::{
     config::filter::{RouteFilter, cors::CorsPolicy, stats},
-    http::stream::{Stream, reply::Reply},
+    http::stream::{Stream, reply::Reply, route::Routed},
 };
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");
@@ -41,6 +41,10 @@ pub(super) fn on_request(
     exchange: &Exchange<'_>,
     name: &str,
 ) -> Decided<Allowed> {
+    // As in Envoy, what a route answers itself says nothing of who may read it.
+    if exchange.routed.and_then(Routed::forward).is_none() {
+        return Decided::PASSED;
+    }
     let policies: Vec<&CorsPolicy> = levels(exchange.routed)
         .filter_map(|overrides| match overrides.get(name)?.config.as_ref()? {
             RouteFilter::Cors(policy) => Some(&**policy),
@@ -50,8 +54,9 @@ pub(super) fn on_request(
     let Some(most_specific) = policies.first() else { return Decided::PASSED };
     let origin = exchange.parts.headers.get(header::ORIGIN).filter(|origin| !origin.is_empty());
     let Some(origin) = origin.cloned() else { return Decided::PASSED };
-    let enabled = most_specific.is_enabled();
-    if !enabled && !most_specific.is_shadow() {
+    let runtime = &stream.connection.worker.runtime;
+    let enabled = most_specific.is_enabled(runtime);
+    if !enabled && !most_specific.is_shadow(runtime) {
         return Decided::PASSED;
     }
     let allowed = policies

@@ -63,7 +63,7 @@ fn decide<'a>(limit: &'a LocalRateLimit, descriptors: &[Made], now: Instant) -> 
 }
 
 pub(super) fn on_request(limit: &LocalRateLimit, stream: &Stream, exchange: &mut Exchange<'_>) -> Decided<Shown> {
-    if !limit.enabled.sample() {
+    if !limit.enabled.sample(&stream.connection.worker.runtime) {
         return Decided::PASSED;
     }
     let (worker, stats) = (stream.connection.worker.clone(), limit.stats.clone());
@@ -84,7 +84,7 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &Stream, exchange: &mut
     }
     worker.stats.inc(stats.rate_limited);
     let parts = &mut *exchange.parts;
-    if !limit.enforced.sample() {
+    if !limit.enforced.sample(&worker.runtime) {
         mutate::add(&limit.request_headers, &mut parts.headers, |out, format, headers| {
             let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers };
             format.write_header(out, &View::live(&stream.record.entry, live));

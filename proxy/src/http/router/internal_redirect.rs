@@ -128,7 +128,8 @@ fn attempt<B>(
     let host = next.headers.insert(header::HOST, target.authority);
     next.uri = Uri::from(target.path);
     let scheme_before = std::mem::replace(&mut stream.scheme, target.scheme);
-    let found = route::resolve(&stream.connection.manager.routes, &stream.view(&next)).1;
+    let connection = &stream.connection;
+    let found = route::resolve(&connection.manager.routes, &stream.view(&next), &connection.worker.runtime).1;
     stream.forget_route();
     let Some(found) = found else {
         stream.scheme = scheme_before;

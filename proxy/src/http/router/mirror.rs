@@ -52,7 +52,7 @@ fn copy(
     through: &mut Vec<Arc<str>>,
 ) {
     for mirror in mirrors {
-        if !mirror.fraction.is_none_or(|fraction| fraction.sample()) {
+        if !mirror.fraction.as_ref().is_none_or(|fraction| fraction.sample(&stream.connection.worker.runtime)) {
             continue;
         }
         let name = match &mirror.cluster {

@@ -10,6 +10,7 @@ use crate::{
         route::{Action, Clusters, Forward, Route, RouteTable, VirtualHost, WeightedCluster},
     },
     http::headers::mutate::Changes,
+    runtime::Runtime,
 };
 
 /// What a tunnel is called where upgrades are allowed.
@@ -52,6 +53,7 @@ impl Routed {
 pub(in crate::http) fn resolve(
     table: &Arc<RouteTable>,
     request: &RequestView<'_>,
+    runtime: &Runtime,
 ) -> (Option<Arc<VirtualHost>>, Option<Routed>) {
     let random = fastrand::u64(..);
     let domain = match &table.vhost_header {
@@ -59,9 +61,12 @@ pub(in crate::http) fn resolve(
         None => request.authority,
     };
     let Some(virtual_host) = table.virtual_host(domain).cloned() else { return (None, None) };
-    let Some(route) = virtual_host.route(request, random).cloned() else { return (Some(virtual_host), None) };
+    let Some(route) = virtual_host.route(request, random, runtime).cloned() else { return (Some(virtual_host), None) };
     let (cluster, weighted) = match &route.action {
-        Action::Forward(forward) => forward.clusters.pick(request.headers, fastrand::u64(..)),
+        Action::Forward(forward) => match forward.clusters.pick(request.headers, fastrand::u64(..), runtime) {
+            Some(picked) => picked,
+            None => return (Some(virtual_host), None),
+        },
         Action::Redirect(_) | Action::Direct(_) => (None, None),
     };
     (Some(virtual_host.clone()), Some(Routed { table: table.clone(), virtual_host, route, cluster, weighted }))

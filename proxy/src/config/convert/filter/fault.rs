@@ -15,23 +15,12 @@ use crate::{
         },
         error::Error,
         filter::{
-            fault::{Abort, Delay, Fault, RateLimit},
+            fault::{Abort, Delay, Fault, Keys, RateLimit},
             stats::{self, Counted},
         },
     },
     matcher::fraction::Fraction,
 };
-
-/// Keys by which Envoy's runtime could change the fault.
-const RUNTIME_KEYS: [&str; 7] = [
-    "delay_percent_runtime",
-    "abort_percent_runtime",
-    "delay_duration_runtime",
-    "abort_http_status_runtime",
-    "max_active_faults_runtime",
-    "response_rate_limit_percent_runtime",
-    "abort_grpc_status_runtime",
-];
 
 pub(super) fn fault(cx: &mut Context, message: &proto::HttpFault, at: &str) -> Result<Fault, Error> {
     let supported = [
@@ -44,8 +33,15 @@ pub(super) fn fault(cx: &mut Context, message: &proto::HttpFault, at: &str) -> R
         "response_rate_limit",
         "disable_downstream_cluster_stats",
         "filter_metadata",
+        "delay_percent_runtime",
+        "abort_percent_runtime",
+        "delay_duration_runtime",
+        "abort_http_status_runtime",
+        "max_active_faults_runtime",
+        "response_rate_limit_percent_runtime",
+        "abort_grpc_status_runtime",
     ];
-    cx.only(message, at, &supported, &RUNTIME_KEYS)?;
+    cx.only(message, at, &supported, &[])?;
     let share = |percentage: Option<&weir_proto::envoy::r#type::v3::FractionalPercent>| {
         percentage.map_or(Fraction::NEVER, matcher::fraction)
     };
@@ -89,11 +85,26 @@ pub(super) fn fault(cx: &mut Context, message: &proto::HttpFault, at: &str) -> R
         headers: matcher::headers(cx, &message.headers, at, "headers")?,
         downstream_nodes: message.downstream_nodes.iter().map(|node| node.as_str().into()).collect(),
         max_active: message.max_active_faults,
+        keys: keys(message),
         active: std::sync::Arc::default(),
         metadata: message.filter_metadata.as_ref().map(metadata::object),
         disable_downstream_cluster_stats: message.disable_downstream_cluster_stats,
         stats: Counted::<stats::Fault>::new(cx.http.scope("fault")),
     })
+}
+
+/// The keys that are configured, else those that Envoy has for every fault.
+fn keys(message: &proto::HttpFault) -> Keys {
+    let or = |key: &str, usual: &str| -> Box<str> { if key.is_empty() { usual } else { key }.into() };
+    Keys {
+        delay_share: or(&message.delay_percent_runtime, "fault.http.delay.fixed_delay_percent"),
+        delay: or(&message.delay_duration_runtime, "fault.http.delay.fixed_duration_ms"),
+        abort_share: or(&message.abort_percent_runtime, "fault.http.abort.abort_percent"),
+        http_status: or(&message.abort_http_status_runtime, "fault.http.abort.http_status"),
+        grpc_status: or(&message.abort_grpc_status_runtime, "fault.http.abort.grpc_status"),
+        rate_share: or(&message.response_rate_limit_percent_runtime, "fault.http.rate_limit.response_percent"),
+        max_active: or(&message.max_active_faults_runtime, "fault.http.max_active_faults"),
+    }
 }
 
 fn abort(message: &proto::FaultAbort, at: &str) -> Result<Abort, Error> {

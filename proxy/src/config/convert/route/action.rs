@@ -237,7 +237,8 @@ fn weighted(
 ) -> Result<Clusters, Error> {
     #[expect(deprecated, reason = "published configurations use it")]
     let expected = message.total_weight;
-    cx.only(message, at, &["clusters", "total_weight", "header_name"], &["runtime_key_prefix"])?;
+    cx.only(message, at, &["clusters", "total_weight", "header_name", "runtime_key_prefix"], &[])?;
+    let prefix = &message.runtime_key_prefix;
     use proto::weighted_cluster::RandomValueSpecifier;
     let random = match &message.random_value_specifier {
         Some(RandomValueSpecifier::HeaderName(name)) => Some(header_name(name, &sub(at, "header_name"))?),
@@ -252,6 +253,7 @@ fn weighted(
         clusters.push(WeightedCluster {
             name: named(cx, &entry.name, inherited.check_clusters, &sub(&at, "name"))?,
             weight: entry.weight.unwrap_or(0),
+            weight_key: if prefix.is_empty() { Box::default() } else { format!("{prefix}.{}", entry.name).into() },
             headers: header_fields!(entry).convert(cx, &at)?,
             filters: filter::overrides(cx, &entry.typed_per_filter_config, &at)?,
             host_rewrite: match &entry.host_rewrite_specifier {
@@ -272,7 +274,7 @@ fn weighted(
     if expected.is_some_and(|expected| u64::from(expected) != total) {
         return Err(Error::at(sub(at, "total_weight"), format!("the weights sum up to {total}")));
     }
-    Ok(Clusters::Weighted { clusters, total, random })
+    Ok(Clusters::Weighted { clusters, total, random, runtime: !prefix.is_empty() })
 }
 
 fn host_rewrite(message: &proto::RouteAction, at: &str) -> Result<Option<HostRewrite>, Error> {
