@@ -3,13 +3,11 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
-
-use futures_util::task::AtomicWaker;
 
 pin_project_lite::pin_project! {
     /// Polls a future when that has been woken, and not whenever its task is.
@@ -17,7 +15,7 @@ pin_project_lite::pin_project! {
         #[pin]
         future: F,
         woken: Arc<Woken>,
-        // Whom `woken` wakes.
+        // As in `woken`, to compare without its lock.
         task: Option<Waker>,
     }
 }
@@ -26,7 +24,14 @@ pin_project_lite::pin_project! {
 #[derive(Debug)]
 struct Woken {
     woken: AtomicBool,
-    task: AtomicWaker,
+    /// Stays there when it is used: a poll between the mark and the use of it must not find itself without one.
+    task: Mutex<Waker>,
+}
+
+impl Woken {
+    fn task(&self) -> std::sync::MutexGuard<'_, Waker> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Wake for Woken {
@@ -36,14 +41,14 @@ impl Wake for Woken {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.woken.store(true, Ordering::Release);
-        self.task.wake();
+        self.task().wake_by_ref();
     }
 }
 
 impl<F> Seldom<F> {
     /// Polls it a first time with its task.
     pub fn new(future: F) -> Self {
-        let woken = Woken { woken: AtomicBool::new(true), task: AtomicWaker::new() };
+        let woken = Woken { woken: AtomicBool::new(true), task: Mutex::new(Waker::noop().clone()) };
         Self { future, woken: Arc::new(woken), task: None }
     }
 }
@@ -54,15 +59,11 @@ impl<F: Future> Future for Seldom<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let known = this.task.as_ref().is_some_and(|task| task.will_wake(cx.waker()));
-        let woken = this.woken.woken.load(Ordering::Acquire);
-        if known && !woken {
-            return Poll::Pending;
-        }
-        // A wake takes the waker: it is there again before the mark of that wake goes.
-        this.woken.task.register(cx.waker());
         if !known {
+            this.woken.task().clone_from(cx.waker());
             *this.task = Some(cx.waker().clone());
         }
+        // Whoever marks it later wakes the task that is known now.
         if !this.woken.woken.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
@@ -95,6 +96,29 @@ mod tests {
         notify.notify_one();
         seldom.await;
         assert_eq!(polls.get(), 2);
+    }
+
+    #[test]
+    fn a_poll_in_the_midst_of_a_wake_misses_none_that_follows() {
+        struct Count(std::sync::atomic::AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let count = Arc::new(Count(Default::default()));
+        let task = Waker::from(count.clone());
+        let mut seldom = pin!(Seldom::new(std::future::pending::<()>()));
+        assert!(seldom.as_mut().poll(&mut Context::from_waker(&task)).is_pending());
+        let woken = seldom.woken.clone();
+        // The two halves of a wake, and a poll between them.
+        woken.woken.store(true, Ordering::Release);
+        assert!(seldom.as_mut().poll(&mut Context::from_waker(&task)).is_pending());
+        woken.task().wake_by_ref();
+        assert!(seldom.as_mut().poll(&mut Context::from_waker(&task)).is_pending());
+        let before = count.0.load(Ordering::Relaxed);
+        woken.wake_by_ref();
+        assert_eq!(count.0.load(Ordering::Relaxed), before + 1);
     }
 
     #[tokio::test]

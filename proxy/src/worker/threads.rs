@@ -20,6 +20,9 @@ const COMMANDS: usize = 64;
 
 /// How long memory that connections gave up is held: others may be about to follow them, or to want it.
 const HOLD: Duration = Duration::from_millis(250);
+/// How long a worker does not look for such memory again: the look holds it up, and where clients come and go there is
+/// always some.
+const SPARE: Duration = Duration::from_secs(1);
 
 /// Tells a worker something.
 enum Command {
@@ -173,8 +176,8 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, flush_in
             },
             _ = flush.tick() => {
                 worker.log.flush();
-                // Of connections that have ended.
-                memory::give_back();
+                // Connections may have ended.
+                worker.rested.notify_one();
             }
         }
     }
@@ -185,5 +188,6 @@ async fn give_memory_back(worker: Rc<Worker>) {
         worker.rested.notified().await;
         tokio::time::sleep(HOLD).await;
         memory::give_back();
+        tokio::time::sleep(SPARE).await;
     }
 }

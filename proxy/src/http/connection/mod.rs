@@ -37,6 +37,10 @@ use crate::{
 /// lose it.
 pub const LAST_REQUEST: Duration = Duration::from_millis(500);
 
+/// How long the last bytes of a connection may take where `delayed_close_timeout` is off: a client that does not read must
+/// not hold it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Serves a connection to its end. `codec` says which HTTP it speaks.
 pub async fn serve(open: Open, downstream: Box<Downstream>, codec: Codec) {
     let connection = Connection::new(open, &downstream, codec == Codec::Http2);
@@ -196,15 +200,17 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: i
 
 /// Closes a connection whose client may still be sending: it must not lose the last response to a reset.
 async fn linger(connection: &Connection, mut stream: Io) {
-    if stream.shutdown().await.is_err() {
-        return;
-    }
-    let Some(delay) = connection.manager.delayed_close_timeout else { return };
-    // Not an array: it would be part of every connection, in all its life.
-    let mut sink = vec![0; 4096];
-    let drained = async { while matches!(stream.read(&mut sink).await, Ok(1..)) {} };
+    let delay = connection.manager.delayed_close_timeout;
+    let closed = async {
+        if stream.shutdown().await.is_err() || delay.is_none() {
+            return;
+        }
+        // Not an array: it would be part of every connection, in all its life.
+        let mut sink = vec![0; 4096];
+        while matches!(stream.read(&mut sink).await, Ok(1..)) {}
+    };
     // Whoever still sends after this long does not read either.
-    if tokio::time::timeout(delay, drained).await.is_err() {
+    if tokio::time::timeout(delay.unwrap_or(LAST_WORDS), closed).await.is_err() && delay.is_some() {
         connection.close_is_delayed();
     }
 }
@@ -215,7 +221,8 @@ async fn answer_slow_head(connection: &Rc<Connection>, mut stream: Io) {
     let reply = Reply::new(StatusCode::REQUEST_TIMEOUT, "request header timeout", None, "request_header_timeout");
     let answer = written(local_reply::refuse(Stream::new(connection.clone(), &parts, true), reply)).await;
     connection.count_written(answer.len());
-    if stream.write_all(&answer).await.is_ok() {
+    let limit = connection.manager.delayed_close_timeout.unwrap_or(LAST_WORDS);
+    if let Ok(Ok(())) = tokio::time::timeout(limit, stream.write_all(&answer)).await {
         linger(connection, stream).await;
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Watched {
     framing: Option<Framing>,
     /// What framing let pass in other words and hyper has not taken.
     passed: Bytes,
+    /// Bytes came while the last response was still on its way: hyper reads no head in them before that is gone.
+    came_early: bool,
     /// The client closed its side.
     pub saw_end: bool,
     /// Over HTTP/2: until when the client may close its side, which this side has done.
@@ -43,7 +45,7 @@ pub(super) struct Watched {
 impl Watched {
     pub fn new(stream: Io, connection: Rc<Connection>) -> Self {
         let framing = connection.framing();
-        Self { stream, connection, framing, passed: Bytes::new(), saw_end: false, closing: None }
+        Self { stream, connection, framing, passed: Bytes::new(), came_early: false, saw_end: false, closing: None }
     }
 
     /// Whether part of a request's head has come.
@@ -80,7 +82,10 @@ impl Watched {
             self.saw_end = buffer.remaining() > 0;
             connection.open.ended_remotely.set(self.saw_end);
         } else if !connection.multiplexed && connection.manager.request_headers_timeout.is_some() {
-            connection.activity.bytes_came();
+            self.came_early = connection.unflushed.get();
+            if !self.came_early {
+                connection.activity.bytes_came();
+            }
         }
         Poll::Ready(Ok(length))
     }
@@ -148,6 +153,9 @@ impl AsyncWrite for Watched {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         self.connection.unflushed.set(flushed.is_pending());
+        if flushed.is_ready() && std::mem::take(&mut self.came_early) {
+            self.connection.activity.bytes_came();
+        }
         flushed
     }
 

@@ -19,6 +19,7 @@ use crate::{
     },
     http::{
         body::{RequestBody, client::ClientBody, copied::Copied},
+        codec::ambiguous::is_ambiguous,
         filter::header_mutation,
         headers::forwarded,
         pool::{
@@ -182,6 +183,9 @@ async fn exchange(
         let scheme = if connection.tls.is_some() { "https" } else { "http" };
         request = upstream_request(request, lease.is_http2(), scheme).ok_or(Failure::Protocol)?;
         let mut error = match lease.send(request).await {
+            Ok(response) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
+                return Err(Failure::Protocol);
+            }
             Ok(response) => return Ok((response, lease)),
             Err(error) => error,
         };

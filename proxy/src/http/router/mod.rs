@@ -114,7 +114,7 @@ pub(super) async fn forward(
     }
     finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
     if upgrade || forward.tunnel(&parts.method).is_some() {
-        let upgraded = upgrade::forward(stream, chain, &changes, cluster, forward, group_stats, (parts, body));
+        let upgraded = upgrade::forward(stream, chain, &changes, cluster, (forward, hash), group_stats, (parts, body));
         return Box::pin(upgraded).await.into();
     }
     let mirrors = if cluster.policies.mirrors.is_empty() { &forward.mirrors } else { &cluster.policies.mirrors };

@@ -68,7 +68,7 @@ pub(super) async fn forward(
     mut chain: Chain,
     changes: &Changes<'_>,
     cluster: Arc<Cluster>,
-    forward: &Forward,
+    (forward, hash): (&Forward, Option<u64>),
     group: Option<&RequestStats>,
     (mut parts, body): (Parts, ClientBody),
 ) -> Response<ResponseBody> {
@@ -77,7 +77,7 @@ pub(super) async fn forward(
     let shard = &connection.worker.stats;
     let internal = charge::is_internal(&parts.headers);
     let groups: SmallVec<[&RequestStats; 2]> = group.into_iter().chain(&changes.route.stats).collect();
-    let context = PickContext { destination: connection.original_destination(), ..PickContext::default() };
+    let context = PickContext { destination: connection.original_destination(), hash, ..PickContext::default() };
     let Some(picked) = connection.worker.balancers.pick(&cluster, &context) else {
         shard.inc(cluster.stats.upstream_cx_none_healthy);
         let reply = Reply::no_host();
@@ -97,7 +97,8 @@ pub(super) async fn forward(
     stream.record.entry.upstream = Some(endpoint.logged());
     stream.record.entry.attempts = 1;
     let start = Instant::from_std(stream.record.entry.start);
-    let mut timers = Timers::new(start, None, forward.timeout, connection.manager.stream_idle_timeout, None);
+    let idle = forward.idle_timeout.unwrap_or(connection.manager.stream_idle_timeout);
+    let mut timers = Timers::new(start, None, forward.timeout, idle, None);
     let connect = forward.tunnel(&parts.method);
     let tunnel = parts.method == Method::CONNECT || connect.is_some();
     let head = (&parts.method, &parts.uri, &parts.headers);
@@ -194,7 +195,6 @@ pub(super) async fn forward(
     if connection.manager.log.on_established {
         stream.record.log_now(LogType::DownstreamTunnelSuccessfullyEstablished);
     }
-    let idle = connection.manager.stream_idle_timeout;
     let accepted = Accepted { record: stream.record, upstream, idle, held };
     if connection.multiplexed {
         answer.headers.remove(header::CONNECTION);

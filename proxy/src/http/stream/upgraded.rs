@@ -13,8 +13,9 @@ use tokio::{
 
 use super::{activity::Active, record::Record};
 use crate::{
+    access_log::Flag,
     http::pool::{Lease, Switched, tunnel::Counted},
-    tcp::copy::{self, Copied},
+    tcp::copy::{self, Copied, Ended, Side},
     wire::io::Io,
 };
 
@@ -90,6 +91,14 @@ impl Accepted {
             ?ended,
             "upgraded connection ended"
         );
+        match ended {
+            Ok(Ended::Idle) => idled(&mut record),
+            Ok(Ended::Failed(Side::Downstream, _)) => {
+                record.entry.raise(Flag::DownstreamConnectionTermination);
+                record.entry.details = "downstream_remote_disconnect".into();
+            }
+            _ => {}
+        }
         held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
         record.complete();
     }
@@ -154,7 +163,10 @@ async fn carry(
     let (connection, stream) = (record.entry.connection, record.name());
     match &ended {
         Some(ended) => tracing::debug!(connection, stream, ?ended, "upgraded stream ended"),
-        None => tracing::debug!(connection, stream, "upgraded stream idle too long"),
+        None => {
+            tracing::debug!(connection, stream, "upgraded stream idle too long");
+            idled(&mut record);
+        }
     }
     held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
     if let (Held::Lease(lease), Some(Ok(_))) = (held, ended)
@@ -163,6 +175,12 @@ async fn carry(
         lease.release();
     }
     record.complete();
+}
+
+/// Nothing has passed for as long as the route, or else the connection manager, allows.
+fn idled(record: &mut Record) {
+    record.entry.raise(Flag::StreamIdleTimeout);
+    record.entry.details = "stream_idle_timeout".into();
 }
 
 /// Passes bytes on until there are no more.
