@@ -230,6 +230,9 @@ pub(super) async fn on_request(
         note(fault, name, stream);
         shard.inc(stats.aborts_injected);
         by_caller("aborts_injected");
+    } else if fault.rate_limit.is_none() {
+        // As in Envoy, a delay that is over counts no more.
+        active = None;
     }
     Decided { reply, left: active }
 }
