@@ -33,7 +33,7 @@ use crate::{
     downstream::{Downstream, Origin},
     http::connection,
     pod::Direction,
-    tcp::{self, Asked, gate::Gate, line::Line},
+    tcp::{self, Asked, Limits, gate::Gate, line::Line},
     telemetry::{
         stats::{Gauge, Shard},
         writer::LogFile,
@@ -152,38 +152,49 @@ async fn serve_seen(
         line.entry.place.clone_from(&downstream.place);
     }
     let _open = Open::new(&worker, &listener);
-    if let Terminal::Tcp(proxy) = &chain.terminal {
-        // Counted and logged whatever becomes of it.
-        worker.stats.inc(proxy.stats.downstream_cx_total);
-        let new = || Box::new(Line::new(worker.clone(), &downstream, Some(listener.clone())));
-        line.get_or_insert_with(new).proxy = Some(proxy.clone());
+    // Counted whatever becomes of it.
+    let mut open = None;
+    match &chain.terminal {
+        Terminal::Tcp(proxy) => {
+            worker.stats.inc(proxy.stats.downstream_cx_total);
+            let new = || Box::new(Line::new(worker.clone(), &downstream, Some(listener.clone())));
+            line.get_or_insert_with(new).proxy = Some(proxy.clone());
+        }
+        Terminal::Http(manager) => {
+            open = Some(connection::Open::new(worker.clone(), manager.clone(), chain.tls.is_some()));
+        }
+        Terminal::Echo | Terminal::DirectResponse(_) => {}
     }
     let server_name = downstream.server_name.clone();
     let admitted = admit::admit(&worker, &chain.filters, server_name.as_ref(), line.as_deref_mut()).await;
     let Some(mut admitted) = admitted else { return };
-    if let Some(tls) = &chain.tls {
-        let id = downstream.id;
-        let handshake = secure::shake_hands(*downstream, tls, chain.handshake_timeout, &worker.stats);
+    let limits = match &chain.terminal {
+        Terminal::Tcp(proxy) => Limits::new(&proxy.settings),
+        _ => Limits::default(),
+    };
+    if chain.tls.is_some() {
+        let expired = async {
+            match (&chain.terminal, &open) {
+                (Terminal::Tcp(proxy), _) => limits.passed(&worker, proxy).await,
+                (_, Some(open)) => (open.silent_too_long().await, None),
+                _ => std::future::pending().await,
+            }
+        };
         // A connection is as large as the largest that may become of it. What it is for a while stands apart.
-        downstream = match Box::pin(handshake).await {
-            Ok(downstream) => Box::new(downstream),
-            Err(failure) => {
-                if failure == Failure::Timeout {
-                    worker.stats.inc(listener.stats.downstream_cx_transport_socket_connect_timeout);
-                }
-                tracing::debug!(connection = id, listener = %listener.name, %failure, "TLS handshake failed");
-                if let Some(line) = &mut line {
-                    line.entry.downstream_transport_failure = failure.reason().replace(' ', "_").into();
+        let secured = Box::pin(secured(&worker, &listener, &chain, *downstream, expired, line.as_deref_mut()));
+        downstream = match secured.await {
+            Ok(downstream) => downstream,
+            Err(Unsecured::Failed) => {
+                if let Some(open) = &open {
+                    open.client_ended();
                 }
                 return;
             }
+            Err(Unsecured::Expired) => return,
         };
-        if let Some(line) = &mut line {
-            line.learn(&downstream);
-            line.entry.timing.downstream_secured = Some(Instant::now());
-        }
     }
-    let asked = Asked { gate: Gate::new(&chain.filters, &worker.stats, &downstream), cluster: admitted.cluster.take() };
+    let asked =
+        Asked { gate: Gate::new(&chain.filters, &worker.stats, &downstream), cluster: admitted.cluster.take(), limits };
     match &chain.terminal {
         Terminal::Tcp(proxy) => {
             if let Some(line) = &mut line {
@@ -193,12 +204,12 @@ async fn serve_seen(
         Terminal::Echo => simple::echo(&mut downstream, asked.gate.as_ref(), line.as_deref_mut()).await,
         Terminal::DirectResponse(response) => simple::respond(&mut downstream, response, line.as_deref_mut()).await,
         Terminal::Http(manager) => {
+            let Some(open) = open else { return };
             if let Some(gate) = &asked.gate
-                && !simple::first_byte_admitted(&mut downstream, gate, manager.idle_timeout, line.as_deref_mut()).await
+                && !simple::first_byte_admitted(&mut downstream, gate, &open, line.as_deref_mut()).await
             {
                 return;
             }
-            let open = connection::Open::new(worker.clone(), manager.clone(), downstream.tls.is_some());
             let codec = match (manager.codec, http) {
                 (Codec::Auto, Some(protocol)) => Ok(protocol.codec()),
                 (Codec::Auto, None) => wait_for_codec(&mut downstream, &open).await,
@@ -218,6 +229,66 @@ async fn serve_seen(
                 downstream.told = Some(line.told.clone());
             }
             connection::serve(open, downstream, codec).await;
+        }
+    }
+}
+
+/// Why a connection has no TLS.
+enum Unsecured {
+    /// The client did not get through the handshake.
+    Failed,
+    /// This side did not wait any longer.
+    Expired,
+}
+
+/// Shakes hands. `expired` resolves with the reason, and a flag for the log, when the connection has reached a limit.
+async fn secured(
+    worker: &Worker,
+    listener: &Listener,
+    chain: &FilterChain,
+    downstream: Downstream,
+    expired: impl Future<Output = (&'static str, Option<Flag>)>,
+    line: Option<&mut Line>,
+) -> Result<Box<Downstream>, Unsecured> {
+    let Some(tls) = &chain.tls else { return Ok(Box::new(downstream)) };
+    let id = downstream.id;
+    let handshake = secure::shake_hands(downstream, tls, chain.handshake_timeout, &worker.stats);
+    let shaken = tokio::select! {
+        shaken = handshake => shaken,
+        (reason, flag) = expired => {
+            tracing::debug!(connection = id, listener = %listener.name, reason, "TLS handshake takes too long");
+            if let Some(line) = line {
+                line.closes(reason);
+                if let Some(flag) = flag {
+                    line.entry.raise(flag);
+                }
+            }
+            return Err(Unsecured::Expired);
+        }
+    };
+    match shaken {
+        Ok(downstream) => {
+            if let Some(line) = line {
+                line.learn(&downstream);
+                line.entry.timing.downstream_secured = Some(Instant::now());
+            }
+            Ok(Box::new(downstream))
+        }
+        Err(failure) => {
+            tracing::debug!(connection = id, listener = %listener.name, %failure, "TLS handshake failed");
+            let late = failure == Failure::Timeout;
+            if late {
+                worker.stats.inc(listener.stats.downstream_cx_transport_socket_connect_timeout);
+            }
+            match line {
+                Some(line) if late => {
+                    line.entry.termination_details = failure.reason().into();
+                    line.closes("transport_socket_timeout");
+                }
+                Some(line) => line.entry.downstream_transport_failure = failure.reason().replace(' ', "_").into(),
+                None => {}
+            }
+            Err(if late { Unsecured::Expired } else { Unsecured::Failed })
         }
     }
 }

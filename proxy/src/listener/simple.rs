@@ -1,12 +1,11 @@
 //! What a filter chain does without an upstream: `echo`, `direct_response`, and waiting for a first byte.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::peek;
 use crate::{
     downstream::Downstream,
+    http::connection,
     tcp::{copy::Watch, gate::Gate, line::Line},
     wire::io::Io,
 };
@@ -64,7 +63,7 @@ pub(super) async fn respond(downstream: &mut Downstream, response: &[u8], line: 
 pub(super) async fn first_byte_admitted(
     downstream: &mut Downstream,
     gate: &Gate<'_>,
-    idle: Option<Duration>,
+    open: &connection::Open,
     line: Option<&mut Line>,
 ) -> bool {
     let spoken = async {
@@ -76,9 +75,14 @@ pub(super) async fn first_byte_admitted(
             }
         }
     };
-    let spoken = match idle {
-        Some(idle) => tokio::time::timeout(idle, spoken).await.unwrap_or(false),
-        None => spoken.await,
+    let spoken = tokio::select! {
+        spoken = spoken => spoken,
+        reason = open.silent_too_long() => {
+            if let Some(line) = &line {
+                line.told.close_reason.set(reason);
+            }
+            false
+        }
     };
     // One that says nothing is not asked about.
     let admitted = spoken && gate.admits();

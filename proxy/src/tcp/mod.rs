@@ -24,6 +24,10 @@ use crate::{
 
 /// How long before the end of a drain a connection ends at its first lull, rather than with a request under way.
 const LAST: Duration = Duration::from_secs(2);
+/// Why a connection is closed that is as old as it may become.
+const TOO_OLD: &str = "max_connection_duration_reached";
+/// Why a connection is closed on which nothing moves.
+const IDLE: &str = "tcp_session_idle_timeout";
 
 /// What network filters say of a connection.
 #[derive(Debug, Default)]
@@ -32,6 +36,41 @@ pub(crate) struct Asked<'a> {
     pub gate: Option<Gate<'a>>,
     /// The cluster that it goes to; none: what is configured.
     pub cluster: Option<Arc<str>>,
+    /// How long it may be.
+    pub limits: Limits,
+}
+
+/// Until when a connection may last, from when it is admitted; none: for ever.
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
+    too_old: Option<Instant>,
+    idle: Option<Instant>,
+}
+
+impl Limits {
+    /// Of a connection that is admitted now.
+    pub fn new(settings: &Settings) -> Self {
+        let now = Instant::now();
+        Self {
+            too_old: lifetime(settings, fastrand::f64()).map(|most| now + most),
+            idle: settings.idle_timeout.map(|most| now + most),
+        }
+    }
+
+    /// Resolves, and is counted, when one of them has passed of a connection that has not come to be carried yet: with
+    /// the reason for its end.
+    pub async fn passed(&self, worker: &Worker, proxy: &TcpProxy) -> (&'static str, Option<Flag>) {
+        tokio::select! {
+            () = until(self.too_old) => {
+                worker.stats.inc(proxy.stats.max_downstream_connection_duration);
+                (TOO_OLD, Some(Flag::DurationTimeout))
+            }
+            () = until(self.idle) => {
+                worker.stats.inc(proxy.stats.idle_timeout);
+                (IDLE, None)
+            }
+        }
+    }
 }
 
 /// Carries one connection to its end. `line` brings what the listener knows, and learns the rest; the connection is
@@ -43,13 +82,13 @@ pub(crate) async fn proxy(
     asked: Asked<'_>,
     line: &mut Line,
 ) {
-    let Asked { gate, cluster } = asked;
+    let Asked { gate, cluster, limits } = asked;
     let settings = &proxy.settings;
     let began = Instant::now();
     if settings.log.on_start {
         line.write_now(LogType::TcpConnectionStart);
     }
-    let mut too_old = pin!(until(lifetime(settings, fastrand::f64()).map(|most| Instant::now() + most)));
+    let mut too_old = pin!(until(limits.too_old));
     let connected = tokio::select! {
         biased;
         connected = connect::to_target(&worker, &downstream, settings, cluster.as_ref(), &mut line.entry) => connected,
@@ -103,8 +142,8 @@ pub(crate) async fn proxy(
         }
         Ended::Idle => {
             worker.stats.inc(proxy.stats.idle_timeout);
-            line.closes("tcp_session_idle_timeout");
-            line.entry.upstream_close_reason = "tcp_session_idle_timeout";
+            line.closes(IDLE);
+            line.entry.upstream_close_reason = IDLE;
         }
         Ended::Finished { .. } | Ended::Lull | Ended::Refused => {}
     }
@@ -146,9 +185,9 @@ fn fail(worker: &Worker, downstream: &Downstream, proxy: &TcpProxy, line: &mut L
 fn end_of_life(worker: &Worker, proxy: &TcpProxy, line: &mut Line) {
     worker.stats.inc(proxy.stats.max_downstream_connection_duration);
     line.entry.raise(Flag::DurationTimeout);
-    line.closes("max_connection_duration_reached");
+    line.closes(TOO_OLD);
     if line.entry.upstream_local.is_some() {
-        line.entry.upstream_close_reason = "max_connection_duration_reached";
+        line.entry.upstream_close_reason = TOO_OLD;
     }
 }
 

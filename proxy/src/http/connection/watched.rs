@@ -74,7 +74,11 @@ impl Watched {
 
     fn poll_stream(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer)).inspect_err(|error| self.connection.failed(error))?;
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer)).inspect_err(|error| {
+            self.connection.failed(error);
+            // Also TLS that ends without a `close_notify`.
+            self.connection.open.client_ended();
+        })?;
         let length = buffer.filled().len() - before;
         let connection = &self.connection;
         connection.count_read(length);

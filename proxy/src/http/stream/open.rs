@@ -1,12 +1,7 @@
-//! A connection in the statistics of its manager: from when it is handed to it, before it is known which HTTP it speaks,
-//! to its end.
+//! A connection in the statistics of its manager: from when it has a filter chain, before its TLS handshake and before it
+//! is known which HTTP it speaks, to its end.
 
-use std::{
-    cell::Cell,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Instant};
 
 use super::activity::Activity;
 use crate::{config::http::HttpConnectionManager, worker::state::Worker};
@@ -26,7 +21,7 @@ pub struct Open {
 }
 
 impl Open {
-    /// A connection begins; `tls`: under TLS.
+    /// A connection begins; `tls`: it is to be under TLS.
     pub fn new(worker: Rc<Worker>, manager: Arc<HttpConnectionManager>, tls: bool) -> Self {
         manager.stats.connected(&worker.stats, tls);
         Self {
@@ -57,14 +52,24 @@ impl Open {
 
     /// Resolves when nothing has been said on it for as long as that may be, with the reason that logs give.
     pub async fn silent_too_long(&self) -> &'static str {
-        let limit = self.manager.idle_timeout.unwrap_or(Duration::MAX);
+        let idle = async {
+            match self.manager.idle_timeout {
+                Some(limit) => tokio::time::sleep_until((self.began + limit).into()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = self.too_old() => "duration_timeout",
-            () = tokio::time::sleep(limit) => {
+            () = idle => {
                 self.worker.stats.inc(self.manager.stats.own.downstream_cx_idle_timeout);
                 "on_idle_timeout"
             }
         }
+    }
+
+    /// The client ended it, or had it end.
+    pub fn client_ended(&self) {
+        self.ended_remotely.set(true);
     }
 }
 
