@@ -156,11 +156,13 @@ impl RouteTable {
         &self.virtual_hosts
     }
 
-    /// The virtual host for an authority: exact, longest `*.suffix`, longest `prefix.*`, `*`.
-    pub fn virtual_host(&self, authority: &[u8]) -> Option<&Arc<VirtualHost>> {
+    /// The virtual host for an authority: exact, longest `*.suffix`, longest `prefix.*`, `*`. Without one only a table
+    /// that does not ask for it has any.
+    pub fn virtual_host(&self, authority: Option<&[u8]>) -> Option<&Arc<VirtualHost>> {
         if self.domains.only_any() {
             return self.domains.any.map(|index| &self.virtual_hosts[index]);
         }
+        let authority = authority?;
         let authority = if self.ignore_port { without_port(authority) } else { authority };
         let host = std::str::from_utf8(authority).ok()?;
         let found = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {

@@ -18,7 +18,7 @@ fn the_most_specific_domain_wins() {
     let mut table =
         table(&[&["*"], &["*.test"], &["*.a.test"], &["A.test", "b.test:80"], &["a.*"], &["a.b.*"]]).unwrap();
     let host = |table: &RouteTable, name: &str| {
-        table.virtual_host(name.as_bytes()).map(|host| host.name.to_string()).unwrap_or_default()
+        table.virtual_host(Some(name.as_bytes())).map(|host| host.name.to_string()).unwrap_or_default()
     };
     for (authority, expected) in [
         ("a.test", "A.test"),

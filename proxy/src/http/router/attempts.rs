@@ -319,6 +319,7 @@ impl Attempts<'_> {
         let connection = self.stream.connection.clone();
         let idle = self.forward.retry.as_ref().and_then(|policy| policy.per_try_idle_timeout);
         self.timers.attempt(self.timeouts.per_try, idle);
+        self.timers.stream_may_last(self.timeouts.stream);
         let name = naming_header(&self.cluster, &self.parts.headers);
         let request = self.request(body, last);
         let head = (request.method(), request.uri(), request.headers());
@@ -394,7 +395,9 @@ impl Attempts<'_> {
         };
         let mut reply = reply;
         let shard = &self.stream.connection.worker.stats;
-        charge::answer(&self.cluster, &self.groups, shard, reply.status, self.internal, self.template.as_deref());
+        if !matches!(attempted, Attempted::Expired(Expired::StreamDuration)) {
+            charge::answer(&self.cluster, &self.groups, shard, reply.status, self.internal, self.template.as_deref());
+        }
         if self.routed.virtual_host.attempt_count_in_response && self.stream.record.entry.attempts > 0 {
             reply.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.stream.record.entry.attempts));
         }

@@ -64,6 +64,7 @@ pub(super) fn attempt(cluster: &Cluster, chosen: &Cluster, endpoint: &Endpoint, 
             shard.inc(cluster.stats.upstream_rq_timeout);
             timed_out(chosen, endpoint);
         }
+        Ended::Expired(Expired::StreamDuration) => shard.inc(cluster.stats.upstream_rq_max_duration_reached),
         Ended::Expired(_) => {}
     }
 }

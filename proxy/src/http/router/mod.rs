@@ -19,14 +19,15 @@ mod upstream;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts};
 use smallvec::SmallVec;
 
 use self::{
     answer::Answer,
     attempts::Attempts,
     timeouts::{
-        ALTERNATIVE, EXPECTED_TIMEOUT, GRPC_TIMEOUT, PER_TRY_TIMEOUT, TIMEOUT, Timeouts, asked_by_grpc, to_grpc_timeout,
+        ALTERNATIVE, EXPECTED_TIMEOUT, GRPC_TIMEOUT, PER_TRY_TIMEOUT, STREAM_DURATION, TIMEOUT, Timeouts,
+        asked_by_grpc, to_grpc_timeout,
     },
 };
 use super::{
@@ -42,6 +43,7 @@ use super::{
 use crate::{
     access_log::{Live, View},
     config::{
+        headers::HeaderChanges,
         request::header_matches,
         retry::{RetryOn, RetryPolicy},
         route::{self, Forward, Hashed, HostRewrite},
@@ -55,7 +57,8 @@ const RETRY_GRPC_ON: HeaderName = HeaderName::from_static("x-envoy-retry-grpc-on
 const MAX_RETRIES: HeaderName = HeaderName::from_static("x-envoy-max-retries");
 const RETRIABLE_STATUS_CODES: HeaderName = HeaderName::from_static("x-envoy-retriable-status-codes");
 const RETRIABLE_HEADER_NAMES: HeaderName = HeaderName::from_static("x-envoy-retriable-header-names");
-const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
+const HEDGE_ON_PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-hedge-on-per-try-timeout");
+const ALT_STAT_NAME: HeaderName = HeaderName::from_static("x-envoy-upstream-alt-stat-name");
 
 /// Forwards a request by a route whose action is to forward.
 pub(super) async fn forward(
@@ -219,7 +222,9 @@ fn remove_steering(headers: &mut HeaderMap) {
         &MAX_RETRIES,
         &RETRIABLE_STATUS_CODES,
         &RETRIABLE_HEADER_NAMES,
-        &IS_TIMEOUT_RETRY,
+        &HEDGE_ON_PER_TRY_TIMEOUT,
+        &STREAM_DURATION,
+        &ALT_STAT_NAME,
     ] {
         headers.remove(name);
     }
@@ -247,15 +252,24 @@ fn finalize(
         parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(expected));
     }
     let Parts { method, uri, headers, .. } = parts;
-    for changes in changes.in_order() {
+    let apply = |changes: &HeaderChanges, headers: &mut HeaderMap| {
         mutate::apply(&changes.request, headers, |out, format, headers| {
             let live = Live { method, uri, scheme: stream.scheme, headers };
             format.write_header(out, &View::live(&stream.record.entry, live));
         });
+    };
+    if let Some(cluster) = changes.weighted {
+        apply(&cluster.headers, headers);
+        if let Some(host) = &cluster.host_rewrite {
+            // As in Envoy, nothing says what it was, and the route's own follows.
+            headers.insert(header::HOST, host.clone());
+        }
     }
-    let literal = changes.weighted.and_then(|cluster| cluster.host_rewrite.clone());
+    for changes in (Changes { weighted: None, ..*changes }).in_order() {
+        apply(changes, headers);
+    }
     let rewrite = forward.host_rewrite.as_ref().filter(|rewrite| !matches!(rewrite, HostRewrite::Auto));
-    if let Some(host) = literal.or_else(|| rewrite.and_then(|rewrite| rewrite::host(rewrite, uri, headers, ""))) {
+    if let Some(host) = rewrite.and_then(|rewrite| rewrite::host(rewrite, uri, headers, "")) {
         mutate::replace_host(headers, host, forward.append_forwarded_host);
     }
     if let Some(rewrite) = forward.path_rewrite.as_ref().filter(|_| uri.path_and_query().is_some())

@@ -10,6 +10,7 @@ pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream
 pub(super) const PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 pub(super) const ALTERNATIVE: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response");
 pub(super) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+pub(super) const STREAM_DURATION: HeaderName = HeaderName::from_static("x-envoy-upstream-stream-duration-ms");
 pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// How long the whole request and each attempt may take.
@@ -17,6 +18,8 @@ pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeou
 pub(super) struct Timeouts {
     pub global: Option<Duration>,
     pub per_try: Option<Duration>,
+    /// How long an attempt and its response may last.
+    pub stream: Option<Duration>,
     /// The client's own `grpc-timeout` rules.
     pub grpc: bool,
     /// The client wants 204 for a timeout.
@@ -31,6 +34,7 @@ impl Timeouts {
             global: forward.timeout,
             // The route's counts, even if it retries nothing or the cluster has a policy of its own.
             per_try: forward.retry.as_ref().and_then(|policy| policy.per_try_timeout),
+            stream: millis(&STREAM_DURATION).map(Duration::from_millis).filter(|asked| !asked.is_zero()),
             grpc: false,
             alternative: steered && headers.contains_key(&ALTERNATIVE),
         };

@@ -139,6 +139,12 @@ impl Reply {
             Expired::Request => {
                 Self::new(StatusCode::REQUEST_TIMEOUT, "request timeout", None, "request_overall_timeout")
             }
+            Expired::StreamDuration => Self::new(
+                status,
+                "upstream max stream duration reached",
+                Flag::UpstreamMaxStreamDurationReached,
+                "upstream_max_stream_duration_reached",
+            ),
             Expired::MaxDuration => {
                 let reply = Self::new(status, "downstream duration timeout", None, "max_duration_timeout");
                 Self { grpc_status: Some(DEADLINE_EXCEEDED), ..reply }

@@ -324,6 +324,7 @@ fn after_expiry(expired: Expired) -> (Flag, &'static str) {
     match expired {
         Expired::Global | Expired::PerTry | Expired::PerTryIdle => (Flag::UpstreamRequestTimeout, "response_timeout"),
         Expired::Idle | Expired::Request => (Flag::StreamIdleTimeout, "stream_idle_timeout"),
+        Expired::StreamDuration => (Flag::UpstreamMaxStreamDurationReached, "upstream_max_stream_duration_reached"),
         Expired::MaxDuration => (Flag::UpstreamMaxStreamDurationReached, "max_duration_timeout"),
     }
 }

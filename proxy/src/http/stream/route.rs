@@ -57,8 +57,8 @@ pub(in crate::http) fn resolve(
 ) -> (Option<Arc<VirtualHost>>, Option<Routed>) {
     let random = fastrand::u64(..);
     let domain = match &table.vhost_header {
-        Some(name) => request.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes),
-        None => request.authority,
+        Some(name) => request.headers.get(name).map(HeaderValue::as_bytes),
+        None => Some(request.authority),
     };
     let Some(virtual_host) = table.virtual_host(domain).cloned() else { return (None, None) };
     let Some(route) = virtual_host.route(request, random, runtime).cloned() else { return (Some(virtual_host), None) };

@@ -27,6 +27,8 @@ pub(in crate::http) enum Expired {
     Idle,
     /// The stream is too old.
     MaxDuration,
+    /// The attempt's own stream is too old.
+    StreamDuration,
     /// The request is not complete.
     Request,
 }
@@ -42,6 +44,8 @@ pub(in crate::http) struct Timers {
     /// Like `idle`, for this attempt.
     per_try_idle: Option<(Duration, Instant)>,
     max_duration: Option<Instant>,
+    /// Until when this attempt and its response may last.
+    stream_by: Option<Instant>,
     /// The request must be complete by then.
     request_by: Option<Instant>,
     start: Instant,
@@ -72,6 +76,7 @@ impl Timers {
             per_try_idle: None,
             idle,
             max_duration: max_duration.map(|limit| start + limit),
+            stream_by: None,
             request_by: None,
             start,
             request: match progress {
@@ -92,6 +97,12 @@ impl Timers {
     pub fn attempt(&mut self, timeout: Option<Duration>, idle: Option<Duration>) {
         self.per_try = timeout.map(|timeout| (timeout, Instant::now()));
         self.per_try_idle = idle.map(|idle| (idle, Instant::now()));
+        self.stream_by = None;
+    }
+
+    /// The attempt that has begun may last so long, with its response.
+    pub fn stream_may_last(&mut self, limit: Option<Duration>) {
+        self.stream_by = limit.map(|limit| Instant::now() + limit);
     }
 
     /// The response has begun: the attempt's own timeout has served.
@@ -149,6 +160,7 @@ impl Timers {
             complete.zip(self.per_try_idle).map(|(at, (limit, moved))| (at.max(moved) + limit, Expired::PerTryIdle)),
             self.idle.map(|limit| (moved + limit, Expired::Idle)),
             self.max_duration.map(|at| (at, Expired::MaxDuration)),
+            self.stream_by.map(|at| (at, Expired::StreamDuration)),
             self.request_by.filter(|_| complete.is_none()).map(|at| (at, Expired::Request)),
         ]
         .into_iter()
