@@ -6,6 +6,7 @@ use super::{
     entry::{Entry, LogType},
     header_name::{GRPC_STATUS, HeaderName, ORIGINAL_HOST, ORIGINAL_PATH, REQUEST_ID},
 };
+use crate::wire::grpc;
 
 /// A live request, for formats in headers to add.
 #[derive(Clone, Copy, Debug)]
@@ -119,7 +120,7 @@ impl<'a> View<'a> {
             Some(value) => {
                 Some(std::str::from_utf8(value).ok().and_then(|text| text.parse::<u32>().ok()).map_or(-1, i64::from))
             }
-            None => (self.entry.response_code > 0).then(|| status_of(self.entry.response_code)),
+            None => (self.entry.response_code > 0).then(|| grpc::status_of(self.entry.response_code).into()),
         }
     }
 
@@ -129,18 +130,6 @@ impl<'a> View<'a> {
         content
             .and_then(|content| content.strip_prefix(b"application/grpc"))
             .is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
-    }
-}
-
-/// The gRPC status that an HTTP status stands for.
-fn status_of(code: u16) -> i64 {
-    match code {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
     }
 }
 

@@ -13,7 +13,10 @@ use std::{
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::telemetry::stats::{Scope, Shared, Store, handles};
+use crate::{
+    config::http::OfListener,
+    telemetry::stats::{Scope, Shared, Store, handles},
+};
 
 handles! {
     /// As of a connection manager.
@@ -125,29 +128,13 @@ handles! {
     }
 }
 
-handles! {
-    /// Of the listener's responses.
-    Responses {
-        counters {
-            downstream_rq_1xx
-            downstream_rq_2xx
-            downstream_rq_3xx
-            downstream_rq_4xx
-            downstream_rq_5xx
-            downstream_rq_completed
-        }
-        gauges {}
-        histograms {}
-    }
-}
-
 /// The counters.
 #[derive(Debug)]
 pub struct Counts {
     http: Http,
     listener: Listening,
     thread: Thread,
-    responses: Responses,
+    responses: OfListener,
     shard: Shared,
     /// Keep the names.
     _scopes: [Scope; 4],
@@ -186,7 +173,7 @@ impl Counts {
             http: Http::register(&http),
             listener: Listening::register(&listener),
             thread: Thread::register(&thread),
-            responses: Responses::register(&responses),
+            responses: OfListener::register(&responses),
             shard: store.shared(),
             _scopes: [http, listener, thread, responses],
         }

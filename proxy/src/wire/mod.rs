@@ -1,7 +1,9 @@
-//! Sockets: dialling upstream, a connection's bytes in either direction, and where hyper runs what it does with them.
+//! Sockets: dialling upstream, a connection's bytes in either direction, and where hyper runs what it does with them; what peers
+//! mean by numbers (`grpc`).
 
 pub mod dial;
 pub(crate) mod executor;
+pub(crate) mod grpc;
 pub mod io;
 pub mod proxy_header;
 pub mod race;

@@ -81,7 +81,7 @@ impl SocketSettings {
 }
 
 /// strerror's words, without the number that `io::Error` adds.
-fn why(error: &io::Error) -> String {
+pub(crate) fn why(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(code) => nix::errno::Errno::from_raw(code).desc().to_owned(),
         None => error.to_string(),

@@ -1,6 +1,6 @@
 //! What went wrong with an attempt at an upstream, as Envoy names it.
 
-use std::{borrow::Cow, io};
+use std::borrow::Cow;
 
 use http::StatusCode;
 
@@ -10,7 +10,7 @@ use crate::{
         codec::http2,
         pool::{Lease, PoolError},
     },
-    wire::dial::ConnectError,
+    wire::{dial::ConnectError, socket::why},
 };
 
 /// An attempt that brought no response.
@@ -159,7 +159,7 @@ impl From<PoolError> for Failure {
         match error {
             PoolError::Overflow => Self::Overflow,
             PoolError::Connect(ConnectError::Timeout) => Self::ConnectTimeout,
-            PoolError::Connect(ConnectError::Io(error)) => Self::Connect(describe(&error)),
+            PoolError::Connect(ConnectError::Io(error)) => Self::Connect(why(&error)),
             PoolError::Connect(ConnectError::Local(reason)) => Self::Local(reason.transport()),
             PoolError::Connect(ConnectError::Tls(reason)) => Self::Tls(reason),
             PoolError::Handshake => Self::Terminated,
@@ -167,16 +167,10 @@ impl From<PoolError> for Failure {
     }
 }
 
-/// strerror's words, without the number that `io::Error` adds.
-fn describe(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(code) => nix::errno::Errno::from_raw(code).desc().to_owned(),
-        None => error.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

@@ -12,6 +12,7 @@ use crate::{
     config::local_reply::{BodyFormat, LocalReplies, ReplyMapper},
     http::{codec::framing::Refusal, headers::mutate},
     runtime::Runtime,
+    wire::grpc,
 };
 
 /// gRPC's DEADLINE_EXCEEDED.
@@ -211,7 +212,7 @@ impl Reply {
 
     /// The head and body as a gRPC client understands them: status 200, the error in headers.
     pub fn into_grpc(mut self) -> Self {
-        let code = self.grpc_status.unwrap_or_else(|| grpc_status(self.status));
+        let code = self.grpc_status.unwrap_or_else(|| grpc::status_of(self.status.as_u16()));
         // As Envoy does: the end of the line that JSON formats write is none of the message.
         if self.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json")
             && self.body.last() == Some(&b'\n')
@@ -228,18 +229,6 @@ impl Reply {
         self.status = StatusCode::OK;
         self.body = Bytes::new();
         self
-    }
-}
-
-/// The gRPC status for an HTTP status, as the gRPC specification maps them.
-fn grpc_status(status: StatusCode) -> u8 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
     }
 }
 

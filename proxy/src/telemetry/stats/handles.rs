@@ -16,7 +16,7 @@ macro_rules! handles {
         }
 
         impl $name {
-            fn register(scope: &$crate::telemetry::stats::Scope) -> Self {
+            pub(crate) fn register(scope: &$crate::telemetry::stats::Scope) -> Self {
                 Self {
                     $($counter: scope.counter(stringify!($counter)),)*
                     $($gauge: scope.gauge(stringify!($gauge)),)*
