@@ -56,7 +56,6 @@ impl Wanted {
             Field::Between { .. } | Field::Duration(Span::RequestSent | Span::ResponseSent | Span::PoolReady) => {
                 self.times = true;
             }
-            Field::Metadata { .. } => self.route_metadata = true,
             _ => {}
         }
     }

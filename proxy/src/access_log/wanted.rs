@@ -19,18 +19,11 @@ pub struct Wanted {
     pub meters: bool,
     /// Moments: [`Entry::timing`](super::entry::Entry::timing).
     pub times: bool,
-    /// Metadata of routes and virtual hosts.
-    pub route_metadata: bool,
 }
 
 impl Wanted {
     /// What is counted for all logs of a stream is counted if `other` wants it, too.
     pub fn with_times_of(self, other: &Self) -> Self {
-        Self {
-            meters: self.meters || other.meters,
-            times: self.times || other.times,
-            route_metadata: self.route_metadata || other.route_metadata,
-            ..self
-        }
+        Self { meters: self.meters || other.meters, times: self.times || other.times, ..self }
     }
 }

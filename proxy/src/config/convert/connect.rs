@@ -24,14 +24,21 @@ use crate::{
 
 /// What a cluster's sockets are given before they connect.
 pub(super) fn settings(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<SocketSettings, Error> {
-    let mut settings = bind(cx, message.upstream_bind_config.as_ref(), &sub(at, "upstream_bind_config"))?;
+    let mut settings = match &message.upstream_bind_config {
+        // All of it counts instead of what is said for all clusters, but for what it leaves open of this.
+        Some(own) => SocketSettings {
+            freebind: own.freebind.unwrap_or(cx.bind.freebind),
+            ..bind(cx, own, &sub(at, "upstream_bind_config"))?
+        },
+        None => cx.bind.clone(),
+    };
     settings.keepalive = keepalive(cx, message.upstream_connection_options.as_ref(), at)?;
     Ok(settings)
 }
 
-fn bind(cx: &mut Context, message: Option<&core::BindConfig>, at: &str) -> Result<SocketSettings, Error> {
+/// `upstream_bind_config`, a cluster's or that of all.
+pub(super) fn bind(cx: &mut Context, message: &core::BindConfig, at: &str) -> Result<SocketSettings, Error> {
     let mut settings = SocketSettings::default();
-    let Some(message) = message else { return Ok(settings) };
     let supported = ["source_address", "freebind", "socket_options", "extra_source_addresses"];
     // Its only implementation does what is done here.
     cx.only(message, at, &supported, &["local_address_selector"])?;

@@ -16,6 +16,7 @@ use crate::{
         listener::Ceiling,
     },
     telemetry::{events::EventLog, stats::Scope},
+    wire::socket::SocketSettings,
 };
 
 /// What conversions share.
@@ -37,6 +38,8 @@ pub(super) struct Context {
     pub secrets: Arc<Secrets>,
     /// Where outlier detection writes its events.
     pub outlier_log: Option<Arc<EventLog>>,
+    /// How sockets of clusters that do not say so themselves are bound.
+    pub bind: SocketSettings,
     /// Connections that the process may have open.
     pub ceiling: Arc<Ceiling>,
     /// Token buckets that several filters share, by key and configuration.

@@ -43,7 +43,7 @@ mod tls;
 
 use std::{collections::HashSet, sync::Arc};
 
-use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
+use weir_proto::envoy::config::bootstrap::v3::{Bootstrap, ClusterManager};
 
 pub(crate) use self::endpoints::{Endpoints, load_assignment};
 #[cfg(test)]
@@ -99,6 +99,24 @@ pub struct Built {
     pub ignored: Vec<String>,
 }
 
+/// What is said for all clusters.
+fn cluster_manager(cx: &mut Context, message: &ClusterManager, at: &str) -> Result<(), Error> {
+    let supported = ["local_cluster_name", "outlier_detection", "upstream_bind_config"];
+    // Reports to a management server; and when Envoy makes its clusters.
+    cx.only(message, at, &supported, &["load_stats_config", "enable_deferred_cluster_creation"])?;
+    if let Some(detection) = &message.outlier_detection {
+        let at = sub(at, "outlier_detection");
+        cx.only(detection, &at, &["event_log_path"], &["event_service"])?;
+        if !detection.event_log_path.is_empty() {
+            cx.outlier_log = Some(outlier::event_log(&detection.event_log_path, &sub(&at, "event_log_path"))?);
+        }
+    }
+    if let Some(bind) = &message.upstream_bind_config {
+        cx.bind = connect::bind(cx, bind, &sub(at, "upstream_bind_config"))?;
+    }
+    Ok(())
+}
+
 /// Makes the model of a bootstrap's `static_resources`, whose objects register their statistics under `stats`. The
 /// message has passed its protoc-gen-validate rules.
 pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Error> {
@@ -114,15 +132,8 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
     if let Some(manager) = &bootstrap.overload_manager {
         cx.ceiling = Arc::new(overload::ceiling(&mut cx, manager, "overload_manager")?);
     }
-    if let Some(path) = bootstrap
-        .cluster_manager
-        .as_ref()
-        .and_then(|manager| manager.outlier_detection.as_ref())
-        .map(|detection| detection.event_log_path.as_str())
-        .filter(|path| !path.is_empty())
-    {
-        let at = "cluster_manager.outlier_detection.event_log_path";
-        cx.outlier_log = Some(outlier::event_log(path, at)?);
+    if let Some(manager) = &bootstrap.cluster_manager {
+        cluster_manager(&mut cx, manager, "cluster_manager")?;
     }
     let Some(resources) = &bootstrap.static_resources else {
         return Ok(Built { snapshot: Snapshot::default(), ignored: Vec::new() });

@@ -214,3 +214,15 @@ fn harmless_fields_are_listed() {
     let built = build("listener", "drain_type: MODIFY_ONLY").unwrap();
     assert_eq!(built.ignored, ["static_resources.listeners[0].drain_type"]);
 }
+
+#[test]
+fn what_is_said_for_all_clusters() {
+    let of = |manager: &str| {
+        let text = format!("cluster_manager: {{ {manager} }}\n{}", text("none", ""));
+        from_bootstrap(&weir_proto::from_yaml(&text).unwrap(), &Scope::default())
+    };
+    let built = of("load_stats_config: { api_type: GRPC }, outlier_detection: { event_service: { grpc_service: { envoy_grpc: { cluster_name: c } } } }").unwrap();
+    assert_eq!(built.ignored, ["cluster_manager.load_stats_config", "cluster_manager.outlier_detection.event_service"]);
+    let error = of("upstream_bind_config: { source_address: { address: here, port_value: 0 } }").unwrap_err();
+    assert_eq!(error.path, "cluster_manager.upstream_bind_config.source_address.address");
+}

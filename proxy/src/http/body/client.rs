@@ -1,4 +1,5 @@
-//! The client's body: as it comes, or as a filter has read it.
+//! The client's body: as it comes, or as a filter has read it. What comes before the upstream takes it is read ahead, as in
+//! Envoy: it counts as received, and a request that has come whole need not end its connection when the upstream fails.
 
 use std::{
     cell::RefCell,
@@ -14,6 +15,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{copied::Copied, counting::Counting, error::BodyError, filled::poll_filled, progress::Progress};
+
+/// So many bytes of a body are read ahead.
+const MOST_AHEAD: usize = 64 * 1024;
 
 /// Why a whole body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,17 @@ pub(in crate::http) struct ClientBody {
     copies: Vec<Rc<RefCell<Copied>>>,
     /// Counts its messages.
     counting: Option<Box<Counting>>,
+    /// What was read before it is taken.
+    ahead: Option<Box<Ahead>>,
+}
+
+/// What was read of a body before it is taken.
+#[derive(Debug, Default)]
+struct Ahead {
+    frames: VecDeque<Result<Frame<Bytes>, BodyError>>,
+    bytes: usize,
+    /// Nothing follows it.
+    over: bool,
 }
 
 impl Drop for ClientBody {
@@ -53,7 +68,7 @@ enum Source {
 impl ClientBody {
     /// As it comes; `http2`: over HTTP/2.
     pub fn new(incoming: Incoming, http2: bool, progress: Option<Rc<Progress>>) -> Self {
-        Self { source: Source::Coming { incoming, http2 }, progress, copies: Vec::new(), counting: None }
+        Self { source: Source::Coming { incoming, http2 }, progress, copies: Vec::new(), counting: None, ahead: None }
     }
 
     /// What passes from now on is copied there, too.
@@ -68,7 +83,8 @@ impl ClientBody {
 
     /// As it was read, to be sent again. `open`: its length is not told to the upstream, as the client did not.
     pub(super) fn read(chunks: VecDeque<Bytes>, trailers: Option<HeaderMap>, open: bool) -> Self {
-        Self { source: Source::Read { chunks, trailers, open }, progress: None, copies: Vec::new(), counting: None }
+        let source = Source::Read { chunks, trailers, open };
+        Self { source, progress: None, copies: Vec::new(), counting: None, ahead: None }
     }
 
     /// Its length in bytes, if it was read whole and there is one.
@@ -110,6 +126,22 @@ impl ClientBody {
         Ok(length)
     }
 
+    /// Reads what comes before it is taken. Ready: nothing more is to be read ahead.
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while matches!(self.source, Source::Coming { .. })
+            && self.ahead.as_ref().is_none_or(|ahead| !ahead.over && ahead.bytes < MOST_AHEAD)
+        {
+            let frame = ready!(self.poll_source(cx));
+            let ahead = self.ahead.get_or_insert_default();
+            ahead.over = !matches!(frame, Some(Ok(_)));
+            if let Some(Ok(frame)) = &frame {
+                ahead.bytes += frame.data_ref().map_or(0, Bytes::len);
+            }
+            ahead.frames.extend(frame);
+        }
+        Poll::Ready(())
+    }
+
     /// Reads it to its end.
     pub async fn discard(&mut self) {
         while let Some(Ok(_)) = std::future::poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await {}
@@ -124,13 +156,15 @@ impl ClientBody {
             progress.complete();
         }
     }
-}
 
-impl Body for ClientBody {
-    type Data = Bytes;
-    type Error = BodyError;
+    fn source_ended(&self) -> bool {
+        match &self.source {
+            Source::Read { chunks, trailers, .. } => chunks.is_empty() && trailers.is_none(),
+            Source::Coming { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match &mut self.source {
             Source::Read { chunks, trailers, .. } => match chunks.pop_front() {
                 Some(chunk) => Some(Ok(Frame::data(chunk))),
@@ -158,17 +192,30 @@ impl Body for ClientBody {
                     copy.borrow_mut().add(frame);
                 }
             }
-            if frame.is_none() || self.is_end_stream() {
+            if frame.is_none() || self.source_ended() {
                 self.end_copies(true);
             }
         }
         Poll::Ready(frame)
     }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.ahead {
+            Some(ahead) if ahead.over || !ahead.frames.is_empty() => Poll::Ready(ahead.frames.pop_front()),
+            _ => self.poll_source(cx),
+        }
+    }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Read { chunks, trailers, .. } => chunks.is_empty() && trailers.is_none(),
-            Source::Coming { incoming, .. } => incoming.is_end_stream(),
+        match &self.ahead {
+            Some(ahead) if !ahead.frames.is_empty() => false,
+            Some(ahead) if ahead.over => true,
+            _ => self.source_ended(),
         }
     }
 
@@ -176,7 +223,14 @@ impl Body for ClientBody {
         match &self.source {
             Source::Read { open: true, .. } => SizeHint::default(),
             Source::Read { chunks, .. } => SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
-            Source::Coming { incoming, .. } => incoming.size_hint(),
+            Source::Coming { incoming, .. } => match (&self.ahead, incoming.size_hint()) {
+                (None, hint) => hint,
+                // What is left: what was read ahead is no part of what is still to come.
+                (Some(ahead), hint) => {
+                    let left = ahead.frames.iter().flatten().filter_map(Frame::data_ref).map(Bytes::len).sum::<usize>();
+                    hint.exact().map_or_else(SizeHint::default, |coming| SizeHint::with_exact(coming + left as u64))
+                }
+            },
         }
     }
 }

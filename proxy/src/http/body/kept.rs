@@ -35,6 +35,8 @@ pub(in crate::http) struct Kept {
     limit: usize,
     too_large: bool,
     ended: bool,
+    /// Read before any attempt takes it, and no part of what is kept: it would be too large.
+    ahead: Option<Result<Frame<Bytes>, BodyError>>,
     attempts: u32,
 }
 
@@ -49,13 +51,31 @@ impl Kept {
             limit,
             too_large: false,
             ended: false,
+            ahead: None,
             attempts: 0,
         }))
     }
 
     /// Whether everything that has come is still here.
     pub fn can_replay(&self) -> bool {
-        !self.too_large
+        !self.too_large && self.ahead.is_none()
+    }
+
+    /// Reads what comes before an attempt takes it. Ready: nothing more is to be read ahead.
+    pub fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.ended && self.can_replay() {
+            let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+            let is_kept = frame.as_ref().is_none_or(|frame| {
+                let length = frame.as_ref().map(|frame| frame.data_ref().map_or(0, Bytes::len));
+                length.is_ok_and(|length| self.bytes + length <= self.limit)
+            });
+            if is_kept {
+                self.note(frame.as_ref());
+            } else {
+                self.ahead = frame;
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Whether all of it has come and is still here.
@@ -81,24 +101,30 @@ impl Kept {
         if self.ended {
             return Poll::Ready(None);
         }
-        let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            None => {
-                self.ended = true;
-                return Poll::Ready(None);
-            }
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-            Some(Ok(frame)) => frame,
+        let frame = match self.ahead.take() {
+            Some(frame) => Some(frame),
+            None => ready!(Pin::new(&mut self.incoming).poll_frame(cx)),
         };
-        if let Some(data) = frame.data_ref() {
-            self.keep(data.clone());
-        } else if let Some(trailers) = frame.trailers_ref() {
-            self.trailers = Some(trailers.clone());
-            self.ended = true;
+        self.note(frame.as_ref());
+        Poll::Ready(frame)
+    }
+
+    fn note(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>) {
+        match frame {
+            None => self.ended = true,
+            Some(Err(_)) => {}
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.keep(data.clone());
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.trailers = Some(trailers.clone());
+                    self.ended = true;
+                }
+                if self.incoming.is_end_stream() {
+                    self.ended = true;
+                }
+            }
         }
-        if self.incoming.is_end_stream() {
-            self.ended = true;
-        }
-        Poll::Ready(Some(Ok(frame)))
     }
 
     fn keep(&mut self, data: Bytes) {
@@ -113,6 +139,10 @@ impl Kept {
 }
 
 impl Replay {
+    pub(super) fn poll_ahead(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.kept.borrow_mut().poll_ahead(cx)
+    }
+
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut kept = self.kept.borrow_mut();
         if kept.attempts != self.attempt {
@@ -170,5 +200,20 @@ mod tests {
         assert_eq!(next(&mut second).await.unwrap().unwrap(), "one");
         assert_eq!(next(&mut second).await.unwrap().unwrap(), "two");
         assert!(next(&mut second).await.is_none() && second.is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn what_is_read_ahead_is_kept_while_it_fits_and_passed_on_once() {
+        for (limit, replayed) in [(6, true), (5, false)] {
+            let chunks = ["one", "two"].map(Bytes::from).into();
+            let kept = Kept::new(ClientBody::read(chunks, None, false), limit);
+            let mut body = Kept::replay(&kept);
+            std::future::poll_fn(|cx| body.poll_ahead(cx)).await;
+            assert_eq!(kept.borrow().can_replay(), replayed, "{limit}");
+            assert_eq!(body.size_hint().exact(), Some(6));
+            assert_eq!(next(&mut body).await.unwrap().unwrap(), "one");
+            assert_eq!(next(&mut body).await.unwrap().unwrap(), "two");
+            assert!(next(&mut body).await.is_none() && body.is_end_stream());
+        }
     }
 }

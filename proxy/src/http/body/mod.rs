@@ -14,7 +14,8 @@ pub(in crate::http) mod throttle;
 
 use std::{
     cell::RefCell,
-    pin::Pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
 };
@@ -29,6 +30,10 @@ use self::{
     kept::{Kept, Replay},
 };
 use super::codec::trailers::Sent;
+
+/// The client's connection, which reads the body, runs in turn with who waits for it: what has come is there after fewer
+/// turns than these.
+const ARRIVED_WITHIN: usize = 4;
 
 /// A request body on its way upstream.
 #[derive(Debug)]
@@ -60,6 +65,63 @@ impl RequestBody {
         match self {
             Self::Trailed(body, _) => *body,
             body => body,
+        }
+    }
+}
+
+/// A body of which what comes can be read before it is taken.
+pub(in crate::http) trait ReadAhead {
+    /// Reads what comes, up to a limit. Ready: nothing more is to be read ahead.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Waits for `future`; what comes meanwhile is read.
+    async fn ahead_while<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            let polled = future.as_mut().poll(cx);
+            if polled.is_pending() {
+                // Of no consequence to who waits.
+                let _ = self.poll_ahead(cx);
+            }
+            polled
+        })
+        .await
+    }
+
+    /// Reads what has come by now, such as what came together with the request's head.
+    async fn read_arrived(&mut self) {
+        for _ in 0..ARRIVED_WITHIN {
+            if poll_fn(|cx| Poll::Ready(self.poll_ahead(cx))).await.is_ready() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl ReadAhead for ClientBody {
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ClientBody::poll_ahead(self, cx)
+    }
+}
+
+impl ReadAhead for RequestBody {
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Empty | Self::Copy(_) => Poll::Ready(()),
+            Self::Stream(body) => body.poll_ahead(cx),
+            Self::Kept(replay) => replay.poll_ahead(cx),
+            Self::Trailed(body, _) => body.poll_ahead(cx),
+        }
+    }
+}
+
+impl ReadAhead for BodySource {
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::None | Self::Once(None) => Poll::Ready(()),
+            Self::Once(Some(body)) => body.poll_ahead(cx),
+            Self::Kept(kept) => kept.borrow_mut().poll_ahead(cx),
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::{
         route::{Forward, HostRewrite, RequestHandles, RequestStats},
     },
     http::{
-        body::{BodySource, RequestBody},
+        body::{BodySource, ReadAhead, RequestBody},
         codec::meters,
         filter::{chain::Chain, local_reply},
         headers::{
@@ -41,6 +41,7 @@ use crate::{
         stream::{
             Stream,
             failure::Failure,
+            late::Late,
             reply::Reply,
             response_body::{FromUpstream, ResponseBody},
             route::Routed,
@@ -80,8 +81,10 @@ pub(super) struct Attempts<'a> {
     pub groups: SmallVec<[&'a RequestStats; 2]>,
     /// The client is internal: for statistics.
     pub internal: bool,
-    /// What is known of the endpoint of the last attempt.
-    pub template: Option<Arc<Template>>,
+    /// The endpoint of the last attempt.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// An attempt was made, and no other is waited for: what becomes of the request now is charged to the cluster.
+    pub tries: bool,
 }
 
 impl Attempts<'_> {
@@ -101,10 +104,11 @@ impl Attempts<'_> {
                 return Attempted::NoHost;
             };
             self.prepare_attempt(&endpoint);
+            self.tries = true;
             self.stream.keep_request(&self.parts);
             first_request_kept = true;
             let attempted = self.attempt(&endpoint, attempt_body, last).await;
-            self.template = Some(endpoint.template.clone());
+            self.endpoint = Some(endpoint.clone());
             self.tell(&attempted, &endpoint);
             match &attempted {
                 Attempted::Failed(failure) => self.stream.record.upstream_ended(Some(failure.flag())),
@@ -184,11 +188,12 @@ impl Attempts<'_> {
                 drain(response.into_body(), lease);
             }
             self.retries += 1;
+            self.tries = false;
             if self.routed.virtual_host.timeout_retry_header {
                 let timed_out = HeaderValue::from_static(if timed_out { "true" } else { "false" });
                 self.parts.headers.insert(IS_TIMEOUT_RETRY, timed_out);
             }
-            if let Err(expired) = self.pause(asked).await {
+            if let Err(expired) = self.pause(asked, body).await {
                 return Attempted::Expired(expired);
             }
             tracing::debug!(
@@ -197,6 +202,11 @@ impl Attempts<'_> {
                 "performing retry"
             );
         }
+    }
+
+    /// What is known of the endpoint of the last attempt.
+    fn template(&self) -> Option<&Template> {
+        self.endpoint.as_deref().map(|endpoint| &*endpoint.template)
     }
 
     /// Logs how an attempt ended.
@@ -230,12 +240,13 @@ impl Attempts<'_> {
         body.can_replay() && self.policy.as_ref().is_some_and(|policy| self.retries < policy.retries)
     }
 
-    /// Waits before another attempt; `asked`: as long as the upstream wants.
-    async fn pause(&mut self, asked: Option<Duration>) -> Result<(), Expired> {
+    /// Waits before another attempt; `asked`: as long as the upstream wants. What comes of the body meanwhile is read.
+    async fn pause(&mut self, asked: Option<Duration>, body: &mut BodySource) -> Result<(), Expired> {
         let Some(policy) = &self.policy else { return Ok(()) };
         let pause = asked.unwrap_or_else(|| policy.pause(self.retries, fastrand::f64()));
         self.timers.attempt(None, None);
-        within(&mut self.timers, &mut self.stream.record, tokio::time::sleep(pause)).await
+        let pausing = body.ahead_while(tokio::time::sleep(pause));
+        within(&mut self.timers, &mut self.stream.record, pausing).await
     }
 
     fn pick(&mut self) -> Option<Arc<Endpoint>> {
@@ -377,7 +388,7 @@ impl Attempts<'_> {
     }
 
     fn give_up(mut self, attempted: Attempted) -> Response<ResponseBody> {
-        let reply = match &attempted {
+        let mut reply = match &attempted {
             Attempted::NoHost => Reply::no_host(),
             Attempted::Failed(failure) => {
                 if let (Failure::Downstream, Some(refusal)) = (failure, self.stream.connection.broken_body()) {
@@ -393,10 +404,13 @@ impl Attempts<'_> {
             Attempted::Expired(expired) => Reply::expired(*expired).or_nothing(self.timeouts.alternative),
             Attempted::Response(..) => Reply::no_host(),
         };
-        let mut reply = reply;
-        let shard = &self.stream.connection.worker.stats;
-        if !matches!(attempted, Attempted::Expired(Expired::StreamDuration)) {
-            charge::answer(&self.cluster, &self.groups, shard, reply.status, self.internal, self.template.as_deref());
+        let charged = match &attempted {
+            Attempted::Expired(expired) => self.tries && charge::is_charged(*expired),
+            _ => true,
+        };
+        if charged {
+            let shard = &self.stream.connection.worker.stats;
+            charge::answer(&self.cluster, &self.groups, shard, reply.status, self.internal, self.template());
         }
         if self.routed.virtual_host.attempt_count_in_response && self.stream.record.entry.attempts > 0 {
             reply.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.stream.record.entry.attempts));
@@ -412,21 +426,14 @@ impl Attempts<'_> {
         let (mut parts, incoming) = response.into_parts();
         let shard = &connection.worker.stats;
         if !self.stream.record.health_check {
-            charge::answer(&self.cluster, &self.groups, shard, parts.status, self.internal, self.template.as_deref());
+            charge::answer(&self.cluster, &self.groups, shard, parts.status, self.internal, self.template());
         }
         let now = std::time::Instant::now();
         let request_id = self.stream.request_id();
         let completed = self.stream.record.request_completed();
         if let Some(completed) = completed {
             let took = now.saturating_duration_since(completed);
-            charge::time(
-                &self.cluster,
-                &self.groups,
-                &connection.worker.stats,
-                self.internal,
-                self.template.as_deref(),
-                took,
-            );
+            charge::time(&self.cluster, &self.groups, &connection.worker.stats, self.internal, self.template(), took);
         }
         let entry = &mut self.stream.record.entry;
         entry.response_started = Some(now);
@@ -476,6 +483,7 @@ impl Attempts<'_> {
             incoming,
             lease: Some(lease),
             timers: self.timers,
+            late: self.endpoint.map(|endpoint| Late::new(self.cluster.clone(), self.member, endpoint, &self.groups)),
             trailers,
             sent,
             throttle,

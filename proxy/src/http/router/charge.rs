@@ -75,6 +75,11 @@ fn timed_out(chosen: &Cluster, endpoint: &Endpoint) {
     endpoint.host.stats.rq_error.fetch_add(1, Relaxed);
 }
 
+/// Whether an answer for want of time is charged to the cluster: one of the stream's own limits is not.
+pub(super) fn is_charged(expired: Expired) -> bool {
+    matches!(expired, Expired::Global | Expired::PerTry | Expired::PerTryIdle)
+}
+
 /// Whether the client is known to be internal: what `x-envoy-internal` says.
 pub(super) fn is_internal(headers: &HeaderMap) -> bool {
     headers.get(X_ENVOY_INTERNAL).is_some_and(|value| value == "true")

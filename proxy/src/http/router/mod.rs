@@ -98,6 +98,8 @@ pub(super) async fn forward(
         charge::answer(&cluster, &groups, &worker.stats, reply.status, internal, None);
         return local_reply::answer(stream, chain, reply, Some(&changes), &parts).into();
     }
+    // Known to the request's headers before there is an attempt.
+    stream.record.entry.attempts = 1;
     // What a client steers its request by.
     let steered = has_envoys_own(&parts.headers);
     let configured = cluster.policies.retry.as_ref().or(forward.retry.as_ref());
@@ -152,7 +154,8 @@ pub(super) async fn forward(
         cookies,
         internal,
         groups: group_stats.into_iter().chain(&routed.route.stats).collect(),
-        template: None,
+        endpoint: None,
+        tries: false,
         chain,
         stream,
     };

@@ -24,7 +24,7 @@ use crate::{
         route::{Connect, Forward, HostRewrite, RequestStats},
     },
     http::{
-        body::{RequestBody, client::ClientBody},
+        body::{ReadAhead, RequestBody, client::ClientBody},
         codec::{ambiguous::is_ambiguous, meters},
         filter::{chain::Chain, local_reply},
         headers::{
@@ -38,6 +38,7 @@ use crate::{
         stream::{
             Stream,
             failure::Failure,
+            late::Late,
             payload::Payload,
             reply::Reply,
             response_body::{FromUpstream, ResponseBody},
@@ -70,7 +71,7 @@ pub(super) async fn forward(
     cluster: Arc<Cluster>,
     (forward, hash): (&Forward, Option<u64>),
     group: Option<&RequestStats>,
-    (mut parts, body): (Parts, ClientBody),
+    (mut parts, mut body): (Parts, ClientBody),
 ) -> Response<ResponseBody> {
     stream.keep_request(&parts);
     let connection = stream.connection.clone();
@@ -103,7 +104,11 @@ pub(super) async fn forward(
     let tunnel = parts.method == Method::CONNECT || connect.is_some();
     let head = (&parts.method, &parts.uri, &parts.headers);
     stream.begin_upstream_line(endpoint, head);
-    let asked = ask(&mut stream, (&cluster, chosen), endpoint, (forward.priority, connect), &mut timers, &parts).await;
+    let asking = ask(&mut stream, (&cluster, chosen), endpoint, (forward.priority, connect), &mut timers, &parts);
+    let asked = body.ahead_while(asking).await;
+    if matches!(&asked, Err(NoAnswer::Failed(failure)) if *failure != Failure::Overflow) {
+        body.read_arrived().await;
+    }
     let of = Some(&*endpoint.template);
     let Asked { answered, held, switched } = match asked {
         Ok(answered) => answered,
@@ -119,7 +124,9 @@ pub(super) async fn forward(
             };
             stream.record.upstream_ended(reply.flag);
             charge::attempt(&cluster, chosen, endpoint, shard, ended);
-            charge::answer(&cluster, &groups, shard, reply.status, internal, of);
+            if !matches!(&no_answer, NoAnswer::Expired(expired) if !charge::is_charged(*expired)) {
+                charge::answer(&cluster, &groups, shard, reply.status, internal, of);
+            }
             return local_reply::answer(stream, chain, reply, Some(changes), &parts);
         }
     };
@@ -169,6 +176,7 @@ pub(super) async fn forward(
                     incoming,
                     lease: Some(lease),
                     timers,
+                    late: Some(Late::new(cluster.clone(), picked.member.clone(), endpoint.clone(), &groups)),
                     trailers,
                     sent,
                     throttle: None,

@@ -9,7 +9,7 @@ use super::outgoing::upstream_request;
 use crate::{
     config::route::RequestStats,
     http::{
-        body::RequestBody,
+        body::{ReadAhead, RequestBody},
         codec::{ambiguous::is_ambiguous, meters},
         pool::{Lease, Want},
         stream::{
@@ -43,11 +43,19 @@ pub(super) async fn exchange(
     let now = || times.then(std::time::Instant::now);
     loop {
         stream.record.entry.timing.asked = now();
-        let acquired = within(timers, &mut stream.record, stream.connection.worker.pools.acquire(want)).await;
+        let acquiring = stream.connection.worker.pools.acquire(want);
+        let acquired = within(timers, &mut stream.record, request.body_mut().ahead_while(acquiring)).await;
         stream.record.entry.timing.ready = now();
         let mut lease = match acquired {
             Err(expired) => return Attempted::Expired(expired),
-            Ok(Err(error)) => return Attempted::Failed(error.into()),
+            Ok(Err(error)) => {
+                let failure = Failure::from(error);
+                // In Envoy a connection fails, if at once, after what has come with the head was read.
+                if failure != Failure::Overflow {
+                    request.body_mut().read_arrived().await;
+                }
+                return Attempted::Failed(failure);
+            }
             Ok(Ok(lease)) => lease,
         };
         for group in groups {

@@ -8,6 +8,7 @@
 pub(in crate::http) mod activity;
 pub(in crate::http) mod connection;
 pub(in crate::http) mod failure;
+pub(in crate::http) mod late;
 pub(in crate::http) mod open;
 pub(in crate::http) mod payload;
 pub(in crate::http) mod record;
@@ -132,12 +133,8 @@ impl Stream {
         if !routed.route.name.is_empty() {
             self.record.entry.route_name = Some(routed.route.name.clone());
         }
-        if self.connection.manager.wanted.route_metadata {
-            self.record.entry.route_metadata = RouteMetadata {
-                route: routed.route.metadata.clone(),
-                virtual_host: routed.virtual_host.metadata.clone(),
-            };
-        }
+        self.record.entry.route_metadata =
+            RouteMetadata { route: routed.route.metadata.clone(), virtual_host: routed.virtual_host.metadata.clone() };
         if let Some(name) = &routed.cluster {
             let snapshot = self.connection.worker.snapshot.load();
             self.cluster = snapshot.cluster(name).cloned();

@@ -21,6 +21,7 @@ use crate::{
     config::http::HttpConnectionManager,
     downstream::Meter,
     http::{body::progress::Progress, codec::meters},
+    telemetry::stats::Shard,
     worker::state::Worker,
 };
 
@@ -91,6 +92,11 @@ impl Record {
         }
     }
 
+    /// Where it counts.
+    pub fn shard(&self) -> &Shard {
+        &self.worker.stats
+    }
+
     /// Whether lines are written before the request ends.
     pub fn logs_early(&self) -> bool {
         self.manager.log.on_start || self.ticks.is_some()
@@ -152,7 +158,11 @@ impl Record {
         if entry.protocol.is_some() {
             entry.meters = whole.meters;
         }
-        entry.bytes_sent = whole.bytes_received;
+        entry.bytes_sent = match log_type {
+            // Whatever has come of the body, nothing has gone yet.
+            LogType::UpstreamPoolReady => 0,
+            _ => whole.bytes_received,
+        };
         entry.bytes_received += totals.tunnel.1;
         let worker = &self.worker;
         access_log::write(&worker.log, &worker.runtime, &self.manager.router.upstream_log, log_type, &entry);

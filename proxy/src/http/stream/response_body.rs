@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use super::{
     activity::Active,
     failure::Failure,
+    late::Late,
     payload::{Broken, Payload},
     record::Record,
     timers::{Expired, Timers},
@@ -48,6 +49,8 @@ pub(in crate::http) struct FromUpstream {
     pub incoming: Incoming,
     pub lease: Option<Lease>,
     pub timers: Timers,
+    /// Who hears of it if it takes too long.
+    pub late: Option<Late>,
     /// Trailers are taken from the upstream.
     pub trailers: bool,
     /// How they go on.
@@ -231,6 +234,9 @@ impl Body for ResponseBody {
                 record.poll_log(cx);
             }
             let expired = ready!(from.timers.poll(cx));
+            if let (Some(late), Some(record)) = (&from.late, &this.record) {
+                late.charge(record.shard(), expired);
+            }
             let (flag, details) = after_expiry(expired);
             this.broke(flag, details);
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
@@ -322,7 +328,9 @@ impl Drop for ResponseBody {
 /// The flag and details of a response that took too long after its headers.
 fn after_expiry(expired: Expired) -> (Flag, &'static str) {
     match expired {
-        Expired::Global | Expired::PerTry | Expired::PerTryIdle => (Flag::UpstreamRequestTimeout, "response_timeout"),
+        Expired::Global => (Flag::UpstreamRequestTimeout, "response_timeout"),
+        // An attempt's other limit ends with the response's headers.
+        Expired::PerTry | Expired::PerTryIdle => (Flag::UpstreamRequestTimeout, "upstream_per_try_idle_timeout"),
         Expired::Idle | Expired::Request => (Flag::StreamIdleTimeout, "stream_idle_timeout"),
         Expired::StreamDuration => (Flag::UpstreamMaxStreamDurationReached, "upstream_max_stream_duration_reached"),
         Expired::MaxDuration => (Flag::UpstreamMaxStreamDurationReached, "max_duration_timeout"),

@@ -1,0 +1,56 @@
+//! A response that takes too long after its headers: what that adds to statistics and to outlier detection.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use http::StatusCode;
+use smallvec::SmallVec;
+
+use super::timers::Expired;
+use crate::{
+    cluster::Outcome,
+    config::{
+        cluster::{Cluster, Endpoint},
+        route::RequestStats,
+    },
+    telemetry::stats::{Counter, Shard},
+};
+
+/// Where a response comes from.
+#[derive(Debug)]
+pub(in crate::http) struct Late {
+    cluster: Arc<Cluster>,
+    /// The endpoint's, if that is another.
+    member: Option<Arc<Cluster>>,
+    endpoint: Arc<Endpoint>,
+    groups: SmallVec<[Counter; 2]>,
+}
+
+impl Late {
+    /// `groups`: the statistics of the route and of the virtual cluster.
+    pub fn new(
+        cluster: Arc<Cluster>,
+        member: Option<Arc<Cluster>>,
+        endpoint: Arc<Endpoint>,
+        groups: &[&RequestStats],
+    ) -> Self {
+        let groups = groups.iter().map(|group| group.handles.upstream_rq_timeout).collect();
+        Self { cluster, member, endpoint, groups }
+    }
+
+    /// A limit has passed. The stream's own limits are none of the cluster's.
+    pub fn charge(&self, shard: &Shard, which: Expired) {
+        match which {
+            Expired::Global => {
+                shard.inc(self.cluster.stats.upstream_rq_timeout);
+                self.groups.iter().for_each(|counter| shard.inc(*counter));
+            }
+            Expired::PerTry | Expired::PerTryIdle => {
+                shard.inc(self.cluster.stats.upstream_rq_per_try_idle_timeout);
+                let chosen = self.member.as_ref().unwrap_or(&self.cluster);
+                chosen.report(&self.endpoint, Outcome::TimedOut(StatusCode::GATEWAY_TIMEOUT.as_u16()));
+            }
+            Expired::Idle | Expired::StreamDuration | Expired::MaxDuration | Expired::Request => return,
+        }
+        self.endpoint.host.stats.rq_timeout.fetch_add(1, Relaxed);
+    }
+}
