@@ -455,6 +455,9 @@ fn values_that_nothing_reads_are_refused() {
         ("cni.enabled=maybe", "at '/cni/enabled': got string, want boolean"),
         ("cni.confDir=net.d", "at '/cni/confDir': 'net.d' does not match pattern"),
         ("keeper.patience=forever", "at '/keeper/patience': 'forever' does not match pattern"),
+        ("keeper.patience=0s", "at '/keeper/patience': '0s' does not match pattern"),
+        ("agent.log=weir_agent=loud", "at '/agent/log': 'weir_agent=loud' does not match pattern"),
+        ("redirect.excludeInboundPorts={15006}", "at '/redirect/excludeInboundPorts/0': 'not' failed"),
         ("redirect.drain=30", "at '/redirect/drain': got number, want string"),
         (
             "redirect.excludeOutboundPorts={70000}",
