@@ -20,7 +20,7 @@ use crate::{
         codec::framing,
         headers::{
             forwarded::{self, Client},
-            mutate, nominated, request_id, rewrite,
+            lines, mutate, nominated, request_id, rewrite,
         },
         stream::{reply::Reply, route::CONNECT},
     },
@@ -46,8 +46,10 @@ pub(in crate::http) fn request(
         check_underscores(manager.underscores, parts)?;
     }
     if parts.version >= Version::HTTP_2 {
-        join_cookies(&mut parts.headers);
+        // One for each cookie (RFC 9113 section 8.2.3): HTTP/1 servers and whoever matches cookies know one for all.
+        lines::join(&mut parts.headers, &header::COOKIE, "; ");
     }
+    lines::Of::Request.join(&mut parts.headers);
     let upgrade = wanted_upgrade(parts);
     if upgrade.is_none() && nominated::remove(&mut parts.headers).is_err() {
         return Err(Box::new(Reply::protocol_error(StatusCode::BAD_REQUEST, "http1.connection_header_rejected")));
@@ -128,19 +130,6 @@ fn join_hosts(headers: &mut HeaderMap) {
     let joined = hosts.collect::<Vec<_>>().join(&b","[..]);
     if let Ok(joined) = HeaderValue::from_bytes(&joined) {
         headers.insert(header::HOST, joined);
-    }
-}
-
-/// HTTP/2 clients send each cookie as a field of its own; HTTP/1 servers and whoever matches cookies know one (RFC 9113
-/// section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let cookies = headers.get_all(header::COOKIE);
-    if cookies.iter().nth(1).is_none() {
-        return;
-    }
-    let joined = cookies.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
-    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
-        headers.insert(header::COOKIE, joined);
     }
 }
 

@@ -15,7 +15,10 @@ use crate::{
         },
         headers::Append,
     },
-    http::{headers::mutate, stream::Stream},
+    http::{
+        headers::{lines::Of, mutate},
+        stream::Stream,
+    },
 };
 
 /// The mutations that apply to a stream, in order.
@@ -39,7 +42,7 @@ impl Lists {
 
     pub fn on_response(&self, headers: &mut HeaderMap, view: &View<'_>) {
         for mutation in self.0.iter().flat_map(|list| &list.response) {
-            apply(mutation, headers, |out, format, headers| {
+            apply(mutation, Of::Response, headers, |out, format, headers| {
                 format.write_header(out, &View { response: Some(headers), ..*view });
             });
         }
@@ -51,7 +54,7 @@ pub(super) fn on_request(own: &Arc<HeaderMutation>, name: &str, stream: &Stream,
     for list in &lists.0 {
         let parts = &mut *exchange.parts;
         for mutation in &list.request {
-            apply(mutation, &mut parts.headers, |out, format, headers| {
+            apply(mutation, Of::Request, &mut parts.headers, |out, format, headers| {
                 let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers };
                 format.write_header(out, &View::live(&stream.record.entry, live));
             });
@@ -67,6 +70,7 @@ pub(super) fn on_request(own: &Arc<HeaderMutation>, name: &str, stream: &Stream,
 /// Applies one change.
 pub(in crate::http) fn apply(
     mutation: &Mutation,
+    of: Of,
     headers: &mut HeaderMap,
     format: impl Fn(&mut Vec<u8>, &crate::access_log::format::Format, &HeaderMap),
 ) {
@@ -81,7 +85,7 @@ pub(in crate::http) fn apply(
                 headers.remove(name);
             }
         }
-        Mutation::Append(addition) => mutate::add(std::slice::from_ref(addition), headers, format),
+        Mutation::Append(addition) => mutate::add(std::slice::from_ref(addition), of, headers, format),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     access_log::{Flag, Live, View},
     config::filter::local_ratelimit::{Bucket, Entries, Facts, LocalRateLimit, RateLimit, VhostLimits},
     http::{
-        headers::mutate,
+        headers::{lines::Of, mutate},
         stream::{Stream, reply::Reply},
     },
 };
@@ -85,7 +85,7 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &Stream, exchange: &mut
     worker.stats.inc(stats.rate_limited);
     let parts = &mut *exchange.parts;
     if !limit.enforced.sample(&worker.runtime) {
-        mutate::add(&limit.request_headers, &mut parts.headers, |out, format, headers| {
+        mutate::add(&limit.request_headers, Of::Request, &mut parts.headers, |out, format, headers| {
             let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers };
             format.write_header(out, &View::live(&stream.record.entry, live));
         });
@@ -96,7 +96,7 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &Stream, exchange: &mut
     if limit.resource_exhausted {
         reply.grpc_status = Some(RESOURCE_EXHAUSTED);
     }
-    mutate::add(&limit.response_headers, &mut reply.headers, |out, format, headers| {
+    mutate::add(&limit.response_headers, Of::Response, &mut reply.headers, |out, format, headers| {
         let view = View::live(&stream.record.entry, stream.live(parts));
         format.write_header(out, &View { response: Some(headers), ..view });
     });

@@ -1,9 +1,11 @@
 //! What this hop makes of heads: who the client is (`forwarded`, `xfcc`, `request_id`), what ends here (`nominated`,
-//! `mutate`), what the configuration changes (`mutate`, `rewrite`), and what every response gets (`response`).
+//! `mutate`), what has one line only (`lines`), what the configuration changes (`mutate`, `rewrite`), and what every
+//! response gets (`response`).
 //!
 //! Functions of headers, targets and the configuration; nothing here knows of a stream.
 
 pub(in crate::http) mod forwarded;
+pub(in crate::http) mod lines;
 pub(in crate::http) mod mutate;
 pub(in crate::http) mod nominated;
 pub(in crate::http) mod request_id;

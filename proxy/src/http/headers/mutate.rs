@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::forwarded::X_FORWARDED_HOST;
+use super::{forwarded::X_FORWARDED_HOST, lines::Of};
 use crate::{
     access_log::View,
     config::{
@@ -40,6 +40,7 @@ impl<'a> Changes<'a> {
 /// additions.
 pub(in crate::http) fn apply(
     changes: &Mutations,
+    of: Of,
     headers: &mut HeaderMap,
     format: impl Fn(&mut Vec<u8>, &crate::access_log::format::Format, &HeaderMap),
 ) {
@@ -49,12 +50,13 @@ pub(in crate::http) fn apply(
     for name in &changes.remove {
         headers.remove(name);
     }
-    add(&changes.add, headers, format);
+    add(&changes.add, of, headers, format);
 }
 
 /// Adds headers; see [`apply`].
 pub(in crate::http) fn add(
     additions: &[Addition],
+    of: Of,
     headers: &mut HeaderMap,
     format: impl Fn(&mut Vec<u8>, &crate::access_log::format::Format, &HeaderMap),
 ) {
@@ -80,9 +82,7 @@ pub(in crate::http) fn add(
         let Some(value) = value else { continue };
         let present = headers.contains_key(&addition.name);
         match addition.append {
-            Append::AppendIfExistsOrAdd => {
-                headers.append(addition.name.clone(), value);
-            }
+            Append::AppendIfExistsOrAdd => of.append(headers, &addition.name, value),
             Append::AddIfAbsent if present => {}
             Append::OverwriteIfExists if !present => {}
             Append::AddIfAbsent | Append::OverwriteIfExists | Append::OverwriteIfExistsOrAdd => {
@@ -95,7 +95,7 @@ pub(in crate::http) fn add(
 /// Applies the response changes of `changes`.
 pub(in crate::http) fn apply_to_response(changes: &Changes<'_>, headers: &mut HeaderMap, view: &View<'_>) {
     for changes in changes.in_order() {
-        apply(&changes.response, headers, |out, format, headers| {
+        apply(&changes.response, Of::Response, headers, |out, format, headers| {
             format.write_header(out, &View { response: Some(headers), ..*view });
         });
     }
@@ -199,7 +199,7 @@ mod tests {
                 },
             ],
         };
-        apply(&changes, &mut headers, |out, _, _| out.extend_from_slice(b"formatted"));
+        apply(&changes, Of::Request, &mut headers, |out, _, _| out.extend_from_slice(b"formatted"));
         let values: Vec<_> = headers.get_all("a").iter().collect();
         assert_eq!(values, ["1", "2"]);
         assert!(!headers.contains_key("b") && !headers.contains_key("d"));

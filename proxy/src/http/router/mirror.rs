@@ -21,7 +21,7 @@ use crate::{
         body::{RequestBody, client::ClientBody, copied::Copied},
         codec::ambiguous::is_ambiguous,
         filter::header_mutation,
-        headers::forwarded,
+        headers::{forwarded, lines::Of},
         pool::{
             Lease, Speaks, Want,
             names::{asked, naming_header},
@@ -84,7 +84,7 @@ fn copy(
 fn prepare(mirror: &Mirror, stream: &Stream, parts: &mut Parts) {
     let Parts { method, uri, headers, .. } = parts;
     for mutation in &mirror.headers {
-        header_mutation::apply(mutation, headers, |out, format, headers| {
+        header_mutation::apply(mutation, Of::Request, headers, |out, format, headers| {
             let live = Live { method, uri, scheme: stream.scheme, headers };
             format.write_header(out, &View::live(&stream.record.entry, live));
         });

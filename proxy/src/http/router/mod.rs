@@ -35,6 +35,7 @@ use super::{
     filter::{chain::Chain, local_reply},
     headers::{
         forwarded::has_envoys_own,
+        lines::Of,
         mutate::{self, Changes},
         rewrite,
     },
@@ -256,7 +257,7 @@ fn finalize(
     }
     let Parts { method, uri, headers, .. } = parts;
     let apply = |changes: &HeaderChanges, headers: &mut HeaderMap| {
-        mutate::apply(&changes.request, headers, |out, format, headers| {
+        mutate::apply(&changes.request, Of::Request, headers, |out, format, headers| {
             let live = Live { method, uri, scheme: stream.scheme, headers };
             format.write_header(out, &View::live(&stream.record.entry, live));
         });

@@ -28,6 +28,7 @@ use crate::{
         codec::{ambiguous::is_ambiguous, meters},
         filter::{chain::Chain, local_reply},
         headers::{
+            lines::Of,
             mutate::{self, Changes},
             response, rewrite,
         },
@@ -298,6 +299,7 @@ async fn ask(
                 return Err(NoAnswer::Failed(Failure::Protocol));
             }
             Ok(mut answered) => {
+                Of::Response.join(answered.headers_mut());
                 if connection.manager.wanted.meters {
                     stream.record.entry.meters.upstream_received += meters::response_read(&answered, http2);
                 }

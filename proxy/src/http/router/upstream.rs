@@ -11,6 +11,7 @@ use crate::{
     http::{
         body::{ReadAhead, RequestBody},
         codec::{ambiguous::is_ambiguous, meters},
+        headers::lines::Of,
         pool::{Lease, Want},
         stream::{
             Stream,
@@ -91,7 +92,8 @@ pub(super) async fn exchange(
             Ok(Ok(response)) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
                 return Attempted::Failed(Failure::Protocol);
             }
-            Ok(Ok(response)) => {
+            Ok(Ok(mut response)) => {
+                Of::Response.join(response.headers_mut());
                 if stream.connection.manager.wanted.meters {
                     let meters = &mut stream.record.entry.meters;
                     meters.upstream_received += meters::response_read(&response, lease.is_http2());

@@ -10,7 +10,10 @@ use crate::{
     access_log::{Entry, Flag, Live, View},
     cluster::Dropped,
     config::local_reply::{BodyFormat, LocalReplies, ReplyMapper},
-    http::{codec::framing::Refusal, headers::mutate},
+    http::{
+        codec::framing::Refusal,
+        headers::{lines::Of, mutate},
+    },
     runtime::Runtime,
     wire::grpc,
 };
@@ -177,7 +180,7 @@ impl Reply {
                 self.body = body.clone();
             }
             if !mapper.headers.is_empty() {
-                mutate::add(&mapper.headers, &mut self.headers, |out, format, headers| {
+                mutate::add(&mapper.headers, Of::Response, &mut self.headers, |out, format, headers| {
                     let view = View { response: Some(headers), ..View::live(entry, live) };
                     format.write_header(out, &view);
                 });
