@@ -173,6 +173,8 @@ pub struct HttpConnectionManager {
     pub escaped_slashes: EscapedSlashes,
     /// What happens to headers with underscores in their names.
     pub underscores: Underscores,
+    /// Over HTTP/1, an answer of 400 made here ends the connection: what the client says is not understood.
+    pub closes_on_bad_request: bool,
     /// Take any method over HTTP/1.
     pub custom_methods: bool,
     /// The form of responses made here.

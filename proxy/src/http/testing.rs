@@ -62,6 +62,7 @@ pub(super) fn manager() -> HttpConnectionManager {
         merge_slashes: false,
         escaped_slashes: Default::default(),
         underscores: Default::default(),
+        closes_on_bad_request: true,
         custom_methods: false,
         local_reply: None,
         buffer_limit: 1 << 20,

@@ -31,7 +31,7 @@ use crate::{
     telemetry::stats::Scope,
 };
 
-const SUPPORTED: [&str; 42] = [
+const SUPPORTED: [&str; 43] = [
     "tracing",
     "request_id_extension",
     "original_ip_detection_extensions",
@@ -50,6 +50,7 @@ const SUPPORTED: [&str; 42] = [
     "common_http_protocol_options",
     "http_protocol_options",
     "http2_protocol_options",
+    "stream_error_on_invalid_http_message",
     "server_name",
     "server_header_transformation",
     "max_request_headers_kb",
@@ -77,11 +78,10 @@ const SUPPORTED: [&str; 42] = [
 ];
 
 /// They change when connections end, or say how to speak what is not spoken.
-const HARMLESS: [&str; 7] = [
+const HARMLESS: [&str; 6] = [
     "http3_protocol_options",
     "stream_flush_timeout",
     "drain_timeout_jitter",
-    "stream_error_on_invalid_http_message",
     "add_proxy_protocol_connection_state",
     "append_local_overload",
     "http1_safe_max_connection_duration",
@@ -215,6 +215,10 @@ pub(super) fn connection_manager(
             }
         },
         underscores: common.underscores,
+        closes_on_bad_request: !client_http1
+            .stream_error
+            .or(message.stream_error_on_invalid_http_message)
+            .unwrap_or(false),
         custom_methods: message.http_protocol_options.as_ref().is_some_and(|http1| http1.allow_custom_methods),
         local_reply: {
             let config = message.local_reply_config.as_ref();
@@ -299,6 +303,7 @@ fn common(cx: &mut Context, message: Option<&core::HttpProtocolOptions>, at: &st
 struct ClientHttp1 {
     settings: Http1,
     accept_10: bool,
+    stream_error: Option<bool>,
     default_host: Option<HeaderValue>,
 }
 
@@ -311,11 +316,11 @@ fn http1(cx: &mut Context, message: Option<&core::Http1ProtocolOptions>, at: &st
         "allow_absolute_url",
         "send_fully_qualified_url",
         "allow_custom_methods",
+        "override_stream_error_on_invalid_http_message",
         http1::SHARED[0],
         http1::SHARED[1],
     ];
-    let harmless = ["override_stream_error_on_invalid_http_message", "use_balsa_parser", "ignore_http_11_upgrade"];
-    cx.only(message, &at, &supported, &harmless)?;
+    cx.only(message, &at, &supported, &["use_balsa_parser", "ignore_http_11_upgrade"])?;
     if message.send_fully_qualified_url {
         return Err(Error::at(sub(&at, "send_fully_qualified_url"), "not supported yet"));
     }
@@ -329,6 +334,7 @@ fn http1(cx: &mut Context, message: Option<&core::Http1ProtocolOptions>, at: &st
     Ok(ClientHttp1 {
         settings: http1::shared(cx, message, &at)?,
         accept_10: message.accept_http_10,
+        stream_error: message.override_stream_error_on_invalid_http_message,
         default_host: host,
     })
 }

@@ -71,6 +71,8 @@ pub(super) async fn handle(
             }
             return Ok(match &*reply.details {
                 NOT_DETECTED => local_reply::reject(stream, *reply),
+                // One that keeps to the protocol ends with the answer.
+                _ if reply.flag.is_none() && !manager.closes_on_bad_request => local_reply::reject(stream, *reply),
                 _ => local_reply::refuse(stream, *reply),
             });
         }

@@ -1,6 +1,6 @@
 //! Answering a request here: the reply takes the way of a response, through the filters that the request has passed.
 
-use http::{HeaderValue, Request, Response, header, request::Parts};
+use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 
 use super::chain::Chain;
 use crate::{
@@ -41,6 +41,9 @@ pub(in crate::http) fn answer(
         if flag == Flag::DownstreamProtocolError {
             stream.connection.protocol_error();
         }
+    }
+    if reply.status == StatusCode::BAD_REQUEST {
+        stream.connection.answers_bad_request();
     }
     if let Some(changes) = changes {
         let view = View::live(entry, live);

@@ -312,6 +312,13 @@ impl Connection {
         active
     }
 
+    /// A client that is answered 400 may be at odds with this side about where a request ends.
+    pub fn answers_bad_request(&self) {
+        if !self.multiplexed && self.manager.closes_on_bad_request {
+            self.drain();
+        }
+    }
+
     /// The next response is the last, and the connection ends.
     pub fn drain(&self) {
         if self.ending.replace(Ending::Draining) != Ending::Draining {
