@@ -20,7 +20,7 @@ use super::{
     session::PeerTls,
     verify::{Validation, Verifier},
 };
-use crate::wire::io::Io;
+use crate::wire::{deferring::Deferring, io::Io};
 
 /// What a client context is made of.
 #[derive(Debug)]
@@ -160,6 +160,7 @@ impl ClientContext {
         // Without a name none is sent: an address is the way to say so.
         let name = name.unwrap_or(ServerName::IpAddress(IpAddr::from([0, 0, 0, 0]).into()));
         let connector = TlsConnector::from(config);
+        let tcp = Deferring::new(tcp);
         let connecting = match protocols.is_empty() {
             true => connector.connect(name, tcp),
             false => connector.with_alpn(protocols).connect(name, tcp),

@@ -13,13 +13,14 @@ use super::{
     failure::Failure,
     hello::{self, Hello, MAX_HELLO, Seen},
 };
+use crate::wire::deferring::Deferring;
 
 thread_local! {
     static BYTES: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_HELLO]);
 }
 
 /// A handshake that a client has begun, and how.
-pub(super) async fn read(mut tcp: TcpStream) -> Result<(StartHandshake<TcpStream>, Hello), Failure> {
+pub(super) async fn read(mut tcp: TcpStream) -> Result<(StartHandshake<Deferring>, Hello), Failure> {
     let mut acceptor = Acceptor::default();
     // Kept only when one read does not bring all of it.
     let mut earlier = Vec::new();
@@ -58,7 +59,7 @@ pub(super) async fn read(mut tcp: TcpStream) -> Result<(StartHandshake<TcpStream
         match acceptor.accept() {
             Ok(Some(accepted)) => {
                 let hello = if let Seen::Hello(hello) = seen { hello } else { Hello::default() };
-                return Ok((StartHandshake::from_parts(accepted, tcp), hello));
+                return Ok((StartHandshake::from_parts(accepted, Deferring::new(tcp)), hello));
             }
             Ok(None) => {}
             Err((error, mut alert)) => {

@@ -197,7 +197,7 @@ impl ServerContext {
         remote: IpAddr,
         staple: impl FnOnce(bool),
     ) -> Result<(Io, PeerTls), Failure> {
-        let (start, hello) = greeting::read(tcp).await?;
+        let (mut start, hello) = greeting::read(tcp).await?;
         let asked = start.client_hello();
         let name = asked.server_name().unwrap_or_default();
         if name.is_empty() && self.require_server_name {
@@ -211,7 +211,8 @@ impl ServerContext {
         if hello.wants_staple {
             staple(choice.stapled);
         }
-        let mut config = if self.tls13 && hello.tls13 { choice.config.clone() } else { choice.ordered.clone() };
+        let tls13 = self.tls13 && hello.tls13;
+        let mut config = if tls13 { choice.config.clone() } else { choice.ordered.clone() };
         if let Some((file, _)) = self.key_log.as_ref().filter(|(_, range)| range.contains(local, remote)) {
             Arc::make_mut(&mut config).key_log = file.clone();
         }
@@ -223,7 +224,17 @@ impl ServerContext {
             // As Envoy: who offers nothing known goes on without. rustls would refuse.
             Arc::make_mut(&mut config).alpn_protocols.clear();
         }
-        let stream = start.into_stream(config).await.map_err(|error| Failure::of(&error))?;
+        if tls13 {
+            start.io.defer();
+        }
+        let mut stream = match start.into_stream(config).into_fallible().await {
+            Ok(stream) => stream,
+            Err((error, socket)) => {
+                socket.give_up();
+                return Err(Failure::of(&error));
+            }
+        };
+        stream.get_mut().0.go_on();
         let connection = stream.get_ref().1;
         let name = connection.server_name().map(|name| Arc::from(name.to_ascii_lowercase()));
         let session = PeerTls::new(connection, name, Some(choice.certificate.clone()), self.validation.clone());

@@ -12,13 +12,15 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::deferring::Deferring;
+
 /// A connection's bytes.
 #[derive(Debug)]
 pub enum Io {
     /// As they are on the wire.
     Tcp(TcpStream),
     /// Under TLS, after the handshake. Boxed: most of a node's connections are bare, and idle ones are many.
-    Tls(Box<tokio_rustls::TlsStream<TcpStream>>),
+    Tls(Box<tokio_rustls::TlsStream<Deferring>>),
 }
 
 impl Io {
@@ -26,7 +28,7 @@ impl Io {
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Tcp(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.get_ref().0.tcp(),
         }
     }
 

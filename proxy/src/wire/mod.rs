@@ -1,6 +1,7 @@
 //! Sockets: dialling upstream, a connection's bytes in either direction, and where hyper runs what it does with them; what peers
 //! mean by numbers (`grpc`).
 
+pub mod deferring;
 pub mod dial;
 pub(crate) mod executor;
 pub(crate) mod grpc;
