@@ -63,7 +63,7 @@ pub struct Settings {
     pub tls12: bool,
     /// TLS 1.3 is spoken.
     pub tls13: bool,
-    /// The client's order of cipher suites counts, also in TLS 1.2.
+    /// The client's order of cipher suites counts.
     pub client_order: bool,
     /// The first one serves who asks for no other.
     pub certificates: Vec<KeyPair>,
@@ -100,8 +100,8 @@ pub struct ServerContext {
 #[derive(Debug)]
 struct Choice {
     config: Arc<ServerConfig>,
-    /// The same for TLS 1.2, where this side's order of cipher suites counts.
-    ordered: Arc<ServerConfig>,
+    /// The same, but the client's order of cipher suites counts.
+    client_order: Arc<ServerConfig>,
     certificate: Certificate,
     names: Vec<String>,
     ecdsa: bool,
@@ -150,9 +150,8 @@ impl ServerContext {
                 true => sessions.clone(),
                 false => Arc::new(NoServerSessionStorage {}),
             };
-            // BoringSSL follows the client in TLS 1.3, and in TLS 1.2 only where it is told to.
-            let mut ordered = config.clone();
-            ordered.ignore_client_order = !settings.client_order;
+            let client_order = config.clone();
+            config.ignore_client_order = !settings.client_order;
             let content = certificate.content();
             let mut names: Vec<String> = content.dns().map(str::to_ascii_lowercase).collect();
             if names.is_empty() {
@@ -162,7 +161,7 @@ impl ServerContext {
             let ecdsa = matches!(content.key, KeyKind::P256 | KeyKind::P384 | KeyKind::P521);
             choices.push(Choice {
                 config: Arc::new(config),
-                ordered: Arc::new(ordered),
+                client_order: Arc::new(client_order),
                 certificate,
                 names,
                 ecdsa,
@@ -212,7 +211,8 @@ impl ServerContext {
             staple(choice.stapled);
         }
         let tls13 = self.tls13 && hello.tls13;
-        let mut config = if tls13 { choice.config.clone() } else { choice.ordered.clone() };
+        let follow = tls13 && prefers_chacha20(asked.cipher_suites());
+        let mut config = if follow { choice.client_order.clone() } else { choice.config.clone() };
         if let Some((file, _)) = self.key_log.as_ref().filter(|(_, range)| range.contains(local, remote)) {
             Arc::make_mut(&mut config).key_log = file.clone();
         }
@@ -280,6 +280,14 @@ fn is_tls13(suite: CipherSuite) -> bool {
             | CipherSuite::TLS13_AES_256_GCM_SHA384
             | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
     )
+}
+
+/// Whether a TLS 1.3 client prefers ChaCha20-Poly1305, as those do that have no hardware for AES: it is followed, while one
+/// that prefers AES-256 gets AES-128. OpenSSL's default order asks for SHA-384 in every step of the key schedule, for which
+/// few processors have instructions, and AES-128 is as strong as a key exchange with X25519 or P-256.
+fn prefers_chacha20(suites: &[CipherSuite]) -> bool {
+    let first = suites.iter().find(|suite| is_tls13(**suite));
+    first == Some(&CipherSuite::TLS13_CHACHA20_POLY1305_SHA256)
 }
 
 fn takes_ecdsa(schemes: &[SignatureScheme], suites: &[CipherSuite]) -> bool {

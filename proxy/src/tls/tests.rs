@@ -129,6 +129,27 @@ async fn sessions_are_resumed() {
 }
 
 #[tokio::test]
+async fn who_prefers_aes_256_gets_aes_128_but_by_configuration() {
+    let ca = authority("ca");
+    let theirs = named(&ca, &["a.test"]);
+    let [aes_128, aes_256, chacha20] = tls13::SUITES;
+    for (offered, by_client, taken) in [
+        (vec![aes_256, chacha20, aes_128], false, aes_128),
+        (vec![aes_256, chacha20], false, aes_256),
+        (vec![chacha20, aes_256, aes_128], false, chacha20),
+        (vec![aes_256, chacha20, aes_128], true, aes_256),
+    ] {
+        let settings = server::Settings { client_order: by_client, ..server(&[&theirs], Arc::default(), false) };
+        let server = ServerContext::new(&settings).unwrap();
+        let provider = super::provider(offered, names::CLIENT_GROUPS.to_vec());
+        let settings = client::Settings { provider, tls12: false, ..client(None, trust(&ca), "a.test") };
+        let client = ClientContext::new(settings).unwrap();
+        let (at_server, _) = shake(&server, &client, Asked::default()).await;
+        assert_eq!(at_server.unwrap().1.cipher, names::suite_name(taken.suite()));
+    }
+}
+
+#[tokio::test]
 async fn the_certificate_is_the_one_for_the_name() {
     let ca = authority("ca");
     let issued = [&["a.test"][..], &["*.wild.test", "b.test"]].map(|names| named(&ca, names));

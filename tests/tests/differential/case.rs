@@ -180,6 +180,8 @@ pub struct TlsClient {
     pub certificate: Option<String>,
     /// `1.2` or `1.3` only.
     pub version: Option<String>,
+    /// The cipher suite of TLS 1.3 that it prefers, by IANA's name. As browsers: AES-128.
+    pub suite: Option<String>,
 }
 
 /// A certificate to make.

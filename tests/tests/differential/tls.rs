@@ -9,7 +9,7 @@ use std::{
 
 use rustls::{
     ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
+    SignatureScheme, SupportedCipherSuite,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
@@ -37,6 +37,15 @@ fn key(path: &Path) -> PrivateKeyDer<'static> {
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
+}
+
+/// With a preferred cipher suite of TLS 1.3.
+fn preferring(suite: &str) -> Result<Arc<CryptoProvider>, String> {
+    let mut provider = aws_lc_rs::default_provider();
+    let named = |known: &SupportedCipherSuite| known.suite().as_str() == Some(suite);
+    let place = provider.cipher_suites.iter().position(named).ok_or_else(|| format!("no cipher suite {suite}"))?;
+    provider.cipher_suites[..=place].rotate_right(1);
+    Ok(Arc::new(provider))
 }
 
 /// Takes every certificate: which one it is, is compared.
@@ -132,7 +141,8 @@ pub async fn connect(tcp: TcpStream, how: &TlsClient, certificates: &Path) -> Re
         Some("1.3") => &[&rustls::version::TLS13],
         _ => rustls::ALL_VERSIONS,
     };
-    let builder = ClientConfig::builder_with_provider(provider())
+    let provider = preferring(how.suite.as_deref().unwrap_or("TLS13_AES_128_GCM_SHA256"))?;
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .map_err(|error| error.to_string())?
         .dangerous()
