@@ -18,6 +18,9 @@ use crate::telemetry::stats::{Shard, Shared, process};
 
 /// A worker hands its buffer over when it holds this many bytes, or at the flush interval.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// What a buffer has room for: lines that pass its end are rarely longer than the rest. Growing to it step by step would
+/// copy every line, and touch new pages with each step.
+const BUFFER_ROOM: usize = BUFFER_BYTES + 4 * 1024;
 /// Buffers that may wait for the writer; beyond, they are dropped.
 const QUEUE_BUFFERS: usize = 256;
 
@@ -151,13 +154,17 @@ impl LogHandle {
             buffers.push(Buffer { file: file.clone(), lines: Vec::new() });
             buffers.len() - 1
         });
-        let before = buffers[index].lines.len();
-        write(&mut buffers[index].lines);
+        let buffer = &mut buffers[index];
+        if buffer.lines.capacity() == 0 {
+            buffer.lines.reserve_exact(BUFFER_ROOM);
+        }
+        let before = buffer.lines.len();
+        write(&mut buffer.lines);
         self.stats.inc(process::FILESYSTEM_WRITE_BUFFERED);
-        let written = buffers[index].lines.len() - before;
+        let written = buffer.lines.len() - before;
         self.stats.gauge_add(process::FILESYSTEM_WRITE_TOTAL_BUFFERED, written as i64);
-        if buffers[index].lines.len() >= BUFFER_BYTES {
-            self.hand_over(&mut buffers[index]);
+        if buffer.lines.len() >= BUFFER_BYTES {
+            self.hand_over(buffer);
         }
     }
 
