@@ -32,6 +32,8 @@ pub enum HashInput {
         ttl: Option<Duration>,
         /// The path of one that is made.
         path: Box<str>,
+        /// What else one that is made says, as it is written.
+        attributes: Box<str>,
     },
     /// The client's address.
     SourceIp,
@@ -57,13 +59,13 @@ pub fn hash(policies: &[HashPolicy], request: &RequestView<'_>, remote: IpAddr) 
     for policy in policies {
         let new = match &policy.input {
             HashInput::Header(name, rewrite) => header_hash(name, rewrite.as_ref(), request),
-            HashInput::Cookie { name, ttl, path } => {
+            HashInput::Cookie { name, ttl, path, attributes } => {
                 let present = cookies(request.headers).find(|(known, _)| *known == name.as_bytes());
                 match (present, ttl) {
                     (Some((_, value)), _) if !value.is_empty() => Some(xxh64(value, 0)),
                     (_, Some(ttl)) => {
                         let value = format!("{:016x}", fastrand::u64(..));
-                        hashed.cookies.extend(set_cookie(name, &value, *ttl, path));
+                        hashed.cookies.extend(set_cookie(name, &value, *ttl, path, attributes));
                         Some(xxh64(value.as_bytes(), 0))
                     }
                     _ => None,
@@ -108,7 +110,7 @@ fn header_values<'a>(name: &HeaderName, request: &RequestView<'a>) -> impl Itera
     request.headers.get_all(name).iter().map(HeaderValue::as_bytes)
 }
 
-fn set_cookie(name: &str, value: &str, ttl: Duration, path: &str) -> Option<HeaderValue> {
+fn set_cookie(name: &str, value: &str, ttl: Duration, path: &str, attributes: &str) -> Option<HeaderValue> {
     let mut cookie = format!("{name}=\"{value}\"");
     if !ttl.is_zero() {
         cookie.push_str(&format!("; Max-Age={}", ttl.as_secs()));
@@ -116,6 +118,7 @@ fn set_cookie(name: &str, value: &str, ttl: Duration, path: &str) -> Option<Head
     if !path.is_empty() {
         cookie.push_str(&format!("; Path={path}"));
     }
+    cookie.push_str(attributes);
     cookie.push_str("; HttpOnly");
     HeaderValue::try_from(cookie).ok()
 }

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use super::{
     answer::{Answer, Redirected},
     charge::{self, Ended},
+    hashing::hashed,
     internal_redirect,
     retry::{self, Outcome},
     timeouts::{EXPECTED_TIMEOUT, Timeouts},
@@ -24,7 +25,7 @@ use crate::{
         cluster::{Cluster, Discovery, Endpoint, Template},
         http1::HeaderNames,
         retry::{RateLimitedBackOff, RetryPolicy},
-        route::{Forward, HostRewrite, RequestHandles, RequestStats},
+        route::{Forward, Hashed, HostRewrite, RequestHandles, RequestStats},
     },
     http::{
         body::{BodySource, ReadAhead, RequestBody},
@@ -73,10 +74,8 @@ pub(super) struct Attempts<'a> {
     /// Of the endpoints that were tried.
     pub priorities: SmallVec<[u32; 4]>,
     pub retries: u32,
-    /// Of the hash policy, for load balancing that looks at it.
-    pub hash: Option<u64>,
-    /// `set-cookie` of the hash policy, for the response.
-    pub cookies: Vec<HeaderValue>,
+    /// What keeps the request on an endpoint, and the cookies that were made for it.
+    pub hashed: Hashed,
     /// The statistics of the route and of the virtual cluster, if they have any.
     pub groups: SmallVec<[&'a RequestStats; 2]>,
     /// The client is internal: for statistics.
@@ -250,6 +249,12 @@ impl Attempts<'_> {
     }
 
     fn pick(&mut self) -> Option<Arc<Endpoint>> {
+        if self.retries > 0 {
+            // As in Envoy, each attempt makes a cookie of its own where the client has none.
+            let again = hashed(&self.stream, &self.cluster, self.forward, &self.parts);
+            self.hashed.hash = again.hash;
+            self.hashed.cookies.extend(again.cookies);
+        }
         let connection = &self.stream.connection;
         let header = match &self.cluster.discovery {
             Discovery::OriginalDestination { header: Some(name), .. } => {
@@ -260,7 +265,7 @@ impl Attempts<'_> {
         let mut context = PickContext {
             destination: connection.original_destination(),
             destination_header: header,
-            hash: self.hash,
+            hash: self.hashed.hash,
             ..PickContext::default()
         };
         if let Some(policy) = self.policy.as_deref().filter(|_| !self.tried.is_empty()) {
@@ -389,7 +394,7 @@ impl Attempts<'_> {
 
     fn give_up(mut self, attempted: Attempted) -> Response<ResponseBody> {
         let mut reply = match &attempted {
-            Attempted::NoHost => Reply::no_host(),
+            Attempted::NoHost | Attempted::Response(..) => Reply::no_host(),
             Attempted::Failed(failure) => {
                 if let (Failure::Downstream, Some(refusal)) = (failure, self.stream.connection.broken_body()) {
                     let mut reply = Reply::refused(refusal);
@@ -402,7 +407,6 @@ impl Attempts<'_> {
                 Reply::failed(failure, self.retries > 0)
             }
             Attempted::Expired(expired) => Reply::expired(*expired).or_nothing(self.timeouts.alternative),
-            Attempted::Response(..) => Reply::no_host(),
         };
         let charged = match &attempted {
             Attempted::Expired(expired) => self.tries && charge::is_charged(*expired),
@@ -448,7 +452,7 @@ impl Attempts<'_> {
         if self.routed.virtual_host.attempt_count_in_response {
             parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.retries + 1));
         }
-        for cookie in self.cookies {
+        for cookie in self.hashed.cookies {
             parts.headers.append(header::SET_COOKIE, cookie);
         }
         let view = View::live(&self.stream.record.entry, self.stream.live(&self.parts));

@@ -9,6 +9,7 @@
 pub(in crate::http) mod answer;
 mod attempts;
 mod charge;
+mod hashing;
 mod internal_redirect;
 mod mirror;
 mod outgoing;
@@ -25,6 +26,7 @@ use smallvec::SmallVec;
 use self::{
     answer::Answer,
     attempts::Attempts,
+    hashing::hashed,
     timeouts::{
         ALTERNATIVE, EXPECTED_TIMEOUT, GRPC_TIMEOUT, PER_TRY_TIMEOUT, STREAM_DURATION, TIMEOUT, Timeouts,
         asked_by_grpc, to_grpc_timeout,
@@ -47,7 +49,7 @@ use crate::{
         headers::HeaderChanges,
         request::header_matches,
         retry::{RetryOn, RetryPolicy},
-        route::{self, Forward, Hashed, HostRewrite},
+        route::{Forward, HostRewrite},
     },
     matcher::HeaderMatcher,
 };
@@ -110,17 +112,14 @@ pub(super) async fn forward(
     if let Some(deadline) = stream_deadline {
         parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(deadline));
     }
-    let Hashed { hash, cookies } =
-        match if cluster.policies.hash.is_empty() { &*forward.hash } else { &*cluster.policies.hash } {
-            policies if policies.is_empty() || !cluster.hashes() => Hashed::default(),
-            policies => route::hash(policies, &stream.view(&parts), stream.record.entry.downstream_remote.ip()),
-        };
+    let hashed = hashed(&stream, &cluster, forward, &parts);
     if steered {
         remove_steering(&mut parts.headers);
     }
     finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
     if upgrade || forward.tunnel(&parts.method).is_some() {
-        let upgraded = upgrade::forward(stream, chain, &changes, cluster, (forward, hash), group_stats, (parts, body));
+        let upgraded =
+            upgrade::forward(stream, chain, &changes, cluster, (forward, hashed), group_stats, (parts, body));
         return Box::pin(upgraded).await.into();
     }
     let mirrors = if cluster.policies.mirrors.is_empty() { &forward.mirrors } else { &cluster.policies.mirrors };
@@ -151,8 +150,7 @@ pub(super) async fn forward(
         tried: SmallVec::new(),
         priorities: SmallVec::new(),
         retries: 0,
-        hash,
-        cookies,
+        hashed,
         internal,
         groups: group_stats.into_iter().chain(&routed.route.stats).collect(),
         endpoint: None,

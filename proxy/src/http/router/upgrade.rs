@@ -21,7 +21,7 @@ use crate::{
     cluster::PickContext,
     config::{
         cluster::{Cluster, Endpoint, RoutingPriority},
-        route::{Connect, Forward, HostRewrite, RequestStats},
+        route::{Connect, Forward, Hashed, HostRewrite, RequestStats},
     },
     http::{
         body::{ReadAhead, RequestBody, client::ClientBody},
@@ -70,7 +70,7 @@ pub(super) async fn forward(
     mut chain: Chain,
     changes: &Changes<'_>,
     cluster: Arc<Cluster>,
-    (forward, hash): (&Forward, Option<u64>),
+    (forward, hashed): (&Forward, Hashed),
     group: Option<&RequestStats>,
     (mut parts, mut body): (Parts, ClientBody),
 ) -> Response<ResponseBody> {
@@ -79,7 +79,8 @@ pub(super) async fn forward(
     let shard = &connection.worker.stats;
     let internal = charge::is_internal(&parts.headers);
     let groups: SmallVec<[&RequestStats; 2]> = group.into_iter().chain(&changes.route.stats).collect();
-    let context = PickContext { destination: connection.original_destination(), hash, ..PickContext::default() };
+    let context =
+        PickContext { destination: connection.original_destination(), hash: hashed.hash, ..PickContext::default() };
     let Some(picked) = connection.worker.balancers.pick(&cluster, &context) else {
         shard.inc(cluster.stats.upstream_cx_none_healthy);
         let reply = Reply::no_host();
@@ -154,6 +155,9 @@ pub(super) async fn forward(
     entry.details = "via_upstream".into();
     if changes.virtual_host.attempt_count_in_response {
         answer.headers.insert(ATTEMPT_COUNT, HeaderValue::from(1));
+    }
+    for cookie in hashed.cookies {
+        answer.headers.append(header::SET_COOKIE, cookie);
     }
     let view = View::live(&stream.record.entry, stream.live(&parts));
     mutate::apply_to_response(changes, &mut answer.headers, &view);

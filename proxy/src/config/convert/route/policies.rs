@@ -83,11 +83,12 @@ fn hash_policy(cx: &mut Context, message: &proto::route_action::HashPolicy, at: 
         }
         Some(Specifier::Cookie(cookie)) => {
             let at = sub(at, "cookie");
-            cx.only(cookie, &at, &["name", "ttl", "path"], &[])?;
+            cx.only(cookie, &at, &["name", "ttl", "path", "attributes"], &[])?;
             HashInput::Cookie {
                 name: cookie.name.as_str().into(),
                 ttl: cookie.ttl.as_ref().map(|ttl| duration(ttl, &sub(&at, "ttl"))).transpose()?,
                 path: cookie.path.as_str().into(),
+                attributes: cookie.attributes.iter().map(written).collect::<String>().into(),
             }
         }
         Some(Specifier::ConnectionProperties(properties)) if properties.source_ip => HashInput::SourceIp,
@@ -96,6 +97,14 @@ fn hash_policy(cx: &mut Context, message: &proto::route_action::HashPolicy, at: 
         None => return Err(Error::at(at, "expected one of header, cookie, connection_properties, query_parameter")),
     };
     Ok(HashPolicy { input, terminal: message.terminal })
+}
+
+/// An attribute as `set-cookie` has it.
+fn written(attribute: &proto::route_action::hash_policy::CookieAttribute) -> String {
+    match (&*attribute.name, &*attribute.value) {
+        (name, "") => format!("; {name}"),
+        (name, value) => format!("; {name}={value}"),
+    }
 }
 
 /// The name of a cluster, which must exist if `check` says so.
