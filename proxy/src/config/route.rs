@@ -12,7 +12,7 @@ use http::HeaderName;
 
 pub use self::{
     action::{
-        Action, Clusters, Connect, DirectResponse, Forward, GrpcDeadline, HostRewrite, Mirror, MirrorCluster,
+        Action, ClusterName, Clusters, Connect, DirectResponse, Forward, GrpcDeadline, HostRewrite, Mirror,
         PathRewrite, Redirect, RedirectPath, UpgradeRule, WeightedCluster,
     },
     hash::{HashInput, HashPolicy, Hashed, hash},

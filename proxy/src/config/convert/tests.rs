@@ -7,7 +7,7 @@ use crate::{
     config::{
         error::Error,
         listener::Terminal,
-        route::{Action, Clusters},
+        route::{Action, ClusterName, Clusters},
     },
     telemetry::stats::Scope,
 };
@@ -91,7 +91,7 @@ fn a_whole_bootstrap_becomes_a_snapshot() {
     assert_eq!(&*listener.name, "one");
     let Terminal::Http(manager) = &listener.filter_chains[0].terminal else { panic!("HTTP") };
     let Action::Forward(forward) = &manager.routes.virtual_hosts()[0].routes[0].action else { panic!("forward") };
-    assert!(matches!(&forward.clusters, Clusters::One(name) if &**name == "c"));
+    assert!(matches!(&forward.clusters, Clusters::One(ClusterName::Fixed(name)) if &**name == "c"));
     assert_eq!(forward.timeout, Some(std::time::Duration::from_secs(15)));
     assert_eq!(snapshot.cluster("c").unwrap().endpoints.load().iter().count(), 1);
 }

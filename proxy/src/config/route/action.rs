@@ -126,7 +126,7 @@ pub struct Connect {
 #[derive(Clone, Debug)]
 pub struct Mirror {
     /// The cluster.
-    pub cluster: MirrorCluster,
+    pub cluster: ClusterName,
     /// Share of the requests.
     pub fraction: Option<RuntimeFraction>,
     /// Append `-shadow` to the copy's host.
@@ -137,22 +137,30 @@ pub struct Mirror {
     pub headers: Vec<Mutation>,
 }
 
-/// The cluster of a copy.
+/// What a cluster is called.
 #[derive(Clone, Debug)]
-pub enum MirrorCluster {
-    /// This one.
-    Named(Arc<str>),
-    /// The one that a header of the request names.
+pub enum ClusterName {
+    /// So.
+    Fixed(Arc<str>),
+    /// As a header of the request says.
     Header(HeaderName),
+}
+
+impl ClusterName {
+    /// The name for a request; none: its header is absent.
+    pub fn resolve(&self, headers: &HeaderMap) -> Option<Arc<str>> {
+        match self {
+            Self::Fixed(name) => Some(name.clone()),
+            Self::Header(header) => headers.get(header)?.to_str().ok().map(Arc::from),
+        }
+    }
 }
 
 /// The cluster of a request.
 #[derive(Debug)]
 pub enum Clusters {
     /// One.
-    One(Arc<str>),
-    /// Named by a header.
-    Header(HeaderName),
+    One(ClusterName),
     /// Several, by weight.
     Weighted {
         /// A header with a random number, instead of one drawn here.
@@ -170,7 +178,7 @@ pub enum Clusters {
 #[derive(Debug)]
 pub struct WeightedCluster {
     /// Its name.
-    pub name: Arc<str>,
+    pub name: ClusterName,
     /// Its share.
     pub weight: u32,
     /// The runtime key of the weight; empty: none.
@@ -193,10 +201,7 @@ impl Clusters {
         runtime: &Runtime,
     ) -> Option<(Option<Arc<str>>, Option<usize>)> {
         match self {
-            Self::One(name) => Some((Some(name.clone()), None)),
-            Self::Header(header) => {
-                Some((headers.get(header).and_then(|name| name.to_str().ok()).map(Arc::from), None))
-            }
+            Self::One(name) => Some((name.resolve(headers), None)),
             Self::Weighted { clusters, total, random: header, runtime: changing } => {
                 let given = header.as_ref().and_then(|name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok());
                 let random = given.unwrap_or(random);
@@ -211,7 +216,7 @@ impl Clusters {
                 } else {
                     chosen(clusters.iter().map(|cluster| u64::from(cluster.weight)), random % total)
                 };
-                chosen.map(|index| (Some(clusters[index].name.clone()), Some(index)))
+                chosen.map(|index| (clusters[index].name.resolve(headers), Some(index)))
             }
         }
     }

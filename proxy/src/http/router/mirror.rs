@@ -15,7 +15,7 @@ use crate::{
     cluster::{PickContext, Picked},
     config::{
         cluster::{Cluster, RoutingPriority},
-        route::{Mirror, MirrorCluster},
+        route::Mirror,
     },
     http::{
         body::{RequestBody, client::ClientBody, copied::Copied},
@@ -56,12 +56,9 @@ fn copy(
         if !mirror.fraction.as_ref().is_none_or(|fraction| fraction.sample(&stream.connection.worker.runtime)) {
             continue;
         }
-        let name = match &mirror.cluster {
-            MirrorCluster::Named(name) => Some(&**name),
-            MirrorCluster::Header(name) => parts.headers.get(name).and_then(|value| value.to_str().ok()),
-        };
         let snapshot = stream.connection.worker.snapshot.load();
-        let Some(cluster) = name.and_then(|name| snapshot.cluster(name)).cloned() else { continue };
+        let name = mirror.cluster.resolve(&parts.headers);
+        let Some(cluster) = name.and_then(|name| snapshot.cluster(&name)).cloned() else { continue };
         let copied = if stream.record.progress.is_some() {
             let copied = Copied::new(stream.connection.manager.buffer_limit);
             body.copy_to(copied.clone());

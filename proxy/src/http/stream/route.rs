@@ -44,7 +44,7 @@ impl Routed {
     pub fn weighted(&self) -> Option<&WeightedCluster> {
         match &self.forward()?.clusters {
             Clusters::Weighted { clusters, .. } => clusters.get(self.weighted?),
-            Clusters::One(_) | Clusters::Header(_) => None,
+            Clusters::One(_) => None,
         }
     }
 }

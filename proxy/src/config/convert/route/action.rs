@@ -10,7 +10,7 @@ use weir_proto::envoy::{
 use super::{
     inherited::Inherited,
     internal_redirect, matching,
-    policies::{authority, hash_policies, mirrors, named},
+    policies::{authority, hash_policies, mirrors, named, named_by},
 };
 use crate::config::{
     cluster::RoutingPriority,
@@ -219,9 +219,7 @@ fn clusters(
         Some(ClusterSpecifier::Cluster(name)) => {
             named(cx, name, inherited.check_clusters, &sub(at, "cluster")).map(Clusters::One)
         }
-        Some(ClusterSpecifier::ClusterHeader(name)) => {
-            header_name(name, &sub(at, "cluster_header")).map(Clusters::Header)
-        }
+        Some(ClusterSpecifier::ClusterHeader(name)) => named_by(name, at).map(Clusters::One),
         Some(ClusterSpecifier::WeightedClusters(message)) => {
             weighted(cx, message, inherited, &sub(at, "weighted_clusters"))
         }
@@ -247,11 +245,17 @@ fn weighted(
     let mut clusters = Vec::new();
     for (index, entry) in message.clusters.iter().enumerate() {
         let at = item(at, "clusters", index);
-        let supported = with_headers(&["name", "weight", "host_rewrite_literal", "typed_per_filter_config"]);
+        let supported =
+            with_headers(&["name", "cluster_header", "weight", "host_rewrite_literal", "typed_per_filter_config"]);
         cx.only(entry, &at, &supported, &["metadata_match"])?;
         use proto::weighted_cluster::cluster_weight::HostRewriteSpecifier;
         clusters.push(WeightedCluster {
-            name: named(cx, &entry.name, inherited.check_clusters, &sub(&at, "name"))?,
+            name: match (entry.name.as_str(), entry.cluster_header.as_str()) {
+                (name, "") if !name.is_empty() => named(cx, name, inherited.check_clusters, &sub(&at, "name"))?,
+                ("", header) if !header.is_empty() => named_by(header, &at)?,
+                ("", _) => return Err(Error::at(at, "At least one of name or cluster_header need to be specified")),
+                _ => return Err(Error::at(at, "Only one of name or cluster_header can be specified")),
+            },
             weight: entry.weight.unwrap_or(0),
             weight_key: if prefix.is_empty() { Box::default() } else { format!("{prefix}.{}", entry.name).into() },
             headers: header_fields!(entry).convert(cx, &at)?,

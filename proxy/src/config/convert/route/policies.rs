@@ -1,7 +1,5 @@
 //! Policies that clusters may have instead of routes: hashing and copies.
 
-use std::sync::Arc;
-
 use http::HeaderValue;
 use weir_proto::envoy::config::route::v3 as proto;
 
@@ -12,7 +10,7 @@ use crate::config::{
         filter, matcher,
     },
     error::Error,
-    route::{HashInput, HashPolicy, Mirror, MirrorCluster},
+    route::{ClusterName, HashInput, HashPolicy, Mirror},
 };
 
 /// `request_mirror_policies`. `check`: their clusters must exist.
@@ -36,10 +34,8 @@ pub(in crate::config::convert) fn mirrors(
         cx.only(message, &at, &supported, &["trace_sampled"])?;
         mirrors.push(Mirror {
             cluster: match (message.cluster.as_str(), message.cluster_header.as_str()) {
-                (name, "") if !name.is_empty() => MirrorCluster::Named(named(cx, name, check, &sub(&at, "cluster"))?),
-                ("", name) if !name.is_empty() => {
-                    MirrorCluster::Header(header_name(name, &sub(&at, "cluster_header"))?)
-                }
+                (name, "") if !name.is_empty() => named(cx, name, check, &sub(&at, "cluster"))?,
+                ("", header) if !header.is_empty() => named_by(header, &at)?,
                 _ => {
                     let message =
                         "Exactly one of cluster or cluster_header in request mirror policy need to be specified";
@@ -108,8 +104,14 @@ fn written(attribute: &proto::route_action::hash_policy::CookieAttribute) -> Str
 }
 
 /// The name of a cluster, which must exist if `check` says so.
-pub(super) fn named(cx: &Context, name: &str, check: bool, at: &str) -> Result<Arc<str>, Error> {
-    if check { cx.known_cluster(name, at) } else { Ok(name.into()) }
+pub(super) fn named(cx: &Context, name: &str, check: bool, at: &str) -> Result<ClusterName, Error> {
+    let name = if check { cx.known_cluster(name, at)? } else { name.into() };
+    Ok(ClusterName::Fixed(name))
+}
+
+/// The name of a cluster that the `cluster_header` of requests says.
+pub(super) fn named_by(header: &str, at: &str) -> Result<ClusterName, Error> {
+    header_name(header, &sub(at, "cluster_header")).map(ClusterName::Header)
 }
 
 pub(super) fn authority(host: &str, at: &str) -> Result<HeaderValue, Error> {
