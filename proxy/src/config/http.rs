@@ -250,6 +250,8 @@ pub struct Router {
     pub suppress_envoy_headers: bool,
     /// Leave `x-envoy-expected-rq-timeout-ms` of the request alone.
     pub respect_expected_rq_timeout: bool,
+    /// Requests in which one of these is wrong are refused.
+    pub strict_headers: Vec<HeaderName>,
     /// Written per request to an upstream.
     pub upstream_log: Vec<AccessLog>,
     /// When lines are written besides the one at the end of each.

@@ -66,6 +66,8 @@ impl RetryOn {
     /// grpc-status 14.
     pub const GRPC_UNAVAILABLE: Self = Self { bits: 1 << 14 };
 
+    const ALL_OF_GRPC: u32 = 0b11111 << 10;
+
     /// Conditions that are known and never hold here.
     const NEVER: [&'static str; 1] = ["http3-post-connect-failure"];
 
@@ -81,6 +83,22 @@ impl RetryOn {
             }
         }
         (on, unknown)
+    }
+
+    /// The conditions of a list that are about HTTP; and whether there are no others.
+    pub fn of_http(list: &str) -> (Self, bool) {
+        Self::parse_some(list, !Self::ALL_OF_GRPC)
+    }
+
+    /// The conditions of a list that are about gRPC; and whether there are no others.
+    pub fn of_grpc(list: &str) -> (Self, bool) {
+        Self::parse_some(list, Self::ALL_OF_GRPC)
+    }
+
+    fn parse_some(list: &str, bits: u32) -> (Self, bool) {
+        let (all, unknown) = Self::parse(list);
+        let some = Self { bits: all.bits & bits };
+        (some, some == all && unknown.is_empty())
     }
 
     /// Whether any of `conditions` is among these.

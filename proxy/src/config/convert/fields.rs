@@ -119,3 +119,8 @@ pub(super) fn data_source(message: &core::DataSource, at: &str) -> Result<Vec<u8
 pub(super) fn header_name(name: &str, path: &str) -> Result<HeaderName, Error> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::at(path, format!("\"{name}\" is not a header name")))
 }
+
+/// The header names of a list.
+pub(super) fn header_names(names: &[String], at: &str, field: &str) -> Result<Vec<HeaderName>, Error> {
+    names.iter().enumerate().map(|(index, name)| header_name(name, &item(at, field, index))).collect()
+}

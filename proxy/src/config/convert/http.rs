@@ -14,7 +14,7 @@ use weir_proto::envoy::{
 use super::{
     access_log,
     context::Context,
-    fields::{cidrs, duration, item, limit, sub, type_name, unpack},
+    fields::{cidrs, duration, header_names, item, limit, sub, type_name, unpack},
     filter, http1, identity, local_reply, protocol, route,
 };
 use crate::{
@@ -392,7 +392,13 @@ fn http_filters(
 
 fn router(cx: &mut Context, message: &router::Router, at: &str) -> Result<Router, Error> {
     let harmless = ["dynamic_stats", "start_child_span", "suppress_grpc_request_failure_code_stats"];
-    let supported = ["suppress_envoy_headers", "respect_expected_rq_timeout", "upstream_log", "upstream_log_options"];
+    let supported = [
+        "suppress_envoy_headers",
+        "respect_expected_rq_timeout",
+        "strict_check_headers",
+        "upstream_log",
+        "upstream_log_options",
+    ];
     cx.only(message, at, &supported, &harmless)?;
     let upstream_log = access_log::access_logs(cx, &message.upstream_log, at, "upstream_log")?;
     let log = match &message.upstream_log_options {
@@ -412,6 +418,7 @@ fn router(cx: &mut Context, message: &router::Router, at: &str) -> Result<Router
         log,
         suppress_envoy_headers: message.suppress_envoy_headers,
         respect_expected_rq_timeout: message.respect_expected_rq_timeout,
+        strict_headers: header_names(&message.strict_check_headers, at, "strict_check_headers")?,
     })
 }
 

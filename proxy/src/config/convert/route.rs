@@ -13,7 +13,7 @@ use weir_proto::envoy::config::route::v3 as proto;
 use self::inherited::Inherited;
 use super::{
     context::Context,
-    fields::{header_name, item, sub},
+    fields::{header_name, header_names, item, sub},
     filter,
     headers::{header_fields, with_headers},
     matcher, metadata,
@@ -77,12 +77,7 @@ pub(super) fn route_table(
         name => Some(header_name(name, &sub(at, "vhost_header"))?),
     };
     table.filters = filter::overrides(cx, &message.typed_per_filter_config, at)?;
-    table.internal_only_headers = message
-        .internal_only_headers
-        .iter()
-        .enumerate()
-        .map(|(index, name)| header_name(name, &item(at, "internal_only_headers", index)))
-        .collect::<Result<_, _>>()?;
+    table.internal_only_headers = header_names(&message.internal_only_headers, at, "internal_only_headers")?;
     Ok(table)
 }
 

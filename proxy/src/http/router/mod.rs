@@ -2,7 +2,7 @@
 //!
 //! `attempts` asks `upstream` for one exchange of an `outgoing` request after another, until `retry`, a pure function,
 //! says that a response is to be passed on; `charge` counts, `internal_redirect` begins the request anew. A `mirror` goes
-//! beside it; an `upgrade` has one attempt, and what passes afterwards is not HTTP.
+//! beside it; an `upgrade` has one attempt, and what passes afterwards is not HTTP. `strict` refuses before all of it.
 //!
 //! Above the filters, whose chain a response passes; nothing here knows of who dispatched the request.
 
@@ -14,6 +14,7 @@ mod internal_redirect;
 mod mirror;
 mod outgoing;
 mod retry;
+mod strict;
 mod timeouts;
 mod upgrade;
 mod upstream;
@@ -27,6 +28,7 @@ use self::{
     answer::Answer,
     attempts::Attempts,
     hashing::hashed,
+    retry::{RETRY_GRPC_ON, RETRY_ON},
     timeouts::{
         ALTERNATIVE, EXPECTED_TIMEOUT, GRPC_TIMEOUT, PER_TRY_TIMEOUT, STREAM_DURATION, TIMEOUT, Timeouts,
         asked_by_grpc, to_grpc_timeout,
@@ -55,8 +57,6 @@ use crate::{
 };
 
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
-const RETRY_ON: HeaderName = HeaderName::from_static("x-envoy-retry-on");
-const RETRY_GRPC_ON: HeaderName = HeaderName::from_static("x-envoy-retry-grpc-on");
 const MAX_RETRIES: HeaderName = HeaderName::from_static("x-envoy-max-retries");
 const RETRIABLE_STATUS_CODES: HeaderName = HeaderName::from_static("x-envoy-retriable-status-codes");
 const RETRIABLE_HEADER_NAMES: HeaderName = HeaderName::from_static("x-envoy-retriable-header-names");
@@ -92,6 +92,10 @@ pub(super) async fn forward(
     );
     let (group, group_stats) = routed.virtual_host.group(&stream.view(&parts));
     stream.record.entry.virtual_cluster = group.cloned();
+    if let Some(reply) = strict::refusal(&stream.connection.manager.router.strict_headers, &parts.headers) {
+        stream.keep_request(&parts);
+        return local_reply::answer(stream, chain, reply, Some(&changes), &parts).into();
+    }
     if let Some(why) = cluster.drops_one() {
         stream.keep_request(&parts);
         let worker = stream.connection.worker.clone();
@@ -181,10 +185,9 @@ fn retry_policy(
     steered: bool,
 ) -> Option<Arc<RetryPolicy>> {
     let asked = |name: &HeaderName| if steered { parts.headers.get(name)?.to_str().ok() } else { None };
-    let on = [asked(&RETRY_ON), asked(&RETRY_GRPC_ON)]
-        .into_iter()
-        .flatten()
-        .fold(RetryOn::default(), |on, list| on.and(RetryOn::parse(list).0));
+    let (on, _) = asked(&RETRY_ON).map(RetryOn::of_http).unwrap_or_default();
+    let (on_grpc, _) = asked(&RETRY_GRPC_ON).map(RetryOn::of_grpc).unwrap_or_default();
+    let on = on.and(on_grpc);
     let mut policy = configured.cloned();
     if !on.is_empty() {
         let mut changed = policy.as_deref().cloned().unwrap_or_else(|| RetryPolicy::new(RetryOn::default()));

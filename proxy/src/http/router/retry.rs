@@ -1,6 +1,6 @@
 //! Whether an attempt is followed by another: a decision, made without I/O.
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::{
     config::{
@@ -10,6 +10,10 @@ use crate::{
     http::stream::failure::Failure,
     matcher::MatchedHeader,
 };
+
+/// Headers that ask for retries.
+pub(super) const RETRY_ON: HeaderName = HeaderName::from_static("x-envoy-retry-on");
+pub(super) const RETRY_GRPC_ON: HeaderName = HeaderName::from_static("x-envoy-retry-grpc-on");
 
 /// The header by which Envoy's rate limiting marks its answers.
 const RATE_LIMITED: &str = "x-envoy-ratelimited";

@@ -8,7 +8,7 @@ use weir_proto::envoy::{
 use crate::config::{
     convert::{
         context::Context,
-        fields::{header_name, item, sub, type_name, unpack},
+        fields::{header_names, item, sub, type_name, unpack},
     },
     error::Error,
     route::{InternalRedirects, RedirectPredicate},
@@ -54,14 +54,11 @@ pub(super) fn policy(
             other => return Err(Error::at(at, format!("predicate {other} is not supported yet"))),
         });
     }
-    let copied = message.response_headers_to_copy.iter().enumerate();
     Ok(InternalRedirects {
         max: message.max_internal_redirects.unwrap_or(InternalRedirects::DEFAULT_MAX),
         statuses,
         predicates,
         cross_scheme: message.allow_cross_scheme_redirect,
-        copy: copied
-            .map(|(index, name)| header_name(name, &item(at, "response_headers_to_copy", index)))
-            .collect::<Result<_, _>>()?,
+        copy: header_names(&message.response_headers_to_copy, at, "response_headers_to_copy")?,
     })
 }
