@@ -367,7 +367,8 @@ impl Run<'_> {
 
     async fn wait_for_stat(&self, name: &str, value: u64) {
         let name = self.side.fill(name);
-        let deadline = Instant::now() + PATIENCE;
+        // What makes it come may wait for a processor several times.
+        let deadline = Instant::now() + 5 * PATIENCE;
         let mut last = String::new();
         while Instant::now() < deadline {
             let stats = stats(self.side).await;
