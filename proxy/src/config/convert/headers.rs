@@ -88,7 +88,8 @@ pub(super) fn addition(cx: &mut Context, message: &core::HeaderValueOption, at: 
         (None, HeaderAppendAction::OverwriteIfExists) => Append::OverwriteIfExists,
     };
     let value = if header.raw_value.is_empty() {
-        let format = Format::text(&header.value).map_err(|error| Error::at(sub(&at, "value"), error.to_string()))?;
+        let format = Format::text(&with_paths(&header.value))
+            .map_err(|error| Error::at(sub(&at, "value"), error.to_string()))?;
         match format.as_literal() {
             Some(text) => Value::Fixed(
                 HeaderValue::from_str(text).map_err(|_| Error::at(sub(&at, "value"), "not a header value"))?,
@@ -109,6 +110,27 @@ pub(super) fn addition(cx: &mut Context, message: &core::HeaderValueOption, at: 
     })
 }
 
+/// A format whose metadata may be named as it once was in headers, by a list, as all formats name it now:
+/// `%UPSTREAM_METADATA(["namespace", "key"])%` is `%UPSTREAM_METADATA(namespace:key)%`.
+fn with_paths(text: &str) -> String {
+    const OPENING: &str = "_METADATA(";
+    let mut parts = text.split(OPENING);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let old = ["%UPSTREAM", "%DYNAMIC"].iter().any(|whose| out.ends_with(whose));
+        let list = part.split_once(")%").filter(|_| old).and_then(|(list, rest)| {
+            let path: Vec<String> = serde_json::from_str(list).ok()?;
+            Some((path, rest))
+        });
+        out.push_str(OPENING);
+        match list {
+            Some((path, rest)) => out.extend([path.join(":").as_str(), ")%", rest]),
+            None => out.push_str(part),
+        }
+    }
+    out
+}
+
 /// The header changes of a message that has all four fields.
 macro_rules! header_fields {
     ($message:expr) => {
@@ -125,4 +147,25 @@ pub(super) use header_fields;
 /// These fields and those of header changes.
 pub(super) fn with_headers(fields: &[&'static str]) -> Vec<&'static str> {
     fields.iter().copied().chain(Fields::NAMES).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_paths;
+
+    #[test]
+    fn lists_become_paths() {
+        for (old, new) in [
+            (r#"a %UPSTREAM_METADATA( ["ns", "a", "b"] )% b"#, "a %UPSTREAM_METADATA(ns:a:b)% b"),
+            (
+                r#"%DYNAMIC_METADATA(["ns"])%%UPSTREAM_METADATA(["n","k"])%"#,
+                "%DYNAMIC_METADATA(ns)%%UPSTREAM_METADATA(n:k)%",
+            ),
+            (r#"%CLUSTER_METADATA(["n","k"])%"#, r#"%CLUSTER_METADATA(["n","k"])%"#),
+            (r#"%UPSTREAM_METADATA(["n",5])%"#, r#"%UPSTREAM_METADATA(["n",5])%"#),
+            ("%UPSTREAM_METADATA(n:k)%", "%UPSTREAM_METADATA(n:k)%"),
+        ] {
+            assert_eq!(with_paths(old), new);
+        }
+    }
 }
