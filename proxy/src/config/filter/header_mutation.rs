@@ -16,8 +16,6 @@ pub struct HeaderMutation {
     pub query: Vec<QueryMutation>,
     /// To the response's headers.
     pub response: Vec<Mutation>,
-    /// To the response's trailers.
-    pub response_trailers: Vec<Mutation>,
     /// Routes' changes are applied from the least to the most specific.
     pub most_specific_wins: bool,
 }

@@ -25,14 +25,11 @@ pub(super) fn mutations(
     at: &str,
 ) -> Result<HeaderMutation, Error> {
     let Some(message) = message else { return Ok(HeaderMutation::default()) };
-    let supported =
-        ["request_mutations", "query_parameter_mutations", "response_mutations", "response_trailers_mutations"];
-    cx.only(message, at, &supported, &[])?;
+    cx.only(message, at, &["request_mutations", "query_parameter_mutations", "response_mutations"], &[])?;
     let mut list = |messages: &[rules::HeaderMutation], field: &str| list(cx, messages, &sub(at, field));
     Ok(HeaderMutation {
         request: list(&message.request_mutations, "request_mutations")?,
         response: list(&message.response_mutations, "response_mutations")?,
-        response_trailers: list(&message.response_trailers_mutations, "response_trailers_mutations")?,
         query: {
             let messages = message.query_parameter_mutations.iter().enumerate();
             messages
