@@ -198,7 +198,7 @@ pub(super) async fn forward(
         (Upstream::Tunnel(io), Held::Tunnel(counted)) if parts.method == Method::POST => {
             connection.before_response(&mut answer.headers, false);
             stream.record.meter_response(status, &answer.headers, meters::Body::Chunked);
-            let payload = Payload::new(io, body, timers, counted);
+            let payload = Payload::new(io, (connection.clone(), body), timers, counted);
             return Response::from_parts(answer, ResponseBody::payload(payload, stream.record));
         }
         others => others,

@@ -4,6 +4,7 @@
 use std::{
     io,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -11,9 +12,16 @@ use bytes::{Buf, Bytes};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::timers::{Expired, Timers};
+use super::{
+    connection::Connection,
+    timers::{Expired, Timers},
+};
 use crate::{
-    http::{body::client::ClientBody, pool::tunnel::Counted},
+    http::{
+        body::{client::ClientBody, error::BodyError},
+        codec::framing::Refusal,
+        pool::tunnel::Counted,
+    },
     wire::io::Io,
 };
 
@@ -23,6 +31,9 @@ const PIECE: usize = 16 * 1024;
 /// Why a payload breaks off.
 #[derive(Debug)]
 pub(super) enum Broken {
+    /// The request's body broke off, and why, if it is the client's fault: what came is not all, which neither side must
+    /// take for an orderly end.
+    Request(BodyError, Option<Refusal>),
     /// The connection to the upstream failed.
     Upstream(io::Error),
     /// A limit has passed.
@@ -34,8 +45,11 @@ pub(super) enum Broken {
 #[derive(Debug)]
 pub(in crate::http) struct Payload {
     io: Io,
+    client: Rc<Connection>,
     /// The request's, until it has ended.
     body: Option<ClientBody>,
+    /// The upstream was told of that end.
+    told: bool,
     /// Of it, what the upstream has not taken.
     waiting: Bytes,
     timers: Timers,
@@ -46,14 +60,15 @@ pub(in crate::http) struct Payload {
 
 impl Payload {
     /// `io` belongs to the payload from now on.
-    pub fn new(io: Io, body: ClientBody, timers: Timers, counted: Counted) -> Self {
-        Self { io, body: Some(body), waiting: Bytes::new(), timers, counted, sent: 0, received: 0 }
+    pub fn new(io: Io, (client, body): (Rc<Connection>, ClientBody), timers: Timers, counted: Counted) -> Self {
+        let waiting = Bytes::new();
+        Self { io, client, body: Some(body), told: false, waiting, timers, counted, sent: 0, received: 0 }
     }
 
     /// The next piece of the response; none: the upstream has ended it.
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
-        if let Poll::Ready(Err(error)) = self.poll_up(cx) {
-            return Poll::Ready(Some(Err(Broken::Upstream(error))));
+        if let Poll::Ready(Err(broken)) = self.poll_up(cx) {
+            return Poll::Ready(Some(Err(broken)));
         }
         let mut piece = vec![0; PIECE];
         let mut buffer = ReadBuf::new(&mut piece);
@@ -77,21 +92,29 @@ impl Payload {
     }
 
     /// Moves the request's payload as far as it goes. Ready: its end, too, has been passed on.
-    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
             while !self.waiting.is_empty() {
-                let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.waiting))?;
+                let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.waiting)).map_err(Broken::Upstream)?;
                 self.waiting.advance(written);
                 self.sent += written as u64;
                 self.timers.moved();
             }
-            let Some(body) = &mut self.body else { return Pin::new(&mut self.io).poll_shutdown(cx) };
+            let Some(body) = &mut self.body else {
+                if !self.told {
+                    ready!(Pin::new(&mut self.io).poll_shutdown(cx)).map_err(Broken::Upstream)?;
+                    self.told = true;
+                }
+                return Poll::Ready(Ok(()));
+            };
             match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => self.waiting = frame.into_data().unwrap_or_default(),
-                // Of a body that breaks off the client's connection tells.
-                Poll::Ready(None | Some(Err(_))) => self.body = None,
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Err(Broken::Request(error, self.client.broken_body())));
+                }
+                Poll::Ready(None) => self.body = None,
                 Poll::Pending => {
-                    ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+                    ready!(Pin::new(&mut self.io).poll_flush(cx)).map_err(Broken::Upstream)?;
                     return Poll::Pending;
                 }
             }

@@ -16,6 +16,7 @@ use super::{
     late::Late,
     payload::{Broken, Payload},
     record::Record,
+    reply::Reply,
     timers::{Expired, Timers},
 };
 use crate::{
@@ -196,6 +197,13 @@ impl Body for ResponseBody {
                         let (flag, details) = after_expiry(expired);
                         this.broke(flag, details);
                         Some(Err(BodyError::TimedOut))
+                    }
+                    Some(Err(Broken::Request(error, refusal))) => {
+                        // Else the record tells that the client is gone.
+                        if let Some(refusal) = refusal {
+                            this.broke(Flag::DownstreamProtocolError, Reply::refused(refusal).details);
+                        }
+                        Some(Err(error))
                     }
                     Some(Err(Broken::Upstream(error))) => {
                         let details = "upstream_reset_after_response_started{connection_termination}";

@@ -3,13 +3,14 @@
 use std::{cell::Cell, io, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::oneshot,
     time::Instant,
 };
+use tokio_util::either::Either;
 
 use super::{activity::Active, record::Record};
 use crate::{
@@ -61,144 +62,125 @@ pub(in crate::http) enum Upstream {
     Stream(OnUpgrade),
 }
 
-impl Accepted {
-    /// Carries bytes between the client's connection, of which `read` was read already, and the upstream's.
-    pub async fn run(self, mut client: Io, read: Bytes) {
-        let Self { mut record, upstream, idle, held } = self;
-        let upstream = match upstream {
-            Upstream::Connection(switched) => switched.await.ok(),
-            Upstream::Tunnel(io) => Some((io, Bytes::new())),
-            Upstream::Stream(stream) => {
-                let Ok(stream) = stream.await else { return };
-                return carry(record, idle, held, (client, read), (TokioIo::new(stream), Bytes::new())).await;
+impl Upstream {
+    /// Its bytes, and what was read of them already.
+    async fn end(self) -> Option<(End, Bytes)> {
+        Some(match self {
+            Self::Connection(switched) => {
+                let (io, first) = switched.await.ok()?;
+                (End::Left(io), first)
             }
-        };
-        let Some((mut upstream, first)) = upstream else { return };
+            Self::Tunnel(io) => (End::Left(io), Bytes::new()),
+            Self::Stream(stream) => (End::Right(TokioIo::new(stream.await.ok()?)), Bytes::new()),
+        })
+    }
+}
+
+/// One end of the tunnel: a connection, or a stream of HTTP/2.
+type End = Either<Io, TokioIo<Upgraded>>;
+
+impl Accepted {
+    /// Carries bytes between the client's connection, of which `read` was read already, and the upstream.
+    pub async fn run(self, client: Io, read: Bytes) {
+        self.carry(End::Left(client), read).await;
+    }
+
+    /// The same over a stream of the client's HTTP/2 connection, which is not idle meanwhile (`active`).
+    pub async fn run_stream(self, client: OnUpgrade, active: Active) {
+        let Ok(client) = client.await else { return };
+        self.carry(End::Right(TokioIo::new(client)), Bytes::new()).await;
+        drop(active);
+    }
+
+    async fn carry(self, mut client: End, read: Bytes) {
+        let Self { mut record, upstream, idle, held } = self;
+        let Some((mut upstream, first)) = upstream.end().await else { return };
         let meter = record.tunnel.insert(Rc::default()).clone();
         meter.add(read.len() as u64, first.len() as u64);
+        let last = Cell::new(Instant::now());
+        let moved = |received, sent| {
+            meter.add(received, sent);
+            last.set(Instant::now());
+        };
         let passing = async {
-            upstream.write_all(&read).await?;
-            client.write_all(&first).await?;
-            let never = std::future::pending();
-            let moved = |moved: Copied| meter.add(moved.received, moved.sent);
-            let unwatched = None::<&copy::Unwatched>;
-            io::Result::Ok(copy::both_ways(&mut client, &mut upstream, idle, never, unwatched, moved).await)
+            tokio::select! {
+                ended = pass(&mut client, &mut upstream, (&read, &first), moved) => ended,
+                () = idle_for(idle, &last) => Ended::Idle,
+            }
         };
         let ended = record.while_logging(passing).await;
-        tracing::debug!(
-            connection = record.entry.connection,
-            stream = record.name(),
-            ?ended,
-            "upgraded connection ended"
-        );
+        let (connection, stream) = (record.entry.connection, record.name());
+        tracing::debug!(connection, stream, ?ended, "upgraded connection ended");
         match ended {
-            Ok(Ended::Idle) => idled(&mut record),
-            Ok(Ended::Failed(Side::Downstream, _)) => {
+            Ended::Idle => {
+                record.entry.raise(Flag::StreamIdleTimeout);
+                record.entry.details = "stream_idle_timeout".into();
+            }
+            Ended::Failed(Side::Downstream, _) if !record.multiplexed => {
                 record.entry.raise(Flag::DownstreamConnectionTermination);
                 record.entry.details = "downstream_remote_disconnect".into();
             }
             _ => {}
         }
         held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
+        if let (Held::Lease(lease), Ended::Finished { .. }) = (held, ended)
+            && lease.is_http2()
+        {
+            lease.release();
+        }
         record.complete();
     }
+}
 
-    /// The same over a stream of the client's HTTP/2 connection, which is not idle meanwhile (`active`).
-    pub async fn run_stream(self, client: OnUpgrade, active: Active) {
-        let Self { record, upstream, idle, held } = self;
-        let Ok(client) = client.await else { return };
-        let client = (TokioIo::new(client), Bytes::new());
-        match upstream {
-            Upstream::Connection(switched) => {
-                if let Ok(switched) = switched.await {
-                    carry(record, idle, held, client, switched).await;
-                }
-            }
-            Upstream::Tunnel(io) => carry(record, idle, held, client, (io, Bytes::new())).await,
-            Upstream::Stream(stream) => {
-                if let Ok(stream) = stream.await {
-                    carry(record, idle, held, client, (TokioIo::new(stream), Bytes::new())).await;
-                }
-            }
-        }
-        drop(active);
+/// Passes bytes both ways, after those that were read already, of the client (`read`) and of the upstream (`first`).
+async fn pass(client: &mut End, upstream: &mut End, (read, first): (&[u8], &[u8]), moved: impl Fn(u64, u64)) -> Ended {
+    let early = async {
+        tokio::try_join!(write((Side::Downstream, &mut *client), first), write((Side::Upstream, &mut *upstream), read))
+    };
+    if let Err((side, error)) = early.await {
+        return Ended::Failed(side, error);
+    }
+    if let (End::Left(client), End::Left(upstream)) = (&mut *client, &mut *upstream) {
+        let never = std::future::pending();
+        let moved = |copied: Copied| moved(copied.received, copied.sent);
+        return copy::both_ways(client, upstream, None, never, None::<&copy::Unwatched>, moved).await;
+    }
+    let (from_client, to_client) = tokio::io::split(client);
+    let (from_upstream, to_upstream) = tokio::io::split(upstream);
+    let up = pass_on((Side::Downstream, from_client), (Side::Upstream, to_upstream), |bytes| moved(bytes, 0));
+    let down = pass_on((Side::Upstream, from_upstream), (Side::Downstream, to_client), |bytes| moved(0, bytes));
+    match tokio::try_join!(up, down) {
+        Ok(_) => Ended::Finished { last: Side::Upstream },
+        Err((side, error)) => Ended::Failed(side, error),
     }
 }
 
-/// Carries bytes between two sides of which one at least is a stream; with each, what was read of it already.
-async fn carry(
-    mut record: Box<Record>,
-    idle: Option<Duration>,
-    held: Held,
-    (mut client, read): (impl AsyncRead + AsyncWrite + Unpin, Bytes),
-    (mut upstream, first): (impl AsyncRead + AsyncWrite + Unpin, Bytes),
-) {
-    let meter = record.tunnel.insert(Rc::default()).clone();
-    meter.add(read.len() as u64, first.len() as u64);
-    let moved = Cell::new(Instant::now());
-    let moved_up = |bytes| {
-        meter.add(bytes, 0);
-        moved.set(Instant::now());
-    };
-    let moved_down = |bytes| {
-        meter.add(0, bytes);
-        moved.set(Instant::now());
-    };
-    let passing = async {
-        client.write_all(&first).await?;
-        client.flush().await?;
-        upstream.write_all(&read).await?;
-        upstream.flush().await?;
-        let (from_client, to_client) = tokio::io::split(&mut client);
-        let (from_upstream, to_upstream) = tokio::io::split(&mut upstream);
-        tokio::try_join!(pass(from_client, to_upstream, moved_up), pass(from_upstream, to_client, moved_down))
-    };
-    let ended = async {
-        tokio::select! {
-            ended = passing => Some(ended),
-            () = idle_for(idle, &moved) => None,
-        }
-    };
-    let ended = record.while_logging(ended).await;
-    let (connection, stream) = (record.entry.connection, record.name());
-    match &ended {
-        Some(ended) => tracing::debug!(connection, stream, ?ended, "upgraded stream ended"),
-        None => {
-            tracing::debug!(connection, stream, "upgraded stream idle too long");
-            idled(&mut record);
-        }
-    }
-    held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
-    if let (Held::Lease(lease), Some(Ok(_))) = (held, ended)
-        && lease.is_http2()
-    {
-        lease.release();
-    }
-    record.complete();
-}
-
-/// Nothing has passed for as long as the route, or else the connection manager, allows.
-fn idled(record: &mut Record) {
-    record.entry.raise(Flag::StreamIdleTimeout);
-    record.entry.details = "stream_idle_timeout".into();
-}
+/// Why a direction ends, and on which side.
+type Failed = (Side, io::Error);
 
 /// Passes bytes on until there are no more.
-async fn pass(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    mut moved: impl FnMut(u64),
-) -> io::Result<()> {
+async fn pass_on(
+    (source, mut from): (Side, impl AsyncRead + Unpin),
+    (sink, mut to): (Side, impl AsyncWrite + Unpin),
+    moved: impl Fn(u64),
+) -> Result<(), Failed> {
     let mut piece = vec![0; PIECE];
     loop {
-        let read = from.read(&mut piece).await?;
+        let read = from.read(&mut piece).await.map_err(|error| (source, error))?;
         if read == 0 {
-            return to.shutdown().await;
+            return to.shutdown().await.map_err(|error| (sink, error));
         }
-        to.write_all(&piece[..read]).await?;
-        to.flush().await?;
+        write((sink, &mut to), &piece[..read]).await?;
         moved(read as u64);
     }
+}
+
+async fn write((side, to): (Side, &mut (impl AsyncWrite + Unpin)), bytes: &[u8]) -> Result<(), Failed> {
+    let written = async {
+        to.write_all(bytes).await?;
+        to.flush().await
+    };
+    written.await.map_err(|error| (side, error))
 }
 
 /// Resolves when nothing has moved for `limit`.
