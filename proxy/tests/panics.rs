@@ -1,8 +1,9 @@
-//! A panic ends one connection, or one stream of HTTP/2: it is counted and logged, and the worker goes on. What panics is
-//! the test's own log, at the event of a request to a certain path; the program has no switch for it.
+//! A panic ends one connection, or one stream of HTTP/2: it is counted and logged, and the worker goes on, also with
+//! accepting. What panics is the test's own log, at the event of a request to a certain path, or of a connection to a pod
+//! of a certain name; the program has no switch for it.
 #![expect(clippy::unwrap_used, reason = "a test says enough by failing there")]
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{io::AsyncReadExt, net::TcpStream, sync::mpsc, time::timeout};
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
@@ -23,6 +24,7 @@ use weir_proxy::{
     config::{self, snapshot::Snapshot},
     drain::Drain,
     http::pool::Pools,
+    pod::{Direction, Pod, PodLocal, stash::Stash},
     telemetry::{
         panics,
         stats::{Kind, Store, Value, process},
@@ -33,7 +35,7 @@ use weir_proxy::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The path of the request that the panic happens for.
+/// The path of the request that the panic happens for, and the end of the pod's name.
 const TRIPWIRE: &str = "/tripwire";
 
 const CONFIGURATION: &str = r#"
@@ -104,7 +106,7 @@ impl Visit for Line {
 struct Proxy {
     stats: Store,
     workers: Workers,
-    _accepting: Accepting,
+    accepting: Accepting,
     address: SocketAddr,
 }
 
@@ -136,7 +138,17 @@ impl Proxy {
         let accepting = Accepting::none();
         let source = Source::Bound { listener: "web".into(), drain };
         workers.accept(0, listener, source, &accepting).await.unwrap();
-        Self { stats, workers, _accepting: accepting, address }
+        Self { stats, workers, accepting, address }
+    }
+
+    /// Accepts what the pod's processes dial. Without the agent's maps each connection is refused.
+    async fn accept_of(&self, pod: &Arc<ArcSwap<Pod>>) -> SocketAddr {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let source = Source::Pod { pod: pod.clone(), direction: Direction::Outbound };
+        self.workers.accept(0, listener, source, &self.accepting).await.unwrap();
+        address
     }
 
     async fn http1(&self) -> http1::SendRequest<Empty<Bytes>> {
@@ -182,6 +194,40 @@ impl Proxy {
             .await
             .unwrap_or_else(|_| panic!("{} open, {:?}", self.stats.open_connections(), self.active()));
     }
+}
+
+/// A pod that the agent has sent nothing for.
+fn pod(name: &str, stats: &Store) -> Pod {
+    let (needs, _) = mpsc::channel(1);
+    let local = PodLocal::new(Stash::new("uid".into(), needs), Arc::default(), stats.shared(), 10);
+    Pod {
+        uid: "uid".into(),
+        name: name.into(),
+        namespace: "default".into(),
+        service_account: String::new(),
+        labels: HashMap::new(),
+        ips: Vec::new(),
+        local: Arc::new(local),
+    }
+}
+
+/// Waits until something is so.
+async fn until(so: impl Fn() -> bool) {
+    let waiting = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.expect("it to become so in time");
+}
+
+/// Connects, and waits for the end that a refusal is.
+async fn is_refused(address: SocketAddr) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let mut rest = Vec::new();
+    // A reset is as good as an end.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("an end in time");
+    assert_eq!(rest, b"");
 }
 
 fn get(path: &str, version: http::Version) -> Request<Empty<Bytes>> {
@@ -238,6 +284,21 @@ async fn a_panic_ends_one_connection_or_stream_and_is_counted_and_told() {
     let (count, line) = told();
     assert_eq!(count, 2);
     assert!(line.contains("connection=2 "), "{line}");
+
+    // Accepting goes on after a panic of its own.
+    let struck = Arc::new(ArcSwap::from_pointee(pod(&TRIPWIRE[1..], &proxy.stats)));
+    let address = proxy.accept_of(&struck).await;
+    for panics in 3..=4 {
+        is_refused(address).await;
+        // It ends before that is told of.
+        until(|| told().0 == panics).await;
+        let line = told().1;
+        assert!(line.contains("message=panicked: the wire was\\ntripped"), "{line}");
+    }
+    struck.store(Arc::new(pod("well", &proxy.stats)));
+    is_refused(address).await;
+    until(|| proxy.stats.total(process::NO_ORIGINAL_DESTINATION) == 3).await;
+    assert_eq!(proxy.panics(), 4);
 
     timeout(PATIENCE, proxy.workers.answer()).await.expect("the worker lives").unwrap();
     drop((other, many));

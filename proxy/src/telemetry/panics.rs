@@ -1,12 +1,13 @@
 //! Panics: faults of this program, each of which is counted and told in one line.
 //!
 //! A panic ends the task that it happens in, and no other: the runtime catches it there. A connection is a task, a stream
-//! of HTTP/2 is one, and so are an upstream connection, a mirrored request and whatever follows a cluster.
+//! of HTTP/2 is one, and so are an upstream connection, a mirrored request and whatever follows a cluster. Accepting goes
+//! on after one ([`caught`]).
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     cell::Cell,
-    panic::{self, PanicHookInfo},
+    panic::{self, AssertUnwindSafe, PanicHookInfo},
     pin::Pin,
     task::{Context, Poll},
     thread,
@@ -39,6 +40,19 @@ fn tell(panic: &PanicHookInfo<'_>) {
             tracing::error!(target: "backtrace", connection, "{line}");
         }
     }
+}
+
+/// What a future gives; none: it panicked, and is over.
+pub async fn caught<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| {
+        // It is not polled again, and what it shares with others they survive, as they do if its task ends.
+        match panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(polled) => polled.map(Some),
+            Err(_) => Poll::Ready(None),
+        }
+    })
+    .await
 }
 
 /// Spawns a task of this thread that works for a connection: a panic of it names the connection.

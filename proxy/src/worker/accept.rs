@@ -31,6 +31,8 @@ use crate::{
 
 /// Pause after accept(2) failed for want of file descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// Pause after a panic: one that happens again and again must not keep a worker from everything else.
+const FAULT_PAUSE: Duration = Duration::from_millis(10);
 /// At most one line about failures per worker and listener in this time.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -93,20 +95,34 @@ impl Refusal {
     }
 }
 
-/// Accepts until `stop` changes or its sender is gone.
+/// Accepts until `stop` changes or its sender is gone, also after a panic.
 pub(super) async fn run(worker: Rc<Worker>, mut stop: watch::Receiver<()>, listener: TcpListener, source: Source) {
     // Whoever stops this waits for `stop` to be dropped and counts on a closed socket: arguments are dropped last to
     // first, so `stop` stands before `listener`.
+    let stopped = async {
+        // Told already, or by the sender's end.
+        let _ = stop.changed().await;
+    };
+    let accepting = async {
+        while panics::caught(accept(&worker, &listener, &source)).await.is_none() {
+            tokio::time::sleep(FAULT_PAUSE).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stopped => {}
+        () = accepting => {}
+    }
+}
+
+/// Accepts until the socket is destroyed.
+async fn accept(worker: &Rc<Worker>, listener: &TcpListener, source: &Source) {
     let mut complaints = Complaints::default();
     loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = stop.changed() => return,
-            accepted = listener.accept() => accepted,
-        };
+        let accepted = listener.accept().await;
         match accepted {
             Ok((stream, peer)) => match source.admit(stream, peer) {
-                Ok((downstream, admitted)) => carry(&worker, Box::new(downstream), admitted),
+                Ok((downstream, admitted)) => carry(worker, Box::new(downstream), admitted),
                 Err(refusal) => {
                     if let Some(counter) = refusal.counter() {
                         worker.stats.inc(counter);
@@ -129,10 +145,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut stop: watch::Receiver<()>, liste
                     tracing::warn!(%error, "cannot accept connections");
                 }
                 if is_exhausted(&error) {
-                    tokio::select! {
-                        _ = stop.changed() => return,
-                        () = tokio::time::sleep(EXHAUSTED_PAUSE) => {}
-                    }
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
             }
         }
