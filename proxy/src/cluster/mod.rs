@@ -28,7 +28,7 @@ pub use self::{
     update::Dropped,
 };
 use crate::{
-    config::cluster::{Cluster, Discovery, Endpoint, OriginalHosts},
+    config::cluster::{Cluster, Discovery, Endpoint, Members, OriginalHosts},
     telemetry::stats::Shard,
 };
 
@@ -60,12 +60,12 @@ impl Local {
 
     /// An endpoint of `cluster`, or none if there is none (healthy).
     pub fn pick(&self, cluster: &Arc<Cluster>, context: &PickContext<'_>) -> Option<Picked> {
-        if !matches!(cluster.discovery, Discovery::Aggregate { .. }) {
+        let Discovery::Aggregate { members, .. } = &cluster.discovery else {
             let (endpoint, anew) = self.endpoint(cluster, context, None)?;
             let priority = endpoint.template.priority;
             return Some(Picked { endpoint, member: None, priority, anew });
-        }
-        let Chosen { member, level, priority, anew } = self.member(cluster, context)?;
+        };
+        let Chosen { member, level, priority, anew } = self.member(cluster, members, context)?;
         let (endpoint, _) = self.endpoint(&member, context, Some(level))?;
         // Consistent hashing has its own mind about priorities.
         let own = endpoint.template.priority;
@@ -80,14 +80,14 @@ impl Local {
     }
 
     /// Which of an aggregate's clusters.
-    fn member(&self, cluster: &Arc<Cluster>, context: &PickContext<'_>) -> Option<Chosen> {
+    fn member(&self, cluster: &Arc<Cluster>, members: &Members, context: &PickContext<'_>) -> Option<Chosen> {
         let mut aggregates = self.aggregates.borrow_mut();
         let key = Arc::as_ptr(cluster) as usize;
         let aggregated = match aggregates.get_mut(&key) {
-            Some((_, aggregated)) if aggregated.is_current() => aggregated,
+            Some((_, aggregated)) if aggregated.is_current(members) => aggregated,
             _ => {
                 aggregates.retain(|_, (cluster, _)| cluster.strong_count() > 0);
-                let aggregated = Aggregated::new(cluster);
+                let aggregated = Aggregated::new(members, cluster.balancing.panic_threshold);
                 &mut aggregates.entry(key).insert((Arc::downgrade(cluster), aggregated)).into_mut().1
             }
         };

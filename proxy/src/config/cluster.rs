@@ -19,7 +19,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -146,9 +146,32 @@ pub enum Discovery {
     Aggregate {
         /// Their names; one that does not exist is left out.
         names: Box<[Box<str>]>,
-        /// Those that exist, once the snapshot is whole.
-        members: OnceLock<Box<[Weak<Cluster>]>>,
+        /// Those that exist.
+        members: Members,
     },
+}
+
+/// The clusters of an aggregate one, as the latest snapshot with it has them.
+#[derive(Clone, Debug, Default)]
+pub struct Members(Arc<ArcSwap<Vec<Weak<Cluster>>>>);
+
+impl Members {
+    /// Those that there are now. They are the same as before as long as this is the same list.
+    pub fn load(&self) -> Arc<Vec<Weak<Cluster>>> {
+        self.0.load_full()
+    }
+
+    /// Whether they still are those that were loaded.
+    pub fn is(&self, loaded: &Arc<Vec<Weak<Cluster>>>) -> bool {
+        Arc::ptr_eq(&self.0.load(), loaded)
+    }
+
+    fn set(&self, members: Vec<Weak<Cluster>>) {
+        let known = self.0.load();
+        if known.len() != members.len() || known.iter().zip(&members).any(|(known, member)| !known.ptr_eq(member)) {
+            self.0.store(Arc::new(members));
+        }
+    }
 }
 
 impl Discovery {
@@ -315,25 +338,21 @@ impl Cluster {
         }
     }
 
-    /// Tells an aggregate cluster which clusters there are.
+    /// Tells an aggregate cluster which clusters there are from now on.
     pub fn link<'a>(&self, find: impl Fn(&str) -> Option<&'a Arc<Self>>) {
         if let Discovery::Aggregate { names, members } = &self.discovery {
-            members.get_or_init(|| names.iter().filter_map(|name| find(name).map(Arc::downgrade)).collect());
+            members.set(names.iter().filter_map(|name| find(name).map(Arc::downgrade)).collect());
         }
-    }
-
-    /// The clusters of an aggregate one.
-    pub fn members(&self) -> impl Iterator<Item = Arc<Self>> {
-        let members = match &self.discovery {
-            Discovery::Aggregate { members, .. } => members.get().map(|members| &**members),
-            _ => None,
-        };
-        members.unwrap_or_default().iter().filter_map(Weak::upgrade)
     }
 
     /// Whether load balancing goes by a request's hash.
     pub fn hashes(&self) -> bool {
-        self.balancing.hashes() || self.members().any(|member| member.balancing.hashes())
+        let hashes = |member: &Weak<Self>| member.upgrade().is_some_and(|member| member.balancing.hashes());
+        let of_members = match &self.discovery {
+            Discovery::Aggregate { members, .. } => members.0.load().iter().any(hashes),
+            _ => false,
+        };
+        of_members || self.balancing.hashes()
     }
 
     /// Which state the endpoints and their health are in. A reader that loads it before them misses no change.

@@ -60,7 +60,8 @@ impl DestinationIndex {
 }
 
 impl Snapshot {
-    /// A snapshot of `listeners` and `clusters`, whose names are unique and whose references hold.
+    /// A snapshot of `listeners` and `clusters`, whose names are unique and whose references hold. Aggregate clusters among
+    /// them, also those of an earlier snapshot, are of these clusters from now on.
     pub fn new(listeners: Vec<Arc<Listener>>, clusters: Vec<Arc<Cluster>>) -> Self {
         let mut snapshot = Self {
             clusters: clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect(),

@@ -12,7 +12,6 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -185,7 +184,7 @@ async fn try_http(
     let request = request(probe, host).ok_or(Failure::Network)?;
     let response = exchange(&mut session, request).await?;
     let (head, body) = response.into_parts();
-    let body = read(body, if probe.buffer == 0 { BODY_LIMIT } else { probe.buffer }).await?;
+    let (body, _) = read(body, if probe.buffer == 0 { BODY_LIMIT } else { probe.buffer }).await?;
     let keep = !asks_to_close(&head.headers);
     if keep {
         *kept = Some(session);
@@ -270,16 +269,20 @@ fn judge_http(probe: &HttpProbe, status: StatusCode, headers: &HeaderMap) -> Che
     Checked::Passed { degraded: headers.contains_key(DEGRADED) }
 }
 
-async fn read(body: Incoming, limit: usize) -> Result<Vec<u8>, Failure> {
+/// Reads a body to its end; of its bytes the first, up to `limit`, are kept, and so are its trailers.
+async fn read(body: Incoming, limit: usize) -> Result<(Vec<u8>, Option<HeaderMap>), Failure> {
     let mut body = pin!(body);
-    let mut bytes = Vec::new();
+    let (mut bytes, mut trailers) = (Vec::new(), None);
     while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        if let Ok(data) = frame.map_err(|_| Failure::Network)?.into_data() {
-            let room = limit.saturating_sub(bytes.len());
-            bytes.extend_from_slice(&data[..data.len().min(room)]);
+        match frame.map_err(|_| Failure::Network)?.into_data() {
+            Ok(data) => {
+                let room = limit.saturating_sub(bytes.len());
+                bytes.extend_from_slice(&data[..data.len().min(room)]);
+            }
+            Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-    Ok(bytes)
+    Ok((bytes, trailers))
 }
 
 /// Whether `bytes` has all of `parts`, one after the other, with anything between them.
@@ -322,9 +325,8 @@ async fn try_grpc(
     let status = response.status();
     let in_head = response.headers().get("grpc-status").cloned();
     let degraded = response.headers().contains_key(DEGRADED);
-    let collected = response.into_body().collect().await.map_err(|_| Failure::Network)?;
-    let in_trailers = collected.trailers().and_then(|trailers| trailers.get("grpc-status")).cloned();
-    let body = collected.to_bytes();
+    let (body, trailers) = read(response.into_body(), BODY_LIMIT).await?;
+    let in_trailers = trailers.and_then(|mut trailers| trailers.remove("grpc-status"));
     *kept = Some(session);
     let ok = in_head.or(in_trailers).is_some_and(|status| status == "0");
     Ok(match status == StatusCode::OK && ok && is_serving(&body) {

@@ -1,6 +1,6 @@
 //! Where a cluster's endpoints come from: a list, DNS, files, the original destination, or other clusters.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use weir_proto::envoy::{
     config::{cluster::v3 as proto, core::v3 as core},
@@ -14,7 +14,7 @@ use super::{
     fields::{duration, header_name, sub, type_name, unpack},
 };
 use crate::config::{
-    cluster::{Discovery, EdsFile, EndpointSet, OriginalHosts},
+    cluster::{Discovery, EdsFile, EndpointSet, Members, OriginalHosts},
     error::Error,
 };
 
@@ -114,7 +114,7 @@ fn aggregate(
         cx.ignored.push(at.replace("cluster_type", "load_assignment"));
     }
     let names = config.clusters.iter().map(|name| name.as_str().into()).collect();
-    Ok((Discovery::Aggregate { names, members: OnceLock::new() }, EndpointSet::default()))
+    Ok((Discovery::Aggregate { names, members: Members::default() }, EndpointSet::default()))
 }
 
 fn eds(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery, Error> {

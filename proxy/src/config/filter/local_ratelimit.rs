@@ -53,6 +53,24 @@ pub struct LocalRateLimit {
     pub vhost_limits: VhostLimits,
     /// What makes descriptors, instead of the routes' `rate_limits`.
     pub rate_limits: Vec<RateLimit>,
+    /// Tells it from all others, also from those that come after it.
+    pub identity: Identity,
+}
+
+/// What no two configurations share, as long as anybody knows it.
+#[derive(Clone, Debug, Default)]
+pub struct Identity(Arc<()>);
+
+impl Identity {
+    /// Whether this is the other.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether nobody else knows it any more.
+    pub fn is_last(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
 }
 
 /// Whether a virtual host's `rate_limits` count.
@@ -219,7 +237,7 @@ impl LocalRateLimit {
     /// Another one like it, with full buckets.
     #[must_use]
     pub fn fresh(&self) -> Self {
-        let mut fresh = self.clone();
+        let mut fresh = Self { identity: Identity::default(), ..self.clone() };
         fresh.bucket = self.bucket.as_ref().map(Bucket::fresh);
         for descriptor in &mut fresh.descriptors {
             descriptor.bucket = descriptor.bucket.fresh();

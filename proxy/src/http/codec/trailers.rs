@@ -83,7 +83,7 @@ pub(in crate::http) struct Trailing<S> {
     inner: S,
     /// None: there never are any.
     trailers: Option<Rc<Trailers>>,
-    /// What came since trailers were announced, up to the end of their message.
+    /// What came last since trailers were announced, and may be the beginning of the end of their message.
     held: Vec<u8>,
     /// What is to be written before anything else.
     out: Bytes,
@@ -104,13 +104,18 @@ impl<S> Trailing<S> {
         self.trailers.as_ref().is_some_and(|trailers| trailers.0.borrow().is_some())
     }
 
-    /// Takes bytes in; once the end of the message is among them, they are ready to go out.
+    /// Takes bytes in. Those before the end of the message are ready to go out, and, once that is among them, all are.
     fn hold(&mut self, bytes: &[u8]) {
         self.held.extend_from_slice(bytes);
         let Some(trailers) = &self.trailers else { return };
         let mut announced = trailers.0.borrow_mut();
         let Some(Announced { stand_in, end }) = &*announced else { return };
-        let Some(at) = memmem::find(&self.held, stand_in) else { return };
+        let Some(at) = memmem::find(&self.held, stand_in) else {
+            // Its beginning may have come: no more than that is held.
+            let rest = self.held.split_off(self.held.len().saturating_sub(stand_in.len() - 1));
+            self.out = std::mem::replace(&mut self.held, rest).into();
+            return;
+        };
         let rest = self.held.split_off(at + stand_in.len());
         self.held.truncate(at);
         self.held.extend_from_slice(end);
@@ -201,7 +206,23 @@ mod tests {
             stream.write_all(bytes).await.unwrap();
         }
         stream.flush().await.unwrap();
+        assert_eq!((stream.held.len(), stream.out.len()), (0, 0));
         let text = String::from_utf8(stream.into_inner()).unwrap();
         assert_eq!(text, "5\r\nhello\r\n2\r\n..\r\n0\r\nx-a: 1\r\nx-a: 2\r\n\r\nHTTP/1.1 200 OK");
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_the_end_goes_out() {
+        let trailers = Rc::new(Trailers::default());
+        let mut stream = Trailing::new(Vec::new(), Some(trailers.clone()));
+        let piece = trailers.announce(&HeaderMap::new());
+        let body = [b'x'; 100_000];
+        for bytes in body.chunks(10_000) {
+            stream.write_all(bytes).await.unwrap();
+            assert!(stream.held.len() < 2 * LENGTH, "{}", stream.held.len());
+        }
+        stream.write_all(&[&b"\r\n10\r\n"[..], &piece, b"\r\n0\r\n\r\n"].concat()).await.unwrap();
+        stream.flush().await.unwrap();
+        assert_eq!(stream.into_inner(), [&body[..], b"\r\n0\r\n\r\n"].concat());
     }
 }

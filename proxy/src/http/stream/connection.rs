@@ -16,7 +16,11 @@ use super::{
 };
 use crate::{
     access_log::{Entry, Place},
-    config::{filter::local_ratelimit::LocalRateLimit, http::HttpConnectionManager, request::TlsView},
+    config::{
+        filter::local_ratelimit::{Identity, LocalRateLimit},
+        http::HttpConnectionManager,
+        request::TlsView,
+    },
     downstream::{Downstream, Origin, Told},
     http::{
         codec::{
@@ -78,7 +82,7 @@ pub(in crate::http) struct Connection {
     /// Trailers of the response that is being written, if HTTP/1 sends any.
     trailers: Option<Rc<Trailers>>,
     /// Rate limits of its own, by what they are configured as.
-    limits: RefCell<Vec<(usize, Rc<LocalRateLimit>)>>,
+    limits: RefCell<Vec<(Identity, Rc<LocalRateLimit>)>>,
     /// What `x-forwarded-client-cert` says of the client: made once.
     client_cert: OnceCell<Option<HeaderValue>>,
     pub open: Open,
@@ -265,14 +269,13 @@ impl Connection {
 
     /// This connection's own copy of a rate limit.
     pub fn own_limit(&self, limit: &LocalRateLimit) -> Rc<LocalRateLimit> {
-        // Configurations outlive the connections that they serve, so that an address stands for one.
-        let key = std::ptr::from_ref(limit).addr();
         let mut limits = self.limits.borrow_mut();
-        if let Some((_, own)) = limits.iter().find(|(known, _)| *known == key) {
+        if let Some((_, own)) = limits.iter().find(|(known, _)| known.is(&limit.identity)) {
             return own.clone();
         }
+        limits.retain(|(known, _)| !known.is_last());
         let own = Rc::new(limit.fresh());
-        limits.push((key, own.clone()));
+        limits.push((limit.identity.clone(), own.clone()));
         own
     }
 

@@ -19,7 +19,7 @@ use crate::{
         },
         error::Error,
         filter::{
-            local_ratelimit::{Bucket, Descriptor, LocalRateLimit, RateLimit, RateLimitAction, VhostLimits},
+            local_ratelimit::{Bucket, Descriptor, Identity, LocalRateLimit, RateLimit, RateLimitAction, VhostLimits},
             stats::{self, Counted},
         },
     },
@@ -93,6 +93,7 @@ pub(super) fn local_ratelimit(
             VhRateLimitsOptions::Ignore => VhostLimits::Ignore,
         },
         rate_limits: rate_limits(cx, &message.rate_limits, at)?,
+        identity: Identity::default(),
     })
 }
 
