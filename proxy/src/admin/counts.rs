@@ -14,110 +14,12 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
-    config::http::OfListener,
+    config::{
+        http::{OfListener, Served},
+        listener::Accepted,
+    },
     telemetry::stats::{Scope, Shared, Store, handles},
 };
-
-handles! {
-    /// As of a connection manager.
-    #[expect(dead_code, reason = "much of it never happens here: the names are there to be read")]
-    Http {
-        counters {
-            downstream_cx_delayed_close_timeout
-            downstream_cx_destroy
-            downstream_cx_destroy_active_rq
-            downstream_cx_destroy_local
-            downstream_cx_destroy_local_active_rq
-            downstream_cx_destroy_remote
-            downstream_cx_destroy_remote_active_rq
-            downstream_cx_drain_close
-            downstream_cx_http1_total
-            downstream_cx_http2_total
-            downstream_cx_http3_total
-            downstream_cx_idle_timeout
-            downstream_cx_max_duration_reached
-            downstream_cx_max_requests_reached
-            downstream_cx_overload_disable_keepalive
-            downstream_cx_protocol_error
-            downstream_cx_rx_bytes_total
-            downstream_cx_ssl_total
-            downstream_cx_total
-            downstream_cx_tx_bytes_total
-            downstream_cx_upgrades_total
-            downstream_flow_control_paused_reading_total
-            downstream_flow_control_resumed_reading_total
-            downstream_rq_1xx
-            downstream_rq_2xx
-            downstream_rq_3xx
-            downstream_rq_4xx
-            downstream_rq_5xx
-            downstream_rq_completed
-            downstream_rq_failed_path_normalization
-            downstream_rq_header_timeout
-            downstream_rq_http1_total
-            downstream_rq_http2_total
-            downstream_rq_http3_total
-            downstream_rq_idle_timeout
-            downstream_rq_max_duration_reached
-            downstream_rq_non_relative_path
-            downstream_rq_overload_close
-            downstream_rq_redirected_with_normalized_path
-            downstream_rq_rejected_via_ip_detection
-            downstream_rq_response_before_rq_complete
-            downstream_rq_rx_reset
-            downstream_rq_timeout
-            downstream_rq_too_large
-            downstream_rq_too_many_premature_resets
-            downstream_rq_total
-            downstream_rq_tx_reset
-            downstream_rq_ws_on_non_ws_route
-            rs_too_large
-        }
-        gauges {
-            downstream_cx_active
-            downstream_cx_http1_active
-            downstream_cx_http1_soft_drain
-            downstream_cx_http2_active
-            downstream_cx_http3_active
-            downstream_cx_rx_bytes_buffered
-            downstream_cx_ssl_active
-            downstream_cx_tx_bytes_buffered
-            downstream_cx_upgrades_active
-            downstream_rq_active
-        }
-        histograms {
-            downstream_cx_length_ms: Milliseconds
-            downstream_rq_time: Milliseconds
-        }
-    }
-}
-
-handles! {
-    /// As of a listener.
-    #[expect(dead_code, reason = "much of it never happens here: the names are there to be read")]
-    Listening {
-        counters {
-            downstream_cx_destroy
-            downstream_cx_overflow
-            downstream_cx_overload_reject
-            downstream_cx_total
-            downstream_cx_transport_socket_connect_timeout
-            downstream_global_cx_overflow
-            downstream_listener_filter_error
-            downstream_listener_filter_remote_close
-            downstream_pre_cx_timeout
-            no_filter_chain_match
-        }
-        gauges {
-            downstream_cx_active
-            downstream_pre_cx_active
-        }
-        histograms {
-            connections_accepted_per_socket_event: Unspecified
-            downstream_cx_length_ms: Milliseconds
-        }
-    }
-}
 
 handles! {
     /// Of the thread that has all connections.
@@ -131,8 +33,8 @@ handles! {
 /// The counters.
 #[derive(Debug)]
 pub struct Counts {
-    http: Http,
-    listener: Listening,
+    http: Served,
+    listener: Accepted,
     thread: Thread,
     responses: OfListener,
     shard: Shared,
@@ -170,8 +72,8 @@ impl Counts {
         let (http, listener) = (root.scope("http.admin"), root.scope("listener.admin"));
         let (thread, responses) = (listener.scope("main_thread"), listener.scope("http.admin"));
         Self {
-            http: Http::register(&http),
-            listener: Listening::register(&listener),
+            http: Served::register(&http),
+            listener: Accepted::register(&listener),
             thread: Thread::register(&thread),
             responses: OfListener::register(&responses),
             shard: store.shared(),

@@ -7,7 +7,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
-pub use self::stats::{HttpStats, OfListener};
+pub use self::stats::{HttpStats, OfListener, Served};
 use crate::{
     access_log::{AccessLog, Moments, Wanted},
     config::{filter::HttpFilter, http1::Http1, http2::Http2, local_reply::LocalReplies, route::RouteTable},

@@ -16,7 +16,7 @@ pub use self::{
         HttpInspectorStats, ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, ProxyProtocolStats, TlvRule,
     },
     socket::{AddressOptions, ListenerSockets},
-    stats::ListenerStats,
+    stats::{Accepted, ListenerStats},
 };
 use crate::{
     access_log::{AccessLog, Place},

@@ -236,15 +236,9 @@ impl<'a> Operator<'a> {
             "NQ" => false,
             other => return Err(self.bad(format!("Invalid PATH option: '{other}', only 'WQ'/'NQ' are allowed"))),
         };
-        let selected = match selected {
-            "" | "ORIG_OR_PATH" => Selected::Either,
-            "ORIG" => Selected::Original,
-            "PATH" => Selected::Path,
-            other => {
-                let allowed = "only 'ORIG'/'PATH'/'ORIG_OR_PATH' are allowed";
-                return Err(self.bad(format!("Invalid PATH option: '{other}', {allowed}")));
-            }
-        };
+        let allowed = "only 'ORIG'/'PATH'/'ORIG_OR_PATH' are allowed";
+        let selected = selected_of(selected, "PATH")
+            .ok_or_else(|| self.bad(format!("Invalid PATH option: '{selected}', {allowed}")))?;
         Ok(Field::Path { query, selected })
     }
 
@@ -259,15 +253,9 @@ impl<'a> Operator<'a> {
                 return Err(self.bad(format!("Invalid REQUESTED_SERVER_NAME option: '{other}', {allowed}")));
             }
         };
-        let host = match host {
-            "" | "ORIG_OR_HOST" => Selected::Either,
-            "HOST" => Selected::Path,
-            "ORIG" => Selected::Original,
-            other => {
-                let allowed = "only 'ORIG_OR_HOST'/'HOST'/'ORIG' are allowed";
-                return Err(self.bad(format!("Invalid REQUESTED_SERVER_NAME option: '{other}', {allowed}")));
-            }
-        };
+        let allowed = "only 'ORIG_OR_HOST'/'HOST'/'ORIG' are allowed";
+        let host = selected_of(host, "HOST")
+            .ok_or_else(|| self.bad(format!("Invalid REQUESTED_SERVER_NAME option: '{host}', {allowed}")))?;
         Ok(Field::RequestedServerName { host: with_host.then_some(host), sni_first })
     }
 
@@ -436,6 +424,16 @@ fn plain(command: &str) -> Option<Field> {
         "ROUNDTRIP_DURATION" | "TRACE_ID" | "SPAN_ID" => Field::Absent,
         _ => return None,
     })
+}
+
+/// Which of a path or a host, where `own` is the option's word for it as it is; none: it is no such option.
+fn selected_of(option: &str, own: &str) -> Option<Selected> {
+    match option {
+        "" => Some(Selected::Either),
+        "ORIG" => Some(Selected::Original),
+        _ if option == own => Some(Selected::Path),
+        _ => option.strip_prefix("ORIG_OR_").filter(|rest| *rest == own).map(|_| Selected::Either),
+    }
 }
 
 fn point(name: &str) -> Point {

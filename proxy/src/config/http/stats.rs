@@ -5,8 +5,9 @@ use std::{fmt, time::Duration};
 use crate::telemetry::stats::{Gauge, Scope, Shard, handles};
 
 handles! {
-    /// What every connection manager counts.
-    Handles {
+    /// What whoever serves HTTP counts: connection managers and the admin server. Some of it never happens here: the names
+    /// are there to be read.
+    Served {
         counters {
             downstream_cx_delayed_close_timeout
             downstream_cx_destroy
@@ -56,18 +57,6 @@ handles! {
             downstream_rq_total
             downstream_rq_tx_reset
             downstream_rq_ws_on_non_ws_route
-            no_cluster
-            no_route
-            passthrough_internal_redirect_bad_location
-            passthrough_internal_redirect_no_route
-            passthrough_internal_redirect_predicate
-            passthrough_internal_redirect_too_many_redirects
-            passthrough_internal_redirect_unsafe_scheme
-            rq_direct_response
-            rq_overload_local_reply
-            rq_redirect
-            rq_reset_after_downstream_response_started
-            rq_total
             rs_too_large
         }
         gauges {
@@ -86,6 +75,28 @@ handles! {
             downstream_cx_length_ms: Milliseconds
             downstream_rq_time: Milliseconds
         }
+    }
+}
+
+handles! {
+    /// What every connection manager counts.
+    Handles: Served {
+        counters {
+            no_cluster
+            no_route
+            passthrough_internal_redirect_bad_location
+            passthrough_internal_redirect_no_route
+            passthrough_internal_redirect_predicate
+            passthrough_internal_redirect_too_many_redirects
+            passthrough_internal_redirect_unsafe_scheme
+            rq_direct_response
+            rq_overload_local_reply
+            rq_redirect
+            rq_reset_after_downstream_response_started
+            rq_total
+        }
+        gauges {}
+        histograms {}
     }
 }
 

@@ -5,8 +5,8 @@ use std::{ops::Deref, time::Duration};
 use crate::telemetry::stats::{Counter, Gauge, Scope, Shard, Store, handles};
 
 handles! {
-    /// What every listener counts.
-    Handles {
+    /// What whoever accepts connections counts: listeners and the admin server.
+    Accepted {
         counters {
             downstream_cx_destroy
             downstream_cx_overflow
@@ -17,8 +17,6 @@ handles! {
             downstream_listener_filter_error
             downstream_listener_filter_remote_close
             downstream_pre_cx_timeout
-            extension_config_missing
-            network_extension_config_missing
             no_filter_chain_match
         }
         gauges {
@@ -29,6 +27,15 @@ handles! {
             connections_accepted_per_socket_event: Unspecified
             downstream_cx_length_ms: Milliseconds
         }
+    }
+}
+
+handles! {
+    /// What every listener counts.
+    Handles: Accepted {
+        counters { extension_config_missing network_extension_config_missing }
+        gauges {}
+        histograms {}
     }
 }
 
