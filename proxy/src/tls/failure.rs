@@ -120,7 +120,6 @@ impl Failure {
     pub fn kind(&self) -> Option<Kind> {
         match self {
             Self::Tls { kind, .. } => Some(*kind),
-            Self::Io { errno: Some(_), .. } => Some(Kind::Connection),
             Self::Io { .. } | Self::Timeout => None,
         }
     }
@@ -228,8 +227,10 @@ mod tests {
         );
         let left = Failure::of(&io::Error::from(io::ErrorKind::UnexpectedEof));
         assert_eq!((left.reason().as_str(), left.kind()), ("", None));
+        let reset = Failure::of(&io::Error::from_raw_os_error(libc::ECONNRESET));
+        assert_eq!(reset.kind(), None);
         assert_eq!(
-            Failure::of(&io::Error::from_raw_os_error(libc::ECONNRESET)).reason(),
+            reset.reason(),
             "TLS_error:|33554536:system library:OPENSSL_internal:Connection reset by peer:TLS_error_end"
         );
     }

@@ -45,12 +45,11 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Malformed> {
     let active = connection.begin_request();
+    let multiplexed = connection.multiplexed;
     let verdict = connection.verdict();
     let (mut parts, incoming) = request.into_parts();
     let mut stream = Stream::new(connection, &parts, !incoming.is_end_stream());
-    if stream.connection.multiplexed
-        && let Err(malformed) = malformed::check(&parts, stream.connection.manager.max_headers)
-    {
+    if multiplexed && let Err(malformed) = malformed::check(&parts, stream.connection.manager.max_headers) {
         stream.reset(&malformed);
         return Err(malformed);
     }
@@ -106,6 +105,10 @@ pub(super) async fn handle(
             Answer::Redirected(again) => Redirected { stream, parts, body } = *again,
         }
     };
+    let announced = response.headers().contains_key(header::CONTENT_LENGTH);
+    if announced && response.status() == StatusCode::NOT_MODIFIED && !multiplexed {
+        response.body_mut().announce();
+    }
     response.body_mut().keep_active(active);
     Ok(response)
 }

@@ -49,7 +49,8 @@ impl Late {
                 let chosen = self.member.as_ref().unwrap_or(&self.cluster);
                 chosen.report(&self.endpoint, Outcome::TimedOut(StatusCode::GATEWAY_TIMEOUT.as_u16()));
             }
-            Expired::Idle | Expired::StreamDuration | Expired::MaxDuration | Expired::Request => return,
+            Expired::StreamDuration => return shard.inc(self.cluster.stats.upstream_rq_max_duration_reached),
+            Expired::Idle | Expired::MaxDuration | Expired::Request => return,
         }
         self.endpoint.host.stats.rq_timeout.fetch_add(1, Relaxed);
     }

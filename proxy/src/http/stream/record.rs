@@ -191,6 +191,12 @@ impl Record {
         self.complete = true;
     }
 
+    /// The response breaks off here.
+    pub fn resets(&self) {
+        self.worker.stats.inc(self.manager.stats.own.downstream_rq_rx_reset);
+        self.worker.stats.inc(self.manager.stats.own.downstream_rq_tx_reset);
+    }
+
     /// Reckons what a response's head is on the wire.
     pub fn meter_response(&mut self, status: StatusCode, headers: &HeaderMap, body: meters::Body) {
         if self.manager.wanted.meters {

@@ -39,6 +39,8 @@ pub struct ResponseBody {
 #[derive(Debug)]
 enum Source {
     Empty,
+    /// As long as the head says, but not sent.
+    Announced,
     Full(Option<Bytes>),
     Upstream(Box<FromUpstream>),
     Payload(Box<Payload>),
@@ -125,6 +127,13 @@ impl ResponseBody {
         Self { source: Source::Payload(Box::new(payload)), record: Some(record), active: None }
     }
 
+    /// Of what is empty the head says a length. hyper would not pass that on.
+    pub(in crate::http) fn announce(&mut self) {
+        if matches!(self.source, Source::Empty) {
+            self.source = Source::Announced;
+        }
+    }
+
     /// The client's connection is not idle until this body is dropped.
     pub(in crate::http) fn keep_active(&mut self, active: Active) {
         self.active = Some(active);
@@ -149,6 +158,9 @@ impl ResponseBody {
             from.lease = None;
         }
         if let Some(record) = &mut self.record {
+            if flag != Flag::DownstreamProtocolError {
+                record.resets();
+            }
             record.entry.raise(flag);
             record.entry.details = details.into();
             record.complete();
@@ -163,7 +175,7 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let from = match &mut this.source {
-            Source::Empty => {
+            Source::Empty | Source::Announced => {
                 this.ended();
                 return Poll::Ready(None);
             }
@@ -308,7 +320,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Empty | Source::Full(None) => true,
-            Source::Full(Some(_)) | Source::Payload(_) => false,
+            Source::Full(Some(_)) | Source::Payload(_) | Source::Announced => false,
             Source::Upstream(from) => from.incoming.is_end_stream() && !from.is_throttled(),
         }
     }
@@ -318,7 +330,7 @@ impl Body for ResponseBody {
             Source::Empty | Source::Full(None) => SizeHint::with_exact(0),
             Source::Full(Some(body)) => SizeHint::with_exact(body.len() as u64),
             Source::Upstream(from) => from.incoming.size_hint(),
-            Source::Payload(_) => SizeHint::default(),
+            Source::Payload(_) | Source::Announced => SizeHint::default(),
         }
     }
 }
@@ -326,7 +338,11 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A body without frames is never polled; one that was read to its end is complete already.
-        let whole = matches!(&self.source, Source::Upstream(from) if from.came_whole());
+        let whole = match &self.source {
+            Source::Upstream(from) => from.came_whole(),
+            Source::Announced => true,
+            _ => false,
+        };
         if whole || self.is_end_stream() {
             self.ended();
         }
