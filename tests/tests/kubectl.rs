@@ -421,9 +421,19 @@ fn an_uninstall_waits_for_every_node() {
     scene.server.proxied("weir-n2", &[(503, "2 pods drain\n")]);
     let outcome = scene.run("-j uninstall --wait 1s");
     assert_eq!(outcome.status.code(), Some(1));
-    assert_eq!(outcome.stderr, "kubectl weir: node n2: not uninstalled: 2 pods drain; there: weir-agent uninstall\n");
+    assert_eq!(
+        outcome.stderr,
+        "kubectl weir: node n2: not done yet: 2 pods drain; it goes on by itself: uninstall again to wait on\n"
+    );
     let nodes: Value = serde_json::from_str(&outcome.stdout).expect("JSON");
     assert_eq!((&nodes[0]["uninstalled"], &nodes[1]["reason"]), (&true.into(), &"2 pods drain".into()));
+    scene.server.proxied("weir-n1", &[(403, "pods \"weir-n1\" is forbidden")]);
+    let outcome = scene.run("uninstall --wait 1s");
+    let forbidden = "node n1: not known to be uninstalled: pods \"weir-n1\" is forbidden; it takes the verb get on \
+                     pods/proxy in namespace weir-system; why: kubectl get pods -n weir-system -l \
+                     app.kubernetes.io/name=weir --field-selector spec.nodeName=n1, and kubectl logs of that pod; a node \
+                     whose agent is gone for good: docs/operate.md, \"By hand\"\n";
+    assert!(outcome.stderr.contains(forbidden), "{outcome:?}");
     let refused = scene.refused("uninstall --weir-namespace elsewhere", 1);
     assert!(refused.starts_with("kubectl weir: no DaemonSet weir in namespace elsewhere"), "{refused}");
 }

@@ -28,7 +28,7 @@ use tokio::{
 
 use super::{
     AT_ONCE, Outcome, Reply,
-    connect::{Connection, DAEMON_SET},
+    connect::{Connection, DAEMON_SET, WEIR},
     error::Error,
     place,
 };
@@ -39,11 +39,43 @@ const ANNOTATION: &str = "weir.dev/uninstall";
 /// Where an agent answers for its node.
 const PORT: u16 = 15021;
 const PATH: &str = "/healthz/uninstalled";
+/// How the API server begins what it says of a pod that it cannot reach itself.
+const NOT_REACHED: &str = "error trying to reach service";
 /// How often the nodes are asked.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How far nodes are: uninstalled, or why not.
-type Progress = BTreeMap<String, Result<(), String>>;
+type Progress = BTreeMap<String, Result<(), Unfinished>>;
+
+/// Why a node is not known to be uninstalled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum Unfinished {
+    /// Its agent answers, and says that it is not done.
+    #[error("not done yet: {0}")]
+    Working(String),
+    /// Its agent cannot be asked.
+    #[error("not known to be uninstalled: {0}")]
+    Unanswered(String),
+}
+
+impl Unfinished {
+    /// Why, without which of them it is.
+    fn reason(&self) -> &str {
+        let (Self::Working(why) | Self::Unanswered(why)) = self;
+        why
+    }
+
+    /// What to do about a node, once nobody waits any more.
+    fn advice(&self, namespace: &str, node: &str) -> String {
+        match self {
+            Self::Working(_) => "it goes on by itself: uninstall again to wait on".to_owned(),
+            Self::Unanswered(_) => format!(
+                "why: kubectl get pods -n {namespace} -l {WEIR} --field-selector spec.nodeName={node}, and kubectl logs of \
+                 that pod; a node whose agent is gone for good: docs/operate.md, \"By hand\""
+            ),
+        }
+    }
+}
 
 /// Has every node take weir off, and waits until all have.
 pub async fn uninstall(cluster: &Cluster, wait: Duration, output: &mut Output) -> Result<Outcome, Error> {
@@ -68,14 +100,15 @@ pub async fn uninstall(cluster: &Cluster, wait: Duration, output: &mut Output) -
     };
     for (node, state) in &progress {
         if let Err(why) = state {
-            output.complain(format_args!("node {node}: not uninstalled: {why}; there: weir-agent uninstall"));
+            let advice = why.advice(&cluster.weir_namespace, node);
+            output.complain(format_args!("node {node}: {why}; {advice}"));
         }
     }
     if !complete && progress.values().all(Result::is_ok) {
         let (on, wanted) = (progress.len(), place::wanted(&set));
         output.complain(format_args!(
-            "uninstalled on {on} nodes, and the DaemonSet wants weir on {wanted}; on those without a weir pod: \
-             weir-agent uninstall"
+            "uninstalled on {on} nodes, and the DaemonSet wants weir on {wanted}; for those without a weir pod see \
+             docs/operate.md, \"By hand\""
         ));
     }
     output.answer("", || Ok(report(&progress)))?;
@@ -85,7 +118,8 @@ pub async fn uninstall(cluster: &Cluster, wait: Duration, output: &mut Output) -
 fn none(namespace: &str) -> Error {
     Error::Other(format!(
         "no DaemonSet {DAEMON_SET} in namespace {namespace} (another one: --weir-namespace): weir is not installed \
-         there, or only each node can remove what is left: weir-agent uninstall"
+         there; if it was deleted without being uninstalled, nodes may still redirect: install it again and uninstall it \
+         then, or see docs/operate.md, \"By hand\""
     ))
 }
 
@@ -157,7 +191,7 @@ async fn round(
 }
 
 /// What each node says: in the middle of a rollout two pods speak for one, and it is done when both are.
-fn by_node(answers: Vec<(String, Result<(), String>)>) -> Progress {
+fn by_node(answers: Vec<(String, Result<(), Unfinished>)>) -> Progress {
     let mut nodes = Progress::new();
     for (node, answer) in answers {
         let said = nodes.entry(node).or_insert(Ok(()));
@@ -177,25 +211,26 @@ fn to_ask<'a>(pods: &'a [Pod], set: &str, progress: &Progress) -> Vec<(String, &
 }
 
 /// What the agent in a pod says of its node.
-async fn answer(connection: &Connection, pod: &Pod) -> Result<(), String> {
+async fn answer(connection: &Connection, pod: &Pod) -> Result<(), Unfinished> {
     let asked =
         async { if connection.in_cluster { direct(pod).await } else { through_api_server(connection, pod).await } };
     let limit = connection.cluster.timeout;
-    timeout(limit, asked)
-        .await
-        .unwrap_or_else(|_| Err(format!("no answer within {}", humantime::format_duration(limit))))
+    timeout(limit, asked).await.unwrap_or_else(|_| {
+        Err(Unfinished::Unanswered(format!("no answer within {}", humantime::format_duration(limit))))
+    })
 }
 
 /// From a pod of the cluster, which reaches the others.
-async fn direct(pod: &Pod) -> Result<(), String> {
+async fn direct(pod: &Pod) -> Result<(), Unfinished> {
     let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
-    let ip: std::net::IpAddr =
-        ip.and_then(|ip| ip.parse().ok()).ok_or_else(|| format!("weir pod {} has no address", place::name(pod)))?;
+    let ip: std::net::IpAddr = ip
+        .and_then(|ip| ip.parse().ok())
+        .ok_or_else(|| Unfinished::Unanswered(format!("weir pod {} has no address", place::name(pod))))?;
     get((ip, PORT).into()).await
 }
 
-async fn get(address: std::net::SocketAddr) -> Result<(), String> {
-    let failed = |error: &dyn std::error::Error| format!("http://{address}{PATH}: {error}");
+async fn get(address: std::net::SocketAddr) -> Result<(), Unfinished> {
+    let failed = |error: &dyn std::error::Error| Unfinished::Unanswered(format!("http://{address}{PATH}: {error}"));
     let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     let request = Request::get(PATH).header("host", address.to_string()).body(Empty::<Bytes>::new());
@@ -211,28 +246,32 @@ async fn get(address: std::net::SocketAddr) -> Result<(), String> {
 }
 
 /// From elsewhere.
-async fn through_api_server(connection: &Connection, pod: &Pod) -> Result<(), String> {
+async fn through_api_server(connection: &Connection, pod: &Pod) -> Result<(), Unfinished> {
     let (namespace, name) = (&connection.cluster.weir_namespace, place::name(pod));
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:{PORT}/proxy{PATH}");
-    let request = Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
+    let request = Request::get(path).body(Vec::new()).map_err(|error| Unfinished::Unanswered(error.to_string()))?;
     match connection.client.request_text(request).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 403 => {
-            Err(format!("{}; it takes the verb get on pods/proxy in namespace {namespace}", status.message))
+            let why = format!("{}; it takes the verb get on pods/proxy in namespace {namespace}", status.message);
+            Err(Unfinished::Unanswered(why))
+        }
+        Err(kube::Error::Api(status)) if status.message.starts_with(NOT_REACHED) => {
+            Err(Unfinished::Unanswered(status.message))
         }
         Err(kube::Error::Api(status)) => Err(not_yet(&status.message, status.code)),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(Unfinished::Unanswered(error.to_string())),
     }
 }
 
 /// What an agent that is not done says.
-fn not_yet(body: &str, code: u16) -> String {
+fn not_yet(body: &str, code: u16) -> Unfinished {
     let line = body.trim().lines().next().unwrap_or_default();
-    if line.is_empty() { format!("its agent answers {code}") } else { line.to_owned() }
+    Unfinished::Working(if line.is_empty() { format!("its agent answers {code}") } else { line.to_owned() })
 }
 
 fn report(progress: &Progress) -> Value {
-    let node = |(node, state): (&String, &Result<(), String>)| json!({ "node": node, "uninstalled": state.is_ok(), "reason": state.as_ref().err() });
+    let node = |(node, state): (&String, &Result<(), Unfinished>)| json!({ "node": node, "uninstalled": state.is_ok(), "reason": state.as_ref().err().map(Unfinished::reason) });
     progress.iter().map(node).collect()
 }
 
@@ -256,12 +295,16 @@ mod tests {
         .unwrap()
     }
 
+    fn working(why: &str) -> Unfinished {
+        Unfinished::Working(why.to_owned())
+    }
+
     #[test]
     fn a_node_with_two_pods_is_done_when_both_say_so() {
-        let said = |node: &str, answer: Result<(), &str>| (node.to_owned(), answer.map_err(str::to_owned));
+        let said = |node: &str, answer: Result<(), &str>| (node.to_owned(), answer.map_err(working));
         let no = Err("not yet");
         for answers in [[said("a", Ok(())), said("a", no)], [said("a", no), said("a", Ok(()))]] {
-            assert_eq!(by_node(answers.into())["a"], Err("not yet".to_owned()));
+            assert_eq!(by_node(answers.into())["a"], Err(working("not yet")));
         }
         let nodes = by_node(vec![said("a", Ok(())), said("b", no), said("a", Ok(()))]);
         assert!(nodes["a"].is_ok() && nodes["b"].is_err());
@@ -277,7 +320,7 @@ mod tests {
             pod("e", "n5", "d", false),
             pod("f", "", "d", false),
         ];
-        let progress = [("n1".to_owned(), Ok(())), ("n2".to_owned(), Err("draining".to_owned()))].into();
+        let progress = [("n1".to_owned(), Ok(())), ("n2".to_owned(), Err(working("draining")))].into();
         let asked: Vec<String> = to_ask(&pods, "d", &progress).into_iter().map(|(node, _)| node).collect();
         assert_eq!(asked, ["n2", "n5"]);
         assert_eq!(
@@ -302,11 +345,12 @@ mod tests {
                 stream.write_all(response.as_bytes()).await.unwrap();
             }
         });
-        assert_eq!(get(address).await, Err("2 pods draining".to_owned()));
+        assert_eq!(get(address).await, Err(working("2 pods draining")));
         assert_eq!(get(address).await, Ok(()));
         server.await.unwrap();
         let gone = get(address).await.unwrap_err();
-        assert_eq!(gone, format!("http://{address}/healthz/uninstalled: Connection refused (os error 111)"));
-        assert_eq!(not_yet("", 503), "its agent answers 503");
+        let refused = format!("http://{address}/healthz/uninstalled: Connection refused (os error 111)");
+        assert_eq!(gone, Unfinished::Unanswered(refused));
+        assert_eq!(not_yet("", 503), working("its agent answers 503"));
     }
 }
