@@ -287,6 +287,29 @@ fn status_has_one_line_a_node() {
 }
 
 #[test]
+fn a_rollout_that_stalls_is_noted() {
+    let scene = Scene::new();
+    for node in ["n1", "n2"] {
+        scene.server.exec(&format!("weir-{node}"), Exec::answers(&status(node, env!("CARGO_PKG_VERSION"), &[])));
+    }
+    assert_eq!(scene.run("status --check").status.code(), Some(0));
+    let mut next = weir_pod("weir-next", "n2", 5, false);
+    next["metadata"]["labels"]["controller-revision-hash"] = "b".into();
+    next["status"]["phase"] = "Pending".into();
+    next["status"]["initContainerStatuses"][0]["state"] = json!({ "waiting": { "reason": "ErrImagePull" } });
+    scene.server.pod(next);
+    let outcome = scene.run("status --check");
+    assert_eq!(outcome.status.code(), Some(3), "{outcome:?}");
+    let said = "weir-next of a newer revision does not start: agent: ErrImagePull";
+    assert!(outcome.stdout.lines().nth(2).is_some_and(|line| line.ends_with(said)), "{outcome:?}");
+    assert_eq!(scene.json("-j status")[1]["stalled"], said);
+    let one = scene.run("status --check --node n2");
+    assert_eq!(one.status.code(), Some(3), "{one:?}");
+    assert!(one.stderr.contains(&format!("kubectl weir: node n2: {said}\n")), "{one:?}");
+    assert_eq!(scene.run("status --check --node n1").status.code(), Some(0));
+}
+
+#[test]
 fn what_cannot_be_asked_says_why() {
     let scene = Scene::new();
     scene.server.pod(pod("demo", "unscheduled", None));
@@ -300,7 +323,8 @@ fn what_cannot_be_asked_says_why() {
         (
             "status --weir-namespace elsewhere",
             "weir is not installed: no pods with the label app.kubernetes.io/name=weir in namespace elsewhere (another \
-             one: --weir-namespace)",
+             one: --weir-namespace); if it was deleted without being uninstalled, nodes may still redirect: install it \
+             again and `kubectl weir uninstall`, or see docs/operate.md, \"By hand\"",
         ),
     ] {
         assert_eq!(scene.refused(arguments, 1), format!("kubectl weir: {said}\n"), "{arguments}");
@@ -366,11 +390,12 @@ fn a_trace_follows_all_nodes_until_it_is_interrupted() {
     wait_for("both nodes' events", PATIENCE, || {
         let log = trace.log();
         let lines = log.lines().filter(|line| line.starts_with("07:00:00")).count();
-        if lines == 2 && log.matches("tracing all pods").count() == 2 { Ok(()) } else { Err(log) }
+        if lines == 2 && log.matches("tracing the pods of namespace demo").count() == 2 { Ok(()) } else { Err(log) }
     });
     let log = trace.log();
     assert!(log.contains("07:00:00.500000 n1 demo/client-n1 > 10.96.0.10:53: redirect [redirected]\n"), "{log}");
-    assert!(log.contains("kubectl weir: node n2: tracing all pods\n") && !log.contains("prod/db"), "{log}");
+    let traced = "kubectl weir: node n2: tracing the pods of namespace demo; -A for all namespaces\n";
+    assert!(log.contains(traced) && !log.contains("prod/db"), "{log}");
     assert_eq!(scene.server.open(), 2);
     trace.signal(Signal::SIGINT);
     let status = trace.wait(PATIENCE).expect("it ends");
@@ -465,7 +490,16 @@ fn uninstalled_nodes_say_so_and_how_to_take_it_back() {
 fn a_namespace_that_there_is_not_is_said() {
     let scene = Scene::new();
     scene.server.object("namespaces/empty", json!({ "metadata": { "name": "empty" } }));
-    assert_eq!(scene.text("pod list -n empty").lines().count(), 1, "the header");
+    let outcome = scene.run("pod list -n empty");
+    assert_eq!((outcome.status.code(), outcome.stdout.lines().count()), (Some(0), 1), "the header");
+    assert_eq!(
+        outcome.stderr,
+        "kubectl weir: no enrolled or pending pods in namespace empty; -A for all namespaces, --all for pods that are \
+         passed over\n"
+    );
+    let outcome = scene.run("redirect show -n empty");
+    assert_eq!(outcome.stderr, "kubectl weir: no redirects in namespace empty; -A for all namespaces\n");
+    assert_eq!(scene.run("-j pod list -n empty").stderr, "");
     assert_eq!(scene.refused("pod list -n nope", 1), "kubectl weir: no namespace nope\n");
     assert_eq!(scene.refused("redirect list -n nope", 1), "kubectl weir: no namespace nope\n");
 }

@@ -103,6 +103,23 @@ impl Answer {
         }
     }
 
+    /// What to say of a list of pods that has none of them: in this namespace, or in none in particular.
+    pub fn emptiness(&self, question: &Question, namespace: Option<&str>) -> Option<String> {
+        if !self.has_no_pods() {
+            return None;
+        }
+        let (what, more) = match question {
+            Question::Pods { all: true, .. } => ("pods", ""),
+            Question::Pods { .. } => ("enrolled or pending pods", "--all for pods that are passed over"),
+            _ => ("redirects", ""),
+        };
+        let place = namespace.map_or_else(String::new, |namespace| format!(" in namespace {namespace}"));
+        let elsewhere = namespace.map_or("", |_| "-A for all namespaces");
+        let hints: Vec<&str> = [elsewhere, more].into_iter().filter(|hint| !hint.is_empty()).collect();
+        let hints = if hints.is_empty() { String::new() } else { format!("; {}", hints.join(", ")) };
+        Some(format!("no {what}{place}{hints}"))
+    }
+
     /// Only what is about pods of this namespace.
     pub fn in_namespace(mut self, namespace: &str) -> Self {
         match &mut self {
@@ -175,6 +192,31 @@ mod tests {
         pod.of_node("n1").print(&mut output).unwrap();
         let text = buffer.text();
         assert!(text.starts_with(r#"{"node":"n1","uid":"","namespace":"demo""#), "{text}");
+    }
+
+    #[test]
+    fn a_list_without_pods_says_where_there_may_be_some() {
+        let said = |question: Question, text: &str, namespace| {
+            Answer::from_json(&question, text).unwrap().emptiness(&question, namespace)
+        };
+        let pods = |all| Question::Pods { pod: String::new(), all };
+        let redirects = || Question::Redirects { pod: String::new(), all: false };
+        for (question, namespace, expected) in [
+            (
+                pods(false),
+                Some("default"),
+                "no enrolled or pending pods in namespace default; -A for all namespaces, --all for pods that are passed \
+                 over",
+            ),
+            (pods(false), None, "no enrolled or pending pods; --all for pods that are passed over"),
+            (pods(true), Some("default"), "no pods in namespace default; -A for all namespaces"),
+            (redirects(), Some("default"), "no redirects in namespace default; -A for all namespaces"),
+            (redirects(), None, "no redirects"),
+        ] {
+            assert_eq!(said(question, "[]", namespace).as_deref(), Some(expected));
+        }
+        assert_eq!(said(pods(false), PODS, Some("default")), None);
+        assert_eq!(said(Question::Maps, "[]", Some("default")), None);
     }
 
     #[test]

@@ -22,6 +22,9 @@ use crate::{
     stop::interrupted,
 };
 
+/// What is said when a trace of no pod in particular starts.
+pub const TRACING_ALL: &str = "tracing all pods";
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -175,8 +178,10 @@ impl Node {
         // The agent answers once events are written.
         let events = self.agent.trace_events(request).await.map_err(|status| self.error(&status))?;
         let mut events = events.into_inner();
-        output.note(format_args!("tracing {}", if what.pod.is_empty() { "all pods" } else { &what.pod }));
-        if !what.pod.is_empty() {
+        if what.pod.is_empty() {
+            output.note(TRACING_ALL);
+        } else {
+            output.note(format_args!("tracing {}", what.pod));
             // Without this answer there is less to say; events come all the same.
             let pod = self.pod(&what.pod).await.ok();
             if let Some((pod, why)) = pod.as_ref().and_then(|pod| Some((pod, pod.not_yet()?))) {

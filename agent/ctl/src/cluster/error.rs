@@ -46,7 +46,8 @@ pub enum Error {
     /// It is not installed.
     #[error(
         "weir is not installed: no pods with the label app.kubernetes.io/name=weir in namespace {0} \
-         (another one: --weir-namespace)"
+         (another one: --weir-namespace); if it was deleted without being uninstalled, nodes may still redirect: install \
+         it again and `kubectl weir uninstall`, or see docs/operate.md, \"By hand\""
     )]
     NotInstalled(String),
     /// The pod that was asked about, and why nobody can be asked about it.

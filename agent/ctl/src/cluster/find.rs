@@ -5,7 +5,7 @@ use kube::api::ListParams;
 use super::{
     connect::Connection,
     error::Error,
-    place::{self, Weirs},
+    place::{self, Stalled, Weirs},
 };
 use crate::question::Question;
 
@@ -22,11 +22,14 @@ pub struct Asked {
     pub question: Question,
     /// Whether it is about one pod.
     pub one_pod: bool,
+    /// Where a rollout of weir does not go on, for those who ask how weir is.
+    pub stalled: Vec<Stalled>,
 }
 
 /// Finds whom a question is for.
 pub async fn whom(connection: &Connection, question: &Question) -> Result<Asked, Error> {
-    let weirs = place::weirs(&connection.weir_pods().await?);
+    let pods = connection.weir_pods().await?;
+    let weirs = place::weirs(&pods);
     if weirs.is_empty() {
         return Err(Error::NotInstalled(connection.cluster.weir_namespace.clone()));
     }
@@ -36,7 +39,11 @@ pub async fn whom(connection: &Connection, question: &Question) -> Result<Asked,
             Some(node) => one(&weirs, node),
             None => all(connection, weirs).await,
         };
-        return Ok(Asked { nodes, question: question.clone(), one_pod: false });
+        let mut stalled = Vec::new();
+        if matches!(question, Question::Status { .. }) {
+            stalled = place::stalled(&pods, &nodes);
+        }
+        return Ok(Asked { nodes, question: question.clone(), one_pod: false, stalled });
     };
     let (namespace, name) = pod.split_once('/').unwrap_or((&connection.current, pod));
     let full_name = format!("{namespace}/{name}");
@@ -47,7 +54,7 @@ pub async fn whom(connection: &Connection, question: &Question) -> Result<Asked,
     if let Some(other) = asked_node.filter(|asked| *asked != node) {
         return Err(Error::Pod(format!("pod {full_name} is on node {node}, not on {other}")));
     }
-    Ok(Asked { nodes: one(&weirs, node), question: question.about(&full_name), one_pod: true })
+    Ok(Asked { nodes: one(&weirs, node), question: question.about(&full_name), one_pod: true, stalled: Vec::new() })
 }
 
 /// One node, whether it has weir or not.

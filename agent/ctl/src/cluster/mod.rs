@@ -17,7 +17,7 @@ use futures_util::{StreamExt, stream};
 pub use error::Error;
 pub use uninstall::uninstall;
 
-use self::{connect::Connection, exec::Remote, find::Asked};
+use self::{connect::Connection, exec::Remote, find::Asked, place::Stalled};
 use crate::{
     answer::Answer,
     cli::Cluster,
@@ -71,7 +71,7 @@ pub async fn ask(question: &Question, cluster: &Cluster, output: &mut Output) ->
     let failed = replies.iter().any(|reply| reply.answer.is_err());
     let check = matches!(asked.question, Question::Status { check: true });
     let well = if matches!(question, Question::Status { .. }) && cluster.node.is_none() {
-        statuses(replies, output)?
+        statuses(replies, &asked.stalled, output)?
     } else {
         let answers = replies.into_iter().filter_map(|reply| Some((reply.node, reply.answer.ok()?)));
         let of_nodes = answers.map(|(node, answer)| answer.of_node(&node));
@@ -87,8 +87,16 @@ pub async fn ask(question: &Question, cluster: &Cluster, output: &mut Output) ->
         {
             return Err(Error::Pod(format!("no namespace {namespace}")));
         }
+        if let Some(none) = shown.emptiness(&question, connection.namespace.as_deref())
+            && !asked.one_pod
+        {
+            output.note(none);
+        }
         shown.print(output)?;
-        well
+        for stalled in &asked.stalled {
+            output.note(stalled);
+        }
+        well && asked.stalled.is_empty()
     };
     Ok(match (failed, well || !check) {
         (true, _) => Outcome::Incomplete,
@@ -103,7 +111,7 @@ pub async fn versions(cluster: &Cluster, output: &mut Output) -> Result<Outcome,
     let question = Question::Status { check: false };
     let connection = Connection::open(cluster).await?;
     let asked = find::whom(&connection, &question).await?;
-    let nodes = nodes(replies(&connection, &asked, &question).await);
+    let nodes = nodes(replies(&connection, &asked, &question).await, &[]);
     for node in &nodes {
         if let Err(why) = &node.status {
             output.complain(format_args!("node {}: {why}", node.name));
@@ -142,24 +150,25 @@ async fn replies(connection: &Connection, asked: &Asked, question: &Question) ->
     replies
 }
 
-fn nodes(replies: Vec<Reply>) -> Vec<Node> {
+fn nodes(replies: Vec<Reply>, stalled: &[Stalled]) -> Vec<Node> {
     let node = |reply: Reply| {
         let status = reply.answer.and_then(|answer| match answer {
             Answer::Status(status) => Ok(*status),
             _ => Err("its answer is no status".to_owned()),
         });
-        Node { name: reply.node, status }
+        let stalled = stalled.iter().find(|stalled| stalled.node == reply.node).map(|stalled| stalled.what.clone());
+        Node { name: reply.node, status, stalled }
     };
     replies.into_iter().map(node).collect()
 }
 
 /// Prints one line a node. Whether none needs attention.
-fn statuses(replies: Vec<Reply>, output: &mut Output) -> Result<bool, Error> {
-    let nodes = nodes(replies);
+fn statuses(replies: Vec<Reply>, stalled: &[Stalled], output: &mut Output) -> Result<bool, Error> {
+    let nodes = nodes(replies, stalled);
     let skew = status::skew(&nodes, env!("CARGO_PKG_VERSION"));
     output.answer(status::table(&nodes), || status::nodes_json(&nodes))?;
     if let Some(skew) = skew {
         output.note(skew);
     }
-    Ok(nodes.iter().all(|node| node.status.as_ref().is_ok_and(status::Status::is_healthy)))
+    Ok(nodes.iter().all(Node::is_well))
 }

@@ -10,6 +10,11 @@ use k8s_openapi::api::{
 /// The container in which weirctl and the agent are.
 pub const AGENT: &str = "agent";
 
+/// The label by which a DaemonSet tells the revisions of its template apart.
+const REVISION: &str = "controller-revision-hash";
+/// Why a container waits while all is well.
+const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+
 /// What answers for each node: the name of a pod, or why none does.
 pub type Weirs = BTreeMap<String, Result<String, String>>;
 
@@ -31,6 +36,40 @@ pub fn weirs(pods: &[Pod]) -> Weirs {
         }
     };
     by_node.into_iter().map(|(node, pods)| (node.to_owned(), choose(pods))).collect()
+}
+
+/// A rollout that does not go on, on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stalled {
+    /// The node.
+    pub node: String,
+    /// Which pod does not start there, and why.
+    pub what: String,
+}
+
+impl std::fmt::Display for Stalled {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "node {}: {}", self.node, self.what)
+    }
+}
+
+/// Pods of weir that do not start, on nodes where another one answers. Those that only have not started yet are not
+/// meant.
+pub fn stalled(pods: &[Pod], weirs: &Weirs) -> Vec<Stalled> {
+    let mut stalled = Vec::new();
+    for (node, answering) in weirs {
+        let Ok(answering) = answering else { continue };
+        let Some(answering) = pods.iter().find(|pod| name(pod) == *answering) else { continue };
+        let is_other = |pod: &&Pod| is_of_daemon_set(pod) && !is_leaving(pod) && !is_ready(pod);
+        let here =
+            pods.iter().filter(|pod| intended_node(pod) == Some(node.as_str()) && created(pod) > created(answering));
+        stalled.extend(here.filter(is_other).filter_map(|pod| {
+            let newer = if revision(pod) == revision(answering) { "" } else { " of a newer revision" };
+            let what = format!("{}{newer} does not start: {}", name(pod), obstacle(pod)?);
+            Some(Stalled { node: node.clone(), what })
+        }));
+    }
+    stalled
 }
 
 /// Nodes that should have a weir pod and have none, as far as can be told: a DaemonSet says on how many nodes it wants
@@ -66,6 +105,19 @@ pub fn node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
 }
 
+/// The node of a pod, also of one that a DaemonSet made for it and that has no room there.
+fn intended_node(pod: &Pod) -> Option<&str> {
+    let affinity = || pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref();
+    let required = || affinity()?.required_during_scheduling_ignored_during_execution.as_ref();
+    let fields = || required()?.node_selector_terms.iter().flat_map(|term| term.match_fields.iter().flatten()).next();
+    let named = || fields().filter(|field| field.key == "metadata.name")?.values.as_ref()?.first().map(String::as_str);
+    node(pod).or_else(named)
+}
+
+fn revision(pod: &Pod) -> Option<&String> {
+    pod.metadata.labels.as_ref()?.get(REVISION)
+}
+
 /// A pod's name.
 pub fn name(pod: &Pod) -> String {
     pod.metadata.name.clone().unwrap_or_default()
@@ -98,6 +150,29 @@ fn containers(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
 fn agent_runs(pod: &Pod) -> bool {
     let mut containers = pod.status.iter().flat_map(containers).filter(|container| container.name == AGENT);
     containers.any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()))
+}
+
+/// What keeps a pod from starting, if it is more than that this takes its time.
+fn obstacle(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let of_container = |container: &ContainerStatus| {
+        let state = container.state.as_ref()?;
+        let why = match (&state.waiting, &state.terminated) {
+            (Some(waiting), _) => waiting.reason.clone().filter(|reason| !STARTING.contains(&reason.as_str()))?,
+            (_, Some(ended)) if ended.exit_code != 0 => {
+                format!("{}, exit code {}", ended.reason.as_deref().unwrap_or("Error"), ended.exit_code)
+            }
+            _ => return None,
+        };
+        Some(format!("{}: {why}", container.name))
+    };
+    let unscheduled = || {
+        let mut conditions = status.conditions.iter().flatten();
+        let condition =
+            conditions.find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+        condition.message.clone().or_else(|| condition.reason.clone())
+    };
+    containers(status).find_map(of_container).or_else(unscheduled)
 }
 
 /// Why a pod's agent does not run.
@@ -177,6 +252,45 @@ mod tests {
         let nodes = ["n1", "n2", "n3", "n4", "n5"].map(str::to_owned);
         assert_eq!(without_weir(&chosen, 5, &nodes), ["n4".to_owned()].into());
         assert!(without_weir(&chosen, 4, &nodes).is_empty(), "n4 is not to have one");
+    }
+
+    #[test]
+    fn a_pod_that_keeps_a_rollout_from_going_on_is_named() {
+        let next = |state: serde_json::Value, revision: &str| {
+            let mut pod = weir("weir-next", "n1", 5, "False", state);
+            pod.metadata.labels = Some([(REVISION.to_owned(), revision.to_owned())].into());
+            pod
+        };
+        let said = |next: Pod| {
+            let mut old = weir("weir-old", "n1", 1, "True", running());
+            old.metadata.labels = Some([(REVISION.to_owned(), "a".to_owned())].into());
+            let pods = [old, next];
+            stalled(&pods, &weirs(&pods)).iter().map(Stalled::to_string).collect::<Vec<_>>()
+        };
+        let waiting = |reason: &str| json!({ "waiting": { "reason": reason, "message": "long" } });
+        let ended = || json!({ "terminated": { "reason": "Error", "exitCode": 101 } });
+        let newer = "node n1: weir-next of a newer revision does not start: agent:";
+        for reason in ["ErrImagePull", "ImagePullBackOff", "CrashLoopBackOff", "CreateContainerConfigError"] {
+            assert_eq!(said(next(waiting(reason), "b")), [format!("{newer} {reason}")]);
+        }
+        assert_eq!(said(next(ended(), "b")), [format!("{newer} Error, exit code 101")]);
+        assert_eq!(said(next(ended(), "a")), ["node n1: weir-next does not start: agent: Error, exit code 101"]);
+        for starting in [waiting("PodInitializing"), waiting("ContainerCreating"), running()] {
+            assert_eq!(said(next(starting, "b")), [""; 0]);
+        }
+        let full = json!([{ "type": "PodScheduled", "status": "False", "message": "0/2 nodes: 1 Insufficient cpu" }]);
+        let term = json!({ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["n1"] }] });
+        let required = json!({ "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [term] } });
+        let mut unscheduled = next(running(), "b");
+        unscheduled.spec = Some(
+            serde_json::from_value(json!({ "containers": [], "affinity": { "nodeAffinity": required } })).unwrap(),
+        );
+        unscheduled.status = Some(serde_json::from_value(json!({ "phase": "Pending", "conditions": full })).unwrap());
+        let no_room = "node n1: weir-next of a newer revision does not start: 0/2 nodes: 1 Insufficient cpu";
+        assert_eq!(said(unscheduled), [no_room]);
+        let mut leaving = next(waiting("ErrImagePull"), "b");
+        leaving.metadata.deletion_timestamp = leaving.metadata.creation_timestamp.clone();
+        assert_eq!(said(leaving), [""; 0]);
     }
 
     #[test]

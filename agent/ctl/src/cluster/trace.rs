@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     answer::is_in,
+    node::TRACING_ALL,
     output::Output,
     question::{Question, Trace},
     show::{
@@ -90,7 +91,16 @@ pub async fn trace(
         };
         match next {
             None => break,
-            Some((node, Said::Beside(line))) => output.note(format_args!("node {node}: {line}")),
+            Some((node, Said::Beside(line))) => {
+                // The node watches all; what is shown is chosen here.
+                let line = match &connection.namespace {
+                    Some(namespace) if line == TRACING_ALL => {
+                        format!("tracing the pods of namespace {namespace}; -A for all namespaces")
+                    }
+                    _ => line,
+                };
+                output.note(format_args!("node {node}: {line}"));
+            }
             Some((node, Said::Failed(Failure { why, told }))) => {
                 failed = true;
                 if !told || !output.notes() {

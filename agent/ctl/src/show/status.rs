@@ -276,6 +276,15 @@ pub struct Node {
     pub name: String,
     /// Its status, or why there is none.
     pub status: Result<Status, String>,
+    /// Which pod of weir does not start there beside the one that answers, and why.
+    pub stalled: Option<String>,
+}
+
+impl Node {
+    /// Whether it answers, and nothing there needs attention.
+    pub fn is_well(&self) -> bool {
+        self.stalled.is_none() && self.status.as_ref().is_ok_and(Status::is_healthy)
+    }
 }
 
 /// One line a node.
@@ -297,7 +306,7 @@ pub fn table(nodes: &[Node]) -> Table {
                     status.refused.values().sum::<u64>().to_string(),
                     (status.faults.values().sum::<u64>() - dropped).to_string(),
                     dropped.to_string(),
-                    status.notes().join("; "),
+                    node.stalled.iter().cloned().chain(status.notes()).collect::<Vec<_>>().join("; "),
                 ]
             }
         };
@@ -309,7 +318,11 @@ pub fn table(nodes: &[Node]) -> Table {
 /// The same as JSON: each node's status, or its error.
 pub fn nodes_json(nodes: &[Node]) -> serde_json::Result<Value> {
     let node = |node: &Node| match &node.status {
-        Ok(status) => Ok(placed(&node.name, serde_json::to_value(status)?)),
+        Ok(status) => {
+            let mut value = placed(&node.name, serde_json::to_value(status)?);
+            value["stalled"] = json!(node.stalled);
+            Ok(value)
+        }
         Err(why) => Ok(json!({ "node": node.name, "error": why })),
     };
     nodes.iter().map(node).collect()
@@ -504,7 +517,7 @@ keeper        off
         let mut well = answer();
         well.pods_pending = 1;
         well.source_notes = vec!["namespace shop: label x: invalid".to_owned()];
-        let node = |name: &str, status| Node { name: name.to_owned(), status };
+        let node = |name: &str, status| Node { name: name.to_owned(), status, stalled: None };
         let nodes =
             [node("a", Ok(well.clone().into())), node("b", Ok(busy.into())), node("c", Err("no weir pod".to_owned()))];
         assert_eq!(
@@ -516,6 +529,13 @@ b     no       0.1.0  0.1.0,0.0.9  3         5        5        2       7      de
 c     no       -      -            -         -        -        -       -      no answer
 "
         );
+        let stalled = Some("weir-x of a newer revision does not start: agent: ErrImagePull".to_owned());
+        let mut idle = well.clone();
+        (idle.pods_pending, idle.pending, idle.source_notes) = (0, Vec::new(), Vec::new());
+        let stalled = Node { stalled, ..node("a", Ok(idle.clone().into())) };
+        assert!(!stalled.is_well() && node("a", Ok(idle.into())).is_well());
+        let text = table(&[stalled]).to_string();
+        assert!(text.ends_with("  weir-x of a newer revision does not start: agent: ErrImagePull\n"), "{text}");
         let skewed = skew(&nodes, "0.1.0").unwrap();
         assert_eq!(
             skewed,
