@@ -8,7 +8,10 @@ use std::{
 
 use clap::{Args, Parser, ValueEnum};
 
-use crate::telemetry::log::{self, Level};
+use crate::telemetry::{
+    log::{self, Level},
+    writer::LogFile,
+};
 
 /// The user and group that a proxy started as root becomes (as Istio's proxies, 1337, and distroless images, 65532).
 pub const USER: u32 = 65532;
@@ -54,6 +57,9 @@ pub struct Options {
     /// How often access logs are written, in milliseconds; sooner when 64 KiB have gathered
     #[arg(long, value_name = "MILLISECONDS", default_value = "10000", value_parser = milliseconds)]
     pub file_flush_interval_msec: Duration,
+    /// Where connections of pods that no listener is for are logged; empty: nowhere
+    #[arg(long, value_name = "FILE", default_value = "/dev/stdout")]
+    pub passthrough_log_path: String,
     /// Serve, or only check the configuration
     #[arg(long, value_enum, default_value_t = Mode::Serve)]
     pub mode: Mode,
@@ -204,6 +210,11 @@ impl Options {
         self.drain_time_s.unwrap_or(unsaid)
     }
 
+    /// Where connections that no listener is for are logged.
+    pub fn passthrough_log(&self) -> Option<LogFile> {
+        Some(&*self.passthrough_log_path).filter(|path| !path.is_empty()).map(LogFile::new)
+    }
+
     /// How long `/drain_listeners?graceful` takes: Envoy's default is not that of a signal here.
     pub fn envoy_drain_time(&self) -> Duration {
         self.drain_time_s.unwrap_or(ENVOY_DRAIN)
@@ -279,6 +290,14 @@ mod tests {
         let options = parse(&harmless.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(options.drain_strategy, DrainStrategy::Immediate);
         assert_eq!(parse(&["-c", "a", "-l", "warn"]).unwrap().log_level, Level::Warning);
+    }
+
+    #[test]
+    fn what_no_listener_is_for_is_logged_unless_there_is_no_path() {
+        let path = |arguments: &[&str]| parse(arguments).unwrap().passthrough_log().map(|log| log.path().to_owned());
+        assert_eq!(path(&["--handoff", "h"]).as_deref(), Some("/dev/stdout"));
+        assert_eq!(path(&["--handoff", "h", "--passthrough-log-path", "/tmp/log"]).as_deref(), Some("/tmp/log"));
+        assert_eq!(path(&["--handoff", "h", "--passthrough-log-path", ""]), None);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use weir_proto::handoff::v1::{
 };
 use weir_proxy::{
     cluster::Local,
+    config::tcp::Passthrough,
     drain,
     http::pool::Pools,
     intake::{
@@ -193,6 +194,7 @@ impl Proxy {
                 Worker {
                     index,
                     snapshot: Arc::new(ArcSwap::default()),
+                    passthrough: Arc::new(Passthrough::new(None)),
                     pools: Pools::default(),
                     balancers: Local::default(),
                     log: LogHandle::discard(),

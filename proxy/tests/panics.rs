@@ -21,7 +21,7 @@ use tracing::{
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 use weir_proxy::{
     cluster::Local,
-    config::{self, snapshot::Snapshot},
+    config::{self, snapshot::Snapshot, tcp::Passthrough},
     drain::Drain,
     http::pool::Pools,
     pod::{Direction, Pod, PodLocal, stash::Stash},
@@ -121,6 +121,7 @@ impl Proxy {
             move || Worker {
                 index: 0,
                 snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+                passthrough: Arc::new(Passthrough::new(None)),
                 pools: Pools::default(),
                 balancers: Local::default(),
                 log: LogHandle::discard(),

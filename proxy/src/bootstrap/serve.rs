@@ -27,6 +27,7 @@ use crate::{
         listener::{Terminal, TrafficDirection},
         reload,
         snapshot::Snapshot,
+        tcp::Passthrough,
     },
     drain::Drain,
     http::pool::Pools,
@@ -64,7 +65,9 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     let generation = since_boot().as_nanos() as u64;
     let open_files = privileges::raise_open_files()?;
     let admin_logs = admin.iter().flat_map(|admin| &admin.access_log).map(|log| log.file.clone());
-    let logs = LogFiles::open(log_files(&snapshot).into_iter().chain(admin_logs))?;
+    let passthrough_log = options.passthrough_log();
+    let files = log_files(&snapshot).into_iter().chain(admin_logs).chain(passthrough_log.clone());
+    let logs = LogFiles::open(files)?;
     let bound = bound::bind(&snapshot, options.workers())?;
     let admin_address_path = options.admin_address_path.as_deref();
     let admin_listener =
@@ -79,14 +82,16 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     let lifecycle = Arc::new(Lifecycle::default());
     lifecycle.initializing();
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+    let passthrough = Arc::new(Passthrough::new(passthrough_log.as_ref()));
     let workers = (0..options.workers()).map(|index| {
+        let passthrough = passthrough.clone();
         let (snapshot, log, stats, drain) =
             (snapshot.clone(), writer.handle(stats.worker(index)), stats.worker(index), drain.watch());
         let (lifecycle, runtime) = (lifecycle.clone(), runtime.clone());
         move || {
             let balancers = Local::new(stats.clone());
             let (pools, rested) = (Pools::default(), Notify::new());
-            Worker { index, snapshot, pools, balancers, log, stats, drain, lifecycle, runtime, rested }
+            Worker { index, snapshot, passthrough, pools, balancers, log, stats, drain, lifecycle, runtime, rested }
         }
     });
     let workers = Rc::new(Workers::start(workers, options.file_flush_interval_msec)?);

@@ -3,8 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    access_log::{AccessLog, Moments},
-    telemetry::stats::{Scope, handles},
+    access_log::{
+        AccessLog, Moments,
+        format::{Format, ISTIO_DEFAULT},
+    },
+    pod::Direction,
+    telemetry::{
+        stats::{Scope, handles},
+        writer::LogFile,
+    },
 };
 
 /// Where a TCP connection goes.
@@ -74,6 +81,34 @@ pub struct TcpProxy {
     pub access_log: Vec<AccessLog>,
     /// What is counted.
     pub stats: TcpStats,
+}
+
+/// Where connections of pods go that no listener is for: to their original destination.
+#[derive(Debug)]
+pub struct Passthrough {
+    outbound: Arc<TcpProxy>,
+    inbound: Arc<TcpProxy>,
+}
+
+impl Passthrough {
+    /// Their lines go to this file, in Istio's format; none: nowhere.
+    pub fn new(log: Option<&LogFile>) -> Self {
+        let format = Arc::new(Format::text(ISTIO_DEFAULT).expect("the built-in format parses"));
+        let log = log.map(|file| AccessLog { file: file.clone(), format, filter: None });
+        let to = |cluster| {
+            let access_log = log.iter().cloned().collect();
+            Arc::new(TcpProxy { settings: Settings::passthrough(cluster), access_log, stats: TcpStats::default() })
+        };
+        Self { outbound: to("PassthroughCluster"), inbound: to("InboundPassthroughCluster") }
+    }
+
+    /// Where they go.
+    pub fn of(&self, direction: Direction) -> &Arc<TcpProxy> {
+        match direction {
+            Direction::Outbound => &self.outbound,
+            Direction::Inbound => &self.inbound,
+        }
+    }
 }
 
 handles! {

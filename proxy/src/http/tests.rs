@@ -21,7 +21,6 @@ use crate::{
     config::{self, http::Codec, listener::Terminal, snapshot::Snapshot},
     downstream::{Downstream, Origin},
     drain::Drain,
-    telemetry::writer::LogHandle,
     worker::Worker,
 };
 
@@ -94,36 +93,14 @@ static_resources:
         let bootstrap: Bootstrap = weir_proto::from_yaml(&text).unwrap();
         let snapshot: Snapshot = config::from_bootstrap(&bootstrap, &Default::default()).unwrap().snapshot;
         let drain = Drain::new();
-        let worker = Rc::new(Worker {
-            index: 0,
-            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
-            pools: Default::default(),
-            balancers: Default::default(),
-            log: LogHandle::discard(),
-            stats: Default::default(),
-            drain: drain.watch(),
-            lifecycle: Default::default(),
-            runtime: Default::default(),
-            rested: Default::default(),
-        });
+        let worker = Rc::new(Worker::with(0, Arc::new(ArcSwap::from_pointee(snapshot)), drain.watch()));
         Self { worker, drain }
     }
 
     /// Another worker of the same process.
     fn another_worker(&self) -> Self {
         let drain = Drain::new();
-        let worker = Rc::new(Worker {
-            index: 1,
-            snapshot: self.worker.snapshot.clone(),
-            pools: Default::default(),
-            balancers: Default::default(),
-            log: LogHandle::discard(),
-            stats: Default::default(),
-            drain: drain.watch(),
-            lifecycle: Default::default(),
-            runtime: Default::default(),
-            rested: Default::default(),
-        });
+        let worker = Rc::new(Worker::with(1, self.worker.snapshot.clone(), drain.watch()));
         Self { worker, drain }
     }
 

@@ -12,7 +12,7 @@ mod secure;
 mod simple;
 mod sniff;
 
-use std::{cell::OnceCell, rc::Rc, sync::Arc, time::Instant};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use self::{
     inspect::Found,
@@ -21,23 +21,16 @@ use self::{
     sniff::{Protocol, sniff, sniff_tls},
 };
 use crate::{
-    access_log::{
-        AccessLog, Flag,
-        format::{Format, ISTIO_DEFAULT},
-    },
+    access_log::Flag,
     config::{
         http::Codec,
         listener::{FilterChain, Listener, Seat, Terminal},
-        tcp::{Settings, TcpProxy, TcpStats},
     },
     downstream::{Downstream, Origin},
     http::connection,
     pod::Direction,
     tcp::{self, Asked, Limits, gate::Gate, line::Line},
-    telemetry::{
-        stats::{Gauge, Shard},
-        writer::LogFile,
-    },
+    telemetry::stats::{Gauge, Shard},
     tls::failure::Failure,
     worker::state::Worker,
 };
@@ -395,25 +388,8 @@ async fn wait_for_codec(downstream: &mut Downstream, open: &connection::Open) ->
 
 /// A pod's connection for which there is no listener goes where it wanted to go.
 async fn pass_through(worker: Rc<Worker>, downstream: Box<Downstream>, direction: Direction) {
-    thread_local! {
-        static OUTBOUND: OnceCell<Arc<TcpProxy>> = const { OnceCell::new() };
-        static INBOUND: OnceCell<Arc<TcpProxy>> = const { OnceCell::new() };
-    }
-    let (proxies, cluster) = match direction {
-        Direction::Outbound => (&OUTBOUND, "PassthroughCluster"),
-        Direction::Inbound => (&INBOUND, "InboundPassthroughCluster"),
-    };
-    let proxy = proxies.with(|proxy| proxy.get_or_init(|| Arc::new(passthrough(cluster))).clone());
+    let proxy = worker.passthrough.of(direction).clone();
     let mut line = Line::new(worker.clone(), &downstream, None);
     line.proxy = Some(proxy.clone());
     tcp::proxy(worker, downstream, &proxy, Asked::default(), &mut line).await;
-}
-
-fn passthrough(cluster: &str) -> TcpProxy {
-    let log = AccessLog {
-        file: LogFile::new("/dev/stdout"),
-        format: Arc::new(Format::text(ISTIO_DEFAULT).expect("the built-in format parses")),
-        filter: None,
-    };
-    TcpProxy { settings: Settings::passthrough(cluster), access_log: vec![log], stats: TcpStats::default() }
 }

@@ -35,6 +35,8 @@ const SCRATCH_BYTES: usize = 65_483;
 const BULK_READS: u32 = 4;
 /// How long nothing may have come after the server's last bytes for an exchange to count as over.
 const LULL: Duration = Duration::from_millis(2);
+/// A server that goes on unasked after such a pause sends a stream, which has no lull that is its end.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Size of a bulk direction's pipe; where the kernel grants less, it has that.
 const PIPE_BYTES: usize = 1 << 20;
 
@@ -63,6 +65,8 @@ pub enum Ended {
     Idle,
     /// It was to end soon, and nothing came after the server's last bytes.
     Lull,
+    /// It had to end at once.
+    Cut,
     /// The gate did not let the client's bytes pass.
     Refused,
     /// One side's socket failed: reset, or gone.
@@ -75,6 +79,7 @@ impl fmt::Display for Ended {
             Self::Finished { .. } => f.write_str("finished"),
             Self::Idle => f.write_str("idle"),
             Self::Lull => f.write_str("drained"),
+            Self::Cut => f.write_str("cut"),
             Self::Refused => f.write_str("refused"),
             Self::Failed(Side::Downstream, error) => write!(f, "downstream: {error}"),
             Self::Failed(Side::Upstream, error) => write!(f, "upstream: {error}"),
@@ -122,7 +127,8 @@ impl AddAssign for Copied {
 }
 
 /// Copies until the end, or, once `soon` has resolved, until the first lull: bytes do not say where a request begins, but
-/// after an answer nothing is under way that a FIN could break, and clients expect one there. `counted` is told what has moved
+/// after an answer nothing is under way that a FIN could break, and clients expect one there. A server that has gone on
+/// unasked since is not done with its answer. `counted` is told what has moved
 /// as it goes, so that the count is there when the future is dropped. When one side fails, the other is set to end with a reset too: its peer must not take the end for an orderly one.
 pub(crate) async fn both_ways(
     downstream: &mut Io,
@@ -137,7 +143,7 @@ pub(crate) async fn both_ways(
     let mut idle = idle_timeout.map(Idle::new);
     let mut soon = pin!(soon);
     let mut lull = None::<Idle>;
-    let mut answered = false;
+    let mut answer = Answer::default();
     let mut last = None;
     let ended = poll_fn(|cx| {
         let before = copied;
@@ -147,7 +153,7 @@ pub(crate) async fn both_ways(
             _ => down.poll(upstream, downstream, None::<&Unwatched>, &mut copied.sent, up.done, cx),
         };
         if copied != before {
-            answered = copied.sent != before.sent;
+            answer.moved(copied.received != before.received, copied.sent != before.sent);
             counted(Copied { received: copied.received - before.received, sent: copied.sent - before.sent });
         }
         let up_done = match up_polled {
@@ -176,7 +182,7 @@ pub(crate) async fn both_ways(
         while let Some(quiet) = &mut lull
             && quiet.poll(copied.received + copied.sent, cx).is_ready()
         {
-            if answered && !up.holds() && !down.holds() {
+            if answer.is_over() && !up.holds() && !down.holds() {
                 return Poll::Ready(Ended::Lull);
             }
             // A request that waits for its answer, or a client that has not asked yet.
@@ -191,9 +197,37 @@ pub(crate) async fn both_ways(
     match &ended {
         Ended::Failed(Side::Downstream, _) => reset_on_close(upstream),
         Ended::Failed(Side::Upstream, _) => reset_on_close(downstream),
-        Ended::Finished { .. } | Ended::Idle | Ended::Lull | Ended::Refused => {}
+        Ended::Finished { .. } | Ended::Idle | Ended::Lull | Ended::Cut | Ended::Refused => {}
     }
     ended
+}
+
+/// How far the server's answer to the client's latest bytes has come, as far as that shows from outside.
+#[derive(Debug, Default)]
+struct Answer {
+    /// When its latest bytes came; none: the client spoke last.
+    latest: Option<Instant>,
+    /// It came with pauses.
+    streams: bool,
+}
+
+impl Answer {
+    /// Bytes have come from the client, or from the server.
+    fn moved(&mut self, asked: bool, answered: bool) {
+        if asked {
+            *self = Self::default();
+        }
+        if answered {
+            let now = Instant::now();
+            self.streams |= self.latest.is_some_and(|latest| now.duration_since(latest) >= PAUSE);
+            self.latest = Some(now);
+        }
+    }
+
+    /// Whether nothing more may be expected, once nothing has come for a while.
+    fn is_over(&self) -> bool {
+        self.latest.is_some() && !self.streams
+    }
 }
 
 /// Has the socket end with RST instead of FIN when it is dropped.
@@ -512,6 +546,29 @@ mod tests {
         assert_eq!(answer, "answer");
         assert!(matches!(copying.await.unwrap().0, Ended::Lull));
         assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_has_no_lull() {
+        let (told, soon) = tokio::sync::oneshot::channel::<()>();
+        let (mut client, mut server, copying) = between_until(None, async {
+            let _ = soon.await;
+        })
+        .await;
+        for _ in 0..2 {
+            server.write_all(b"line").await.unwrap();
+            client.read_exact(&mut [0; 4]).await.unwrap();
+            tokio::time::sleep(PAUSE).await;
+        }
+        told.send(()).unwrap();
+        tokio::time::sleep(LULL * 100).await;
+        assert!(!copying.is_finished());
+        // What the client asks next has an end again.
+        client.write_all(b"request").await.unwrap();
+        server.read_exact(&mut [0; 7]).await.unwrap();
+        server.write_all(b"done").await.unwrap();
+        client.read_exact(&mut [0; 4]).await.unwrap();
+        assert!(matches!(copying.await.unwrap().0, Ended::Lull));
     }
 
     #[tokio::test]

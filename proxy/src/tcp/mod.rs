@@ -19,11 +19,14 @@ use crate::{
     access_log::{CloseType, Flag, LogType},
     config::tcp::{Settings, TcpProxy},
     downstream::{Downstream, Origin},
+    wire::seldom::Seldom,
     worker::state::Worker,
 };
 
 /// How long before the end of a drain a connection ends at its first lull, rather than with a request under way.
 const LAST: Duration = Duration::from_secs(2);
+/// How long before the end of a drain a connection is cut that is in the middle of something: before it is dropped.
+const CUT: Duration = Duration::from_millis(50);
 /// Why a connection is closed that is as old as it may become.
 const TOO_OLD: &str = "max_connection_duration_reached";
 /// Why a connection is closed on which nothing moves.
@@ -123,8 +126,14 @@ pub(crate) async fn proxy(
         biased;
         ended = copying => Some(ended),
         () = &mut too_old => None,
+        () = Seldom::new(drain.forced_within(CUT)) => Some(Ended::Cut),
         () = every(settings.log.interval, began, || line.write_now(LogType::TcpPeriodic)) => None,
     };
+    if matches!(ended, Some(Ended::Cut)) {
+        // Neither end may take what it has for the whole.
+        copy::reset_on_close(&downstream.stream);
+        copy::reset_on_close(&upstream);
+    }
     if let Some(gate) = &gate {
         drop(upstream);
         gate.close(Some(line)).await;
@@ -144,6 +153,9 @@ pub(crate) async fn proxy(
             worker.stats.inc(proxy.stats.idle_timeout);
             line.closes(IDLE);
             line.entry.upstream_close_reason = IDLE;
+        }
+        Ended::Cut => {
+            (line.entry.upstream_close, line.entry.downstream_close) = (CloseType::LocalReset, CloseType::LocalReset);
         }
         Ended::Finished { .. } | Ended::Lull | Ended::Refused => {}
     }
@@ -217,7 +229,43 @@ async fn every(interval: Option<Duration>, began: Instant, mut what: impl FnMut(
 
 #[cfg(test)]
 mod tests {
+    use arc_swap::ArcSwap;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
     use super::*;
+    use crate::{drain::Drain, pod::Direction};
+
+    #[tokio::test]
+    async fn what_is_in_the_middle_of_something_when_a_drain_ends_is_reset() {
+        let [listener, server] = [TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await];
+        let (listener, server) = (listener.unwrap(), server.unwrap());
+        let local = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(local).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let drain = Drain::new();
+        let origin = Origin::Bound { listener: "l".into() };
+        let now = std::time::Instant::now();
+        let downstream = Downstream::new(stream, peer, local, origin, now, drain.watch());
+        let downstream = Box::new(Downstream { destination: server.local_addr().unwrap(), ..downstream });
+        let worker = Rc::new(Worker::with(0, Arc::new(ArcSwap::default()), drain.watch()));
+        let proxy = worker.passthrough.of(Direction::Outbound).clone();
+        let mut line = Line::new(worker.clone(), &downstream, None);
+        let carried = super::proxy(worker, downstream, &proxy, Asked::default(), &mut line);
+        let ends = async {
+            let (mut at_server, _) = server.accept().await.unwrap();
+            client.write_all(b"a request").await.unwrap();
+            at_server.read_exact(&mut [0; 9]).await.unwrap();
+            drain.start(Some(CUT * 4));
+            let error = |read: std::io::Result<usize>| read.map_err(|error| error.kind());
+            let reset = Err(std::io::ErrorKind::ConnectionReset);
+            assert_eq!(error(client.read(&mut [0; 1]).await), reset);
+            assert_eq!(error(at_server.read(&mut [0; 1]).await), reset);
+        };
+        tokio::join!(carried, ends);
+    }
 
     #[test]
     fn a_lifetime_may_be_stretched() {

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use crate::{
     cluster::Local,
-    config::snapshot::Snapshot,
+    config::{snapshot::Snapshot, tcp::Passthrough},
     drain::DrainWatch,
     http::pool::Pools,
     lifecycle::Lifecycle,
@@ -22,6 +22,8 @@ pub struct Worker {
     pub index: usize,
     /// The configuration in force; load it once per connection or request.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// What serves pods' connections that no listener is for.
+    pub passthrough: Arc<Passthrough>,
     /// Upstream HTTP connections of this worker.
     pub pools: Pools,
     /// Load balancing state of this worker.
@@ -39,4 +41,24 @@ pub struct Worker {
     pub runtime: Arc<Runtime>,
     /// Told when connections have given memory up.
     pub rested: Notify,
+}
+
+#[cfg(test)]
+impl Worker {
+    /// One with nothing but this.
+    pub(crate) fn with(index: usize, snapshot: Arc<ArcSwap<Snapshot>>, drain: DrainWatch) -> Self {
+        Self {
+            index,
+            snapshot,
+            passthrough: Arc::new(Passthrough::new(None)),
+            pools: Pools::default(),
+            balancers: Local::default(),
+            log: LogHandle::discard(),
+            stats: Shard::default(),
+            drain,
+            lifecycle: Arc::default(),
+            runtime: Arc::default(),
+            rested: Notify::default(),
+        }
+    }
 }
