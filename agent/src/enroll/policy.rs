@@ -5,14 +5,20 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use weir_abi::map::{MAX_CIDRS as CIDRS, MAX_PODS, MAX_PORT_RULES, PortRule};
 
-use crate::{config, reason::Reason, redirect::PodRules, sources::PodSpec};
+use crate::{
+    config,
+    reason::Reason,
+    redirect::PodRules,
+    sources::{
+        PodSpec,
+        kubernetes::labels::{self, FAIL_OPEN},
+    },
+};
 
 /// weir's annotations, and Istio's that say the same: pods that have those need no others. Both together add up.
-const OUTBOUND_CIDRS: [&str; 2] =
-    ["weir.dev/exclude-outbound-cidrs", "traffic.sidecar.istio.io/excludeOutboundIPRanges"];
-const OUTBOUND_PORTS: [&str; 2] = ["weir.dev/exclude-outbound-ports", "traffic.sidecar.istio.io/excludeOutboundPorts"];
-const INBOUND_PORTS: [&str; 2] = ["weir.dev/exclude-inbound-ports", "traffic.sidecar.istio.io/excludeInboundPorts"];
-const FAIL_OPEN: &str = "weir.dev/fail-open";
+const OUTBOUND_CIDRS: [&str; 2] = [labels::OUTBOUND_CIDRS, "traffic.sidecar.istio.io/excludeOutboundIPRanges"];
+const OUTBOUND_PORTS: [&str; 2] = [labels::OUTBOUND_PORTS, "traffic.sidecar.istio.io/excludeOutboundPorts"];
+const INBOUND_PORTS: [&str; 2] = [labels::INBOUND_PORTS, "traffic.sidecar.istio.io/excludeInboundPorts"];
 /// Characters of a refused value that are shown.
 const SHOWN: usize = 60;
 

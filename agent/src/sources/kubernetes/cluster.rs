@@ -10,6 +10,7 @@ use super::{
     objects::{Namespace, NamespaceObject, Node, NodeObject, Pod, PodObject},
     reflector::Heard,
     selection::{self, Choice, Rules},
+    unknown,
 };
 
 /// Pods that are remembered as deleted, lest a late answer brings one back.
@@ -116,10 +117,22 @@ impl Cluster {
         self.namespaces.iter().map(|(name, namespace)| (name.clone(), enrolled(namespace))).collect()
     }
 
+    /// Namespaces that have pods on this node.
+    fn namespaces_here(&self) -> impl Iterator<Item = &Namespace> {
+        let here: BTreeSet<&str> = self.pods.values().map(|pod| pod.namespace.as_str()).collect();
+        here.into_iter().filter_map(|name| self.namespaces.get(name))
+    }
+
+    /// What nobody reads of the labels and annotations of the node's pods and of their namespaces, but for weir's own.
+    pub fn ignored(&self) -> Vec<String> {
+        let own = &self.rules.own_namespace;
+        let pods = self.pods.values().map(Arc::as_ref).filter(|pod| pod.namespace != *own);
+        unknown::notes(pods, self.namespaces_here().filter(|namespace| namespace.name != *own))
+    }
+
     /// What is wrong with the labels of namespaces that have pods on this node.
     pub fn namespace_problems(&self) -> Vec<String> {
-        let here: BTreeSet<&str> = self.pods.values().map(|pod| pod.namespace.as_str()).collect();
-        let of_pods = here.into_iter().filter_map(|name| self.namespaces.get(name));
+        let of_pods = self.namespaces_here();
         let problems = of_pods.filter_map(|namespace| {
             let problem = selection::namespace_problem(namespace, &self.rules)?;
             Some(format!("namespace {}: {problem}", namespace.name))
@@ -315,6 +328,20 @@ mod tests {
         );
         cluster.hear_namespaces(Heard::Applied(labelled("disabled")));
         assert!(cluster.namespace_problems().is_empty());
+    }
+
+    #[test]
+    fn keys_that_nobody_reads_are_noted_and_hold_no_pod() {
+        let mut cluster = cluster();
+        let annotated = |namespace: &str| {
+            let annotations = [("weir.dev/exclude-outbound-port".to_owned(), "25".to_owned())].into();
+            seen(Pod { annotations, namespace: namespace.to_owned(), ..pod(namespace).object })
+        };
+        cluster.hear_pods(Heard::All(vec![annotated("shop"), annotated(OWN)]));
+        let note = "pod shop/web-0: annotation weir.dev/exclude-outbound-port is unknown and ignored; is the annotation \
+                    weir.dev/exclude-outbound-ports meant?";
+        assert_eq!(cluster.ignored(), [note]);
+        assert_eq!(enrolled(&cluster), ["shop"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod admission;
 mod client;
 mod cluster;
 mod health;
-mod labels;
+pub(crate) mod labels;
 mod locations;
 mod objects;
 mod probes;
@@ -21,6 +21,7 @@ mod reflector;
 mod requests;
 mod selection;
 mod source;
+mod unknown;
 mod wire;
 
 use std::{

@@ -1,20 +1,20 @@
 //! What the agent keeps of Pods, Namespaces and Nodes. The rest of an object (managedFields, status, volumes) is skipped
 //! while it is read and costs no memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{labels, probes, wire};
 
 /// The annotation that names the DaemonSet that is being uninstalled, on weir's own namespace.
-const UNINSTALL: &str = "weir.dev/uninstall";
+pub const UNINSTALL: &str = "weir.dev/uninstall";
 /// The annotation by which the kubelet's own pods (static ones) tell the UID that the node knows them by.
 const MIRROR_UID: &str = "kubernetes.io/config.hash";
 /// The annotation that only their copies in the API server have.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Annotations that somebody reads.
-const READ_ANNOTATIONS: [&str; 2] = ["weir.dev/", "traffic.sidecar.istio.io/"];
+const READ_ANNOTATIONS: [&str; 2] = [labels::OWN, "traffic.sidecar.istio.io/"];
 
 /// An object of the API server that can be followed.
 pub trait Object: for<'de> Deserialize<'de> + Send + 'static {
@@ -68,8 +68,11 @@ impl Pod {
 pub struct Namespace {
     /// Name.
     pub name: String,
-    /// Labels that say whether its pods are enrolled.
+    /// Labels that say whether its pods are enrolled, or may have been meant to.
     pub labels: BTreeMap<String, String>,
+    /// Names of annotations that begin as weir's do; not known of one that is only remembered.
+    #[serde(skip)]
+    pub annotations: BTreeSet<String>,
     /// UID of the DaemonSet that is being uninstalled.
     pub uninstall: Option<String>,
 }
@@ -143,8 +146,10 @@ impl From<wire::Pod> for PodObject {
 impl From<wire::Partial> for NamespaceObject {
     fn from(object: wire::Partial) -> Self {
         let wire::Metadata { name, mut labels, mut annotations, resource_version, .. } = object.metadata;
-        labels.retain(|name, _| labels::is_read(name));
-        let object = Namespace { name, labels, uninstall: annotations.remove(UNINSTALL) };
+        labels.retain(|name, _| labels::is_kept(name));
+        let uninstall = annotations.remove(UNINSTALL);
+        let annotations = annotations.into_keys().filter(|name| name.starts_with(labels::OWN)).collect();
+        let object = Namespace { name, labels, annotations, uninstall };
         Self { object, version: resource_version }
     }
 }
@@ -231,12 +236,14 @@ mod tests {
     #[test]
     fn a_namespace_keeps_the_labels_that_choose_its_pods() {
         let text = r#"{"metadata": {"name": "shop", "resourceVersion": "3",
-            "labels": {"weir.dev/mesh": "enabled", "team": "a"}, "annotations": {"weir.dev/uninstall": "d"}}}"#;
+            "labels": {"weir.dev/mesh": "enabled", "team": "a"},
+            "annotations": {"weir.dev/uninstall": "d", "weir.dev/mesh": "enabled", "team": "a"}}}"#;
         let namespace = serde_json::from_str::<NamespaceObject>(text).unwrap().object;
         assert_eq!(
             namespace.labels.into_iter().collect::<Vec<_>>(),
             [("weir.dev/mesh".to_owned(), "enabled".to_owned())]
         );
         assert_eq!(namespace.uninstall.as_deref(), Some("d"));
+        assert_eq!(namespace.annotations, ["weir.dev/mesh".to_owned()].into());
     }
 }

@@ -16,6 +16,7 @@ use super::{
     record::{Record, RecordedPod},
     reflector::{Heard, Listener, reflect},
     selection::Choice,
+    unknown,
 };
 use crate::{
     file::put_private,
@@ -237,7 +238,8 @@ impl Source {
         let listed = cluster.listed();
         let known = listed.pods && listed.namespaces || self.from_record;
         let error = self.problem(cluster.lacks_node());
-        let mut listing = Listing { error, notes: cluster.namespace_problems(), ..Listing::default() };
+        let notes = cluster.namespace_problems().into_iter().chain(cluster.ignored()).collect();
+        let mut listing = Listing { error, notes, ..Listing::default() };
         if known {
             let mut pods = Vec::new();
             for (pod, choice) in cluster.choices() {
@@ -271,6 +273,9 @@ impl Source {
                 && present.error == listing.error
                 && present.notes == listing.notes;
             if !same {
+                for note in unknown::new(&present.notes, &listing.notes) {
+                    tracing::warn!("{note}");
+                }
                 *present = listing;
             }
             !same
