@@ -7,7 +7,7 @@ use super::{
     error::Error,
     place::{self, Stalled, Weirs},
 };
-use crate::question::Question;
+use crate::{cli::Namespace, question::Question};
 
 /// Pods that are named where one was not found.
 const NEAR: usize = 5;
@@ -45,7 +45,7 @@ pub async fn whom(connection: &Connection, question: &Question) -> Result<Asked,
         }
         return Ok(Asked { nodes, question: question.clone(), one_pod: false, stalled });
     };
-    let (namespace, name) = pod.split_once('/').unwrap_or((&connection.current, pod));
+    let (namespace, name) = named(pod, connection).map_err(Error::Pod)?;
     let full_name = format!("{namespace}/{name}");
     let Some(found) = connection.ask(connection.pods(namespace).get_opt(name)).await? else {
         return Err(Error::Pod(missing(connection, namespace, name).await));
@@ -55,6 +55,27 @@ pub async fn whom(connection: &Connection, question: &Question) -> Result<Asked,
         return Err(Error::Pod(format!("pod {full_name} is on node {node}, not on {other}")));
     }
     Ok(Asked { nodes: one(&weirs, node), question: question.about(&full_name), one_pod: true, stalled: Vec::new() })
+}
+
+/// The namespace and name of a pod as it is named.
+fn named<'a>(pod: &'a str, connection: &'a Connection) -> Result<(&'a str, &'a str), String> {
+    let asked = match &connection.cluster.namespace {
+        Namespace::Named(namespace) => Some(namespace.as_str()),
+        Namespace::Current | Namespace::All => None,
+    };
+    split(pod, asked).map(|(namespace, name)| (namespace.unwrap_or(&connection.current), name))
+}
+
+/// The parts of a pod's name, unless they are none or not in the namespace that was asked for.
+fn split<'a>(pod: &'a str, asked: Option<&str>) -> Result<(Option<&'a str>, &'a str), String> {
+    let Some((namespace, name)) = pod.split_once('/') else { return Ok((None, pod)) };
+    if namespace.is_empty() || name.is_empty() || name.contains('/') {
+        return Err(format!("{pod:?}: expected a pod as NAME or NAMESPACE/NAME"));
+    }
+    match asked.filter(|asked| *asked != namespace) {
+        Some(asked) => Err(format!("pod {pod} is not in namespace {asked}, which --namespace names")),
+        None => Ok((Some(namespace), name)),
+    }
 }
 
 /// One node, whether it has weir or not.
@@ -125,6 +146,19 @@ mod tests {
             no(&[], Some(names(&["a", "b", "c", "d", "e", "web-7d"]))),
             "no pod demo/web; namespace demo has web-7d, a, b, c, d, ..."
         );
+    }
+
+    #[test]
+    fn a_pod_is_named_with_its_namespace_or_without() {
+        assert_eq!(split("web", Some("demo")), Ok((None, "web")));
+        assert_eq!(split("demo/web", Some("demo")), Ok((Some("demo"), "web")));
+        assert_eq!(split("demo/web", None), Ok((Some("demo"), "web")));
+        let refused = |pod, asked| split(pod, asked).unwrap_err();
+        let other = "pod demo/web is not in namespace prod, which --namespace names";
+        assert_eq!(refused("demo/web", Some("prod")), other);
+        for pod in ["a/b/c", "/web", "demo/"] {
+            assert_eq!(refused(pod, None), format!("{pod:?}: expected a pod as NAME or NAMESPACE/NAME"));
+        }
     }
 
     #[test]
