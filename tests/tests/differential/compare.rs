@@ -118,12 +118,16 @@ pub async fn run(name: &str, file: &File, only: Option<&str>) -> Tally {
         return tally;
     }
     tokio::join!(envoy.start(file), weir.start(file));
+    let mut apart = Apart::default();
     for case in cases {
         let label = format!("{name}: {}", case.name);
         let mut tries = if file.timed { TRIES } else { 1 };
         tally.add(loop {
             let mut tally = Tally::default();
+            apart.settle(&envoy, &weir).await;
             let (theirs, ours) = tokio::join!(steps::run(&envoy, file, case), steps::run(&weir, file, case));
+            apart.settle(&envoy, &weir).await;
+            let (theirs, ours) = tokio::join!(theirs.shown(case), ours.shown(case));
             shown_alike(&mut tally, &label, case, theirs, ours);
             if !case.after.stats.is_empty() {
                 stats_alike(&mut tally, &label, case, &envoy, &weir).await;
@@ -140,6 +144,29 @@ pub async fn run(name: &str, file: &File, only: Option<&str>) -> Tally {
         }
     }
     tally
+}
+
+/// By how many connections, of those that ended at TCP upstreams, Envoy is ahead of weir.
+#[derive(Default)]
+struct Apart(BTreeMap<String, isize>);
+
+impl Apart {
+    /// An end that one side has seen the other gets some time to see, so that it counts for the same case on both.
+    async fn settle(&mut self, envoy: &Side, weir: &Side) {
+        let count = |side: &Side, name: &String| side.upstreams[name].ended().map(usize::cast_signed);
+        let now = || -> BTreeMap<String, isize> {
+            let names = envoy.upstreams.keys();
+            names.filter_map(|name| Some((name.clone(), count(envoy, name)? - count(weir, name)?))).collect()
+        };
+        let deadline = Instant::now() + AGREE;
+        while now().iter().any(|(name, apart)| self.0.get(name).copied().unwrap_or_default() != *apart) {
+            if Instant::now() > deadline {
+                self.0 = now();
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+    }
 }
 
 fn shown_alike(tally: &mut Tally, label: &str, case: &Case, envoy: Shown, weir: Shown) {

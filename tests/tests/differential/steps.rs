@@ -42,6 +42,15 @@ struct Run<'a> {
     failures: Mutex<Vec<String>>,
 }
 
+/// What a case did on one proxy, before it is looked at what others saw of it.
+pub struct Done<'a> {
+    run: Run<'a>,
+    observed: Observed,
+    logs_wanted: BTreeMap<String, usize>,
+    logs_before: BTreeMap<String, usize>,
+    seen_before: BTreeMap<&'a String, usize>,
+}
+
 /// What a case showed on one proxy.
 #[derive(Debug)]
 pub struct Shown {
@@ -50,9 +59,9 @@ pub struct Shown {
 }
 
 /// Runs a case.
-pub async fn run(side: &Side, file: &File, case: &Case) -> Shown {
+pub async fn run<'a>(side: &'a Side, file: &'a File, case: &Case) -> Done<'a> {
     let logs_wanted = logs_wanted(file, case);
-    let logs_before: BTreeMap<&String, usize> = logs_wanted.keys().map(|log| (log, lines(side, log).len())).collect();
+    let logs_before = logs_wanted.keys().map(|log| (log.clone(), lines(side, log).len())).collect();
     let seen_before: BTreeMap<&String, usize> =
         side.upstreams.iter().map(|(name, server)| (name, server.seen().len())).collect();
     let run = Run { side, file, held: Mutex::default(), failures: Mutex::default() };
@@ -71,37 +80,49 @@ pub async fn run(side: &Side, file: &File, case: &Case) -> Shown {
                 run.fail(format!("upstream {name} has seen {count} requests instead of {wanted}")).await;
             }
         }
-        let mut told: Vec<Observed> = Vec::new();
-        for request in &server.seen()[before..] {
-            let mut one = Observed::new();
-            request.tell("", &mut one);
-            told.push(one);
-        }
-        if case.after.unordered {
-            told.sort();
-        }
-        for (index, one) in told.into_iter().enumerate() {
-            observed
-                .extend(one.into_iter().map(|(what, text)| (format!("upstream {name} #{}{what}", index + 1), text)));
-        }
     }
-    for (log, wanted) in &logs_wanted {
-        let before = logs_before[log];
-        let came = until(|| lines(side, log).len() >= before + wanted).await;
-        let mut new = lines(side, log).split_off(before);
-        if !came || new.len() > *wanted {
-            run.fail(format!("log {log} has {} lines instead of {wanted}: {new:?}", new.len())).await;
+    Done { run, observed, logs_wanted, logs_before, seen_before }
+}
+
+impl Done<'_> {
+    /// What came of it.
+    pub async fn shown(self, case: &Case) -> Shown {
+        let Self { run, mut observed, logs_wanted, logs_before, seen_before } = self;
+        let side = run.side;
+        for (name, server) in &side.upstreams {
+            let mut told: Vec<Observed> = Vec::new();
+            for request in &server.seen()[seen_before[name]..] {
+                let mut one = Observed::new();
+                request.tell("", &mut one);
+                told.push(one);
+            }
+            if case.after.unordered {
+                told.sort();
+            }
+            for (index, one) in told.into_iter().enumerate() {
+                let label = |what| format!("upstream {name} #{}{what}", index + 1);
+                observed.extend(one.into_iter().map(|(what, text)| (label(what), text)));
+            }
         }
-        if case.after.unordered {
-            new.sort();
+        for (log, wanted) in &logs_wanted {
+            let before = logs_before[log];
+            let came = until(|| lines(side, log).len() >= before + wanted).await;
+            let mut new = lines(side, log).split_off(before);
+            if !came || new.len() > *wanted {
+                run.fail(format!("log {log} has {} lines instead of {wanted}: {new:?}", new.len())).await;
+            }
+            if case.after.unordered {
+                new.sort();
+            }
+            let lines = new.into_iter().enumerate();
+            observed.extend(lines.map(|(index, line)| (format!("log {log} #{}", index + 1), line)));
         }
-        observed.extend(new.into_iter().enumerate().map(|(index, line)| (format!("log {log} #{}", index + 1), line)));
+        for (_, text) in &mut observed {
+            *text = side.normal.apply(text, &case.after.replace);
+        }
+        let failures = run.failures.into_inner();
+        Shown { observed, failures }
     }
-    for (_, text) in &mut observed {
-        *text = side.normal.apply(text, &case.after.replace);
-    }
-    let failures = run.failures.into_inner();
-    Shown { observed, failures }
 }
 
 /// How many lines to wait for in which logs.

@@ -64,6 +64,13 @@ impl Server {
         self.shared.seen.lock().expect("requests seen").clone()
     }
 
+    /// How many connections have ended, if it remembers those and not requests: that comes in its own time.
+    pub fn ended(&self) -> Option<usize> {
+        let script = &self.shared.script;
+        let connections = matches!(script.protocol, Protocol::Tcp) && !script.unseen;
+        connections.then(|| self.shared.seen.lock().expect("requests seen").len())
+    }
+
     /// Turns it on or off.
     pub fn switch(&self, to: Switch) {
         let mut running = self.running.lock().expect("the server's task");
