@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -48,11 +49,14 @@ impl Server {
             used: Mutex::default(),
             certificates: certificates.to_owned(),
         };
-        let server = Self { port: Port::claim(), shared: Arc::new(shared), running: Mutex::default() };
-        if !script.stopped {
-            server.switch(Switch::Start);
+        let shared = Arc::new(shared);
+        loop {
+            // Some other program may take the port meanwhile: then it is another one.
+            let server = Self { port: Port::claim(), shared: shared.clone(), running: Mutex::default() };
+            if script.stopped || server.start().is_ok() {
+                return server;
+            }
         }
-        server
     }
 
     pub fn port(&self) -> u16 {
@@ -73,19 +77,22 @@ impl Server {
 
     /// Turns it on or off.
     pub fn switch(&self, to: Switch) {
-        let mut running = self.running.lock().expect("the server's task");
-        if let Some(task) = running.take() {
+        if let Some(task) = self.running.lock().expect("the server's task").take() {
             task.abort();
         }
-        if to == Switch::Stop {
-            return;
+        if to == Switch::Start {
+            self.start().expect("the upstream's port");
         }
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_reuseaddr(true).expect("SO_REUSEADDR");
-        socket.bind(([127, 0, 0, 1], self.port()).into()).expect("the upstream's port");
-        let listener = socket.listen(1024).expect("listen");
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(([127, 0, 0, 1], self.port()).into())?;
+        let listener = socket.listen(1024)?;
         let task = tokio::spawn(accept(listener, self.shared.clone()));
-        *running = Some(task.abort_handle());
+        *self.running.lock().expect("the server's task") = Some(task.abort_handle());
+        Ok(())
     }
 }
 
