@@ -146,14 +146,14 @@ pub(crate) async fn both_ways(
     let mut answer = Answer::default();
     let mut last = None;
     let ended = poll_fn(|cx| {
-        let before = copied;
+        let (before, held) = (copied, down.holds());
         let up_polled = up.poll(downstream, upstream, gate, &mut copied.received, down.done, cx);
         let down_polled = match &up_polled {
             Poll::Ready(Err(_)) => Poll::Pending,
             _ => down.poll(upstream, downstream, None::<&Unwatched>, &mut copied.sent, up.done, cx),
         };
         if copied != before {
-            answer.moved(copied.received != before.received, copied.sent != before.sent);
+            answer.moved(copied.received != before.received, copied.sent != before.sent, held);
             counted(Copied { received: copied.received - before.received, sent: copied.sent - before.sent });
         }
         let up_done = match up_polled {
@@ -212,14 +212,14 @@ struct Answer {
 }
 
 impl Answer {
-    /// Bytes have come from the client, or from the server.
-    fn moved(&mut self, asked: bool, answered: bool) {
+    /// Bytes have come from the client, or from the server; the pause before them was the client's if it was `held` up by it.
+    fn moved(&mut self, asked: bool, answered: bool, held: bool) {
         if asked {
             *self = Self::default();
         }
         if answered {
             let now = Instant::now();
-            self.streams |= self.latest.is_some_and(|latest| now.duration_since(latest) >= PAUSE);
+            self.streams |= !held && self.latest.is_some_and(|latest| now.duration_since(latest) >= PAUSE);
             self.latest = Some(now);
         }
     }
@@ -569,6 +569,19 @@ mod tests {
         server.write_all(b"done").await.unwrap();
         client.read_exact(&mut [0; 4]).await.unwrap();
         assert!(matches!(copying.await.unwrap().0, Ended::Lull));
+    }
+
+    #[test]
+    fn a_pause_of_the_client_makes_no_stream() {
+        let pause = || std::thread::sleep(PAUSE);
+        let mut answer = Answer::default();
+        answer.moved(true, true, false);
+        pause();
+        answer.moved(false, true, true);
+        assert!(answer.is_over());
+        pause();
+        answer.moved(false, true, false);
+        assert!(!answer.is_over());
     }
 
     #[tokio::test]

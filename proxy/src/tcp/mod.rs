@@ -26,7 +26,7 @@ use crate::{
 /// How long before the end of a drain a connection ends at its first lull, rather than with a request under way.
 const LAST: Duration = Duration::from_secs(2);
 /// How long before the end of a drain a connection is cut that is in the middle of something: before it is dropped.
-const CUT: Duration = Duration::from_millis(50);
+pub(crate) const CUT: Duration = Duration::from_millis(50);
 /// Why a connection is closed that is as old as it may become.
 const TOO_OLD: &str = "max_connection_duration_reached";
 /// Why a connection is closed on which nothing moves.

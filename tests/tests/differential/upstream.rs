@@ -53,8 +53,15 @@ impl Server {
         loop {
             // Some other program may take the port meanwhile: then it is another one.
             let server = Self { port: Port::claim(), shared: shared.clone(), running: Mutex::default() };
-            if script.stopped || server.start().is_ok() {
+            if script.stopped {
                 return server;
+            }
+            match server.start() {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                started => {
+                    started.expect("the upstream listens");
+                    return server;
+                }
             }
         }
     }

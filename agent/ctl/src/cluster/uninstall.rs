@@ -259,7 +259,9 @@ async fn through_api_server(connection: &Connection, pod: &Pod) -> Result<(), Un
         Err(kube::Error::Api(status)) if status.message.starts_with(NOT_REACHED) => {
             Err(Unfinished::Unanswered(status.message))
         }
-        Err(kube::Error::Api(status)) => Err(not_yet(&status.message, status.code)),
+        // What the agent says while it is at it.
+        Err(kube::Error::Api(status)) if status.code == 503 => Err(not_yet(&status.message, status.code)),
+        Err(kube::Error::Api(status)) => Err(Unfinished::Unanswered(status.message)),
         Err(error) => Err(Unfinished::Unanswered(error.to_string())),
     }
 }

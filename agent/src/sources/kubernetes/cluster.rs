@@ -10,7 +10,7 @@ use super::{
     objects::{Namespace, NamespaceObject, Node, NodeObject, Pod, PodObject},
     reflector::Heard,
     selection::{self, Choice, Rules},
-    unknown,
+    unknown::{self, Unread},
 };
 
 /// Pods that are remembered as deleted, lest a late answer brings one back.
@@ -124,10 +124,10 @@ impl Cluster {
     }
 
     /// What nobody reads of the labels and annotations of the node's pods and of their namespaces, but for weir's own.
-    pub fn ignored(&self) -> Vec<String> {
+    pub fn unread(&self) -> BTreeMap<Unread, String> {
         let own = &self.rules.own_namespace;
         let pods = self.pods.values().map(Arc::as_ref).filter(|pod| pod.namespace != *own);
-        unknown::notes(pods, self.namespaces_here().filter(|namespace| namespace.name != *own))
+        unknown::unread(pods, self.namespaces_here().filter(|namespace| namespace.name != *own))
     }
 
     /// What is wrong with the labels of namespaces that have pods on this node.
@@ -340,7 +340,7 @@ mod tests {
         cluster.hear_pods(Heard::All(vec![annotated("shop"), annotated(OWN)]));
         let note = "pod shop/web-0: annotation weir.dev/exclude-outbound-port is unknown and ignored; is the annotation \
                     weir.dev/exclude-outbound-ports meant?";
-        assert_eq!(cluster.ignored(), [note]);
+        assert_eq!(cluster.unread().into_values().collect::<Vec<_>>(), [note]);
         assert_eq!(enrolled(&cluster), ["shop"]);
     }
 

@@ -16,7 +16,7 @@ use super::{
     record::{Record, RecordedPod},
     reflector::{Heard, Listener, reflect},
     selection::Choice,
-    unknown,
+    unknown::{self, Unread},
 };
 use crate::{
     file::put_private,
@@ -66,6 +66,8 @@ pub struct Source {
     recall_at: Option<Instant>,
     written: Vec<u8>,
     write_problem: String,
+    /// What the log has been told of.
+    unread: BTreeSet<Unread>,
 }
 
 impl Source {
@@ -88,6 +90,7 @@ impl Source {
             recall_at,
             written: Vec::new(),
             write_problem: String::new(),
+            unread: BTreeSet::new(),
         }
     }
 
@@ -238,7 +241,8 @@ impl Source {
         let listed = cluster.listed();
         let known = listed.pods && listed.namespaces || self.from_record;
         let error = self.problem(cluster.lacks_node());
-        let notes = cluster.namespace_problems().into_iter().chain(cluster.ignored()).collect();
+        let unread = cluster.unread();
+        let notes = cluster.namespace_problems().into_iter().chain(unknown::told(&unread)).collect();
         let mut listing = Listing { error, notes, ..Listing::default() };
         if known {
             let mut pods = Vec::new();
@@ -273,13 +277,15 @@ impl Source {
                 && present.error == listing.error
                 && present.notes == listing.notes;
             if !same {
-                for note in unknown::new(&present.notes, &listing.notes) {
-                    tracing::warn!("{note}");
-                }
                 *present = listing;
             }
             !same
         });
+        let new = unread.iter().filter(|(unread, _)| !self.unread.contains(unread));
+        for (_, note) in new.take(unknown::MOST) {
+            tracing::warn!("{note}");
+        }
+        self.unread = unread.into_keys().collect();
         if listed.pods && listed.namespaces {
             self.record_at.get_or_insert_with(|| Instant::now() + WRITE);
         }

@@ -1,7 +1,7 @@
 //! Labels and annotations below `weir.dev/` that nobody reads: a slip of the pen does nothing, in silence. It is told, and
 //! holds no pod: what it was meant to say cannot be known.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
     labels::{ANNOTATIONS, MESH, OWN},
@@ -11,7 +11,17 @@ use super::{
 /// How far a key may be from a known one to be taken for a slip, in characters added, left out or changed.
 const NEAR: usize = 3;
 /// Notes that are told of a node: whoever may make pods chooses how many there are.
-const MOST: usize = 20;
+pub const MOST: usize = 20;
+
+/// A key that nobody reads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unread {
+    /// Of the namespace's pods, or of the namespace.
+    of_pods: bool,
+    namespace: String,
+    kind: Kind,
+    key: String,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -28,15 +38,21 @@ impl Kind {
     }
 }
 
-/// What nobody reads of these pods and namespaces, a line for each key of a namespace.
-pub fn notes<'a>(pods: impl Iterator<Item = &'a Pod>, namespaces: impl Iterator<Item = &'a Namespace>) -> Vec<String> {
-    let of_namespaces = namespaces.flat_map(|namespace| {
+/// What nobody reads of these pods and namespaces, with the note that says so.
+pub fn unread<'a>(
+    pods: impl Iterator<Item = &'a Pod>,
+    namespaces: impl Iterator<Item = &'a Namespace>,
+) -> BTreeMap<Unread, String> {
+    let mut notes = BTreeMap::new();
+    for namespace in namespaces {
         let labels = keys(Kind::Label, &namespace.labels);
         let annotations = namespace.annotations.iter().map(|key| (Kind::Annotation, key.as_str()));
-        let unread =
-            labels.chain(annotations).filter(|key| ![(Kind::Label, MESH), (Kind::Annotation, UNINSTALL)].contains(key));
-        unread.map(|(kind, key)| format!("namespace {}: {}", namespace.name, ignored(kind, key)))
-    });
+        let read = [(Kind::Label, MESH), (Kind::Annotation, UNINSTALL)];
+        for (kind, key) in labels.chain(annotations).filter(|key| !read.contains(key)) {
+            let unread = Unread { of_pods: false, namespace: namespace.name.clone(), kind, key: key.to_owned() };
+            notes.insert(unread, format!("namespace {}: {}", namespace.name, ignored(kind, key)));
+        }
+    }
     let mut of_pods: BTreeMap<(&str, Kind, &str), (&str, usize)> = BTreeMap::new();
     for pod in pods {
         let read = |kind, key: &str| match kind {
@@ -50,11 +66,19 @@ pub fn notes<'a>(pods: impl Iterator<Item = &'a Pod>, namespaces: impl Iterator<
             *more += 1;
         }
     }
-    let of_pods = of_pods.into_iter().map(|((namespace, kind, key), (pod, count))| {
+    for ((namespace, kind, key), (pod, count)) in of_pods {
         let others = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
-        format!("pod {namespace}/{pod}{others}: {}", ignored(kind, key))
-    });
-    of_namespaces.chain(of_pods).take(MOST).collect()
+        let unread = Unread { of_pods: true, namespace: namespace.to_owned(), kind, key: key.to_owned() };
+        notes.insert(unread, format!("pod {namespace}/{pod}{others}: {}", ignored(kind, key)));
+    }
+    notes
+}
+
+/// The notes that are told: not more than can be read.
+pub fn told(unread: &BTreeMap<Unread, String>) -> impl Iterator<Item = String> {
+    let more = unread.len().checked_sub(MOST).filter(|more| *more > 0);
+    let rest = more.map(|more| format!("{more} more keys below {OWN} are unknown and ignored"));
+    unread.values().take(MOST).cloned().chain(rest)
 }
 
 fn keys(kind: Kind, of: &BTreeMap<String, String>) -> impl Iterator<Item = (Kind, &str)> {
@@ -84,12 +108,6 @@ fn distance(one: &str, other: &str) -> usize {
     row[other.len()]
 }
 
-/// Those notes that were not told before.
-pub fn new<'a>(before: &[String], now: &'a [String]) -> impl Iterator<Item = &'a String> {
-    let before: BTreeSet<&String> = before.iter().collect();
-    now.iter().filter(move |note| !before.contains(note)).collect::<Vec<_>>().into_iter()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_key_that_nobody_reads_is_named_with_the_one_that_is_near() {
-        let of = |pods: &[Pod]| notes(pods.iter(), std::iter::empty());
+        let of = |pods: &[Pod]| unread(pods.iter(), std::iter::empty()).into_values().collect::<Vec<_>>();
         for (labels, annotations, expected) in [
             (
                 ["weir.dev/Mesh"].as_slice(),
@@ -149,7 +167,9 @@ mod tests {
         );
         let many: Vec<String> = (0..50).map(|index| format!("weir.dev/of-no-use-{index}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(of(&[pod("web", &many, &[])]).len(), MOST);
+        let many = unread([pod("web", &many, &[])].iter(), std::iter::empty());
+        let told: Vec<_> = told(&many).collect();
+        assert_eq!((told.len(), &*told[MOST]), (MOST + 1, "30 more keys below weir.dev/ are unknown and ignored"));
     }
 
     #[test]
@@ -160,8 +180,9 @@ mod tests {
             annotations: ["weir.dev/mesh".to_owned(), UNINSTALL.to_owned()].into(),
             ..Namespace::default()
         };
+        let notes = unread(std::iter::empty(), [namespace].iter());
         assert_eq!(
-            notes(std::iter::empty(), [namespace].iter()),
+            notes.into_values().collect::<Vec<_>>(),
             [
                 "namespace shop: label weir.dev/meshed is unknown and ignored; is the label weir.dev/mesh meant?",
                 "namespace shop: annotation weir.dev/mesh is unknown and ignored; is the label weir.dev/mesh meant?",
@@ -170,9 +191,9 @@ mod tests {
     }
 
     #[test]
-    fn a_note_is_new_once() {
-        let notes = |of: &[&str]| of.iter().map(|note| (*note).to_owned()).collect::<Vec<_>>();
-        let now = notes(&["a", "b"]);
-        assert_eq!(new(&notes(&["a", "c"]), &now).collect::<Vec<_>>(), ["b"]);
+    fn what_is_unread_is_the_same_whichever_pods_have_it() {
+        let typo = |name| pod(name, &["weir.dev/mehs"], &[]);
+        let of = |pods: &[Pod]| unread(pods.iter(), std::iter::empty()).into_keys().collect::<Vec<_>>();
+        assert_eq!(of(&[typo("web-1")]), of(&[typo("web-2"), typo("web-3")]));
     }
 }

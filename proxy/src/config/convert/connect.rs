@@ -25,11 +25,15 @@ use crate::{
 /// What a cluster's sockets are given before they connect.
 pub(super) fn settings(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<SocketSettings, Error> {
     let mut settings = match &message.upstream_bind_config {
-        // All of it counts instead of what is said for all clusters, but for what it leaves open of this.
-        Some(own) => SocketSettings {
-            freebind: own.freebind.unwrap_or(cx.bind.freebind),
-            ..bind(cx, own, &sub(at, "upstream_bind_config"))?
-        },
+        // It counts instead of what is said for all clusters, but for what it leaves open of these.
+        Some(own) => {
+            let mut settings = bind(cx, own, &sub(at, "upstream_bind_config"))?;
+            settings.freebind = own.freebind.unwrap_or(cx.bind.freebind);
+            if own.socket_options.is_empty() {
+                settings.options.clone_from(&cx.bind.options);
+            }
+            settings
+        }
         None => cx.bind.clone(),
     };
     settings.keepalive = keepalive(cx, message.upstream_connection_options.as_ref(), at)?;

@@ -208,7 +208,7 @@ pub(super) async fn forward(
     if connection.manager.log.on_established {
         stream.record.log_now(LogType::DownstreamTunnelSuccessfullyEstablished);
     }
-    let accepted = Accepted { record: stream.record, upstream, idle, held };
+    let accepted = Accepted { record: stream.record, upstream, idle, held, drain: connection.outer.clone() };
     if connection.multiplexed {
         answer.headers.remove(header::CONNECTION);
         answer.headers.remove(header::UPGRADE);

@@ -22,6 +22,7 @@ use crate::{
         request::TlsView,
     },
     downstream::{Downstream, Origin, Told},
+    drain::DrainWatch,
     http::{
         codec::{
             framing::{Framing, Refusal, Rules, Verdict},
@@ -50,6 +51,8 @@ enum Ending {
 #[derive(Debug)]
 pub(in crate::http) struct Connection {
     pub worker: Rc<Worker>,
+    /// The drain of what it was accepted on.
+    pub outer: DrainWatch,
     pub manager: Arc<HttpConnectionManager>,
     pub peer: SocketAddr,
     /// The peer of the socket, where a PROXY header names another client.
@@ -108,6 +111,7 @@ impl Connection {
             peer: downstream.peer,
             direct_peer: downstream.direct_peer,
             told: downstream.told.clone(),
+            outer: downstream.drain.clone(),
             // As Envoy restores it: a pod's listening socket is how it came, not where it was going.
             local: downstream.destination,
             destination: downstream.destination,

@@ -15,9 +15,13 @@ use tokio_util::either::Either;
 use super::{activity::Active, record::Record};
 use crate::{
     access_log::Flag,
+    drain::DrainWatch,
     http::pool::{Lease, Switched, tunnel::Counted},
-    tcp::copy::{self, Copied, Ended, Side},
-    wire::io::Io,
+    tcp::{
+        CUT,
+        copy::{self, Copied, Ended, Side},
+    },
+    wire::{io::Io, seldom::Seldom},
 };
 
 /// Bytes that one direction of a stream reads at once.
@@ -49,6 +53,8 @@ pub(in crate::http) struct Accepted {
     pub upstream: Upstream,
     pub idle: Option<Duration>,
     pub held: Held,
+    /// Of the client's connection.
+    pub drain: DrainWatch,
 }
 
 /// Where the upstream's bytes come from.
@@ -93,7 +99,7 @@ impl Accepted {
     }
 
     async fn carry(self, mut client: End, read: Bytes) {
-        let Self { mut record, upstream, idle, held } = self;
+        let Self { mut record, upstream, idle, held, drain } = self;
         let Some((mut upstream, first)) = upstream.end().await else { return };
         let meter = record.tunnel.insert(Rc::default()).clone();
         meter.add(read.len() as u64, first.len() as u64);
@@ -106,9 +112,18 @@ impl Accepted {
             tokio::select! {
                 ended = pass(&mut client, &mut upstream, (&read, &first), moved) => ended,
                 () = idle_for(idle, &last) => Ended::Idle,
+                () = Seldom::new(drain.forced_within(CUT)) => Ended::Cut,
             }
         };
         let ended = record.while_logging(passing).await;
+        if matches!(ended, Ended::Failed(..) | Ended::Cut) {
+            // Neither end may take what it has for the whole. A stream of HTTP/2 is reset when it is dropped.
+            for end in [&client, &upstream] {
+                if let End::Left(connection) = end {
+                    copy::reset_on_close(connection);
+                }
+            }
+        }
         let (connection, stream) = (record.entry.connection, record.name());
         tracing::debug!(connection, stream, ?ended, "upgraded connection ended");
         match ended {
