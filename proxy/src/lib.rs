@@ -3,7 +3,8 @@
 //! The data path reads in one direction: `worker -> listener -> (http | tcp) -> cluster -> tls -> wire`. `intake` gives
 //! workers their listening sockets; a connection that they accept is a `downstream`, of a `pod` or not. `access_log` and
 //! `telemetry` are at the edges. `config` turns protobuf into the model off the data path; `matcher` is what configurations
-//! match with. `bootstrap` has the privileges and the control thread, `admin` answers about all of it.
+//! match with. `bootstrap` has the privileges and the control thread, `admin` answers about all of it. `xds` follows
+//! management servers.
 
 pub mod access_log;
 pub mod admin;
@@ -28,3 +29,4 @@ pub mod telemetry;
 pub mod tls;
 pub mod wire;
 pub mod worker;
+pub mod xds;

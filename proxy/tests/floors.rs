@@ -9,10 +9,11 @@ use std::{
 };
 
 /// The floors of the crate, from the top.
-const CRATE: [&str; 22] = [
+const CRATE: [&str; 23] = [
     "fuzz",
     "bootstrap",
     "admin",
+    "xds",
     "intake",
     "worker",
     "listener",
