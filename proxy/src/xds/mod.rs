@@ -3,12 +3,24 @@
 //!
 //! Decisions are pure: [`mux`] says what to request and what a response changes, by one state machine per type
 //! (state of the world or delta), tested without sockets.
+//!
+//! [`client`] executes them: streams of [`transport`] over connections of [`dial`], notes of [`wishes`], what is [`saved`].
 
+pub mod backoff;
+pub mod client;
 mod delta;
+pub mod dial;
+pub mod file;
 mod interest;
 pub mod kind;
 pub mod mux;
+pub mod rate;
+pub mod saved;
 mod sotw;
+pub mod stats;
 pub mod store;
+mod subscriptions;
+pub mod transport;
 mod ttl;
 pub mod update;
+pub mod wishes;

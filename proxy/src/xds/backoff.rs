@@ -1,0 +1,84 @@
+//! How long to wait before a stream is opened again.
+
+use std::time::Duration;
+
+/// The first wait is shorter than this.
+pub const BASE: Duration = Duration::from_millis(10);
+/// No wait is longer.
+pub const LONGEST: Duration = Duration::from_secs(15);
+/// No wait is longer for a server that can't be reached at all: to find that out costs nobody much, and one that comes
+/// back is to be followed at once.
+pub const LONGEST_UNREACHABLE: Duration = Duration::from_secs(1);
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// There was no connection.
+    Unreachable,
+    /// There was one, and it ended or was of no use.
+    Ended,
+}
+
+/// Exponential waits with full jitter, as Envoy's: each is a random part of an interval that doubles.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    base: Duration,
+    longest: Duration,
+    interval: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new(BASE, LONGEST)
+    }
+}
+
+impl Backoff {
+    /// `retry_back_off` of the configuration: `base_interval`, `max_interval`.
+    pub fn new(base: Duration, longest: Duration) -> Self {
+        let base = base.max(Duration::from_millis(1));
+        Self { base, longest: longest.max(base), interval: base }
+    }
+
+    /// The next wait. `random` is anything between 0 and 1.
+    pub fn next(&mut self, failure: Failure, random: f64) -> Duration {
+        let interval = match failure {
+            Failure::Unreachable => self.interval.min(LONGEST_UNREACHABLE.max(self.base)),
+            Failure::Ended => self.interval,
+        };
+        self.interval = (2 * self.interval).min(self.longest);
+        interval.mul_f64(random.clamp(0.0, 1.0))
+    }
+
+    /// A stream was of use: the next wait is short again.
+    pub fn reset(&mut self) {
+        self.interval = self.base;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_begin_anew() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<_> = (0..12).map(|_| backoff.next(Failure::Ended, 1.0).as_millis()).collect();
+        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 15000]);
+        assert_eq!(backoff.next(Failure::Ended, 0.5), LONGEST / 2);
+        assert_eq!(backoff.next(Failure::Ended, 0.0), Duration::ZERO);
+        assert_eq!(backoff.next(Failure::Unreachable, 1.0), LONGEST_UNREACHABLE);
+        backoff.reset();
+        assert_eq!(backoff.next(Failure::Unreachable, 1.0), BASE);
+    }
+
+    #[test]
+    fn what_is_configured_holds() {
+        let seconds = Duration::from_secs;
+        let mut backoff = Backoff::new(seconds(5), seconds(8));
+        assert_eq!(backoff.next(Failure::Unreachable, 1.0), seconds(5));
+        assert_eq!(backoff.next(Failure::Ended, 1.0), seconds(8));
+        // The longest is not shorter than the first.
+        assert_eq!(Backoff::new(seconds(5), seconds(1)).next(Failure::Ended, 1.0), seconds(5));
+    }
+}

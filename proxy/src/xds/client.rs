@@ -1,0 +1,372 @@
+//! Following a management server: opens streams for as long as it is polled, sends what [`Mux`] has to say, has the
+//! [`Consumer`] apply what comes, and reads notes of what is wanted.
+//!
+//! It lives on one thread and is the only one to touch the mux and the consumer.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    rc::Rc,
+    time::{Instant, SystemTime},
+};
+
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+
+use super::{
+    backoff::{Backoff, Failure},
+    kind::{Kind, Protocol},
+    mux::{Mux, Received, Request, Response},
+    rate::Bucket,
+    saved::{Directory, Pending},
+    stats::{ControlPlaneStats, SubscriptionStats},
+    subscriptions::Subscriptions,
+    transport::{Open, Service, Target},
+    update::{Consumer, FetchFailed, Origin, Refused, Update},
+    wishes::{Handle, Wish},
+};
+
+/// What goes with a server.
+pub struct Settings {
+    /// The server.
+    pub target: Target,
+    /// Its service.
+    pub service: Service,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// What this proxy calls itself.
+    pub node: weir_proto::envoy::config::core::v3::Node,
+    /// `set_node_on_first_message_only`.
+    pub node_once: bool,
+    /// `retry_back_off`.
+    pub backoff: Backoff,
+    /// `rate_limit_settings`; none: requests are not limited.
+    pub rate: Option<Bucket>,
+    /// Where the stream is counted.
+    pub stats: ControlPlaneStats,
+    /// Where what is accepted is kept; none: nowhere.
+    pub saved: Option<Directory>,
+}
+
+/// The client of one server.
+pub struct Client<C> {
+    mux: Mux,
+    handle: Handle,
+    consumer: C,
+    target: Rc<Target>,
+    service: Service,
+    backoff: Backoff,
+    rate: Option<Bucket>,
+    /// When there is a token again.
+    rate_at: Option<Instant>,
+    stats: ControlPlaneStats,
+    saved: Option<Directory>,
+    pending: Pending,
+    subscriptions: Subscriptions,
+    said: Said,
+    /// What was last said of a type that was not taken.
+    refused: HashMap<Kind, String>,
+}
+
+/// What the log says of the server: each cause once, until it is another or all is well.
+#[derive(Default)]
+struct Said(Option<String>);
+
+impl Said {
+    fn trouble(&mut self, server: &str, why: String) {
+        if self.0.as_ref() == Some(&why) {
+            tracing::debug!(server, why, "management server is still not followed");
+            return;
+        }
+        tracing::warn!(server, why, "management server is not followed: what was accepted stays in force");
+        self.0 = Some(why);
+    }
+
+    fn well(&mut self, server: &str) {
+        if self.0.take().is_some() {
+            tracing::info!(server, "management server is followed again");
+        }
+    }
+}
+
+impl<C: Consumer> Client<C> {
+    /// A client that has asked for nothing yet. What was saved is applied at once.
+    pub fn new(settings: Settings, handle: Handle, consumer: C) -> Self {
+        let Settings { target, service, protocol, node, node_once, backoff, rate, stats, saved } = settings;
+        let mux = Mux::new(protocol, node, node_once, handle.store().clone());
+        let mut client = Self {
+            mux,
+            handle,
+            consumer,
+            target: Rc::new(target),
+            service,
+            backoff,
+            rate,
+            rate_at: None,
+            stats,
+            saved,
+            pending: Pending::default(),
+            subscriptions: Subscriptions::default(),
+            said: Said::default(),
+            refused: HashMap::new(),
+        };
+        client.stats.connected(false);
+        client.restore();
+        client
+    }
+
+    /// Applies what was saved, in the order in which types depend on one another.
+    fn restore(&mut self) {
+        let Some(directory) = self.saved.clone() else { return };
+        for kind in Kind::ALL {
+            let Some(content) = directory.load(kind, SystemTime::now()) else { continue };
+            let resources = content.resources.len();
+            let update = self.handle.store().changes(kind, content, Origin::Saved);
+            let verdict = self.consumer.update(&update);
+            self.mux.restored(&update, &verdict, SystemTime::now());
+            match verdict {
+                Ok(()) => tracing::info!(kind = kind.short(), resources, "saved resources are in force"),
+                Err(refused) => {
+                    let why = Refused::told(&Err(refused), kind, &[]).unwrap_or_default();
+                    tracing::warn!(kind = kind.short(), resources, why, "not all saved resources are in force");
+                }
+            }
+            self.heed();
+        }
+        self.mux.prune();
+    }
+
+    /// Follows the server, for ever.
+    pub async fn run(&mut self) -> Infallible {
+        loop {
+            let target = self.target.clone();
+            let opening = target.open(self.service, self.mux.protocol());
+            let failure = match self.meanwhile(None, opening).await {
+                Ok(open) => {
+                    self.mux.opened();
+                    self.stats.connected(true);
+                    let why = self.follow(open).await;
+                    self.mux.lost();
+                    self.stats.connected(false);
+                    self.said.trouble(&target.name, why);
+                    Failure::Ended
+                }
+                Err(why) => {
+                    self.said.trouble(&target.name, why);
+                    Failure::Unreachable
+                }
+            };
+            self.subscriptions.all().for_each(SubscriptionStats::failed);
+            let wait = self.backoff.next(failure, fastrand::f64());
+            self.meanwhile(None, tokio::time::sleep(wait)).await;
+        }
+    }
+
+    /// Writes what was accepted and is not saved yet.
+    pub fn finish(&mut self) {
+        let Some(directory) = &self.saved else { return };
+        for kind in self.pending.take() {
+            if let Err(error) = directory.save(kind, &self.handle.store().of(kind)) {
+                tracing::error!(kind = kind.short(), %error, "accepted resources can't be saved");
+            }
+        }
+    }
+
+    /// Follows a stream until it ends; gives the reason.
+    async fn follow(&mut self, open: Open) -> String {
+        let Open { requests, mut responses } = open;
+        loop {
+            match self.meanwhile(Some(&requests), responses.next()).await {
+                Some(Ok(response)) => {
+                    self.backoff.reset();
+                    self.said.well(&self.target.name);
+                    self.received(response);
+                }
+                Some(Err(status)) => return format!("stream ended: {:?}: {}", status.code(), status.message()),
+                None => return "stream ended".to_owned(),
+            }
+        }
+    }
+
+    /// Waits for something, and meanwhile does what notes and time call for, and sends what there is to say.
+    async fn meanwhile<T>(
+        &mut self,
+        requests: Option<&mpsc::Sender<Request>>,
+        something: impl Future<Output = T>,
+    ) -> T {
+        tokio::pin!(something);
+        let wishes = self.handle.wishes.clone();
+        loop {
+            self.heed();
+            self.tick();
+            if let Some(requests) = requests {
+                self.send(requests);
+            }
+            let times = [self.mux.next_expiry(), self.pending.due(), self.rate_at, self.subscriptions.next_deadline()];
+            let next = times.into_iter().flatten().min();
+            let full = requests.filter(|_| self.mux.ready() && self.rate_at.is_none());
+            tokio::select! {
+                done = &mut something => return done,
+                () = wishes.noted() => {}
+                () = sleep_until(next) => {}
+                () = room(full) => {}
+            }
+        }
+    }
+
+    /// Sends what there is to say, as far as there is room and a token for each.
+    fn send(&mut self, requests: &mpsc::Sender<Request>) {
+        while self.rate_at.is_none() && self.mux.ready() {
+            let Ok(room) = requests.try_reserve() else { break };
+            if let Some(bucket) = &mut self.rate
+                && let Err(at) = bucket.take(Instant::now())
+            {
+                self.stats.rate_limited();
+                self.rate_at = Some(at);
+                break;
+            }
+            let Some(request) = self.mux.next_request() else { break };
+            self.log(&request);
+            room.send(request);
+        }
+        self.stats.pending(self.mux.pending());
+    }
+
+    /// Reads notes.
+    fn heed(&mut self) {
+        for wish in self.handle.wishes.take() {
+            match wish {
+                Wish::Subscribe { number, kind, name, options } => {
+                    // Somebody else had it: whoever subscribes takes it from the store.
+                    let there = match &name {
+                        Some(name) => self.handle.store().accepted(kind, name).is_some(),
+                        None => self.handle.store().of(kind).version.is_some(),
+                    };
+                    self.mux.subscribe(kind, name.as_ref());
+                    self.subscriptions.add(number, kind, name, options, (!there).then(Instant::now));
+                }
+                Wish::Unsubscribe(number) => {
+                    if let Some((kind, name)) = self.subscriptions.remove(number) {
+                        self.mux.unsubscribe(kind, name.as_ref());
+                    }
+                }
+                Wish::Hold(kind) => self.mux.hold(kind),
+                Wish::Release(kind) => self.mux.release(kind),
+            }
+        }
+    }
+
+    /// Does what it is time for.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if self.rate_at.is_some_and(|at| at <= now) {
+            self.rate_at = None;
+        }
+        for (kind, name) in self.subscriptions.late(now) {
+            tracing::warn!(
+                server = self.target.name,
+                kind = kind.short(),
+                name = name.as_deref().unwrap_or("*"),
+                "initial fetch timed out; it stays subscribed"
+            );
+            if let Some(name) = &name {
+                self.handle.store().timed_out(kind, name);
+            }
+            self.consumer.failed(kind, name.as_ref(), FetchFailed::TimedOut);
+        }
+        for update in self.mux.expired(now, SystemTime::now()) {
+            // Nobody is told whether it is taken: there is no response to answer.
+            if self.consumer.update(&update).is_err() {
+                tracing::warn!(kind = update.kind.short(), "resources whose time is over are not given up");
+            }
+        }
+        if self.pending.due().is_some_and(|due| due <= now) {
+            self.finish();
+        }
+    }
+
+    fn received(&mut self, response: Response) {
+        if let Some(identifier) = response.control_plane() {
+            self.stats.identifier(identifier);
+        }
+        match self.mux.received(response, SystemTime::now()) {
+            Received::Update(update) => self.apply(&update),
+            Received::Malformed(kind, why) => {
+                self.subscriptions.all_of(kind).for_each(SubscriptionStats::rejected);
+                self.rejected(kind, Some(why));
+            }
+            Received::Unasked(type_url) => {
+                tracing::debug!(server = self.target.name, type_url, "a response that nobody asked for is ignored");
+            }
+        }
+    }
+
+    fn apply(&mut self, update: &Update) {
+        let began = Instant::now();
+        let kind = update.kind;
+        let verdict = self.consumer.update(update);
+        // What it refers to is wanted before it is acknowledged.
+        self.heed();
+        let now = SystemTime::now();
+        let told = self.mux.judged(update, &verdict, Instant::now(), now);
+        let took = began.elapsed();
+        tracing::debug!(
+            server = self.target.name,
+            kind = kind.short(),
+            version = &*update.version,
+            added = update.added.len(),
+            unchanged = update.unchanged.len(),
+            removed = update.removed.len(),
+            ?took,
+            "resources came"
+        );
+        for (stats, refused) in self.subscriptions.answered(update, &verdict, told.is_some()) {
+            if refused {
+                stats.rejected();
+            } else {
+                stats.succeeded(&update.version, now, took);
+            }
+        }
+        if self.saved.is_some() && !(update.added.is_empty() && update.removed.is_empty()) {
+            self.pending.changed(kind, Instant::now());
+        }
+        self.rejected(kind, told);
+    }
+
+    /// Says why a type was not taken: each cause once, until it is another or all is well.
+    fn rejected(&mut self, kind: Kind, told: Option<String>) {
+        let Some(why) = told else {
+            self.refused.remove(&kind);
+            return;
+        };
+        if self.refused.get(&kind) != Some(&why) {
+            tracing::warn!(server = self.target.name, kind = kind.short(), why, "resources are refused");
+            self.refused.insert(kind, why);
+        }
+    }
+
+    fn log(&self, request: &Request) {
+        let (type_url, nonce, rejected) = match request {
+            Request::Sotw(request) => (&request.type_url, &request.response_nonce, &request.error_detail),
+            Request::Delta(request) => (&request.type_url, &request.response_nonce, &request.error_detail),
+        };
+        let kind = Kind::of(type_url).map_or("", Kind::short);
+        let rejected = rejected.is_some();
+        tracing::debug!(server = self.target.name, kind, nonce, rejected, "request to a management server");
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves when there is room for a request. A stream that is over has none: its end is told otherwise.
+async fn room(full: Option<&mpsc::Sender<Request>>) {
+    match full {
+        Some(requests) if requests.reserve().await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}

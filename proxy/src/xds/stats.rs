@@ -1,0 +1,138 @@
+//! Statistics of subscriptions and of the stream to a management server, under Envoy's names.
+
+use std::time::{Duration, SystemTime};
+
+use xxhash_rust::xxh64::xxh64;
+
+use crate::telemetry::stats::{Counter, Gauge, Histogram, Scope, Shared, Store, TextReadout, Unit};
+
+/// What happened to one subscription, under a scope such as `cluster_manager.cds.`, `cluster.NAME.` or
+/// `http.PREFIX.rds.NAME.`.
+#[derive(Clone, Debug)]
+pub struct SubscriptionStats {
+    shared: Shared,
+    store: Option<Store>,
+    attempt: Counter,
+    success: Counter,
+    failure: Counter,
+    rejected: Counter,
+    timeout: Counter,
+    version: Gauge,
+    time: Gauge,
+    duration: Histogram,
+    version_text: TextReadout,
+    /// What the handles belong to.
+    _scope: Scope,
+}
+
+impl SubscriptionStats {
+    /// Registers them.
+    pub fn register(scope: &Scope) -> Self {
+        let store = Store::of(scope);
+        Self {
+            shared: store.as_ref().map(Store::shared).unwrap_or_default(),
+            store,
+            attempt: scope.counter("update_attempt"),
+            success: scope.counter("update_success"),
+            failure: scope.counter("update_failure"),
+            rejected: scope.counter("update_rejected"),
+            timeout: scope.counter("init_fetch_timeout"),
+            version: scope.gauge("version"),
+            time: scope.gauge("update_time"),
+            duration: scope.histogram("update_duration", Unit::Milliseconds),
+            version_text: scope.text_readout("version_text"),
+            _scope: scope.clone(),
+        }
+    }
+
+    /// Something was asked for.
+    pub(super) fn attempted(&self) {
+        self.shared.inc(self.attempt);
+    }
+
+    /// An update was taken, within `took`.
+    pub(super) fn succeeded(&self, version: &str, now: SystemTime, took: Duration) {
+        self.shared.inc(self.attempt);
+        self.shared.inc(self.success);
+        self.shared.record(self.duration, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        if let Some(store) = &self.store {
+            let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            store.set(self.time, u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+            store.set(self.version, xxh64(version.as_bytes(), 0));
+            store.set_text(self.version_text, version);
+        }
+    }
+
+    /// An update was refused.
+    pub(super) fn rejected(&self) {
+        self.shared.inc(self.attempt);
+        self.shared.inc(self.rejected);
+    }
+
+    /// There is no connection to the server.
+    pub(super) fn failed(&self) {
+        self.shared.inc(self.attempt);
+        self.shared.inc(self.failure);
+    }
+
+    /// Nothing came in time.
+    pub(super) fn timed_out(&self) {
+        self.shared.inc(self.attempt);
+        self.shared.inc(self.timeout);
+    }
+}
+
+/// The stream to a management server, under `control_plane.`.
+#[derive(Clone, Debug)]
+pub struct ControlPlaneStats {
+    shared: Shared,
+    store: Option<Store>,
+    rate_limited: Counter,
+    connected: Gauge,
+    pending: Gauge,
+    identifier: TextReadout,
+    /// What the handles belong to.
+    _scope: Scope,
+}
+
+impl ControlPlaneStats {
+    /// Registers them under `scope`, which is the root's `control_plane.`, or a cluster's.
+    pub fn register(scope: &Scope) -> Self {
+        let store = Store::of(scope);
+        Self {
+            shared: store.as_ref().map(Store::shared).unwrap_or_default(),
+            store,
+            rate_limited: scope.counter("rate_limit_enforced"),
+            connected: scope.gauge("connected_state"),
+            pending: scope.gauge("pending_requests"),
+            identifier: scope.text_readout("identifier"),
+            _scope: scope.clone(),
+        }
+    }
+
+    /// There is a stream, or not.
+    pub(super) fn connected(&self, connected: bool) {
+        if let Some(store) = &self.store {
+            store.set(self.connected, u64::from(connected));
+        }
+    }
+
+    /// So many requests could not be sent yet.
+    pub(super) fn pending(&self, requests: usize) {
+        if let Some(store) = &self.store {
+            store.set(self.pending, requests as u64);
+        }
+    }
+
+    /// A request had to wait for its turn.
+    pub(super) fn rate_limited(&self) {
+        self.shared.inc(self.rate_limited);
+    }
+
+    /// What the server calls itself.
+    pub(super) fn identifier(&self, identifier: &str) {
+        if let Some(store) = &self.store {
+            store.set_text(self.identifier, identifier);
+        }
+    }
+}
