@@ -12,13 +12,14 @@ use crate::{
     config, http, listener,
     telemetry::stats::Store,
     tls::hello::{self, Seen},
+    xds,
 };
 
 /// A target: its name, which is also that of its corpus, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("access_log_format", access_log_format),
     ("bootstrap", bootstrap),
     ("client_hello", client_hello),
@@ -26,6 +27,7 @@ pub const TARGETS: [Target; 7] = [
     ("http1", http::fuzz::request_head),
     ("http1_framing", http::fuzz::framing),
     ("proxy_protocol", listener::proxy_protocol::fuzz::proxy_protocol),
+    ("xds_responses", xds::fuzz::responses),
 ];
 
 /// Runs a target by its name.

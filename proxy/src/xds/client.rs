@@ -4,7 +4,7 @@
 //! It lives on one thread and is the only one to touch the mux and the consumer.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     convert::Infallible,
     rc::Rc,
     time::{Instant, SystemTime},
@@ -12,6 +12,7 @@ use std::{
 
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
+use tonic::{Code, Status};
 
 use super::{
     backoff::{Backoff, Failure},
@@ -68,22 +69,37 @@ pub struct Client<C> {
     refused: HashMap<Kind, String>,
 }
 
-/// What the log says of the server: each cause once, until it is another or all is well.
+/// What the log says of the server: each cause once, until all is well.
 #[derive(Default)]
-struct Said(Option<String>);
+struct Said {
+    causes: HashSet<String>,
+    /// A stream has ended as streams do, and was to be opened again.
+    excused: bool,
+}
+
+/// Causes that are remembered: one that has more says some of them again.
+const CAUSES: usize = 64;
 
 impl Said {
-    fn trouble(&mut self, server: &str, why: String) {
-        if self.0.as_ref() == Some(&why) {
+    /// `usual`: servers end streams so now and then.
+    fn trouble(&mut self, server: &str, why: String, usual: bool) {
+        if usual && self.causes.is_empty() && !std::mem::replace(&mut self.excused, true) {
+            tracing::info!(server, why, "stream to a management server is opened again");
+        } else if self.causes.contains(&why) {
             tracing::debug!(server, why, "management server is still not followed");
-            return;
+        } else {
+            tracing::warn!(server, why, "management server is not followed: what was accepted stays in force");
+            if self.causes.len() == CAUSES {
+                self.causes.clear();
+            }
+            self.causes.insert(why);
         }
-        tracing::warn!(server, why, "management server is not followed: what was accepted stays in force");
-        self.0 = Some(why);
     }
 
     fn well(&mut self, server: &str) {
-        if self.0.take().is_some() {
+        self.excused = false;
+        if !self.causes.is_empty() {
+            self.causes.clear();
             tracing::info!(server, "management server is followed again");
         }
     }
@@ -121,7 +137,13 @@ impl<C: Consumer> Client<C> {
         for kind in Kind::ALL {
             let Some(content) = directory.load(kind, SystemTime::now()) else { continue };
             let resources = content.resources.len();
-            let update = self.handle.store().changes(kind, content, Origin::Saved);
+            let update = match self.handle.store().changes(kind, content, Origin::Saved) {
+                Ok(update) => update,
+                Err(why) => {
+                    tracing::warn!(kind = kind.short(), resources, why, "saved resources are not used");
+                    continue;
+                }
+            };
             let verdict = self.consumer.update(&update);
             self.mux.restored(&update, &verdict, SystemTime::now());
             match verdict {
@@ -145,14 +167,16 @@ impl<C: Consumer> Client<C> {
                 Ok(open) => {
                     self.mux.opened();
                     self.stats.connected(true);
-                    let why = self.follow(open).await;
+                    let ended = self.follow(open).await;
                     self.mux.lost();
                     self.stats.connected(false);
-                    self.said.trouble(&target.name, why);
+                    let usual = matches!(ended.code(), Code::Ok | Code::Unavailable);
+                    let why = format!("stream ended: {:?}: {}", ended.code(), ended.message());
+                    self.said.trouble(&target.name, why, usual);
                     Failure::Ended
                 }
                 Err(why) => {
-                    self.said.trouble(&target.name, why);
+                    self.said.trouble(&target.name, why, false);
                     Failure::Unreachable
                 }
             };
@@ -173,7 +197,7 @@ impl<C: Consumer> Client<C> {
     }
 
     /// Follows a stream until it ends; gives the reason.
-    async fn follow(&mut self, open: Open) -> String {
+    async fn follow(&mut self, open: Open) -> Status {
         let Open { requests, mut responses } = open;
         loop {
             match self.meanwhile(Some(&requests), responses.next()).await {
@@ -182,8 +206,8 @@ impl<C: Consumer> Client<C> {
                     self.said.well(&self.target.name);
                     self.received(response);
                 }
-                Some(Err(status)) => return format!("stream ended: {:?}: {}", status.code(), status.message()),
-                None => return "stream ended".to_owned(),
+                Some(Err(status)) => return status,
+                None => return Status::ok(""),
             }
         }
     }
@@ -240,7 +264,7 @@ impl<C: Consumer> Client<C> {
                     // Somebody else had it: whoever subscribes takes it from the store.
                     let there = match &name {
                         Some(name) => self.handle.store().accepted(kind, name).is_some(),
-                        None => self.handle.store().of(kind).version.is_some(),
+                        None => self.handle.store().version(kind).is_some(),
                     };
                     self.mux.subscribe(kind, name.as_ref());
                     self.subscriptions.add(number, kind, name, options, (!there).then(Instant::now));

@@ -26,9 +26,12 @@ pub(super) struct Delta {
     held: BTreeMap<Arc<str>, Arc<str>>,
     /// Names that this stream's server knows to be wanted.
     told: BTreeSet<Arc<str>>,
+    /// Names that it is to be told of. One that was given up and is wanted again before the server heard of it is among
+    /// them: it is to come again.
+    new: BTreeSet<Arc<str>>,
+    /// Names that it knows and nobody wants any more.
+    over: BTreeSet<Arc<str>>,
     everything: Everything,
-    /// Names that were given up and are wanted again before the server heard of it: they are to come again.
-    again: BTreeSet<Arc<str>>,
     /// A request was made on this stream.
     begun: bool,
     /// Responses that were judged, oldest first: each is answered.
@@ -49,8 +52,9 @@ impl Delta {
     /// A stream was opened: the server knows nothing.
     pub(super) fn opened(&mut self, interest: &Interest) {
         self.told.clear();
+        self.new = interest.names().cloned().collect();
+        self.over.clear();
         self.everything = Everything::No;
-        self.again.clear();
         self.begun = false;
         self.answers.clear();
         self.due = !interest.is_empty();
@@ -62,11 +66,12 @@ impl Delta {
         self.held.extend(names.into_iter().map(|name| (name, Arc::default())));
     }
 
-    /// A name is wanted, or everything.
+    /// A name is wanted, or everything, that was not.
     pub(super) fn wanted(&mut self, name: Option<&Arc<str>>) {
         self.due = true;
-        if let Some(name) = name.filter(|name| self.told.contains(*name) && !self.held.contains_key(*name)) {
-            self.again.insert(name.clone());
+        if let Some(name) = name {
+            self.over.remove(name);
+            self.new.insert(name.clone());
         }
     }
 
@@ -74,7 +79,10 @@ impl Delta {
     pub(super) fn unwanted(&mut self, name: Option<&Arc<str>>, interest: &Interest) {
         match name {
             Some(name) => {
-                self.again.remove(name);
+                self.new.remove(name);
+                if self.told.contains(name) {
+                    self.over.insert(name.clone());
+                }
                 // It may have come with everything, too: the server will say.
                 if !interest.everything() {
                     self.held.remove(name);
@@ -135,15 +143,17 @@ impl Delta {
             error_detail: rejected.map(rejection),
             ..DeltaDiscoveryRequest::default()
         };
-        let again = std::mem::take(&mut self.again);
-        let new = interest.names().filter(|name| !self.told.contains(*name) || again.contains(*name));
-        request.resource_names_subscribe = new.map(|name| name.to_string()).collect();
-        let over = self.told.iter().filter(|name| !interest.names_it(name));
-        request.resource_names_unsubscribe = over.map(|name| name.to_string()).collect();
+        let new = std::mem::take(&mut self.new);
+        request.resource_names_subscribe = new.iter().map(|name| name.to_string()).collect();
+        self.told.extend(new);
+        for name in std::mem::take(&mut self.over) {
+            self.told.remove(&name);
+            request.resource_names_unsubscribe.push(name.to_string());
+        }
         match (interest.everything(), self.everything) {
             (true, Everything::No) => {
                 // A first request that names nothing asks for everything, and every server understands it.
-                if self.begun || interest.names().len() > 0 {
+                if self.begun || !request.resource_names_subscribe.is_empty() {
                     request.resource_names_subscribe.insert(0, EVERYTHING.to_owned());
                 }
                 self.everything = Everything::Told;
@@ -159,7 +169,6 @@ impl Delta {
             request.initial_resource_versions = held.collect();
         }
         self.begun = true;
-        self.told = interest.names().cloned().collect();
         request
     }
 }

@@ -37,6 +37,8 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 pub enum Address {
     /// TCP.
     Socket(SocketAddr),
+    /// TCP, to whatever addresses the host's name has then.
+    Name(String, u16),
     /// A Unix socket (`pipe`).
     Pipe(PathBuf),
 }
@@ -45,6 +47,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(address) => address.fmt(f),
+            Self::Name(host, port) => write!(f, "{host}:{port}"),
             Self::Pipe(path) => path.display().fmt(f),
         }
     }
@@ -85,15 +88,14 @@ impl Dial for InTurn {
 }
 
 async fn connect(address: &Address) -> io::Result<Box<dyn Wire>> {
-    Ok(match address {
-        Address::Socket(address) => {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            watch(&stream)?;
-            Box::new(stream)
-        }
-        Address::Pipe(path) => Box::new(UnixStream::connect(path).await?),
-    })
+    let stream = match address {
+        Address::Socket(address) => TcpStream::connect(address).await?,
+        Address::Name(host, port) => TcpStream::connect((host.as_str(), *port)).await?,
+        Address::Pipe(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+    };
+    stream.set_nodelay(true)?;
+    watch(&stream)?;
+    Ok(Box::new(stream))
 }
 
 /// Has the kernel notice that the peer is gone.
@@ -122,7 +124,8 @@ mod tests {
         let (pipe, tcp) = (UnixListener::bind(&path).unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let address = tcp.local_addr().unwrap();
         let nobody = directory.path().join("nobody");
-        let addresses = vec![Address::Pipe(nobody.clone()), Address::Pipe(path), Address::Socket(address)];
+        let named = Address::Name("localhost".into(), address.port());
+        let addresses = vec![Address::Pipe(nobody.clone()), Address::Pipe(path), named];
         let dial = InTurn::new(addresses, Duration::from_secs(10));
         let refused = dial.dial().await.err().unwrap();
         assert_eq!(refused, format!("{}: No such file or directory (os error 2)", nobody.display()));

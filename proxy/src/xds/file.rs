@@ -106,7 +106,10 @@ impl Source {
             Err(why) => return refused(why),
         };
         let faults = std::mem::take(&mut content.faults);
-        let update = store.changes(kind, content, Origin::File);
+        let update = match store.changes(kind, content, Origin::File) {
+            Ok(update) => update,
+            Err(why) => return refused(why),
+        };
         let verdict = consumer.update(&update);
         let told = Refused::told(&verdict, kind, &faults);
         store.settle(&update, &verdict, told.as_deref(), now);

@@ -45,7 +45,7 @@ impl Interest {
     }
 
     /// The names that are wanted whatever else is.
-    pub(super) fn names(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.names.keys()
     }
 

@@ -262,10 +262,12 @@ impl Mux {
             }
             _ => Err("a response of the other protocol".to_owned()),
         };
+        let read = read.and_then(|Read { mut content, heartbeats }| {
+            let faults = std::mem::take(&mut content.faults);
+            Ok((self.store.changes(kind, content, Origin::Server)?, heartbeats, faults))
+        });
         match read {
-            Ok(Read { mut content, heartbeats }) => {
-                let faults = std::mem::take(&mut content.faults);
-                let update = self.store.changes(kind, content, Origin::Server);
+            Ok((update, heartbeats, faults)) => {
                 self.judging = Some(Judging { nonce, heartbeats, faults });
                 self.hold(kind);
                 kind.holds().iter().for_each(|held| self.hold(*held));
@@ -292,7 +294,7 @@ impl Mux {
         now: Instant,
         time: SystemTime,
     ) -> Option<String> {
-        let Some(Judging { nonce, heartbeats, faults }) = self.judging.take() else { return None };
+        let Judging { nonce, heartbeats, faults } = self.judging.take()?;
         let kind = update.kind;
         let told = Refused::told(verdict, kind, &faults);
         self.store.settle(update, verdict, told.as_deref(), time);
@@ -338,7 +340,8 @@ impl Mux {
                 removed.iter().for_each(|name| delta.expired(name));
             }
             let content = Content { removed, ..Content::default() };
-            let update = self.store.changes(line.kind, content, Origin::Expiry);
+            // Nothing is added: it can't be too much.
+            let Ok(update) = self.store.changes(line.kind, content, Origin::Expiry) else { continue };
             self.store.settle(&update, &Ok(()), None, time);
             updates.push(update);
         }

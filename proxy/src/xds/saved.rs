@@ -215,7 +215,7 @@ mod tests {
             resources: resources.into_iter().chain([resource("t", "", second)]).collect(),
             ..Content::default()
         };
-        let update = store.changes(Kind::Cluster, content, Origin::Server);
+        let update = store.changes(Kind::Cluster, content, Origin::Server).unwrap();
         let verdict = Err(Refused::Some(vec![("z".into(), "bad".into())]));
         store.settle(&update, &verdict, Some("bad"), SystemTime::UNIX_EPOCH);
         store.of(Kind::Cluster)
@@ -260,8 +260,8 @@ mod tests {
         ] {
             assert_eq!(decode(Kind::Cluster, &file).unwrap_err().to_string(), why);
         }
-        for at in line + 1..end {
-            let damaged = decode(Kind::Cluster, &replaced(at, !whole[at])).unwrap_err();
+        for (at, byte) in whole.iter().enumerate().skip(line + 1) {
+            let damaged = decode(Kind::Cluster, &replaced(at, !byte)).unwrap_err();
             assert!(damaged.to_string().starts_with("its checksum is "), "{damaged}");
         }
         let other = decode(Kind::Listener, &whole).unwrap_err();

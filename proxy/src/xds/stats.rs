@@ -136,3 +136,62 @@ impl ControlPlaneStats {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::stats::{Kind, Value};
+
+    #[test]
+    fn what_happens_is_counted_under_envoys_names() {
+        let store = Store::new(1);
+        let stats = SubscriptionStats::register(&store.root().scope("cluster_manager.cds"));
+        stats.attempted();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        stats.succeeded("v1", now, Duration::from_millis(3));
+        stats.rejected();
+        stats.failed();
+        stats.timed_out();
+        let control = ControlPlaneStats::register(&store.root().scope("control_plane"));
+        control.connected(true);
+        control.pending(2);
+        control.rate_limited();
+        control.identifier("istiod");
+        let read = |kind| {
+            let metrics = store
+                .read(kind, |_| true)
+                .into_iter()
+                .filter(|metric| ["cluster_manager.", "control_plane."].iter().any(|of| metric.name().starts_with(of)));
+            let mut metrics: Vec<_> = metrics
+                .map(|metric| match &metric.value {
+                    Value::Counter(value) | Value::Gauge(value) => format!("{}={value}", metric.name()),
+                    Value::Text(value) => format!("{}={value}", metric.name()),
+                    _ => metric.name().to_string(),
+                })
+                .collect();
+            metrics.sort();
+            metrics
+        };
+        assert_eq!(
+            read(Kind::Counter),
+            [
+                "cluster_manager.cds.init_fetch_timeout=1",
+                "cluster_manager.cds.update_attempt=5",
+                "cluster_manager.cds.update_failure=1",
+                "cluster_manager.cds.update_rejected=1",
+                "cluster_manager.cds.update_success=1",
+                "control_plane.rate_limit_enforced=1",
+            ]
+        );
+        assert_eq!(
+            read(Kind::Gauge),
+            [
+                "cluster_manager.cds.update_time=1700000000123".to_owned(),
+                format!("cluster_manager.cds.version={}", xxh64(b"v1", 0)),
+                "control_plane.connected_state=1".to_owned(),
+                "control_plane.pending_requests=2".to_owned(),
+            ]
+        );
+        assert_eq!(read(Kind::TextReadout), ["cluster_manager.cds.version_text=v1", "control_plane.identifier=istiod"]);
+    }
+}

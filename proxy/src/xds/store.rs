@@ -109,9 +109,63 @@ pub struct OfKind {
     pub entries: BTreeMap<Arc<str>, Entry>,
 }
 
+/// The most that the resources of one source may take, in bytes: what goes beyond is refused.
+pub const MOST: usize = 256 << 20;
+/// What one resource takes besides its name and its bytes.
+const EACH: usize = 256;
+
 /// The resources of one source.
 #[derive(Debug, Default)]
-pub struct Store(Mutex<HashMap<Kind, OfKind>>);
+pub struct Store(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    kinds: HashMap<Kind, OfKind>,
+    /// What all of it takes.
+    bytes: usize,
+}
+
+impl Entry {
+    /// What it takes, in bytes, beside its name.
+    fn bytes(&self) -> usize {
+        let accepted = self.accepted.as_ref().map_or(0, |accepted| accepted.body.len());
+        EACH + accepted + self.refused.as_ref().map_or(0, |refused| refused.body.len() + refused.why.len())
+    }
+}
+
+impl Known {
+    /// Changes one resource, which is made if it is not there.
+    fn change(&mut self, kind: Kind, name: &Arc<str>, change: impl FnOnce(&mut Entry)) {
+        let entry = self.kinds.entry(kind).or_default().entries.entry(name.clone()).or_insert_with(|| {
+            self.bytes += name.len() + EACH;
+            Entry::default()
+        });
+        self.bytes -= entry.bytes();
+        change(entry);
+        self.bytes += entry.bytes();
+    }
+
+    /// Changes one resource if it is there.
+    fn change_known(&mut self, kind: Kind, name: &str, change: impl FnOnce(&mut Entry)) {
+        let Some(entry) = self.kinds.get_mut(&kind).and_then(|of| of.entries.get_mut(name)) else { return };
+        self.bytes -= entry.bytes();
+        change(entry);
+        self.bytes += entry.bytes();
+    }
+
+    /// Forgets those for which `keep` does not hold.
+    fn retain(&mut self, kind: Kind, keep: impl Fn(&str) -> bool) {
+        let Some(of) = self.kinds.get_mut(&kind) else { return };
+        let bytes = &mut self.bytes;
+        of.entries.retain(|name, entry| {
+            let kept = keep(name);
+            if !kept {
+                *bytes -= name.len() + entry.bytes();
+            }
+            kept
+        });
+    }
+}
 
 /// What a response says, before it is compared with what there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,61 +185,74 @@ pub(super) struct Content {
 impl Store {
     /// A copy of all that is known of a type.
     pub fn of(&self, kind: Kind) -> OfKind {
-        self.0.lock().get(&kind).cloned().unwrap_or_default()
+        self.0.lock().kinds.get(&kind).cloned().unwrap_or_default()
+    }
+
+    /// The version of the last response of a type that was taken.
+    pub fn version(&self, kind: Kind) -> Option<Arc<str>> {
+        self.0.lock().kinds.get(&kind)?.version.clone()
     }
 
     /// Types that something is known of, in order.
     pub fn kinds(&self) -> Vec<Kind> {
-        let mut kinds: Vec<_> = self.0.lock().keys().copied().collect();
+        let mut kinds: Vec<_> = self.0.lock().kinds.keys().copied().collect();
         kinds.sort_unstable();
         kinds
     }
 
     /// The body in force of a resource.
     pub fn accepted(&self, kind: Kind, name: &str) -> Option<Accepted> {
-        self.0.lock().get(&kind)?.entries.get(name)?.accepted.clone()
+        self.0.lock().kinds.get(&kind)?.entries.get(name)?.accepted.clone()
     }
 
     /// Names of resources in force.
     pub(super) fn names_in_force(&self, kind: Kind) -> Vec<Arc<str>> {
-        let kinds = self.0.lock();
-        let entries = kinds.get(&kind).into_iter().flat_map(|known| &known.entries);
+        let known = self.0.lock();
+        let entries = known.kinds.get(&kind).into_iter().flat_map(|known| &known.entries);
         entries.filter(|(_, entry)| entry.accepted.is_some()).map(|(name, _)| name.clone()).collect()
     }
 
-    /// What a response changes.
-    pub(super) fn changes(&self, kind: Kind, content: Content, origin: Origin) -> Update {
-        let mut kinds = self.0.lock();
-        let known = kinds.entry(kind).or_default();
+    /// What a response changes; none: it would take too much, for the reason given.
+    pub(super) fn changes(&self, kind: Kind, content: Content, origin: Origin) -> Result<Update, String> {
+        let mut known = self.0.lock();
+        let bytes = known.bytes;
+        let of = known.kinds.entry(kind).or_default();
         let Content { version, resources, mut removed, whole, .. } = content;
         let (mut added, mut unchanged) = (Vec::new(), Vec::new());
         let mut present = HashSet::new();
+        let mut more = 0;
         for resource in resources {
             if whole {
                 present.insert(resource.name.clone());
             }
-            let accepted = known.entries.get(&resource.name).and_then(|entry| entry.accepted.as_ref());
+            let accepted = of.entries.get(&resource.name).and_then(|entry| entry.accepted.as_ref());
             match accepted.filter(|accepted| accepted.body == resource.body) {
                 // One copy of the bytes is enough.
                 Some(accepted) => unchanged.push(Resource { body: accepted.body.clone(), ..resource }),
-                None => added.push(resource),
+                None => {
+                    more += resource.name.len() + resource.body.len() + EACH;
+                    added.push(resource);
+                }
             }
+        }
+        if bytes + more > MOST {
+            return Err(format!("resources of this server would take more than {MOST} bytes"));
         }
         if whole {
             // Those that were asked for and never came are told so once.
-            let gone = known
+            let gone = of
                 .entries
                 .iter()
                 .filter(|(name, entry)| !present.contains(*name) && entry.status() != Status::DoesNotExist);
             removed.extend(gone.map(|(name, _)| name.clone()));
         }
-        Update { kind, version, added, unchanged, removed, whole, origin }
+        Ok(Update { kind, version, added, unchanged, removed, whole, origin })
     }
 
     /// Notes what became of an update, and what the server was told if not all of it was taken.
     pub(super) fn settle(&self, update: &Update, verdict: &Result<(), Refused>, told: Option<&str>, now: SystemTime) {
-        let mut kinds = self.0.lock();
-        let known = kinds.entry(update.kind).or_default();
+        let mut known = self.0.lock();
+        let kind = update.kind;
         let reasons: HashMap<&str, &str> = match verdict {
             Err(Refused::Some(some)) => some.iter().map(|(name, why)| (&**name, why.as_str())).collect(),
             _ => HashMap::new(),
@@ -194,92 +261,152 @@ impl Store {
             Err(Refused::All(why)) => Some(why.as_str()),
             _ => None,
         };
-        known.refused = told.map(|told| (told.to_owned(), now));
+        let of = known.kinds.entry(kind).or_default();
+        of.refused = told.map(|told| (told.to_owned(), now));
+        if all.is_none() {
+            of.version = Some(update.version.clone());
+            of.updated = Some(now);
+        }
+        let rejected = |resource: &Resource, why: &str| {
+            let (body, version) = (resource.body.clone(), resource.version.clone());
+            Some(Arc::new(Rejected { body, version, at: now, why: why.to_owned() }))
+        };
         for resource in &update.added {
-            let Resource { name, version, body, .. } = resource;
-            let entry = known.entries.entry(name.clone()).or_default();
-            if resource.is_absent() {
-                *entry = Entry { absence: Absence::Absent, ..Entry::default() };
-                continue;
-            }
-            match all.or_else(|| reasons.get(&**name).copied()) {
-                Some(why) => {
-                    let rejected =
-                        Rejected { body: body.clone(), version: version.clone(), at: now, why: why.to_owned() };
-                    entry.refused = Some(Arc::new(rejected));
-                }
+            let why = all.or_else(|| reasons.get(&*resource.name).copied());
+            known.change(kind, &resource.name, |entry| match why {
+                Some(why) => entry.refused = rejected(resource, why),
+                None if resource.is_absent() => *entry = Entry { absence: Absence::Absent, ..Entry::default() },
                 None => {
-                    *entry = Entry {
-                        accepted: Some(Accepted {
-                            body: body.clone(),
-                            version: version.clone(),
-                            at: now,
-                            origin: update.origin,
-                            fleeting: resource.ttl.is_some(),
-                        }),
-                        ..Entry::default()
+                    let accepted = Accepted {
+                        body: resource.body.clone(),
+                        version: resource.version.clone(),
+                        at: now,
+                        origin: update.origin,
+                        fleeting: resource.ttl.is_some(),
                     };
+                    *entry = Entry { accepted: Some(accepted), ..Entry::default() };
                 }
-            }
+            });
         }
         if all.is_some() {
             return;
         }
-        known.version = Some(update.version.clone());
-        known.updated = Some(now);
         for resource in &update.unchanged {
-            let Some(entry) = known.entries.get_mut(&resource.name) else { continue };
-            let version = resource.version.clone();
-            match reasons.get(&*resource.name) {
+            known.change_known(kind, &resource.name, |entry| match reasons.get(&*resource.name) {
                 // It was taken once and is not now: what it refers to has changed.
-                Some(why) => {
-                    let body = resource.body.clone();
-                    entry.refused = Some(Arc::new(Rejected { body, version, at: now, why: (*why).to_owned() }));
-                }
+                Some(why) => entry.refused = rejected(resource, why),
                 None => {
                     entry.refused = None;
                     if let Some(accepted) = &mut entry.accepted {
-                        accepted.version = version;
+                        accepted.version = resource.version.clone();
                         accepted.origin = update.origin;
                         accepted.fleeting = resource.ttl.is_some();
                     }
                 }
-            }
+            });
         }
         for name in &update.removed {
-            let Some(entry) = known.entries.get_mut(name) else { continue };
-            *entry = Entry { absence: Absence::Absent, ..Entry::default() };
+            known.change_known(kind, name, |entry| *entry = Entry { absence: Absence::Absent, ..Entry::default() });
         }
     }
 
     /// A response was refused before any of it was looked at.
     pub(super) fn refused(&self, kind: Kind, told: &str, now: SystemTime) {
-        self.0.lock().entry(kind).or_default().refused = Some((told.to_owned(), now));
+        self.0.lock().kinds.entry(kind).or_default().refused = Some((told.to_owned(), now));
     }
 
     /// A resource is asked for; one that is known stays what it is.
     pub(super) fn requested(&self, kind: Kind, name: &Arc<str>) {
-        self.0.lock().entry(kind).or_default().entries.entry(name.clone()).or_default();
+        self.0.lock().change(kind, name, |_| {});
     }
 
     /// Nothing came in time.
     pub(super) fn timed_out(&self, kind: Kind, name: &str) {
-        if let Some(entry) = self.0.lock().entry(kind).or_default().entries.get_mut(name) {
-            entry.absence = Absence::TimedOut;
-        }
+        self.0.lock().change_known(kind, name, |entry| entry.absence = Absence::TimedOut);
     }
 
     /// Only what `keep` says is of interest any more.
     pub(super) fn retain(&self, kind: Kind, keep: impl Fn(&str) -> bool) {
-        if let Some(known) = self.0.lock().get_mut(&kind) {
-            known.entries.retain(|name, _| keep(name));
-        }
+        self.0.lock().retain(kind, keep);
     }
 
     /// Nobody is interested in a resource any more.
     pub(super) fn forget(&self, kind: Kind, name: &str) {
-        if let Some(known) = self.0.lock().get_mut(&kind) {
-            known.entries.remove(name);
-        }
+        let mut known = self.0.lock();
+        let gone = known.kinds.get_mut(&kind).and_then(|of| of.entries.remove(name));
+        known.bytes -= gone.map_or(0, |entry| name.len() + entry.bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(name: &str, body: Bytes) -> Resource {
+        Resource { name: name.into(), version: "1".into(), body, ttl: None, aliases: Vec::new() }
+    }
+
+    fn content(resources: impl IntoIterator<Item = Resource>) -> Content {
+        Content { version: "1".into(), resources: resources.into_iter().collect(), ..Content::default() }
+    }
+
+    #[test]
+    fn what_it_takes_is_known_and_what_would_be_too_much_is_refused() {
+        let store = Store::default();
+        let bytes = || store.0.lock().bytes;
+        let now = SystemTime::UNIX_EPOCH;
+        let take = |content: Content, verdict: &Result<(), Refused>| {
+            let update = store.changes(Kind::Cluster, content, Origin::Server).unwrap();
+            store.settle(&update, verdict, None, now);
+        };
+        take(content([resource("a", Bytes::from_static(b"12345")), resource("b", Bytes::new())]), &Ok(()));
+        assert_eq!(bytes(), 2 * (1 + EACH) + 5);
+        let bad = Err(Refused::Some(vec![("a".into(), "why".into())]));
+        take(content([resource("a", Bytes::from_static(b"1234567"))]), &bad);
+        assert_eq!(bytes(), 2 * (1 + EACH) + 5 + 7 + 3);
+        take(content([resource("a", Bytes::from_static(b"1"))]), &Ok(()));
+        assert_eq!(bytes(), 2 * (1 + EACH) + 1);
+        store.requested(Kind::Secret, &"secret".into());
+        assert_eq!(bytes(), 2 * (1 + EACH) + 1 + 6 + EACH);
+        store.forget(Kind::Secret, "secret");
+        store.forget(Kind::Secret, "secret");
+        let large = Bytes::from(vec![0; MOST / 4]);
+        let several = (0..4).map(|number| resource(&number.to_string(), large.clone()));
+        let refused = store.changes(Kind::Cluster, content(several), Origin::Server).unwrap_err();
+        assert_eq!(refused, "resources of this server would take more than 268435456 bytes");
+        take(Content { removed: vec!["a".into()], ..Content::default() }, &Ok(()));
+        assert_eq!(bytes(), 2 * (1 + EACH));
+        store.retain(Kind::Cluster, |name| name == "b");
+        assert_eq!(bytes(), 1 + EACH);
+        store.retain(Kind::Cluster, |_| false);
+        assert_eq!(bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_told_of_a_resource_is_what_became_of_it() {
+        let store = Store::default();
+        let name: Arc<str> = "a".into();
+        let status = || store.of(Kind::Secret).entries[&name].status();
+        store.requested(Kind::Secret, &name);
+        assert_eq!(status(), Status::Requested);
+        store.timed_out(Kind::Secret, &name);
+        assert_eq!(status(), Status::Timeout);
+        let take = |content, verdict: &Result<(), Refused>| {
+            let update = store.changes(Kind::Secret, content, Origin::Server).unwrap();
+            store.settle(&update, verdict, None, SystemTime::UNIX_EPOCH);
+        };
+        let bad = Err(Refused::All("why".into()));
+        take(content([resource("a", Bytes::from_static(b"bad"))]), &bad);
+        assert_eq!(status(), Status::Nacked);
+        take(content([resource("a", Bytes::from_static(b"good"))]), &Ok(()));
+        assert_eq!(status(), Status::Acked);
+        take(Content { removed: vec![name.clone()], ..Content::default() }, &Ok(()));
+        assert_eq!(status(), Status::DoesNotExist);
+        assert_eq!(store.kinds(), [Kind::Secret]);
+        // What is no longer good enough, though it did not change.
+        take(content([resource("a", Bytes::from_static(b"good"))]), &Ok(()));
+        let bad = Err(Refused::Some(vec![(name.clone(), "its peer is gone".into())]));
+        take(content([resource("a", Bytes::from_static(b"good"))]), &bad);
+        assert_eq!((status(), store.accepted(Kind::Secret, "a").is_some()), (Status::Nacked, true));
     }
 }

@@ -4,6 +4,7 @@
 
 use std::{
     future::poll_fn,
+    io,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -14,7 +15,10 @@ use http::{Uri, uri::PathAndQuery};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::{mpsc, oneshot},
+};
 use tonic::{
     Status,
     client::{Grpc, GrpcService},
@@ -23,13 +27,13 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 use super::{
-    dial::Dial,
+    dial::{Dial, Wire},
     kind::{Kind, Protocol},
     mux::{Request, Response},
 };
 use crate::wire::executor::LocalExecutor;
 
-/// No response may be longer, in bytes.
+/// No response may be longer, in bytes, whatever is configured.
 pub const LONGEST_RESPONSE: usize = 64 << 20;
 /// Requests that may wait for the connection; more are made only when there is room.
 const WAITING: usize = 16;
@@ -59,13 +63,21 @@ impl Service {
 
 const AGGREGATED: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
-/// `connection_keepalive`: PINGs of HTTP/2.
+/// `connection_keepalive`: PINGs of HTTP/2. They notice a server that hangs, where [`dial::watch`](super::dial::watch)
+/// notices one that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pings {
     /// How often.
     pub interval: Duration,
     /// The connection is closed unless one is answered within.
     pub timeout: Duration,
+}
+
+impl Default for Pings {
+    /// As often as every gRPC server allows: many end connections that send more than one in five minutes.
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(310), timeout: Duration::from_secs(20) }
+    }
 }
 
 /// A management server.
@@ -78,9 +90,11 @@ pub struct Target {
     pub authority: String,
     /// Sent with every stream (`initial_metadata`).
     pub metadata: MetadataMap,
-    /// None: no PINGs.
-    pub pings: Option<Pings>,
-    /// The stream must be there within, once there is a connection.
+    /// Whether it still answers.
+    pub pings: Pings,
+    /// No response may be longer, in bytes.
+    pub longest: usize,
+    /// It must have begun to speak within, once there is a connection.
     pub timeout: Duration,
 }
 
@@ -98,9 +112,10 @@ impl Target {
         let wire = self.dial.dial().await?;
         let mut builder = http2::Builder::new(LocalExecutor::default());
         builder.timer(TokioTimer::new()).initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
-        if let Some(Pings { interval, timeout }) = self.pings {
-            builder.keep_alive_interval(interval).keep_alive_timeout(timeout).keep_alive_while_idle(true);
-        }
+        let Pings { interval, timeout } = self.pings;
+        builder.keep_alive_interval(interval).keep_alive_timeout(timeout).keep_alive_while_idle(true);
+        let (heard, first) = oneshot::channel();
+        let wire = Heard { wire, heard: Some(heard) };
         let shaken = tokio::time::timeout(self.timeout, builder.handshake(TokioIo::new(wire))).await;
         let (mut sender, connection) = match shaken {
             Ok(Ok(shaken)) => shaken,
@@ -113,11 +128,17 @@ impl Target {
                 tracing::debug!(%error, "connection to a management server ended");
             }
         });
+        // Every server sends its SETTINGS at once: one that does not hangs, and another may be of more use.
+        match tokio::time::timeout(self.timeout, first).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err("no HTTP/2: the connection ended before the server said anything".to_owned()),
+            Err(_) => return Err(format!("the server said nothing within {:?}", self.timeout)),
+        }
         poll_fn(|cx| sender.poll_ready(cx)).await.map_err(|error| format!("no HTTP/2: {error}"))?;
         let origin = Uri::builder().scheme("http").authority(self.authority.as_str()).path_and_query("/").build();
         let origin = origin.map_err(|error| format!("authority {:?}: {error}", self.authority))?;
         let path = PathAndQuery::try_from(service.path(protocol)).map_err(|error| error.to_string())?;
-        let grpc = Grpc::with_origin(Sender(sender), origin).max_decoding_message_size(LONGEST_RESPONSE);
+        let grpc = Grpc::with_origin(Sender(sender), origin).max_decoding_message_size(self.longest);
         let (requests, waiting) = mpsc::channel(WAITING);
         let responses = match protocol {
             Protocol::Sotw => {
@@ -166,6 +187,52 @@ where
         Ok::<_, Status>(response.into_inner().map_ok(wrap))
     };
     Box::pin(stream::once(begun).try_flatten())
+}
+
+/// Tells when the first bytes have come.
+struct Heard {
+    wire: Box<dyn Wire>,
+    heard: Option<oneshot::Sender<()>>,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.wire).poll_read(cx, into);
+        if into.filled().len() > before
+            && let Some(heard) = self.heard.take()
+        {
+            // Who waited may have given up.
+            let _ = heard.send(());
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.wire).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.wire).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.wire.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_shutdown(cx)
+    }
 }
 
 /// The one connection, as tonic wants it.

@@ -80,7 +80,8 @@ impl Handle {
         Self { wishes: Arc::default(), store }
     }
 
-    /// Subscribes to a name; none: to everything of the type.
+    /// Subscribes to a name; none: to everything of the type. What somebody else has subscribed to already does not come
+    /// again: it is in the [`store`](Self::store).
     pub fn subscribe(&self, kind: Kind, name: Option<Arc<str>>, options: Options) -> Subscription {
         let number = self.wishes.numbers.fetch_add(1, Ordering::Relaxed);
         self.wishes.note(Wish::Subscribe { number, kind, name, options });

@@ -248,7 +248,7 @@ fn what_was_saved_is_in_force_and_the_server_is_asked_for_all_of_it() {
         aliases: Vec::new(),
     };
     let content = Content { version: "8".into(), resources: vec![resource("x"), resource("y")], ..Content::default() };
-    let update = stream.mux.store().changes(Kind::Cluster, content, Origin::Saved);
+    let update = stream.mux.store().changes(Kind::Cluster, content, Origin::Saved).unwrap();
     assert_eq!(changes(&update), "+x +y");
     stream.mux.restored(&update, &Ok(()), SystemTime::UNIX_EPOCH);
     stream.mux.subscribe(Kind::Cluster, None);

@@ -1,6 +1,7 @@
 //! Both protocols as seen by a server: what is requested, in which order, and what is made of responses.
 
 mod delta;
+mod recorded;
 mod sotw;
 
 use std::{

@@ -1,0 +1,58 @@
+//! Connections to a management server that is a cluster of the bootstrap.
+
+use std::{cell::Cell, sync::Arc};
+
+use super::dial::{Dial, Dialling, watch};
+use crate::{config::cluster::Cluster, telemetry::stats::Shard, tls::client::Asked, wire::dial::Dialer};
+
+/// What TLS offers by ALPN, where the cluster does not say.
+const PROTOCOLS: &[&str] = &["h2"];
+
+/// A cluster's endpoints, the preferred first; after each failure, the next. Those that health checks exclude are left out
+/// unless all are.
+pub struct Through {
+    cluster: Arc<Cluster>,
+    /// The host of the `:authority`, for a cluster that takes names of TLS from requests.
+    host: String,
+    shard: Shard,
+    next: Cell<usize>,
+}
+
+impl Through {
+    /// Counts what TLS does in `shard`, which is this thread's.
+    pub fn new(cluster: Arc<Cluster>, authority: &str, shard: Shard) -> Self {
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host).to_owned();
+        Self { cluster, host, shard, next: Cell::new(0) }
+    }
+}
+
+impl Dial for Through {
+    fn dial(&self) -> Dialling<'_> {
+        Box::pin(async {
+            let cluster = &self.cluster;
+            let endpoints = cluster.endpoints.load_full();
+            let all: Vec<_> = endpoints.priorities().iter().flat_map(|priority| &priority.endpoints).collect();
+            let able: Vec<_> = all.iter().filter(|endpoint| !endpoint.host.flags().excluded()).copied().collect();
+            let able = if able.is_empty() { all } else { able };
+            let next = self.next.get();
+            let Some(endpoint) = able.get(next % able.len().max(1)) else {
+                return Err(format!("cluster {} has no endpoints", cluster.name));
+            };
+            self.next.set(next.wrapping_add(1));
+            let auto = cluster.auto_names.as_ref();
+            let address = self.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+            let asked = Asked {
+                server_name: auto.filter(|auto| auto.server_name && !address).map(|_| self.host.as_str()),
+                validate: auto.is_some_and(|auto| auto.validate),
+                hostname: &endpoint.hostname,
+                protocols: PROTOCOLS,
+            };
+            let way = cluster.way(endpoint, &Dialer::Host, asked, None, &self.shard);
+            let secured = way.connect().await.map_err(|error| format!("{}: {error}", endpoint.address))?;
+            if cluster.socket.keepalive.is_none() {
+                watch(secured.io.tcp()).map_err(|error| format!("{}: {error}", endpoint.address))?;
+            }
+            Ok(Box::new(secured.io) as Box<_>)
+        })
+    }
+}
