@@ -7,6 +7,7 @@
 
 #![warn(missing_docs)]
 
+pub mod ads;
 pub mod apiserver;
 pub mod cgroup;
 pub mod cluster;

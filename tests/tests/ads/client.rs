@@ -1,0 +1,255 @@
+//! weir's client follows the scripted server.
+
+use std::{
+    io::Read,
+    net::TcpListener,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use tonic::Code;
+use weir_proxy::xds::{
+    client::Settings,
+    dial::Address,
+    kind::Kind,
+    rate::Bucket,
+    saved::Directory,
+    store::Status,
+    transport::Service,
+    update::{Consumer, FetchFailed, Origin, Refused, Update},
+    wishes::{Options, Subscription},
+};
+use weir_tests::{
+    ads::{Ads, Listen, Seen},
+    poll::wait_for,
+};
+
+use crate::{
+    Protocol,
+    follower::{PATIENCE, Running, in_turn, settings},
+    resources::{bad_cluster, cluster, endpoints, resources, routes},
+    scenario::{Scenario, Who},
+};
+
+fn follows(protocol: Protocol) {
+    let ads = Ads::start(Listen::anywhere()).unwrap();
+    let scenario = Scenario::begin(&ads, protocol);
+    let running = Running::following(&ads, protocol);
+    scenario.initial();
+    scenario.changes();
+    scenario.rejection();
+    // It was never in force, and is not there any more.
+    assert_eq!(running.status(Kind::Cluster, "bad"), Some(Status::DoesNotExist));
+    scenario.coming_and_going();
+    assert_eq!(running.status(Kind::LoadAssignment, "b"), None);
+    scenario.reconnection();
+    assert_eq!(running.status(Kind::Routes, "r"), Some(Status::Acked));
+    scenario.nothing_left(Who::Weir);
+}
+
+#[test]
+fn weir_follows_the_state_of_the_world_as_envoy_does() {
+    follows(Protocol::Sotw);
+}
+
+#[test]
+fn weir_follows_deltas_as_envoy_does() {
+    follows(Protocol::Delta);
+}
+
+/// A server with one cluster.
+fn small(listen: Listen) -> Ads {
+    let ads = Ads::start(listen).unwrap();
+    ads.put([cluster("a"), endpoints("a", 1), routes("r", "one")]);
+    ads
+}
+
+#[test]
+fn a_stream_says_who_it_is_and_what_it_was_told_to() {
+    let ads = small(Listen::anywhere());
+    let _running = Running::following(&ads, Protocol::Delta);
+    let opened = ads.wait("a stream", |event| matches!(event.seen, Seen::Opened { .. }));
+    let Seen::Opened { method, metadata } = opened.seen else { return };
+    assert_eq!(method, "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources");
+    assert_eq!(metadata, [("authorization".to_owned(), "Bearer token".to_owned())].into());
+}
+
+#[test]
+fn a_server_that_goes_and_comes_back_with_other_versions_is_followed_again() {
+    for protocol in [Protocol::Sotw, Protocol::Delta] {
+        let mut ads = small(Listen::anywhere());
+        let running = Running::following(&ads, protocol);
+        running.until("eds +a -");
+        ads.stop();
+        ads.change(|world| world.remove("type.googleapis.com/envoy.config.cluster.v3.Cluster", "a"));
+        ads.put([cluster("b"), endpoints("b", 1)]);
+        ads.restart("later-").unwrap();
+        running.until("cds +b -a");
+        running.until("eds +b -");
+        // Both, or one after the other.
+        wait_for("the new version", PATIENCE, || {
+            let version = running.store.accepted(Kind::Cluster, "b").map(|accepted| accepted.version);
+            version.clone().filter(|version| version.starts_with("later-")).ok_or(version)
+        });
+    }
+}
+
+#[test]
+fn streams_that_are_refused_are_opened_again() {
+    let ads = small(Listen::anywhere());
+    ads.refuse(Some((Code::PermissionDenied, "not you")));
+    let running = Running::following(&ads, Protocol::Sotw);
+    assert!(running.seen.recv_timeout(Duration::from_millis(100)).is_err());
+    ads.refuse(None);
+    running.until("cds +a -");
+}
+
+#[test]
+fn the_next_address_is_tried_where_one_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("xds");
+    let ads = small(Listen::Pipe(path.clone()));
+    let gone = Ads::start(Listen::anywhere()).unwrap().address();
+    let addresses = [Address::Socket(gone), Address::Pipe(path)];
+    let running = Running::start(move || settings(Protocol::Delta, in_turn(addresses)));
+    running.until("eds +a -");
+    ads.wait_ack("eds");
+}
+
+#[test]
+fn a_server_that_hangs_is_passed_over() {
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ads = small(Listen::anywhere());
+    let addresses = [Address::Socket(hangs.local_addr().unwrap()), Address::Socket(ads.address())];
+    let running = Running::start(move || settings(Protocol::Sotw, in_turn(addresses)));
+    running.until("eds +a -");
+    // Its connection was accepted by the kernel, and is over.
+    let (mut connection, _) = hangs.accept().unwrap();
+    let mut heard = Vec::new();
+    connection.read_to_end(&mut heard).unwrap();
+    assert!(heard.starts_with(b"PRI * HTTP/2.0"));
+}
+
+#[test]
+fn a_server_that_sends_nonsense_loses_its_stream_and_nothing_else() {
+    for protocol in [Protocol::Sotw, Protocol::Delta] {
+        let ads = small(Listen::anywhere());
+        let running = Running::following(&ads, protocol);
+        running.until("eds +a -");
+        for nonsense in [vec![0xff; 100], vec![0; 70 << 20]] {
+            let mark = ads.mark();
+            ads.send_raw(nonsense);
+            ads.wait_after(mark, "another stream", |event| matches!(event.seen, Seen::Opened { .. }));
+        }
+        assert_eq!(running.status(Kind::Cluster, "a"), Some(Status::Acked));
+        ads.put([cluster("b")]);
+        running.until("cds +b -");
+    }
+}
+
+#[test]
+fn what_was_accepted_is_served_before_the_server_is_there() {
+    for protocol in [Protocol::Sotw, Protocol::Delta] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ads = small(Listen::anywhere());
+        ads.put([cluster("b"), endpoints("b", 1), bad_cluster("bad")]);
+        let saving = |ads: &Ads| {
+            let (address, path) = (Address::Socket(ads.address()), directory.path().to_owned());
+            Running::start(move || Settings {
+                saved: Some(Directory::open(&path).unwrap()),
+                ..settings(protocol, in_turn([address]))
+            })
+        };
+        let running = saving(&ads);
+        running.until("eds +a,b -");
+        ads.wait_nack_after(0, "cds");
+        drop(running);
+        ads.stop();
+        ads.change(|world| world.remove("type.googleapis.com/envoy.config.cluster.v3.Cluster", "b"));
+        ads.remove("cds", "bad");
+        let running = saving(&ads);
+        assert!(running.until("cds saved +a,b -").is_empty());
+        assert!(running.until("eds saved +a,b -").is_empty());
+        // What is gone meanwhile goes, what is there stays what it is.
+        ads.listen().unwrap();
+        running.until("cds + -b");
+        wait_for("the server's word", PATIENCE, || {
+            let origin = running.store.accepted(Kind::Cluster, "a").map(|accepted| accepted.origin);
+            if origin == Some(Origin::Server) { Ok(()) } else { Err(origin) }
+        });
+        assert_eq!(running.status(Kind::LoadAssignment, "b"), None);
+    }
+}
+
+/// Waits for one secret.
+struct Waiting {
+    _secret: Subscription,
+    told: mpsc::Sender<String>,
+}
+
+impl Consumer for Waiting {
+    fn update(&mut self, update: &Update) -> Result<(), Refused> {
+        let _ = self.told.send(format!("{} came", update.kind.short()));
+        Ok(())
+    }
+
+    fn failed(&mut self, kind: Kind, name: Option<&Arc<str>>, why: FetchFailed) {
+        let _ = self.told.send(format!("{} {} {why:?}", kind.short(), name.map_or("*", |name| name)));
+    }
+}
+
+#[test]
+fn who_waits_for_what_does_not_come_is_told_and_waits_on() {
+    let ads = Ads::start(Listen::anywhere()).unwrap();
+    ads.mute(true);
+    let address = Address::Socket(ads.address());
+    let running = Running::with(
+        move || Settings { service: Service::Only(Kind::Secret), ..settings(Protocol::Sotw, in_turn([address])) },
+        |handle, told| {
+            let options = Options { timeout: Some(Duration::from_millis(50)), stats: None };
+            Waiting { _secret: handle.subscribe(Kind::Secret, Some("s".into()), options), told }
+        },
+    );
+    assert!(running.until("sds s TimedOut").is_empty());
+    assert_eq!(running.status(Kind::Secret, "s"), Some(Status::Timeout));
+    let opened = ads.wait("a stream", |event| matches!(event.seen, Seen::Opened { .. }));
+    let Seen::Opened { method, .. } = opened.seen else { return };
+    assert_eq!(method, "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets");
+    ads.wait("the subscription", |event| event.kind == "sds");
+    ads.mute(false);
+    ads.put(resources(
+        "- \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  name: s\n",
+    ));
+    running.until("sds came");
+    ads.wait_ack("sds");
+    assert_eq!(running.status(Kind::Secret, "s"), Some(Status::Acked));
+}
+
+#[test]
+fn requests_that_are_limited_go_out_later_and_none_is_lost() {
+    let ads = small(Listen::anywhere());
+    let address = Address::Socket(ads.address());
+    let running = Running::start(move || Settings {
+        rate: Some(Bucket::new(1, 20.0, Instant::now())),
+        ..settings(Protocol::Delta, in_turn([address]))
+    });
+    running.until("rds +r -");
+    for kind in ["cds", "eds", "lds", "rds"] {
+        ads.wait_ack(kind);
+    }
+}
+
+#[test]
+fn a_flood_is_followed_to_its_end() {
+    for protocol in [Protocol::Sotw, Protocol::Delta] {
+        let ads = small(Listen::anywhere());
+        let running = Running::following(&ads, protocol);
+        running.until("eds +a -");
+        for port in 1..=1000 {
+            ads.put([endpoints("a", port)]);
+        }
+        ads.wait_ack("eds");
+        let last = running.store.accepted(Kind::LoadAssignment, "a").unwrap();
+        assert_eq!(last.body, endpoints("a", 1000).value);
+    }
+}
