@@ -7,6 +7,7 @@ use std::{
     collections::{HashMap, HashSet},
     convert::Infallible,
     rc::Rc,
+    sync::Arc,
     time::{Instant, SystemTime},
 };
 
@@ -21,9 +22,10 @@ use super::{
     rate::Bucket,
     saved::{Directory, Pending},
     stats::{ControlPlaneStats, SubscriptionStats},
+    store::Content,
     subscriptions::Subscriptions,
     transport::{Open, Service, Target},
-    update::{Consumer, FetchFailed, Origin, Refused, Update},
+    update::{Consumer, Origin, Refused, Update},
     wishes::{Handle, Wish},
 };
 
@@ -62,6 +64,10 @@ pub struct Client<C> {
     rate_at: Option<Instant>,
     stats: ControlPlaneStats,
     saved: Option<Directory>,
+    /// What was saved of types that are wanted by name, until it is, or the server speaks of the type.
+    unclaimed: HashMap<Kind, Content>,
+    /// What of it has been subscribed to.
+    claimed: Vec<(Kind, Arc<str>)>,
     pending: Pending,
     subscriptions: Subscriptions,
     said: Said,
@@ -121,6 +127,8 @@ impl<C: Consumer> Client<C> {
             rate_at: None,
             stats,
             saved,
+            unclaimed: HashMap::new(),
+            claimed: Vec::new(),
             pending: Pending::default(),
             subscriptions: Subscriptions::default(),
             said: Said::default(),
@@ -131,31 +139,59 @@ impl<C: Consumer> Client<C> {
         client
     }
 
-    /// Applies what was saved, in the order in which types depend on one another.
+    /// Applies what was saved: clusters and listeners at once, other types as they are subscribed to.
     fn restore(&mut self) {
         let Some(directory) = self.saved.clone() else { return };
+        let mut whole = Vec::new();
         for kind in Kind::ALL {
             let Some(content) = directory.load(kind, SystemTime::now()) else { continue };
-            let resources = content.resources.len();
-            let update = match self.handle.store().changes(kind, content, Origin::Saved) {
-                Ok(update) => update,
-                Err(why) => {
-                    tracing::warn!(kind = kind.short(), resources, why, "saved resources are not used");
-                    continue;
-                }
-            };
-            let verdict = self.consumer.update(&update);
-            self.mux.restored(&update, &verdict, SystemTime::now());
-            match verdict {
-                Ok(()) => tracing::info!(kind = kind.short(), resources, "saved resources are in force"),
-                Err(refused) => {
-                    let why = Refused::told(&Err(refused), kind, &[]).unwrap_or_default();
-                    tracing::warn!(kind = kind.short(), resources, why, "not all saved resources are in force");
-                }
+            if kind.is_whole() {
+                whole.push((kind, content));
+            } else {
+                self.unclaimed.insert(kind, content);
             }
-            self.heed();
         }
-        self.mux.prune();
+        for (kind, content) in whole {
+            self.apply_saved(kind, content);
+            self.heed();
+            self.claim();
+        }
+    }
+
+    /// Applies what was saved of what is subscribed to by now.
+    fn claim(&mut self) {
+        while !self.claimed.is_empty() {
+            let mut claimed = std::mem::take(&mut self.claimed);
+            for kind in Kind::ALL {
+                let names: HashSet<Arc<str>> =
+                    claimed.extract_if(.., |(of, _)| *of == kind).map(|(_, name)| name).collect();
+                let Some(unclaimed) = self.unclaimed.get_mut(&kind).filter(|_| !names.is_empty()) else { continue };
+                let resources = unclaimed.resources.extract_if(.., |resource| names.contains(&resource.name)).collect();
+                let content = Content { version: unclaimed.version.clone(), resources, ..Content::default() };
+                self.apply_saved(kind, content);
+                self.heed();
+            }
+        }
+    }
+
+    fn apply_saved(&mut self, kind: Kind, content: Content) {
+        let resources = content.resources.len();
+        let update = match self.handle.store().changes(kind, content, Origin::Saved) {
+            Ok(update) => update,
+            Err(why) => {
+                tracing::warn!(kind = kind.short(), resources, why, "saved resources are not used");
+                return;
+            }
+        };
+        let verdict = self.consumer.update(&update);
+        self.mux.restored(&update, &verdict, SystemTime::now());
+        self.subscriptions.answered(&update, &verdict, false);
+        match Refused::told(&verdict, kind, &[]) {
+            None => tracing::info!(kind = kind.short(), resources, "saved resources are in force"),
+            Some(why) => {
+                tracing::warn!(kind = kind.short(), resources, why, "not all saved resources are in force");
+            }
+        }
     }
 
     /// Follows the server, for ever.
@@ -222,6 +258,7 @@ impl<C: Consumer> Client<C> {
         let wishes = self.handle.wishes.clone();
         loop {
             self.heed();
+            self.claim();
             self.tick();
             if let Some(requests) = requests {
                 self.send(requests);
@@ -267,6 +304,9 @@ impl<C: Consumer> Client<C> {
                         None => self.handle.store().version(kind).is_some(),
                     };
                     self.mux.subscribe(kind, name.as_ref());
+                    if let Some(name) = name.clone().filter(|_| self.unclaimed.contains_key(&kind)) {
+                        self.claimed.push((kind, name));
+                    }
                     self.subscriptions.add(number, kind, name, options, (!there).then(Instant::now));
                 }
                 Wish::Unsubscribe(number) => {
@@ -293,10 +333,8 @@ impl<C: Consumer> Client<C> {
                 name = name.as_deref().unwrap_or("*"),
                 "initial fetch timed out; it stays subscribed"
             );
-            if let Some(name) = &name {
-                self.handle.store().timed_out(kind, name);
-            }
-            self.consumer.failed(kind, name.as_ref(), FetchFailed::TimedOut);
+            self.handle.store().timed_out(kind, name.as_deref());
+            self.consumer.timed_out(kind, name.as_ref());
         }
         for update in self.mux.expired(now, SystemTime::now()) {
             // Nobody is told whether it is taken: there is no response to answer.
@@ -328,6 +366,8 @@ impl<C: Consumer> Client<C> {
     fn apply(&mut self, update: &Update) {
         let began = Instant::now();
         let kind = update.kind;
+        // The server's word is better, also about what it does not speak of yet.
+        self.unclaimed.remove(&kind);
         let verdict = self.consumer.update(update);
         // What it refers to is wanted before it is acknowledged.
         self.heed();

@@ -139,7 +139,7 @@ fn read(path: &Path) -> Result<DiscoveryResponse, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xds::update::{FetchFailed, Update};
+    use crate::xds::update::Update;
 
     /// Takes what is not called `bad`, and says what it saw.
     #[derive(Default)]
@@ -156,7 +156,7 @@ mod tests {
             if bad.is_empty() { Ok(()) } else { Err(Refused::Some(bad)) }
         }
 
-        fn failed(&mut self, _: Kind, _: Option<&Arc<str>>, _: FetchFailed) {}
+        fn timed_out(&mut self, _: Kind, _: Option<&Arc<str>>) {}
     }
 
     fn clusters(names: &[&str]) -> String {

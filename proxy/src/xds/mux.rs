@@ -158,6 +158,9 @@ impl Mux {
             State::Sotw(sotw) => sotw.interest_changed(&line.interest),
             State::Delta(delta) => delta.wanted(name),
         }
+        if name.is_none() {
+            self.store.requested_all(kind, true);
+        }
         self.enqueue(kind);
     }
 
@@ -177,7 +180,10 @@ impl Mux {
                 self.store.forget(kind, name);
             }
             Some(_) => {}
-            None => self.store.retain(kind, |name| line.interest.names_it(name)),
+            None => {
+                self.store.requested_all(kind, false);
+                self.store.retain(kind, |name| line.interest.names_it(name));
+            }
         }
         self.enqueue(kind);
     }
@@ -352,19 +358,10 @@ impl Mux {
     pub fn restored(&mut self, update: &Update, verdict: &Result<(), Refused>, time: SystemTime) {
         let told = Refused::told(verdict, update.kind, &[]);
         self.store.settle(update, verdict, told.as_deref(), time);
-        let names: Vec<_> = self.store.names_in_force(update.kind);
+        let names = update.added.iter().map(|resource| &resource.name);
+        let names: Vec<_> = names.filter(|name| self.store.accepted(update.kind, name).is_some()).cloned().collect();
         if let State::Delta(delta) = &mut self.line_or_new(update.kind).state {
             delta.restore(names);
-        }
-    }
-
-    /// Forgets what was restored of types that are wanted by name and that nobody has wanted by now.
-    pub fn prune(&mut self) {
-        for line in self.lines.iter_mut().filter(|line| !line.kind.is_whole() && !line.interest.everything()) {
-            self.store.retain(line.kind, |name| line.interest.names_it(name));
-            if let State::Delta(delta) = &mut line.state {
-                delta.retain(&line.interest);
-            }
         }
     }
 

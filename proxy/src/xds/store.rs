@@ -105,8 +105,21 @@ pub struct OfKind {
     pub updated: Option<SystemTime>,
     /// What the server was told of the last response, if not all of it was taken, and when.
     pub refused: Option<(String, SystemTime)>,
+    /// Why nothing has come of a subscription to everything; none: there is no such subscription, or it was answered.
+    pub unanswered: Option<Absence>,
     /// Resources by name.
     pub entries: BTreeMap<Arc<str>, Entry>,
+}
+
+/// Something that was asked for and has not come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Its type.
+    pub kind: Kind,
+    /// Its name; none: everything of the type.
+    pub name: Option<Arc<str>>,
+    /// It was waited for as long as it was to be.
+    pub timed_out: bool,
 }
 
 /// The most that the resources of one source may take, in bytes: what goes beyond is refused.
@@ -193,6 +206,21 @@ impl Store {
         self.0.lock().kinds.get(&kind)?.version.clone()
     }
 
+    /// What was asked for and has not come, by type and name.
+    pub fn missing(&self) -> Vec<Missing> {
+        let known = self.0.lock();
+        let mut missing = Vec::new();
+        for (kind, of) in &known.kinds {
+            let one = |name, absence| Missing { kind: *kind, name, timed_out: absence == Absence::TimedOut };
+            missing.extend(of.unanswered.map(|absence| one(None, absence)));
+            let waiting = |entry: &Entry| matches!(entry.status(), Status::Requested | Status::Timeout);
+            let entries = of.entries.iter().filter(|(_, entry)| waiting(entry));
+            missing.extend(entries.map(|(name, entry)| one(Some(name.clone()), entry.absence)));
+        }
+        missing.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+        missing
+    }
+
     /// Types that something is known of, in order.
     pub fn kinds(&self) -> Vec<Kind> {
         let mut kinds: Vec<_> = self.0.lock().kinds.keys().copied().collect();
@@ -203,13 +231,6 @@ impl Store {
     /// The body in force of a resource.
     pub fn accepted(&self, kind: Kind, name: &str) -> Option<Accepted> {
         self.0.lock().kinds.get(&kind)?.entries.get(name)?.accepted.clone()
-    }
-
-    /// Names of resources in force.
-    pub(super) fn names_in_force(&self, kind: Kind) -> Vec<Arc<str>> {
-        let known = self.0.lock();
-        let entries = known.kinds.get(&kind).into_iter().flat_map(|known| &known.entries);
-        entries.filter(|(_, entry)| entry.accepted.is_some()).map(|(name, _)| name.clone()).collect()
     }
 
     /// What a response changes; none: it would take too much, for the reason given.
@@ -266,6 +287,7 @@ impl Store {
         if all.is_none() {
             of.version = Some(update.version.clone());
             of.updated = Some(now);
+            of.unanswered = None;
         }
         let rejected = |resource: &Resource, why: &str| {
             let (body, version) = (resource.body.clone(), resource.version.clone());
@@ -320,9 +342,24 @@ impl Store {
         self.0.lock().change(kind, name, |_| {});
     }
 
-    /// Nothing came in time.
-    pub(super) fn timed_out(&self, kind: Kind, name: &str) {
-        self.0.lock().change_known(kind, name, |entry| entry.absence = Absence::TimedOut);
+    /// Everything of a type is asked for, or no longer.
+    pub(super) fn requested_all(&self, kind: Kind, wanted: bool) {
+        let mut known = self.0.lock();
+        let of = known.kinds.entry(kind).or_default();
+        of.unanswered = (wanted && of.version.is_none()).then_some(Absence::Requested);
+    }
+
+    /// Nothing came in time, of a name or of everything.
+    pub(super) fn timed_out(&self, kind: Kind, name: Option<&str>) {
+        let mut known = self.0.lock();
+        match name {
+            Some(name) => known.change_known(kind, name, |entry| entry.absence = Absence::TimedOut),
+            None => {
+                if let Some(unanswered) = known.kinds.get_mut(&kind).and_then(|of| of.unanswered.as_mut()) {
+                    *unanswered = Absence::TimedOut;
+                }
+            }
+        }
     }
 
     /// Only what `keep` says is of interest any more.
@@ -383,13 +420,44 @@ mod tests {
     }
 
     #[test]
+    fn what_has_not_come_is_missing() {
+        let store = Store::default();
+        let missing = || {
+            let all = store.missing().into_iter();
+            let each = all.map(|missing| {
+                let name = missing.name.as_deref().unwrap_or("*").to_owned();
+                format!("{} {name}{}", missing.kind.short(), if missing.timed_out { " late" } else { "" })
+            });
+            each.collect::<Vec<_>>()
+        };
+        store.requested(Kind::LoadAssignment, &"b".into());
+        store.requested(Kind::LoadAssignment, &"a".into());
+        store.requested_all(Kind::Cluster, true);
+        store.requested_all(Kind::Listener, true);
+        store.requested_all(Kind::Listener, false);
+        assert_eq!(missing(), ["cds *", "eds a", "eds b"]);
+        store.timed_out(Kind::Cluster, None);
+        store.timed_out(Kind::LoadAssignment, Some("b"));
+        assert_eq!(missing(), ["cds * late", "eds a", "eds b late"]);
+        let take = |kind, content, origin| {
+            let update = store.changes(kind, content, origin).unwrap();
+            store.settle(&update, &Ok(()), None, SystemTime::UNIX_EPOCH);
+        };
+        // What was saved will do.
+        take(Kind::Cluster, content([]), Origin::Saved);
+        take(Kind::LoadAssignment, content([resource("a", Bytes::new())]), Origin::Server);
+        take(Kind::LoadAssignment, Content { removed: vec!["b".into()], ..Content::default() }, Origin::Server);
+        assert_eq!(missing(), [""; 0]);
+    }
+
+    #[test]
     fn what_is_told_of_a_resource_is_what_became_of_it() {
         let store = Store::default();
         let name: Arc<str> = "a".into();
         let status = || store.of(Kind::Secret).entries[&name].status();
         store.requested(Kind::Secret, &name);
         assert_eq!(status(), Status::Requested);
-        store.timed_out(Kind::Secret, &name);
+        store.timed_out(Kind::Secret, Some(&name));
         assert_eq!(status(), Status::Timeout);
         let take = |content, verdict: &Result<(), Refused>| {
             let update = store.changes(Kind::Secret, content, Origin::Server).unwrap();

@@ -83,21 +83,13 @@ impl Refused {
     }
 }
 
-/// Why there is nothing to apply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FetchFailed {
-    /// Nothing came within the subscription's `initial_fetch_timeout`. It stays subscribed.
-    TimedOut,
-    /// The server says that there is no such resource.
-    Absent,
-}
-
 /// What applies updates. Called on the thread that follows the server, one call at a time.
 pub trait Consumer {
     /// Takes what it can of an update. What it subscribes to meanwhile is asked for once, before the update is
-    /// acknowledged.
+    /// acknowledged. A resource that is removed is gone from the server: whether it goes here, too, is its type's business.
     fn update(&mut self, update: &Update) -> Result<(), Refused>;
 
-    /// There is nothing to apply, of the resource that was subscribed to by this name; none: of the whole type.
-    fn failed(&mut self, kind: Kind, name: Option<&Arc<str>>, why: FetchFailed);
+    /// Nothing came within the `initial_fetch_timeout` of a subscription to this name; none: to everything of the type.
+    /// It stays subscribed.
+    fn timed_out(&mut self, kind: Kind, name: Option<&Arc<str>>);
 }

@@ -207,6 +207,23 @@ fn read(path: &Path) -> Result<Vec<Any>, String> {
     Ok(response.resources)
 }
 
+/// The resources of recorded `DeltaDiscoveryResponse`s, one in each `*.pb` of a directory, with their names.
+pub fn recorded(directory: &Path) -> Result<Vec<(String, Any)>, String> {
+    let failed = |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+    let mut resources = Vec::new();
+    for entry in fs::read_dir(directory).map_err(|error| failed(directory, &error))? {
+        let path = entry.map_err(|error| failed(directory, &error))?.path();
+        if path.extension().is_none_or(|extension| extension != "pb") {
+            continue;
+        }
+        let bytes = fs::read(&path).map_err(|error| failed(&path, &error))?;
+        let response = DeltaDiscoveryResponse::decode(&*bytes).map_err(|error| failed(&path, &error))?;
+        let named = response.resources.into_iter().filter_map(|resource| Some((resource.name, resource.resource?)));
+        resources.extend(named);
+    }
+    Ok(resources)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -147,6 +147,11 @@ impl Ads {
         });
     }
 
+    /// Adds or replaces resources by these names, at once.
+    pub fn put_named(&self, resources: impl IntoIterator<Item = (String, Any)>) {
+        self.change(|world| resources.into_iter().for_each(|(name, resource)| world.put(&name, resource)));
+    }
+
     /// Takes one away, by the abbreviation of its type (`cds`).
     pub fn remove(&self, kind: &str, name: &str) {
         self.change(|world| world.remove(world::type_url(kind), name));

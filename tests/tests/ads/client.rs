@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     net::TcpListener,
+    path::Path,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -16,18 +17,18 @@ use weir_proxy::xds::{
     saved::Directory,
     store::Status,
     transport::Service,
-    update::{Consumer, FetchFailed, Origin, Refused, Update},
+    update::{Consumer, Origin, Refused, Update},
     wishes::{Options, Subscription},
 };
 use weir_tests::{
-    ads::{Ads, Listen, Seen},
+    ads::{Ads, Listen, Seen, directory::recorded},
     poll::wait_for,
 };
 
 use crate::{
     Protocol,
     follower::{PATIENCE, Running, in_turn, settings},
-    resources::{bad_cluster, cluster, endpoints, resources, routes},
+    resources::{bad_cluster, cluster, endpoints, listener, resources, routes},
     scenario::{Scenario, Who},
 };
 
@@ -72,6 +73,31 @@ fn a_stream_says_who_it_is_and_what_it_was_told_to() {
     let Seen::Opened { method, metadata } = opened.seen else { return };
     assert_eq!(method, "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources");
     assert_eq!(metadata, [("authorization".to_owned(), "Bearer token".to_owned())].into());
+}
+
+#[test]
+fn a_token_is_read_anew_for_every_stream() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    let ads = small(Listen::anywhere());
+    let (address, token) = (Address::Socket(ads.address()), path.clone());
+    let _running = Running::start(move || {
+        let mut settings = settings(Protocol::Delta, in_turn([address]));
+        settings.target.token = Some(token);
+        settings
+    });
+    let authorized = |with: &str| {
+        ads.wait(with, |event| match &event.seen {
+            Seen::Opened { metadata, .. } => metadata.get("authorization").is_some_and(|value| value == with),
+            _ => false,
+        })
+    };
+    // Until it is there, nothing is asked.
+    std::fs::write(&path, "one\n").unwrap();
+    assert_eq!(authorized("Bearer one").stream, 1);
+    std::fs::write(&path, "two\n").unwrap();
+    ads.drop_streams(Code::Unavailable, "dropped");
+    authorized("Bearer two");
 }
 
 #[test]
@@ -152,7 +178,7 @@ fn what_was_accepted_is_served_before_the_server_is_there() {
     for protocol in [Protocol::Sotw, Protocol::Delta] {
         let directory = tempfile::tempdir().unwrap();
         let mut ads = small(Listen::anywhere());
-        ads.put([cluster("b"), endpoints("b", 1), bad_cluster("bad")]);
+        ads.put([cluster("b"), endpoints("b", 1), bad_cluster("bad"), listener("l", "r")]);
         let saving = |ads: &Ads| {
             let (address, path) = (Address::Socket(ads.address()), directory.path().to_owned());
             Running::start(move || Settings {
@@ -161,7 +187,7 @@ fn what_was_accepted_is_served_before_the_server_is_there() {
             })
         };
         let running = saving(&ads);
-        running.until("eds +a,b -");
+        running.until("rds +r -");
         ads.wait_nack_after(0, "cds");
         drop(running);
         ads.stop();
@@ -169,7 +195,10 @@ fn what_was_accepted_is_served_before_the_server_is_there() {
         ads.remove("cds", "bad");
         let running = saving(&ads);
         assert!(running.until("cds saved +a,b -").is_empty());
+        // What they refer to follows, as it is subscribed to.
         assert!(running.until("eds saved +a,b -").is_empty());
+        assert!(running.until("lds saved +l -").is_empty());
+        assert!(running.until("rds saved +r -").is_empty());
         // What is gone meanwhile goes, what is there stays what it is.
         ads.listen().unwrap();
         running.until("cds + -b");
@@ -193,8 +222,8 @@ impl Consumer for Waiting {
         Ok(())
     }
 
-    fn failed(&mut self, kind: Kind, name: Option<&Arc<str>>, why: FetchFailed) {
-        let _ = self.told.send(format!("{} {} {why:?}", kind.short(), name.map_or("*", |name| name)));
+    fn timed_out(&mut self, kind: Kind, name: Option<&Arc<str>>) {
+        let _ = self.told.send(format!("{} {} timed out", kind.short(), name.map_or("*", |name| name)));
     }
 }
 
@@ -210,7 +239,7 @@ fn who_waits_for_what_does_not_come_is_told_and_waits_on() {
             Waiting { _secret: handle.subscribe(Kind::Secret, Some("s".into()), options), told }
         },
     );
-    assert!(running.until("sds s TimedOut").is_empty());
+    assert!(running.until("sds s timed out").is_empty());
     assert_eq!(running.status(Kind::Secret, "s"), Some(Status::Timeout));
     let opened = ads.wait("a stream", |event| matches!(event.seen, Seen::Opened { .. }));
     let Seen::Opened { method, .. } = opened.seen else { return };
@@ -251,5 +280,62 @@ fn a_flood_is_followed_to_its_end() {
         ads.wait_ack("eds");
         let last = running.store.accepted(Kind::LoadAssignment, "a").unwrap();
         assert_eq!(last.body, endpoints("a", 1000).value);
+    }
+}
+
+/// Takes whatever comes.
+struct Taking {
+    _subscriptions: Vec<Subscription>,
+    told: mpsc::Sender<String>,
+}
+
+impl Consumer for Taking {
+    fn update(&mut self, update: &Update) -> Result<(), Refused> {
+        let _ = self.told.send(format!("{} {}", update.kind.short(), update.added.len()));
+        Ok(())
+    }
+
+    fn timed_out(&mut self, kind: Kind, name: Option<&Arc<str>>) {
+        let _ = self.told.send(format!("{} {} timed out", kind.short(), name.map_or("*", |name| name)));
+    }
+}
+
+#[test]
+fn what_a_real_istiod_sent_is_served_and_followed() {
+    let nodes = [
+        ("sidecar-httpbin", &["cds 48", "eds 32", "lds 29", "rds 11", "ecds 1"][..]),
+        ("sidecar-sleep", &["cds 20", "eds 15", "lds 14", "rds 6"]),
+        ("router", &["cds 80", "eds 68", "lds 6", "rds 4"]),
+        ("waypoint", &["cds 19", "eds 12", "lds 5"]),
+    ];
+    for (node, counts) in nodes {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/istiod").join(node);
+        let recorded = recorded(&path).unwrap();
+        for protocol in [Protocol::Sotw, Protocol::Delta] {
+            let ads = Ads::start(Listen::anywhere()).unwrap();
+            ads.put_named(recorded.clone());
+            let address = Address::Socket(ads.address());
+            let wanted: Vec<_> = recorded
+                .iter()
+                .filter_map(|(name, resource)| Some((Kind::of(&resource.type_url)?, name.as_str().into())))
+                .collect();
+            let running = Running::with(
+                move || settings(protocol, in_turn([address])),
+                |handle, told| {
+                    let subscribe = |(kind, name): (Kind, Arc<str>)| {
+                        handle.subscribe(kind, (!kind.is_whole()).then_some(name), Options::default())
+                    };
+                    Taking { _subscriptions: wanted.into_iter().map(subscribe).collect(), told }
+                },
+            );
+            let mut seen: Vec<_> = counts.iter().map(|_| running.seen.recv_timeout(PATIENCE).unwrap()).collect();
+            let mut expected = counts.to_vec();
+            seen.sort();
+            expected.sort_unstable();
+            assert_eq!(seen, expected, "{node} {protocol:?}");
+            for count in counts {
+                ads.wait_ack(count.split(' ').next().unwrap_or_default());
+            }
+        }
     }
 }

@@ -19,7 +19,7 @@ use weir_proxy::{
         stats::ControlPlaneStats,
         store::{Status, Store},
         transport::{LONGEST_RESPONSE, Pings, Service, Target},
-        update::{Consumer, FetchFailed, Origin, Refused, Update},
+        update::{Consumer, Origin, Refused, Update},
         wishes::{Handle, Hold, Options, Subscription},
     },
 };
@@ -45,6 +45,7 @@ pub fn settings(protocol: Protocol, dial: Box<dyn Dial>) -> Settings {
             dial,
             authority: "xds.example".into(),
             metadata,
+            token: None,
             pings: Pings::default(),
             longest: LONGEST_RESPONSE,
             timeout: SILENCE,
@@ -146,8 +147,8 @@ impl Consumer for Follower {
         Ok(())
     }
 
-    fn failed(&mut self, kind: Kind, name: Option<&Arc<str>>, why: FetchFailed) {
-        let _ = self.seen.send(format!("{} {} {why:?}", kind.short(), name.map_or("*", |name| name)));
+    fn timed_out(&mut self, kind: Kind, name: Option<&Arc<str>>) {
+        let _ = self.seen.send(format!("{} {} timed out", kind.short(), name.map_or("*", |name| name)));
     }
 }
 
