@@ -73,6 +73,8 @@ pub struct Client<C> {
     said: Said,
     /// What was last said of a type that was not taken.
     refused: HashMap<Kind, String>,
+    /// Types of responses that nobody asked for, as far as they were told of.
+    unasked: HashSet<String>,
 }
 
 /// What the log says of the server: each cause once, until all is well.
@@ -133,6 +135,7 @@ impl<C: Consumer> Client<C> {
             subscriptions: Subscriptions::default(),
             said: Said::default(),
             refused: HashMap::new(),
+            unasked: HashSet::new(),
         };
         client.stats.connected(false);
         client.restore();
@@ -358,7 +361,9 @@ impl<C: Consumer> Client<C> {
                 self.rejected(kind, Some(why));
             }
             Received::Unasked(type_url) => {
-                tracing::debug!(server = self.target.name, type_url, "a response that nobody asked for is ignored");
+                if self.unasked.len() < CAUSES && self.unasked.insert(type_url.clone()) {
+                    tracing::warn!(server = self.target.name, type_url, "responses that nobody asked for are ignored");
+                }
             }
         }
     }

@@ -123,8 +123,8 @@ impl Delta {
         }
     }
 
-    /// A resource's time is over: it is no longer held.
-    pub(super) fn expired(&mut self, name: &str) {
+    /// A resource is no longer held.
+    pub(super) fn forget(&mut self, name: &str) {
         self.held.remove(name);
     }
 

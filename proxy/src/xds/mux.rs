@@ -8,7 +8,7 @@
 //! No clock, no socket: the caller says what happened and when, and sends what [`Mux::next_request`] gives.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -93,6 +93,8 @@ struct Line {
     interest: Interest,
     state: State,
     lives: Lives,
+    /// Names that are wanted and stand for resources of other names (virtual hosts).
+    aliases: HashMap<Arc<str>, Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -176,8 +178,20 @@ impl Mux {
         }
         match name {
             Some(name) if !line.interest.has(name) => {
-                line.lives.clear(name);
                 self.store.forget(kind, name);
+                line.lives.clear(name);
+                // What it stood for goes with the last name for it.
+                let resource = line.aliases.remove(name);
+                let others = |resource: &Arc<str>| {
+                    line.interest.has(resource) || line.aliases.values().any(|other| other == resource)
+                };
+                if let Some(resource) = resource.filter(|resource| !others(resource)) {
+                    self.store.forget(kind, &resource);
+                    line.lives.clear(&resource);
+                    if let State::Delta(delta) = &mut line.state {
+                        delta.forget(&resource);
+                    }
+                }
             }
             Some(_) => {}
             None => {
@@ -314,6 +328,16 @@ impl Mux {
                 for resource in update.added.iter().chain(&update.unchanged).chain(&heartbeats) {
                     line.lives.set(&resource.name, resource.ttl, now);
                 }
+                let came = update.added.iter().chain(&update.unchanged);
+                for resource in came.filter(|resource| !resource.is_absent()) {
+                    for alias in resource.aliases.iter().filter(|alias| **alias != *resource.name) {
+                        if line.interest.names_it(alias) {
+                            line.aliases.insert(alias.as_str().into(), resource.name.clone());
+                            // It is known by the name of what it stands for.
+                            self.store.forget(kind, alias);
+                        }
+                    }
+                }
                 update.removed.iter().for_each(|name| line.lives.clear(name));
             }
             match &mut line.state {
@@ -343,7 +367,7 @@ impl Mux {
                 continue;
             }
             if let State::Delta(delta) = &mut line.state {
-                removed.iter().for_each(|name| delta.expired(name));
+                removed.iter().for_each(|name| delta.forget(name));
             }
             let content = Content { removed, ..Content::default() };
             // Nothing is added: it can't be too much.
@@ -381,7 +405,13 @@ impl Mux {
                 Protocol::Sotw => State::Sotw(Sotw::default()),
                 Protocol::Delta => State::Delta(Delta::default()),
             };
-            self.lines.push(Line { kind, interest: Interest::default(), state, lives: Lives::default() });
+            self.lines.push(Line {
+                kind,
+                interest: Interest::default(),
+                state,
+                lives: Lives::default(),
+                aliases: HashMap::new(),
+            });
             self.lines.len() - 1
         });
         &mut self.lines[at]

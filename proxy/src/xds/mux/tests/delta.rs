@@ -233,8 +233,22 @@ fn a_virtual_host_is_known_by_the_alias_that_was_asked_for() {
     stream.mux.opened();
     stream.requests();
     let mut found = response(Kind::VirtualHost, "a", &["r/hosts@1", "r/others@1"], &[]);
-    found.resources[0].aliases = vec!["r/a.example".into()];
-    assert_eq!(stream.accept(found), "+r/hosts");
+    found.resources[0].aliases = vec!["r/a.example".into(), "r/b.example".into()];
+    assert_eq!(stream.accept(found.clone()), "+r/hosts");
+    assert!(stream.mux.store().missing().is_empty());
+    assert_eq!(stream.version(Kind::VirtualHost, "r/hosts"), Some("1".into()));
+    // It goes with the last of its names.
+    stream.subscribe(Kind::VirtualHost, &["r/b.example"]);
+    found.resources[0].version = "2".into();
+    assert_eq!(stream.accept(found), "=r/hosts");
+    stream.unsubscribe(Kind::VirtualHost, &["r/a.example"]);
+    assert_eq!(stream.version(Kind::VirtualHost, "r/hosts"), Some("2".into()));
+    stream.unsubscribe(Kind::VirtualHost, &["r/b.example"]);
+    assert_eq!(stream.version(Kind::VirtualHost, "r/hosts"), None);
+    stream.mux.lost();
+    stream.subscribe(Kind::VirtualHost, &["r/c.example"]);
+    stream.mux.opened();
+    assert_eq!(stream.requests(), ["vhds node +r/c.example"]);
 }
 
 #[test]
