@@ -21,6 +21,7 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 use prost_types::Any;
+use socket2::{Domain, Socket, Type};
 use tokio::sync::oneshot;
 use tonic::{Code, Status};
 use weir_proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
@@ -58,6 +59,8 @@ pub struct Ads {
     shared: Arc<Shared>,
     listen: Listen,
     address: Option<SocketAddr>,
+    /// Keeps the port for this server while it does not listen: bound, and nothing else.
+    _reserved: Option<Socket>,
     /// Ends the thread that serves; none: nobody listens.
     serving: Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
 }
@@ -65,12 +68,20 @@ pub struct Ads {
 impl Ads {
     /// Starts one that has nothing yet.
     pub fn start(listen: Listen) -> io::Result<Self> {
-        let mut ads = Self { shared: Arc::default(), listen, address: None, serving: None };
+        let (mut listen, mut reserved, mut address) = (listen, None, None);
+        if let Listen::Tcp(wanted) | Listen::Tls(wanted, _) = &mut listen {
+            let socket = Socket::new(Domain::for_address(*wanted), Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&(*wanted).into())?;
+            *wanted = socket.local_addr()?.as_socket().unwrap_or(*wanted);
+            (reserved, address) = (Some(socket), Some(*wanted));
+        }
+        let mut ads = Self { shared: Arc::default(), listen, address, _reserved: reserved, serving: None };
         ads.listen()?;
         Ok(ads)
     }
 
-    /// The TCP address that it listens on, or listened on last.
+    /// The TCP address that it listens on, or would.
     pub fn address(&self) -> SocketAddr {
         self.address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))
     }
@@ -80,13 +91,9 @@ impl Ads {
         if self.serving.is_some() {
             return Ok(());
         }
-        let listen = match (&self.listen, self.address) {
-            (Listen::Tcp(_), Some(address)) => Listen::Tcp(address),
-            (Listen::Tls(_, config), Some(address)) => Listen::Tls(address, config.clone()),
-            (listen, _) => listen.clone(),
-        };
+        let listen = self.listen.clone();
         let (stop, stopped) = oneshot::channel();
-        let (bound, address) = mpsc::channel();
+        let (bound, listening) = mpsc::channel();
         let shared = self.shared.clone();
         let thread = thread::spawn(move || {
             let serving = async {
@@ -97,7 +104,7 @@ impl Ads {
                         return;
                     }
                 };
-                let _ = bound.send(Ok(listener.address()));
+                let _ = bound.send(Ok(()));
                 tokio::select! {
                     _ = stopped => {}
                     () = serve::serve(listener, shared) => {}
@@ -109,7 +116,7 @@ impl Ads {
                 Err(error) => eprintln!("no runtime for the management server: {error}"),
             }
         });
-        self.address = address.recv().map_err(io::Error::other)??.or(self.address);
+        listening.recv().map_err(io::Error::other)??;
         self.serving = Some((stop, thread));
         Ok(())
     }

@@ -30,13 +30,16 @@ use weir_proto::envoy::service::discovery::v3::{
 };
 
 use super::{
-    Listen,
+    Listen, PATIENCE,
     event::{Event, Seen},
     world::{Subscriber, World, name_of, short},
 };
 
 /// Messages that may wait for a stream: one that is slower than that loses some.
 const WAITING: usize = 4096;
+
+/// How often a port is tried again that is not free yet.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What the thread that serves shares with the test.
 #[derive(Default)]
@@ -371,26 +374,29 @@ pub(super) enum Listener {
     Pipe(UnixListener),
 }
 
-impl Listener {
-    /// Its address, of TCP.
-    pub(super) fn address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(listener, _) => listener.local_addr().ok(),
-            Self::Pipe(_) => None,
-        }
-    }
-}
-
 pub(super) async fn bind(listen: Listen) -> io::Result<Listener> {
     Ok(match listen {
-        Listen::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await?, None),
-        Listen::Tls(address, config) => Listener::Tcp(TcpListener::bind(address).await?, Some(config.into())),
+        Listen::Tcp(address) => Listener::Tcp(bind_tcp(address).await?, None),
+        Listen::Tls(address, config) => Listener::Tcp(bind_tcp(address).await?, Some(config.into())),
         Listen::Pipe(path) => {
             // What was left by the last one.
             let _ = std::fs::remove_file(&path);
             Listener::Pipe(UnixListener::bind(path)?)
         }
     })
+}
+
+/// The port is this server's, but connections of the last time that it listened may not be quite over.
+async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            bound => return bound,
+        }
+    }
 }
 
 /// Serves for as long as it is polled, and what it accepts with it.

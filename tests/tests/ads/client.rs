@@ -135,8 +135,10 @@ fn the_next_address_is_tried_where_one_fails() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("xds");
     let ads = small(Listen::Pipe(path.clone()));
-    let gone = Ads::start(Listen::anywhere()).unwrap().address();
-    let addresses = [Address::Socket(gone), Address::Pipe(path)];
+    // It refuses connections.
+    let mut gone = Ads::start(Listen::anywhere()).unwrap();
+    gone.stop();
+    let addresses = [Address::Socket(gone.address()), Address::Pipe(path)];
     let running = Running::start(move || settings(Protocol::Delta, in_turn(addresses)));
     running.until("eds +a -");
     ads.wait_ack("eds");
