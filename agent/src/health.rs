@@ -1,4 +1,5 @@
-//! What the kubelet is told of the agent: whether it lives, has started, is ready, was uninstalled.
+//! What the kubelet is told of the agent: whether it lives, has started, is ready, was uninstalled. On the same port are the
+//! metrics.
 //!
 //! The parts of the agent say how they stand; what is answered is decided by `answer`, a pure function. An agent that
 //! gave the lead to its successor stays ready: a rolling update ends by the old pod being deleted, not by its probes.
@@ -22,6 +23,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::metrics::{Format, Metrics};
+
 /// A reconciler that has not come round for so long is stuck.
 const STUCK: Duration = Duration::from_secs(60);
 /// A request must be there by then; the kubelet sends it at once.
@@ -33,6 +36,8 @@ const CONNECTIONS: usize = 64;
 const TOLD: Duration = Duration::from_secs(60);
 /// After a failed accept, which mostly means that file descriptors ran out.
 const PAUSE: Duration = Duration::from_millis(100);
+
+const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// How the agent stands. Written by its parts, read by the server; a clone is the same.
 #[derive(Clone, Debug)]
@@ -166,11 +171,11 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 }
 
 /// Answers on `listener`, for as long as it is polled.
-pub async fn serve(listener: TcpListener, health: Health) {
-    serve_within(listener, health, REQUEST).await;
+pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics) {
+    serve_within(listener, health, metrics, REQUEST).await;
 }
 
-async fn serve_within(listener: TcpListener, health: Health, patience: Duration) {
+async fn serve_within(listener: TcpListener, health: Health, metrics: Metrics, patience: Duration) {
     // Oldest first.
     let mut open: Vec<(IpAddr, JoinHandle<()>)> = Vec::new();
     let mut told: Option<Instant> = None;
@@ -192,7 +197,7 @@ async fn serve_within(listener: TcpListener, health: Health, patience: Duration)
                 told = Some(Instant::now());
             }
         }
-        open.push((peer.ip(), tokio::spawn(converse(stream, health.clone(), patience))));
+        open.push((peer.ip(), tokio::spawn(converse(stream, health.clone(), metrics.clone(), patience))));
     }
 }
 
@@ -207,10 +212,12 @@ fn surplus(peers: impl Iterator<Item = IpAddr> + Clone) -> usize {
 }
 
 /// One request and its answer.
-async fn converse(stream: TcpStream, health: Health, patience: Duration) {
-    let service = service_fn(|request| {
-        let response = respond(&health, &request);
-        async { Ok::<_, Infallible>(response) }
+async fn converse(stream: TcpStream, health: Health, metrics: Metrics, patience: Duration) {
+    let service = service_fn(async |request| {
+        Ok::<_, Infallible>(match scraped(&request) {
+            Some(format) => expose(&metrics, format).await,
+            None => respond(&health, &request),
+        })
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -221,15 +228,31 @@ async fn converse(stream: TcpStream, health: Health, patience: Duration) {
     let _ = tokio::time::timeout(2 * patience, connection).await;
 }
 
+/// In which format the metrics are asked for; none if something else is.
+fn scraped<B>(request: &Request<B>) -> Option<Format> {
+    let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    (request.method() == Method::GET && request.uri().path() == "/metrics").then(|| Format::of(accept))
+}
+
+async fn expose(metrics: &Metrics, format: Format) -> Response<Full<Bytes>> {
+    let Some(text) = metrics.text(format).await else {
+        return answered(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, Bytes::from("the metrics cannot be written\n"));
+    };
+    answered(StatusCode::OK, format.content_type(), text)
+}
+
 fn respond<B>(health: &Health, request: &Request<B>) -> Response<Full<Bytes>> {
     let (status, body) = match *request.method() {
         Method::GET => health.answer(request.uri().path()),
         _ => (StatusCode::NOT_FOUND, String::new()),
     };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    answered(status, PLAIN, Bytes::from(body))
+}
+
+fn answered(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     response
 }
 
@@ -299,7 +322,7 @@ mod tests {
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         // Nobody is sent away for being slow: only for being one too many.
-        tokio::spawn(serve_within(listener, Health::default(), Duration::from_secs(3600)));
+        tokio::spawn(serve_within(listener, Health::default(), Metrics::default(), Duration::from_secs(3600)));
         let mut silent = Vec::new();
         for _ in 0..2 * CONNECTIONS {
             silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
@@ -334,12 +357,23 @@ mod tests {
         assert!(taken.starts_with(&format!("health.address: cannot listen on {address}: ")), "{taken}");
 
         let health = Health::default();
-        tokio::spawn(serve(listener, health.clone()));
+        tokio::spawn(serve(listener, health.clone(), Metrics::default()));
         assert!(ask(address, "GET /healthz/ready").await.starts_with("HTTP/1.1 503 "));
         health.enter(Stage::Leading(ready()));
         let response = ask(address, "GET /healthz/ready?verbose").await;
         assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with("\r\n\r\nok\n"), "{response}");
-        assert!(ask(address, "POST /healthz/ready").await.starts_with("HTTP/1.1 404 "));
+        let metrics = ask(address, "GET /metrics").await;
+        assert!(
+            metrics.starts_with("HTTP/1.1 200 ") && metrics.contains("\r\ncontent-type: text/plain; version=0.0.4;")
+        );
+        assert!(metrics.contains("\nweir_leader 0\n"), "{metrics}");
+        let open =
+            ask(address, "GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text; version=1.0.0\r\nX: a").await;
+        assert!(open.contains("\r\ncontent-type: application/openmetrics-text; version=1.0.0;"), "{open}");
+        assert!(open.ends_with("\n# EOF\n"), "{open}");
+        for refused in ["POST /healthz/ready", "HEAD /metrics", "POST /metrics", "GET /metrics/"] {
+            assert!(ask(address, refused).await.starts_with("HTTP/1.1 404 "), "{refused}");
+        }
         assert!(ask(address, "GET /").await.starts_with("HTTP/1.1 404 "));
     }
 }

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod cni;
 pub mod config;
+pub mod counts;
 pub mod document;
 pub mod enroll;
 pub mod events;
@@ -17,6 +18,7 @@ pub mod health;
 pub mod keeper;
 pub mod lead;
 pub mod locate;
+pub mod metrics;
 pub mod netns;
 pub mod reason;
 pub mod redirect;

@@ -26,6 +26,19 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Owner, Self::NotBegun, Self::Starting, Self::Node];
+
+    /// As users read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::NotBegun => "not-begun",
+            Self::Starting => "starting",
+            Self::Node => "node",
+        }
+    }
+
     /// How long it is no news.
     pub fn patience(self) -> Duration {
         match self {

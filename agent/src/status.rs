@@ -32,6 +32,8 @@ pub struct Board {
     pub pods: Vec<PodStatus>,
     /// Connected proxies, oldest first.
     pub proxies: Vec<ProxyStatus>,
+    /// Whether the pod source has said which there are.
+    pub source_listed: bool,
     /// Last error of the pod source, empty when it is well.
     pub source_error: String,
     /// What the pod source's users should know and what is no fault of the node's.
@@ -109,6 +111,20 @@ pub enum PodState {
 }
 
 impl PodState {
+    /// The names of all of them.
+    pub const NAMES: [&str; 4] = ["enrolled", "pending", "withdrawing", "passed-over"];
+
+    /// As users read it: one of [`NAMES`](Self::NAMES).
+    pub fn name(&self) -> &'static str {
+        let [enrolled, pending, withdrawing, passed_over] = Self::NAMES;
+        match self {
+            Self::Enrolled => enrolled,
+            Self::Pending { .. } => pending,
+            Self::Withdrawing => withdrawing,
+            Self::PassedOver(_) => passed_over,
+        }
+    }
+
     /// Pending from now on.
     pub fn pending(reason: Reason) -> Self {
         Self::Pending { reason, overdue: false }

@@ -13,7 +13,6 @@ use super::{
     pods::Names,
 };
 use crate::{
-    handoff::ProxyState,
     keeper,
     redirect::inspect::{Entry, Error, Field, Kernel, LinkTarget, MapFacts, ProgramFacts, listener},
     status::{Board, PodState, PodStatus, ProxyStatus},
@@ -21,12 +20,6 @@ use crate::{
 
 /// A pod with its counters and listeners as the kernel has them.
 pub fn pod(status: &PodStatus, kernel: &dyn Kernel) -> Result<pb::Pod, Error> {
-    let (state, overdue) = match status.state {
-        PodState::Enrolled => ("enrolled", false),
-        PodState::Pending { overdue, .. } => ("pending", overdue),
-        PodState::Withdrawing => ("withdrawing", false),
-        PodState::PassedOver(_) => ("passed-over", false),
-    };
     let mut message = pb::Pod {
         uid: status.uid.clone(),
         name: status.name.clone(),
@@ -36,9 +29,9 @@ pub fn pod(status: &PodStatus, kernel: &dyn Kernel) -> Result<pb::Pod, Error> {
         netns_cookie: status.netns_cookie.unwrap_or_default(),
         ips: status.ips.iter().map(IpAddr::to_string).collect(),
         slot: status.slot.unwrap_or_default(),
-        state: state.to_owned(),
+        state: status.state.name().to_owned(),
         reason: status.state.reason().unwrap_or_default().to_owned(),
-        overdue,
+        overdue: matches!(status.state, PodState::Pending { overdue: true, .. }),
         probe_ports: ports(&status.probe_ports),
         excluded_outbound_ports: ports(&status.excluded_outbound_ports),
         excluded_outbound_cidrs: status.excluded_outbound_cidrs.iter().map(ToString::to_string).collect(),
@@ -76,19 +69,13 @@ fn ports(ports: &[u16]) -> Vec<u32> {
 
 /// A connected proxy.
 pub fn proxy(status: &ProxyStatus) -> pb::Proxy {
-    let state = match status.state {
-        ProxyState::Syncing => "syncing",
-        ProxyState::Ready => "ready",
-        ProxyState::Draining => "draining",
-        ProxyState::Standby => "standby",
-    };
     pb::Proxy {
         version: status.version.clone(),
         generation: status.generation,
         pid: status.pid,
         uid: status.uid,
         workers: status.workers,
-        state: state.to_owned(),
+        state: status.state.name().to_owned(),
         connected: unix_ns(status.connected),
         open: status.open,
         unanswered_ns: status.unanswered.map_or(0, |since| nanoseconds(since.elapsed())),

@@ -30,7 +30,7 @@ use crate::{
     status::{Board, PodState, PodStatus, ProxyStatus},
 };
 
-pub(super) fn board(pods: Vec<PodStatus>) -> Board {
+pub(crate) fn board(pods: Vec<PodStatus>) -> Board {
     Board {
         instance: "test".to_owned(),
         node: "node-a".to_owned(),
@@ -40,6 +40,7 @@ pub(super) fn board(pods: Vec<PodStatus>) -> Board {
         started: SystemTime::now(),
         pods,
         proxies: Vec::new(),
+        source_listed: true,
         source_error: String::new(),
         source_notes: Vec::new(),
         pods_cgroup: None,
@@ -50,7 +51,7 @@ pub(super) fn board(pods: Vec<PodStatus>) -> Board {
 }
 
 /// An enrolled pod whose last address byte is its slot.
-pub(super) fn pod(uid: &str, full_name: &str, cookie: u64, slot: u32) -> PodStatus {
+pub(crate) fn pod(uid: &str, full_name: &str, cookie: u64, slot: u32) -> PodStatus {
     let (namespace, name) = full_name.split_once('/').unwrap();
     PodStatus {
         uid: uid.to_owned(),

@@ -115,6 +115,10 @@ impl Reconciler {
         match told {
             Told::Enroll(uid) => {
                 let Some(pod) = self.pods.get(&uid) else { return false };
+                let begun = if error.is_empty() { self.begun.remove(&uid) } else { None };
+                if let Some(begun) = begun {
+                    self.settings.counts.enrolment.observe(begun.elapsed().as_secs_f64());
+                }
                 let served = self.served.entry(uid).or_default();
                 if error.is_empty() {
                     if mem::replace(served, Served::Yes) != Served::Yes {

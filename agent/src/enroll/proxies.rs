@@ -12,6 +12,7 @@ use weir_proto::handoff::v1::{self as handoff, from_agent};
 
 use super::ground::Pod;
 use crate::{
+    counts::Counts,
     handoff::{Fleet, Proxy, ProxyId, ProxyState, listener},
     status::ProxyStatus,
     unix::Peer,
@@ -52,9 +53,15 @@ pub(super) struct Proxies {
     fleet: Fleet,
     connected: BTreeMap<ProxyId, Connected>,
     unacknowledged: HashMap<(ProxyId, u64), Told>,
+    counts: Counts,
 }
 
 impl Proxies {
+    /// None yet.
+    pub(super) fn new(counts: Counts) -> Self {
+        Self { counts, ..Self::default() }
+    }
+
     /// A proxy said Hello: it gets the maps now, and each pod as soon as the agent has it.
     pub(super) fn join(&mut self, proxy: Proxy, hello: handoff::Hello, peer: Peer, own: bool, maps: [OwnedFd; 2]) {
         tracing::info!(
@@ -81,6 +88,7 @@ impl Proxies {
     pub(super) fn ready(&mut self, id: ProxyId, drain: Duration) {
         for superseded in self.fleet.ready(id) {
             tracing::info!(proxy = superseded.0, by = id.0, "a newer proxy accepts; the older one drains");
+            self.counts.takeovers.inc();
             self.send_drain(superseded, drain);
         }
     }
@@ -274,6 +282,7 @@ impl Proxies {
 
     fn send_pod(&mut self, id: ProxyId, pod: &Pod, node: &str) {
         self.tell(id, enroll(pod, node, true), Told::Enroll(pod.spec.uid.clone()), sockets(pod));
+        self.counts.pods_sent.inc();
         if let Some(connected) = self.connected.get_mut(&id) {
             connected.sent.insert(pod.spec.uid.clone());
         }

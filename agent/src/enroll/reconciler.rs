@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     config,
+    counts::Counts,
     handoff::{Event, ListenersHandedBack, ProxyId},
     health::{Health, Progress, Stage},
     netns::{self, Identity, Netns},
@@ -60,6 +61,8 @@ pub struct Settings {
     /// The agent's own namespace, if it is a pod's: a proxy in another one is that of another pod, of an earlier or of a
     /// failed rollout.
     pub own_netns: Option<Identity>,
+    /// Where it counts what it does.
+    pub counts: Counts,
 }
 
 /// Why a pod is not enrolled, and when to try again.
@@ -102,6 +105,8 @@ pub struct Reconciler {
     source_error: String,
     pub(super) pods: BTreeMap<String, Pod>,
     pub(super) served: HashMap<String, Served>,
+    /// When the enrolment of pods began that no proxy has acknowledged.
+    pub(super) begun: HashMap<String, Instant>,
     /// Enrolled by an earlier agent, not taken over yet.
     pub(super) adopted: BTreeMap<u64, PodConfig>,
     pub(super) handed_back: HashMap<String, ListenersHandedBack>,
@@ -144,6 +149,7 @@ impl Reconciler {
             take_over_until: now + TAKE_OVER,
             adopted,
             ground,
+            proxies: Proxies::new(settings.counts.clone()),
             settings,
             board,
             registry,
@@ -152,11 +158,11 @@ impl Reconciler {
             source_error: String::new(),
             pods: BTreeMap::new(),
             served: HashMap::new(),
+            begun: HashMap::new(),
             handed_back: HashMap::new(),
             failures: HashMap::new(),
             waiting: HashMap::new(),
             withdrawn: HashMap::new(),
-            proxies: Proxies::default(),
             outcomes: Outcomes::default(),
             addresses: Addresses::default(),
             watched: None,
@@ -212,6 +218,7 @@ impl Reconciler {
                     }
                     let listing = source.borrow_and_update().clone();
                     let mut board = self.board.write();
+                    board.source_listed = listing.pods.is_some();
                     (board.source_error, board.source_notes) = (listing.error.clone(), listing.notes);
                     drop(board);
                     (self.passed_over, self.source_error) = (listing.passed_over, listing.error);

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
+    counts::Counts,
     handoff::UpstreamSockets,
     netns::{self, Family, Netns},
     redirect::Redirect,
@@ -24,6 +25,7 @@ const SETTLING: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Registry {
     redirect: Arc<Redirect>,
+    counts: Counts,
     namespaces: Mutex<Namespaces>,
     changed: watch::Sender<()>,
 }
@@ -43,8 +45,8 @@ struct Entry {
 
 impl Registry {
     /// An empty one. Sockets are tagged through `redirect`.
-    pub fn new(redirect: Arc<Redirect>) -> Self {
-        Self { redirect, namespaces: Mutex::default(), changed: watch::Sender::new(()) }
+    pub fn new(redirect: Arc<Redirect>, counts: Counts) -> Self {
+        Self { redirect, counts, namespaces: Mutex::default(), changed: watch::Sender::new(()) }
     }
 
     /// A pod is enrolled.
@@ -94,6 +96,17 @@ impl UpstreamSockets for Registry {
     }
 
     fn make(&self, uid: &str, family: Family, count: u32) -> Result<Vec<OwnedFd>, String> {
+        let made = self.make_tagged(uid, family, count);
+        match &made {
+            Ok(sockets) => self.counts.upstream_sockets.inc_by(sockets.len() as u64),
+            Err(_) => self.counts.upstream_failures.inc(),
+        };
+        made
+    }
+}
+
+impl Registry {
+    fn make_tagged(&self, uid: &str, family: Family, count: u32) -> Result<Vec<OwnedFd>, String> {
         let netns = self.namespaces.lock().by_uid.get(uid).map(|entry| entry.netns.clone());
         let netns = netns.ok_or_else(|| format!("no pod {uid} is enrolled"))?;
         let sockets = netns::upstream(&netns, family, count).map_err(|error| error.to_string())?;

@@ -59,16 +59,20 @@ impl Reconciler {
         let Some((spec, Ok(policy))) = self.wanted(uid) else { return };
         let name = spec.full_name();
         let Some(slot) = self.slots.take() else {
+            self.settings.counts.failed.inc();
             return self.fail(uid, Reason::node(redirect::Error::NoSlot.to_string()));
         };
+        let begun = Instant::now();
         match self.ground.enroll(spec, policy, slot) {
             Ok(pod) => {
                 tracing::info!(pod = %name, uid, slot, netns = pod.cookie, ips = ?pod.ips, "pod redirected");
                 self.registry.insert(uid, pod.netns.clone());
                 self.proxies.enroll(&pod, &self.settings.node);
                 self.keep(uid, pod);
+                self.count_redirected(uid, begun);
             }
             Err(error) => {
+                self.settings.counts.failed.inc();
                 self.slots.free(slot);
                 self.fail(uid, error.into());
             }
@@ -99,7 +103,9 @@ impl Reconciler {
         let Some((spec, Ok(policy))) = self.wanted(uid) else { return };
         let Some(status) = self.pod_status(of) else { return };
         let Some(mut pod) = self.pods.remove(of) else { return };
+        let begun = Instant::now();
         if let Err(error) = self.ground.rename(&mut pod, spec, policy) {
+            self.settings.counts.failed.inc();
             self.pods.insert(of.to_owned(), pod);
             return self.fail(uid, error.into());
         }
@@ -113,6 +119,7 @@ impl Reconciler {
         }
         self.let_go(of, status, pod.cookie, self.settings.redirect.drain);
         self.keep(uid, pod);
+        self.count_redirected(uid, begun);
         // What changed while nobody listened.
         self.readdress(uid);
     }
@@ -176,6 +183,7 @@ impl Reconciler {
     /// Tells the proxies to let go of a pod that is not there any more, and keeps its namespace while they do.
     fn let_go(&mut self, uid: &str, status: PodStatus, cookie: u64, drain: Duration) {
         self.served.remove(uid);
+        self.begun.remove(uid);
         self.failures.remove(uid);
         self.addresses.forget(uid);
         self.ground.keeper.forget(uid);
@@ -214,6 +222,11 @@ impl Reconciler {
             self.addresses.follow(uid, changes);
         }
         self.pods.insert(uid.to_owned(), pod);
+    }
+
+    fn count_redirected(&mut self, uid: &str, begun: Instant) {
+        self.settings.counts.redirected.inc();
+        self.begun.insert(uid.to_owned(), begun);
     }
 
     /// An attempt failed: the next one comes after a pause, each longer than the one before.

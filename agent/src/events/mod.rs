@@ -20,6 +20,7 @@ use self::{
 };
 use crate::{
     config::{Config, KubernetesSource, Source},
+    counts::Counts,
     enroll::Outcome,
     features::Missing,
     sources::kubernetes::{self, Handle},
@@ -34,8 +35,8 @@ const IDLE: Duration = Duration::from_secs(3600);
 type All = Arc<BTreeMap<String, Outcome>>;
 
 /// Writes events of what becomes of the pods, until there are no more outcomes. `instance` is the agent's own pod.
-pub async fn run(handle: Handle, mut outcomes: watch::Receiver<All>, instance: Option<String>) {
-    let mut writer = Writer::start(handle.client(), instance);
+pub async fn run(handle: Handle, mut outcomes: watch::Receiver<All>, instance: Option<String>, counts: Counts) {
+    let mut writer = Writer::start(handle.client(), instance, counts.events_dropped);
     let mut story = Story::new(handle.inherited().clone());
     loop {
         let all = outcomes.borrow_and_update().clone();

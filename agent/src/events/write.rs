@@ -18,6 +18,7 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
+use prometheus_client::metrics::counter::Counter;
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
@@ -87,16 +88,16 @@ impl Regarding {
 pub struct Writer {
     queue: mpsc::Sender<(Regarding, What)>,
     limits: Limits,
-    lost: u64,
+    lost: Counter,
     told_lost: Option<Instant>,
 }
 
 impl Writer {
-    /// Starts the task that sends. `instance` is the agent's own pod.
-    pub fn start(client: Client, instance: Option<String>) -> Self {
+    /// Starts the task that sends. `instance` is the agent's own pod; events that are too many are counted in `lost`.
+    pub fn start(client: Client, instance: Option<String>, lost: Counter) -> Self {
         let (queue, events) = mpsc::channel(QUEUE);
         tokio::spawn(send_all(client, instance, events));
-        Self { queue, limits: Limits::new(Instant::now()), lost: 0, told_lost: None }
+        Self { queue, limits: Limits::new(Instant::now()), lost, told_lost: None }
     }
 
     /// Has an event written, unless there are too many.
@@ -105,10 +106,13 @@ impl Writer {
         if allowed && self.queue.try_send((regarding, what.clone())).is_ok() {
             return;
         }
-        self.lost += 1;
+        self.lost.inc();
         if self.told_lost.is_none_or(|told| now >= told + TELL_LOST) {
             self.told_lost = Some(now);
-            tracing::warn!(lost = self.lost, "more Kubernetes events than may be written; the rest is not written");
+            tracing::warn!(
+                lost = self.lost.get(),
+                "more Kubernetes events than may be written; the rest is not written"
+            );
         }
     }
 }

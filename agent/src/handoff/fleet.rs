@@ -22,6 +22,21 @@ pub enum ProxyState {
     Standby,
 }
 
+impl ProxyState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Syncing, Self::Ready, Self::Draining, Self::Standby];
+
+    /// As users read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Syncing => "syncing",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Standby => "standby",
+        }
+    }
+}
+
 /// A connected proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::{
         Arc,
@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use nix::{sys::socket::SockType, unistd::geteuid};
+use nix::{
+    sys::socket::{Shutdown, SockType, shutdown},
+    unistd::geteuid,
+};
 use prost::Message;
 use tokio::{
     sync::mpsc,
@@ -43,12 +46,15 @@ const HOLD: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct Post {
     asked: mpsc::Receiver<Heir>,
+    listener: OwnedFd,
     serving: JoinHandle<()>,
 }
 
 impl Drop for Post {
     fn drop(&mut self) {
         self.serving.abort();
+        // Who dials is refused from now on, not only once the task has ended.
+        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Read);
     }
 }
 
@@ -58,11 +64,11 @@ impl Post {
         let key = "state";
         let listener = unix::listen_at(key, path, SockType::SeqPacket, Access::Owner)?;
         let failed = |source| unix::Error::Make { key, action: "poll", path: path.to_owned(), source };
-        let listener = Channel::new(listener).map_err(failed)?;
+        let polled = listener.try_clone().and_then(Channel::new).map_err(failed)?;
         let (asked_by, asked) = mpsc::channel(1);
         let bench =
             Arc::new(Bench { identity, lineage, owner: geteuid().as_raw(), leaving: AtomicBool::new(false), asked_by });
-        Ok(Self { asked, serving: tokio::spawn(serve(listener, bench)) })
+        Ok(Self { asked, listener, serving: tokio::spawn(serve(polled, bench)) })
     }
 
     /// Resolves when another agent is to lead.

@@ -242,11 +242,14 @@ impl PodMaps {
         Ok(())
     }
 
-    /// Forgets what was counted for a slot, so that its next pod starts from nothing.
-    pub(super) fn clear_counts(&mut self, slot: u32) -> Result<(), Error> {
+    /// Forgets what was counted for a slot, so that its next pod starts from nothing; the decisions, by the rule's number.
+    pub(super) fn clear_counts(&mut self, slot: u32) -> Result<Vec<u64>, Error> {
+        let mut counted = Vec::with_capacity(MAX_RULES as usize);
         for index in slot * MAX_RULES..(slot + 1) * MAX_RULES {
             let zero = PerCpuValues::try_from(vec![0; self.cpus])
                 .map_err(|error| map_error(name::COUNTERS)(MapError::IoError(error)))?;
+            let values = self.counters.get(&index, 0).map_err(map_error(name::COUNTERS))?;
+            counted.push(values.iter().sum());
             self.counters.set(index, zero, 0).map_err(map_error(name::COUNTERS))?;
         }
         // Of a slot, or of none any more: the least recently used go while the keys are read.
@@ -254,7 +257,7 @@ impl PodMaps {
         for key in keys.iter().filter(|key| FlowKey::from_bytes(key).slot == slot) {
             absent_is_fine(self.flows.remove(key)).map_err(map_error(name::FLOWS))?;
         }
-        Ok(())
+        Ok(counted)
     }
 }
 

@@ -14,10 +14,12 @@ mod maps;
 pub mod node;
 mod object;
 pub mod pins;
+mod retired;
 
 pub use config_handle::{ConfigHandle, no_proxy};
 pub use logs::wanted as logs_wanted;
 pub use maps::PodRules;
+pub use retired::Retired;
 
 use std::{
     collections::BTreeSet,
@@ -26,6 +28,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aya::{
@@ -166,6 +169,7 @@ pub struct Redirect {
     pods: Mutex<PodMaps>,
     sockets: Mutex<SocketMaps>,
     config: ConfigHandle,
+    retired: Arc<Retired>,
     adopted: bool,
 }
 
@@ -182,6 +186,7 @@ impl Redirect {
                 pods: Mutex::new(pods),
                 sockets: Mutex::new(sockets),
                 config,
+                retired: Arc::default(),
                 adopted,
                 pins,
             }),
@@ -242,6 +247,11 @@ impl Redirect {
         self.config.clone()
     }
 
+    /// What was counted for pods that are withdrawn.
+    pub fn retired(&self) -> Arc<Retired> {
+        self.retired.clone()
+    }
+
     /// The pods that the kernel redirects, with the cookies of their network namespaces.
     pub fn enrolled(&self) -> Result<Vec<(u64, PodConfig)>, Error> {
         self.pods.lock().enrolled()
@@ -298,7 +308,7 @@ impl Redirect {
         pods.set_listeners(slot, &[] as &[OwnedFd])?;
         let rules = pods.rules(slot)?;
         pods.change_rules(slot, &rules, &PodRules::default())?;
-        pods.clear_counts(slot)?;
+        self.retired.add(&pods.clear_counts(slot)?);
         // Last, because by it the next agent knows that there is something to clean if this one ends in between.
         pods.set_slot(slot, &SlotConfig::default())
     }

@@ -27,6 +27,7 @@ use crate::{
     handoff::{ListenersHandedBack, Server},
     keeper::{self, Caring, Keeper},
     lead::{Departure, Heir, Place, Tenure, Turn},
+    metrics::{Heard, Leads, Led},
     redirect::{Redirect, inspect::Pinned, node},
     sources::kubernetes::Handle,
     status::{Board, SharedBoard},
@@ -55,6 +56,8 @@ pub(super) struct Leading {
     /// Where agents of this node look whether another one takes weir off it.
     state: PathBuf,
     remains: Remains,
+    /// While it is there the node's figures are in the metrics.
+    leads: Leads,
     /// Ends the API; whoever still watches events sees the end of their stream.
     stop: CancellationToken,
     serving: JoinHandle<Result<(), api::Error>>,
@@ -102,7 +105,7 @@ impl Leading {
         let (keeper, caring, kept) = keep(node).await;
         let bound = bound(config);
         let board = board(node, &redirect, &keeper);
-        let registry = Arc::new(Registry::new(redirect.clone()));
+        let registry = Arc::new(Registry::new(redirect.clone(), node.metrics.counts.clone()));
         let mut reconciler = reconciler(node, &redirect, &board, &registry, keeper)?;
         // What the keeper holds may be older than what the agent before this one held.
         reconciler.inherit(kept);
@@ -115,7 +118,7 @@ impl Leading {
         others.spawn(handoff.run(events, registry));
         let (source, kubernetes) = pods.follow(node)?;
         if let Some(kubernetes) = &kubernetes {
-            kubernetes.write_events(&reconciler.outcomes(), &mut others);
+            kubernetes.write_events(&reconciler.outcomes(), node.metrics.counts.clone(), &mut others);
             if let Some(cni) = cni {
                 kubernetes.answer_cni(cni, reconciler.outcomes(), &mut others);
             }
@@ -124,6 +127,9 @@ impl Leading {
         let uninstall = kubernetes.as_ref().map(Kubernetes::uninstall);
         let followed = kubernetes.as_ref().map(Kubernetes::handle);
         let remains = Remains::new(config, &features.cgroup2, kubernetes.as_ref().and_then(Kubernetes::cni));
+        let kernel = Arc::new(Pinned::new(redirect.directory().to_owned(), redirect.config()));
+        // Before a slot can be cleared: what it had would count as news.
+        let leads = node.metrics.lead(led(&redirect, board.clone(), kernel.clone(), followed.clone())?);
         let reconciling = tokio::spawn(reconciler.run(source, heard, ordered));
         if let Some(place) = config.node_processes.pods_cgroup.clone() {
             let board = board.clone();
@@ -137,7 +143,6 @@ impl Leading {
             others.spawn(node::watch(place, features.root(), redirect.config(), show));
         }
         let stop = CancellationToken::new();
-        let kernel = Arc::new(Pinned::new(redirect.directory().to_owned(), redirect.config()));
         let serving = tokio::spawn(api::serve(api, board, kernel, stop.clone()));
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"), instance = %config.instance, node = %config.node,
@@ -156,6 +161,7 @@ impl Leading {
             pods,
             state,
             remains,
+            leads,
             stop,
             serving,
             reconciling,
@@ -227,8 +233,8 @@ impl Leading {
 
     /// Ends everything, after the step in hand. Pins, and with them the redirect, stay.
     pub(super) async fn stop(self) -> Stopped {
-        let Self { orders, turn, redirect, caring, remains, stop, serving, reconciling, mut others, .. } = self;
-        drop(turn);
+        let Self { orders, turn, redirect, caring, remains, leads, stop, serving, reconciling, mut others, .. } = self;
+        drop((turn, leads));
         orders.send_replace(Order::Stop);
         let sockets = if reconciling.is_finished() { Vec::new() } else { reconciling.await.unwrap_or_default() };
         stop.cancel();
@@ -264,6 +270,7 @@ fn board(node: &Node, redirect: &Redirect, keeper: &Keeper) -> SharedBoard {
         started: SystemTime::now(),
         pods: Vec::new(),
         proxies: Vec::new(),
+        source_listed: false,
         source_error: String::new(),
         source_notes: Vec::new(),
         pods_cgroup: None,
@@ -288,8 +295,16 @@ fn reconciler(
         node_netns: node.netns,
         redirect: config.redirect.clone(),
         own_netns: node.own_netns()?,
+        counts: node.metrics.counts.clone(),
     };
     Ok(Reconciler::new(ground, settings, board.clone(), registry.clone(), node.health.clone())?)
+}
+
+/// Where the metrics read the node's figures.
+fn led(redirect: &Redirect, board: SharedBoard, kernel: Arc<Pinned>, pods: Option<Handle>) -> anyhow::Result<Led> {
+    let slots: Vec<u32> = redirect.enrolled()?.iter().map(|(_, pod)| pod.slot).collect();
+    let heard: Heard = Box::new(move || pods.as_ref().and_then(Handle::heard));
+    Ok(Led::new(board, kernel, redirect.retired(), &slots, heard)?)
 }
 
 /// The keeper, and what it held for an earlier agent.

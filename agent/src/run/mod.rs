@@ -125,7 +125,7 @@ async fn start(node: &Node) -> anyhow::Result<CancellationToken> {
     prepare(node).await?;
     if let Some(settings) = &node.config.health {
         let listener = health::bind(settings.address).await?;
-        tokio::spawn(health::serve(listener, node.health.clone()));
+        tokio::spawn(health::serve(listener, node.health.clone(), node.metrics.clone()));
     }
     let end = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

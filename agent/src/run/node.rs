@@ -8,6 +8,7 @@ use crate::{
     features::{self, Features, Missing},
     health::Health,
     lead,
+    metrics::Metrics,
     netns::{Identity, Netns},
     redirect::{
         node::{self, PodsCgroup},
@@ -27,6 +28,8 @@ pub(super) struct Node {
     pub(super) ebpf_logs: bool,
     /// What the kubelet is told.
     pub(super) health: Health,
+    /// What a Prometheus server is told.
+    pub(super) metrics: Metrics,
 }
 
 impl Node {
@@ -40,7 +43,8 @@ impl Node {
         pins::check_layout(&config.pins())?;
         let netns = node::netns_cookie(&config.node_processes.netns)?;
         let pods_cgroup = find_pods_cgroup(&config, &features)?;
-        Ok(Self { config, features, netns, pods_cgroup, ebpf_logs, health: Health::default() })
+        let (health, metrics) = (Health::default(), Metrics::default());
+        Ok(Self { config, features, netns, pods_cgroup, ebpf_logs, health, metrics })
     }
 
     /// The agent's own network namespace, if it is a pod's.

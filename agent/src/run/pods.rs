@@ -14,6 +14,7 @@ use crate::{
         install::{self, Place},
     },
     config::{KubernetesSource, Source},
+    counts::Counts,
     enroll::Outcomes,
     events,
     locate::{self, Locator},
@@ -74,8 +75,8 @@ impl Pods {
 
 impl Kubernetes {
     /// Writes events of what becomes of pods.
-    pub(super) fn write_events(&self, outcomes: &Outcomes, tasks: &mut JoinSet<()>) {
-        tasks.spawn(events::run(self.handle.clone(), outcomes.subscribe(), self.own_pod.clone()));
+    pub(super) fn write_events(&self, outcomes: &Outcomes, counts: Counts, tasks: &mut JoinSet<()>) {
+        tasks.spawn(events::run(self.handle.clone(), outcomes.subscribe(), self.own_pod.clone(), counts));
     }
 
     /// Whether weir is being taken off the cluster.

@@ -1,5 +1,6 @@
 //! Whom to ask in a cluster.
 
+use jiff::Timestamp;
 use kube::api::ListParams;
 
 use super::{
@@ -41,7 +42,7 @@ pub async fn whom(connection: &Connection, question: &Question) -> Result<Asked,
         };
         let mut stalled = Vec::new();
         if matches!(question, Question::Status { .. }) {
-            stalled = place::stalled(&pods, &nodes);
+            stalled = place::stalled(&pods, &nodes, Timestamp::now());
         }
         return Ok(Asked { nodes, question: question.clone(), one_pod: false, stalled });
     };

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{ContainerStatus, Pod, PodStatus},
+    core::v1::{ContainerStatus, Pod, PodCondition, PodStatus},
 };
 
 /// The container in which weirctl and the agent are.
@@ -12,6 +13,8 @@ pub const AGENT: &str = "agent";
 
 /// The label by which a DaemonSet tells the revisions of its template apart.
 const REVISION: &str = "controller-revision-hash";
+/// A pod that runs should be ready by then.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(2);
 /// Why a container waits while all is well.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
@@ -43,7 +46,7 @@ pub fn weirs(pods: &[Pod]) -> Weirs {
 pub struct Stalled {
     /// The node.
     pub node: String,
-    /// Which pod does not start there, and why.
+    /// Which pod does not start or get ready there, and why.
     pub what: String,
 }
 
@@ -53,9 +56,9 @@ impl std::fmt::Display for Stalled {
     }
 }
 
-/// Pods of weir that do not start, on nodes where another one answers. Those that only have not started yet are not
-/// meant.
-pub fn stalled(pods: &[Pod], weirs: &Weirs) -> Vec<Stalled> {
+/// Pods of weir that do not start or do not get ready, on nodes where another one answers. Those that only have not come
+/// that far yet are not meant.
+pub fn stalled(pods: &[Pod], weirs: &Weirs, now: Timestamp) -> Vec<Stalled> {
     let mut stalled = Vec::new();
     for (node, answering) in weirs {
         let Ok(answering) = answering else { continue };
@@ -65,8 +68,9 @@ pub fn stalled(pods: &[Pod], weirs: &Weirs) -> Vec<Stalled> {
             pods.iter().filter(|pod| intended_node(pod) == Some(node.as_str()) && created(pod) > created(answering));
         stalled.extend(here.filter(is_other).filter_map(|pod| {
             let newer = if revision(pod) == revision(answering) { "" } else { " of a newer revision" };
-            let what = format!("{}{newer} does not start: {}", name(pod), obstacle(pod)?);
-            Some(Stalled { node: node.clone(), what })
+            let does_not_start = |obstacle| format!("does not start: {obstacle}");
+            let what = obstacle(pod).map(does_not_start).or_else(|| unready(pod, now))?;
+            Some(Stalled { node: node.clone(), what: format!("{}{newer} {what}", name(pod)) })
         }));
     }
     stalled
@@ -138,8 +142,11 @@ fn created(pod: &Pod) -> impl Ord + use<> {
 }
 
 fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.filter(|condition| condition.type_ == "Ready").any(|condition| condition.status == "True")
+    condition(pod, "Ready").is_some_and(|condition| condition.status == "True")
+}
+
+fn condition<'p>(pod: &'p Pod, name: &str) -> Option<&'p PodCondition> {
+    pod.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == name)
 }
 
 /// Statuses of all its containers. The agent is a native sidecar, which counts among the init containers.
@@ -167,12 +174,20 @@ fn obstacle(pod: &Pod) -> Option<String> {
         Some(format!("{}: {why}", container.name))
     };
     let unscheduled = || {
-        let mut conditions = status.conditions.iter().flatten();
-        let condition =
-            conditions.find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+        let condition = condition(pod, "PodScheduled").filter(|condition| condition.status == "False")?;
         condition.message.clone().or_else(|| condition.reason.clone())
     };
     containers(status).find_map(of_container).or_else(unscheduled)
+}
+
+/// That a pod runs, and is not ready though it should be by now.
+fn unready(pod: &Pod, now: Timestamp) -> Option<String> {
+    let condition = condition(pod, "Ready").filter(|condition| condition.status == "False")?;
+    let running = containers(pod.status.as_ref()?).filter_map(|container| container.state.as_ref()?.running.as_ref());
+    let started = running.filter_map(|running| Some(running.started_at.as_ref()?.0)).max()?;
+    let since = now.duration_since(started.max(condition.last_transition_time.as_ref()?.0));
+    let why = condition.message.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    (since > PATIENCE).then(|| format!("is not ready after {} s{why}", since.as_secs()))
 }
 
 /// Why a pod's agent does not run.
@@ -217,6 +232,10 @@ mod tests {
             },
         }))
         .unwrap()
+    }
+
+    fn noon() -> Timestamp {
+        "2026-11-21T12:00:00Z".parse().unwrap()
     }
 
     fn running() -> serde_json::Value {
@@ -265,7 +284,7 @@ mod tests {
             let mut old = weir("weir-old", "n1", 1, "True", running());
             old.metadata.labels = Some([(REVISION.to_owned(), "a".to_owned())].into());
             let pods = [old, next];
-            stalled(&pods, &weirs(&pods)).iter().map(Stalled::to_string).collect::<Vec<_>>()
+            stalled(&pods, &weirs(&pods), noon()).iter().map(Stalled::to_string).collect::<Vec<_>>()
         };
         let waiting = |reason: &str| json!({ "waiting": { "reason": reason, "message": "long" } });
         let ended = || json!({ "terminated": { "reason": "Error", "exitCode": 101 } });
@@ -288,6 +307,27 @@ mod tests {
         unscheduled.status = Some(serde_json::from_value(json!({ "phase": "Pending", "conditions": full })).unwrap());
         let no_room = "node n1: weir-next of a newer revision does not start: 0/2 nodes: 1 Insufficient cpu";
         assert_eq!(said(unscheduled), [no_room]);
+        let unready_in = |state: serde_json::Value, time: &str| {
+            let mut pod = next(state, "b");
+            let conditions = json!([{
+                "type": "Ready", "status": "False", "lastTransitionTime": time,
+                "message": "containers with unready status: [proxy]",
+            }]);
+            pod.status.as_mut().unwrap().conditions = serde_json::from_value(conditions).unwrap();
+            pod
+        };
+        let unready_since = |time: &str| unready_in(running(), time);
+        assert_eq!(said(unready_since("2026-11-21T11:58:00Z")), [""; 0]);
+        let just_started = json!({ "running": { "startedAt": "2026-11-21T11:59:00Z" } });
+        for state in [waiting("ContainerCreating"), just_started] {
+            assert_eq!(said(unready_in(state, "2026-11-21T11:00:00Z")), [""; 0]);
+        }
+        assert_eq!(
+            said(unready_since("2026-11-21T11:57:50Z")),
+            [
+                "node n1: weir-next of a newer revision is not ready after 130 s: containers with unready status: [proxy]"
+            ]
+        );
         let mut leaving = next(waiting("ErrImagePull"), "b");
         leaving.metadata.deletion_timestamp = leaving.metadata.creation_timestamp.clone();
         assert_eq!(said(leaving), [""; 0]);

@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn a_failed_lookup_is_an_error_and_no_verdict() {
         let mut kernel = kernel();
-        kernel.broken = true;
+        kernel.broken = true.into();
         let error = explain(&kernel, Some(NETNS), Origin::Pod, Protocol::Tcp, "10.96.0.10:80".parse().unwrap());
         assert!(matches!(error, Err(ExplainError::Kernel(_))));
     }

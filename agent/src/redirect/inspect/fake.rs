@@ -34,7 +34,7 @@ pub(crate) struct Fake {
     pub flows: Vec<(FlowKey, FlowValue)>,
     pub programs: Vec<ProgramFacts>,
     pub dumps: HashMap<&'static str, Vec<Entry>>,
-    pub broken: bool,
+    pub broken: AtomicBool,
     pub watched: AtomicBool,
     pub ring: Mutex<Option<mpsc::Sender<Vec<Event>>>>,
 }
@@ -73,7 +73,7 @@ impl Kernel for Fake {
         Ok(self.slots.get(&slot).copied().unwrap_or_default())
     }
     fn has_port_rule(&self, key: &PortKey) -> Result<bool, Error> {
-        if self.broken {
+        if self.broken.load(Ordering::Relaxed) {
             return Err(Error::UnknownMap("broken".to_owned()));
         }
         Ok(self.ports.contains(key))
@@ -84,6 +84,13 @@ impl Kernel for Fake {
     }
     fn counters(&self, slot: u32) -> Result<Vec<(Rule, u64)>, Error> {
         Ok(Rule::ALL.map(|rule| (rule, self.counters.get(&(slot, rule)).copied().unwrap_or_default())).into())
+    }
+    fn decisions(&self, slots: &[u32]) -> Result<Vec<(Rule, u64)>, Error> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(Error::UnknownMap("broken".to_owned()));
+        }
+        let of = |rule, slot: &u32| self.counters.get(&(*slot, rule)).copied().unwrap_or_default();
+        Ok(Rule::ALL.into_iter().map(|rule| (rule, slots.iter().map(|slot| of(rule, slot)).sum())).collect())
     }
     fn faults(&self) -> Result<Vec<(Fault, u64)>, Error> {
         let faults = self.faults.lock();

@@ -43,6 +43,8 @@ pub trait Kernel: Send + Sync + 'static {
     fn is_excluded_cidr(&self, key: &CidrKey) -> Result<bool, Error>;
     /// Decisions of a slot, over all CPUs, in the order of [`Rule::ALL`], zero ones too.
     fn counters(&self, slot: u32) -> Result<Vec<(Rule, u64)>, Error>;
+    /// The same of several slots together.
+    fn decisions(&self, slots: &[u32]) -> Result<Vec<(Rule, u64)>, Error>;
     /// Faults over all CPUs, in the order of [`Fault::ALL`], zero ones too.
     fn faults(&self) -> Result<Vec<(Fault, u64)>, Error>;
     /// Original destinations that were decided on, over all CPUs.

@@ -109,9 +109,17 @@ impl Kernel for Pinned {
     }
 
     fn counters(&self, slot: u32) -> Result<Vec<(Rule, u64)>, Error> {
+        self.decisions(&[slot])
+    }
+
+    fn decisions(&self, slots: &[u32]) -> Result<Vec<(Rule, u64)>, Error> {
         self.map(name::COUNTERS, |map| {
             let map: PerCpuArray<_, u64> = map.try_into()?;
-            Rule::ALL.into_iter().map(|rule| Ok((rule, read_counter(&map, slot * MAX_RULES + rule as u32)?))).collect()
+            let of = |rule: Rule| {
+                let counts = slots.iter().map(|slot| read_counter(&map, slot * MAX_RULES + rule as u32));
+                Ok((rule, counts.sum::<Result<u64, _>>()?))
+            };
+            Rule::ALL.into_iter().map(of).collect()
         })
     }
 

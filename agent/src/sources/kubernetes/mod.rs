@@ -27,8 +27,11 @@ mod wire;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 
 use kube::Client;
@@ -109,6 +112,8 @@ struct Shared {
     client: Client,
     settings: Settings,
     cluster: RwLock<Cluster>,
+    /// When the API server last gave something, in seconds since 1970; 0: not yet.
+    heard: AtomicU64,
     /// To tell the source of pods that were asked for.
     learned: mpsc::Sender<Message>,
 }
@@ -117,6 +122,12 @@ impl Handle {
     /// The client of the API server.
     pub fn client(&self) -> Client {
         self.shared.client.clone()
+    }
+
+    /// When the API server last answered or told a change.
+    pub fn heard(&self) -> Option<SystemTime> {
+        let seconds = self.shared.heard.load(Ordering::Relaxed);
+        (seconds > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
     /// Which namespaces are enrolled, and every change of that.
@@ -184,6 +195,7 @@ pub fn follow(client: Client, settings: Settings, locator: Arc<Locator>) -> (Fol
         client,
         cluster: RwLock::new(Cluster::new(&settings.node, settings.rules.clone())),
         settings,
+        heard: AtomicU64::default(),
         learned: messages.clone(),
     });
     let (listing, follower) = watch::channel(Listing::default());

@@ -1,6 +1,12 @@
 //! The task that turns what the reflectors hear into the listing.
 
-use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -40,6 +46,18 @@ pub enum Message {
     Node(Heard<NodeObject>),
     /// A pod that was asked for, and its namespace.
     Learned(Box<(Pod, Namespace)>),
+}
+
+impl Message {
+    /// Whether the API server gave something.
+    fn is_from_the_server(&self) -> bool {
+        match self {
+            Self::Pods(heard) => !matches!(heard, Heard::Failed(_)),
+            Self::Namespaces(heard) => !matches!(heard, Heard::Failed(_)),
+            Self::Node(heard) => !matches!(heard, Heard::Failed(_)),
+            Self::Learned(_) => true,
+        }
+    }
 }
 
 /// Where what the source says goes.
@@ -139,6 +157,10 @@ impl Source {
     }
 
     fn hear(&mut self, message: Message) {
+        if message.is_from_the_server() {
+            let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+            self.shared.heard.store(now.as_secs(), Ordering::Relaxed);
+        }
         let mut cluster = self.shared.cluster.write();
         let changed = match message {
             Message::Pods(heard) => {

@@ -66,3 +66,15 @@ address = {{ printf (contains ":" . | ternary "[%s]:15021" "%s:15021") . | toJso
 [seccomp]
 profile = "/host/var/lib/kubelet/seccomp/weir/proxy.json"
 {{- end }}
+
+{{/* Milliseconds of a duration as Prometheus writes it; 0 of none. */}}
+{{- define "weir.milliseconds" -}}
+{{- $text := . | default "" }}
+{{- $sum := 0 }}
+{{- range $unit, $each := dict "h" 3600000 "m" 60000 "s" 1000 "ms" 1 }}
+{{- with regexFind (printf "[0-9]+%s([0-9]|$)" $unit) $text }}
+{{- $sum = add $sum (mul (regexFind "^[0-9]+" .) $each) }}
+{{- end }}
+{{- end }}
+{{- $sum }}
+{{- end }}
