@@ -22,6 +22,8 @@ pub struct Drain {
 #[derive(Clone, Debug)]
 pub struct DrainWatch {
     phase: watch::Receiver<Phase>,
+    /// Of another drain that counts as well.
+    also: Option<watch::Receiver<Phase>>,
 }
 
 impl Default for Drain {
@@ -38,7 +40,7 @@ impl Drain {
 
     /// An end for a connection, an acceptor or a worker.
     pub fn watch(&self) -> DrainWatch {
-        DrainWatch { phase: self.phase.subscribe() }
+        DrainWatch { phase: self.phase.subscribe(), also: None }
     }
 
     /// Starts the graceful phase, and with `grace` the forced one that much later. A second call only brings the
@@ -66,17 +68,31 @@ impl Drain {
 }
 
 impl DrainWatch {
+    /// One that follows another drain as well: whichever is further.
+    pub fn and(self, other: &Self) -> Self {
+        Self { also: Some(other.phase.clone()), ..self }
+    }
+
     /// Whether the graceful phase has begun.
     pub fn is_draining(&self) -> bool {
-        *self.phase.borrow() != Phase::Serving
+        [Some(&self.phase), self.also.as_ref()].into_iter().flatten().any(|phase| *phase.borrow() != Phase::Serving)
     }
 
     /// Resolves when the graceful phase begins: finish the request in hand, keep no connection alive. Never resolves
     /// when the owner is gone without having drained.
     pub async fn draining(&self) {
-        let mut phase = self.phase.clone();
-        if phase.wait_for(|phase| *phase != Phase::Serving).await.is_err() {
-            std::future::pending::<()>().await;
+        match &self.also {
+            None => draining(self.phase.clone()).await,
+            // Few have two: those are not to make all larger.
+            Some(also) => {
+                Box::pin(async {
+                    tokio::select! {
+                        () = draining(self.phase.clone()) => {}
+                        () = draining(also.clone()) => {}
+                    }
+                })
+                .await;
+            }
         }
     }
 
@@ -87,27 +103,47 @@ impl DrainWatch {
 
     /// Resolves when the deadline is no further away than this: close at the first good moment.
     pub async fn forced_within(&self, ahead: Duration) {
-        let mut phase = self.phase.clone();
-        loop {
-            let deadline = match *phase.borrow_and_update() {
-                Phase::Draining { deadline } => deadline,
-                Phase::Serving => None,
-            };
-            let deadline = deadline.map(|deadline| deadline.checked_sub(ahead).unwrap_or(deadline));
-            let moved = match deadline {
-                Some(deadline) => match tokio::time::timeout_at(deadline, phase.changed()).await {
-                    Err(_) => return,
-                    Ok(moved) => moved,
-                },
-                None => phase.changed().await,
-            };
-            if moved.is_err() {
-                match deadline {
-                    Some(deadline) => tokio::time::sleep_until(deadline).await,
-                    None => std::future::pending::<()>().await,
-                }
-                return;
+        match &self.also {
+            None => forced_within(self.phase.clone(), ahead).await,
+            Some(also) => {
+                Box::pin(async {
+                    tokio::select! {
+                        () = forced_within(self.phase.clone(), ahead) => {}
+                        () = forced_within(also.clone(), ahead) => {}
+                    }
+                })
+                .await;
             }
+        }
+    }
+}
+
+async fn draining(mut phase: watch::Receiver<Phase>) {
+    if phase.wait_for(|phase| *phase != Phase::Serving).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn forced_within(mut phase: watch::Receiver<Phase>, ahead: Duration) {
+    loop {
+        let deadline = match *phase.borrow_and_update() {
+            Phase::Draining { deadline } => deadline,
+            Phase::Serving => None,
+        };
+        let deadline = deadline.map(|deadline| deadline.checked_sub(ahead).unwrap_or(deadline));
+        let moved = match deadline {
+            Some(deadline) => match tokio::time::timeout_at(deadline, phase.changed()).await {
+                Err(_) => return,
+                Ok(moved) => moved,
+            },
+            None => phase.changed().await,
+        };
+        if moved.is_err() {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending::<()>().await,
+            }
+            return;
         }
     }
 }
@@ -156,6 +192,20 @@ mod tests {
         assert_eq!(before.elapsed().as_secs(), 28);
         watch.forced_within(Duration::from_secs(60)).await;
         assert_eq!(before.elapsed().as_secs(), 28);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_drains_the_one_that_is_further_counts() {
+        let (one, other) = (Drain::new(), Drain::new());
+        let both = one.watch().and(&other.watch());
+        assert!(!both.is_draining());
+        other.start(Some(Duration::from_secs(30)));
+        both.draining().await;
+        assert!(both.is_draining() && !one.watch().is_draining());
+        one.start(Some(Duration::from_secs(5)));
+        let before = Instant::now();
+        both.forced().await;
+        assert_eq!(before.elapsed().as_secs(), 5);
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,16 +3,18 @@
 //! The data path reads in one direction: `worker -> listener -> (http | tcp) -> cluster -> tls -> wire`. `intake` gives
 //! workers their listening sockets; a connection that they accept is a `downstream`, of a `pod` or not. `access_log` and
 //! `telemetry` are at the edges. `config` turns protobuf into the model off the data path; `matcher` is what configurations
-//! match with. `bootstrap` has the privileges and the control thread, `admin` answers about all of it. `xds` follows
-//! management servers.
+//! match with, `cel` their expressions. `bootstrap` has the privileges and the control thread, `admin` answers about all of
+//! it. `xds` follows management servers, and `dynamic` puts in force what they send.
 
 pub mod access_log;
 pub mod admin;
 pub mod bootstrap;
+pub mod cel;
 pub mod cluster;
 pub mod config;
 pub mod downstream;
 pub mod drain;
+pub mod dynamic;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod http;
@@ -23,6 +25,7 @@ pub mod matcher;
 pub mod memory;
 pub mod options;
 pub mod pod;
+pub mod queue;
 pub mod runtime;
 pub mod tcp;
 pub mod telemetry;

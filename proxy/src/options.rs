@@ -24,9 +24,9 @@ pub const USER: u32 = 65532;
 pub struct Options {
     #[command(flatten)]
     pub source: Source,
-    /// Worker threads [default: cores]
+    /// Worker threads, at least one [default: cores]
     #[arg(long, value_name = "N")]
-    pub concurrency: Option<NonZeroUsize>,
+    pub concurrency: Option<usize>,
     /// Least severity of messages: trace, debug, info, warning, error, critical, off
     #[arg(short, long, value_name = "LEVEL", default_value = "info", value_parser = level)]
     pub log_level: Level,
@@ -60,6 +60,12 @@ pub struct Options {
     /// Where connections of pods that no listener is for are logged; empty: nowhere
     #[arg(long, value_name = "FILE", default_value = "/dev/stdout")]
     pub passthrough_log_path: String,
+    /// How much of an access log is gathered before it is written in any case, in KiB [default: 64]
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(1..=MAX_FLUSH_SIZE))]
+    pub file_flush_min_size_kb: Option<u32>,
+    /// Tag that every metric has; may be given several times
+    #[arg(long, value_name = "TAG:VALUE", value_parser = stats_tag)]
+    pub stats_tag: Vec<(String, String)>,
     /// Serve, or only check the configuration
     #[arg(long, value_enum, default_value_t = Mode::Serve)]
     pub mode: Mode,
@@ -97,6 +103,8 @@ pub struct Options {
     /// Print the hot restart compatibility version, and end
     #[arg(long, exclusive = true)]
     pub hot_restart_version: bool,
+    #[command(flatten)]
+    pub ineffective: Ineffective,
     /// As many workers by default as CPUs that this process may use; so it is in any case
     #[arg(long)]
     pub cpuset_threads: bool,
@@ -106,12 +114,64 @@ pub struct Options {
     /// No effect: deprecated fields are not logged
     #[arg(long)]
     pub skip_deprecated_logs: bool,
+    /// Directory where resources that were accepted are kept, and served from before a management server is there
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// What to do when another proxy accepts instead
     #[arg(long, value_enum, default_value_t = WhenSuperseded::Exit)]
     pub when_superseded: WhenSuperseded,
     /// User and group id to become when started as root
     #[arg(long, value_name = "UID", default_value_t = USER, value_parser = clap::value_parser!(u32).range(1..))]
     pub user: u32,
+    /// What follows `--` is ignored
+    #[arg(last = true, hide = true)]
+    pub rest: Vec<String>,
+}
+
+/// What command lines written for Envoy say and nothing here goes by.
+#[derive(Args, Clone, Debug)]
+pub struct Ineffective {
+    /// No effect: there is no hot restart
+    #[arg(long, value_name = "FILE")]
+    pub base_id_path: Option<PathBuf>,
+    /// No effect: there is no hot restart
+    #[arg(long)]
+    pub skip_hot_restart_on_no_parent: bool,
+    /// No effect: there is no hot restart
+    #[arg(long)]
+    pub skip_hot_restart_parent_stats: bool,
+    /// No effect: there is no hot restart
+    #[arg(long, value_name = "PATH", default_value = "@envoy_domain_socket")]
+    pub socket_path: String,
+    /// No effect: there is no hot restart
+    #[arg(long, value_name = "MODE", default_value = "0")]
+    pub socket_mode: String,
+    /// No effect: contention is not traced
+    #[arg(long)]
+    pub enable_mutex_tracing: bool,
+    /// No effect: limits of the process stay as they are
+    #[arg(long)]
+    pub enable_core_dump: bool,
+    /// No effect: levels are those of components
+    #[arg(long)]
+    pub enable_fine_grain_logging: bool,
+    /// No effect: no stack traces are logged
+    #[arg(long)]
+    pub log_stacktrace_single_entry: bool,
+}
+
+impl Ineffective {
+    /// Flags that ask for something which does not happen.
+    pub fn asked(&self) -> impl Iterator<Item = &'static str> {
+        [
+            (self.base_id_path.is_some(), "--base-id-path"),
+            (self.enable_mutex_tracing, "--enable-mutex-tracing"),
+            (self.enable_core_dump, "--enable-core-dump"),
+            (self.enable_fine_grain_logging, "--enable-fine-grain-logging"),
+        ]
+        .into_iter()
+        .filter_map(|(asked, flag)| asked.then_some(flag))
+    }
 }
 
 /// Where work comes from; at least one is needed.
@@ -195,13 +255,15 @@ impl IpVersion {
 
 /// Drain time on a node when none is given.
 const NODE_DRAIN: Duration = Duration::from_secs(5);
+/// Most of `--file-flush-min-size-kb`.
+const MAX_FLUSH_SIZE: i64 = 1 << 20;
 /// Envoy's default of `--drain-time-s`.
 const ENVOY_DRAIN: Duration = Duration::from_secs(600);
 
 impl Options {
     /// Workers to run.
     pub fn workers(&self) -> usize {
-        self.concurrency.map_or_else(cores, NonZeroUsize::get)
+        self.concurrency.map_or_else(cores, |workers| workers.max(1))
     }
 
     /// How long connections may drain after SIGTERM.
@@ -247,6 +309,20 @@ fn component_levels(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn stats_tag(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((tag, value))
+            if !tag.is_empty()
+                && tag.chars().all(|letter| letter.is_ascii_alphanumeric())
+                && !value.is_empty()
+                && !value.contains('.') =>
+        {
+            Ok((tag.to_owned(), value.to_owned()))
+        }
+        _ => Err("expected letters or digits, a colon, and a value without dots".into()),
+    }
+}
+
 fn log_format(text: &str) -> Result<String, String> {
     if !["json", "text"].contains(&text) {
         log::Pattern::parse(text, false).map_err(|error| error.to_string())?;
@@ -290,6 +366,13 @@ mod tests {
         let options = parse(&harmless.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(options.drain_strategy, DrainStrategy::Immediate);
         assert_eq!(parse(&["-c", "a", "-l", "warn"]).unwrap().log_level, Level::Warning);
+        assert_eq!(parse(&["-c", "a", "--concurrency", "0"]).unwrap().workers(), 1);
+        let more = "-c a --stats-tag a:b --stats-tag c:d --file-flush-min-size-kb 8 --skip-hot-restart-on-no-parent \
+            --skip-hot-restart-parent-stats --socket-path /s --socket-mode 600 --log-stacktrace-single-entry \
+            --enable-core-dump -- whatever --comes";
+        let options = parse(&more.split_whitespace().collect::<Vec<_>>()).unwrap();
+        assert_eq!(options.stats_tag[1], ("c".to_owned(), "d".to_owned()));
+        assert_eq!(options.ineffective.asked().collect::<Vec<_>>(), ["--enable-core-dump"]);
     }
 
     #[test]
@@ -304,8 +387,8 @@ mod tests {
     fn what_is_wrong_is_said() {
         let error = parse(&[]).unwrap_err();
         assert!(error.contains("--config-path <FILE>|--config-yaml <TEXT>|--handoff <PATH>"), "{error}");
-        let error = parse(&["-c", "a", "--concurrency", "0"]).unwrap_err();
-        assert!(error.contains("invalid value '0' for '--concurrency <N>'"), "{error}");
+        let error = parse(&["-c", "a", "--concurrency", "many"]).unwrap_err();
+        assert!(error.contains("invalid value 'many' for '--concurrency <N>'"), "{error}");
         let error = parse(&["-c", "a", "--file-flush-interval-msec", "1s"]).unwrap_err();
         assert!(error.contains("expected a whole number of milliseconds, at least 1"), "{error}");
         for (arguments, message) in [
@@ -314,6 +397,9 @@ mod tests {
             (&["--component-log-level", "http"], "http: expected one of trace"),
             (&["--log-format", "%q"], "unknown flag %q in a log format"),
             (&["--restart-epoch", "1"], "1 is not in 0..1"),
+            (&["--stats-tag", "a"], "expected letters or digits, a colon"),
+            (&["--stats-tag", "a.b:c"], "expected letters or digits, a colon"),
+            (&["--file-flush-min-size-kb", "0"], "0 is not in 1..=1048576"),
         ] {
             let error = parse(&[&["-c", "a"], arguments].concat()).unwrap_err();
             assert!(error.contains(message), "{error}");

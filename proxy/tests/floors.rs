@@ -9,10 +9,11 @@ use std::{
 };
 
 /// The floors of the crate, from the top.
-const CRATE: [&str; 23] = [
+const CRATE: [&str; 26] = [
     "fuzz",
     "bootstrap",
     "admin",
+    "dynamic",
     "xds",
     "intake",
     "worker",
@@ -26,6 +27,7 @@ const CRATE: [&str; 23] = [
     "tls",
     "wire",
     "pod",
+    "cel",
     "matcher",
     "options",
     "lifecycle",
@@ -33,6 +35,7 @@ const CRATE: [&str; 23] = [
     "runtime",
     "telemetry",
     "memory",
+    "queue",
 ];
 
 /// The floors of `http`, from the top.

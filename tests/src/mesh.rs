@@ -19,7 +19,7 @@ use crate::{
     poll::wait_for,
     process::{Launch, Outcome, Process},
     sweep::BPFFS,
-    web::curl_with,
+    web::{Answer, curl_with},
     weirctl::{Weirctl, text},
 };
 
@@ -253,11 +253,29 @@ impl Agent {
 
     /// What the kubelet is told of the agent in a pod of weir's own: whether it is ready, else why not.
     pub fn readiness(home: &Pod) -> Result<(), String> {
-        let answer = curl_with(
-            Launch::new("curl", home.directory()).netns(&home.netns),
-            &[&format!("http://{HEALTH}/healthz/ready")],
-        );
+        let answer = Self::ask(home, "/healthz/ready", &[]);
         if answer.status == 200 { Ok(()) } else { Err(answer.text) }
+    }
+
+    /// What the agent in a pod of weir's own tells a Prometheus server: values by name and labels.
+    #[track_caller]
+    pub fn metrics(home: &Pod) -> BTreeMap<String, f64> {
+        let answer = Self::ask(home, "/metrics", &[]);
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let (_, body) = answer.text.split_once("\r\n\r\n").expect("a body");
+        let samples = body.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        let sample = |line: &str| {
+            let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
+            (name.to_owned(), value.parse().unwrap_or_else(|error| panic!("{line}: {error}")))
+        };
+        samples.map(sample).collect()
+    }
+
+    /// Asks for a path of the health port of the agent in a pod of weir's own.
+    #[track_caller]
+    pub fn ask(home: &Pod, path: &str, options: &[&str]) -> Answer {
+        let launch = Launch::new("curl", home.directory()).netns(&home.netns);
+        curl_with(launch, &[options, &[&format!("http://{HEALTH}{path}")]].concat())
     }
 
     /// Starts one with these pods and waits until it answers. Pods are enrolled once a proxy is there.

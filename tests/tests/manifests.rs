@@ -22,7 +22,8 @@ use serde_json::{Value, json};
 use weir_tests::{mesh::binary, process::Launch};
 
 /// Values that switch everything on.
-const EVERYTHING: [&str; 8] = [
+const EVERYTHING: [&str; 9] = [
+    "podMonitor.enabled=true",
     "bpffs.mount=true",
     "proxy.bootstrap=static_resources: {}",
     "proxy.concurrency=2",
@@ -123,6 +124,30 @@ fn strict<T: DeserializeOwned + Serialize>(object: &Value) {
     assert!(found.is_empty(), "{name}: {found:#?}");
 }
 
+/// The fields of a PodMonitor that the chart may set, as its CRD has them (prometheus-operator 0.50 and newer).
+fn strict_pod_monitor(monitor: &Value) {
+    let fields = |value: &Value, known: &[&str]| {
+        let fields = value.as_object().unwrap_or_else(|| panic!("{value} is no object"));
+        let unknown: Vec<&String> = fields.keys().filter(|field| !known.contains(&field.as_str())).collect();
+        assert!(unknown.is_empty(), "{unknown:?} in {value}");
+    };
+    let each =
+        |value: &Value, known: &[&str]| value.as_array().into_iter().flatten().for_each(|one| fields(one, known));
+    fields(monitor, &["apiVersion", "kind", "metadata", "spec"]);
+    fields(&monitor["metadata"], &["name", "namespace", "labels", "annotations"]);
+    let spec = &monitor["spec"];
+    fields(spec, &["jobLabel", "selector", "namespaceSelector", "podMetricsEndpoints"]);
+    fields(&spec["selector"], &["matchLabels"]);
+    fields(&spec["namespaceSelector"], &["matchNames"]);
+    let endpoint = ["port", "path", "honorLabels", "interval", "scrapeTimeout", "relabelings", "metricRelabelings"];
+    each(&spec["podMetricsEndpoints"], &endpoint);
+    let relabeling = ["sourceLabels", "separator", "targetLabel", "regex", "modulus", "replacement", "action"];
+    for endpoint in spec["podMetricsEndpoints"].as_array().expect("endpoints") {
+        each(&endpoint["relabelings"], &relabeling);
+        each(&endpoint["metricRelabelings"], &relabeling);
+    }
+}
+
 fn check_types(objects: &[Value]) {
     for object in objects {
         let check = match (object["apiVersion"].as_str(), object["kind"].as_str()) {
@@ -135,6 +160,7 @@ fn check_types(objects: &[Value]) {
             (Some("rbac.authorization.k8s.io/v1"), Some("ClusterRoleBinding")) => strict::<ClusterRoleBinding>,
             (Some("rbac.authorization.k8s.io/v1"), Some("Role")) => strict::<Role>,
             (Some("rbac.authorization.k8s.io/v1"), Some("RoleBinding")) => strict::<RoleBinding>,
+            (Some("monitoring.coreos.com/v1"), Some("PodMonitor")) => strict_pod_monitor,
             other => panic!("an object that this test does not know: {other:?}"),
         };
         check(object);
@@ -377,6 +403,86 @@ fn a_namespace_that_weir_s_pods_may_run_in_is_made_unless_the_release_lives_ther
     assert_eq!(namespaces, BTreeSet::from(["weir-system"]));
 }
 
+#[test]
+fn a_pod_monitor_is_there_when_it_is_asked_for() {
+    assert!(chart(&[]).iter().all(|object| object["kind"] != "PodMonitor"));
+    let objects = chart(&["podMonitor.enabled=true"]);
+    let monitor = one(&objects, "PodMonitor", "weir");
+    let daemon_set = one(&objects, "DaemonSet", "weir");
+    assert_eq!(monitor["metadata"]["namespace"], "weir-system");
+    let expected = json!({
+        "jobLabel": "app.kubernetes.io/name",
+        "selector": {"matchLabels": daemon_set["spec"]["selector"]["matchLabels"]},
+        "namespaceSelector": {"matchNames": [daemon_set["metadata"]["namespace"]]},
+        "podMetricsEndpoints": [{
+            "port": agent(daemon_set)["ports"][0]["name"],
+            "path": "/metrics",
+            "honorLabels": false,
+            "relabelings": [{"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"}],
+        }],
+    });
+    assert_eq!(monitor["spec"], expected);
+}
+
+#[test]
+fn a_pod_monitor_is_as_its_values_say() {
+    let objects = chart(&[
+        "podMonitor.enabled=true",
+        "podMonitor.namespace=monitoring",
+        "podMonitor.labels.release=prometheus",
+        "podMonitor.annotations.team=mesh",
+        "podMonitor.interval=1m30s",
+        "podMonitor.scrapeTimeout=90s",
+        "podMonitor.honorLabels=true",
+        "podMonitor.relabelings=null",
+        "podMonitor.metricRelabelings[0].action=drop",
+        "podMonitor.metricRelabelings[0].sourceLabels={__name__}",
+        "podMonitor.metricRelabelings[0].regex=process_.*",
+    ]);
+    check_types(&objects);
+    let monitor = one(&objects, "PodMonitor", "weir");
+    assert_eq!(monitor["metadata"]["namespace"], "monitoring");
+    assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
+    assert_eq!(monitor["metadata"]["annotations"], json!({"team": "mesh"}));
+    let endpoint = json!({
+        "port": "health",
+        "path": "/metrics",
+        "honorLabels": true,
+        "interval": "1m30s",
+        "scrapeTimeout": "90s",
+        "metricRelabelings": [{"action": "drop", "sourceLabels": ["__name__"], "regex": "process_.*"}],
+    });
+    assert_eq!(monitor["spec"]["podMetricsEndpoints"], json!([endpoint]));
+    assert_eq!(monitor["spec"]["namespaceSelector"], json!({"matchNames": ["weir-system"]}));
+}
+
+/// As `helm upgrade --reuse-values` has them: those of a release that knew nothing of the newer ones.
+#[test]
+fn values_of_an_earlier_chart_are_enough() {
+    let objects = chart(&["podMonitor=null", "proxy.accessLogFile=null"]);
+    check_types(&objects);
+    assert!(objects.iter().all(|object| object["kind"] != "PodMonitor"));
+    let nothing = ["namespace", "interval", "scrapeTimeout", "honorLabels", "relabelings", "metricRelabelings"];
+    let mut values = nothing.map(|value| format!("podMonitor.{value}=null")).to_vec();
+    values.push("podMonitor.enabled=true".to_owned());
+    let objects = chart(&values.iter().map(String::as_str).collect::<Vec<_>>());
+    check_types(&objects);
+    one(&objects, "PodMonitor", "weir");
+}
+
+#[test]
+fn a_scrape_may_not_take_longer_than_until_the_next_one() {
+    for (interval, timeout) in [("1m", "61s"), ("500ms", "1s"), ("1m30s", "2m")] {
+        let values =
+            format!("podMonitor.enabled=true,podMonitor.interval={interval},podMonitor.scrapeTimeout={timeout}");
+        let output = helm(&["template", "weir", "deploy/helm/weir", "--set", &values]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        let message =
+            format!("podMonitor.scrapeTimeout: expected no more than podMonitor.interval ({interval}), got {timeout}");
+        assert!(!output.status.success() && text.contains(&message), "{text}");
+    }
+}
+
 /// What `weir-agent check` says of a configuration, if it does not like it; what it says of this machine is not asked.
 fn problem_of(configuration: &str) -> Option<String> {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -484,6 +590,13 @@ fn values_that_nothing_reads_are_refused() {
         ("proxy.logLevel=loud", "at '/proxy/logLevel': value must be one of"),
         ("agent.resources.requests.gpu=1", "at '/agent/resources/requests': additional properties 'gpu' not allowed"),
         ("agent=null", "missing property 'agent'"),
+        ("podMonitor.enabled=1", "at '/podMonitor/enabled': got number, want boolean"),
+        ("podMonitor.interval=30", "at '/podMonitor/interval': got number, want string"),
+        ("podMonitor.interval=soon", "at '/podMonitor/interval': 'soon' does not match pattern"),
+        ("podMonitor.scrapeTimeout=0s", "at '/podMonitor/scrapeTimeout': '0s' does not match pattern"),
+        ("podMonitor.selector=a", "at '/podMonitor': additional properties 'selector' not allowed"),
+        ("podMonitor.relabelings[0].target=a", "additional properties 'target' not allowed"),
+        ("podMonitor.relabelings[0].action=remove", "at '/podMonitor/relabelings/0/action': value must be one of"),
         (r"podLabels.app\.kubernetes\.io/name=other", "invalid propertyName 'app.kubernetes.io/name'"),
     ] {
         for command in ["template", "lint"] {

@@ -31,13 +31,22 @@ const INCLUDES: &[&str] = &[
 ];
 
 /// Our own protocols, and what that package lacks, relative to `proxy/proto/proto/`.
-const OWN: &[&str] =
-    &["agent.proto", "handoff.proto", "udpa/type/v1/typed_struct.proto", "xds/type/v3/typed_struct.proto"];
+const OWN: &[&str] = &[
+    "agent.proto",
+    "handoff.proto",
+    "udpa/type/v1/typed_struct.proto",
+    "xds/type/matcher/v3/cel.proto",
+    "xds/type/matcher/v3/domain.proto",
+    "xds/type/matcher/v3/http_inputs.proto",
+    "xds/type/matcher/v3/ip.proto",
+    "xds/type/v3/typed_struct.proto",
+];
 
 /// Files of Envoy whose messages the proxy handles as Rust types. What they import comes along.
 const TYPED_ROOTS: &[&str] = &[
     "envoy/config/bootstrap/v3/bootstrap.proto",
     "envoy/extensions/access_loggers/file/v3/file.proto",
+    "envoy/extensions/access_loggers/filters/cel/v3/cel.proto",
     "envoy/extensions/access_loggers/stream/v3/stream.proto",
     "envoy/extensions/clusters/aggregate/v3/cluster.proto",
     "envoy/extensions/clusters/dns/v3/dns_cluster.proto",
@@ -74,6 +83,8 @@ const TYPED_ROOTS: &[&str] = &[
     "envoy/extensions/load_balancing_policies/ring_hash/v3/ring_hash.proto",
     "envoy/extensions/load_balancing_policies/round_robin/v3/round_robin.proto",
     "envoy/extensions/load_balancing_policies/wrr_locality/v3/wrr_locality.proto",
+    "envoy/extensions/matching/common_inputs/network/v3/network_inputs.proto",
+    "envoy/extensions/matching/input_matchers/ip/v3/ip.proto",
     "envoy/extensions/network/dns_resolver/cares/v3/cares_dns_resolver.proto",
     "envoy/extensions/network/dns_resolver/getaddrinfo/v3/getaddrinfo_dns_resolver.proto",
     "envoy/extensions/path/match/uri_template/v3/uri_template_match.proto",
@@ -90,6 +101,7 @@ const TYPED_ROOTS: &[&str] = &[
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
     "envoy/extensions/upstreams/tcp/v3/tcp_protocol_options.proto",
     "envoy/service/discovery/v3/ads.proto",
+    "envoy/type/matcher/v3/http_inputs.proto",
 ];
 
 /// Packages that hold options only, which nothing reads. (`validate` is read.)

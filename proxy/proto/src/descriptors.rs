@@ -1,7 +1,10 @@
 //! Descriptors of every message of Envoy's API and ours, with their options: unpacked when they are first needed, and kept
 //! until [`forget`]: they are some ten megabytes, of use only while a configuration is read or shown.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use prost::Name;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
@@ -9,6 +12,7 @@ use prost_reflect::{DescriptorPool, MessageDescriptor};
 use crate::validate::Rules;
 
 static KEPT: Mutex<Option<Arc<Unpacked>>> = Mutex::new(None);
+static KEEPERS: AtomicUsize = AtomicUsize::new(0);
 
 /// The descriptors, with the rules in them. A message goes with the rules of the same unpacking.
 pub(crate) struct Unpacked {
@@ -42,8 +46,27 @@ pub fn pool() -> DescriptorPool {
     unpacked().pool.clone()
 }
 
-/// Drops the descriptors, but for what still uses them; whether there were any. The next use unpacks them anew, in some
-/// ten milliseconds.
+/// As long as one of these is kept, so are the descriptors: they are about to be used again.
+#[derive(Debug)]
+pub struct Keeping(());
+
+/// Keeps the descriptors, from their next use on.
+pub fn keep() -> Keeping {
+    KEEPERS.fetch_add(1, Relaxed);
+    Keeping(())
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        KEEPERS.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Drops the descriptors, but for what still uses them, unless somebody [keeps](keep) them; whether there were any. The next
+/// use unpacks them anew, in some ten milliseconds.
 pub fn forget() -> bool {
+    if KEEPERS.load(Relaxed) > 0 {
+        return false;
+    }
     KEPT.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
 }

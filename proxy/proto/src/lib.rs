@@ -25,7 +25,7 @@ mod generated;
 pub use convert::{
     from_json, from_yaml, from_yaml_unvalidated, locate, set_fields, to_json, type_name, unpack, validate,
 };
-pub use descriptors::{forget, pool};
+pub use descriptors::{Keeping, forget, keep, pool};
 pub use error::{ConfigError, FieldPath, Position, Segment};
 pub use generated::weir::{agent, handoff};
-pub use generated::{envoy, google, udpa, xds};
+pub use generated::{cel, envoy, google, udpa, xds};

@@ -6,6 +6,7 @@ use super::{
     header_name::{GRPC_STATUS, HeaderName, ORIGINAL_HOST, ORIGINAL_PATH, REQUEST_ID},
     wanted::Wanted,
 };
+use crate::cel::Attribute;
 
 impl Wanted {
     /// What `logs` want.
@@ -15,6 +16,7 @@ impl Wanted {
             log.format.each_field(&mut |field| wanted.add(field));
             if let Some(filter) = &log.filter {
                 filter.each_header(&mut |name| wanted.add_each(name));
+                filter.each_attribute(&mut |attribute| wanted.add_attribute(attribute));
                 if filter.samples() {
                     wanted.add_request(&HeaderName::Plain(REQUEST_ID));
                 }
@@ -56,6 +58,21 @@ impl Wanted {
             Field::Between { .. } | Field::Duration(Span::RequestSent | Span::ResponseSent | Span::PoolReady) => {
                 self.times = true;
             }
+            _ => {}
+        }
+    }
+
+    fn add_attribute(&mut self, attribute: &Attribute) {
+        match attribute {
+            Attribute::Path | Attribute::UrlPath | Attribute::Query => self.add_request(&HeaderName::Path),
+            Attribute::Host => self.add_request(&HeaderName::Authority),
+            Attribute::Scheme => self.add_request(&HeaderName::Scheme),
+            Attribute::Method => self.add_request(&HeaderName::Method),
+            Attribute::Header(name) => self.add_each(&HeaderName::Plain(name.clone())),
+            Attribute::Size => self.add_each(&HeaderName::Plain(http::header::CONTENT_LENGTH)),
+            Attribute::GrpcStatus => self.add_status(),
+            Attribute::ResponseHeader(name) => add_plain(&mut self.response, &HeaderName::Plain(name.clone())),
+            Attribute::ResponseTrailer(name) => add_plain(&mut self.trailers, &HeaderName::Plain(name.clone())),
             _ => {}
         }
     }

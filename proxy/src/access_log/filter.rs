@@ -2,6 +2,7 @@
 
 use super::{entry::LogType, flag::Flag, header_name::HeaderName, view::View};
 use crate::{
+    cel::{Attribute, Expression},
     matcher::{HeaderMatcher, MatchedHeader, fraction::Fraction, metadata::MetadataMatcher},
     runtime::Runtime,
 };
@@ -51,6 +52,8 @@ pub enum Filter {
         /// The others instead.
         exclude: bool,
     },
+    /// By an expression.
+    Expression(Expression),
     /// By dynamic metadata.
     Metadata {
         /// How a value must look.
@@ -140,6 +143,7 @@ impl Filter {
                 statuses.contains(&view.grpc_status().unwrap_or(UNKNOWN)) != *exclude
             }
             Self::LogType { types, exclude } => types.contains(&view.log_type) != *exclude,
+            Self::Expression(expression) => expression.holds(view),
             Self::Metadata { matcher, if_absent } => {
                 let found = matcher.as_ref().and_then(|matcher| {
                     let value = entry.metadata.as_ref()?.get(&matcher.namespace, &matcher.path)?;
@@ -157,6 +161,19 @@ impl Filter {
             Self::And(filters) | Self::Or(filters) => {
                 for filter in filters {
                     filter.each_header(visit);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Visits what its expressions ask.
+    pub fn each_attribute(&self, visit: &mut dyn FnMut(&Attribute)) {
+        match self {
+            Self::Expression(expression) => expression.each_attribute(visit),
+            Self::And(filters) | Self::Or(filters) => {
+                for filter in filters {
+                    filter.each_attribute(visit);
                 }
             }
             _ => {}

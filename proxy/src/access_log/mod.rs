@@ -3,6 +3,7 @@
 //! What is known of a stream is its `entry`, with what was `kept` of its headers as far as some log wants it (`wanted`, as
 //! `demand` finds out). Formats are written, and filters decide, from a `view` of both.
 
+mod attributes;
 mod demand;
 mod entry;
 pub mod filter;

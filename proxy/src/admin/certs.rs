@@ -53,12 +53,10 @@ fn contexts(snapshot: &Snapshot) -> Vec<Shown> {
     let mut clusters: Vec<&Arc<_>> = snapshot.clusters().collect();
     clusters.sort_by(|one, other| one.name.cmp(&other.name));
     let transports = clusters.into_iter().flat_map(|cluster| cluster.transports.iter());
-    let of_clusters = transports.filter_map(Transport::tls).map(|tls| tls.current().shown.clone());
-    let chains = snapshot
-        .listeners()
-        .iter()
-        .flat_map(|listener| listener.filter_chains.iter().chain(&listener.default_filter_chain));
-    let of_listeners = chains.filter_map(|chain| chain.tls.as_ref()).map(|tls| tls.current().shown.clone());
+    let of_clusters =
+        transports.filter_map(Transport::tls).filter_map(|tls| tls.current()).map(|loaded| loaded.shown.clone());
+    let chains = snapshot.listeners().iter().flat_map(|listener| listener.chains());
+    let of_listeners = chains.filter_map(|chain| chain.tls.as_ref()?.current()).map(|loaded| loaded.shown.clone());
     of_clusters.chain(of_listeners).collect()
 }
 

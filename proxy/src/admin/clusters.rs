@@ -17,10 +17,7 @@ use super::{
     stats::number::general,
 };
 use crate::{
-    config::{
-        cluster::{AssignmentPolicy, Discovery, Endpoint, HealthFlags, Locality, outlier::Detector},
-        snapshot::Snapshot,
-    },
+    config::cluster::{AssignmentPolicy, Discovery, Endpoint, HealthFlags, Locality, outlier::Detector},
     matcher::{Regex, metadata::EndpointMetadata},
 };
 
@@ -33,6 +30,8 @@ pub(super) struct ClusterView {
     thresholds: [Limits; 2],
     hosts: Vec<HostView>,
     policy: AssignmentPolicy,
+    /// It did not come from the bootstrap.
+    pub(super) added: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -71,7 +70,9 @@ pub(super) fn publish(admin: &Admin) {
 }
 
 /// Every cluster, by name.
-pub(super) fn views(snapshot: &Snapshot) -> Vec<ClusterView> {
+pub(super) fn views(admin: &Admin) -> Vec<ClusterView> {
+    let added = admin.dynamic.as_ref().map(|dynamic| dynamic.clusters()).unwrap_or_default();
+    let snapshot = admin.snapshot.load();
     let mut views: Vec<_> = snapshot
         .clusters()
         .map(|cluster| {
@@ -103,6 +104,7 @@ pub(super) fn views(snapshot: &Snapshot) -> Vec<ClusterView> {
                 thresholds: [limits, high],
                 hosts: hosts.collect(),
                 policy: endpoints.policy.clone(),
+                added: added.contains_key(&cluster.name),
             }
         })
         .collect();
@@ -163,9 +165,8 @@ pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
         Ok(filter) => filter,
         Err(error) => return Reply::text(Status::BAD_REQUEST, format!("Invalid re2 regex: {error}")),
     };
-    let snapshot = admin.snapshot.load();
     let wanted = |view: &ClusterView| filter.as_ref().is_none_or(|filter| filter.is_match(view.name.as_bytes()));
-    let views = views(&snapshot).into_iter().filter(wanted);
+    let views = views(admin).into_iter().filter(wanted);
     if query.get("format") != Some("json") {
         return Reply::text(Status::OK, views.map(|view| view.text()).collect::<String>());
     }
@@ -194,7 +195,7 @@ impl ClusterView {
                 out.push_str(&format!("{name}::{priority}_priority::{limit}::{value}\n"));
             }
         }
-        out.push_str(&format!("{name}::added_via_api::false\n"));
+        out.push_str(&format!("{name}::added_via_api::{}\n", self.added));
         for host in &self.hosts {
             let mut numbers: Vec<_> = host.counters.iter().chain(&host.gauges).collect();
             numbers.sort();
@@ -221,6 +222,9 @@ impl ClusterView {
     fn json(&self) -> Value {
         let mut status = Map::new();
         status.insert("name".into(), self.name.clone().into());
+        if self.added {
+            status.insert("added_via_api".into(), true.into());
+        }
         if !self.hosts.is_empty() {
             status.insert("host_statuses".into(), self.hosts.iter().map(HostView::json).collect());
         }

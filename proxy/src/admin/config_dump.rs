@@ -1,33 +1,25 @@
 //! `/config_dump`: the configuration as it was given, as proto3 JSON with the field names of the `.proto` files.
 //! Secrets are redacted.
 
-use std::time::SystemTime;
-
-use jiff::Timestamp;
-use prost::{Message, Name};
 use serde_json::{Map, Value, json};
 use weir_proto::envoy::{
     config::{bootstrap::v3::bootstrap::StaticResources, listener::v3::Listener},
-    extensions::filters::network::http_connection_manager::v3::{HttpConnectionManager, http_connection_manager},
+    extensions::filters::network::http_connection_manager::v3::{
+        HttpConnectionManager, http_connection_manager, scoped_routes::ConfigSpecifier,
+    },
 };
 
 use super::{
-    clusters,
+    clusters, discovered, dynamic,
     mask::Mask,
     query::Query,
     reply::{Reply, Status},
+    shown::{any, shown, time},
     state::Admin,
 };
-use crate::matcher::Regex;
+use crate::{matcher::Regex, xds::kind::Kind};
 
 const ADMIN: &str = "envoy.admin.v3";
-/// What stands for a secret.
-const REDACTED: &str = "[redacted]";
-/// The same where bytes are shown, as base64.
-const REDACTED_BYTES: &str = "W3JlZGFjdGVkXQ==";
-/// Fields that hold secrets, whatever is in them.
-const SENSITIVE: [&str; 4] = ["private_key", "password", "session_ticket_keys", "generic_secret"];
-
 /// One message of the dump.
 struct Part {
     /// Its type in `envoy.admin.v3`.
@@ -44,6 +36,11 @@ impl Part {
         if !items.is_empty() {
             self.fields.insert(field.to_owned(), items.into());
         }
+        self
+    }
+
+    fn fields(mut self, fields: Map<String, Value>) -> Self {
+        self.fields.extend(fields);
         self
     }
 
@@ -153,18 +150,50 @@ fn parts(admin: &Admin, endpoints: bool, names: Option<&Regex>) -> Vec<Part> {
         .iter()
         .filter(|secret| wanted(&secret.name))
         .map(|secret| json!({"name": secret.name, "last_updated": updated, "secret": any(secret)}));
-    let mut parts = vec![bootstrap, Part::new("ClustersConfigDump").list("static_clusters", static_clusters.collect())];
-    if endpoints {
-        let snapshot = admin.snapshot.load();
-        let views = clusters::views(&snapshot).into_iter().filter(|view| wanted(&view.name));
-        let configs = views.map(|view| json!({"endpoint_config": view.load_assignment()}));
-        parts.push(Part::new("EndpointsConfigDump").list("static_endpoint_configs", configs.collect()));
+    let clusters = Part::new("ClustersConfigDump").fields(dynamic::version(admin, Kind::Cluster));
+    let clusters = clusters.list("static_clusters", static_clusters.collect());
+    let mut parts = vec![bootstrap, clusters.fields(dynamic::clusters(admin, &wanted))];
+    if let Some(filters) = discovered::filters(&admin.cells, wanted) {
+        parts.push(Part::new("EcdsConfigDump").list("ecds_filters", filters));
     }
-    parts.push(Part::new("ListenersConfigDump").list("static_listeners", static_listeners.collect()));
-    parts.push(Part::new("ScopedRoutesConfigDump"));
-    parts.push(Part::new("RoutesConfigDump").list("static_route_configs", static_routes.collect()));
-    parts.push(Part::new("SecretsConfigDump").list("static_secrets", static_secrets.collect()));
+    if endpoints {
+        let views = clusters::views(admin).into_iter().filter(|view| wanted(&view.name));
+        let (added, fixed): (Vec<_>, Vec<_>) = views.partition(|view| view.added);
+        let configs = |views: Vec<clusters::ClusterView>| {
+            views.iter().map(|view| json!({"endpoint_config": view.load_assignment()})).collect()
+        };
+        let endpoints = Part::new("EndpointsConfigDump").list("static_endpoint_configs", configs(fixed));
+        parts.push(endpoints.list("dynamic_endpoint_configs", configs(added)));
+    }
+    let listeners = Part::new("ListenersConfigDump").fields(dynamic::version(admin, Kind::Listener));
+    let listeners = listeners.list("static_listeners", static_listeners.collect());
+    parts.push(listeners.fields(dynamic::listeners(admin, &wanted)));
+    let scopes =
+        Part::new("ScopedRoutesConfigDump").list("inline_scoped_route_configs", inline_scopes(resources, &updated));
+    parts.push(scopes.list("dynamic_scoped_route_configs", discovered::scopes(&admin.cells, wanted)));
+    let routes = Part::new("RoutesConfigDump").list("static_route_configs", static_routes.collect());
+    parts.push(routes.list("dynamic_route_configs", discovered::routes(&admin.cells, wanted)));
+    let (active, warming) = discovered::secrets(&admin.cells, wanted);
+    let secrets = Part::new("SecretsConfigDump").list("static_secrets", static_secrets.collect());
+    parts.push(secrets.list("dynamic_active_secrets", active).list("dynamic_warming_secrets", warming));
     parts
+}
+
+/// `inline_scoped_route_configs`.
+fn inline_scopes(resources: &StaticResources, updated: &str) -> Vec<Value> {
+    let managers = resources.listeners.iter().flat_map(managers);
+    let scoped = managers.filter_map(|manager| match manager.route_specifier {
+        Some(http_connection_manager::RouteSpecifier::ScopedRoutes(scoped)) => Some(scoped),
+        _ => None,
+    });
+    let inline = scoped.filter_map(|scoped| match scoped.config_specifier {
+        Some(ConfigSpecifier::ScopedRouteConfigurationsList(list)) => {
+            let scopes: Vec<_> = list.scoped_route_configurations.iter().map(any).collect();
+            Some(json!({"name": scoped.name, "scoped_route_configs": scopes, "last_updated": updated}))
+        }
+        _ => None,
+    });
+    inline.collect()
 }
 
 /// The HTTP connection managers of a listener.
@@ -175,65 +204,4 @@ fn managers(listener: &Listener) -> impl Iterator<Item = HttpConnectionManager> 
         Some(ConfigType::TypedConfig(any)) => weir_proto::unpack(any).ok(),
         _ => None,
     })
-}
-
-/// As RFC 3339 with milliseconds.
-fn time(at: SystemTime) -> String {
-    let time = Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH);
-    time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
-}
-
-/// A message as JSON, its secrets redacted.
-fn shown<M: Message + Name>(message: &M) -> Value {
-    let mut value = weir_proto::to_json(message).unwrap_or_else(|error| error.to_string().into());
-    redact(&mut value, false);
-    value
-}
-
-/// A message inside an `Any`.
-fn any<M: Message + Name>(message: &M) -> Value {
-    let mut all = Map::new();
-    all.insert("@type".into(), format!("type.googleapis.com/{}", M::full_name()).into());
-    if let Value::Object(fields) = shown(message) {
-        all.extend(fields);
-    }
-    all.into()
-}
-
-fn redact(value: &mut Value, secret: bool) {
-    match value {
-        Value::Object(fields) => {
-            for (name, field) in fields.iter_mut().filter(|(name, _)| *name != "@type") {
-                if secret && name == "inline_bytes" {
-                    *field = REDACTED_BYTES.into();
-                    continue;
-                }
-                redact(field, secret || SENSITIVE.contains(&&**name));
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| redact(item, secret)),
-        Value::String(text) if secret => *text = REDACTED.to_owned(),
-        _ => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_are_redacted_wherever_they_are() {
-        let mut value = json!({"tls_certificates": [{
-            "certificate_chain": {"inline_string": "public"},
-            "private_key": {"inline_string": "secret"},
-            "password": {"inline_bytes": "c2VjcmV0"},
-        }], "private_key": {"filename": "/key"}});
-        redact(&mut value, false);
-        let text = value.to_string();
-        assert!(
-            text.contains("public") && !text.contains("secret") && !text.contains("c2VjcmV0") && !text.contains("/key"),
-            "{text}"
-        );
-        assert_eq!(value["tls_certificates"][0]["password"]["inline_bytes"], REDACTED_BYTES);
-    }
 }

@@ -18,7 +18,7 @@ use crate::{
         http::{OfListener, Served},
         listener::Accepted,
     },
-    telemetry::stats::{Scope, Shared, Store, handles},
+    telemetry::stats::{CodecStats, Scope, Shared, Store, handles},
 };
 
 handles! {
@@ -38,6 +38,7 @@ pub struct Counts {
     thread: Thread,
     responses: OfListener,
     shard: Shared,
+    codecs: CodecStats,
     /// Keep the names.
     _scopes: [Scope; 4],
 }
@@ -77,6 +78,7 @@ impl Counts {
             thread: Thread::register(&thread),
             responses: OfListener::register(&responses),
             shard: store.shared(),
+            codecs: CodecStats::new(&root),
             _scopes: [http, listener, thread, responses],
         }
     }
@@ -84,6 +86,7 @@ impl Counts {
     /// A connection begins.
     pub(super) fn connected(self: &Arc<Self>) -> Connection {
         let shard = &self.shard;
+        self.codecs.http1();
         for counter in
             [self.http.downstream_cx_total, self.listener.downstream_cx_total, self.thread.downstream_cx_total]
         {

@@ -10,7 +10,8 @@ use super::{
 
 pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
     if query.get("format") == Some("json") {
-        let statuses: Vec<_> = admin.listeners.iter().map(|(name, addresses)| status(name, addresses)).collect();
+        let listeners = admin.listening.addresses();
+        let statuses: Vec<_> = listeners.iter().map(|(name, addresses)| status(name, addresses)).collect();
         let mut all = Map::new();
         if !statuses.is_empty() {
             all.insert("listener_statuses".into(), statuses.into());
@@ -18,7 +19,7 @@ pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
         return Reply::pretty(&all.into());
     }
     let mut text = String::new();
-    for (name, addresses) in &admin.listeners {
+    for (name, addresses) in admin.listening.addresses() {
         for address in addresses {
             text.push_str(&format!("{name}::{address}\n"));
         }

@@ -9,6 +9,8 @@ pub mod certs;
 mod clusters;
 mod config_dump;
 mod counts;
+mod discovered;
+mod dynamic;
 mod listeners;
 mod loggers;
 mod mask;
@@ -19,6 +21,7 @@ mod routes;
 mod runtime;
 mod server;
 mod server_info;
+mod shown;
 mod state;
 mod stats;
 #[cfg(test)]

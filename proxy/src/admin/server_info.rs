@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
+    dynamic,
     reply::{Reply, Status},
     state::Admin,
 };
@@ -13,7 +14,8 @@ use crate::{lifecycle::State, telemetry::log};
 pub(super) fn ready(admin: &Admin) -> Reply {
     let state = admin.lifecycle.state();
     let status = if state == State::Live { Status::OK } else { Status::SERVICE_UNAVAILABLE };
-    Reply::text(status, format!("{}\n", state.name()))
+    let missing = if state == State::Live { String::new() } else { dynamic::missing(admin) };
+    Reply::text(status, format!("{}\n{missing}", state.name()))
 }
 
 pub(super) fn answer(admin: &Admin) -> Reply {
@@ -47,6 +49,7 @@ fn seconds(duration: Duration) -> String {
 
 fn command_line(admin: &Admin) -> Value {
     let options = &admin.options;
+    let other = &options.ineffective;
     let path =
         |path: &Option<std::path::PathBuf>| path.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
     json!({
@@ -77,5 +80,17 @@ fn command_line(admin: &Admin) -> Value {
         "ignore_unknown_dynamic_fields": options.ignore_unknown_dynamic_fields,
         "drain_strategy": options.drain_strategy.name(),
         "skip_deprecated_logs": options.skip_deprecated_logs,
+        "stats_tag": options.stats_tag.iter().map(|(tag, value)| format!("{tag}:{value}")).collect::<Vec<_>>(),
+        "file_flush_min_size": options.file_flush_min_size_kb.unwrap_or(0),
+        "use_dynamic_base_id": options.use_dynamic_base_id,
+        "base_id_path": path(&other.base_id_path),
+        "skip_hot_restart_on_no_parent": other.skip_hot_restart_on_no_parent,
+        "skip_hot_restart_parent_stats": other.skip_hot_restart_parent_stats,
+        "socket_path": other.socket_path,
+        "socket_mode": u32::from_str_radix(&other.socket_mode, 8).unwrap_or(0),
+        "enable_mutex_tracing": other.enable_mutex_tracing,
+        "enable_core_dump": other.enable_core_dump,
+        "enable_fine_grain_logging": other.enable_fine_grain_logging,
+        "log_stacktrace_single_entry": other.log_stacktrace_single_entry,
     })
 }

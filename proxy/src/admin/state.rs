@@ -11,7 +11,9 @@ use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
 use super::counts::Counts;
 use crate::{
-    config::{convert::StatsSettings, snapshot::Snapshot},
+    config::{cell::Registry, convert::StatsSettings, snapshot::Snapshot},
+    dynamic::status::Status,
+    intake::listening::Listening,
     lifecycle::Lifecycle,
     matcher::StringMatcher,
     options::Options,
@@ -44,16 +46,20 @@ pub struct Admin {
     pub settings: Arc<StatsSettings>,
     /// The configuration in force.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// What the configuration names and comes by itself.
+    pub cells: Arc<Registry>,
     /// The bootstrap as read.
     pub bootstrap: Arc<Bootstrap>,
+    /// What has become of what is followed; none: nothing is.
+    pub dynamic: Option<Arc<Status>>,
     /// Runtime values.
     pub runtime: Arc<Runtime>,
     /// The process's state.
     pub lifecycle: Arc<Lifecycle>,
     /// The command line.
     pub options: Options,
-    /// Every listener's name with the addresses that it has.
-    pub listeners: Vec<(String, Vec<String>)>,
+    /// The listeners and where they are bound.
+    pub listening: Arc<Listening>,
     /// When the process started, for durations.
     pub started: Instant,
     /// When the configuration was loaded.

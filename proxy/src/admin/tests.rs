@@ -13,7 +13,9 @@ use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
 use super::{query::Query, reply::Reply, *};
 use crate::{
-    config::{self, convert::StatsSettings},
+    config::{self, Listener, convert::StatsSettings},
+    drain::Drain,
+    intake::listening::Listening,
     lifecycle::Lifecycle,
     matcher::StringMatcher,
     options::Options,
@@ -22,6 +24,7 @@ use crate::{
         stats::Shared,
         writer::{LogFiles, LogHandle},
     },
+    worker::Teller,
 };
 
 const BOOTSTRAP: &str = r#"
@@ -49,16 +52,22 @@ impl Fixture {
         let (sender, commands) = mpsc::channel(4);
         let lifecycle = Arc::new(Lifecycle::default());
         lifecycle.live();
+        let drain = Drain::new();
+        let listening = Listening::new(Teller::default(), drain.watch(), drain.watch());
+        let addresses = ["127.0.0.1:8080", "[::1]:8080"].map(|address| address.parse().unwrap());
+        listening.put(&Listener { addresses: addresses.to_vec(), bind: false, ..Listener::named("main") }, Vec::new());
         let admin = Admin {
             counts: Arc::new(Counts::new(&stats)),
             stats,
             settings: Arc::new(settings),
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            cells: Arc::default(),
             runtime: Arc::new(Runtime::from_config(bootstrap.layered_runtime.as_ref()).unwrap()),
             bootstrap: Arc::new(bootstrap),
             lifecycle,
             options: Options::try_parse_from(["weir-proxy", "-c", "b.yaml", "--concurrency", "1"]).unwrap(),
-            listeners: vec![("main".into(), vec!["127.0.0.1:8080".into(), "[::1]:8080".into()])],
+            listening: Arc::new(listening),
+            dynamic: None,
             started: Instant::now(),
             loaded: SystemTime::UNIX_EPOCH,
             reopener: writer.reopener(),
@@ -208,7 +217,7 @@ fn a_silent_client_does_not_keep_another_waiting() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
-    spawn(Arc::new(fixture.admin), Listener::Tcp(listener), LogHandle::discard(), Vec::new()).unwrap();
+    spawn(Arc::new(fixture.admin), super::Listener::Tcp(listener), LogHandle::discard(), Vec::new()).unwrap();
     let _silent: Vec<_> = (0..32).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
     let mut client = std::net::TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();

@@ -1,6 +1,10 @@
 //! The bootstrap: read from a file and from the command line, merged, checked, and turned into the model.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use prost::Message;
 use weir_proto::{ConfigError, Segment, envoy::config::bootstrap::v3::Bootstrap};
@@ -8,9 +12,11 @@ use weir_proto::{ConfigError, Segment, envoy::config::bootstrap::v3::Bootstrap};
 use crate::{
     config::{
         self, Built,
-        convert::{AdminSettings, StatsSettings},
+        cell::Registry,
+        convert::{AdminSettings, Converter, StatsSettings},
         snapshot::Snapshot,
     },
+    dynamic::resources::Resources,
     options::Options,
     runtime::Runtime,
     telemetry::stats::Store,
@@ -29,6 +35,12 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// It is written in a way that is not read.
+    #[error("{}: protobuf's text format is not supported: expected YAML, JSON, or protobuf's binary format (.pb)", path.display())]
+    TextFormat {
+        /// Which.
+        path: PathBuf,
     },
     /// What it says is not a bootstrap, or not one that can be served.
     #[error("{}", error.in_file(file))]
@@ -55,24 +67,68 @@ pub struct Loaded {
     pub admin: Option<AdminSettings>,
     /// Runtime values.
     pub runtime: Runtime,
+    /// What is followed.
+    pub resources: Resources,
+    /// Converts what comes from there.
+    pub converter: Converter,
     /// What was read.
     pub bootstrap: Bootstrap,
+    /// What the configuration names and comes by itself.
+    pub cells: Arc<Registry>,
 }
 
 /// Loads what the command line names; nothing but --handoff is an empty configuration.
 pub fn load(options: &Options) -> Result<Loaded, Error> {
     let source = &options.source;
-    let mut texts = Vec::new();
+    let mut given = Vec::new();
     if let Some(path) = &source.config_path {
-        let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        texts.push((path.display().to_string(), text));
+        given.push(Given::read(path)?);
     }
     if let Some(text) = &source.config_yaml {
-        texts.push((INLINE.to_owned(), text.clone()));
+        given.push(Given { name: INLINE.to_owned(), form: Form::Text(text.clone()) });
     }
-    let mut bootstrap = read_and_merge(&texts)?;
+    let mut bootstrap = read_and_merge(&given)?;
     name_node(&mut bootstrap, options);
-    build(bootstrap, options.workers()).map_err(|error| place(&texts, &error))
+    build(bootstrap, options).map_err(|error| place(&given, &error))
+}
+
+/// A bootstrap as it is given.
+struct Given {
+    /// What errors call it.
+    name: String,
+    form: Form,
+}
+
+enum Form {
+    /// YAML or JSON.
+    Text(String),
+    /// Protobuf's encoding.
+    Binary(Vec<u8>),
+}
+
+impl Given {
+    /// A file; its name says how it is written, as in Envoy.
+    fn read(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::Read { path: path.to_owned(), source };
+        let form = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("pb_text") => return Err(Error::TextFormat { path: path.to_owned() }),
+            Some("pb") => Form::Binary(fs::read(path).map_err(failed)?),
+            _ => Form::Text(fs::read_to_string(path).map_err(failed)?),
+        };
+        Ok(Self { name: path.display().to_string(), form })
+    }
+
+    fn bootstrap(&self) -> Result<Bootstrap, ConfigError> {
+        match &self.form {
+            Form::Text(text) => weir_proto::from_yaml(text),
+            Form::Binary(bytes) => {
+                let bootstrap = Bootstrap::decode(&**bytes)
+                    .map_err(|error| ConfigError::new(format!("is not an encoded bootstrap: {error}")))?;
+                weir_proto::validate(&bootstrap)?;
+                Ok(bootstrap)
+            }
+        }
+    }
 }
 
 /// What the command line says of this node holds where the bootstrap says nothing.
@@ -94,21 +150,25 @@ fn name_node(bootstrap: &mut Bootstrap, options: &Options) {
     }
 }
 
-fn build(bootstrap: Bootstrap, workers: usize) -> Result<Loaded, config::Error> {
-    let (stats_settings, stats) = StatsSettings::read(&bootstrap, workers)?;
-    let Built { snapshot, ignored } = config::from_bootstrap(&bootstrap, &stats.root())?;
+fn build(bootstrap: Bootstrap, options: &Options) -> Result<Loaded, config::Error> {
+    let (mut stats_settings, stats) = StatsSettings::read(&bootstrap, options.workers())?;
+    for (tag, value) in &options.stats_tag {
+        stats_settings.tags.fix(tag, value);
+    }
+    let Built { snapshot, ignored, cells, converter } = config::from_bootstrap(&bootstrap, &stats.root())?;
+    let resources = Resources::read(&bootstrap)?;
     let admin = AdminSettings::read(&bootstrap)?;
     let runtime = Runtime::from_config(bootstrap.layered_runtime.as_ref())?;
-    Ok(Loaded { snapshot, ignored, stats, stats_settings, admin, runtime, bootstrap })
+    Ok(Loaded { snapshot, ignored, stats, stats_settings, admin, runtime, resources, converter, bootstrap, cells })
 }
 
 /// Merges as protobuf does, which is how Envoy merges --config-yaml: single fields are replaced, messages merged,
 /// lists joined.
-fn read_and_merge(texts: &[(String, String)]) -> Result<Bootstrap, Error> {
+fn read_and_merge(given: &[Given]) -> Result<Bootstrap, Error> {
     let mut merged = Bootstrap::default();
-    for (file, text) in texts {
-        let refused = |error| Error::Refused { file: file.clone(), error };
-        let bootstrap: Bootstrap = weir_proto::from_yaml(text).map_err(refused)?;
+    for one in given {
+        let refused = |error| Error::Refused { file: one.name.clone(), error };
+        let bootstrap = one.bootstrap().map_err(refused)?;
         merged
             .merge(&*bootstrap.encode_to_vec())
             .map_err(|error| refused(ConfigError::new(format!("cannot be merged: {error}"))))?;
@@ -117,12 +177,14 @@ fn read_and_merge(texts: &[(String, String)]) -> Result<Bootstrap, Error> {
 }
 
 /// Where the field of an error is; in a merge, list items are counted through, and only the field is known.
-fn place(texts: &[(String, String)], error: &config::Error) -> Error {
+fn place(given: &[Given], error: &config::Error) -> Error {
     let unplaced = segments(&error.path).into_iter().rev().fold(ConfigError::new(&error.message), ConfigError::inside);
-    match texts {
-        [(file, text)] => Error::Refused { file: file.clone(), error: weir_proto::locate(text, unplaced) },
-        texts => {
-            let files: Vec<_> = texts.iter().map(|(file, _)| &**file).collect();
+    match given {
+        [Given { name, form: Form::Text(text) }] => {
+            Error::Refused { file: name.clone(), error: weir_proto::locate(text, unplaced) }
+        }
+        given => {
+            let files: Vec<_> = given.iter().map(|one| &*one.name).collect();
             Error::Refused { file: files.join(" with "), error: unplaced }
         }
     }
@@ -214,6 +276,24 @@ mod tests {
     }
 
     #[test]
+    fn the_name_of_a_file_says_how_it_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let load_from = |name: &str, bytes: &[u8]| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            load(&options(&["-c", path.to_str().unwrap()]))
+                .map_err(|error| error.to_string().split_off(directory.path().as_os_str().len() + 1))
+        };
+        let bootstrap: Bootstrap = weir_proto::from_yaml(CLUSTER).unwrap();
+        assert!(load_from("a.pb", &bootstrap.encode_to_vec()).unwrap().snapshot.cluster("c").is_some());
+        assert!(load_from("b.pb", b"\xff").unwrap_err().starts_with("b.pb: is not an encoded bootstrap"));
+        let refused = load_from("a.pb_text", b"static_resources {}").unwrap_err();
+        assert!(refused.starts_with("a.pb_text: protobuf's text format is not supported"), "{refused}");
+        let json = br#"{"static_resources": {"clusters": [{"name": "c", "connect_timeout": "1s"}]}}"#;
+        assert!(load_from("a.json", json).is_ok());
+    }
+
+    #[test]
     fn inline_text_is_merged_over_the_file() {
         let (both, _file) = source(Some(LISTENER), Some(CLUSTER));
         let loaded = load(&both).unwrap();
@@ -225,7 +305,6 @@ mod tests {
     fn what_is_not_supported_of_a_bootstrap_is_refused_by_name() {
         for (field, value) in [
             ("stats_sinks", "[{ name: envoy.stat_sinks.statsd }]"),
-            ("dynamic_resources", "{}"),
             ("tracing", "{}"),
             ("hds_config", "{ api_type: GRPC }"),
         ] {

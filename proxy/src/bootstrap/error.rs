@@ -38,6 +38,14 @@ pub enum Error {
     /// Something could not be given up.
     #[error(transparent)]
     Privileges(#[from] privileges::Error),
+    /// What is accepted can't be kept.
+    #[error("--state-dir {}: {source}", path.display())]
+    StateDir {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// Names cannot be resolved.
     #[error(transparent)]
     Discovery(#[from] dns::SetupError),

@@ -33,6 +33,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if options.allow_unknown_static_fields {
         tracing::warn!("--allow-unknown-static-fields has no effect in this version: unknown fields are refused");
     }
+    for flag in options.ineffective.asked() {
+        tracing::warn!("{flag} has no effect in this version");
+    }
     for path in &loaded.ignored {
         tracing::warn!(%path, "field has no effect in this version");
     }

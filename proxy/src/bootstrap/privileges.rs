@@ -32,7 +32,8 @@ pub fn raise_open_files() -> Result<u64, Error> {
 }
 
 /// Gives up everything; as root becomes `user` first. Proves it from /proc. What keeps other processes of the user apart.
-pub fn drop_all(user: u32) -> Result<Apart, Error> {
+/// `keeping`: resources are kept in a directory.
+pub fn drop_all(user: u32, keeping: bool) -> Result<Apart, Error> {
     let root = geteuid().is_root();
     // Needs CAP_SETPCAP, so it comes before all else. Without root there may be nothing to empty it with; with
     // no_new_privs the bounding set gives nothing.
@@ -53,7 +54,7 @@ pub fn drop_all(user: u32) -> Result<Apart, Error> {
     prctl::set_dumpable(false).map_err(|errno| call("forbid core dumps", errno))?;
     prctl::set_no_new_privs().map_err(|errno| call("set no_new_privs", errno))?;
     let apart = landlock::enter()?;
-    seccomp::install()?;
+    seccomp::install(keeping)?;
     verify(root.then_some(user))?;
     Ok(apart)
 }

@@ -21,31 +21,36 @@ use super::error::Error;
 use crate::{
     admin::{self, Admin, Command, Counts},
     bootstrap::{admin_socket, config::Loaded, privileges, server_stats::ServerStats},
-    cluster::{self, Local},
+    cluster::{self, Local, Start},
     config::{
-        self,
-        listener::{Terminal, TrafficDirection},
+        cell,
+        cluster::{Cluster, Discovery},
+        listener::Terminal,
         reload,
         snapshot::Snapshot,
         tcp::Passthrough,
     },
     drain::Drain,
+    dynamic::{Following, Setup, endpoint_files, files::Files},
     http::pool::Pools,
     intake::{
         bound::{self, BoundListener},
         handoff::{Client, Status, Superseded},
+        listening::Listening,
         pods::Pods,
     },
     lifecycle::Lifecycle,
     memory,
     options::{Options, WhenSuperseded},
+    queue::Queue,
     runtime::Runtime,
     telemetry::{
         panics,
         stats::{Kind, Shard, Store, Value},
         writer::{LogFile, LogFiles, Reopener},
     },
-    worker::{self, Accepting, Source, Worker, Workers},
+    worker::{self, Worker, Workers},
+    xds::saved::Directory,
 };
 
 /// What the admin server may ask for while the control thread is busy; more is not heard.
@@ -61,26 +66,35 @@ const LEAST_CEILING: u64 = 256;
 
 /// Binds, gives up every privilege, serves until told to end.
 pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Result<(), Error> {
-    let Loaded { snapshot, stats, stats_settings, admin, runtime, bootstrap, .. } = loaded;
+    let Loaded { snapshot, stats, stats_settings, admin, runtime, resources, converter, bootstrap, cells, .. } = loaded;
     let generation = since_boot().as_nanos() as u64;
     let open_files = privileges::raise_open_files()?;
     let admin_logs = admin.iter().flat_map(|admin| &admin.access_log).map(|log| log.file.clone());
     let passthrough_log = options.passthrough_log();
     let files = log_files(&snapshot).into_iter().chain(admin_logs).chain(passthrough_log.clone());
-    let logs = LogFiles::open(files)?;
+    let mut logs = LogFiles::open(files)?;
     let bound = bound::bind(&snapshot, options.workers())?;
     let admin_address_path = options.admin_address_path.as_deref();
     let admin_listener =
         admin.as_ref().map(|admin| admin_socket::bind(&admin.address, admin_address_path)).transpose()?;
-    let apart = privileges::drop_all(options.user)?;
+    let apart = privileges::drop_all(options.user, options.state_dir.is_some())?;
     tracing::info!(%apart, "privileges given up");
+    if let Some(path) = &options.state_dir {
+        Directory::open(path).map_err(|source| Error::StateDir { path: path.clone(), source })?;
+    }
 
     panics::watch(stats.shared());
     let drain = Drain::new();
+    if let Some(size) = options.file_flush_min_size_kb {
+        logs.gather(size as usize * 1024);
+    }
     let writer = logs.spawn(stats.shared())?;
     let runtime = Arc::new(runtime);
     let lifecycle = Arc::new(Lifecycle::default());
-    lifecycle.initializing();
+    let follows = !resources.is_empty() || follows_by_name(&snapshot, &cells);
+    if !follows {
+        lifecycle.initializing();
+    }
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
     let passthrough = Arc::new(Passthrough::new(passthrough_log.as_ref()));
     let workers = (0..options.workers()).map(|index| {
@@ -95,6 +109,23 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
         }
     });
     let workers = Rc::new(Workers::start(workers, options.file_flush_interval_msec)?);
+    let inbound_drain = Drain::new();
+    let listening = Arc::new(Listening::new(workers.teller(), drain.watch(), inbound_drain.watch()));
+    put_all(&listening, &snapshot.load(), bound);
+    let starts = Queue::default();
+    let setup = Setup {
+        resources,
+        converter,
+        cells: cells.clone(),
+        snapshot: snapshot.clone(),
+        listening: listening.clone(),
+        lifecycle: lifecycle.clone(),
+        stats: stats.clone(),
+        clusters: starts.clone(),
+        drain_time: options.envoy_drain_time(),
+        state_dir: options.state_dir.clone(),
+    };
+    let following = if follows { Some(Following::spawn(setup)?) } else { None };
 
     let server_stats = ServerStats::new(&stats, &snapshot.load(), &runtime, options.workers(), started);
     let (commands, commanded) = mpsc::channel(COMMANDS);
@@ -104,11 +135,13 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
             stats: stats.clone(),
             settings: Arc::new(stats_settings),
             snapshot: snapshot.clone(),
+            cells: cells.clone(),
             bootstrap: Arc::new(bootstrap),
             runtime: runtime.clone(),
             lifecycle: lifecycle.clone(),
             options: options.clone(),
-            listeners: addresses(&snapshot.load(), &bound),
+            listening: listening.clone(),
+            dynamic: following.as_ref().map(|following| following.status().clone()),
             started,
             loaded: SystemTime::now(),
             reopener: writer.reopener(),
@@ -123,11 +156,14 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
         lifecycle,
         runtime,
         server_stats: Rc::new(server_stats),
-        inbound_drain: Drain::new(),
+        inbound_drain,
+        listening,
+        following: RefCell::new(following),
         flush_interval,
         commanded: RefCell::new(Some(commanded)),
         generation,
         snapshot,
+        cells,
         workers: workers.clone(),
         stats: stats.clone(),
         drain,
@@ -135,8 +171,12 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
         ceiling: (open_files / POD_SHARE).max(LEAST_CEILING) as usize,
     };
     let control_runtime = worker::local_runtime()?;
-    let ended = control_runtime.block_on(control.run(bound));
+    let ended = control_runtime.block_on(control.run(starts));
     drop(control_runtime);
+    if let Some(following) = control.following.into_inner() {
+        following.end();
+    }
+    drop(control.workers);
     // Every task of the control runtime has been dropped: nobody else has the workers.
     if let Some(workers) = Rc::into_inner(workers) {
         workers.join();
@@ -165,8 +205,7 @@ fn log_files(snapshot: &Snapshot) -> HashSet<LogFile> {
     let listeners = snapshot.listeners().iter();
     listeners
         .flat_map(|listener| {
-            let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
-            let filters = chains.flat_map(|chain| match &chain.terminal {
+            let filters = listener.chains().flat_map(|chain| match &chain.terminal {
                 Terminal::Http(manager) => [manager.access_log.as_slice(), &manager.router.upstream_log],
                 Terminal::Tcp(proxy) => [proxy.access_log.as_slice(), &[]],
                 Terminal::Echo | Terminal::DirectResponse(_) => [[].as_slice(), &[]],
@@ -177,18 +216,22 @@ fn log_files(snapshot: &Snapshot) -> HashSet<LogFile> {
         .collect()
 }
 
-/// Every listener with its addresses, in the order of the configuration: those that were bound as they were, others as
-/// they are configured.
-fn addresses(snapshot: &Snapshot, bound: &[BoundListener]) -> Vec<(String, Vec<String>)> {
-    let listeners = snapshot.listeners().iter().map(|listener| {
-        let own = bound.iter().filter(|bound| bound.name == listener.name).map(|bound| bound.address.to_string());
-        let addresses = match listener.bind {
-            true => own.collect(),
-            false => listener.addresses.iter().map(ToString::to_string).collect(),
-        };
-        (listener.name.to_string(), addresses)
-    });
-    listeners.collect()
+/// Has every listener there, with its sockets, in the order of the configuration.
+fn put_all(listening: &Listening, snapshot: &Snapshot, mut bound: Vec<BoundListener>) {
+    for listener in snapshot.listeners() {
+        let own = bound.extract_if(.., |bound| bound.name == listener.name).collect();
+        listening.put(listener, own);
+    }
+}
+
+/// Whether something of the bootstrap comes from a management server.
+fn follows_by_name(snapshot: &Snapshot, cells: &cell::Registry) -> bool {
+    let from_server = |cluster: &Arc<Cluster>| match &cluster.discovery {
+        Discovery::Eds(assignments) => !matches!(assignments.source, cell::Source::File(_)),
+        _ => false,
+    };
+    snapshot.clusters().any(from_server)
+        || cells.all().iter().any(|cell| cell.subject().source.feeder() == cell::Feeder::Servers)
 }
 
 struct Control<'a> {
@@ -201,11 +244,15 @@ struct Control<'a> {
     commanded: RefCell<Option<mpsc::Receiver<Command>>>,
     generation: u64,
     snapshot: Arc<ArcSwap<Snapshot>>,
+    cells: Arc<cell::Registry>,
     workers: Rc<Workers>,
     stats: Store,
     drain: Drain,
     /// Of the connections of inbound listeners, which may be drained alone.
     inbound_drain: Drain,
+    listening: Arc<Listening>,
+    /// Who follows management servers.
+    following: RefCell<Option<Following>>,
     reopener: Reopener,
     ceiling: usize,
 }
@@ -236,14 +283,14 @@ impl Parting {
 }
 
 impl Control<'_> {
-    async fn run(self, bound: Vec<BoundListener>) -> Result<(), Error> {
+    async fn run(&self, starts: Queue<Start>) -> Result<(), Error> {
         let mut signals = Signals::new()?;
         let (status, mut changes) = watch::channel(Status::Starting);
         let (drain_agent, agent_drain) = watch::channel(None);
-        let mut accepting = [Accepting::none(), Accepting::none()];
+        let running_later = tokio::task::spawn_local(cluster::start_later(starts, endpoint_files::follow));
         let discovery;
         tokio::select! {
-            started = self.start(bound, &accepting, status, agent_drain) => discovery = started?,
+            started = self.start(status, agent_drain) => discovery = started?,
             name = signals.end(&self.reopener) => {
                 tracing::info!(signal = name, "ended while starting");
                 return Ok(());
@@ -254,7 +301,7 @@ impl Control<'_> {
         let end = tokio::select! {
             name = signals.end(&self.reopener) => End::Signal(name),
             deadline = superseded(&mut changes) => End::Superseded(deadline),
-            () = self.obey(&mut accepting) => End::Quit,
+            () = self.obey() => End::Quit,
         };
         let (why, grace, told) = match end {
             End::Signal(name) => (name, self.options.drain_time(), true),
@@ -262,9 +309,7 @@ impl Control<'_> {
             End::Superseded(deadline) => ("superseded", deadline, false),
         };
         tracing::info!(why, ?grace, open = self.stats.open_connections(), "stops accepting");
-        for accepting in accepting {
-            accepting.stop().await;
-        }
+        self.listening.stop(false).await;
         let mut parting = Parting { deadline: Instant::now() + grace, told };
         if !grace.is_zero() {
             self.start_drain(Some(grace));
@@ -285,6 +330,7 @@ impl Control<'_> {
             }
         }
         flushing.abort();
+        running_later.abort();
         drop(discovery);
         Ok(())
     }
@@ -311,7 +357,7 @@ impl Control<'_> {
     }
 
     /// Does what the admin server asks for; resolves when it asks for the end.
-    async fn obey(&self, accepting: &mut [Accepting; 2]) {
+    async fn obey(&self) {
         let Some(mut commands) = self.commanded.borrow_mut().take() else { return std::future::pending().await };
         // What is to be stopped once the drain time is over.
         let mut stop: Option<(Instant, bool)> = None;
@@ -321,7 +367,7 @@ impl Control<'_> {
                 command = commands.recv() => command,
                 () = async { tokio::time::sleep_until(at.unwrap_or_else(Instant::now)).await }, if at.is_some() => {
                     if let Some((_, inbound_only)) = stop.take() {
-                        self.stop_accepting(accepting, inbound_only).await;
+                        self.stop_accepting(inbound_only).await;
                     }
                     continue;
                 }
@@ -339,7 +385,7 @@ impl Control<'_> {
                     match (skip_exit, graceful) {
                         (true, _) => {}
                         (false, true) => stop = Some((Instant::now() + self.options.envoy_drain_time(), inbound_only)),
-                        (false, false) => self.stop_accepting(accepting, inbound_only).await,
+                        (false, false) => self.stop_accepting(inbound_only).await,
                     }
                 }
                 // Nobody is left to ask for anything.
@@ -349,38 +395,32 @@ impl Control<'_> {
     }
 
     /// Closes the listening sockets, those of inbound listeners first.
-    async fn stop_accepting(&self, accepting: &mut [Accepting; 2], inbound_only: bool) {
-        let which = if inbound_only { 1 } else { accepting.len() };
-        for accepting in &mut accepting[..which] {
-            std::mem::replace(accepting, Accepting::none()).stop().await;
-        }
-        let snapshot = self.snapshot.load();
-        let stopped = snapshot.listeners().iter().filter(|listener| !inbound_only || is_inbound(listener)).count();
+    async fn stop_accepting(&self, inbound_only: bool) {
+        let stopped = self.listening.stop(inbound_only).await;
         self.server_stats.listeners_stopped(stopped as u64);
     }
 
-    /// Resolves names, then accepts: from what was bound and from the agent's pods.
+    /// Reads files, resolves names, waits for what is followed, then accepts: from what was bound and from the agent's pods.
     async fn start(
         &self,
-        bound: Vec<BoundListener>,
-        accepting: &[Accepting; 2],
         status: watch::Sender<Status>,
         drain: watch::Receiver<Option<Duration>>,
     ) -> Result<cluster::Running, Error> {
+        let mut files = Files::new(self.cells.clone());
+        files.look(SystemTime::now());
+        tokio::task::spawn_local(files.follow());
         let clusters: Vec<_> = self.snapshot.load().clusters().cloned().collect();
         tokio::task::spawn_local(reload::follow(self.snapshot.load().reloadable().collect()));
-        let discovery = cluster::start(clusters).await?;
-        for BoundListener { name, address, sockets } in bound {
-            let inbound = self.snapshot.load().listeners().iter().any(|other| other.name == name && is_inbound(other));
-            let [inbound_accepting, other_accepting] = accepting;
-            let (drain, accepting) =
-                if inbound { (&self.inbound_drain, inbound_accepting) } else { (&self.drain, other_accepting) };
-            for (index, socket) in sockets.into_iter().enumerate() {
-                let source = Source::Bound { listener: name.clone(), drain: drain.watch() };
-                self.workers.accept(index, socket, source, accepting).await?;
-            }
-            tracing::info!(listener = %name, %address, "listening");
+        let discovery = cluster::start(clusters, endpoint_files::follow).await?;
+        let initialized = self.following.borrow_mut().as_mut().map(|following| {
+            following.begin();
+            following.initialized()
+        });
+        if let Some(initialized) = initialized {
+            initialized.await;
         }
+        cell::settled(&self.cells.all()).await;
+        self.listening.start().await?;
         if let Some(path) = &self.options.source.handoff {
             let (needs, needed) = mpsc::channel(NEEDS);
             let pods = Pods::new(self.workers.clone(), needs, self.stats.shared(), self.ceiling);
@@ -405,10 +445,6 @@ impl Control<'_> {
             look.tick().await;
         }
     }
-}
-
-fn is_inbound(listener: &config::Listener) -> bool {
-    listener.direction == TrafficDirection::Inbound
 }
 
 async fn superseded(status: &mut watch::Receiver<Status>) -> Duration {

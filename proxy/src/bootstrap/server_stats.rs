@@ -1,10 +1,13 @@
 //! What the process tells of itself as a whole: `server.*`, `listener_manager.*`, `cluster_manager.*`, `runtime.*`.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use crate::{
     admin::{certs, memory},
-    config::snapshot::Snapshot,
+    config::{route::CopyStats, snapshot::Snapshot},
     lifecycle::Lifecycle,
     runtime::Runtime,
     telemetry::stats::{Counter, Gauge, Scope, Store, Unit, process},
@@ -19,6 +22,7 @@ pub(super) struct ServerStats {
     store: Store,
     /// Keeps the names.
     _scopes: Vec<Scope>,
+    _copies: CopyStats,
     started: Instant,
     live: Gauge,
     state: Gauge,
@@ -30,7 +34,7 @@ pub(super) struct ServerStats {
     runtime_keys: Gauge,
     runtime_overrides: Gauge,
     listener_stopped: Counter,
-    listeners_active: Gauge,
+    stopped: Cell<u64>,
 }
 
 impl ServerStats {
@@ -76,6 +80,7 @@ impl ServerStats {
             counters(&scope, &["watchdog_mega_miss", "watchdog_miss"]);
             scopes.push(scope);
         }
+        scopes.extend(unused(&root));
         let clusters = snapshot.clusters().count() as u64;
         let manager = root.scope("cluster_manager");
         counters(
@@ -116,7 +121,6 @@ impl ServerStats {
             manager.gauge(name);
         }
         let listener_stopped = manager.counter("listener_stopped");
-        let listeners_active = manager.gauge("total_listeners_active");
         scopes.push(manager);
         let layers = root.scope("runtime");
         let (count, _, _) = runtime.sizes();
@@ -129,6 +133,7 @@ impl ServerStats {
         let gauge = |name: &str| server.gauge(name);
         let this = Self {
             store: store.clone(),
+            _copies: CopyStats::new(&root),
             started,
             live: gauge("live"),
             state: gauge("state"),
@@ -138,7 +143,7 @@ impl ServerStats {
             memory_heap_size: gauge("memory_heap_size"),
             memory_physical_size: gauge("memory_physical_size"),
             listener_stopped,
-            listeners_active,
+            stopped: Cell::new(0),
             runtime_keys: layers.gauge("num_keys"),
             runtime_overrides: layers.gauge("admin_overrides_active"),
             _scopes: {
@@ -152,11 +157,11 @@ impl ServerStats {
         this
     }
 
-    /// Listeners that accept no more.
+    /// So many listeners accept no more, those before among them. As in Envoy they stay among the active ones.
     pub(super) fn listeners_stopped(&self, count: u64) {
-        self.store.control().add(self.listener_stopped, count);
-        let active = self.store.level(self.listeners_active);
-        self.store.set(self.listeners_active, active.saturating_sub(count));
+        let before = self.stopped.get();
+        self.store.control().add(self.listener_stopped, count.saturating_sub(before));
+        self.stopped.set(count.max(before));
     }
 
     /// Brings the gauges up to date, and ends the histograms' interval.
@@ -180,6 +185,14 @@ impl ServerStats {
         }
         self.store.merge_histograms();
     }
+}
+
+/// Names of what never happens here, which dashboards expect: nothing is shed when memory runs short.
+fn unused(root: &Scope) -> [Scope; 2] {
+    let (overload, actions) = (root.scope("overload"), root.scope("envoy.overload_actions"));
+    overload.histogram("refresh_interval_delay", Unit::Milliseconds);
+    actions.counter("reset_high_memory_stream.count");
+    [overload, actions]
 }
 
 fn millis(duration: Duration) -> u64 {

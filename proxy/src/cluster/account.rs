@@ -79,9 +79,12 @@ impl Account {
         let (stats, host) = (&self.cluster.stats, &self.endpoint.host.stats);
         self.shard.inc(stats.upstream_cx_total);
         match http2 {
-            Some(true) => self.shard.inc(stats.upstream_cx_http2_total),
+            Some(true) => {
+                stats.codecs.http2_connection(&self.shard, false);
+                self.shard.inc(stats.upstream_cx_http2_total);
+            }
             Some(false) => {
-                stats.http1();
+                stats.codecs.http1();
                 self.shard.inc(stats.upstream_cx_http1_total);
             }
             None => {}

@@ -1,7 +1,5 @@
 //! Circuit breakers: limits in force, and the gauges that show them.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use crate::config::cluster::{Cluster, RoutingPriority, Thresholds, Usage};
 
 /// Connection pools are not limited: there may be so many, as in Envoy.
@@ -14,7 +12,7 @@ impl Cluster {
         retry_limit(limits, usage)
     }
 
-    /// Sets the gauges `circuit_breakers.*`: they are computed when somebody reads them.
+    /// Sets the gauges `circuit_breakers.*` of what was ever used: they are computed when somebody reads them.
     pub fn publish_breakers(&self) {
         for (index, priority) in [RoutingPriority::Default, RoutingPriority::High].into_iter().enumerate() {
             let (limits, usage) = self.limits(priority);
@@ -26,19 +24,21 @@ impl Cluster {
                 (names.rq_open, &usage.requests, limits.max_requests),
                 (names.rq_retry_open, &usage.retries, retries),
             ];
-            for (gauge, used, limit) in parts {
+            for (gauge, used, limit) in parts.into_iter().filter(|(_, used, _)| used.ever()) {
                 // Where nothing may be used, nothing opens the breaker.
-                let used = used.load(Relaxed);
+                let used = used.load();
                 self.stats.set(gauge, u64::from(used >= limit && (limit > 0 || used > 0)));
             }
-            self.stats.set(names.cx_pool_open, 0);
+            if usage.pools.ever() {
+                self.stats.set(names.cx_pool_open, 0);
+            }
             if let Some(names) = remaining {
-                let left = |index: usize| u64::from(parts[index].2.saturating_sub(parts[index].1.load(Relaxed)));
+                let left = |index: usize| u64::from(parts[index].2.saturating_sub(parts[index].1.load()));
                 self.stats.set(names.remaining_cx, left(0));
                 self.stats.set(names.remaining_pending, left(1));
                 self.stats.set(names.remaining_rq, left(2));
                 self.stats.set(names.remaining_retries, left(3));
-                self.stats.set(names.remaining_cx_pools, UNLIMITED - u64::from(usage.pools.load(Relaxed)));
+                self.stats.set(names.remaining_cx_pools, UNLIMITED - u64::from(usage.pools.load()));
             }
         }
     }
@@ -48,7 +48,7 @@ fn retry_limit(limits: &Thresholds, usage: &Usage) -> u32 {
     match limits.retry_budget {
         None => limits.max_retries,
         Some(budget) => {
-            let busy = usage.requests.load(Relaxed).saturating_add(usage.pending.load(Relaxed));
+            let busy = usage.requests.load().saturating_add(usage.pending.load());
             let share = f64::from(busy) * budget.percent / 100.0;
             (share as u32).max(budget.least)
         }
@@ -66,8 +66,8 @@ mod tests {
         assert_eq!(cluster.retry_limit(RoutingPriority::Default), 3);
         cluster.breakers.retry_budget = Some(RetryBudget { percent: 20.0, least: 3 });
         assert_eq!(cluster.retry_limit(RoutingPriority::Default), 3);
-        cluster.usage.requests.store(90, Relaxed);
-        cluster.usage.pending.store(10, Relaxed);
+        let _requests: Vec<_> = (0..90).map(|_| cluster.usage.requests.regardless()).collect();
+        let _pending: Vec<_> = (0..10).map(|_| cluster.usage.pending.regardless()).collect();
         assert_eq!(cluster.retry_limit(RoutingPriority::Default), 20);
         assert_eq!(cluster.retry_limit(RoutingPriority::High), 3);
     }

@@ -15,7 +15,7 @@ use crate::{
         tls::Transport,
     },
     telemetry::stats::Shard,
-    tls::{client::Asked, session::PeerTls},
+    tls::{client::Asked, failure::Failure, session::PeerTls},
     wire::{
         dial::{ConnectError, Dialer},
         io::Io,
@@ -121,14 +121,17 @@ impl Way<'_> {
         let Some(tls) = self.transport.tls() else {
             return Ok(Secured { io: Io::Tcp(tcp), tls: None, made: made(connected, None) });
         };
-        let loaded = tls.current().clone();
+        let Some(loaded) = tls.current() else {
+            tls.factory.not_ready(self.shard);
+            return Err(ConnectError::Tls(Failure::NoSecret.reason()));
+        };
         match loaded.context.connect(tcp, self.asked).await {
             Ok((io, session)) => {
-                tls.stats.established(self.shard, &session);
+                tls.stats().established(self.shard, &session);
                 Ok(Secured { io, tls: Some(Rc::new(session)), made: made(connected, Some(Instant::now())) })
             }
             Err(failure) => {
-                tls.stats.failed(self.shard, &failure);
+                tls.stats().failed(self.shard, &failure);
                 Err(ConnectError::Tls(failure.reason()))
             }
         }

@@ -24,7 +24,7 @@ use self::balance::{Aggregated, Available, Balancer, Chosen};
 pub use self::{
     outlier::Outcome,
     pick::{PickContext, Picked},
-    running::{Running, start},
+    running::{FollowFile, Kept, Running, Start, start, start_later},
     update::Dropped,
 };
 use crate::{

@@ -9,7 +9,8 @@ use hashbrown::{HashMap, HashSet};
 
 use super::clock;
 use crate::config::cluster::{
-    AssignmentPolicy, Cluster, Drops, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights, Zones,
+    AssignmentPolicy, Cluster, Discovery, Drops, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights,
+    Zones,
 };
 
 /// Why a request is turned away.
@@ -230,17 +231,23 @@ impl Cluster {
                 Health::Unhealthy => {}
             }
         }
-        self.stats.set(self.stats.membership_healthy, healthy);
-        self.stats.set(self.stats.membership_degraded, degraded);
-        self.stats.set(self.stats.membership_excluded, excluded);
-        self.stats.set(self.stats.membership_total, all);
+        let stats = &self.stats;
+        // Of a cluster that is only ever found out, nothing is known before there is a host.
+        let unknown =
+            matches!(self.discovery, Discovery::OriginalDestination { .. }) && stats.level(stats.membership_total) == 0;
+        if !unknown || all > 0 {
+            stats.set(stats.membership_healthy, healthy);
+            stats.set(stats.membership_degraded, degraded);
+            stats.set(stats.membership_excluded, excluded);
+            stats.set(stats.membership_total, all);
+        }
         if let Some(check) = &self.health {
             let count = |flags: HealthFlags, set: bool| {
                 let checked = endpoints.iter().filter(|endpoint| !endpoint.template.check.disabled);
                 checked.filter(|endpoint| endpoint.host.flags().any(flags) == set).count() as u64
             };
             self.stats.set(check.stats.healthy, count(HealthFlags::FAILED_ACTIVE, false));
-            self.stats.set(check.stats.degraded, count(HealthFlags::DEGRADED_ACTIVE, true));
+            self.stats.show(check.stats.degraded, count(HealthFlags::DEGRADED_ACTIVE, true));
         }
     }
 }

@@ -17,7 +17,6 @@ mod zones;
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -37,14 +36,14 @@ pub use self::{
         Priority, Template,
     },
     host::{Admitted, Health, HealthFlags, Host, HostStats, Monitor, Rate},
-    limits::{Breaker, Gauge, RetryBudget, RoutingPriority, Thresholds, Usage},
+    limits::{Breaker, Gauge, InUse, RetryBudget, RoutingPriority, Thresholds, Usage},
     merge::MergeWindow,
     original::OriginalHosts,
     policies::RoutePolicies,
     tally::Tally,
     zones::{LocalZones, Zones},
 };
-use super::{http1::Http1, http2::Http2};
+use super::{cell::Source, http1::Http1, http2::Http2};
 use crate::{
     access_log::ClusterNames,
     config::tls::Transports,
@@ -131,8 +130,8 @@ pub enum Discovery {
     Static,
     /// DNS.
     Dns(Dns),
-    /// Files of load assignments.
-    Eds(EdsFile),
+    /// Load assignments that come by themselves.
+    Eds(Assignments),
     /// The connection's original destination.
     OriginalDestination {
         /// `x-envoy-original-dst-host` (or another header) overrides it.
@@ -185,15 +184,15 @@ impl Discovery {
     }
 }
 
-/// A file of load assignments (`eds_cluster_config` with a `path_config_source`).
+/// Load assignments that come by themselves (`eds_cluster_config`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EdsFile {
-    /// The file.
-    pub path: Box<Path>,
-    /// Directory whose changes mean that the file is to be read again; none: the file's own.
-    pub watched: Option<Box<Path>>,
+pub struct Assignments {
+    /// Where from.
+    pub source: Source,
     /// The resource's name.
-    pub service: Box<str>,
+    pub service: Arc<str>,
+    /// How long the cluster waits for the first; none: for ever.
+    pub timeout: Option<Duration>,
 }
 
 /// How endpoints are resolved.

@@ -1,5 +1,6 @@
 //! The HTTP connection manager.
 
+mod routes;
 mod stats;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -7,10 +8,13 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
-pub use self::stats::{HttpStats, OfListener, Served};
+pub use self::{
+    routes::{Current, Element, Fragment, Routes, ScopeTable, ScopedRoutes, Scopes, Table},
+    stats::{HttpStats, OfListener, Served},
+};
 use crate::{
     access_log::{AccessLog, Moments, Wanted},
-    config::{filter::HttpFilter, http1::Http1, http2::Http2, local_reply::LocalReplies, route::RouteTable},
+    config::{filter::HttpFilter, http1::Http1, http2::Http2, local_reply::LocalReplies},
 };
 
 /// Which HTTP a connection speaks.
@@ -89,7 +93,7 @@ pub struct HttpConnectionManager {
     /// HTTP/2 settings.
     pub http2: Http2,
     /// Virtual hosts and routes.
-    pub routes: Arc<RouteTable>,
+    pub routes: Routes,
     /// HTTP filters before the router.
     pub filters: Vec<HttpFilter>,
     /// The router.
@@ -181,6 +185,8 @@ pub struct HttpConnectionManager {
     pub local_reply: Option<LocalReplies>,
     /// Bytes of a request that may be buffered for a retry.
     pub buffer_limit: usize,
+    /// Connections go on while health checks are made to fail (the listener's `drain_type` MODIFY_ONLY).
+    pub modify_only: bool,
     /// The cluster that this process belongs to; empty: none.
     pub service_cluster: HeaderValue,
 }
@@ -248,6 +254,8 @@ pub enum Trust {
 pub struct Router {
     /// No `x-envoy-*` headers of its own.
     pub suppress_envoy_headers: bool,
+    /// Responses are not counted by code, nor their times (`dynamic_stats` is false).
+    pub no_dynamic_stats: bool,
     /// Leave `x-envoy-expected-rq-timeout-ms` of the request alone.
     pub respect_expected_rq_timeout: bool,
     /// Requests in which one of these is wrong are refused.

@@ -20,7 +20,9 @@ pub use self::{
 };
 use crate::{
     access_log::{AccessLog, Place},
-    config::{http::HttpConnectionManager, network::NetworkFilter, tcp::TcpProxy, tls::DownstreamTls},
+    config::{cell::Feed, http::HttpConnectionManager, network::NetworkFilter, tcp::TcpProxy, tls::DownstreamTls},
+    drain::Drain,
+    matcher::tree::Tree,
 };
 
 /// Which way a listener's connections go, as the workload sees it.
@@ -60,6 +62,8 @@ pub struct Listener {
     pub buffer_limit: usize,
     /// Filter chains.
     pub filter_chains: Vec<Arc<FilterChain>>,
+    /// Chooses among them instead of what they match. `Some(None)`: of a name that none of them has.
+    pub filter_chain_matcher: Option<Tree<Option<Arc<FilterChain>>>>,
     /// The filter chain for connections that none of the others matches.
     pub default_filter_chain: Option<Arc<FilterChain>>,
     /// Written per connection.
@@ -70,9 +74,16 @@ pub struct Listener {
     pub process_ceiling: Option<Arc<Ceiling>>,
     /// What it counts.
     pub stats: ListenerStats,
+    /// What it names and comes by itself: a new listener waits for it.
+    pub waits: Vec<Arc<dyn Feed>>,
 }
 
 impl Listener {
+    /// All its filter chains.
+    pub fn chains(&self) -> impl Iterator<Item = &Arc<FilterChain>> {
+        self.filter_chains.iter().chain(&self.default_filter_chain)
+    }
+
     /// Bytes that may be buffered per connection when the configuration does not say.
     pub const DEFAULT_BUFFER_LIMIT: usize = 1 << 20;
     /// Envoy's default of `listener_filters_timeout`.
@@ -92,11 +103,13 @@ impl Listener {
             continue_on_listener_filters_timeout: false,
             buffer_limit: Self::DEFAULT_BUFFER_LIMIT,
             filter_chains: Vec::new(),
+            filter_chain_matcher: None,
             default_filter_chain: None,
             access_log: Vec::new(),
             ceiling: Ceiling::unlimited(&format!("envoy.resource_limits.listener.{name}.connection_limit")),
             process_ceiling: None,
             stats: ListenerStats::default(),
+            waits: Vec::new(),
         }
     }
 }
@@ -153,6 +166,10 @@ pub struct FilterChain {
     pub filters: Vec<NetworkFilter>,
     /// What it does.
     pub terminal: Terminal,
+    /// What it names and comes by itself.
+    pub waits: Vec<Arc<dyn Feed>>,
+    /// Started when it is no longer in force; none: it always is.
+    pub drain: Option<Drain>,
 }
 
 /// What a filter chain ends in: the terminal network filters.

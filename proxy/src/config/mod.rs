@@ -5,6 +5,7 @@
 //!
 //! Modules here import each other by their own paths; what is named at this level is for those above.
 
+pub mod cell;
 pub mod cluster;
 pub mod convert;
 pub mod error;

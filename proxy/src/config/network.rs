@@ -13,7 +13,7 @@ use std::{
 use crate::{
     config::{
         filter::local_ratelimit::Bucket,
-        rbac::{Action, Rules, Subject},
+        rbac::{Engine, Subject},
     },
     matcher::metadata::Metadata,
     runtime::Runtime,
@@ -56,9 +56,9 @@ impl Switch {
 #[derive(Debug)]
 pub struct NetworkRbac {
     /// In force.
-    pub rules: Option<Rules>,
+    pub rules: Option<Engine>,
     /// Evaluated, noted and without effect.
-    pub shadow: Option<Rules>,
+    pub shadow: Option<Engine>,
     /// Goes before the keys of what is noted of `shadow`.
     pub shadow_prefix: Box<str>,
     /// Asked for all bytes, not only the first.
@@ -112,9 +112,8 @@ impl NetworkRbac {
         let rules = self.rules.as_ref()?;
         let verdict = rules.evaluate(subject);
         shard.inc(if verdict.allowed { self.stats.allowed } else { self.stats.denied });
-        if rules.action == Action::Log {
-            let noted = noted.get_or_insert_default();
-            noted.set("envoy.common", "access_log_hint", verdict.policy.is_some());
+        if let Some(hint) = verdict.hint {
+            noted.get_or_insert_default().set("envoy.common", "access_log_hint", hint);
         }
         (!verdict.allowed).then(|| {
             let policy = verdict.policy.as_deref().unwrap_or("none").replace(' ', "_");
@@ -214,19 +213,22 @@ impl Drop for LimitedSeat<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::rbac::{Condition, Policy, tests::subject};
+    use crate::config::rbac::{Action, Condition, Policy, Rules, tests::subject};
 
     fn on() -> Switch {
         Switch { default: true, key: "".into() }
     }
 
-    fn rules(action: Action, port: u32) -> Rules {
-        let policy =
-            Policy { permissions: vec![Condition::DestinationPort(port, port + 1)], principals: vec![Condition::Any] };
-        Rules { action, policies: vec![("a b".into(), policy)] }
+    fn rules(action: Action, port: u32) -> Engine {
+        let policy = Policy {
+            permissions: vec![Condition::DestinationPort(port, port + 1)],
+            principals: vec![Condition::Any],
+            condition: None,
+        };
+        Engine::Rules(Rules { action, policies: vec![("a b".into(), policy)] })
     }
 
-    fn rbac(rules: Option<Rules>, shadow: Option<Rules>) -> NetworkRbac {
+    fn rbac(rules: Option<Engine>, shadow: Option<Engine>) -> NetworkRbac {
         let stats = RbacStats::new(Scope::default(), "");
         NetworkRbac { rules, shadow, shadow_prefix: "s_".into(), continuous: false, delay: None, stats }
     }

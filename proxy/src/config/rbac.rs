@@ -1,16 +1,21 @@
 //! Role based access control: policies, and which of them takes a connection or request.
 //!
 //! A policy takes a subject if one of its permissions and one of its principals does. Policies are asked in the order
-//! of their names, as Envoy keeps them.
+//! of their names, as Envoy keeps them. Instead of policies a tree may lead to what is to happen.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use ipnet::IpNet;
 
 use super::request::{RequestView, header_matches};
-use crate::matcher::{
-    HeaderMatcher, StringMatcher,
-    metadata::{Metadata, MetadataMatcher},
+use crate::{
+    cel::{self, Attribute, Attributes, Expression},
+    matcher::{
+        HeaderMatcher, MatchedHeader, StringMatcher,
+        metadata::{Metadata, MetadataMatcher},
+        query_value,
+        tree::{Facts, Input, Tree, Value},
+    },
 };
 
 /// What it means that a policy takes a request.
@@ -22,6 +27,29 @@ pub enum Action {
     Deny,
     /// It is noted; everything passes.
     Log,
+}
+
+/// Who decides.
+#[derive(Clone, Debug)]
+pub enum Engine {
+    /// Policies (`rules`).
+    Rules(Rules),
+    /// A tree (`matcher`); where it leads nowhere, nothing may pass.
+    Tree {
+        /// The tree.
+        tree: Tree<Ruling>,
+        /// Some of its rulings note only.
+        notes: bool,
+    },
+}
+
+/// What a tree leads to.
+#[derive(Clone, Debug)]
+pub struct Ruling {
+    /// Stands for a policy's name.
+    pub name: Arc<str>,
+    /// What is to happen.
+    pub action: Action,
 }
 
 /// A set of policies.
@@ -40,6 +68,8 @@ pub struct Policy {
     pub permissions: Vec<Condition>,
     /// Who it is about: any of these.
     pub principals: Vec<Condition>,
+    /// What must be true besides.
+    pub condition: Option<Expression>,
 }
 
 /// A permission or a principal.
@@ -104,6 +134,104 @@ pub struct Verdict {
     pub allowed: bool,
     /// The policy that took it.
     pub policy: Option<Arc<str>>,
+    /// Whether access logs shall have it (`envoy.common: access_log_hint`); none: nothing is said.
+    pub hint: Option<bool>,
+}
+
+impl Engine {
+    /// A tree that decides.
+    pub fn tree(tree: Tree<Ruling>) -> Self {
+        let mut notes = false;
+        tree.each_action(&mut |ruling| notes |= ruling.action == Action::Log);
+        Self::Tree { tree, notes }
+    }
+
+    /// Decides.
+    pub fn evaluate(&self, subject: &Subject<'_>) -> Verdict {
+        let (tree, notes) = match self {
+            Self::Rules(rules) => return rules.evaluate(subject),
+            Self::Tree { tree, notes } => (tree, *notes),
+        };
+        let ruling = tree.find(subject);
+        Verdict {
+            allowed: ruling.is_some_and(|ruling| ruling.action != Action::Deny),
+            policy: ruling.map(|ruling| ruling.name.clone()),
+            hint: ruling.filter(|_| notes).map(|ruling| ruling.action == Action::Log),
+        }
+    }
+}
+
+impl Subject<'_> {
+    /// Whether conditions may ask this of subjects. What is of requests is there only with one.
+    pub fn knows(attribute: &Attribute) -> bool {
+        matches!(
+            attribute,
+            Attribute::Path
+                | Attribute::UrlPath
+                | Attribute::Query
+                | Attribute::Host
+                | Attribute::Scheme
+                | Attribute::Method
+                | Attribute::Header(_)
+                | Attribute::Mtls
+                | Attribute::ServerName
+                | Attribute::SourceAddress
+                | Attribute::SourcePort
+                | Attribute::DestinationAddress
+                | Attribute::DestinationPort
+                | Attribute::Metadata(..)
+        )
+    }
+
+    fn header(&self, name: MatchedHeader) -> Option<cel::Value<'_>> {
+        match self.request?.joined(&name)? {
+            Cow::Borrowed(value) => Some(cel::Value::lossy(value)),
+            Cow::Owned(value) => Some(cel::Value::Text(String::from_utf8_lossy(&value).into_owned().into())),
+        }
+    }
+}
+
+impl Attributes for Subject<'_> {
+    fn get(&self, attribute: &Attribute) -> Option<cel::Value<'_>> {
+        let address = |address: SocketAddr| cel::Value::Text(address.to_string().into());
+        Some(match attribute {
+            Attribute::Path => self.header(MatchedHeader::Path)?,
+            Attribute::UrlPath => cel::Value::text(self.request?.uri.path()),
+            Attribute::Query => cel::Value::text(self.request?.uri.query().unwrap_or_default()),
+            Attribute::Host => self.header(MatchedHeader::Authority)?,
+            Attribute::Scheme => self.header(MatchedHeader::Scheme)?,
+            Attribute::Method => self.header(MatchedHeader::Method)?,
+            Attribute::Header(name) => self.header(MatchedHeader::Plain(name.clone()))?,
+            // Who shows a certificate has a name: at least its subject.
+            Attribute::Mtls => cel::Value::Bool(self.peer.is_some_and(|names| !names.is_empty())),
+            Attribute::ServerName => cel::Value::text(self.server_name),
+            Attribute::SourceAddress => address(self.remote),
+            Attribute::SourcePort => cel::Value::Int(self.remote.port().into()),
+            Attribute::DestinationAddress => address(self.local),
+            Attribute::DestinationPort => cel::Value::Int(self.local.port().into()),
+            Attribute::Metadata(namespace, path) => cel::Value::json(self.metadata?.get(namespace, path)?)?,
+            _ => return None,
+        })
+    }
+}
+
+impl Facts for Subject<'_> {
+    fn value(&self, input: &Input) -> Option<Value<'_>> {
+        match input {
+            Input::Header(name) => self.request?.joined(name).map(Value::Text),
+            Input::QueryParameter(name) => {
+                query_value(self.request?.uri.query()?, name).map(|value| Value::Text(Cow::Borrowed(value.as_bytes())))
+            }
+            Input::DestinationIp => Some(Value::Address(self.local.ip())),
+            Input::DestinationPort => Some(Value::Port(self.local.port())),
+            Input::SourceIp => Some(Value::Address(self.remote.ip())),
+            Input::SourcePort => Some(Value::Port(self.remote.port())),
+            Input::DirectSourceIp => Some(Value::Address(self.direct_remote.ip())),
+            Input::ServerName => Value::some(self.server_name),
+            // Nothing that is asked of those who are served.
+            Input::SourceType | Input::TransportProtocol | Input::ApplicationProtocols => None,
+        }
+    }
 }
 
 impl Rules {
@@ -115,14 +243,16 @@ impl Rules {
             Action::Deny => policy.is_none(),
             Action::Log => true,
         };
-        Verdict { allowed, policy }
+        let hint = (self.action == Action::Log).then_some(policy.is_some());
+        Verdict { allowed, policy, hint }
     }
 }
 
 impl Policy {
     fn takes(&self, subject: &Subject<'_>) -> bool {
         let any = |conditions: &[Condition]| conditions.iter().any(|condition| condition.holds(subject));
-        any(&self.permissions) && any(&self.principals)
+        let condition = || self.condition.as_ref().is_none_or(|condition| condition.holds(subject));
+        any(&self.permissions) && any(&self.principals) && condition()
     }
 }
 
@@ -172,7 +302,7 @@ pub(super) mod tests {
     }
 
     fn rules(action: Action, condition: Condition) -> Rules {
-        let policy = Policy { permissions: vec![Condition::Any], principals: vec![condition] };
+        let policy = Policy { permissions: vec![Condition::Any], principals: vec![condition], condition: None };
         Rules { action, policies: vec![("p".into(), policy)] }
     }
 

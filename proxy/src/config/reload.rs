@@ -3,7 +3,13 @@
 //! Looking at a few files once a second needs no permission and no kernel object, and sees every way of replacing a
 //! file: written in place, renamed over, or a symbolic link turned (as the kubelet does).
 
-use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::error::Error;
 
@@ -12,8 +18,12 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// What can be made anew from files.
 pub trait Reload: Send + Sync {
-    /// The files to follow.
+    /// The files to follow, as it is made now.
     fn files(&self) -> Vec<PathBuf>;
+    /// There are some, or may be once it is made anew.
+    fn may_have_files(&self) -> bool {
+        !self.files().is_empty()
+    }
     /// Makes it anew; on an error what was stays in use.
     fn reload(&self) -> Result<(), Error>;
 }
@@ -21,7 +31,7 @@ pub trait Reload: Send + Sync {
 /// Follows the files of all of these for ever.
 pub async fn follow(all: Vec<Arc<dyn Reload>>) {
     let mut followed: Vec<_> =
-        all.into_iter().filter(|one| !one.files().is_empty()).map(|one| (state(&*one), one)).collect();
+        all.into_iter().filter(|one| one.may_have_files()).map(|one| (state(&*one), one)).collect();
     if followed.is_empty() {
         return;
     }
@@ -42,13 +52,18 @@ pub async fn follow(all: Vec<Arc<dyn Reload>>) {
     }
 }
 
-/// What tells a file from its successor.
-type FileState = Option<(u64, i64, i64, u64)>;
+/// What tells a file from its successor; of one that is not there, that it is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileState(Option<(u64, u64, i64, i64, u64)>);
+
+impl FileState {
+    /// Of the file that has this path now, links followed.
+    pub(crate) fn of(path: &Path) -> Self {
+        let found = fs::metadata(path).ok();
+        Self(found.map(|found| (found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.size())))
+    }
+}
 
 fn state(one: &dyn Reload) -> Vec<FileState> {
-    let file = |path: &PathBuf| {
-        let found = fs::metadata(path).ok()?;
-        Some((found.ino(), found.mtime(), found.mtime_nsec(), found.size()))
-    };
-    one.files().iter().map(file).collect()
+    one.files().iter().map(|file| FileState::of(file)).collect()
 }

@@ -1,5 +1,7 @@
 //! A request, as the configuration looks at it: routes, filters and access logs ask the same things of it.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::matcher::{HeaderMatcher, MatchedHeader, metadata::Metadata};
@@ -42,6 +44,19 @@ impl<'a> RequestView<'a> {
             MatchedHeader::Scheme => Some(self.scheme.as_bytes()),
             MatchedHeader::Plain(name) => self.headers.get(name).map(HeaderValue::as_bytes),
         }
+    }
+
+    /// All of a header's values, joined by commas.
+    pub fn joined(&self, name: &MatchedHeader) -> Option<Cow<'a, [u8]>> {
+        let first = self.header(name)?;
+        let MatchedHeader::Plain(name) = name else { return Some(Cow::Borrowed(first)) };
+        let mut joined = Cow::Borrowed(first);
+        for value in self.headers.get_all(name).iter().skip(1) {
+            let joined = joined.to_mut();
+            joined.push(b',');
+            joined.extend_from_slice(value.as_bytes());
+        }
+        Some(joined)
     }
 }
 

@@ -18,7 +18,7 @@ pub use self::{
     hash::{HashInput, HashPolicy, Hashed, hash},
     internal_redirect::{InternalRedirects, RedirectPredicate, Step},
     matching::{CookieMatcher, PathMatch, RouteMatch, TlsMatch},
-    stats::{RequestHandles, RequestStats},
+    stats::{CopyStats, RequestHandles, RequestStats},
 };
 use crate::{
     config::{

@@ -12,13 +12,39 @@ use super::{
 };
 use crate::pod::Direction;
 
-/// One configuration, immutable. What changes while it is in force (endpoints found by DNS) is behind cells of its own.
-#[derive(Debug, Default)]
+/// One configuration, immutable. What changes while it is in force (endpoints, health) is behind cells of its own. Its
+/// successor shares with it what has not changed.
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    listeners: Vec<Arc<Listener>>,
-    clusters: HashMap<Arc<str>, Arc<Cluster>>,
+    listeners: Arc<Listeners>,
+    clusters: Arc<Clusters>,
+}
+
+/// Clusters by name.
+pub type Clusters = HashMap<Arc<str>, Arc<Cluster>>;
+
+#[derive(Debug, Default)]
+struct Listeners {
+    all: Vec<Arc<Listener>>,
+    by_name: HashMap<Arc<str>, Arc<Listener>>,
     outbound: DestinationIndex,
     inbound: DestinationIndex,
+}
+
+impl Listeners {
+    fn new(all: Vec<Arc<Listener>>) -> Self {
+        let mut listeners = Self {
+            by_name: all.iter().map(|listener| (listener.name.clone(), listener.clone())).collect(),
+            ..Self::default()
+        };
+        for listener in &all {
+            match listener.direction {
+                TrafficDirection::Inbound => listeners.inbound.add(listener),
+                TrafficDirection::Outbound | TrafficDirection::Unspecified => listeners.outbound.add(listener),
+            }
+        }
+        Self { all, ..listeners }
+    }
 }
 
 /// Listeners by the original destination of a redirected connection.
@@ -60,31 +86,34 @@ impl DestinationIndex {
 }
 
 impl Snapshot {
-    /// A snapshot of `listeners` and `clusters`, whose names are unique and whose references hold. Aggregate clusters among
-    /// them, also those of an earlier snapshot, are of these clusters from now on.
+    /// A snapshot of `listeners` and `clusters`, whose names are unique and whose references hold.
     pub fn new(listeners: Vec<Arc<Listener>>, clusters: Vec<Arc<Cluster>>) -> Self {
-        let mut snapshot = Self {
-            clusters: clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect(),
-            ..Self::default()
-        };
-        for cluster in snapshot.clusters.values() {
-            cluster.link(|name| snapshot.clusters.get(name));
+        let clusters = clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect();
+        Self { listeners: Arc::new(Listeners::new(listeners)), ..Self::default() }.with_clusters(clusters)
+    }
+
+    /// The same with these clusters. Aggregate ones among them, also those that it shares with its predecessor, are of
+    /// these from now on: it is to be in force at once.
+    pub fn with_clusters(&self, clusters: Clusters) -> Self {
+        for cluster in clusters.values() {
+            cluster.link(|name| clusters.get(name));
         }
-        for listener in &listeners {
-            match listener.direction {
-                TrafficDirection::Inbound => snapshot.inbound.add(listener),
-                TrafficDirection::Outbound | TrafficDirection::Unspecified => {
-                    snapshot.outbound.add(listener);
-                }
-            }
-        }
-        snapshot.listeners = listeners;
-        snapshot
+        Self { clusters: Arc::new(clusters), ..self.clone() }
+    }
+
+    /// The same with these listeners.
+    pub fn with_listeners(&self, listeners: Vec<Arc<Listener>>) -> Self {
+        Self { listeners: Arc::new(Listeners::new(listeners)), ..self.clone() }
     }
 
     /// All listeners, in the order of the configuration.
     pub fn listeners(&self) -> &[Arc<Listener>] {
-        &self.listeners
+        &self.listeners.all
+    }
+
+    /// A listener by name.
+    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners.by_name.get(name)
     }
 
     /// All clusters.
@@ -94,10 +123,7 @@ impl Snapshot {
 
     /// What is made from files that may change.
     pub fn reloadable(&self) -> impl Iterator<Item = Arc<dyn Reload>> + '_ {
-        let chains = self
-            .listeners
-            .iter()
-            .flat_map(|listener| listener.filter_chains.iter().chain(&listener.default_filter_chain));
+        let chains = self.listeners().iter().flat_map(|listener| listener.chains());
         let downstream = chains.filter_map(|chain| chain.tls.clone().map(|tls| tls as Arc<dyn Reload>));
         let transports = self.clusters.values().flat_map(|cluster| cluster.transports.iter());
         let upstream = transports.filter_map(Transport::tls).map(|tls| tls.clone() as Arc<dyn Reload>);
@@ -113,16 +139,16 @@ impl Snapshot {
     /// then the one with `use_original_dst`. None: pass through.
     pub fn listener_for(&self, direction: Direction, destination: SocketAddr) -> Option<Arc<Listener>> {
         match direction {
-            Direction::Outbound => self.outbound.find(destination),
-            Direction::Inbound => self.inbound.find(destination),
+            Direction::Outbound => self.listeners.outbound.find(destination),
+            Direction::Inbound => self.listeners.inbound.find(destination),
         }
     }
 
     /// The listener that a bound listener with `use_original_dst` hands a connection over to.
     pub fn listener_by_address(&self, listener: &Listener, destination: SocketAddr) -> Option<Arc<Listener>> {
         let index = match listener.direction {
-            TrafficDirection::Inbound => &self.inbound,
-            _ => &self.outbound,
+            TrafficDirection::Inbound => &self.listeners.inbound,
+            _ => &self.listeners.outbound,
         };
         index.by_address(destination).filter(|found| found.name != listener.name).cloned()
     }
@@ -163,5 +189,31 @@ mod tests {
         assert_eq!(find(Direction::Outbound, "[fd00::1]:80").as_deref(), Some("catch"));
         assert_eq!(find(Direction::Inbound, "10.0.0.1:80").as_deref(), Some("in"));
         assert!(Snapshot::default().listener_for(Direction::Inbound, "10.0.0.1:80".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn a_successor_shares_what_has_not_changed_and_aggregates_are_of_what_there_is() {
+        use crate::config::cluster::{Discovery, EndpointSet, Members};
+        let fixed = |name: &str| Arc::new(Cluster::fixed(name, EndpointSet::default()));
+        let mut aggregate = Cluster::fixed("all", EndpointSet::default());
+        aggregate.discovery =
+            Discovery::Aggregate { names: Box::new(["a".into(), "b".into()]), members: Members::default() };
+        let (aggregate, a) = (Arc::new(aggregate), fixed("a"));
+        let members = || {
+            let Discovery::Aggregate { members, .. } = &aggregate.discovery else { panic!() };
+            members.load().iter().filter_map(std::sync::Weak::upgrade).collect::<Vec<_>>()
+        };
+        let catch = listener("catch", "0.0.0.0:15001", TrafficDirection::Outbound, true);
+        let first = Snapshot::new(vec![catch.clone()], vec![aggregate.clone(), a.clone()]);
+        assert!(matches!(&members()[..], [only] if Arc::ptr_eq(only, &a)));
+        let mut clusters = Clusters::clone(&first.clusters);
+        let (other_a, b) = (fixed("a"), fixed("b"));
+        clusters.insert("a".into(), other_a.clone());
+        clusters.insert("b".into(), b.clone());
+        let second = first.with_clusters(clusters);
+        assert!(Arc::ptr_eq(second.cluster("a").unwrap(), &other_a) && Arc::ptr_eq(&second.listeners()[0], &catch));
+        assert!(matches!(&members()[..], [one, two] if Arc::ptr_eq(one, &other_a) && Arc::ptr_eq(two, &b)));
+        let third = second.with_listeners(Vec::new());
+        assert!(third.listener("catch").is_none() && Arc::ptr_eq(&third.clusters, &second.clusters));
     }
 }

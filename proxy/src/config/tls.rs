@@ -1,14 +1,25 @@
 //! TLS of filter chains and clusters: contexts that may be made anew while connections use them.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 
 use super::error::Error;
 use crate::{
-    config::reload::Reload,
-    telemetry::stats::Counter,
-    tls::{client::ClientContext, server::ServerContext, stats::SslStats},
+    config::{
+        cell::{Feed, Follower},
+        reload::Reload,
+    },
+    telemetry::stats::{Counter, Scope},
+    tls::{
+        client::ClientContext,
+        server::ServerContext,
+        stats::{FactoryStats, SslStats},
+    },
     wire::proxy_header::ProxyHeader,
 };
 
@@ -17,8 +28,9 @@ pub type DownstreamTls = Tls<ServerContext>;
 /// Towards upstreams.
 pub type UpstreamTls = Tls<ClientContext>;
 
-/// Makes a context from the configuration and the files that it names, as they are now.
-pub type Build<C> = Box<dyn Fn() -> Result<Loaded<C>, Error> + Send + Sync>;
+/// Makes a context from the configuration, the files that it names and the secrets that come by themselves, as they are
+/// now. None: there is a secret that has not come.
+pub type Build<C> = Box<dyn Fn() -> Result<Option<Loaded<C>>, Error> + Send + Sync>;
 
 /// A context that was made, and from what.
 #[derive(Debug)]
@@ -53,10 +65,17 @@ pub struct ShownCertificate {
 
 /// A context in use. Connections that are open keep the one that they began with.
 pub struct Tls<C> {
-    loaded: ArcSwap<Loaded<C>>,
+    loaded: ArcSwapOption<Loaded<C>>,
     build: Build<C>,
-    /// `ssl.*` of the listener or the cluster.
-    pub stats: Arc<SslStats>,
+    /// One is made at a time.
+    making: Mutex<()>,
+    /// The listener's or the cluster's.
+    scope: Scope,
+    stats: OnceLock<SslStats>,
+    /// What it counts apart from its connections.
+    pub factory: FactoryStats,
+    /// The secrets that come by themselves.
+    secrets: Vec<Arc<dyn Feed>>,
 }
 
 impl<C> std::fmt::Debug for Tls<C> {
@@ -66,26 +85,48 @@ impl<C> std::fmt::Debug for Tls<C> {
 }
 
 impl<C> Tls<C> {
-    /// Begins with `first`, which `build` makes anew.
-    pub fn new(first: Loaded<C>, build: Build<C>, stats: Arc<SslStats>) -> Self {
-        let tls = Self { loaded: ArcSwap::from_pointee(first), build, stats };
-        tls.show_expiration();
+    /// Begins with `first`, which `build` makes anew. Counts below `scope`, which is the listener's or the cluster's.
+    pub fn new(
+        first: Option<Loaded<C>>,
+        build: Build<C>,
+        secrets: Vec<Arc<dyn Feed>>,
+        scope: &Scope,
+        factory: FactoryStats,
+    ) -> Self {
+        let tls = Self {
+            loaded: ArcSwapOption::empty(),
+            build,
+            making: Mutex::default(),
+            scope: scope.clone(),
+            stats: OnceLock::new(),
+            factory,
+            secrets,
+        };
+        tls.put(first);
         tls
     }
 
-    /// The context, for a new connection.
-    pub fn current(&self) -> arc_swap::Guard<Arc<Loaded<C>>> {
-        self.loaded.load()
+    /// The context, for a new connection; none: a secret that it needs has not come.
+    pub fn current(&self) -> Option<Arc<Loaded<C>>> {
+        self.loaded.load_full()
     }
 
-    fn show_expiration(&self) {
-        let loaded = self.current();
-        for (certificates, unnamed) in
-            [(&loaded.shown.certificates, UNNAMED_CERTIFICATE), (&loaded.shown.roots, UNNAMED_ROOT)]
-        {
+    /// `ssl.*` of the listener or the cluster, which are there once there is a context.
+    pub fn stats(&self) -> &SslStats {
+        self.stats.get_or_init(|| SslStats::new(&self.scope))
+    }
+
+    fn put(&self, loaded: Option<Loaded<C>>) {
+        let Some(loaded) = loaded else { return };
+        Self::show_expiration(&loaded.shown, self.stats());
+        self.loaded.store(Some(Arc::new(loaded)));
+    }
+
+    fn show_expiration(shown: &Shown, stats: &SslStats) {
+        for (certificates, unnamed) in [(&shown.certificates, UNNAMED_CERTIFICATE), (&shown.roots, UNNAMED_ROOT)] {
             for one in certificates {
                 let name = if one.secret.is_empty() { unnamed } else { &one.secret };
-                self.stats.expires(name, &one.certificate);
+                stats.expires(name, &one.certificate);
             }
         }
     }
@@ -93,13 +134,29 @@ impl<C> Tls<C> {
 
 impl<C: Send + Sync> Reload for Tls<C> {
     fn files(&self) -> Vec<PathBuf> {
-        self.current().files.clone()
+        self.current().map(|loaded| loaded.files.clone()).unwrap_or_default()
+    }
+
+    fn may_have_files(&self) -> bool {
+        !self.secrets.is_empty() || !self.files().is_empty()
     }
 
     fn reload(&self) -> Result<(), Error> {
-        self.loaded.store(Arc::new((self.build)()?));
-        self.show_expiration();
+        let _making = self.making.lock();
+        self.put((self.build)()?);
         Ok(())
+    }
+}
+
+impl<C: Send + Sync> Follower for Tls<C> {
+    fn prepare(&self) -> Result<Box<dyn FnOnce() + '_>, Error> {
+        let making = self.making.lock();
+        let made = (self.build)()?;
+        Ok(Box::new(move || {
+            self.put(made);
+            self.factory.updated();
+            drop(making);
+        }))
     }
 }
 

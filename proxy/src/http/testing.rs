@@ -7,7 +7,7 @@ use http::HeaderValue;
 use crate::{
     access_log::Wanted,
     config::{
-        http::{Codec, HttpConnectionManager, Router, ServerHeader, StripPort},
+        http::{Codec, HttpConnectionManager, Router, Routes, ServerHeader, StripPort, Table},
         route::RouteTable,
     },
 };
@@ -20,7 +20,7 @@ pub(super) fn manager() -> HttpConnectionManager {
         codec: Codec::Auto,
         http1: Default::default(),
         http2: Default::default(),
-        routes: Arc::new(RouteTable::default()),
+        routes: Routes::One(Table::Fixed(Arc::new(RouteTable::default()))),
         filters: Vec::new(),
         router: Router::default(),
         access_log: Vec::new(),
@@ -66,6 +66,7 @@ pub(super) fn manager() -> HttpConnectionManager {
         custom_methods: false,
         local_reply: None,
         buffer_limit: 1 << 20,
+        modify_only: false,
         service_cluster: HeaderValue::from_static(""),
     }
 }

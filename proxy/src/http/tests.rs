@@ -209,7 +209,7 @@ async fn idle_upstream_connections_are_closed() {
         proxy.get().await;
         tokio::time::sleep(Duration::from_millis(150)).await;
         let cluster = proxy.worker.snapshot.load().cluster("c").unwrap().clone();
-        assert_eq!(cluster.usage.connections.load(std::sync::atomic::Ordering::Relaxed), 0);
+        assert_eq!(cluster.usage.connections.load(), 0);
         proxy.get().await;
         assert_eq!(upstream.connections.get(), 2);
     })
@@ -231,7 +231,7 @@ async fn nothing_is_in_use_when_all_is_done() {
         let cluster = proxy.worker.snapshot.load().cluster("c").unwrap().clone();
         let usage = &cluster.usage;
         for gauge in [&usage.connections, &usage.pending, &usage.requests, &usage.retries] {
-            assert_eq!(gauge.load(std::sync::atomic::Ordering::Relaxed), 0, "{usage:?}");
+            assert_eq!(gauge.load(), 0, "{usage:?}");
         }
     })
     .await;

@@ -45,13 +45,31 @@ pub struct BoundListener {
 /// Binds every listener of `snapshot` that is to be bound, for `workers` workers.
 pub fn bind(snapshot: &Snapshot, workers: usize) -> Result<Vec<BoundListener>, BindError> {
     let mut bound = Vec::new();
-    for listener in snapshot.listeners().iter().filter(|listener| listener.bind) {
-        for address in &listener.addresses {
-            let failed = |source| BindError { listener: listener.name.clone(), address: *address, source };
-            bound.push(bind_one(listener, *address, workers).map_err(failed)?);
-        }
+    for listener in snapshot.listeners() {
+        bound.extend(bind_listener(listener, workers)?);
     }
     Ok(bound)
+}
+
+/// Binds a listener, if it is to be bound.
+pub fn bind_listener(listener: &Listener, workers: usize) -> Result<Vec<BoundListener>, BindError> {
+    let addresses = listener.addresses.iter().filter(|_| listener.bind);
+    let bound = addresses.map(|address| {
+        let failed = |source| BindError { listener: listener.name.clone(), address: *address, source };
+        bind_one(listener, *address, workers).map_err(failed)
+    });
+    bound.collect()
+}
+
+impl BindError {
+    /// In Envoy's words.
+    pub fn told(&self) -> String {
+        let reason = match self.source.raw_os_error() {
+            Some(number) => nix::errno::Errno::from_raw(number).desc().to_owned(),
+            None => self.source.to_string(),
+        };
+        format!("cannot bind '{}': {reason}", self.address)
+    }
 }
 
 fn bind_one(listener: &Listener, mut address: SocketAddr, workers: usize) -> io::Result<BoundListener> {
@@ -136,6 +154,7 @@ mod tests {
             error.to_string(),
             format!("listener ingress: cannot bind {address}: Address already in use (os error 98)")
         );
+        assert_eq!(error.told(), format!("cannot bind '{address}': Address already in use"));
     }
 
     #[test]

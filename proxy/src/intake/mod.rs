@@ -2,5 +2,6 @@
 
 pub mod bound;
 pub mod handoff;
+pub mod listening;
 pub mod pods;
 pub mod seqpacket;

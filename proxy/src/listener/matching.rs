@@ -3,15 +3,20 @@
 //! Criteria are looked at in Envoy's order: destination port, destination address, server name, transport protocol,
 //! application protocol, directly connected source address, source type, source address, source port. At each the most
 //! specific match wins and the search does not go back: of the chains that are left, only those that match best stay.
+//! A listener with a matcher of its own asks that one instead.
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
 use ipnet::IpNet;
 
-use crate::config::listener::{FilterChain, FilterChainMatch, Listener, SourceType};
+use crate::{
+    config::listener::{FilterChain, FilterChainMatch, Listener, SourceType},
+    matcher::tree::{self, Input, Value},
+};
 
 /// What is known of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +30,14 @@ pub(super) struct Facts<'a> {
     pub transport_protocol: &'a str,
     /// The client's, the most preferred first.
     pub application_protocols: Protocols<'a>,
+}
+
+impl Facts<'_> {
+    fn is_local(&self) -> bool {
+        // Of 127.0.0.0/8 Envoy takes only this one for the loopback address.
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        loopback.contains(&self.source.ip()) || self.source.ip() == self.destination.ip()
+    }
 }
 
 /// What the client may speak after this, the most preferred first.
@@ -44,11 +57,40 @@ impl Protocols<'_> {
         }
     }
 
+    /// As matchers see them: `'h2','http/1.1'`.
+    fn quoted(&self) -> String {
+        let quote = |name: &str| format!("'{name}'");
+        match self {
+            Self::Found(names) => names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(","),
+            Self::Offered(names) => names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(","),
+        }
+    }
+
     fn position(&self, wanted: &[Box<str>]) -> Option<usize> {
         let is_wanted = |name: &str| wanted.iter().any(|wanted| **wanted == *name);
         match self {
             Self::Found(names) => names.iter().position(|name| is_wanted(name)),
             Self::Offered(names) => names.iter().position(|name| is_wanted(name)),
+        }
+    }
+}
+
+impl tree::Facts for Facts<'_> {
+    fn value(&self, input: &Input) -> Option<Value<'_>> {
+        match input {
+            Input::DestinationIp => Some(Value::Address(self.destination.ip())),
+            Input::DestinationPort => Some(Value::Port(self.destination.port())),
+            Input::SourceIp => Some(Value::Address(self.source.ip())),
+            Input::SourcePort => Some(Value::Port(self.source.port())),
+            Input::DirectSourceIp => Some(Value::Address(self.direct_source.ip())),
+            Input::SourceType => self.is_local().then_some(Value::Text(Cow::Borrowed(b"local"))),
+            Input::ServerName => Value::some(self.server_name),
+            Input::TransportProtocol => Value::some(self.transport_protocol),
+            Input::ApplicationProtocols => {
+                let quoted = self.application_protocols.quoted();
+                (!quoted.is_empty()).then(|| Value::Text(quoted.into_bytes().into()))
+            }
+            Input::Header(_) | Input::QueryParameter(_) => None,
         }
     }
 }
@@ -73,6 +115,12 @@ const CRITERIA: [Criterion; 9] = [
 
 /// The filter chain for a connection.
 pub(super) fn find<'a>(listener: &'a Listener, facts: &Facts<'_>) -> Option<&'a Arc<FilterChain>> {
+    if let Some(tree) = &listener.filter_chain_matcher {
+        return match tree.find(facts) {
+            Some(chain) => chain.as_ref(),
+            None => listener.default_filter_chain.as_ref(),
+        };
+    }
     // The usual case needs no search.
     if let [only] = listener.filter_chains.as_slice()
         && only.matches == FilterChainMatch::default()
@@ -127,13 +175,10 @@ fn application_protocol(matches: &FilterChainMatch, facts: &Facts<'_>) -> Option
 }
 
 fn source_type(wanted: SourceType, facts: &Facts<'_>) -> Option<usize> {
-    // Of 127.0.0.0/8 Envoy takes only this one for the loopback address.
-    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-    let local = loopback.contains(&facts.source.ip()) || facts.source.ip() == facts.destination.ip();
     match wanted {
         SourceType::Any => Some(0),
-        SourceType::SameIpOrLoopback => local.then_some(1),
-        SourceType::External => (!local).then_some(1),
+        SourceType::SameIpOrLoopback => facts.is_local().then_some(1),
+        SourceType::External => (!facts.is_local()).then_some(1),
     }
 }
 
@@ -150,6 +195,7 @@ mod tests {
             TcpProxy { settings: Settings::passthrough("c"), access_log: Vec::new(), stats: TcpStats::default() };
         let terminal = Terminal::Tcp(Arc::new(proxy));
         Arc::new(FilterChain {
+            waits: Vec::new(),
             name: name.into(),
             place: Arc::default(),
             matches,
@@ -157,6 +203,7 @@ mod tests {
             handshake_timeout: None,
             filters: Vec::new(),
             terminal,
+            drain: None,
         })
     }
 

@@ -27,11 +27,13 @@ use crate::{
         listener::{FilterChain, Listener, Seat, Terminal},
     },
     downstream::{Downstream, Origin},
+    drain::Drain,
     http::connection,
     pod::Direction,
     tcp::{self, Asked, Limits, gate::Gate, line::Line},
     telemetry::stats::{Gauge, Shard},
     tls::failure::Failure,
+    wire::seldom::Seldom,
     worker::state::Worker,
 };
 
@@ -47,7 +49,7 @@ pub async fn serve(worker: Rc<Worker>, downstream: Box<Downstream>) {
                 None => return Box::pin(pass_through(worker, downstream, direction)).await,
             }
         }
-        Origin::Bound { listener: name } => snapshot.listeners().iter().find(|known| known.name == *name).cloned(),
+        Origin::Bound { listener: name } => snapshot.listener(name).cloned(),
     };
     drop(snapshot);
     match listener {
@@ -144,6 +146,26 @@ async fn serve_seen(
     if let Some(line) = &mut line {
         line.entry.place.clone_from(&downstream.place);
     }
+    let Some(drain) = chain.drain.as_ref().map(Drain::watch) else {
+        return serve_chain(worker, downstream, listener, chain, http, line).await;
+    };
+    downstream.drain = downstream.drain.and(&drain);
+    tokio::select! {
+        biased;
+        () = Box::pin(serve_chain(worker, downstream, listener, chain, http, line)) => {}
+        () = Seldom::new(drain.forced()) => {}
+    }
+}
+
+/// Serves a connection on its filter chain.
+async fn serve_chain(
+    worker: Rc<Worker>,
+    mut downstream: Box<Downstream>,
+    listener: Arc<Listener>,
+    chain: Arc<FilterChain>,
+    http: Option<Protocol>,
+    mut line: Option<Box<Line>>,
+) {
     let _open = Open::new(&worker, &listener);
     // Counted whatever becomes of it.
     let mut open = None;

@@ -63,9 +63,12 @@ pub(super) async fn shake_hands(
         Io::Tcp(tcp) => tcp,
         stream => return Ok(Downstream { stream, ..downstream }),
     };
-    let loaded = tls.current().clone();
+    let Some(loaded) = tls.current() else {
+        tls.factory.not_ready(shard);
+        return Err(Failure::NoSecret);
+    };
     let handshake = loaded.context.accept(tcp, downstream.local.ip(), downstream.peer.ip(), |stapled| {
-        tls.stats.staple_asked(shard, stapled);
+        tls.stats().staple_asked(shard, stapled);
     });
     let shaken = match timeout {
         None => handshake.await,
@@ -73,11 +76,11 @@ pub(super) async fn shake_hands(
     };
     match shaken {
         Ok((stream, session)) => {
-            tls.stats.established(shard, &session);
+            tls.stats().established(shard, &session);
             Ok(Downstream { stream, tls: Some(Rc::new(session)), ..downstream })
         }
         Err(failure) => {
-            tls.stats.failed(shard, &failure);
+            tls.stats().failed(shard, &failure);
             Err(failure)
         }
     }

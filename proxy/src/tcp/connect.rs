@@ -4,10 +4,7 @@ use std::{
     borrow::Cow,
     io,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,6 +19,7 @@ use crate::{
     },
     config::{
         Cluster,
+        cluster::InUse,
         tcp::{Settings, Target, WeightedCluster},
         tls::Transport,
     },
@@ -53,7 +51,7 @@ pub(super) struct Connected {
 #[derive(Debug)]
 pub(super) struct Held {
     account: Rc<Account>,
-    _permit: Permit,
+    _permit: InUse,
     _request: ActiveRequest,
     opened: OpenConnection,
 }
@@ -158,7 +156,7 @@ async fn to_cluster(
     let mut tried = Vec::new();
     let hash = settings.hash_source.then(|| xxh64(downstream.peer.ip().to_string().as_bytes(), 0));
     loop {
-        let permit = Permit::take(&cluster.usage.connections, cluster.breakers.max_connections);
+        let permit = cluster.usage.connections.take(cluster.breakers.max_connections);
         let Some(mut permit) = permit else {
             worker.stats.inc(cluster.stats.upstream_cx_overflow);
             return Err(Failed::Overflow);
@@ -177,7 +175,7 @@ async fn to_cluster(
         let (chosen, endpoint) = (picked.cluster(cluster), &picked.endpoint);
         if picked.member.is_some() {
             // The connection counts where it goes.
-            permit = match Permit::take(&chosen.usage.connections, chosen.breakers.max_connections) {
+            permit = match chosen.usage.connections.take(chosen.breakers.max_connections) {
                 Some(permit) => permit,
                 None => {
                     worker.stats.inc(chosen.stats.upstream_cx_overflow);
@@ -282,24 +280,6 @@ fn draw(clusters: &[WeightedCluster], random: u64) -> Option<&Arc<str>> {
     })
 }
 
-/// One of a cluster's connections, given back when dropped.
-#[derive(Debug)]
-pub(super) struct Permit(Arc<AtomicU32>);
-
-impl Permit {
-    fn take(connections: &Arc<AtomicU32>, most: u32) -> Option<Self> {
-        let permit = Self(connections.clone());
-        // Counted before it is compared: two workers cannot both take the last one.
-        (connections.fetch_add(1, Ordering::Relaxed) < most).then_some(permit)
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,16 +300,6 @@ mod tests {
     fn waits_grow_up_to_a_limit() {
         let wait = |attempts| backoff(Duration::from_millis(10), Duration::from_millis(50), attempts, 1.0).as_millis();
         assert_eq!([1, 2, 3, 4, 40].map(wait), [10, 30, 50, 50, 50]);
-    }
-
-    #[test]
-    fn a_permit_is_given_back() {
-        let connections = Arc::default();
-        let first = Permit::take(&connections, 1).unwrap();
-        assert!(Permit::take(&connections, 1).is_none());
-        drop(first);
-        assert!(Permit::take(&connections, 1).is_some());
-        assert_eq!(connections.load(Ordering::Relaxed), 0);
     }
 
     #[test]

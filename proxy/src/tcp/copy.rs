@@ -10,7 +10,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     ops::AddAssign,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
@@ -18,6 +18,7 @@ use std::{
 
 use nix::{
     fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice},
+    sys::socket::{MsgFlags, recv},
     unistd::pipe2,
 };
 use tokio::{
@@ -182,7 +183,7 @@ pub(crate) async fn both_ways(
         while let Some(quiet) = &mut lull
             && quiet.poll(copied.received + copied.sent, cx).is_ready()
         {
-            if answer.is_over() && !up.holds() && !down.holds() {
+            if answer.is_over() && !up.holds() && !down.holds() && !has_unread(downstream) {
                 return Poll::Ready(Ended::Lull);
             }
             // A request that waits for its answer, or a client that has not asked yet.
@@ -228,6 +229,12 @@ impl Answer {
     fn is_over(&self) -> bool {
         self.latest.is_some() && !self.streams
     }
+}
+
+/// Whether the client has sent what was not read yet, as on a busy machine: closed now, the socket would answer with RST.
+fn has_unread(stream: &Io) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    recv(stream.tcp().as_raw_fd(), &mut [0], flags).is_ok_and(|read| read > 0)
 }
 
 /// Has the socket end with RST instead of FIN when it is dropped.

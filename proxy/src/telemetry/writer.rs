@@ -16,7 +16,7 @@ use std::{
 
 use crate::telemetry::stats::{Shard, Shared, process};
 
-/// A worker hands its buffer over when it holds this many bytes, or at the flush interval.
+/// A worker hands its buffer over when it holds this many bytes unless told otherwise, or at the flush interval.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// What a buffer has room for: lines that pass its end are rarely longer than the rest. Growing to it step by step would
 /// copy every line, and touch new pages with each step.
@@ -55,9 +55,10 @@ impl LogFile {
 }
 
 /// The open files. Open them while still privileged, then [`spawn`](LogFiles::spawn) the writer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LogFiles {
     files: HashMap<LogFile, File>,
+    gathered: usize,
 }
 
 impl LogFiles {
@@ -72,7 +73,12 @@ impl LogFiles {
                 place.insert(file);
             }
         }
-        Ok(Self { files })
+        Ok(Self { files, gathered: BUFFER_BYTES })
+    }
+
+    /// How many bytes workers gather at most.
+    pub fn gather(&mut self, bytes: usize) {
+        self.gathered = bytes;
     }
 
     /// Starts the writer thread, which counts in `stats`.
@@ -80,7 +86,7 @@ impl LogFiles {
         let (commands, queue) = sync_channel(QUEUE_BUFFERS);
         let thread =
             std::thread::Builder::new().name("access-log".into()).spawn(move || run(self.files, queue, &stats))?;
-        Ok(LogWriter { commands, thread })
+        Ok(LogWriter { commands, thread, gathered: self.gathered })
     }
 }
 
@@ -89,12 +95,13 @@ impl LogFiles {
 pub struct LogWriter {
     commands: SyncSender<Command>,
     thread: JoinHandle<()>,
+    gathered: usize,
 }
 
 impl LogWriter {
     /// A worker's end, which counts what it drops in `stats`.
     pub fn handle(&self, stats: Shard) -> LogHandle {
-        LogHandle { commands: self.commands.clone(), stats, buffers: RefCell::default() }
+        LogHandle { commands: self.commands.clone(), stats, gathered: self.gathered, buffers: RefCell::default() }
     }
 
     /// Something that asks for every file to be opened again, after a rotation.
@@ -130,6 +137,7 @@ impl Reopener {
 pub struct LogHandle {
     commands: SyncSender<Command>,
     stats: Shard,
+    gathered: usize,
     buffers: RefCell<Vec<Buffer>>,
 }
 
@@ -143,7 +151,7 @@ impl LogHandle {
     /// A handle whose lines go nowhere, for tests.
     pub fn discard() -> Self {
         let (commands, _) = sync_channel(1);
-        Self { commands, stats: Shard::default(), buffers: RefCell::default() }
+        Self { commands, stats: Shard::default(), gathered: BUFFER_BYTES, buffers: RefCell::default() }
     }
 
     /// Appends one line to a log: `write` formats it, the end of line included, into a buffer that may hold earlier
@@ -163,7 +171,7 @@ impl LogHandle {
         self.stats.inc(process::FILESYSTEM_WRITE_BUFFERED);
         let written = buffer.lines.len() - before;
         self.stats.gauge_add(process::FILESYSTEM_WRITE_TOTAL_BUFFERED, written as i64);
-        if buffer.lines.len() >= BUFFER_BYTES {
+        if buffer.lines.len() >= self.gathered {
             self.hand_over(buffer);
         }
     }
@@ -278,7 +286,7 @@ mod tests {
     fn a_writer_that_falls_behind_costs_lines_not_time() {
         let (commands, _queue) = sync_channel(1);
         let stats = Shard::default();
-        let handle = LogHandle { commands, stats: stats.clone(), buffers: RefCell::default() };
+        let handle = LogHandle { commands, stats: stats.clone(), gathered: BUFFER_BYTES, buffers: RefCell::default() };
         let path = LogFile::new("/dev/null");
         for _ in 0..3 {
             handle.append(&path, |buffer| buffer.extend_from_slice(b"line\nline\n"));

@@ -37,6 +37,8 @@ pub enum Failure {
     },
     /// The handshake took too long.
     Timeout,
+    /// There is no context: a secret that it needs has not come.
+    NoSecret,
 }
 
 /// How a failure is counted.
@@ -120,7 +122,7 @@ impl Failure {
     pub fn kind(&self) -> Option<Kind> {
         match self {
             Self::Tls { kind, .. } => Some(*kind),
-            Self::Io { .. } | Self::Timeout => None,
+            Self::Io { .. } | Self::Timeout | Self::NoSecret => None,
         }
     }
 
@@ -138,6 +140,7 @@ impl Failure {
             ),
             Self::Io { .. } => String::new(),
             Self::Timeout => "transport socket timeout was reached".into(),
+            Self::NoSecret => "TLS error: Secret is not supplied by SDS".into(),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     hello::Hello,
     session::PeerTls,
 };
-use crate::telemetry::stats::{Counter, Histogram, Scope, Shard, Store, Unit};
+use crate::telemetry::stats::{Counter, Histogram, Scope, Shard, Shared, Store, Unit};
 
 /// Counters of a listener's or a cluster's TLS. Those whose names follow what is negotiated come into being with the
 /// first connection that has it, as in Envoy.
@@ -114,6 +114,51 @@ impl SslStats {
         let counter =
             *self.named.lock().entry((group, name)).or_insert_with(|| self.scope.counter(&format!("{group}.{name}")));
         shard.inc(counter);
+    }
+}
+
+/// What contexts count as they are made, and where there is none.
+#[derive(Debug)]
+pub struct FactoryStats {
+    /// What the handles belong to.
+    _scope: Scope,
+    shared: Shared,
+    updated: Counter,
+    not_ready: Counter,
+}
+
+impl FactoryStats {
+    /// Of contexts towards clients, below a listener's scope.
+    pub fn of_server(scope: &Scope) -> Self {
+        Self::new(scope.scope("server_ssl_socket_factory"), "downstream_context_secrets_not_ready")
+    }
+
+    /// Of contexts towards servers, below a cluster's scope.
+    pub fn of_client(scope: &Scope) -> Self {
+        Self::new(scope.scope("client_ssl_socket_factory"), "upstream_context_secrets_not_ready")
+    }
+
+    fn new(scope: Scope, not_ready: &str) -> Self {
+        // Envoy has both on both sides.
+        for name in ["downstream_context_secrets_not_ready", "upstream_context_secrets_not_ready"] {
+            scope.counter(name);
+        }
+        Self {
+            shared: Store::of(&scope).as_ref().map(Store::shared).unwrap_or_default(),
+            updated: scope.counter("ssl_context_update_by_sds"),
+            not_ready: scope.counter(not_ready),
+            _scope: scope,
+        }
+    }
+
+    /// A secret has changed.
+    pub fn updated(&self) {
+        self.shared.inc(self.updated);
+    }
+
+    /// A connection finds no context: a secret that it needs has not come.
+    pub fn not_ready(&self, shard: &Shard) {
+        shard.inc(self.not_ready);
     }
 }
 

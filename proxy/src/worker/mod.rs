@@ -9,5 +9,5 @@ pub(crate) use self::threads::local_runtime;
 pub use self::{
     accept::Source,
     state::Worker,
-    threads::{Accepting, Workers},
+    threads::{Accepting, Teller, Workers},
 };

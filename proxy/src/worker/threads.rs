@@ -1,6 +1,13 @@
 //! The worker threads, and what the control thread tells them.
 
-use std::{io, net::TcpListener, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    io,
+    net::TcpListener,
+    rc::Rc,
+    sync::{Arc, Weak},
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use tokio::{
     runtime::{Builder, LocalOptions, LocalRuntime},
@@ -8,6 +15,7 @@ use tokio::{
 };
 
 use crate::{
+    config::cluster::Cluster,
     memory,
     worker::{
         accept::{self, Source},
@@ -35,6 +43,9 @@ enum Command {
     Forget {
         uid: Arc<str>,
     },
+    Unpool {
+        cluster: Weak<Cluster>,
+    },
     Answer(oneshot::Sender<()>),
 }
 
@@ -43,6 +54,44 @@ enum Command {
 pub struct Workers {
     commands: Vec<mpsc::Sender<Command>>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Tells workers something for as long as they run, from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct Teller(Vec<mpsc::WeakSender<Command>>);
+
+impl Teller {
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Has worker `index` accept from `listener` until `accepting` stops; returns once it does.
+    pub async fn accept(
+        &self,
+        index: usize,
+        listener: TcpListener,
+        source: Source,
+        accepting: &Accepting,
+    ) -> io::Result<()> {
+        let (started, done) = oneshot::channel();
+        let command = Command::Accept { listener, source, stop: accepting.stop.subscribe(), started };
+        self.tell(index, command).await?;
+        done.await.map_err(|_| gone(index))?
+    }
+
+    /// Has every worker let go of the connections of a cluster that is no longer in force, as they become idle.
+    pub async fn unpool(&self, cluster: &Weak<Cluster>) {
+        for index in 0..self.0.len() {
+            // A worker that is gone has let go of all.
+            let _ = self.tell(index, Command::Unpool { cluster: cluster.clone() }).await;
+        }
+    }
+
+    async fn tell(&self, index: usize, command: Command) -> io::Result<()> {
+        let commands = self.0.get(index).and_then(mpsc::WeakSender::upgrade).ok_or_else(|| gone(index))?;
+        commands.send(command).await.map_err(|_| gone(index))
+    }
 }
 
 /// Accepting from a set of listening sockets; ends when dropped.
@@ -89,6 +138,11 @@ impl Workers {
         Ok(running)
     }
 
+    /// What others tell them something by.
+    pub fn teller(&self) -> Teller {
+        Teller(self.commands.iter().map(mpsc::Sender::downgrade).collect())
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.commands.len()
@@ -107,10 +161,7 @@ impl Workers {
         source: Source,
         accepting: &Accepting,
     ) -> io::Result<()> {
-        let (started, done) = oneshot::channel();
-        let command = Command::Accept { listener, source, stop: accepting.stop.subscribe(), started };
-        self.commands[index].send(command).await.map_err(|_| gone(index))?;
-        done.await.map_err(|_| gone(index))?
+        self.teller().accept(index, listener, source, accepting).await
     }
 
     /// Asks every worker to answer; returns once all have come round to it: never while one hangs.
@@ -171,6 +222,7 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, flush_in
                     let _ = started.send(result);
                 }
                 Some(Command::Forget { uid }) => worker.pools.forget_pod(&uid),
+                Some(Command::Unpool { cluster }) => worker.pools.forget_cluster(&cluster),
                 Some(Command::Answer(answer)) => drop(answer.send(())),
                 None => return,
             },

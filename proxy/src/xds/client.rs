@@ -393,7 +393,7 @@ impl<C: Consumer> Client<C> {
             if refused {
                 stats.rejected();
             } else {
-                stats.succeeded(&update.version, now, took);
+                stats.succeeded(&update.version, now, Some(took));
             }
         }
         if self.saved.is_some() && !(update.added.is_empty() && update.removed.is_empty()) {

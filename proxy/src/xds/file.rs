@@ -5,7 +5,6 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -21,9 +20,10 @@ use super::{
     store::Store,
     update::{Consumer, Origin, Refused},
 };
+use crate::config::reload::FileState;
 
 /// How often files are looked at.
-const LOOK: Duration = Duration::from_millis(500);
+pub const LOOK: Duration = Duration::from_millis(500);
 
 /// Why a file has no resources.
 #[derive(Debug, thiserror::Error)]
@@ -46,23 +46,48 @@ pub enum Unreadable {
     },
 }
 
-/// What tells a file from its successor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp(Option<(u64, u64, i64, i64, u64)>);
+/// A file that may be replaced.
+#[derive(Debug)]
+pub struct Watched {
+    path: PathBuf,
+    seen: Option<FileState>,
+}
 
-impl Stamp {
-    fn of(path: &Path) -> Self {
-        let found = fs::metadata(path).ok();
-        Self(found.map(|found| (found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.size())))
+impl Watched {
+    /// A file that has not been looked at.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, seen: None }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is another than at the last look; at the first it is.
+    pub fn changed(&mut self) -> bool {
+        let state = FileState::of(&self.path);
+        self.seen.replace(state) != Some(state)
+    }
+
+    /// Reads it. What is in its resources is not looked at.
+    pub fn read(&self) -> Result<DiscoveryResponse, Unreadable> {
+        let path = || self.path.clone();
+        let bytes = fs::read(&self.path).map_err(|error| Unreadable::Read { path: path(), error })?;
+        let syntax = |why: String| Unreadable::Syntax { path: path(), why };
+        if self.path.extension().is_some_and(|extension| extension == "pb") {
+            return DiscoveryResponse::decode(&*bytes).map_err(|error| syntax(error.to_string()));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| syntax(error.to_string()))?;
+        weir_proto::from_yaml_unvalidated(&text).map_err(|error| syntax(error.to_string()))
     }
 }
 
 /// A file of resources of one type.
 #[derive(Debug)]
 pub struct Source {
-    path: PathBuf,
+    file: Watched,
     kind: Kind,
-    seen: Option<Stamp>,
 }
 
 /// What a look at a file came to.
@@ -81,17 +106,16 @@ pub enum Looked {
 impl Source {
     /// A file that has not been looked at.
     pub fn new(path: PathBuf, kind: Kind) -> Self {
-        Self { path, kind, seen: None }
+        Self { file: Watched::new(path), kind }
     }
 
     /// Applies the file if it is another than at the last look.
     pub fn look(&mut self, store: &Store, consumer: &mut dyn Consumer, now: SystemTime) -> Looked {
-        let stamp = Stamp::of(&self.path);
-        if self.seen.replace(stamp) == Some(stamp) {
+        if !self.file.changed() {
             return Looked::Same;
         }
         let kind = self.kind;
-        let response = match read(&self.path) {
+        let response = match self.file.read() {
             Ok(response) => response,
             Err(unreadable) => return Looked::Unreadable(unreadable.to_string()),
         };
@@ -99,7 +123,7 @@ impl Source {
         interest.add(None);
         let refused = |told: String| {
             store.refused(kind, &told, now);
-            Looked::Refused(format!("{}: {told}", self.path.display()))
+            Looked::Refused(format!("{}: {told}", self.file.path.display()))
         };
         let Read { mut content, .. } = match sotw::read(kind, response, &interest) {
             Ok(read) => read,
@@ -123,17 +147,6 @@ impl Source {
             tokio::time::sleep(LOOK).await;
         }
     }
-}
-
-/// Reads a file. What is in its resources is not looked at.
-fn read(path: &Path) -> Result<DiscoveryResponse, Unreadable> {
-    let bytes = fs::read(path).map_err(|error| Unreadable::Read { path: path.to_owned(), error })?;
-    let syntax = |why: String| Unreadable::Syntax { path: path.to_owned(), why };
-    if path.extension().is_some_and(|extension| extension == "pb") {
-        return DiscoveryResponse::decode(&*bytes).map_err(|error| syntax(error.to_string()));
-    }
-    let text = String::from_utf8(bytes).map_err(|error| syntax(error.to_string()))?;
-    weir_proto::from_yaml_unvalidated(&text).map_err(|error| syntax(error.to_string()))
 }
 
 #[cfg(test)]

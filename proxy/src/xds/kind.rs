@@ -154,7 +154,7 @@ impl Kind {
     /// A state of the world is whole: what is absent from it is to be removed. Of the other types a response may have
     /// any part of what is asked for.
     pub const fn is_whole(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener)
+        matches!(self, Self::Cluster | Self::Listener | Self::ScopedRoutes)
     }
 
     /// Types whose requests wait while an update of this type is applied: what it refers to is asked for once, when all

@@ -46,15 +46,17 @@ impl SubscriptionStats {
     }
 
     /// Something was asked for.
-    pub(super) fn attempted(&self) {
+    pub fn attempted(&self) {
         self.shared.inc(self.attempt);
     }
 
-    /// An update was taken, within `took`.
-    pub(super) fn succeeded(&self, version: &str, now: SystemTime, took: Duration) {
+    /// An update was taken, within `took`; of a file, nobody counts that.
+    pub fn succeeded(&self, version: &str, now: SystemTime, took: Option<Duration>) {
         self.shared.inc(self.attempt);
         self.shared.inc(self.success);
-        self.shared.record(self.duration, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        if let Some(took) = took {
+            self.shared.record(self.duration, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        }
         if let Some(store) = &self.store {
             let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             store.set(self.time, u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
@@ -64,19 +66,19 @@ impl SubscriptionStats {
     }
 
     /// An update was refused.
-    pub(super) fn rejected(&self) {
+    pub fn rejected(&self) {
         self.shared.inc(self.attempt);
         self.shared.inc(self.rejected);
     }
 
     /// There is no connection to the server.
-    pub(super) fn failed(&self) {
+    pub fn failed(&self) {
         self.shared.inc(self.attempt);
         self.shared.inc(self.failure);
     }
 
     /// Nothing came in time.
-    pub(super) fn timed_out(&self) {
+    pub fn timed_out(&self) {
         self.shared.inc(self.attempt);
         self.shared.inc(self.timeout);
     }
@@ -148,7 +150,7 @@ mod tests {
         let stats = SubscriptionStats::register(&store.root().scope("cluster_manager.cds"));
         stats.attempted();
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
-        stats.succeeded("v1", now, Duration::from_millis(3));
+        stats.succeeded("v1", now, Some(Duration::from_millis(3)));
         stats.rejected();
         stats.failed();
         stats.timed_out();

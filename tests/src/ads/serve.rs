@@ -25,8 +25,11 @@ use tonic::{
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     server::{Grpc, StreamingService},
 };
-use weir_proto::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+use weir_proto::{
+    envoy::service::discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    },
+    google::rpc,
 };
 
 use super::{
@@ -221,9 +224,7 @@ impl State {
                 nonce: request.response_nonce.clone(),
                 node: request.node.as_ref().map(|node| node.id.clone()),
             };
-            self.saw(number, &request.type_url, seen);
-            let error = request.error_detail.as_ref().map(|error| error.message.clone());
-            self.answered(number, &request.type_url, &request.response_nonce, error);
+            self.heard(number, (&request.type_url, &request.response_nonce), request.error_detail.as_ref(), seen);
             let live = self.streams.get_mut(&number);
             live.and_then(|live| live.subscriber.delta(&self.world, &request)).map(Reply::from)
         } else {
@@ -238,9 +239,7 @@ impl State {
                 nonce: request.response_nonce.clone(),
                 node: request.node.as_ref().map(|node| node.id.clone()),
             };
-            self.saw(number, &request.type_url, seen);
-            let error = request.error_detail.as_ref().map(|error| error.message.clone());
-            self.answered(number, &request.type_url, &request.response_nonce, error);
+            self.heard(number, (&request.type_url, &request.response_nonce), request.error_detail.as_ref(), seen);
             let live = self.streams.get_mut(&number);
             live.and_then(|live| live.subscriber.sotw(&self.world, &request)).map(Reply::from)
         };
@@ -249,8 +248,10 @@ impl State {
         }
     }
 
-    /// A nonce says which response a request answers.
-    fn answered(&mut self, number: u64, type_url: &str, nonce: &str, error: Option<String>) {
+    /// A request of a type; its nonce says which response it answers.
+    fn heard(&mut self, number: u64, (type_url, nonce): (&str, &str), error: Option<&rpc::Status>, seen: Seen) {
+        self.saw(number, type_url, seen);
+        let error = error.map(|error| error.message.clone());
         if nonce.is_empty() {
             return;
         }

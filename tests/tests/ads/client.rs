@@ -29,7 +29,7 @@ use crate::{
     Protocol,
     follower::{PATIENCE, Running, in_turn, settings},
     resources::{bad_cluster, cluster, endpoints, listener, resources, routes},
-    scenario::{Scenario, Who},
+    scenario::{BAD, Scenario, Who},
 };
 
 fn follows(protocol: Protocol) {
@@ -38,7 +38,7 @@ fn follows(protocol: Protocol) {
     let running = Running::following(&ads, protocol);
     scenario.initial();
     scenario.changes();
-    scenario.rejection();
+    scenario.rejection(BAD);
     // It was never in force, and is not there any more.
     assert_eq!(running.status(Kind::Cluster, "bad"), Some(Status::DoesNotExist));
     scenario.coming_and_going();

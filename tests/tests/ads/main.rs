@@ -6,11 +6,16 @@
 #![expect(clippy::unwrap_used, reason = "a test says enough by failing there")]
 
 mod client;
-mod envoy;
 mod follower;
+mod named;
+mod proxy;
+mod recorded;
 mod resources;
 mod scenario;
+mod secrets;
+mod served;
 mod through;
+mod traffic;
 
 /// Both protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,5 +30,5 @@ fn the_table_of_differences() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/envoy-differences.md");
     let text = std::fs::read_to_string(path).unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("| **`")?.split_once("`** |"));
-    assert_eq!(rows.map(|(id, _)| id).collect::<Vec<_>>(), [scenario::NOTHING_LEFT]);
+    assert_eq!(rows.map(|(id, _)| id).collect::<Vec<_>>(), [served::KNOWN_ENDPOINTS, scenario::NOTHING_LEFT]);
 }

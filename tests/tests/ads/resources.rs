@@ -1,5 +1,7 @@
 //! Resources in few words.
 
+use std::net::SocketAddr;
+
 use prost_types::Any;
 use weir_proto::envoy::service::discovery::v3::DiscoveryResponse;
 
@@ -13,10 +15,19 @@ pub fn resources(list: &str) -> Vec<Any> {
 
 /// A cluster whose endpoints come from the same server.
 pub fn cluster(name: &str) -> Any {
-    one(&format!(
+    one(&cluster_yaml(name, 5))
+}
+
+/// A cluster whose endpoints come from there.
+pub fn cluster_from(name: &str, source: &str) -> Any {
+    one(&cluster_yaml(name, 5).replace("ads: {}", source))
+}
+
+fn cluster_yaml(name: &str, seconds: u32) -> String {
+    format!(
         "- \"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster\n  name: {name}\n  type: EDS\n  \
-         connect_timeout: 5s\n  eds_cluster_config: {{ eds_config: {{ ads: {{}}, resource_api_version: V3 }} }}\n"
-    ))
+         connect_timeout: {seconds}s\n  eds_cluster_config: {{ eds_config: {{ ads: {{}}, resource_api_version: V3 }} }}\n"
+    )
 }
 
 /// A cluster that no proxy takes: it has no source of endpoints.
@@ -66,6 +77,64 @@ pub fn routes(name: &str, text: &str) -> Any {
     ))
 }
 
-fn one(list: &str) -> Any {
+/// The one resource of a list.
+pub fn one(list: &str) -> Any {
     resources(list).remove(0)
+}
+
+/// The cluster `xds` of a bootstrap, one of HTTP/2 whose only endpoint is the server, as an entry of a list of YAML.
+pub fn server(address: SocketAddr, connect_timeout: &str) -> String {
+    let (ip, port) = (address.ip(), address.port());
+    format!(
+        r#"name: xds
+    type: STATIC
+    connect_timeout: {connect_timeout}
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{ http2_protocol_options: {{}} }}
+    load_assignment:
+      cluster_name: xds
+      endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ socket_address: {{ address: {ip}, port_value: {port} }} }} }} }} ] }} ]"#
+    )
+}
+/// A listener on any port with routes to a cluster; `chains`: further filter chains.
+pub fn routed(name: &str, cluster: &str, chains: &str) -> Any {
+    one(&routed_yaml(name, "127.0.0.1", 0, cluster, chains))
+}
+
+/// A listener at an address.
+pub fn listener_at(name: &str, address: SocketAddr, cluster: &str) -> Any {
+    one(&routed_yaml(name, &address.ip().to_string(), address.port(), cluster, ""))
+}
+
+fn routed_yaml(name: &str, ip: &str, port: u16, cluster: &str, chains: &str) -> String {
+    format!(
+        r#"- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+  name: {name}
+  address: {{ socket_address: {{ address: {ip}, port_value: {port} }} }}
+  filter_chains:
+  - filters:
+    - name: http
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+        stat_prefix: {name}
+        route_config:
+          name: inline
+          virtual_hosts: [ {{ name: all, domains: ["*"], routes: [ {{ match: {{ prefix: / }}, route: {{ cluster: {cluster} }} }} ] }} ]
+        http_filters:
+        - name: router
+          typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+{chains}"#
+    )
+}
+
+/// A cluster whose endpoints come from the same server, with another timeout.
+pub fn patient_cluster(name: &str, seconds: u32) -> Any {
+    one(&cluster_yaml(name, seconds))
+}
+
+/// A listener whose routes are by a regular expression that is none.
+pub fn badly_routed(name: &str) -> Any {
+    one(&routed_yaml(name, "127.0.0.1", 0, "a", "").replace("prefix: /", "safe_regex: { regex: \"a[\" }"))
 }

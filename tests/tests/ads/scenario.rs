@@ -13,6 +13,9 @@ use crate::{
 /// What a client is told of a cluster without a source of endpoints.
 pub const BAD: &str = "cannot create an EDS cluster without an EDS config";
 
+/// The same, with the field.
+pub const BAD_BY_FIELD: &str = "eds_cluster_config: cannot create an EDS cluster without an EDS config";
+
 /// A follower's way through all of it.
 pub struct Scenario<'a> {
     ads: &'a Ads,
@@ -83,11 +86,11 @@ impl<'a> Scenario<'a> {
         self.said(&["rds r v8", "rds ack 8"], &["rds ack 8"]);
     }
 
-    /// A cluster is refused; the server takes it back.
-    pub fn rejection(&self) {
+    /// A cluster is refused, for this reason; the server takes it back.
+    pub fn rejection(&self, why: &str) {
         self.ads.put([bad_cluster("bad")]);
         self.until("cds", |seen| matches!(seen, Seen::Nack { .. }));
-        let nack = format!("cds nack 9: Error adding/updating cluster(s) bad: {BAD}");
+        let nack = format!("cds nack 9: Error adding/updating cluster(s) bad: {why}");
         self.said(&["cds v3", &nack], &[&nack]);
         self.ads.remove("cds", "bad");
         self.until_ack("cds", "10");

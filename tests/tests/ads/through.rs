@@ -19,25 +19,25 @@ use weir_tests::ads::{Ads, Listen, Seen};
 use crate::{
     Protocol,
     follower::{Running, settings},
-    resources::{cluster, endpoints},
+    resources::{cluster, endpoints, server},
 };
 
 /// A certificate of an authority, for a name, with its key.
-struct Certified {
-    pem: String,
-    key: KeyPair,
+pub struct Certified {
+    pub pem: String,
+    pub key: KeyPair,
     der: CertificateDer<'static>,
 }
 
-struct Authority {
+pub struct Authority {
     pem: String,
-    der: CertificateDer<'static>,
+    pub der: CertificateDer<'static>,
     parameters: CertificateParams,
     key: KeyPair,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut parameters = CertificateParams::default();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -45,7 +45,7 @@ impl Authority {
         Self { pem: certificate.pem(), der: certificate.der().clone(), parameters, key }
     }
 
-    fn certify(&self, name: &str) -> Certified {
+    pub fn certify(&self, name: &str) -> Certified {
         let key = KeyPair::generate().unwrap();
         let mut parameters = CertificateParams::default();
         parameters.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
@@ -72,21 +72,12 @@ impl Authority {
 /// The way to the cluster `xds` of a bootstrap, which expects the server to be called `name`.
 fn through(ads: &Ads, authority: &Authority, client: &Certified, name: &str) -> Through {
     let indented = |pem: &str| pem.replace('\n', "\\n");
-    let (ip, port) = (ads.address().ip(), ads.address().port());
+    let cluster = server(ads.address(), "60s");
     let bootstrap: Bootstrap = weir_proto::from_yaml(&format!(
         r#"
 static_resources:
   clusters:
-  - name: xds
-    type: STATIC
-    connect_timeout: 60s
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{ http2_protocol_options: {{}} }}
-    load_assignment:
-      cluster_name: xds
-      endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ socket_address: {{ address: {ip}, port_value: {port} }} }} }} }} ] }} ]
+  - {cluster}
     transport_socket:
       name: tls
       typed_config:

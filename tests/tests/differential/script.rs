@@ -69,17 +69,20 @@ impl Response {
             head.push_str(&format!("content-length: {}\r\n", self.body.len()));
         }
         head.push_str("\r\n");
-        to.write_all(head.as_bytes()).await.ok()?;
+        let mut rest = head.into_bytes();
         if request.line.starts_with("HEAD ") || bodiless {
-            return Some(());
+            return to.write_all(&rest).await.ok();
         }
+        // Else in one write: what a proxy does about a body that comes later is for those cases that ask for it.
         if let Some(delay) = self.body_delay {
+            to.write_all(&rest).await.ok()?;
+            rest.clear();
             tokio::time::sleep(delay).await;
         }
         if self.trailers.is_empty() {
-            return to.write_all(&self.body).await.ok();
+            rest.extend(&self.body);
+            return to.write_all(&rest).await.ok();
         }
-        let mut rest = Vec::new();
         if !self.body.is_empty() {
             rest.extend(format!("{:x}\r\n", self.body.len()).into_bytes());
             rest.extend(&self.body);

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::process::Stdio;
 use std::time::Duration;
 
 use super::configuration::{Client, Row};
@@ -36,6 +37,19 @@ pub fn run(machine: &Machine, row: &Row, port: u16, during: Duration) -> Result<
             of_wrk(&output(command.arg(url))?)
         }
     }
+}
+
+/// The cipher suite that a client gets which prefers what OpenSSL prefers, as wrk does.
+pub fn suite(machine: &Machine, port: u16) -> Result<String> {
+    let mut command = machine.command("openssl");
+    command.args(["s_client", "-connect", &format!("{}:{port}", Ipv4Addr::LOCALHOST)]).stdin(Stdio::null());
+    of_s_client(&output(&mut command)?)
+}
+
+/// `New, TLSv1.3, Cipher is TLS_AES_256_GCM_SHA384`.
+fn of_s_client(text: &str) -> Result<String> {
+    let suite = text.lines().find_map(|line| Some(line.split_once(", Cipher is ")?.1));
+    Ok(suite.context("s_client tells no cipher suite")?.to_owned())
 }
 
 /// `  24680 requests in 2.00s, 5.1MB read`, and no line of errors.
@@ -89,6 +103,8 @@ mod tests {
         assert_eq!(of_wrk(wrk).unwrap(), 24680);
         let bad = "  5 requests in 2.00s, 1KB read\n  Non-2xx or 3xx responses: 5\n";
         assert_eq!(of_wrk(bad).unwrap_err().to_string(), "wrk: Non-2xx or 3xx responses: 5");
+        let s_client = "---\nNew, TLSv1.3, Cipher is TLS_AES_128_GCM_SHA256\nServer public key is 256 bit\n";
+        assert_eq!(of_s_client(s_client).unwrap(), "TLS_AES_128_GCM_SHA256");
         let h2load = "requests: 90 total, 94 started, 90 done, 90 succeeded, 0 failed, 0 errored, 0 timeout\n";
         assert_eq!(of_h2load(h2load).unwrap(), 90);
         assert!(of_h2load(&h2load.replace(" 0 failed", " 7 failed")).is_err());

@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::console;
 use crate::machine::{Machine, Need};
 use crate::workspace;
-use configuration::{Place, Proxy, ROWS, Row};
+use configuration::{Place, Proxy, ROWS};
 use process::Running;
 
 /// Arguments of `cargo xtask bench`.
@@ -92,14 +92,12 @@ pub fn run(args: Args) -> Result<()> {
     let _backend = Running::backend(&machine, &place)?;
 
     let mut costs: BTreeMap<(usize, Proxy), Shown> = BTreeMap::new();
-    for (index, row) in ROWS.iter().enumerate() {
-        if args.row.as_deref().is_some_and(|wanted| !row.name.contains(wanted)) {
-            continue;
+    for rows in in_turns(args.row.as_deref()) {
+        for index in &rows {
+            let name = ROWS[*index].name;
+            console::note(&format!("{name}: {} rounds of {} s for each proxy", args.rounds, args.seconds));
         }
-        console::note(&format!("{}: {} rounds of {} s for each proxy", row.name, args.rounds, args.seconds));
-        for (proxy, shown) in measure(&machine, &place, row, &args)? {
-            costs.insert((index, proxy), shown);
-        }
+        costs.extend(measure(&machine, &place, &rows, &args)?);
     }
     let mut weights = BTreeMap::new();
     if args.row.is_none() {
@@ -130,20 +128,42 @@ pub fn ports(count: usize) -> Result<Vec<u16>> {
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
-/// One row: all proxies run, and take turns under load.
-fn measure(machine: &Machine, place: &Place, row: &Row, args: &ProxyArgs) -> Result<Vec<(Proxy, Shown)>> {
+/// The rows whose names contain `wanted`, by their numbers; those together that are measured in turns: the one with the
+/// access log and the one before, which it is compared with.
+fn in_turns(wanted: Option<&str>) -> Vec<Vec<usize>> {
+    let mut together: Vec<Vec<usize>> = Vec::new();
+    for (index, row) in ROWS.iter().enumerate() {
+        if wanted.is_some_and(|wanted| !row.name.contains(wanted)) {
+            continue;
+        }
+        match together.last_mut() {
+            Some(rows) if row.log && rows.last() == index.checked_sub(1).as_ref() => rows.push(index),
+            _ => together.push(vec![index]),
+        }
+    }
+    together
+}
+
+/// All proxies run, once for each row, and take turns under load.
+fn measure(machine: &Machine, place: &Place, rows: &[usize], args: &ProxyArgs) -> Result<Vec<((usize, Proxy), Shown)>> {
     let mut running = Vec::new();
     let mut shown = Vec::new();
-    for proxy in Proxy::ALL {
-        let port = ports(1)?[0];
+    for (index, proxy) in Proxy::ALL.into_iter().flat_map(|proxy| rows.iter().map(move |index| (*index, proxy))) {
+        let (row, port) = (&ROWS[index], ports(1)?[0]);
         match Running::proxy(machine, place, proxy, row, port) {
-            Ok(process) => running.push((proxy, process, port, Vec::new())),
-            Err(error) => shown.push((proxy, Shown::None(format!("{error:#}")))),
+            Ok(process) => {
+                if row.tls {
+                    console::note(&format!("{} agrees on {}", proxy.name(), load::suite(machine, port)?));
+                }
+                running.push(((index, proxy), process, port, Vec::new()));
+            }
+            Err(error) => shown.push(((index, proxy), Shown::None(format!("{error:#}")))),
         }
     }
     // One round more, that warms up and does not count.
     for round in 0..=args.rounds {
-        for (proxy, process, port, costs) in &mut running {
+        for ((index, proxy), process, port, costs) in &mut running {
+            let row = &ROWS[*index];
             let before = process.cpu()?;
             let requests = load::run(machine, row, *port, Duration::from_secs(args.seconds))
                 .with_context(|| format!("{}: {}", row.name, proxy.name()))?;
@@ -153,7 +173,7 @@ fn measure(machine: &Machine, place: &Place, row: &Row, args: &ProxyArgs) -> Res
             }
         }
     }
-    shown.extend(running.into_iter().map(|(proxy, _, _, costs)| (proxy, Shown::Cost(costs))));
+    shown.extend(running.into_iter().map(|(of, _, _, costs)| (of, Shown::Cost(costs))));
     Ok(shown)
 }
 
@@ -175,4 +195,17 @@ fn weigh(machine: &Machine, place: &Place, proxy: Proxy) -> Result<Weight> {
     weight.connected = process.resident_kilobytes()?;
     drop(held);
     Ok(weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_access_log_is_measured_in_turns_with_the_row_before() {
+        let all = in_turns(None);
+        assert_eq!(all[0], [0, 1]);
+        assert_eq!(all.concat(), (0..ROWS.len()).collect::<Vec<_>>());
+        assert_eq!(in_turns(Some("access log")), [[1]]);
+    }
 }

@@ -307,3 +307,106 @@ impl ::prost::Name for Matcher {
         "/xds.type.matcher.v3.Matcher".into()
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CelMatcher {
+    #[prost(message, optional, tag = "1")]
+    pub expr_match: ::core::option::Option<super::super::v3::CelExpression>,
+    #[prost(string, tag = "2")]
+    pub description: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CelMatcher {
+    const NAME: &'static str = "CelMatcher";
+    const PACKAGE: &'static str = "xds.type.matcher.v3";
+    fn full_name() -> ::prost::alloc::string::String {
+        "xds.type.matcher.v3.CelMatcher".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/xds.type.matcher.v3.CelMatcher".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ServerNameMatcher {
+    #[prost(message, repeated, tag = "1")]
+    pub domain_matchers: ::prost::alloc::vec::Vec<server_name_matcher::DomainMatcher>,
+}
+/// Nested message and enum types in `ServerNameMatcher`.
+pub mod server_name_matcher {
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct DomainMatcher {
+        #[prost(string, repeated, tag = "1")]
+        pub domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+        #[prost(message, optional, tag = "2")]
+        pub on_match: ::core::option::Option<super::matcher::OnMatch>,
+    }
+    impl ::prost::Name for DomainMatcher {
+        const NAME: &'static str = "DomainMatcher";
+        const PACKAGE: &'static str = "xds.type.matcher.v3";
+        fn full_name() -> ::prost::alloc::string::String {
+            "xds.type.matcher.v3.ServerNameMatcher.DomainMatcher".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/xds.type.matcher.v3.ServerNameMatcher.DomainMatcher".into()
+        }
+    }
+}
+impl ::prost::Name for ServerNameMatcher {
+    const NAME: &'static str = "ServerNameMatcher";
+    const PACKAGE: &'static str = "xds.type.matcher.v3";
+    fn full_name() -> ::prost::alloc::string::String {
+        "xds.type.matcher.v3.ServerNameMatcher".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/xds.type.matcher.v3.ServerNameMatcher".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HttpAttributesCelMatchInput {}
+impl ::prost::Name for HttpAttributesCelMatchInput {
+    const NAME: &'static str = "HttpAttributesCelMatchInput";
+    const PACKAGE: &'static str = "xds.type.matcher.v3";
+    fn full_name() -> ::prost::alloc::string::String {
+        "xds.type.matcher.v3.HttpAttributesCelMatchInput".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/xds.type.matcher.v3.HttpAttributesCelMatchInput".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct IpMatcher {
+    #[prost(message, repeated, tag = "1")]
+    pub range_matchers: ::prost::alloc::vec::Vec<ip_matcher::IpRangeMatcher>,
+}
+/// Nested message and enum types in `IPMatcher`.
+pub mod ip_matcher {
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct IpRangeMatcher {
+        #[prost(message, repeated, tag = "1")]
+        pub ranges: ::prost::alloc::vec::Vec<
+            super::super::super::super::core::v3::CidrRange,
+        >,
+        #[prost(message, optional, tag = "2")]
+        pub on_match: ::core::option::Option<super::matcher::OnMatch>,
+        #[prost(bool, tag = "3")]
+        pub exclusive: bool,
+    }
+    impl ::prost::Name for IpRangeMatcher {
+        const NAME: &'static str = "IPRangeMatcher";
+        const PACKAGE: &'static str = "xds.type.matcher.v3";
+        fn full_name() -> ::prost::alloc::string::String {
+            "xds.type.matcher.v3.IPMatcher.IPRangeMatcher".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/xds.type.matcher.v3.IPMatcher.IPRangeMatcher".into()
+        }
+    }
+}
+impl ::prost::Name for IpMatcher {
+    const NAME: &'static str = "IPMatcher";
+    const PACKAGE: &'static str = "xds.type.matcher.v3";
+    fn full_name() -> ::prost::alloc::string::String {
+        "xds.type.matcher.v3.IPMatcher".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/xds.type.matcher.v3.IPMatcher".into()
+    }
+}

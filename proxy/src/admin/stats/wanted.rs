@@ -38,6 +38,10 @@ impl Wanted {
                     .map_err(|error| Reply::text(Status::BAD_REQUEST, format!("Invalid re2 regex: {error}")))?,
             ),
         };
+        // No metric is hidden.
+        if !matches!(query.get("hidden"), None | Some("" | "include" | "only" | "exclude")) {
+            return Err(Reply::text(Status::BAD_REQUEST, "usage: /stats?hidden=(include|only|exclude)\n\n"));
+        }
         Ok(Self {
             used_only: query.get("usedonly").is_some(),
             filter: filter.map(|filter| (filter, query.get("invert_filter").is_some())),

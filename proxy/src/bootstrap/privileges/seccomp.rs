@@ -130,19 +130,31 @@ const ALLOWED_OLD: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_OLD: &[libc::c_long] = &[];
 
-/// Puts all threads under the filter.
-pub(super) fn install() -> Result<(), Error> {
+/// What keeping accepted resources in a directory needs besides (`--state-dir`).
+const KEEPING: &[libc::c_long] = &[
+    libc::SYS_fsync,
+    libc::SYS_mkdirat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_mkdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rename,
+];
+
+/// Puts all threads under the filter; `keeping`: of a process that keeps resources in a directory.
+pub(super) fn install(keeping: bool) -> Result<(), Error> {
     // clone3 passes its flags in memory, where a filter cannot see them. ENOSYS has glibc fall back to clone. The second
     // filter lets clone3 pass, so that the first one's errno counts; it forbids to install a third.
-    for program in [without_clone3()?, allow_list()?] {
+    for program in [without_clone3()?, allow_list(if keeping { KEEPING } else { &[] })?] {
         seccompiler::apply_filter_all_threads(&program).map_err(|error| Error::Filter(error.to_string()))?;
     }
     Ok(())
 }
 
-fn allow_list() -> Result<BpfProgram, Error> {
+fn allow_list(besides: &[libc::c_long]) -> Result<BpfProgram, Error> {
     let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> =
-        ALLOWED.iter().chain(ALLOWED_OLD).map(|call| (*call, Vec::new())).collect();
+        ALLOWED.iter().chain(ALLOWED_OLD).chain(besides).map(|call| (*call, Vec::new())).collect();
     rules.insert(libc::SYS_bpf, argument(0, &MAP_ELEMENT_COMMANDS)?);
     rules.insert(libc::SYS_ioctl, argument(1, &IOCTLS)?);
     rules.insert(libc::SYS_prctl, argument(0, &PRCTLS)?);

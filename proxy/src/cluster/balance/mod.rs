@@ -10,7 +10,7 @@ mod load;
 mod turn;
 mod zone;
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
 pub(super) use self::{
     aggregate::{Aggregated, Chosen},
@@ -168,7 +168,7 @@ impl Balancer {
         if self.shares.panic[priority] {
             stats.inc(cluster.stats.lb_healthy_panic);
         }
-        let active = cluster.usage.requests.load(Relaxed).saturating_add(cluster.high.usage.requests.load(Relaxed));
+        let active = cluster.usage.requests.load().saturating_add(cluster.high.usage.requests.load());
         let mut picked = None;
         for attempt in 0..=context.repicks {
             picked = hashed.levels[priority].choose(hash, attempt, u64::from(active));

@@ -1,5 +1,4 @@
 //! Where endpoints come from while a cluster is in force.
 
 pub mod dns;
-pub mod eds;
 pub mod original;

@@ -1,6 +1,9 @@
 //! Circuit breakers: limits of each priority, and what is in use of them.
 
-use std::sync::{Arc, atomic::AtomicU32};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::Relaxed},
+};
 
 /// Which of a cluster's limits a request counts against (`RouteAction.priority`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -75,5 +78,61 @@ pub struct Usage {
     pub pools: Gauge,
 }
 
-/// A number in use.
-pub type Gauge = Arc<AtomicU32>;
+/// A number in use; the highest bit says that it ever was.
+#[derive(Clone, Debug, Default)]
+pub struct Gauge(Arc<AtomicU32>);
+
+const EVER: u32 = 1 << 31;
+
+impl Gauge {
+    /// How many are in use.
+    pub fn load(&self) -> u32 {
+        self.0.load(Relaxed) & !EVER
+    }
+
+    /// Whether one ever was.
+    pub fn ever(&self) -> bool {
+        self.0.load(Relaxed) & EVER != 0
+    }
+
+    /// One more, unless `limit` are in use.
+    pub fn take(&self, limit: u32) -> Option<InUse> {
+        let more = |used: u32| (used & !EVER < limit).then(|| (used + 1) | EVER);
+        self.0.fetch_update(Relaxed, Relaxed, more).ok().map(|_| InUse(self.clone()))
+    }
+
+    /// One more, whatever the limit.
+    pub fn regardless(&self) -> InUse {
+        self.0.fetch_add(1, Relaxed);
+        self.0.fetch_or(EVER, Relaxed);
+        InUse(self.clone())
+    }
+}
+
+/// One in use, until it is dropped.
+#[derive(Debug)]
+pub struct InUse(Gauge);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_is_given_back() {
+        let gauge = Gauge::default();
+        assert!(!gauge.ever());
+        let first = gauge.take(1).unwrap();
+        assert!(gauge.take(1).is_none());
+        let second = gauge.regardless();
+        assert_eq!(gauge.load(), 2);
+        drop((first, second));
+        assert!(gauge.take(1).is_some());
+        assert_eq!((gauge.load(), gauge.ever()), (0, true));
+    }
+}

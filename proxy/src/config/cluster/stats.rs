@@ -1,13 +1,13 @@
 //! The names under which a cluster is counted: Envoy's, below `cluster.<name>.`.
 
+mod late;
 mod responses;
-mod zones;
 
-use std::{fmt, ops::Deref, sync::OnceLock};
+use std::{fmt, ops::Deref};
 
+use self::late::LateResponses;
 pub use self::responses::{Response, Responses};
-use self::zones::ZoneResponses;
-use crate::telemetry::stats::{Counter, Gauge, Scope, Shard, Shared, Store, handles};
+use crate::telemetry::stats::{CodecStats, Counter, Gauge, Scope, Shard, Shared, Store, TextReadout, handles};
 
 handles! {
     /// What every cluster has.
@@ -184,10 +184,13 @@ pub struct ClusterStats {
     /// Responses that were retried: `retry.upstream_rq_503`.
     pub retry: Responses,
     /// All responses by their zone, if this proxy knows its own.
-    zones: Option<ZoneResponses>,
+    zones: Option<LateResponses>,
+    /// What requests want counted apart.
+    alternatives: Option<LateResponses>,
     shared: Shared,
     store: Option<Store>,
-    codec: OnceLock<()>,
+    /// What its connections count by what they speak.
+    pub codecs: CodecStats,
     /// Keep names that are registered in scopes of their own.
     _scopes: Vec<Scope>,
 }
@@ -220,8 +223,12 @@ impl ClusterStats {
     pub fn new(scope: Scope, hashed: Option<HashedBy>, track_remaining: [bool; 2], zone: Option<&str>) -> Self {
         let breakers = ["circuit_breakers.default", "circuit_breakers.high"].map(|name| scope.scope(name));
         let store = Store::of(&scope);
+        let traffic = Traffic::register(&scope);
+        if let Some(store) = &store {
+            store.set(traffic.warming_state, 0);
+        }
         Self {
-            traffic: Traffic::register(&scope),
+            traffic,
             remaining: [0, 1].map(|index| track_remaining[index].then(|| RemainingGauges::register(&breakers[index]))),
             breakers: [0, 1].map(|index| BreakerGauges::register(&breakers[index])),
             hashed: hashed.map(|hashed| match hashed {
@@ -241,10 +248,13 @@ impl ClusterStats {
             external: Responses::new(&scope, "external."),
             canary: Responses::new(&scope, "canary."),
             retry: Responses::new(&scope, "retry."),
-            zones: zone.filter(|zone| !zone.is_empty()).map(|zone| ZoneResponses::new(&scope, zone)),
+            zones: zone
+                .filter(|zone| !zone.is_empty())
+                .map(|zone| LateResponses::new(&scope, &format!("zone.{zone}."))),
+            alternatives: Some(LateResponses::new(&scope, "")),
             shared: store.as_ref().map(Store::shared).unwrap_or_default(),
             store,
-            codec: OnceLock::new(),
+            codecs: CodecStats::new(&scope),
             scope,
             _scopes: breakers.into(),
         }
@@ -257,6 +267,25 @@ impl ClusterStats {
         }
     }
 
+    /// Sets a gauge that is in use once it has not been 0.
+    pub fn show(&self, gauge: Gauge, value: u64) {
+        if value > 0 || self.level(gauge) > 0 {
+            self.set(gauge, value);
+        }
+    }
+
+    /// Sets a text, from any thread.
+    pub fn set_text(&self, readout: TextReadout, text: &str) {
+        if let Some(store) = &self.store {
+            store.set_text(readout, text);
+        }
+    }
+
+    /// A gauge as it is.
+    pub fn level(&self, gauge: Gauge) -> u64 {
+        self.store.as_ref().map_or(0, |store| store.level(gauge))
+    }
+
     /// Counts one, from any thread: for what is rare. Workers have shards of their own.
     pub fn inc(&self, counter: Counter) {
         self.shared.inc(counter);
@@ -265,21 +294,6 @@ impl ClusterStats {
     /// The shard of the control thread, for use there.
     pub fn control(&self) -> Shard {
         self.store.as_ref().map(Store::control).unwrap_or_default()
-    }
-
-    /// Registers what Envoy shows of its HTTP/1 codec once there is a connection. None of it can happen here: names with
-    /// underscores are the router's business, and a flood of responses ends a connection as any broken protocol does.
-    pub fn http1(&self) {
-        self.codec.get_or_init(|| {
-            for name in [
-                "dropped_headers_with_underscores",
-                "metadata_not_supported_error",
-                "requests_rejected_with_underscores_in_headers",
-                "response_flood",
-            ] {
-                self.scope.counter(&format!("http1.{name}"));
-            }
-        });
     }
 
     /// Counts the response that a client got.
@@ -298,8 +312,13 @@ impl ClusterStats {
         if response.canary {
             count(&self.canary);
         }
+        if let (Some(alternatives), Some(name)) = (&self.alternatives, response.alternative) {
+            count(&alternatives.of(name));
+            let side = if response.internal { "internal" } else { "external" };
+            count(&alternatives.of(&format!("{name}.{side}")));
+        }
         if let (Some(zones), false) = (&self.zones, response.zone.is_empty()) {
-            count(&zones.from(response.zone));
+            count(&zones.of(response.zone));
         }
     }
 }

@@ -57,9 +57,9 @@ fn refusals_name_the_field() {
         (
             "type: EDS\neds_cluster_config: { eds_config: { path_config_source: { path: /nonexistent.yaml } } }",
             "eds_cluster_config.eds_config.path_config_source.path",
-            "paths must refer to an existing path in the system: \"/nonexistent.yaml\" does not exist",
+            "paths must refer to an existing path in the system: '/nonexistent.yaml' does not exist",
         ),
-        ("type: EDS", "eds_cluster_config", "is required for EDS clusters"),
+        ("type: EDS", "eds_cluster_config", "cannot create an EDS cluster without an EDS config"),
         ("type: ORIGINAL_DST", "lb_policy", "clusters of type ORIGINAL_DST need CLUSTER_PROVIDED"),
         (
             "lb_policy: CLUSTER_PROVIDED",

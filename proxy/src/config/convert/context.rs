@@ -5,22 +5,52 @@ use std::{
     sync::Arc,
 };
 
+use parking_lot::{Mutex, RwLock};
 use prost::{Message, Name};
+use weir_proto::envoy::config::listener::v3::FilterChain as FilterChainMessage;
 
 use super::{fields::sub, secrets::Secrets};
 use crate::{
     config::{
+        cell::{Feed, Registry},
         cluster::{LocalZones, Locality},
         error::Error,
         filter::local_ratelimit::Bucket,
-        listener::Ceiling,
+        listener::{Ceiling, FilterChain},
     },
     telemetry::{events::EventLog, stats::Scope},
     wire::socket::SocketSettings,
 };
 
+/// The names of clusters that there are, which routes may name. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Clusters(Arc<RwLock<HashSet<String>>>);
+
+impl Clusters {
+    /// Whether there is one of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.read().contains(name)
+    }
+
+    /// There is one more; whether that is news.
+    pub fn add(&self, name: &str) -> bool {
+        self.0.write().insert(name.to_owned())
+    }
+
+    /// One is gone.
+    pub fn remove(&self, name: &str) {
+        self.0.write().remove(name);
+    }
+}
+
+/// A filter chain, and what it was made from.
+pub type Kept = (FilterChainMessage, Arc<FilterChain>);
+
+/// Token buckets that several filters share, by key and configuration.
+type Buckets = Arc<Mutex<HashMap<(String, Vec<u8>), Bucket>>>;
+
 /// What conversions share.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Context {
     /// Fields that were set and have no effect, by path.
     pub ignored: Vec<String>,
@@ -28,6 +58,8 @@ pub(super) struct Context {
     pub stats: Scope,
     /// The connection manager's own, `http.<stat_prefix>.`, for its filters.
     pub http: Scope,
+    /// The listener at hand drains only when it changes (`drain_type` MODIFY_ONLY).
+    pub modify_only: bool,
     /// The proxy's own locality.
     pub local: Option<Arc<Locality>>,
     /// The cluster that this proxy is part of (`local_cluster_name`), and where its hosts are.
@@ -43,14 +75,43 @@ pub(super) struct Context {
     /// Connections that the process may have open.
     pub ceiling: Arc<Ceiling>,
     /// Token buckets that several filters share, by key and configuration.
-    pub buckets: HashMap<(String, Vec<u8>), Bucket>,
+    pub buckets: Buckets,
     /// Clusters that static routes may name.
-    pub clusters: HashSet<String>,
+    pub clusters: Clusters,
     /// The cluster that this process belongs to: `node.cluster`.
     pub service_cluster: String,
+    /// What comes by itself.
+    pub cells: Arc<Registry>,
+    /// The cells that what is being converted names: it waits for them.
+    pub waits: Vec<Arc<dyn Feed>>,
+    /// What is converted may be replaced while the process runs.
+    pub changing: bool,
+    /// Filter chains that a listener has in common with its predecessor.
+    pub kept: Vec<Kept>,
+}
+
+/// What a conversion needs that is made once its message comes.
+#[derive(Debug)]
+pub(super) struct Later(Context);
+
+impl Later {
+    /// Converts; fields without effect are told to the log.
+    pub fn convert<T>(&self, convert: impl FnOnce(&mut Context) -> Result<T, Error>) -> Result<T, Error> {
+        let mut cx = self.0.clone();
+        let converted = convert(&mut cx)?;
+        for path in cx.ignored {
+            tracing::warn!(%path, "field has no effect in this version");
+        }
+        Ok(converted)
+    }
 }
 
 impl Context {
+    /// This, for later.
+    pub fn later(&self) -> Later {
+        Later(Self { ignored: Vec::new(), waits: Vec::new(), kept: Vec::new(), ..self.clone() })
+    }
+
     /// Accepts `message` if the fields that are set are all in `supported` or `harmless`; notes the harmless ones.
     pub fn only<M: Message + Name>(
         &mut self,

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
-use weir_proto::envoy::{
-    config::{cluster::v3 as proto, core::v3 as core},
-    extensions::clusters::aggregate::v3 as aggregate,
-};
+use weir_proto::envoy::{config::cluster::v3 as proto, extensions::clusters::aggregate::v3 as aggregate};
 
 use super::{
     context::Context,
     dns,
     endpoints::{Assigned, Assignment, with_addresses},
     fields::{duration, header_name, sub, type_name, unpack},
+    source::source,
 };
 use crate::config::{
-    cluster::{Discovery, EdsFile, EndpointSet, Members, OriginalHosts},
+    cluster::{Assignments, Discovery, EndpointSet, Members, OriginalHosts},
     error::Error,
 };
 
@@ -118,27 +116,13 @@ fn aggregate(
 }
 
 fn eds(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery, Error> {
-    use core::config_source::ConfigSourceSpecifier as Source;
-    let config = message.eds_cluster_config.as_ref().ok_or_else(|| Error::at(at, "is required for EDS clusters"))?;
-    let at = sub(at, "eds_config");
-    let source = config.eds_config.as_ref().ok_or_else(|| Error::at(&at, "a source is required"))?;
-    cx.only(source, &at, &["path", "path_config_source", "resource_api_version", "initial_fetch_timeout"], &[])?;
-    let (path, watched) = match &source.config_source_specifier {
-        Some(Source::PathConfigSource(path)) => (&path.path, path.watched_directory.as_ref()),
-        #[expect(deprecated, reason = "published configurations use it")]
-        Some(Source::Path(path)) => (path, None),
-        _ => return Err(Error::at(at, "only path_config_source is supported yet")),
-    };
-    if !std::path::Path::new(path).is_file() {
-        let message = format!("paths must refer to an existing path in the system: \"{path}\" does not exist");
-        return Err(Error::at(sub(&at, "path_config_source.path"), message));
-    }
+    let config = message
+        .eds_cluster_config
+        .as_ref()
+        .ok_or_else(|| Error::at(at, "cannot create an EDS cluster without an EDS config"))?;
+    let (source, timeout) = source(cx, config.eds_config.as_ref(), &sub(at, "eds_config"))?;
     let service = if config.service_name.is_empty() { &message.name } else { &config.service_name };
-    Ok(Discovery::Eds(EdsFile {
-        path: std::path::Path::new(path).into(),
-        watched: watched.map(|watched| std::path::Path::new(&watched.path).into()),
-        service: service.as_str().into(),
-    }))
+    Ok(Discovery::Eds(Assignments { source, service: service.as_str().into(), timeout }))
 }
 
 fn original_destination(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery, Error> {

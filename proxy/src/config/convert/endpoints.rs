@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weir_proto::envoy::config::{core::v3 as core, endpoint::v3 as endpoint};
+use weir_proto::envoy::config::{cluster::v3 as proto, core::v3 as core, endpoint::v3 as endpoint};
 
 use super::{
     context::Context,
@@ -69,6 +69,20 @@ pub(super) fn assignment(
         }
     }
     Ok(assignment)
+}
+
+/// All endpoints of a cluster are Unix sockets, as those of a management server on the same machine.
+pub(super) fn only_pipes(message: &proto::Cluster) -> bool {
+    let localities = message.load_assignment.iter().flat_map(|assignment| &assignment.endpoints);
+    let mut endpoints = localities.flat_map(|locality| &locality.lb_endpoints).peekable();
+    let is_pipe = |endpoint: &endpoint::LbEndpoint| {
+        let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else {
+            return false;
+        };
+        let address = endpoint.address.as_ref().and_then(|address| address.address.as_ref());
+        matches!(address, Some(core::address::Address::Pipe(_)))
+    };
+    endpoints.peek().is_some() && endpoints.all(is_pipe)
 }
 
 fn policy(

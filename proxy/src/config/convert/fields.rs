@@ -16,7 +16,7 @@ pub(super) fn sub(at: &str, field: &str) -> String {
 
 /// The path of an element of a repeated field.
 pub(super) fn item(at: &str, field: &str, index: usize) -> String {
-    format!("{at}.{field}[{index}]")
+    format!("{}[{index}]", sub(at, field))
 }
 
 /// Decodes an `Any` of type `M`.

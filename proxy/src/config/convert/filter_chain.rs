@@ -1,15 +1,18 @@
 //! Filter chains and what they match.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use ipnet::IpNet;
-use weir_proto::envoy::config::listener::v3 as proto;
+use prost::Name;
+use prost_types::Any;
+use weir_proto::{envoy::config::listener::v3 as proto, xds::r#type::matcher::v3::Matcher};
 
 use super::{
     context::Context,
-    fields::{cidrs, item, limit, sub},
+    fields::{cidrs, item, limit, sub, type_name, unpack},
     network::{self, Kind},
     tls,
+    tree::{self, Inputs},
 };
 use crate::{
     access_log::Place,
@@ -17,6 +20,8 @@ use crate::{
         error::Error,
         listener::{FilterChain, FilterChainMatch, SourceType},
     },
+    drain::Drain,
+    matcher::tree::Tree,
     telemetry::stats::Scope,
 };
 
@@ -55,7 +60,10 @@ pub(super) fn filter_chain(
             "expected one of http_connection_manager, tcp_proxy, echo and direct_response as the last filter";
         Error::at(sub(at, "filters"), expected)
     })?;
-    Ok(FilterChain { name: message.name.as_str().into(), place, matches, tls, handshake_timeout, filters, terminal })
+    let name = message.name.as_str().into();
+    let drain = cx.changing.then(Drain::new);
+    let waits = std::mem::take(&mut cx.waits);
+    Ok(FilterChain { name, place, matches, tls, handshake_timeout, filters, terminal, waits, drain })
 }
 
 fn item_before(at: &str, index: usize) -> String {
@@ -112,8 +120,57 @@ fn filter_chain_match(
     })
 }
 
+/// What chooses among filter chains by their names.
+pub(super) fn matcher(
+    cx: &mut Context,
+    message: &Matcher,
+    chains: &[Arc<FilterChain>],
+    at: &str,
+) -> Result<Tree<Option<Arc<FilterChain>>>, Error> {
+    let mut named = HashMap::new();
+    for (index, chain) in chains.iter().enumerate() {
+        let at = item(at, "filter_chains", index);
+        if chain.name.is_empty() {
+            return Err(Error::at(sub(&at, "name"), "a name is required: filter_chain_matcher chooses by it"));
+        }
+        if chain.matches != FilterChainMatch::default() {
+            cx.ignored.push(format!("{}: filter_chain_matcher goes before it", sub(&at, "filter_chain_match")));
+        }
+        if named.insert(&*chain.name, chain).is_some() {
+            return Err(Error::at(sub(&at, "name"), format!("\"{}\" is the name of another one, too", chain.name)));
+        }
+    }
+    let mut chosen = |_: &mut Context, action: &Any, at: &str| {
+        // `google.protobuf.StringValue`.
+        if type_name(action) != String::full_name() {
+            return Err(Error::at(at, format!("expected {}, not {}", String::full_name(), type_name(action))));
+        }
+        Ok(named.get(unpack::<String>(action, at)?.as_str()).map(|chain| (*chain).clone()))
+    };
+    tree::tree(cx, message, Inputs::Listener, &mut chosen, &sub(at, "filter_chain_matcher"))
+}
+
+/// No two filter chains may match the same.
+pub(super) fn tell_apart(chains: &[Arc<FilterChain>], at: &str) -> Result<(), Error> {
+    let mut matches = HashMap::new();
+    for (index, chain) in chains.iter().enumerate() {
+        for rules in combinations(&chain.matches) {
+            let Some(earlier) = matches.insert(rules, index).filter(|earlier| *earlier != index) else { continue };
+            let same = chains.get(earlier).is_some_and(|other| other.matches == chain.matches);
+            let message = match same {
+                true => {
+                    format!("the same matching rules as filter_chains[{earlier}]: every filter chain needs its own")
+                }
+                false => format!("matching rules that overlap with those of filter_chains[{earlier}]"),
+            };
+            return Err(Error::at(sub(&item(at, "filter_chains", index), "filter_chain_match"), message));
+        }
+    }
+    Ok(())
+}
+
 /// Every combination of values that a match takes: two filter chains must not have one in common.
-pub(super) fn combinations(matches: &FilterChainMatch) -> Vec<String> {
+fn combinations(matches: &FilterChainMatch) -> Vec<String> {
     fn each<T>(values: &[T], show: impl Fn(&T) -> String) -> Vec<String> {
         if values.is_empty() { vec![String::new()] } else { values.iter().map(show).collect() }
     }

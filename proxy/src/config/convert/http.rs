@@ -14,8 +14,9 @@ use weir_proto::envoy::{
 use super::{
     access_log,
     context::Context,
+    discovered,
     fields::{cidrs, duration, header_names, item, limit, sub, type_name, unpack},
-    filter, http1, identity, local_reply, protocol, route,
+    filter, http1, identity, local_reply, protocol, route, scopes,
 };
 use crate::{
     access_log::{Moments, Wanted},
@@ -24,7 +25,7 @@ use crate::{
         filter::HttpFilter,
         http::{
             ClientCertificateDetails, Codec, EscapedSlashes, ForwardClientCertificate, HttpConnectionManager,
-            HttpStats, Router, ServerHeader, StripPort, Underscores,
+            HttpStats, Router, Routes, ServerHeader, StripPort, Table, Underscores,
         },
         http1::Http1,
     },
@@ -98,10 +99,19 @@ pub(super) fn connection_manager(
     // What routes say about filters counts where the filter does.
     cx.http = Scope::default();
     let routes = match &message.route_specifier {
-        Some(manager::RouteSpecifier::RouteConfig(routes)) => route::route_table(cx, routes, &sub(at, "route_config"))?,
-        Some(manager::RouteSpecifier::Rds(_)) => return Err(Error::at(sub(at, "rds"), "RDS is not supported yet")),
-        Some(manager::RouteSpecifier::ScopedRoutes(_)) => {
-            return Err(Error::at(sub(at, "scoped_routes"), "not supported yet"));
+        Some(manager::RouteSpecifier::RouteConfig(routes)) => {
+            // Envoy's default for routes that are part of the listener.
+            let check = routes.validate_clusters.unwrap_or(true);
+            let table = route::route_table(cx, routes, check, &sub(at, "route_config"))?;
+            Routes::One(Table::Fixed(Arc::new(table)))
+        }
+        Some(manager::RouteSpecifier::Rds(rds)) => {
+            let prefix = &message.stat_prefix;
+            Routes::One(Table::Discovered(discovered::routes(cx, rds, prefix, &sub(at, "rds"))?))
+        }
+        Some(manager::RouteSpecifier::ScopedRoutes(scoped)) => {
+            let scoped = scopes::scoped_routes(cx, scoped, &message.stat_prefix, &sub(at, "scoped_routes"))?;
+            Routes::Scoped(Box::new(scoped))
         }
         None => return Err(Error::at(sub(at, "route_config"), "a route configuration is required")),
     };
@@ -129,7 +139,7 @@ pub(super) fn connection_manager(
         },
         http1: client_http1.settings,
         http2: protocol::http2(cx, message.http2_protocol_options.as_ref(), &sub(at, "http2_protocol_options"))?,
-        routes: Arc::new(routes),
+        routes,
         filters,
         router,
         wanted,
@@ -226,6 +236,7 @@ pub(super) fn connection_manager(
             config.map(|config| local_reply::local_replies(cx, config, &at)).transpose()?
         },
         buffer_limit,
+        modify_only: cx.modify_only,
         service_cluster: text(&cx.service_cluster, "cluster")?,
     })
 }
@@ -348,13 +359,20 @@ fn http_filters(
     let mut filters = Vec::new();
     for (index, message) in messages.iter().enumerate() {
         let at = item(at, "http_filters", index);
-        cx.only(message, &at, &["name", "typed_config", "is_optional", "disabled"], &[])?;
+        cx.only(message, &at, &["name", "typed_config", "config_discovery", "is_optional", "disabled"], &[])?;
         if router.is_some() {
             return Err(Error::at(at, "no filter may follow the router"));
         }
+        use proto::http_filter::ConfigType;
         let config = match &message.config_type {
-            Some(proto::http_filter::ConfigType::TypedConfig(any)) => Some(any),
-            _ => None,
+            Some(ConfigType::TypedConfig(any)) => Some(any),
+            Some(ConfigType::ConfigDiscovery(discovery)) => {
+                let name = &message.name;
+                let kind = discovered::http_filter(cx, name, discovery, &sub(&at, "config_discovery"))?;
+                filters.push(HttpFilter { name: name.as_str().into(), kind, disabled: message.disabled });
+                continue;
+            }
+            None => None,
         };
         // Envoy 1.40 wants a configuration even for the router; many published configurations have none.
         let kind = config.map_or(message.name.as_str(), type_name);
@@ -391,15 +409,15 @@ fn http_filters(
 }
 
 fn router(cx: &mut Context, message: &router::Router, at: &str) -> Result<Router, Error> {
-    let harmless = ["dynamic_stats", "start_child_span", "suppress_grpc_request_failure_code_stats"];
     let supported = [
         "suppress_envoy_headers",
         "respect_expected_rq_timeout",
         "strict_check_headers",
         "upstream_log",
         "upstream_log_options",
+        "dynamic_stats",
     ];
-    cx.only(message, at, &supported, &harmless)?;
+    cx.only(message, at, &supported, &["start_child_span", "suppress_grpc_request_failure_code_stats"])?;
     let upstream_log = access_log::access_logs(cx, &message.upstream_log, at, "upstream_log")?;
     let log = match &message.upstream_log_options {
         None => Moments::default(),
@@ -417,6 +435,7 @@ fn router(cx: &mut Context, message: &router::Router, at: &str) -> Result<Router
         upstream_log,
         log,
         suppress_envoy_headers: message.suppress_envoy_headers,
+        no_dynamic_stats: !message.dynamic_stats.unwrap_or(true),
         respect_expected_rq_timeout: message.respect_expected_rq_timeout,
         strict_headers: header_names(&message.strict_check_headers, at, "strict_check_headers")?,
     })

@@ -1,6 +1,6 @@
 //! Listeners, filter chains and network filters.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use weir_proto::envoy::config::{core::v3 as core, listener::v3 as proto};
 
@@ -20,7 +20,8 @@ use crate::{
     telemetry::stats::Scope,
 };
 
-const SUPPORTED: [&str; 26] = [
+const SUPPORTED: [&str; 28] = [
+    "drain_type",
     "metadata",
     "name",
     "stat_prefix",
@@ -28,6 +29,7 @@ const SUPPORTED: [&str; 26] = [
     "address",
     "additional_addresses",
     "filter_chains",
+    "filter_chain_matcher",
     "default_filter_chain",
     "use_original_dst",
     "per_connection_buffer_limit_bytes",
@@ -49,9 +51,8 @@ const SUPPORTED: [&str; 26] = [
     "tcp_keepalive",
 ];
 
-const HARMLESS: [&str; 7] = [
+const HARMLESS: [&str; 6] = [
     "stats_matcher",
-    "drain_type",
     "connection_balance_config",
     "reuse_port",
     "max_connections_to_accept_per_socket_event",
@@ -61,10 +62,12 @@ const HARMLESS: [&str; 7] = [
 
 pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize, at: &str) -> Result<Listener, Error> {
     cx.only(message, at, &SUPPORTED, &HARMLESS)?;
+    cx.waits.clear();
     if message.listener_specifier.is_some() {
         return Err(Error::at(sub(at, "internal_listener"), "not supported yet"));
     }
     // Envoy names listeners without a name by a random id; a stable one is more use in logs.
+    cx.modify_only = message.drain_type() == proto::listener::DrainType::ModifyOnly;
     let name = if message.name.is_empty() { format!("listener_{index}") } else { message.name.clone() };
     let mut addresses = vec![socket_address(message.address.as_ref(), &sub(at, "address"))?];
     for (index, additional) in message.additional_addresses.iter().enumerate() {
@@ -92,35 +95,30 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
         })
     };
     let mut filter_chains = Vec::new();
-    let mut matches = HashMap::new();
     for (index, chain) in message.filter_chains.iter().enumerate() {
         let at = item(at, "filter_chains", index);
-        let chain = filter_chain::filter_chain(cx, chain, place(chain), buffer_limit, &stats, &at)?;
-        for rules in filter_chain::combinations(&chain.matches) {
-            let Some(earlier) = matches.insert(rules, index).filter(|earlier| *earlier != index) else { continue };
-            let same =
-                filter_chains.get(earlier).is_some_and(|other: &Arc<FilterChain>| other.matches == chain.matches);
-            let message = match same {
-                true => {
-                    format!("the same matching rules as filter_chains[{earlier}]: every filter chain needs its own")
-                }
-                false => format!("matching rules that overlap with those of filter_chains[{earlier}]"),
-            };
-            return Err(Error::at(sub(&at, "filter_chain_match"), message));
-        }
-        filter_chains.push(Arc::new(chain));
+        filter_chains.push(one_chain(cx, chain, &|| place(chain), buffer_limit, &stats, &at)?);
     }
+    let filter_chain_matcher = match &message.filter_chain_matcher {
+        Some(matcher) => Some(filter_chain::matcher(cx, matcher, &filter_chains, at)?),
+        None => {
+            filter_chain::tell_apart(&filter_chains, at)?;
+            None
+        }
+    };
     let default_filter_chain = message
         .default_filter_chain
         .as_ref()
         .map(|chain| {
             let at = sub(at, "default_filter_chain");
-            filter_chain::filter_chain(cx, chain, place(chain), buffer_limit, &stats, &at).map(Arc::new)
+            one_chain(cx, chain, &|| place(chain), buffer_limit, &stats, &at)
         })
         .transpose()?;
     if filter_chains.is_empty() && default_filter_chain.is_none() {
         return Err(Error::at(at, "no filter chains specified"));
     }
+    let chains = filter_chains.iter().chain(&default_filter_chain);
+    let waits = chains.flat_map(|chain| chain.waits.iter().cloned()).collect();
     Ok(Listener {
         addresses,
         bind,
@@ -140,12 +138,29 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
         continue_on_listener_filters_timeout: message.continue_on_listener_filters_timeout,
         buffer_limit,
         filter_chains,
+        filter_chain_matcher,
         default_filter_chain,
         access_log: access_log::access_logs(cx, &message.access_log, at, "access_log")?,
         process_ceiling: (!message.ignore_global_conn_limit).then(|| cx.ceiling.clone()),
         stats: ListenerStats::new(stats),
+        waits,
         ..Listener::named(&name)
     })
+}
+
+/// A filter chain: a new one, unless there is one that was made from the same.
+fn one_chain(
+    cx: &mut Context,
+    message: &proto::FilterChain,
+    place: &dyn Fn() -> Arc<Place>,
+    buffer_limit: usize,
+    stats: &Scope,
+    at: &str,
+) -> Result<Arc<FilterChain>, Error> {
+    if let Some((_, kept)) = cx.kept.iter().find(|(of, _)| of == message) {
+        return Ok(kept.clone());
+    }
+    filter_chain::filter_chain(cx, message, place(), buffer_limit, stats, at).map(Arc::new)
 }
 
 /// How a listener's sockets are made.

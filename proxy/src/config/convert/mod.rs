@@ -9,9 +9,12 @@ mod cluster;
 mod cluster_tests;
 mod connect;
 mod context;
+mod converter;
+mod discovered;
 mod discovery;
 mod dns;
 mod endpoints;
+mod expression;
 mod fields;
 mod filter;
 mod filter_chain;
@@ -33,23 +36,28 @@ mod rbac;
 mod retry;
 mod route;
 mod runtime;
+mod scopes;
 mod secrets;
 mod socket;
+mod source;
 mod stats;
 mod tcp;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tree;
 
 use std::{collections::HashSet, sync::Arc};
 
 use weir_proto::envoy::config::bootstrap::v3::{Bootstrap, ClusterManager};
 
-pub(crate) use self::endpoints::{Endpoints, load_assignment};
+pub(crate) use self::endpoints::load_assignment;
 #[cfg(test)]
 pub(crate) use self::outlier::defaults as outlier_defaults;
 pub use self::{
     admin::{AdminAddress, AdminSettings},
+    context::{Clusters, Kept},
+    converter::Converter,
     stats::StatsSettings,
 };
 use self::{
@@ -57,12 +65,17 @@ use self::{
     fields::{item, sub},
     secrets::Secrets,
 };
-use super::{error::Error, snapshot::Snapshot};
+use super::{
+    cell::{Registry, Sources},
+    error::Error,
+    snapshot::Snapshot,
+};
 use crate::telemetry::stats::Scope;
 
 /// Fields of the bootstrap that mean something; some are read elsewhere.
-const BOOTSTRAP: [&str; 9] = [
+const BOOTSTRAP: [&str; 10] = [
     "node",
+    "dynamic_resources",
     "static_resources",
     "cluster_manager",
     "stats_config",
@@ -97,6 +110,10 @@ pub struct Built {
     pub snapshot: Snapshot,
     /// Fields that were set and have no effect, by path.
     pub ignored: Vec<String>,
+    /// What it names and comes by itself.
+    pub cells: Arc<Registry>,
+    /// Converts what comes later.
+    pub converter: Converter,
 }
 
 /// What is said for all clusters.
@@ -129,6 +146,8 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         ..Context::default()
     };
     cx.only(bootstrap, "", &BOOTSTRAP, &BOOTSTRAP_HARMLESS)?;
+    let ads = bootstrap.dynamic_resources.as_ref().is_some_and(|dynamic| dynamic.ads_config.is_some());
+    cx.cells.follows(Sources { ads, servers: true });
     if let Some(manager) = &bootstrap.overload_manager {
         cx.ceiling = Arc::new(overload::ceiling(&mut cx, manager, "overload_manager")?);
     }
@@ -136,20 +155,25 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         cluster_manager(&mut cx, manager, "cluster_manager")?;
     }
     let Some(resources) = &bootstrap.static_resources else {
-        return Ok(Built { snapshot: Snapshot::default(), ignored: Vec::new() });
+        let cells = cx.cells.clone();
+        return Ok(Built { snapshot: Snapshot::default(), ignored: Vec::new(), cells, converter: Converter::new(cx) });
     };
     let at = "static_resources";
     cx.secrets = Arc::new(Secrets::new(&resources.secrets, at)?);
     let mut clusters = Vec::new();
     for (index, message) in resources.clusters.iter().enumerate() {
+        if endpoints::only_pipes(message) {
+            // Nothing but the way to a management server.
+            continue;
+        }
         let at = item(at, "clusters", index);
         let cluster = cluster::cluster(&mut cx, message, &at)?;
-        if !cx.clusters.insert(cluster.name.to_string()) {
+        if !cx.clusters.add(&cluster.name) {
             return Err(Error::at(sub(&at, "name"), format!("there are several clusters \"{}\"", cluster.name)));
         }
         clusters.push(Arc::new(cluster));
     }
-    if let Some(name) = cx.local_cluster.as_deref().filter(|name| !cx.clusters.contains(*name)) {
+    if let Some(name) = cx.local_cluster.as_deref().filter(|name| !cx.clusters.contains(name)) {
         let message = format!("local cluster '{name}' must be defined");
         return Err(Error::at("cluster_manager.local_cluster_name", message));
     }
@@ -169,5 +193,6 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         }
         listeners.push(Arc::new(listener));
     }
-    Ok(Built { snapshot: Snapshot::new(listeners, clusters), ignored: cx.ignored })
+    let (ignored, cells) = (std::mem::take(&mut cx.ignored), cx.cells.clone());
+    Ok(Built { snapshot: Snapshot::new(listeners, clusters), ignored, cells, converter: Converter::new(cx) })
 }

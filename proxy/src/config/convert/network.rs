@@ -21,6 +21,7 @@ use super::{
     context::Context,
     fields::{data_source, duration, limit, sub, type_name, unpack},
     filter, http, rbac, tcp,
+    tree::Inputs,
 };
 use crate::{
     config::{
@@ -92,13 +93,24 @@ pub(super) fn filter(
 }
 
 fn network_rbac(cx: &mut Context, message: &RbacProto, at: &str) -> Result<NetworkRbac, Error> {
-    let supported =
-        ["rules", "shadow_rules", "shadow_rules_stat_prefix", "stat_prefix", "enforcement_type", "delay_deny"];
+    let supported = [
+        "rules",
+        "matcher",
+        "shadow_rules",
+        "shadow_matcher",
+        "shadow_rules_stat_prefix",
+        "stat_prefix",
+        "enforcement_type",
+        "delay_deny",
+    ];
     cx.only(message, at, &supported, &[])?;
-    let mut rules =
-        |message: Option<&_>, field: &str| message.map(|message| rbac::rules(cx, message, &sub(at, field))).transpose();
-    let enforced = rules(message.rules.as_ref(), "rules")?;
-    let shadow = rules(message.shadow_rules.as_ref(), "shadow_rules")?;
+    let mut engine = |rules: Option<&_>, matcher: Option<&_>, fields: [&str; 2]| {
+        let [rules_at, matcher_at] = fields.map(|field| sub(at, field));
+        rbac::engine(cx, rules, matcher, Inputs::Connection, [&rules_at, &matcher_at])
+    };
+    let enforced = engine(message.rules.as_ref(), message.matcher.as_ref(), ["rules", "matcher"])?;
+    let shadow_fields = ["shadow_rules", "shadow_matcher"];
+    let shadow = engine(message.shadow_rules.as_ref(), message.shadow_matcher.as_ref(), shadow_fields)?;
     let scope = cx.stats.scope(&message.stat_prefix).scope("rbac");
     Ok(NetworkRbac {
         rules: enforced,
@@ -118,7 +130,7 @@ fn local_ratelimit(cx: &mut Context, message: &RateProto, at: &str) -> Result<Co
     let bucket = match message.share_key.as_str() {
         "" => bucket,
         // Filters with the same key and the same bucket have one.
-        key => cx.buckets.entry((key.to_owned(), tokens.encode_to_vec())).or_insert(bucket).clone(),
+        key => cx.buckets.lock().entry((key.to_owned(), tokens.encode_to_vec())).or_insert(bucket).clone(),
     };
     let scope = cx.stats.scope("local_rate_limit").scope(&message.stat_prefix);
     Ok(ConnectionRate::new(bucket, switch(message.runtime_enabled.as_ref()), scope))

@@ -1,32 +1,70 @@
 //! Role based access control.
 
-use weir_proto::envoy::config::rbac::v3::{self as proto, permission::Rule, principal::Identifier};
+use prost::Name;
+use prost_types::Any;
+use weir_proto::{
+    envoy::config::rbac::v3::{self as proto, permission::Rule, principal::Identifier},
+    xds::r#type::matcher::v3::Matcher,
+};
 
 use super::{
     context::Context,
-    fields::{cidr, item, sub},
+    expression,
+    fields::{cidr, item, sub, type_name, unpack},
     matcher, metadata,
+    tree::{self, Inputs},
 };
 use crate::{
+    cel::Expression,
     config::{
         error::Error,
-        rbac::{Action, Condition, Policy, Rules},
+        rbac::{Action, Condition, Engine, Policy, Rules, Ruling, Subject},
     },
     matcher::StringMatcher,
 };
 
-/// A set of policies. CEL conditions are not supported yet.
-pub(super) fn rules(cx: &mut Context, message: &proto::Rbac, at: &str) -> Result<Rules, Error> {
-    cx.only(message, at, &["action", "policies"], &["audit_logging_options"])?;
-    let action = match message.action() {
+/// Who decides: `matcher` goes before `rules`, as in Envoy.
+pub(super) fn engine(
+    cx: &mut Context,
+    rules: Option<&proto::Rbac>,
+    matcher: Option<&Matcher>,
+    inputs: Inputs,
+    [rules_at, matcher_at]: [&str; 2],
+) -> Result<Option<Engine>, Error> {
+    let Some(matcher) = matcher else {
+        return Ok(rules.map(|message| self::rules(cx, message, rules_at)).transpose()?.map(Engine::Rules));
+    };
+    if rules.is_some() {
+        cx.ignored.push(format!("{rules_at}: {matcher_at} goes before it"));
+    }
+    Ok(Some(Engine::tree(tree::tree(cx, matcher, inputs, &mut ruling, matcher_at)?)))
+}
+
+fn ruling(cx: &mut Context, action: &Any, at: &str) -> Result<Ruling, Error> {
+    if type_name(action) != proto::Action::full_name() {
+        return Err(Error::at(at, format!("expected {}, not {}", proto::Action::full_name(), type_name(action))));
+    }
+    let message: proto::Action = unpack(action, at)?;
+    cx.only(&message, at, &["name", "action"], &[])?;
+    Ok(Ruling { name: message.name.as_str().into(), action: action_of(message.action()) })
+}
+
+fn action_of(action: proto::rbac::Action) -> Action {
+    match action {
         proto::rbac::Action::Allow => Action::Allow,
         proto::rbac::Action::Deny => Action::Deny,
         proto::rbac::Action::Log => Action::Log,
-    };
+    }
+}
+
+/// A set of policies.
+fn rules(cx: &mut Context, message: &proto::Rbac, at: &str) -> Result<Rules, Error> {
+    cx.only(message, at, &["action", "policies"], &["audit_logging_options"])?;
     let mut policies = Vec::new();
     for (name, policy) in &message.policies {
         let at = format!("{at}.policies[\"{name}\"]");
-        cx.only(policy, &at, &["permissions", "principals"], &["cel_config"])?;
+        let supported = ["permissions", "principals", "condition", "checked_condition", "cel_config"];
+        cx.only(policy, &at, &supported, &[])?;
         let permissions = policy.permissions.iter().enumerate();
         let principals = policy.principals.iter().enumerate();
         let policy = Policy {
@@ -36,11 +74,32 @@ pub(super) fn rules(cx: &mut Context, message: &proto::Rbac, at: &str) -> Result
             principals: principals
                 .map(|(index, message)| principal(cx, message, &item(&at, "principals", index)))
                 .collect::<Result<_, _>>()?,
+            condition: condition(cx, policy, &at)?,
         };
         policies.push((name.as_str().into(), policy));
     }
     policies.sort_by(|(one, _): &(std::sync::Arc<str>, _), (other, _)| one.cmp(other));
-    Ok(Rules { action, policies })
+    Ok(Rules { action: action_of(message.action()), policies })
+}
+
+/// `condition` or `checked_condition`.
+fn condition(cx: &mut Context, policy: &proto::Policy, at: &str) -> Result<Option<Expression>, Error> {
+    let checked = policy.checked_condition.as_ref().map(|checked| (checked.expr.as_ref(), "checked_condition.expr"));
+    let (message, field) = match (&policy.condition, checked) {
+        (None, None) => return Ok(None),
+        (Some(message), None) => (Some(message), "condition"),
+        (None, Some(checked)) => checked,
+        (Some(_), Some(_)) => return Err(Error::at(sub(at, "checked_condition"), "not together with condition")),
+    };
+    let message = message.ok_or_else(|| Error::at(sub(at, field), "an expression is required"))?;
+    let expression = expression::parsed(cx, message, policy.cel_config.as_ref(), at, field)?;
+    let mut unknown = None;
+    expression.each_attribute(&mut |attribute| {
+        if !Subject::knows(attribute) {
+            unknown = Some(format!("{attribute:?} is not supported in conditions yet"));
+        }
+    });
+    unknown.map_or(Ok(Some(expression)), |unknown| Err(Error::at(sub(at, field), unknown)))
 }
 
 #[expect(deprecated, reason = "published configurations use some")]

@@ -31,10 +31,11 @@ use crate::{
 /// Envoy's default of `max_direct_response_body_size_bytes`.
 const MAX_DIRECT_BODY: usize = 4096;
 
-/// Converts a route configuration that is part of a connection manager.
+/// Converts a route configuration. With `check_clusters`, the clusters that it names must exist.
 pub(super) fn route_table(
     cx: &mut Context,
     message: &proto::RouteConfiguration,
+    check_clusters: bool,
     at: &str,
 ) -> Result<RouteTable, Error> {
     let supported = with_headers(&[
@@ -55,8 +56,7 @@ pub(super) fn route_table(
         mirrors: Vec::new(),
         buffer_limit: None,
         max_direct_body: message.max_direct_response_body_size_bytes.map_or(MAX_DIRECT_BODY, |size| size as usize),
-        // Envoy's default for routes that are part of the listener.
-        check_clusters: message.validate_clusters.unwrap_or(true),
+        check_clusters,
         stats: Scope::default(),
     };
     inherited.mirrors = policies::mirrors(cx, &message.request_mirror_policies, inherited.check_clusters, at)?;

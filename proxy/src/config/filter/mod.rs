@@ -9,12 +9,13 @@ pub mod local_ratelimit;
 pub mod rbac;
 pub mod stats;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use self::{
     cors::CorsPolicy, fault::Fault, grpc_stats::GrpcStats, header_mutation::HeaderMutation, health_check::HealthCheck,
     local_ratelimit::LocalRateLimit, rbac::Rbac, stats::Counted,
 };
+use crate::config::cell::Slot;
 
 /// A filter of a chain.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub enum FilterKind {
     Cors(Counted<stats::Cors>),
     /// Delays, aborts and slows down.
     Fault(Arc<Fault>),
+    /// What it does comes by itself (`config_discovery`).
+    Discovered(Arc<Slot<FilterKind>>),
     /// Counts gRPC messages and outcomes.
     GrpcStats(Arc<GrpcStats>),
     /// Changes headers.
@@ -46,6 +49,16 @@ pub enum FilterKind {
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Lets requests pass by policy.
     Rbac(Arc<Rbac>),
+}
+
+impl FilterKind {
+    /// What it does now; none: that has not come.
+    pub fn current(&self) -> Option<Cow<'_, Self>> {
+        match self {
+            Self::Discovered(slot) => Some(Cow::Owned(Self::clone(&*slot.current()?))),
+            known => Some(Cow::Borrowed(known)),
+        }
+    }
 }
 
 /// What a weighted cluster, a route, a virtual host or a route configuration says about filters, by name.

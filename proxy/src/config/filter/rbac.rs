@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use crate::config::{
     filter::stats::{self, Counted},
-    rbac::Rules,
+    rbac::Engine,
 };
 
 /// `RBAC` of the HTTP filter.
 #[derive(Clone, Debug, Default)]
 pub struct Rbac {
     /// In force.
-    pub rules: Option<Rules>,
+    pub rules: Option<Engine>,
     /// Evaluated, noted and without effect.
-    pub shadow: Option<Rules>,
+    pub shadow: Option<Engine>,
     /// Prefix of the metadata and statistics of `shadow`.
     pub shadow_prefix: Arc<str>,
     /// Prefix of the statistics of `rules`.

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::telemetry::stats::{Gauge, Scope, Shard, handles};
+use crate::telemetry::stats::{CodecStats, Gauge, Scope, Shard, handles};
 
 handles! {
     /// What whoever serves HTTP counts: connection managers and the admin server. Some of it never happens here: the names
@@ -133,6 +133,7 @@ pub struct HttpStats {
     of_listener: OfListener,
     /// Requests that could be traced.
     pub tracing: Tracing,
+    codecs: CodecStats,
     /// Names live as long as these.
     _scopes: Vec<Scope>,
 }
@@ -153,6 +154,7 @@ impl HttpStats {
             own: Handles::register(&scope),
             of_listener: OfListener::register(&of_listener),
             tracing: Tracing::register(&tracing),
+            codecs: CodecStats::new(root),
             _scopes: vec![scope, tracing, of_listener],
         }
     }
@@ -173,6 +175,11 @@ impl HttpStats {
         let own = &self.own;
         shard.inc(if http2 { own.downstream_cx_http2_total } else { own.downstream_cx_http1_total });
         shard.gauge_add(self.active_of(http2), 1);
+        if http2 {
+            self.codecs.http2_connection(shard, true);
+        } else {
+            self.codecs.http1();
+        }
     }
 
     /// A connection ends after `lasted`, with so many requests under way. `http2`: none if it never was known. `local`:
@@ -217,12 +224,31 @@ impl HttpStats {
         shard.inc(own.downstream_rq_total);
         shard.inc(if http2 { own.downstream_rq_http2_total } else { own.downstream_rq_http1_total });
         shard.gauge_add(own.downstream_rq_active, 1);
+        if http2 {
+            shard.gauge_add(self.codecs.http2().streams_active, 1);
+        }
     }
 
-    /// A request ends after `lasted`, answered with `status` (0: not at all), for the reason `details`.
-    pub fn ended(&self, shard: &Shard, status: u16, details: &str, lasted: Duration, health_check: bool) {
+    /// So many headers of a request were dropped for the underscores in their names.
+    pub fn dropped_underscores(&self, shard: &Shard, http2: bool, headers: u64) {
+        self.codecs.underscores(shard, http2, Some(headers));
+    }
+
+    /// A request ends after `lasted`, answered with `status` (0: not at all), for the reason `details`. `apart`: it is
+    /// in no statistics of responses, as in Envoy health checks that are answered here.
+    pub fn ended(&self, shard: &Shard, (status, details): (u16, &str), lasted: Duration, http2: bool, apart: bool) {
         let own = &self.own;
         shard.gauge_add(own.downstream_rq_active, -1);
+        if http2 {
+            let codec = self.codecs.http2();
+            shard.gauge_add(codec.streams_active, -1);
+            if details == "http2.remote_reset" {
+                shard.inc(codec.rx_reset);
+            }
+        }
+        if details.ends_with(".unexpected_underscore") {
+            self.codecs.underscores(shard, http2, None);
+        }
         match details {
             "stream_idle_timeout" => shard.inc(own.downstream_rq_idle_timeout),
             "request_header_timeout" => shard.inc(own.downstream_rq_header_timeout),
@@ -237,8 +263,7 @@ impl HttpStats {
             "http2.remote_reset" | "downstream_remote_disconnect" => shard.inc(own.downstream_rq_rx_reset),
             _ => {}
         }
-        // As in Envoy, health checks that are answered here are in no statistics of responses.
-        if status == 0 || health_check {
+        if status == 0 || apart {
             return;
         }
         let listener = &self.of_listener;
@@ -272,9 +297,9 @@ mod tests {
         let stats = HttpStats::new(&store.root(), &store.root().scope("listener.l"), "in");
         let shard = store.worker(0);
         stats.began(&shard, false);
-        stats.ended(&shard, 404, "route_not_found", Duration::from_millis(3), false);
+        stats.ended(&shard, (404, "route_not_found"), Duration::from_millis(3), false, false);
         stats.began(&shard, true);
-        stats.ended(&shard, 0, "http2.remote_reset", Duration::ZERO, false);
+        stats.ended(&shard, (0, "http2.remote_reset"), Duration::ZERO, true, false);
         let total = |counter| store.total(counter);
         assert_eq!((total(stats.own.downstream_rq_4xx), total(stats.own.no_route)), (1, 1));
         assert_eq!((total(stats.own.downstream_rq_completed), total(stats.own.downstream_rq_rx_reset)), (1, 1));

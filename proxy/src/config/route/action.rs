@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use smallvec::SmallVec;
 
-use super::{hash::HashPolicy, internal_redirect::InternalRedirects};
+use super::{hash::HashPolicy, internal_redirect::InternalRedirects, stats::CopyStats};
 use crate::{
     config::{
         cluster::limits::RoutingPriority,
@@ -125,6 +125,8 @@ pub struct Connect {
 /// Where copies of requests go.
 #[derive(Clone, Debug)]
 pub struct Mirror {
+    /// Where copies are counted.
+    pub stats: Arc<CopyStats>,
     /// The cluster.
     pub cluster: ClusterName,
     /// Share of the requests.

@@ -76,6 +76,10 @@ pub(super) async fn handle(
             });
         }
     };
+    if prepared.dropped > 0 {
+        let Connection { worker, multiplexed, .. } = &*stream.connection;
+        manager.stats.dropped_underscores(&worker.stats, *multiplexed, prepared.dropped);
+    }
     if verdict == Some(Verdict::Fragment) {
         stream.keep_request(&parts);
         return Ok(local_reply::refuse(

@@ -32,6 +32,8 @@ pub(in crate::http) struct Prepared {
     pub client: Client,
     /// The protocol that it wants to switch to, lower case.
     pub upgrade: Option<Box<str>>,
+    /// Headers that were dropped for the underscores in their names.
+    pub dropped: u64,
 }
 
 /// Prepares a request that came from `peer` to `local`. Error: what it is answered.
@@ -42,9 +44,10 @@ pub(in crate::http) fn request(
     local: SocketAddr,
     scheme: &'static str,
 ) -> Result<Prepared, Box<Reply>> {
-    if manager.underscores != Underscores::Allow {
-        check_underscores(manager.underscores, parts)?;
-    }
+    let dropped = match manager.underscores {
+        Underscores::Allow => 0,
+        action => check_underscores(action, parts)?,
+    };
     if parts.version >= Version::HTTP_2 {
         // One for each cookie (RFC 9113 section 8.2.3): HTTP/1 servers and whoever matches cookies know one for all.
         lines::join(&mut parts.headers, &header::COOKIE, "; ");
@@ -73,7 +76,7 @@ pub(in crate::http) fn request(
         mutate::append_via(&mut parts.headers, via);
     }
     request_id::set(manager, &mut parts.headers, client);
-    Ok(Prepared { client, upgrade })
+    Ok(Prepared { client, upgrade, dropped })
 }
 
 fn refusal(status: StatusCode, body: &'static str, flag: impl Into<Option<Flag>>, details: &'static str) -> Box<Reply> {
@@ -199,8 +202,8 @@ fn unescape_slashes(action: EscapedSlashes, parts: &mut Parts) -> Result<(), Box
     }
 }
 
-/// Headers with underscores look like others to servers that turn dashes into underscores.
-fn check_underscores(action: Underscores, parts: &mut Parts) -> Result<(), Box<Reply>> {
+/// Headers with underscores look like others to servers that turn dashes into underscores. How many were dropped.
+fn check_underscores(action: Underscores, parts: &mut Parts) -> Result<u64, Box<Reply>> {
     let underscored: Vec<HeaderName> =
         parts.headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
     if action == Underscores::Reject && !underscored.is_empty() {
@@ -211,10 +214,11 @@ fn check_underscores(action: Underscores, parts: &mut Parts) -> Result<(), Box<R
         };
         return Err(refusal(StatusCode::BAD_REQUEST, "Bad Request", Flag::DownstreamProtocolError, details));
     }
+    let before = parts.headers.len();
     for name in underscored {
         parts.headers.remove(name);
     }
-    Ok(())
+    Ok((before - parts.headers.len()) as u64)
 }
 
 fn wanted_upgrade(parts: &mut Parts) -> Option<Box<str>> {

@@ -41,7 +41,7 @@ impl Chain {
     pub fn new(filters: &[HttpFilter], routed: Option<&Routed>) -> Self {
         let mut chain = Self::default();
         for filter in filters {
-            if let FilterKind::HeaderMutation(own) = &filter.kind {
+            if let Some(FilterKind::HeaderMutation(own)) = filter.kind.current().as_deref() {
                 let said = said(&filter.name, routed);
                 if !said.disabled.unwrap_or(filter.disabled) {
                     let lists = header_mutation::Lists::new(own, &filter.name, levels(routed));

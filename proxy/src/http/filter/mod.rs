@@ -17,12 +17,19 @@ mod local_ratelimit;
 pub(in crate::http) mod local_reply;
 mod rbac;
 
+use std::sync::Arc;
+
+use http::StatusCode;
+
 use self::{
     chain::{Chain, State},
     exchange::{Exchange, Said, said},
 };
 use super::stream::{Stream, reply::Reply};
-use crate::config::filter::{FilterKind, HttpFilter, RouteFilter};
+use crate::{
+    access_log::Flag,
+    config::filter::{FilterKind, HttpFilter, RouteFilter},
+};
 
 /// Passes a request through the filters. A reply: one of them answers it.
 pub(super) async fn on_request(
@@ -36,7 +43,10 @@ pub(super) async fn on_request(
         if said.disabled.unwrap_or(filter.disabled) {
             continue;
         }
-        if let Some(reply) = pass(filter, said, stream, chain, exchange).await {
+        let Some(kind) = filter.kind.current() else {
+            return Some(Reply::new(StatusCode::INTERNAL_SERVER_ERROR, "", Flag::NoFilterConfigFound, ""));
+        };
+        if let Some(reply) = pass(&filter.name, &kind, said, stream, chain, exchange).await {
             return Some(reply);
         }
     }
@@ -44,19 +54,20 @@ pub(super) async fn on_request(
 }
 
 async fn pass(
-    filter: &HttpFilter,
+    name: &Arc<str>,
+    kind: &FilterKind,
     said: Said<'_>,
     stream: &mut Stream,
     chain: &mut Chain,
     exchange: &mut Exchange<'_>,
 ) -> Option<Reply> {
-    match (&filter.kind, said.config) {
+    match (kind, said.config) {
         (_, Some(RouteFilter::Buffer(None))) => None,
         (FilterKind::Buffer(_), Some(RouteFilter::Buffer(Some(limit)))) | (FilterKind::Buffer(limit), _) => {
             Box::pin(buffer::on_request(*limit, stream, exchange)).await
         }
         (FilterKind::Cors(stats), _) => {
-            let decided = cors::on_request(stats, stream, exchange, &filter.name);
+            let decided = cors::on_request(stats, stream, exchange, name);
             chain.keep(decided.left.map(State::Cors));
             decided.reply
         }
@@ -66,12 +77,12 @@ async fn pass(
                 _ => own,
             };
             let throttle = &mut chain.throttle;
-            let decided = Box::pin(fault::on_request(fault, own, &filter.name, stream, throttle, exchange)).await;
+            let decided = Box::pin(fault::on_request(fault, own, name, stream, throttle, exchange)).await;
             chain.keep(decided.left.map(State::Fault));
             decided.reply
         }
         (FilterKind::HeaderMutation(own), _) => {
-            header_mutation::on_request(own, &filter.name, stream, exchange);
+            header_mutation::on_request(own, name, stream, exchange);
             None
         }
         (FilterKind::HealthCheck(check), _) => {
@@ -92,6 +103,8 @@ async fn pass(
             };
             rbac::on_request(rbac, own, stream, exchange)
         }
+        // What came by itself is no such thing again.
+        (FilterKind::Discovered(_), _) => None,
         (FilterKind::GrpcStats(stats), _) => {
             let call = grpc_stats::on_request(stats, stream, exchange);
             chain.keep(call.map(State::GrpcStats));

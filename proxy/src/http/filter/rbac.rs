@@ -6,7 +6,7 @@ use super::exchange::Exchange;
 use crate::{
     config::{
         filter::rbac::Rbac,
-        rbac::{Action, Rules, Subject, Verdict},
+        rbac::{Engine, Subject, Verdict},
     },
     http::stream::{Stream, reply::Reply},
     telemetry::stats::{Counter, Scope},
@@ -17,7 +17,7 @@ const NAMESPACE: &str = "envoy.filters.http.rbac";
 
 /// `own` is the filter's: it counts, also where a route has other rules.
 pub(super) fn on_request(rbac: &Rbac, own: &Rbac, stream: &mut Stream, exchange: &Exchange<'_>) -> Option<Reply> {
-    let evaluate = |rules: &Rules, stream: &Stream| {
+    let evaluate = |rules: &Engine, stream: &Stream| {
         rules.evaluate(&Subject {
             request: Some(stream.view(exchange.parts)),
             local: stream.connection.local,
@@ -41,9 +41,8 @@ pub(super) fn on_request(rbac: &Rbac, own: &Rbac, stream: &mut Stream, exchange:
     let counter = if verdict.allowed { own.stats.allowed } else { own.stats.denied };
     count(own, stream, &own.stats.scope, counter, "", &verdict);
     note(stream, &rbac.prefix, "enforced", &verdict);
-    if rules.action == Action::Log {
-        stream.metadata_mut().set("envoy.common", "access_log_hint", verdict.policy.is_some());
-        return None;
+    if let Some(hint) = verdict.hint {
+        stream.metadata_mut().set("envoy.common", "access_log_hint", hint);
     }
     if verdict.allowed {
         return None;

@@ -176,8 +176,10 @@ fn sanitize(manager: &HttpConnectionManager, headers: &mut HeaderMap, internal: 
             }
         }
     }
-    for name in &manager.routes.internal_only_headers {
-        headers.remove(name);
+    if let Some(table) = manager.routes.current(headers).table() {
+        for name in &table.internal_only_headers {
+            headers.remove(name);
+        }
     }
 }
 

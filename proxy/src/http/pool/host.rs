@@ -18,7 +18,7 @@ use crate::{
         dial::{Made, Secured},
     },
     config::{
-        cluster::{Cluster, Endpoint, Gauge, RoutingPriority, UpstreamProtocol},
+        cluster::{Cluster, Endpoint, InUse, RoutingPriority, UpstreamProtocol},
         tls::Transport,
     },
     http::{body::RequestBody, codec::trailers::Trailers},
@@ -115,29 +115,6 @@ impl Drop for Room {
     }
 }
 
-/// One of a limited number.
-#[derive(Debug)]
-pub(in crate::http) struct InUse(Gauge);
-
-impl InUse {
-    /// One more, unless `limit` are in use.
-    pub fn take(gauge: &Gauge, limit: u32) -> Option<Self> {
-        gauge.fetch_update(Relaxed, Relaxed, |used| (used < limit).then(|| used + 1)).ok().map(|_| Self(gauge.clone()))
-    }
-
-    /// One more, whatever the limit.
-    pub fn regardless(gauge: &Gauge) -> Self {
-        gauge.fetch_add(1, Relaxed);
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
 /// Why there is no connection.
 #[derive(Debug)]
 pub(in crate::http) enum PoolError {
@@ -227,7 +204,7 @@ impl Host {
         let gauge = &usage.connections;
         let of_host = self.account.as_ref().map_or(0, |account| account.endpoint.host.stats.cx_active.load(Relaxed));
         let taken = if of_host < u64::from(limits.max_connections_per_host) {
-            InUse::take(gauge, limits.max_connections)
+            gauge.take(limits.max_connections)
         } else {
             None
         };
@@ -240,11 +217,11 @@ impl Host {
                 if self.open.get() > 0 {
                     return None;
                 }
-                InUse::regardless(gauge)
+                gauge.regardless()
             }
         };
         if self.open.get() == 0 {
-            *self.counted.borrow_mut() = Some(InUse::regardless(&usage.pools));
+            *self.counted.borrow_mut() = Some(usage.pools.regardless());
         }
         self.open.set(self.open.get() + 1);
         let counted = self.account.as_ref().map(|account| account.connection(Some(http2)));
@@ -443,6 +420,6 @@ mod tests {
             one.room(&cluster, RoutingPriority::Default, false).is_none()
                 && other.room(&cluster, RoutingPriority::Default, false).is_none()
         );
-        assert_eq!(cluster.usage.connections.load(Relaxed), 2);
+        assert_eq!(cluster.usage.connections.load(), 2);
     }
 }

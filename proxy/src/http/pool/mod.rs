@@ -24,7 +24,7 @@ use http::header;
 use hyper::client::conn::TrySendError;
 use tokio::{sync::oneshot, time::Instant};
 
-pub(super) use self::host::{InUse, PoolError, Speaks, Switched, Want};
+pub(super) use self::host::{PoolError, Speaks, Switched, Want};
 use self::{
     connect::{dial_for, start_http1, start_http2},
     host::{Connecting, Host, Http1, Http2, Room, Waiting},
@@ -38,7 +38,7 @@ use crate::{
         account::{Account, ActiveRequest, PendingRequest},
         dial::Made,
     },
-    config::cluster::RoutingPriority,
+    config::cluster::{Cluster, InUse, RoutingPriority},
     tls::PeerTls,
     wire::{dial::PoolScope, proxy_header::Client},
 };
@@ -197,7 +197,11 @@ impl Lease {
         if let Some(host) = self.host.upgrade().filter(|_| reset)
             && let Some(account) = &host.account
         {
-            account.shard.inc(account.cluster.stats.upstream_rq_rx_reset);
+            let stats = &account.cluster.stats;
+            account.shard.inc(stats.upstream_rq_rx_reset);
+            if matches!(self.sender, Sender::Http2(_)) {
+                account.shard.inc(stats.codecs.http2().rx_reset);
+            }
         }
     }
 
@@ -242,10 +246,14 @@ impl Drop for Lease {
                 }
             }
             Sender::Http2(two) => {
-                if !self.over
-                    && let Some(account) = self.host.upgrade().as_ref().and_then(|host| host.account.as_ref())
-                {
-                    account.shard.inc(account.cluster.stats.upstream_rq_tx_reset);
+                if let Some(account) = self.host.upgrade().as_ref().and_then(|host| host.account.as_ref()) {
+                    let (shard, stats) = (&account.shard, &account.cluster.stats);
+                    let codec = stats.codecs.http2();
+                    shard.gauge_add(codec.streams_active, -1);
+                    if !self.over {
+                        shard.inc(stats.upstream_rq_tx_reset);
+                        shard.inc(codec.tx_reset);
+                    }
                 }
                 let connection = &two.connection;
                 connection.active.set(connection.active.get() - 1);
@@ -272,6 +280,14 @@ impl Pools {
     /// Closes the idle connections that start in a pod's network namespace, and keeps no others of it.
     pub fn forget_pod(&self, uid: &str) {
         self.hosts.borrow_mut().retain(|key, _| !matches!(&key.scope, PoolScope::Pod(pod, ..) if pod == uid));
+    }
+
+    /// Closes the idle connections of a cluster, and keeps no others of it.
+    pub fn forget_cluster(&self, cluster: &std::sync::Weak<Cluster>) {
+        let is_of = |host: &Rc<Host>| {
+            host.account.as_ref().is_some_and(|account| Arc::as_ptr(&account.cluster) == cluster.as_ptr())
+        };
+        self.hosts.borrow_mut().retain(|_, host| !is_of(host));
     }
 
     fn host(&self, want: &Want<'_>) -> Rc<Host> {
@@ -314,7 +330,7 @@ impl Pools {
 /// A place among the requests that are under way. As in Envoy, a connection comes first.
 fn admit(want: &Want<'_>) -> Result<InUse, PoolError> {
     let (limits, usage) = want.cluster.limits(want.priority);
-    InUse::take(&usage.requests, limits.max_requests).ok_or_else(|| {
+    usage.requests.take(limits.max_requests).ok_or_else(|| {
         want.shard.inc(want.cluster.stats.upstream_rq_active_overflow);
         PoolError::Overflow
     })
@@ -323,7 +339,7 @@ fn admit(want: &Want<'_>) -> Result<InUse, PoolError> {
 /// A place among the requests that wait for a connection.
 fn queue(host: &Rc<Host>, want: &Want<'_>) -> Result<(InUse, Option<PendingRequest>), PoolError> {
     let (limits, usage) = want.cluster.limits(want.priority);
-    let Some(place) = InUse::take(&usage.pending, limits.max_pending) else {
+    let Some(place) = usage.pending.take(limits.max_pending) else {
         want.shard.inc(want.cluster.stats.upstream_rq_pending_overflow);
         return Err(PoolError::Overflow);
     };
@@ -421,6 +437,9 @@ async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
                 connection.spent.set(true);
             }
             let _active = host.account.as_ref().map(Account::request);
+            if let Some(account) = &host.account {
+                account.shard.gauge_add(account.cluster.stats.codecs.http2().streams_active, 1);
+            }
             let host = Rc::downgrade(host);
             return Ok(Lease { sender: Sender::Http2(two), _active, _in_use, host, max_requests, reused, over: false });
         }

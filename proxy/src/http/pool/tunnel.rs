@@ -4,13 +4,14 @@ use std::{net::SocketAddr, rc::Rc};
 
 use super::{
     connect::dial,
-    host::{InUse, PoolError, Want},
+    host::{PoolError, Want},
 };
 use crate::{
     cluster::{
         account::{Account, ActiveRequest, OpenConnection},
         dial::Made,
     },
+    config::cluster::InUse,
     tls::PeerTls,
     wire::io::Io,
 };
@@ -46,7 +47,7 @@ pub(in crate::http) struct Tunnel {
 /// Dials.
 pub(in crate::http) async fn connect(want: Want<'_>) -> Result<Tunnel, PoolError> {
     let (limits, usage) = want.cluster.limits(want.priority);
-    let place = InUse::take(&usage.connections, limits.max_connections).ok_or(PoolError::Overflow)?;
+    let place = usage.connections.take(limits.max_connections).ok_or(PoolError::Overflow)?;
     let account =
         Rc::new(Account { cluster: want.cluster.clone(), endpoint: want.endpoint.clone(), shard: want.shard.clone() });
     let pending = account.pending();

@@ -11,18 +11,18 @@ use smallvec::SmallVec;
 
 use super::{
     answer::{Answer, Redirected},
-    charge::{self, Ended},
+    charge::{self, By, Ended},
     hashing::hashed,
     internal_redirect,
     retry::{self, Outcome},
     timeouts::{EXPECTED_TIMEOUT, Timeouts},
-    upstream::{Attempted, drain, exchange},
+    upstream::{Attempted, drain, exchange, want},
 };
 use crate::{
     access_log::{Flag, View},
     cluster::PickContext,
     config::{
-        cluster::{Cluster, Discovery, Endpoint, Template},
+        cluster::{Cluster, Discovery, Endpoint, InUse, Template},
         http1::HeaderNames,
         retry::{RateLimitedBackOff, RetryPolicy},
         route::{Forward, Hashed, HostRewrite, RequestHandles, RequestStats},
@@ -35,10 +35,7 @@ use crate::{
             mutate::{self, Changes},
             response, rewrite,
         },
-        pool::{
-            InUse, Lease, Speaks, Want,
-            names::{asked, naming_header},
-        },
+        pool::{Lease, names::naming_header},
         stream::{
             Stream,
             failure::Failure,
@@ -78,24 +75,32 @@ pub(super) struct Attempts<'a> {
     pub hashed: Hashed,
     /// The statistics of the route and of the virtual cluster, if they have any.
     pub groups: SmallVec<[&'a RequestStats; 2]>,
-    /// The client is internal: for statistics.
-    pub internal: bool,
+    /// For statistics.
+    pub by: By,
     /// The endpoint of the last attempt.
     pub endpoint: Option<Arc<Endpoint>>,
     /// An attempt was made, and no other is waited for: what becomes of the request now is charged to the cluster.
     pub tries: bool,
 }
 
+/// Another attempt is to follow.
+struct Again {
+    /// Counts among the cluster's retries until then.
+    _retrying: InUse,
+    /// How long the upstream wants it to wait.
+    asked: Option<Duration>,
+}
+
 impl Attempts<'_> {
     /// Makes attempts until one brings a response to pass on or none may follow: that one is what to finish with.
     pub async fn run(&mut self, body: &mut BodySource) -> Attempted {
-        let mut first_request_kept = false;
         loop {
             let last = !self.can_retry(body);
             let attempt_body = body.next();
             self.stream.record.entry.attempts = self.retries + 1;
-            let Some(endpoint) = self.pick() else {
-                if !first_request_kept {
+            let picked = self.pick();
+            let Some(endpoint) = picked else {
+                if self.retries == 0 {
                     self.stream.keep_request(&self.parts);
                 }
                 let shard = &self.stream.connection.worker.stats;
@@ -105,102 +110,99 @@ impl Attempts<'_> {
             self.prepare_attempt(&endpoint);
             self.tries = true;
             self.stream.keep_request(&self.parts);
-            first_request_kept = true;
             let attempted = self.attempt(&endpoint, attempt_body, last).await;
-            self.endpoint = Some(endpoint.clone());
-            self.tell(&attempted, &endpoint);
-            match &attempted {
-                Attempted::Failed(failure) => self.stream.record.upstream_ended(Some(failure.flag())),
-                Attempted::Expired(Expired::PerTry | Expired::PerTryIdle) => {
-                    self.stream.record.upstream_ended(Some(Flag::UpstreamRequestTimeout));
-                }
-                Attempted::Expired(_) => self.stream.record.upstream_ended(None),
-                Attempted::Response(..) | Attempted::NoHost => {}
-            }
-            let ended = match &attempted {
-                Attempted::Response(response, ..) => Some(Ended::Response(response.status(), response.headers())),
-                Attempted::Failed(failure) => Some(Ended::Failed(failure)),
-                Attempted::Expired(expired) => Some(Ended::Expired(*expired)),
-                Attempted::NoHost => None,
-            };
-            let worker = self.stream.connection.worker.clone();
-            let (shard, stats) = (&worker.stats, self.cluster.clone());
-            let stats = &stats.stats;
-            if matches!(ended, Some(Ended::Expired(Expired::Global))) {
-                self.in_groups(|group| group.upstream_rq_timeout);
-            }
-            if let Some(ended) = ended {
-                charge::attempt(&self.cluster, self.chosen(), &endpoint, shard, ended);
-            }
-            let outcome = match &attempted {
-                Attempted::Response(response, ..) => Outcome::Response(response.status(), response.headers()),
-                Attempted::Failed(failure) => Outcome::Failed(failure),
-                Attempted::Expired(Expired::PerTry | Expired::PerTryIdle) => Outcome::TimedOut,
-                Attempted::Expired(_) | Attempted::NoHost => return attempted,
-            };
-            if !self.policy.as_ref().is_some_and(|policy| retry::wanted(policy, outcome)) {
-                if self.retries > 0 && matches!(attempted, Attempted::Response(..)) {
-                    shard.inc(stats.upstream_rq_retry_success);
-                    self.in_groups(|group| group.upstream_rq_retry_success);
-                }
-                return attempted;
-            }
-            if !self.can_retry(body) {
-                shard.inc(stats.upstream_rq_retry_limit_exceeded);
-                self.in_groups(|group| group.upstream_rq_retry_limit_exceeded);
-                self.stream.record.entry.raise(Flag::UpstreamRetryLimitExceeded);
-                return attempted;
-            }
-            let priority = self.forward.priority;
-            let retries = &self.cluster.limits(priority).1.retries;
-            let Some(_retrying) = InUse::take(retries, self.cluster.retry_limit(priority)) else {
-                shard.inc(stats.upstream_rq_retry_overflow);
-                self.in_groups(|group| group.upstream_rq_retry_overflow);
-                self.stream.record.entry.raise(Flag::UpstreamOverflow);
-                return attempted;
-            };
-            let timed_out = matches!(attempted, Attempted::Expired(_));
-            let limited = self.policy.as_ref().and_then(|policy| policy.rate_limited.as_ref());
-            let asked = match (limited, &attempted) {
-                (Some(limited), Attempted::Response(response, ..)) => {
-                    let asked = limited.pause(response.headers(), std::time::SystemTime::now());
-                    asked.map(|pause| RateLimitedBackOff::spread(pause, fastrand::f64()))
-                }
-                _ => None,
-            };
-            shard.inc(stats.upstream_rq_retry);
-            self.in_groups(|group| group.upstream_rq_retry);
-            shard.inc(match asked {
-                Some(_) => stats.upstream_rq_retry_backoff_ratelimited,
-                None => stats.upstream_rq_retry_backoff_exponential,
-            });
-            if let Attempted::Response(response, ..) = &attempted {
-                stats.retry.charge(shard, response.status().as_u16());
-                let body = response.body().size_hint().exact().unwrap_or_default();
-                self.stream.record.entry.meters.upstream_received.wire += body;
-            }
-            self.stream.record.upstream_ended(None);
+            self.ended(&attempted, &endpoint);
+            self.endpoint = Some(endpoint);
+            let Some(again) = self.again(&attempted, body) else { return attempted };
             // A request that is still being sent keeps its connection busy: no use to others.
             if let Attempted::Response(response, lease) = attempted
                 && self.stream.record.request_completed().is_some()
             {
                 drain(response.into_body(), lease);
             }
-            self.retries += 1;
-            self.tries = false;
-            if self.routed.virtual_host.timeout_retry_header {
-                let timed_out = HeaderValue::from_static(if timed_out { "true" } else { "false" });
-                self.parts.headers.insert(IS_TIMEOUT_RETRY, timed_out);
-            }
-            if let Err(expired) = self.pause(asked, body).await {
+            if let Err(expired) = self.pause(again.asked, body).await {
                 return Attempted::Expired(expired);
             }
-            tracing::debug!(
-                connection = self.stream.connection.id,
-                stream = self.stream.record.name(),
-                "performing retry"
-            );
+            let (connection, stream) = (self.stream.connection.id, self.stream.record.name());
+            tracing::debug!(connection, stream, "performing retry");
         }
+    }
+
+    /// Logs how an attempt ended, and charges it to the endpoint and its cluster.
+    fn ended(&mut self, attempted: &Attempted, endpoint: &Arc<Endpoint>) {
+        self.tell(attempted, endpoint);
+        let ended = match attempted {
+            Attempted::Response(response, ..) => Ended::Response(response.status(), response.headers()),
+            Attempted::Failed(failure) => {
+                self.stream.record.upstream_ended(Some(failure.flag()));
+                Ended::Failed(failure)
+            }
+            Attempted::Expired(expired) => {
+                let per_try = matches!(expired, Expired::PerTry | Expired::PerTryIdle);
+                self.stream.record.upstream_ended(per_try.then_some(Flag::UpstreamRequestTimeout));
+                if *expired == Expired::Global {
+                    self.in_groups(|group| group.upstream_rq_timeout);
+                }
+                Ended::Expired(*expired)
+            }
+            Attempted::NoHost => return,
+        };
+        charge::attempt(&self.cluster, self.chosen(), endpoint, &self.stream.connection.worker.stats, ended);
+    }
+
+    /// Whether another attempt follows this one; counts that it does, or why it does not though it should.
+    fn again(&mut self, attempted: &Attempted, body: &BodySource) -> Option<Again> {
+        let outcome = match attempted {
+            Attempted::Response(response, ..) => Outcome::Response(response.status(), response.headers()),
+            Attempted::Failed(failure) => Outcome::Failed(failure),
+            Attempted::Expired(Expired::PerTry | Expired::PerTryIdle) => Outcome::TimedOut,
+            Attempted::Expired(_) | Attempted::NoHost => return None,
+        };
+        let stats = &self.cluster.stats;
+        if !self.policy.as_ref().is_some_and(|policy| retry::wanted(policy, outcome)) {
+            if self.retries > 0 && matches!(attempted, Attempted::Response(..)) {
+                self.count(stats.upstream_rq_retry_success, |group| group.upstream_rq_retry_success);
+            }
+            return None;
+        }
+        if !self.can_retry(body) {
+            self.count(stats.upstream_rq_retry_limit_exceeded, |group| group.upstream_rq_retry_limit_exceeded);
+            self.stream.record.entry.raise(Flag::UpstreamRetryLimitExceeded);
+            return None;
+        }
+        let priority = self.forward.priority;
+        let Some(retrying) = self.cluster.limits(priority).1.retries.take(self.cluster.retry_limit(priority)) else {
+            self.count(stats.upstream_rq_retry_overflow, |group| group.upstream_rq_retry_overflow);
+            self.stream.record.entry.raise(Flag::UpstreamOverflow);
+            return None;
+        };
+        let limited = self.policy.as_ref().and_then(|policy| policy.rate_limited.as_ref());
+        let asked = match (limited, attempted) {
+            (Some(limited), Attempted::Response(response, ..)) => {
+                let asked = limited.pause(response.headers(), std::time::SystemTime::now());
+                asked.map(|pause| RateLimitedBackOff::spread(pause, fastrand::f64()))
+            }
+            _ => None,
+        };
+        self.count(stats.upstream_rq_retry, |group| group.upstream_rq_retry);
+        let shard = &self.stream.connection.worker.stats;
+        shard.inc(match asked {
+            Some(_) => stats.upstream_rq_retry_backoff_ratelimited,
+            None => stats.upstream_rq_retry_backoff_exponential,
+        });
+        if let Attempted::Response(response, ..) = attempted {
+            stats.retry.charge(shard, response.status().as_u16());
+            let body = response.body().size_hint().exact().unwrap_or_default();
+            self.stream.record.entry.meters.upstream_received.wire += body;
+        }
+        self.stream.record.upstream_ended(None);
+        self.retries += 1;
+        self.tries = false;
+        if self.routed.virtual_host.timeout_retry_header {
+            let timed_out = if matches!(attempted, Attempted::Expired(_)) { "true" } else { "false" };
+            self.parts.headers.insert(IS_TIMEOUT_RETRY, HeaderValue::from_static(timed_out));
+        }
+        Some(Again { _retrying: retrying, asked })
     }
 
     /// What is known of the endpoint of the last attempt.
@@ -225,6 +227,12 @@ impl Attempts<'_> {
             Attempted::Expired(limit) => tracing::debug!(connection, stream, %upstream, ?limit, "upstream timeout"),
             Attempted::NoHost => {}
         }
+    }
+
+    /// Counts one in the statistics of the cluster, of the route and of the virtual cluster.
+    fn count(&self, of_cluster: Counter, of_group: impl Fn(&RequestHandles) -> Counter) {
+        self.stream.connection.worker.stats.inc(of_cluster);
+        self.in_groups(of_group);
     }
 
     /// Counts one in the statistics of the route and of the virtual cluster.
@@ -341,18 +349,7 @@ impl Attempts<'_> {
         let head = (request.method(), request.uri(), request.headers());
         self.stream.begin_upstream_line(endpoint, head);
         let chosen = self.member.as_ref().unwrap_or(&self.cluster);
-        let want = Want {
-            cluster: chosen,
-            endpoint,
-            dialer: &connection.dialer,
-            scope: &connection.scope,
-            speaks: Speaks::to(chosen, connection.multiplexed),
-            transport: chosen.transports.choose(endpoint.template.metadata.as_deref()),
-            asked: asked(&self.cluster, name.as_ref(), &endpoint.hostname),
-            shard: &connection.worker.stats,
-            priority: self.forward.priority,
-            client: connection.client(),
-        };
+        let want = want(&connection, (&self.cluster, chosen), endpoint, name.as_ref(), self.forward.priority);
         exchange(&mut self.stream, &mut self.timers, &self.groups, want, request).await
     }
 
@@ -414,7 +411,7 @@ impl Attempts<'_> {
         };
         if charged {
             let shard = &self.stream.connection.worker.stats;
-            charge::answer(&self.cluster, &self.groups, shard, reply.status, self.internal, self.template());
+            charge::answer(&self.cluster, &self.groups, shard, reply.status, &self.by, self.template());
         }
         if self.routed.virtual_host.attempt_count_in_response && self.stream.record.entry.attempts > 0 {
             reply.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.stream.record.entry.attempts));
@@ -430,14 +427,14 @@ impl Attempts<'_> {
         let (mut parts, incoming) = response.into_parts();
         let shard = &connection.worker.stats;
         if !self.stream.record.health_check {
-            charge::answer(&self.cluster, &self.groups, shard, parts.status, self.internal, self.template());
+            charge::answer(&self.cluster, &self.groups, shard, parts.status, &self.by, self.template());
         }
         let now = std::time::Instant::now();
         let request_id = self.stream.request_id();
         let completed = self.stream.record.request_completed();
         if let Some(completed) = completed {
             let took = now.saturating_duration_since(completed);
-            charge::time(&self.cluster, &self.groups, &connection.worker.stats, self.internal, self.template(), took);
+            charge::time(&self.cluster, &self.groups, &connection.worker.stats, &self.by, self.template(), took);
         }
         let entry = &mut self.stream.record.entry;
         entry.response_started = Some(now);

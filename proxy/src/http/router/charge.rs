@@ -12,7 +12,7 @@ use crate::{
     },
     http::{
         headers::forwarded::X_ENVOY_INTERNAL,
-        stream::{failure::Failure, timers::Expired},
+        stream::{Stream, failure::Failure, timers::Expired},
     },
     telemetry::stats::Shard,
 };
@@ -80,9 +80,38 @@ pub(super) fn is_charged(expired: Expired) -> bool {
     matches!(expired, Expired::Global | Expired::PerTry | Expired::PerTryIdle)
 }
 
-/// Whether the client is known to be internal: what `x-envoy-internal` says.
-pub(super) fn is_internal(headers: &HeaderMap) -> bool {
-    headers.get(X_ENVOY_INTERNAL).is_some_and(|value| value == "true")
+/// On whose behalf responses are counted, and whether they are.
+#[derive(Debug, Default)]
+pub(super) struct By {
+    /// The client is internal: what `x-envoy-internal` says.
+    internal: bool,
+    /// `x-envoy-upstream-alt-stat-name`.
+    alternative: Option<HeaderValue>,
+    /// The router's `dynamic_stats` are off.
+    uncounted: bool,
+}
+
+impl By {
+    /// A request as its client sent it.
+    pub fn of(headers: &HeaderMap) -> Self {
+        Self { internal: headers.get(X_ENVOY_INTERNAL).is_some_and(|value| value == "true"), ..Self::default() }
+    }
+
+    /// One that the router of `stream` forwards.
+    pub fn routed(stream: &Stream, headers: &HeaderMap, alternative: Option<HeaderValue>) -> Self {
+        let uncounted = stream.connection.manager.router.no_dynamic_stats;
+        Self { alternative, uncounted, ..Self::of(headers) }
+    }
+
+    fn response<'a>(&'a self, code: u16, of: Option<&'a Template>) -> Response<'a> {
+        Response {
+            code,
+            internal: self.internal,
+            canary: of.is_some_and(|template| template.canary),
+            zone: of.map_or("", |template| &template.locality.zone),
+            alternative: self.alternative.as_ref().and_then(|name| name.to_str().ok()),
+        }
+    }
 }
 
 /// Takes note of what a client is answered by way of a cluster; `of` is what is known of the endpoint, if there was one.
@@ -91,13 +120,16 @@ pub(super) fn answer(
     groups: &[&RequestStats],
     shard: &Shard,
     status: StatusCode,
-    internal: bool,
+    by: &By,
     of: Option<&Template>,
 ) {
+    if by.uncounted {
+        return;
+    }
     for group in groups {
         group.responses.charge(shard, status.as_u16());
     }
-    cluster.stats.charge(shard, response(status.as_u16(), internal, of));
+    cluster.stats.charge(shard, by.response(status.as_u16(), of));
 }
 
 /// Takes note of how long an upstream took for a response after the whole request.
@@ -105,24 +137,18 @@ pub(super) fn time(
     cluster: &Cluster,
     groups: &[&RequestStats],
     shard: &Shard,
-    internal: bool,
+    by: &By,
     of: Option<&Template>,
     took: Duration,
 ) {
+    if by.uncounted {
+        return;
+    }
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     for group in groups {
         shard.record(group.responses.time(), millis);
     }
-    cluster.stats.charge_time(shard, response(0, internal, of), millis);
-}
-
-fn response(code: u16, internal: bool, of: Option<&Template>) -> Response<'_> {
-    Response {
-        code,
-        internal,
-        canary: of.is_some_and(|template| template.canary),
-        zone: of.map_or("", |template| &template.locality.zone),
-    }
+    cluster.stats.charge_time(shard, by.response(0, of), millis);
 }
 
 /// The HTTP status that a gRPC status stands for.

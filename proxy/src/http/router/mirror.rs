@@ -7,8 +7,9 @@ use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 
 use super::{
-    charge::{self, Ended},
+    charge::{self, By, Ended},
     outgoing::upstream_request,
+    upstream::{Sent, send_once, want},
 };
 use crate::{
     access_log::{Live, View},
@@ -19,13 +20,9 @@ use crate::{
     },
     http::{
         body::{RequestBody, client::ClientBody, copied::Copied},
-        codec::ambiguous::is_ambiguous,
         filter::header_mutation,
         headers::{forwarded, lines::Of},
-        pool::{
-            Lease, Speaks, Want,
-            names::{asked, naming_header},
-        },
+        pool::{Lease, names::naming_header},
         stream::{Stream, connection::Connection, failure::Failure, timers::Expired},
     },
     telemetry::panics,
@@ -74,6 +71,7 @@ fn copy(
             through.pop();
         }
         let connection = stream.connection.clone();
+        connection.worker.stats.inc(mirror.stats.handles.rq_total);
         panics::spawn_for(connection.id, send(connection, cluster, parts, copied, timeout));
     }
 }
@@ -112,8 +110,8 @@ async fn send(
     timeout: Option<Duration>,
 ) {
     let shard = &connection.worker.stats;
-    let internal = charge::is_internal(&parts.headers);
-    let answered = |status, of| charge::answer(&cluster, &[], shard, status, internal, of);
+    let by = By::of(&parts.headers);
+    let answered = |status, of| charge::answer(&cluster, &[], shard, status, &by, of);
     if cluster.drops_one().is_some() {
         return answered(StatusCode::SERVICE_UNAVAILABLE, None);
     }
@@ -141,7 +139,7 @@ async fn send(
     };
     attempted(Ended::Response(response.status(), response.headers()));
     answered(response.status(), of);
-    charge::time(&cluster, &[], shard, internal, of, began.elapsed());
+    charge::time(&cluster, &[], shard, &by, of, began.elapsed());
     match before(until, read(response.into_body())).await {
         Some(Ok(())) => lease.release(),
         Some(Err(error)) => Failure::of_body(&error, lease.is_http2()).end(&mut lease),
@@ -162,36 +160,15 @@ async fn exchange(
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.headers_mut() = parts.headers;
-    let want = Want {
-        cluster: chosen,
-        endpoint,
-        dialer: &connection.dialer,
-        scope: &connection.scope,
-        speaks: Speaks::to(chosen, connection.multiplexed),
-        transport: chosen.transports.choose(endpoint.template.metadata.as_deref()),
-        asked: asked(cluster, name.as_ref(), &endpoint.hostname),
-        shard: &connection.worker.stats,
-        priority: RoutingPriority::Default,
-        client: connection.client(),
-    };
-    // A pooled connection that has just closed took nothing of the request: another one is tried.
+    let want = want(connection, (cluster, chosen), endpoint, name.as_ref(), RoutingPriority::Default);
     loop {
         let mut lease = connection.worker.pools.acquire(want).await?;
         let scheme = if connection.tls.is_some() { "https" } else { "http" };
         request = upstream_request(request, lease.is_http2(), scheme).ok_or(Failure::Protocol)?;
-        let mut error = match lease.send(request).await {
-            Ok(response) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
-                return Err(Failure::Protocol);
-            }
-            Ok(response) => return Ok((response, lease)),
-            Err(error) => error,
-        };
-        match error.take_message() {
-            Some(unsent) if lease.reused => {
-                lease.lost(false);
-                request = unsent;
-            }
-            _ => return Err(Failure::of_lease(&error.into_error(), &mut lease)),
+        match send_once(connection, &mut lease, request).await {
+            Sent::Answered(response) => return Ok((response, lease)),
+            Sent::Back(unsent) => request = *unsent,
+            Sent::Failed(failure) => return Err(failure),
         }
     }
 }

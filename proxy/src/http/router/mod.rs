@@ -27,6 +27,7 @@ use smallvec::SmallVec;
 use self::{
     answer::Answer,
     attempts::Attempts,
+    charge::By,
     hashing::hashed,
     retry::{RETRY_GRPC_ON, RETRY_ON},
     timeouts::{
@@ -101,8 +102,8 @@ pub(super) async fn forward(
         let worker = stream.connection.worker.clone();
         let reply = Reply::dropped(why, !stream.connection.manager.router.suppress_envoy_headers);
         let groups: SmallVec<[_; 2]> = group_stats.into_iter().chain(&routed.route.stats).collect();
-        let internal = charge::is_internal(&parts.headers);
-        charge::answer(&cluster, &groups, &worker.stats, reply.status, internal, None);
+        let by = By::routed(&stream, &parts.headers, parts.headers.get(ALT_STAT_NAME).cloned());
+        charge::answer(&cluster, &groups, &worker.stats, reply.status, &by, None);
         return local_reply::answer(stream, chain, reply, Some(&changes), &parts).into();
     }
     // Known to the request's headers before there is an attempt.
@@ -117,13 +118,21 @@ pub(super) async fn forward(
         parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(deadline));
     }
     let hashed = hashed(&stream, &cluster, forward, &parts);
+    let alternative = if steered { parts.headers.get(ALT_STAT_NAME).cloned() } else { None };
     if steered {
         remove_steering(&mut parts.headers);
     }
     finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
     if upgrade || forward.tunnel(&parts.method).is_some() {
-        let upgraded =
-            upgrade::forward(stream, chain, &changes, cluster, (forward, hashed), group_stats, (parts, body));
+        let upgraded = upgrade::forward(
+            stream,
+            chain,
+            &changes,
+            cluster,
+            (forward, hashed),
+            (group_stats, alternative),
+            (parts, body),
+        );
         return Box::pin(upgraded).await.into();
     }
     let mirrors = if cluster.policies.mirrors.is_empty() { &forward.mirrors } else { &cluster.policies.mirrors };
@@ -140,7 +149,7 @@ pub(super) async fn forward(
         stream_deadline.or_else(|| forward.max_stream_duration.unwrap_or(manager.max_stream_duration)),
     )
     .with_request_timeout(manager.request_timeout);
-    let internal = charge::is_internal(&parts.headers);
+    let by = By::routed(&stream, &parts.headers, alternative);
     let mut attempts = Attempts {
         changes,
         routed,
@@ -155,7 +164,7 @@ pub(super) async fn forward(
         priorities: SmallVec::new(),
         retries: 0,
         hashed,
-        internal,
+        by,
         groups: group_stats.into_iter().chain(&routed.route.stats).collect(),
         endpoint: None,
         tries: false,

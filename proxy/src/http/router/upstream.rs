@@ -1,20 +1,24 @@
-//! One request to an upstream: over a connection of the pool, until there is a response.
+//! One request to an upstream: over a connection of the pool, or one after another, until there is a response.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::{Body, Incoming};
 
 use super::outgoing::upstream_request;
 use crate::{
-    config::route::RequestStats,
+    config::{
+        cluster::{Cluster, Endpoint, RoutingPriority},
+        route::RequestStats,
+    },
     http::{
         body::{ReadAhead, RequestBody},
         codec::{ambiguous::is_ambiguous, meters},
         headers::lines::Of,
-        pool::{Lease, Want},
+        pool::{Lease, Speaks, Want, names::asked},
         stream::{
             Stream,
+            connection::Connection,
             failure::Failure,
             timers::{Expired, Timers, within},
         },
@@ -32,6 +36,62 @@ pub(super) enum Attempted {
     NoHost,
 }
 
+/// What is wanted of the pool for a request of `connection`: `cluster` is the route's, `chosen` the endpoint's, and `name`
+/// is what [`naming_header`](crate::http::pool::names::naming_header) found.
+pub(super) fn want<'a>(
+    connection: &'a Connection,
+    (cluster, chosen): (&Cluster, &'a Arc<Cluster>),
+    endpoint: &'a Arc<Endpoint>,
+    name: Option<&'a HeaderValue>,
+    priority: RoutingPriority,
+) -> Want<'a> {
+    Want {
+        cluster: chosen,
+        endpoint,
+        dialer: &connection.dialer,
+        scope: &connection.scope,
+        speaks: Speaks::to(chosen, connection.multiplexed),
+        transport: chosen.transports.choose(endpoint.template.metadata.as_deref()),
+        asked: asked(cluster, name, &endpoint.hostname),
+        shard: &connection.worker.stats,
+        priority,
+        client: connection.client(),
+    }
+}
+
+/// What became of a request that was sent once.
+pub(super) enum Sent {
+    Answered(Response<Incoming>),
+    /// The upstream closed a pooled connection before anything was sent: that is no failed attempt. Another connection
+    /// may take it.
+    Back(Box<Request<RequestBody>>),
+    Failed(Failure),
+}
+
+/// Sends a request over a connection. An answer that may be read in two ways is none.
+pub(super) async fn send_once(connection: &Connection, lease: &mut Lease, request: Request<RequestBody>) -> Sent {
+    let mut error = match lease.send(request).await {
+        Ok(response) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
+            return Sent::Failed(Failure::Protocol);
+        }
+        Ok(mut response) => {
+            Of::Response.join(response.headers_mut());
+            return Sent::Answered(response);
+        }
+        Err(error) => error,
+    };
+    let unsent = error.take_message();
+    let error = error.into_error();
+    tracing::debug!(connection = connection.id, %error, reused = lease.reused, "upstream request failed");
+    match unsent {
+        Some(unsent) if lease.reused => {
+            lease.lost(false);
+            Sent::Back(Box::new(unsent))
+        }
+        _ => Sent::Failed(Failure::of_lease(&error, lease)),
+    }
+}
+
 /// Sends a request over a connection of the pool, and takes note of what it comes over. `groups` count it.
 pub(super) async fn exchange(
     stream: &mut Stream,
@@ -40,7 +100,8 @@ pub(super) async fn exchange(
     want: Want<'_>,
     mut request: Request<RequestBody>,
 ) -> Attempted {
-    let times = stream.connection.manager.wanted.times;
+    let connection = stream.connection.clone();
+    let times = connection.manager.wanted.times;
     let now = || times.then(std::time::Instant::now);
     loop {
         stream.record.entry.timing.asked = now();
@@ -87,13 +148,11 @@ pub(super) async fn exchange(
         if stream.connection.manager.wanted.meters {
             stream.record.entry.meters.upstream_sent += meters::request_written(&request);
         }
-        let mut error = match within(timers, &mut stream.record, lease.send(request)).await {
+        match within(timers, &mut stream.record, send_once(&connection, &mut lease, request)).await {
             Err(expired) => return Attempted::Expired(expired),
-            Ok(Ok(response)) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
-                return Attempted::Failed(Failure::Protocol);
-            }
-            Ok(Ok(mut response)) => {
-                Of::Response.join(response.headers_mut());
+            Ok(Sent::Failed(failure)) => return Attempted::Failed(failure),
+            Ok(Sent::Back(unsent)) => request = *unsent,
+            Ok(Sent::Answered(response)) => {
                 if stream.connection.manager.wanted.meters {
                     let meters = &mut stream.record.entry.meters;
                     meters.upstream_received += meters::response_read(&response, lease.is_http2());
@@ -101,18 +160,6 @@ pub(super) async fn exchange(
                 stream.record.upstream_responded(response.status(), response.headers());
                 return Attempted::Response(response, lease);
             }
-            Ok(Err(error)) => error,
-        };
-        let unsent = error.take_message();
-        let error = error.into_error();
-        tracing::debug!(connection = stream.connection.id, stream = stream.record.name(), %error, upstream = %want.endpoint.address, reused = lease.reused, "upstream request failed");
-        match unsent {
-            // The upstream closed a pooled connection before anything was sent: that is no failed attempt.
-            Some(unsent) if lease.reused => {
-                lease.lost(false);
-                request = unsent;
-            }
-            _ => return Attempted::Failed(Failure::of_lease(&error, &mut lease)),
         }
     }
 }

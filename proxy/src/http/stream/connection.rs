@@ -295,7 +295,7 @@ impl Connection {
             return;
         }
         let drained = match self.ending.get() {
-            Ending::No => self.worker.lifecycle.health_check_failed(),
+            Ending::No => !self.manager.modify_only && self.worker.lifecycle.health_check_failed(),
             Ending::Untold => true,
             Ending::Draining => false,
         };

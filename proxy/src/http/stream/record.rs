@@ -315,9 +315,9 @@ impl Drop for Record {
         }
         self.manager.stats.ended(
             &self.worker.stats,
-            entry.response_code,
-            &entry.details,
+            (entry.response_code, &entry.details),
             lasted,
+            self.multiplexed,
             self.health_check || self.redirected,
         );
         if self.manager.access_log.is_empty() {

@@ -6,6 +6,7 @@ use http::HeaderValue;
 
 use crate::{
     config::{
+        http::Routes,
         request::RequestView,
         route::{Action, Clusters, Forward, Route, RouteTable, VirtualHost, WeightedCluster},
     },
@@ -51,10 +52,12 @@ impl Routed {
 
 /// The virtual host of a request, and where the request goes if one of its routes takes it.
 pub(in crate::http) fn resolve(
-    table: &Arc<RouteTable>,
+    routes: &Routes,
     request: &RequestView<'_>,
     runtime: &Runtime,
 ) -> (Option<Arc<VirtualHost>>, Option<Routed>) {
+    let current = routes.current(request.headers);
+    let Some(table) = current.table() else { return (None, None) };
     let random = fastrand::u64(..);
     let domain = match &table.vhost_header {
         Some(name) => request.headers.get(name).map(HeaderValue::as_bytes),

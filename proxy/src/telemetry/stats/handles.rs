@@ -3,7 +3,7 @@
 /// Declares a struct of handles, each registered under the name of its field. `Name: Other { ... }` has those of `Other`,
 /// too.
 macro_rules! handles {
-    ($(#[$meta:meta])* $name:ident {
+    ($(#[$meta:meta])* $name:ident $(: $shared:ident)? {
         counters { $($counter:ident)* }
         gauges { $($gauge:ident)* }
         histograms { $($histogram:ident: $unit:ident)* }
@@ -11,6 +11,7 @@ macro_rules! handles {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, Default)]
         pub struct $name {
+            $(shared: $shared,)?
             $(pub $counter: $crate::telemetry::stats::Counter,)*
             $(pub $gauge: $crate::telemetry::stats::Gauge,)*
             $(pub $histogram: $crate::telemetry::stats::Histogram,)*
@@ -19,31 +20,7 @@ macro_rules! handles {
         impl $name {
             pub(crate) fn register(scope: &$crate::telemetry::stats::Scope) -> Self {
                 Self {
-                    $($counter: scope.counter(stringify!($counter)),)*
-                    $($gauge: scope.gauge(stringify!($gauge)),)*
-                    $($histogram: scope.histogram(stringify!($histogram), $crate::telemetry::stats::Unit::$unit),)*
-                }
-            }
-        }
-    };
-    ($(#[$meta:meta])* $name:ident: $shared:ident {
-        counters { $($counter:ident)* }
-        gauges { $($gauge:ident)* }
-        histograms { $($histogram:ident: $unit:ident)* }
-    }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, Default)]
-        pub struct $name {
-            shared: $shared,
-            $(pub $counter: $crate::telemetry::stats::Counter,)*
-            $(pub $gauge: $crate::telemetry::stats::Gauge,)*
-            $(pub $histogram: $crate::telemetry::stats::Histogram,)*
-        }
-
-        impl $name {
-            pub(crate) fn register(scope: &$crate::telemetry::stats::Scope) -> Self {
-                Self {
-                    shared: $shared::register(scope),
+                    $(shared: $shared::register(scope),)?
                     $($counter: scope.counter(stringify!($counter)),)*
                     $($gauge: scope.gauge(stringify!($gauge)),)*
                     $($histogram: scope.histogram(stringify!($histogram), $crate::telemetry::stats::Unit::$unit),)*
@@ -51,13 +28,13 @@ macro_rules! handles {
             }
         }
 
-        impl ::std::ops::Deref for $name {
+        $(impl ::std::ops::Deref for $name {
             type Target = $shared;
 
             fn deref(&self) -> &$shared {
                 &self.shared
             }
-        }
+        })?
     };
 }
 

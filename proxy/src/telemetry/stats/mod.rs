@@ -6,6 +6,7 @@
 //! beside its handles, and once the last such object is gone, the number behind its handles is cleared and given out
 //! again. Nobody may use a handle after its scope.
 
+mod codec;
 mod codes;
 mod distribution;
 mod handles;
@@ -20,6 +21,7 @@ pub mod tags;
 
 pub(crate) use self::handles::handles;
 pub use self::{
+    codec::CodecStats,
     codes::Codes,
     distribution::{Bin, Distribution, QUANTILES},
     metric::{Counter, Gauge, Histogram, Kind, Merged, Metric, Tagged, TextReadout, Unit, Value},

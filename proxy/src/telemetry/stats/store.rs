@@ -24,6 +24,9 @@ pub struct Store {
     _process: Scope,
 }
 
+/// Shards of no worker: the control thread's, that of the thread that follows management servers, and the shared one.
+const APART: usize = 3;
+
 impl Default for Store {
     fn default() -> Self {
         Self::new(0)
@@ -31,7 +34,7 @@ impl Default for Store {
 }
 
 impl Store {
-    /// A store for `workers` workers and the control thread, that keeps every name.
+    /// A store for `workers` workers and the other threads, that keeps every name.
     pub fn new(workers: usize) -> Self {
         Self::build(workers, None)
     }
@@ -43,7 +46,7 @@ impl Store {
 
     fn build(workers: usize, keep: Option<Keep>) -> Self {
         let numbers = Arc::new(Numbers {
-            shards: (0..workers + 2).map(|_| Shard::default()).collect(),
+            shards: (0..workers + APART).map(|_| Shard::default()).collect(),
             registry: Mutex::default(),
             resets: Mutex::default(),
             histograms: Mutex::default(),
@@ -66,7 +69,7 @@ impl Store {
 
     /// How many workers it is for.
     pub fn workers(&self) -> usize {
-        self.numbers.shards.len() - 2
+        self.numbers.shards.len() - APART
     }
 
     /// The shard of a worker; only its thread may add to it.
@@ -76,7 +79,12 @@ impl Store {
 
     /// The shard of the control thread.
     pub fn control(&self) -> Shard {
-        self.numbers.shards[self.numbers.shards.len() - 2].clone()
+        self.numbers.shards[self.workers()].clone()
+    }
+
+    /// The shard of the thread that follows management servers.
+    pub fn following(&self) -> Shard {
+        self.numbers.shards[self.workers() + 1].clone()
     }
 
     /// A shard that any thread may add to, for what happens rarely.

@@ -26,6 +26,8 @@ pub struct Response<'a> {
     pub canary: bool,
     /// The endpoint's zone; empty: not known.
     pub zone: &'a str,
+    /// A name that the request wants it counted under besides.
+    pub alternative: Option<&'a str>,
 }
 
 impl Default for Responses {

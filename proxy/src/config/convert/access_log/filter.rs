@@ -1,8 +1,13 @@
 //! Access log filters.
 
-use weir_proto::envoy::{config::accesslog::v3 as proto, data::accesslog::v3::AccessLogType};
+use prost::Name;
+use weir_proto::envoy::{
+    config::accesslog::v3::{self as proto, extension_filter::ConfigType},
+    data::accesslog::v3::AccessLogType,
+    extensions::access_loggers::filters::cel::v3::ExpressionFilter,
+};
 
-use super::super::{matcher, metadata};
+use super::super::{expression, matcher, metadata};
 use crate::{
     access_log::{
         Flag, LogType,
@@ -11,7 +16,7 @@ use crate::{
     config::{
         convert::{
             context::Context,
-            fields::{item, sub},
+            fields::{item, sub, type_name, unpack},
         },
         error::Error,
     },
@@ -75,8 +80,15 @@ pub(in crate::config::convert) fn filter(
             }
         }
         Specifier::ExtensionFilter(message) => {
-            let at = sub(at, "extension_filter");
-            return Err(Error::at(at, format!("access log filter {} is not supported yet", message.name)));
+            let at = sub(&sub(at, "extension_filter"), "typed_config");
+            let any = message.config_type.as_ref().map(|ConfigType::TypedConfig(any)| any);
+            let any = any.ok_or_else(|| Error::at(&at, "a configuration is required"))?;
+            if type_name(any) != ExpressionFilter::full_name() {
+                return Err(Error::at(at, format!("access log filter {} is not supported yet", type_name(any))));
+            }
+            let message: ExpressionFilter = unpack(any, &at)?;
+            let config = message.cel_config.as_ref();
+            Filter::Expression(expression::text(cx, &message.expression, config, &at, "expression")?)
         }
     })
 }

@@ -21,6 +21,7 @@ use super::{
     context::Context,
     fields::{sub, type_name, unpack},
     rbac,
+    tree::Inputs,
 };
 use crate::config::{
     error::Error,
@@ -134,16 +135,29 @@ pub(super) fn overrides(cx: &mut Context, messages: &HashMap<String, Any>, at: &
 }
 
 fn http_rbac(cx: &mut Context, message: &http::rbac::v3::Rbac, at: &str) -> Result<Rbac, Error> {
-    let supported = ["rules", "shadow_rules", "rules_stat_prefix", "shadow_rules_stat_prefix", "track_per_rule_stats"];
+    let supported = [
+        "rules",
+        "matcher",
+        "shadow_rules",
+        "shadow_matcher",
+        "rules_stat_prefix",
+        "shadow_rules_stat_prefix",
+        "track_per_rule_stats",
+    ];
     cx.only(message, at, &supported, &[])?;
     let own = cx.http.scope("rbac");
     let scope = |prefix: &str| if prefix.is_empty() { own.clone() } else { own.scope(prefix) };
-    let mut rules = |message: Option<&weir_proto::envoy::config::rbac::v3::Rbac>, field: &str| {
-        message.map(|message| rbac::rules(cx, message, &sub(at, field))).transpose()
+    let mut engine = |rules: Option<&_>, matcher: Option<&_>, fields: [&str; 2]| {
+        let [rules_at, matcher_at] = fields.map(|field| sub(at, field));
+        rbac::engine(cx, rules, matcher, Inputs::Request, [&rules_at, &matcher_at])
     };
     Ok(Rbac {
-        rules: rules(message.rules.as_ref(), "rules")?,
-        shadow: rules(message.shadow_rules.as_ref(), "shadow_rules")?,
+        rules: engine(message.rules.as_ref(), message.matcher.as_ref(), ["rules", "matcher"])?,
+        shadow: engine(
+            message.shadow_rules.as_ref(),
+            message.shadow_matcher.as_ref(),
+            ["shadow_rules", "shadow_matcher"],
+        )?,
         shadow_prefix: message.shadow_rules_stat_prefix.as_str().into(),
         prefix: message.rules_stat_prefix.as_str().into(),
         track_policies: message.track_per_rule_stats,

@@ -35,9 +35,20 @@ fn what_is_refused_of_filters_names_the_field() {
             "rbac.v3.RBAC",
             "rules: { policies: { p: { permissions: [{ any: true }], principals: [{ any: true }], condition: {} } } }",
             ".typed_config.rules.policies[\"p\"].condition",
-            "not supported yet",
+            "an empty expression is not supported",
         ),
-        ("rbac.v3.RBAC", "matcher: {}", ".typed_config.matcher", "not supported yet"),
+        (
+            "rbac.v3.RBAC",
+            "matcher: { on_no_match: { action: { name: a, typed_config: { '@type': type.googleapis.com/google.protobuf.StringValue, value: a } } } }",
+            ".typed_config.matcher.on_no_match.action.typed_config",
+            "expected envoy.config.rbac.v3.Action, not google.protobuf.StringValue",
+        ),
+        (
+            "rbac.v3.RBAC",
+            "matcher: { matcher_tree: { input: { name: i, typed_config: { '@type': type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.TransportProtocolInput } }, exact_match_map: { map: { tls: { action: { name: a, typed_config: { '@type': type.googleapis.com/envoy.config.rbac.v3.Action, name: x } } } } } } }",
+            ".typed_config.matcher.matcher_tree.input.typed_config",
+            "input envoy.extensions.matching.common_inputs.network.v3.TransportProtocolInput is not supported here",
+        ),
         (
             "local_ratelimit.v3.LocalRateLimit",
             "stat_prefix: x, token_bucket: { max_tokens: 1, fill_interval: 0.01s }",

@@ -1,5 +1,7 @@
 //! Policies that clusters may have instead of routes: hashing and copies.
 
+use std::sync::Arc;
+
 use http::HeaderValue;
 use weir_proto::envoy::config::route::v3 as proto;
 
@@ -10,7 +12,7 @@ use crate::config::{
         filter, matcher,
     },
     error::Error,
-    route::{ClusterName, HashInput, HashPolicy, Mirror},
+    route::{ClusterName, CopyStats, HashInput, HashPolicy, Mirror},
 };
 
 /// `request_mirror_policies`. `check`: their clusters must exist.
@@ -33,6 +35,7 @@ pub(in crate::config::convert) fn mirrors(
         ];
         cx.only(message, &at, &supported, &["trace_sampled"])?;
         mirrors.push(Mirror {
+            stats: Arc::new(CopyStats::new(&cx.stats)),
             cluster: match (message.cluster.as_str(), message.cluster_header.as_str()) {
                 (name, "") if !name.is_empty() => named(cx, name, check, &sub(&at, "cluster"))?,
                 ("", header) if !header.is_empty() => named_by(header, &at)?,

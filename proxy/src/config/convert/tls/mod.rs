@@ -8,7 +8,10 @@ mod secret;
 mod tests;
 mod validation;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Weak},
+};
 
 use aws_lc_rs::rand;
 use rustls::server::ProducesTickets;
@@ -25,25 +28,28 @@ use weir_proto::envoy::{
     },
 };
 
-use self::{loading::Loading, parameters::Parameters};
+use self::{
+    loading::{Ground, Loading, Made},
+    parameters::Parameters,
+};
 use super::{
     connect,
     context::Context,
     endpoints::json_struct,
     fields::{cidrs, data_source, duration, item, sub, type_name, unpack},
-    secrets::Secrets,
 };
 use crate::{
     config::{
+        cell::Feed,
         error::Error,
-        tls::{DownstreamTls, Loaded, Proxied, Shown, Transport, TransportMatch, Transports, UpstreamTls},
+        tls::{Build, DownstreamTls, Proxied, Tls, Transport, TransportMatch, Transports},
     },
     telemetry::stats::Scope,
     tls::{
         client::{self, ClientContext},
         key_log::{KeyLogFile, KeyLogRange},
         server::{self, KeyPair, Resumption, ServerContext},
-        stats::SslStats,
+        stats::FactoryStats,
         tickets::{KEY_BYTES, TicketKeys},
         verify::Validation,
     },
@@ -67,11 +73,32 @@ pub(super) fn downstream(
 ) -> Result<Option<Arc<DownstreamTls>>, Error> {
     let Some((any, at)) = typed(message, at)? else { return Ok(None) };
     let message: proto::DownstreamTlsContext = expect(any, DOWNSTREAM, &at)?;
-    let (first, ignored) = load(&cx.secrets, |loading| loading.server(&message, &at))?;
+    let ground = Ground::of(cx);
+    let registry = cx.cells.clone();
+    let _still = registry.still();
+    let made = ground.load(|loading| loading.server(&message, &at))?;
+    let build = Box::new(move || Ok(ground.load(|loading| loading.server(&message, &at))?.loaded));
+    Ok(Some(finished(cx, made, build, stats, FactoryStats::of_server(stats))))
+}
+
+/// A context, which is made anew by `build` when a secret changes that it is made of.
+fn finished<C: Send + Sync + 'static>(
+    cx: &mut Context,
+    made: Made<C>,
+    build: Build<C>,
+    stats: &Scope,
+    factory: FactoryStats,
+) -> Arc<Tls<C>> {
+    let Made { loaded, secrets, ignored } = made;
     cx.ignored.extend(ignored);
-    let secrets = cx.secrets.clone();
-    let build = Box::new(move || Ok(load(&secrets, |loading| loading.server(&message, &at))?.0));
-    Ok(Some(Arc::new(DownstreamTls::new(first, build, Arc::new(SslStats::new(stats))))))
+    let feeds: Vec<_> = secrets.iter().map(|secret| secret.clone() as Arc<dyn Feed>).collect();
+    cx.waits.extend(feeds.iter().cloned());
+    let tls = Arc::new(Tls::new(loaded, build, feeds, stats, factory));
+    for secret in secrets {
+        let follower: Weak<Tls<C>> = Arc::downgrade(&tls);
+        secret.followed_by(follower);
+    }
+    tls
 }
 
 /// How a cluster's connections are secured. `stats` is the cluster's scope.
@@ -121,11 +148,12 @@ fn upstream(
         return Ok(Transport::Proxied(Arc::new(Proxied { header, tls })));
     }
     let message: proto::UpstreamTlsContext = expect(any, UPSTREAM, &at)?;
-    let (first, ignored) = load(&cx.secrets, |loading| loading.client(&message, &at))?;
-    cx.ignored.extend(ignored);
-    let secrets = cx.secrets.clone();
-    let build = Box::new(move || Ok(load(&secrets, |loading| loading.client(&message, &at))?.0));
-    Ok(Transport::Tls(Arc::new(UpstreamTls::new(first, build, Arc::new(SslStats::new(stats))))))
+    let ground = Ground::of(cx);
+    let registry = cx.cells.clone();
+    let _still = registry.still();
+    let made = ground.load(|loading| loading.client(&message, &at))?;
+    let build = Box::new(move || Ok(ground.load(|loading| loading.client(&message, &at))?.loaded));
+    Ok(Transport::Tls(finished(cx, made, build, stats, FactoryStats::of_client(stats))))
 }
 
 /// The configuration of a transport socket and its path; none: raw bytes.
@@ -151,18 +179,8 @@ fn expect<M: prost::Message + prost::Name + Default>(any: &prost_types::Any, kin
     }
 }
 
-fn load<C>(
-    secrets: &Arc<Secrets>,
-    make: impl FnOnce(&mut Loading) -> Result<C, Error>,
-) -> Result<(Loaded<C>, Vec<String>), Error> {
-    let mut loading =
-        Loading { cx: Context::default(), secrets: secrets.clone(), files: Vec::new(), shown: Shown::default() };
-    let context = make(&mut loading)?;
-    Ok((Loaded { context, files: loading.files, shown: loading.shown }, loading.cx.ignored))
-}
-
 impl Loading {
-    fn server(&mut self, message: &proto::DownstreamTlsContext, at: &str) -> Result<ServerContext, Error> {
+    fn server(&mut self, message: &proto::DownstreamTlsContext, at: &str) -> Result<Option<ServerContext>, Error> {
         let supported = [
             "common_tls_context",
             "require_client_certificate",
@@ -181,11 +199,12 @@ impl Loading {
         let common_at = sub(at, "common_tls_context");
         let Common { parameters, certificates, validation, tell_roots, protocols, key_log } =
             self.common(common, true, &common_at)?;
-        if certificates.is_empty() {
+        if certificates.is_empty() && !self.missing {
             return Err(Error::at(&common_at, "no TLS certificates found for server context"));
         }
         let require_client_certificate = message.require_client_certificate.unwrap_or(false);
         let resumption = self.resumption(message, &validation, require_client_certificate, at)?;
+        let (Some(resumption), false) = (resumption, self.missing) else { return Ok(None) };
         let Parameters { provider, tls12, tls13 } = parameters;
         let settings = server::Settings {
             provider,
@@ -203,10 +222,11 @@ impl Loading {
             key_log,
         };
         ServerContext::new(&settings)
+            .map(Some)
             .map_err(|(index, error)| Error::at(item(&common_at, "tls_certificates", index), certificate::why(&error)))
     }
 
-    fn client(&mut self, message: &proto::UpstreamTlsContext, at: &str) -> Result<ClientContext, Error> {
+    fn client(&mut self, message: &proto::UpstreamTlsContext, at: &str) -> Result<Option<ClientContext>, Error> {
         let supported = ["common_tls_context", "sni", "auto_host_sni", "auto_sni_san_validation", "max_session_keys"];
         // There is no renegotiation in rustls: a server that asks for one ends the connection.
         self.cx.only(message, at, &supported, &["allow_renegotiation", "enforce_rsa_key_usage"])?;
@@ -224,6 +244,9 @@ impl Loading {
         if message.sni.len() > 255 {
             return Err(Error::at(sub(at, "sni"), "expected at most 255 bytes"));
         }
+        if self.missing {
+            return Ok(None);
+        }
         let Parameters { provider, tls12, tls13 } = parameters;
         let sessions = message.max_session_keys.unwrap_or(SESSIONS);
         ClientContext::new(client::Settings {
@@ -239,6 +262,7 @@ impl Loading {
             sessions: usize::try_from(sessions).unwrap_or(usize::MAX),
             key_log,
         })
+        .map(Some)
         .map_err(|error| Error::at(item(&common_at, "tls_certificates", 0), certificate::why(&error)))
     }
 
@@ -266,7 +290,9 @@ impl Loading {
                 proto::secret::Type::TlsCertificate(certificate) => Some(certificate.clone()),
                 _ => None,
             })?;
-            certificates.push(self.certificate(&certificate, &config.name, &at)?);
+            if let Some(certificate) = certificate {
+                certificates.push(self.certificate(&certificate, &config.name, &at)?);
+            }
         }
         let (validation, tell_roots) = match &message.validation_context_type {
             None => (Validation::default(), true),
@@ -275,7 +301,7 @@ impl Loading {
             }
             Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
                 let at = sub(at, "validation_context_sds_secret_config");
-                let message = self.validation_secret(config, &at)?;
+                let message = self.validation_secret(config, &at)?.unwrap_or_default();
                 self.validation(&message, &config.name, &at)?
             }
             Some(ValidationContextType::CombinedValidationContext(combined)) => {
@@ -283,13 +309,15 @@ impl Loading {
                 let supported = ["default_validation_context", "validation_context_sds_secret_config"];
                 self.cx.only(combined, &at, &supported, &[])?;
                 let mut merged = combined.default_validation_context.clone().unwrap_or_default();
-                let mut name = "";
+                let (mut name, mut there) = ("", true);
                 if let Some(config) = &combined.validation_context_sds_secret_config {
                     let found = self.validation_secret(config, &sub(&at, "validation_context_sds_secret_config"))?;
-                    secret::merge(&mut merged, found);
+                    there = found.is_some();
+                    secret::merge(&mut merged, found.unwrap_or_default());
                     name = &config.name;
                 }
-                self.validation(&merged, name, &at)?
+                // Without what is to come, it may well ask for what can't be.
+                if there { self.validation(&merged, name, &at)? } else { (Validation::default(), true) }
             }
             Some(_) => return Err(Error::at(at, "certificate providers are not supported yet")),
         };
@@ -320,7 +348,7 @@ impl Loading {
         validation: &Validation,
         required: bool,
         at: &str,
-    ) -> Result<Resumption, Error> {
+    ) -> Result<Option<Resumption>, Error> {
         let stateful = !message.disable_stateful_session_resumption;
         let lifetime = match &message.session_timeout {
             None => SESSION_TIMEOUT,
@@ -331,7 +359,7 @@ impl Loading {
         };
         let keys = match &message.session_ticket_keys_type {
             Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)) => {
-                return Ok(Resumption { tickets: None, stateful });
+                return Ok(Some(Resumption { tickets: None, stateful }));
             }
             Some(SessionTicketKeysType::SessionTicketKeys(keys)) => {
                 self.ticket_keys(keys, &sub(at, "session_ticket_keys"))?
@@ -342,6 +370,7 @@ impl Loading {
                     proto::secret::Type::SessionTicketKeys(keys) => Some(keys.clone()),
                     _ => None,
                 })?;
+                let Some(keys) = keys else { return Ok(None) };
                 self.ticket_keys(&keys, &at)?
             }
             Some(SessionTicketKeysType::DisableStatelessSessionResumption(false)) | None => {
@@ -357,7 +386,7 @@ impl Loading {
             Error::at(sub(at, "session_ticket_keys.keys"), format!("expected {KEY_BYTES} bytes each"))
         })?;
         let tickets: Arc<dyn ProducesTickets> = Arc::new(tickets);
-        Ok(Resumption { tickets: Some(tickets), stateful })
+        Ok(Some(Resumption { tickets: Some(tickets), stateful }))
     }
 
     fn ticket_keys(&mut self, message: &proto::TlsSessionTicketKeys, at: &str) -> Result<Vec<Vec<u8>>, Error> {

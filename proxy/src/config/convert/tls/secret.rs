@@ -1,54 +1,38 @@
-//! Secrets that contexts name: those of the bootstrap, and those in files.
+//! Secrets that contexts name: those of the bootstrap, and those that come by themselves.
 
-use std::fs;
-
-use weir_proto::envoy::{
-    config::core::v3::config_source::ConfigSourceSpecifier,
-    extensions::transport_sockets::tls::v3::{CertificateValidationContext, SdsSecretConfig, Secret, secret::Type},
-    service::discovery::v3::DiscoveryResponse,
+use weir_proto::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, SdsSecretConfig, secret::Type,
 };
 
-use super::loading::Loading;
-use crate::config::{
-    convert::fields::{item, sub, unpack},
-    error::Error,
-};
+use super::{super::discovered, loading::Loading};
+use crate::config::{convert::fields::sub, error::Error};
 
 impl Loading {
-    /// The secret that `config` names, if it is of the kind that `pick` takes.
+    /// The secret that `config` names, which must be of the kind that `pick` takes. None: it is to come, and has not.
     pub(super) fn secret<T>(
         &mut self,
         config: &SdsSecretConfig,
         at: &str,
         pick: impl Fn(&Type) -> Option<T>,
-    ) -> Result<T, Error> {
+    ) -> Result<Option<T>, Error> {
         let name = &config.name;
-        let kind = || Error::at(sub(at, "name"), format!("secret \"{name}\" is of another kind"));
-        let Some(source) = &config.sds_config else {
-            let secret = self
-                .secrets
-                .get(name)
-                .ok_or_else(|| Error::at(sub(at, "name"), format!("unknown static secret \"{name}\"")))?;
-            return pick(secret).ok_or_else(kind);
+        let picked = |secret: &Type| {
+            let kind = || Error::at(sub(at, "name"), format!("secret \"{name}\" is of another kind"));
+            pick(secret).ok_or_else(kind).map(Some)
         };
-        let at = sub(at, "sds_config");
-        #[expect(deprecated, reason = "published configurations use it")]
-        let path = match &source.config_source_specifier {
-            Some(ConfigSourceSpecifier::PathConfigSource(source)) => source.path.clone(),
-            Some(ConfigSourceSpecifier::Path(path)) => path.clone(),
-            _ => return Err(Error::at(at, "expected path_config_source: secrets from a server are not supported yet")),
-        };
-        self.follow(&path);
-        let failed = |error: String| Error::at(&at, format!("{path}: {error}"));
-        let text = fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
-        let response: DiscoveryResponse = weir_proto::from_yaml(&text).map_err(|error| failed(error.to_string()))?;
-        for (index, any) in response.resources.iter().enumerate() {
-            let secret: Secret = unpack(any, &item(&format!("{at} ({path})"), "resources", index))?;
-            if secret.name == *name {
-                return secret.r#type.as_ref().and_then(&pick).ok_or_else(kind);
-            }
+        if config.sds_config.is_none() {
+            let secret = self.cx.secrets.get(name);
+            let unknown = || Error::at(sub(at, "name"), format!("unknown static secret \"{name}\""));
+            return picked(secret.ok_or_else(unknown)?);
         }
-        Err(failed(format!("there is no secret \"{name}\"")))
+        let cell = discovered::secret(&mut self.cx, config, &sub(at, "sds_config"))?;
+        let current = cell.current();
+        self.secrets.push(cell.clone());
+        let Some(secret) = current.as_deref() else {
+            self.missing = true;
+            return Ok(None);
+        };
+        picked(secret)
     }
 
     /// The same, of a validation context.
@@ -56,7 +40,7 @@ impl Loading {
         &mut self,
         config: &SdsSecretConfig,
         at: &str,
-    ) -> Result<CertificateValidationContext, Error> {
+    ) -> Result<Option<CertificateValidationContext>, Error> {
         self.secret(config, at, |secret| match secret {
             Type::ValidationContext(context) => Some(context.clone()),
             _ => None,

@@ -1,7 +1,15 @@
 //! What is refused of TLS, and how it is said.
 
+use std::{sync::Arc, time::SystemTime};
+
+use prost::Message;
+use weir_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
+
 use super::super::tests::build;
-use crate::tls::testing::{authority, named_with_pem};
+use crate::{
+    config::cell::{Feed, State},
+    tls::testing::{authority, named_with_pem},
+};
 
 const AT: &str = "static_resources.listeners[0].filter_chains[0].transport_socket.typed_config";
 const TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
@@ -135,16 +143,16 @@ fn what_is_refused_names_the_field() {
         ),
         (
             downstream("tls_certificate_sds_secret_configs: [{ name: s, sds_config: { ads: {} } }]", ""),
-            "common_tls_context.tls_certificate_sds_secret_configs[0].sds_config",
-            "expected path_config_source: secrets from a server are not supported yet",
+            "common_tls_context.tls_certificate_sds_secret_configs[0].sds_config.ads",
+            "ADS must be configured to support an ADS config source",
         ),
         (
             downstream(
                 "tls_certificate_sds_secret_configs: [{ name: s, sds_config: { path_config_source: { path: /nowhere } } }]",
                 "",
             ),
-            "common_tls_context.tls_certificate_sds_secret_configs[0].sds_config",
-            "/nowhere: No such file or directory (os error 2)",
+            "common_tls_context.tls_certificate_sds_secret_configs[0].sds_config.path_config_source.path",
+            "paths must refer to an existing path in the system: '/nowhere' does not exist",
         ),
         (
             downstream(&good, "session_ticket_keys: { keys: [{ inline_string: short }] },"),
@@ -195,4 +203,57 @@ fn what_only_boringssl_has_is_left_out_and_told() {
     let at = format!("{AT}.common_tls_context.tls_params");
     assert_eq!(built.ignored, [format!("{at}.cipher_suites[0]: AES128-SHA"), format!("{at}.ecdh_curves[0]: P-521")]);
     assert!(built.snapshot.listeners()[0].filter_chains[0].tls.is_some());
+}
+
+#[test]
+fn a_context_is_made_of_the_secrets_that_come() {
+    let ca = authority("ca");
+    let (chain, key) = named_with_pem(&ca, &["a.test"]);
+    let (other_chain, other_key) = named_with_pem(&ca, &["b.test"]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let from = format!("sds_config: {{ path_config_source: {{ path: {} }} }}", file.path().display());
+    let common = format!(
+        "tls_certificate_sds_secret_configs: [{{ name: srv, {from} }}], \
+         combined_validation_context: {{ default_validation_context: {{ match_typed_subject_alt_names: [{{ san_type: \
+         DNS, matcher: {{ exact: c.test }} }}] }}, validation_context_sds_secret_config: {{ name: roots, {from} }} }}"
+    );
+    let built = build("chain", &downstream(&common, "")).unwrap();
+    let listener = &built.snapshot.listeners()[0];
+    let tls = listener.filter_chains[0].tls.as_ref().unwrap();
+    let [roots, srv] = &built.cells.all()[..] else { panic!() };
+    assert_eq!((&*roots.subject().name, &*srv.subject().name, listener.waits.len()), ("roots", "srv", 2));
+    let offer = |cell: &Arc<dyn Feed>, yaml: &str, version: &str| {
+        let secret: Secret = weir_proto::from_yaml_unvalidated(yaml).unwrap();
+        cell.offer(&secret.encode_to_vec().into(), &version.into(), SystemTime::now())
+    };
+    let certificate = |chain: &str, key: &str| {
+        let (chain, key) = (quoted(chain), quoted(key));
+        format!("{{ name: srv, tls_certificate: {{ certificate_chain: {chain}, private_key: {key} }} }}")
+    };
+    assert_eq!(offer(srv, &certificate(&chain, &key), "1"), Ok(true));
+    assert!(tls.current().is_none(), "the other one is missing");
+    assert_eq!(
+        offer(roots, "{ name: roots, validation_context: {} }", "1").unwrap_err(),
+        format!(
+            "{AT}.common_tls_context.combined_validation_context: SAN-based verification of peer certificates without \
+         trusted CA is insecure and not allowed"
+        )
+    );
+    let root = quoted(&ca.pem());
+    let validation = format!("{{ name: roots, validation_context: {{ trusted_ca: {root} }} }}");
+    assert_eq!(offer(roots, &validation, "2"), Ok(true));
+    let first = tls.current().unwrap();
+    assert_eq!((first.shown.roots.len(), &*first.shown.certificates[0].secret), (1, "srv"));
+    let refused = offer(srv, &certificate(&other_chain, &key), "2").unwrap_err();
+    assert!(refused.ends_with("the private key does not match the certificate"), "{refused}");
+    assert!(Arc::ptr_eq(&first, &tls.current().unwrap()));
+    let of_another_kind = validation.replace("name: roots", "name: srv");
+    assert!(offer(srv, &of_another_kind, "3").unwrap_err().ends_with("secret \"srv\" is of another kind"));
+    assert_eq!(*srv.state().borrow(), State::Ready);
+    assert_eq!(offer(srv, &certificate(&other_chain, &other_key), "4"), Ok(true));
+    let second = tls.current().unwrap();
+    assert_ne!(
+        first.shown.certificates[0].certificate.content().serial,
+        second.shown.certificates[0].certificate.content().serial
+    );
 }

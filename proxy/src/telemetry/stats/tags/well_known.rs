@@ -60,7 +60,6 @@ pub(super) const TAGS: &[Tag] = &[
     tag("envoy.grpc_bridge_method", Parts("cluster.*.grpc.*.$.**"), ""),
     tag("envoy.http_user_agent", Parts("http.*.user_agent.$.**"), ""),
     tag("envoy.virtual_cluster", Parts("vhost.*.vcluster.$.**"), ""),
-    tag("envoy.route", Parts("vhost.*.route.$.**"), ""),
     tag("envoy.fault_downstream_cluster", Parts("http.*.fault.$.**"), ""),
     tag("envoy.ssl_cipher", Regex(r"^listener\..*?\.ssl\.ciphers(\.(<CIPHER>))$"), ".ssl.ciphers."),
     tag("envoy.ssl_curve", Regex(r"^<LISTENER_OR_CLUSTER_WITH_NAME>\.ssl\.curves(\.(<CIPHER>))$"), ".ssl.curves."),
@@ -82,6 +81,20 @@ pub(super) const TAGS: &[Tag] = &[
     tag("envoy.clientssl_prefix", Parts("auth.clientssl.$.**"), ""),
     tag("envoy.ratelimit_prefix", Parts("ratelimit.$.**"), ""),
     tag("envoy.cluster_name", Parts("cluster.$.**"), ""),
+    tag(
+        "envoy.rbac_policy_name",
+        Regex(
+            r"^http\.<TAG_VALUE>\.rbac\.(?:<TAG_VALUE>\.)?policy\.((<TAG_VALUE>)\.)(allowed|shadow_allowed|denied|shadow_denied)$",
+        ),
+        ".rbac.",
+    ),
+    tag(
+        "envoy.rbac_http_prefix",
+        Regex(
+            r"^http\.<TAG_VALUE>\.rbac\.((<TAG_VALUE>)\.)(?:policy\.<TAG_VALUE>\.)?(?:allowed|shadow_allowed|denied|shadow_denied)$",
+        ),
+        ".rbac.",
+    ),
     tag("envoy.http_conn_manager_prefix", Regex(r"^listener\..*?\.http\.((<TAG_VALUE>)\.)"), ".http."),
     tag("envoy.http_conn_manager_prefix", Parts("http.$.**"), ""),
     Tag {
@@ -91,6 +104,7 @@ pub(super) const TAGS: &[Tag] = &[
         must_not: "listener.admin.",
     },
     tag("envoy.virtual_host", Parts("vhost.$.**"), ""),
+    tag("envoy.route", Parts("vhost.*.route.$.**"), ""),
     tag("envoy.mongo_prefix", Parts("mongo.$.**"), ""),
     tag("envoy.rds_route_config", Regex(r"^http\.<TAG_VALUE>\.rds\.((<ROUTE_CONFIG_NAME>)\.)\w+?$"), ".rds."),
     tag(
@@ -115,14 +129,6 @@ pub(super) const TAGS: &[Tag] = &[
     tag("envoy.dns_filter_prefix", Parts("dns_filter.$.**"), ""),
     tag("envoy.connection_limit_prefix", Parts("connection_limit.$.**"), ""),
     tag("envoy.rbac_prefix", Parts("$.rbac.**"), ".rbac."),
-    tag("envoy.rbac_http_prefix", Regex(r"^http\.<TAG_VALUE>\.rbac\.((<TAG_VALUE>)\.).*?"), ".rbac."),
-    tag(
-        "envoy.rbac_policy_name",
-        Regex(
-            r"^http\.<TAG_VALUE>\.rbac\.(?:<TAG_VALUE>\.)?policy\.((<TAG_VALUE>)\.)(allowed|shadow_allowed|denied|shadow_denied)$",
-        ),
-        ".rbac.",
-    ),
     tag(
         "envoy.proxy_protocol_version",
         Regex(r"^proxy_proto\.((?:<TAG_VALUE>\.)?versions\.v(<PROXY_PROTOCOL_VERSION>)\.)\w+$"),

@@ -1,0 +1,50 @@
+//! What feeders are told of cells that come and go, from whichever thread.
+
+use std::sync::Weak;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{
+    feed::Feed,
+    subject::{Feeder, Source},
+};
+
+/// What a feeder is told.
+#[derive(Clone, Debug)]
+pub enum Note {
+    /// A cell is there, and is to be fed.
+    Wanted(Weak<dyn Feed>),
+    /// The cell of this number is gone.
+    Gone(u64),
+}
+
+/// What feeders are told, and the order of changes.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    files: Untold,
+    servers: Untold,
+    /// Held while something that follows cells is made or changed.
+    pub(super) changing: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Untold {
+    pub(super) noted: Mutex<Vec<Note>>,
+    pub(super) news: Notify,
+}
+
+impl Notes {
+    pub(super) fn of(&self, feeder: Feeder) -> &Untold {
+        match feeder {
+            Feeder::Files => &self.files,
+            Feeder::Servers => &self.servers,
+        }
+    }
+
+    pub(super) fn note(&self, source: &Source, note: Note) {
+        let untold = self.of(source.feeder());
+        untold.noted.lock().push(note);
+        untold.news.notify_one();
+    }
+}

@@ -1,0 +1,123 @@
+//! What comes by itself: cells of route configurations, secrets and filters.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::{Message, Name};
+use prost_types::Any;
+use weir_proto::envoy::{
+    config::{
+        core::v3::{ExtensionConfigSource, TypedExtensionConfig},
+        route::v3::RouteConfiguration,
+    },
+    extensions::{
+        filters::network::http_connection_manager::v3::Rds,
+        transport_sockets::tls::v3::{SdsSecretConfig, Secret, secret::Type},
+    },
+};
+
+use super::{
+    context::Context,
+    fields::{sub, type_name},
+    filter, route,
+    source::source,
+};
+use crate::config::{
+    cell::{Cell, Kind, Making, Reloads, Slot, Subject},
+    error::Error,
+    filter::FilterKind,
+    route::RouteTable,
+};
+
+/// The cell of a route configuration. Its statistics are the first connection manager's that names it.
+pub(super) fn routes(
+    cx: &mut Context,
+    message: &Rds,
+    stat_prefix: &str,
+    at: &str,
+) -> Result<Arc<Cell<RouteTable>>, Error> {
+    cx.only(message, at, &["config_source", "route_config_name"], &[])?;
+    let (source, timeout) = source(cx, message.config_source.as_ref(), &sub(at, "config_source"))?;
+    let name = &message.route_config_name;
+    let cell = cx.cells.cell(Subject { kind: Kind::Routes, source, name: name.as_str().into() }, || {
+        let scope = cx.stats.scope("http").scope(stat_prefix).scope("rds").scope(name);
+        let reloads = Some(Reloads::of_routes(&scope));
+        let later = cx.later();
+        let read = move |body: &Bytes| {
+            let message: RouteConfiguration = decoded(body)?;
+            let check = message.validate_clusters.unwrap_or(false);
+            later.convert(|cx| route::route_table(cx, &message, check, ""))
+        };
+        Making { timeout, scope, read: Box::new(read), reloads }
+    });
+    cx.waits.push(cell.clone());
+    Ok(cell)
+}
+
+/// The cell of a secret.
+pub(super) fn secret(cx: &mut Context, message: &SdsSecretConfig, at: &str) -> Result<Arc<Cell<Type>>, Error> {
+    let (source, timeout) = source(cx, message.sds_config.as_ref(), at)?;
+    let name = &message.name;
+    Ok(cx.cells.cell(Subject { kind: Kind::Secret, source, name: name.as_str().into() }, || {
+        let scope = cx.stats.scope("sds").scope(name);
+        // Never counted: what a secret's files have become is looked at as a whole.
+        scope.counter("key_rotation_failed");
+        let read = |body: &Bytes| {
+            let message: Secret = decoded(body)?;
+            message.r#type.ok_or_else(|| Error::at("", "expected a kind of secret"))
+        };
+        Making { timeout, scope, read: Box::new(read), reloads: None }
+    }))
+}
+
+/// What a filter does whose configuration comes by itself.
+pub(super) fn http_filter(
+    cx: &mut Context,
+    name: &str,
+    message: &ExtensionConfigSource,
+    at: &str,
+) -> Result<FilterKind, Error> {
+    let supported = ["config_source", "default_config", "apply_default_config_without_warming", "type_urls"];
+    cx.only(message, at, &supported, &[])?;
+    let (source, timeout) = source(cx, message.config_source.as_ref(), &sub(at, "config_source"))?;
+    let cell = cx.cells.cell(Subject { kind: Kind::Extension, source, name: name.into() }, || {
+        let scope = cx.stats.scope("extension_config_discovery.http_filter").scope(name);
+        let reloads = Some(Reloads::of_extension(&scope));
+        let read = |body: &Bytes| {
+            let message: TypedExtensionConfig = decoded(body)?;
+            message.typed_config.ok_or_else(|| Error::at("typed_config", "a configuration is required"))
+        };
+        Making { timeout, scope, read: Box::new(read), reloads }
+    });
+    if !message.apply_default_config_without_warming {
+        cx.waits.push(cell.clone());
+    }
+    let types: Vec<String> =
+        message.type_urls.iter().map(|url| url.rsplit('/').next().unwrap_or_default().to_owned()).collect();
+    let made = move |cx: &mut Context, any: &Any, at: &str| {
+        let found = type_name(any);
+        if !types.iter().any(|expected| expected == found) {
+            let expected = types.join(", ");
+            let message = format!("Error: filter config has type URL {found} but expect {expected}.");
+            return Err(Error::at(at, message));
+        }
+        let made = filter::filter(cx, any, at)?;
+        made.ok_or_else(|| Error::at(at, format!("HTTP filter {found} is not supported yet")))
+    };
+    let default = message.default_config.as_ref();
+    let default = default.map(|any| made(cx, any, &sub(at, "default_config"))).transpose()?;
+    let later = cx.later();
+    let build = move |any: Option<&Any>| match any {
+        Some(any) => later.convert(|cx| made(cx, any, "")).map(Some),
+        None => Ok(default.clone()),
+    };
+    Ok(FilterKind::Discovered(Slot::new(&cx.cells.clone(), cell, build)?))
+}
+
+/// A message that came by itself, of which nothing has been looked at yet.
+pub(super) fn decoded<M: Message + Name + Default>(body: &Bytes) -> Result<M, Error> {
+    let message =
+        M::decode(body.clone()).map_err(|error| Error::at("", format!("not a {}: {error}", M::full_name())))?;
+    weir_proto::validate(&message).map_err(|error| Error::at("", error.to_string()))?;
+    Ok(message)
+}

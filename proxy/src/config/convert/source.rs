@@ -1,0 +1,47 @@
+//! `ConfigSource`: where what is named comes from.
+
+use std::time::Duration;
+
+use prost::Message;
+use weir_proto::envoy::config::core::v3::{ConfigSource, config_source::ConfigSourceSpecifier as Specifier};
+
+use super::{
+    context::Context,
+    fields::{limit, sub},
+};
+use crate::config::{
+    cell::{INITIAL_FETCH_TIMEOUT, Source},
+    error::Error,
+};
+
+/// Where it comes from, and how long is waited for it to come first; none: for ever.
+pub(super) fn source(
+    cx: &mut Context,
+    message: Option<&ConfigSource>,
+    at: &str,
+) -> Result<(Source, Option<Duration>), Error> {
+    let message = message.ok_or_else(|| Error::at(at, "a source is required"))?;
+    let supported =
+        ["path", "path_config_source", "ads", "api_config_source", "initial_fetch_timeout", "resource_api_version"];
+    cx.only(message, at, &supported, &[])?;
+    let timeout_at = sub(at, "initial_fetch_timeout");
+    let timeout = limit(message.initial_fetch_timeout.as_ref(), Some(INITIAL_FETCH_TIMEOUT), &timeout_at)?;
+    let followed = cx.cells.sources();
+    #[expect(deprecated, reason = "published configurations use it")]
+    let source = match &message.config_source_specifier {
+        Some(Specifier::PathConfigSource(source)) => Source::file(&source.path, &sub(at, "path_config_source.path"))?,
+        Some(Specifier::Path(path)) => Source::file(path, &sub(at, "path"))?,
+        Some(Specifier::Ads(_)) if followed.ads => Source::Ads,
+        Some(Specifier::Ads(_)) => {
+            return Err(Error::at(sub(at, "ads"), "ADS must be configured to support an ADS config source"));
+        }
+        Some(Specifier::ApiConfigSource(server)) if followed.servers => Source::Server(server.encode_to_vec().into()),
+        Some(Specifier::ApiConfigSource(_)) => {
+            return Err(Error::at(sub(at, "api_config_source"), "not supported yet"));
+        }
+        Some(Specifier::Self_(_)) | None => {
+            return Err(Error::at(at, "expected one of path_config_source, ads, api_config_source"));
+        }
+    };
+    Ok((source, timeout))
+}

@@ -1,0 +1,121 @@
+//! Having a view follow what there is to follow.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
+
+use super::{
+    acts,
+    descriptors::Descriptors,
+    feed::Feed,
+    setup::Setup,
+    sources::Follow,
+    status::Status,
+    view::{Around, View},
+    wait::Wait,
+    way::Way,
+};
+use crate::{
+    config::cell::{Feeder, Registry},
+    queue::Queue,
+};
+
+/// Follows what there is to follow until told to stop.
+pub(super) async fn run(
+    setup: Setup,
+    status: Arc<Status>,
+    initialized: watch::Sender<bool>,
+    stop: watch::Receiver<()>,
+) {
+    let way = Rc::new(Way::new(&setup));
+    let (view, around) = View::new(setup, status, initialized);
+    let view = Rc::new(RefCell::new(view));
+    let descriptors = Rc::new(Descriptors::default());
+    descriptors.keep();
+    view.borrow_mut().begin();
+    let Around { follow, acts, waits, publish, cells, listening } = around;
+    tokio::select! {
+        () = acts::tell(acts, listening) => {}
+        () = wait(&view, waits) => {}
+        () = publish_when_told(&view, &publish) => {}
+        () = heed_notes(&view, &cells) => {}
+        () = descriptors.give_up() => {}
+        // It ends with the last of what it follows, once that has said its last words.
+        () = follow_all(&view, &descriptors, way, follow, stop) => {}
+    }
+}
+
+/// Waits on behalf of the view.
+async fn wait(view: &Rc<RefCell<View>>, waits: Queue<Wait>) {
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            wait = waits.take() => {
+                let view = view.clone();
+                tasks.spawn_local(async move {
+                    match wait {
+                        // Whoever runs it has given up: what it waited for does not come.
+                        Wait::Warm(number, cells, warm) => {
+                            cells.settle().await;
+                            if let Some(warm) = warm {
+                                let _ = warm.await;
+                            }
+                            view.borrow_mut().warm(number);
+                        }
+                        Wait::Settled(number, cells) => {
+                            cells.settle().await;
+                            view.borrow_mut().settled(number);
+                        }
+                        Wait::Drained(number, after) => {
+                            tokio::time::sleep(after).await;
+                            view.borrow_mut().drained(number);
+                        }
+                    }
+                });
+            }
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+}
+
+/// Asks for what others have come to want.
+async fn heed_notes(view: &Rc<RefCell<View>>, cells: &Registry) {
+    loop {
+        cells.noted(Feeder::Servers).await;
+        view.borrow_mut().heed();
+    }
+}
+
+/// Puts clusters in force that have become warm meanwhile.
+async fn publish_when_told(view: &Rc<RefCell<View>>, publish: &Notify) {
+    loop {
+        publish.notified().await;
+        view.borrow_mut().publish();
+    }
+}
+
+/// Follows every source that is asked for; returns once all have ended, which is when they are told to stop.
+async fn follow_all(
+    view: &Rc<RefCell<View>>,
+    descriptors: &Rc<Descriptors>,
+    way: Rc<Way>,
+    follow: Queue<Follow>,
+    mut stop: watch::Receiver<()>,
+) {
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            follow = follow.take() => {
+                let (way, stop) = (way.clone(), stop.clone());
+                let feed = Feed { view: view.clone(), source: follow.source().clone(), descriptors: descriptors.clone() };
+                tasks.spawn_local(async move { way.follow(follow, feed, stop).await });
+            }
+            Some(_) = tasks.join_next() => {}
+            _ = stop.changed() => break,
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+}

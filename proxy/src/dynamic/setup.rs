@@ -1,0 +1,39 @@
+//! What following needs of the process.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+
+use super::resources::Resources;
+use crate::{
+    cluster,
+    config::{cell::Registry, convert::Converter, snapshot::Snapshot},
+    intake::listening::Listening,
+    lifecycle::Lifecycle,
+    queue::Queue,
+    telemetry::stats::Store,
+};
+
+/// What goes with it.
+pub struct Setup {
+    /// What is followed.
+    pub resources: Resources,
+    /// Makes things of messages.
+    pub converter: Converter,
+    /// What the configuration names and comes by itself.
+    pub cells: Arc<Registry>,
+    /// The configuration in force, which is that of the bootstrap so far.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The listeners.
+    pub listening: Arc<Listening>,
+    /// Which state the process is in.
+    pub lifecycle: Arc<Lifecycle>,
+    /// Where things are counted.
+    pub stats: Store,
+    /// To whoever runs what clusters have running.
+    pub clusters: Queue<cluster::Start>,
+    /// How long connections go on that are of what is no longer in force.
+    pub drain_time: Duration,
+    /// Where what is accepted is kept; none: nowhere.
+    pub state_dir: Option<PathBuf>,
+}

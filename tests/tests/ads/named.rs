@@ -1,0 +1,164 @@
+//! What a listener only names, and comes by itself over the same stream: filters, tables by scope. The same scenario for both
+//! proxies.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use prost_types::Any;
+use weir_tests::{
+    ads::{Ads, Listen},
+    poll::wait_for,
+};
+
+use crate::{
+    Protocol,
+    proxy::Start,
+    resources::{one, routes},
+    scenario::Who,
+    served::{each, verdict},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const ADS: &str = "{ ads: {}, resource_api_version: V3 }";
+
+/// A listener on any port: `routes` and `filters` of its connection manager.
+fn listener(routes: &str, filters: &str) -> Any {
+    one(&format!(
+        r#"- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+  name: l
+  address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
+  filter_chains:
+  - filters:
+    - name: http
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+        stat_prefix: l
+        {routes}
+        http_filters:
+        {filters}
+        - name: router
+          typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+"#
+    ))
+}
+
+const ANSWERS: &str = "route_config: { name: inline, virtual_hosts: [ { name: all, domains: [\"*\"], routes: [ { match: { \
+    prefix: / }, direct_response: { status: 200, body: { inline_string: inline } } } ] } ] }";
+
+/// Status and body of a request with one more header; 0: there is no connection.
+fn ask(to: SocketAddr, header: &str) -> (u16, String) {
+    // It may not listen yet.
+    let Ok(mut stream) = TcpStream::connect(to) else { return (0, String::new()) };
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET / HTTP/1.1\r\nhost: test\r\n{header}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
+    (status, text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+}
+
+fn until(to: SocketAddr, header: &str, wanted: (u16, &str)) {
+    wait_for(&format!("{wanted:?}"), PATIENCE, || {
+        let (status, body) = ask(to, header);
+        if (status, body.as_str()) == wanted { Ok(()) } else { Err((status, body)) }
+    });
+}
+
+/// The filter `fault`, which answers with a status.
+fn fault(status: u16) -> Any {
+    extension(&format!(
+        "{{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, abort: {{ http_status: \
+         {status}, percentage: {{ numerator: 100 }} }} }}"
+    ))
+}
+
+fn extension(config: &str) -> Any {
+    one(&format!(
+        "- \"@type\": type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig\n  name: fault\n  typed_config: {config}\n"
+    ))
+}
+
+#[test]
+fn filters_come_are_replaced_and_go() {
+    each(|who, protocol| {
+        let ads = Ads::start(Listen::anywhere()).unwrap();
+        let filter = format!(
+            "- {{ name: fault, config_discovery: {{ config_source: {ADS}, type_urls: [ \
+             type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault ] }} }}"
+        );
+        ads.put([listener(ANSWERS, &filter), fault(418)]);
+        let proxy = Start::new(who, &ads, protocol).start();
+        let to = proxy.listener("l");
+        until(to, "x: y", (418, "fault filter abort"));
+        let mark = ads.mark();
+        ads.put([fault(419)]);
+        assert_eq!(verdict(&ads, mark, "ecds"), Ok(()));
+        until(to, "x: y", (419, "fault filter abort"));
+        let mark = ads.mark();
+        let buffer =
+            "{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_bytes: 1 }";
+        ads.put([extension(buffer)]);
+        let why = verdict(&ads, mark, "ecds").unwrap_err();
+        assert!(why.contains("type URL"), "{who:?}: {why}");
+        assert_eq!(ask(to, "x: y").0, 419);
+        let mark = ads.mark();
+        ads.put([fault(420)]);
+        assert_eq!(verdict(&ads, mark, "ecds"), Ok(()));
+        until(to, "x: y", (420, "fault filter abort"));
+        if protocol == Protocol::Delta {
+            ads.remove("ecds", "fault");
+            until(to, "x: y", (500, ""));
+        }
+    });
+}
+
+fn scope(name: &str, routes: &str, key: &str) -> Any {
+    one(&format!(
+        "- \"@type\": type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration\n  name: {name}\n  \
+         route_configuration_name: {routes}\n  key: {{ fragments: [ {{ string_key: {key} }} ] }}\n"
+    ))
+}
+
+#[test]
+fn scopes_come_and_go() {
+    each(|who, protocol| {
+        let ads = Ads::start(Listen::anywhere()).unwrap();
+        let scoped = format!(
+            "scoped_routes: {{ name: scopes, scope_key_builder: {{ fragments: [ {{ header_value_extractor: {{ name: \
+             x-scope, index: 0 }} }} ] }}, rds_config_source: {ADS}, scoped_rds: {{ scoped_rds_config_source: {ADS} }} }}"
+        );
+        ads.put([listener(&scoped, ""), scope("a", "ra", "a"), scope("b", "rb", "b")]);
+        ads.put([routes("ra", "of a"), routes("rb", "of b"), routes("rc", "of c")]);
+        let proxy = Start::new(who, &ads, protocol).start();
+        let to = proxy.listener("l");
+        until(to, "x-scope: a", (200, "of a"));
+        until(to, "x-scope: b", (200, "of b"));
+        assert_eq!(ask(to, "x-scope: c").0, 404);
+        let mark = ads.mark();
+        ads.put([scope("c", "rc", "c")]);
+        assert_eq!(verdict(&ads, mark, "srds"), Ok(()));
+        until(to, "x-scope: c", (200, "of c"));
+        let mark = ads.mark();
+        ads.put([scope("d", "ra", "c")]);
+        let why = verdict(&ads, mark, "srds").unwrap_err();
+        assert!(why.contains("scope key conflict found"), "{who:?}: {why}");
+        assert_eq!(ask(to, "x-scope: c"), (200, "of c".into()));
+        let mark = ads.mark();
+        ads.change(|world| {
+            for name in ["a", "d"] {
+                world.remove("type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration", name);
+            }
+        });
+        assert_eq!(verdict(&ads, mark, "srds"), Ok(()));
+        until(to, "x-scope: a", (404, ""));
+        assert_eq!(ask(to, "x-scope: b"), (200, "of b".into()));
+        ads.put([routes("rb", "another")]);
+        until(to, "x-scope: b", (200, "another"));
+        if who == Who::Weir {
+            assert!(proxy.admin("/config_dump?resource=dynamic_scoped_route_configs").contains("\"rb\""));
+        }
+    });
+}

