@@ -33,6 +33,7 @@ use weir_proxy::{
     http::pool::Pools,
     intake::{
         handoff::{Client, Status, Superseded},
+        passing::PassingOn,
         pods::Pods,
         seqpacket::{Connection, Packet},
     },
@@ -210,9 +211,10 @@ impl Proxy {
         let (needs, needed) = mpsc::channel(16);
         let (status, changes) = watch::channel(Status::Starting);
         let (drain, asked) = watch::channel(None);
-        let pods = Pods::new(workers.clone(), needs, stats.shared(), 1000);
-        let client = Client::new(agent.path.clone(), 7, pods, needed, stats.clone(), status).when(superseded);
-        tokio::task::spawn_local(client.run(asked));
+        let (passing_on, passing) = PassingOn::new();
+        let pods = Pods::new(workers.clone(), needs, passing, stats.shared(), 1000);
+        let client = Client::new(agent.path.clone(), 7, pods, needed, passing_on, stats.clone(), status);
+        tokio::task::spawn_local(client.when(superseded).run(asked));
         Self { stats, status: changes, drain, workers }
     }
 
@@ -430,7 +432,7 @@ fn a_superseded_proxy_stops_accepting_and_says_how_it_drains() {
         let sockets = listeners(1);
         assert_eq!(session.enroll("pod-a", &[&sockets[0]]).await, "");
         session.snapshot_sent().await;
-        session.send(from_agent::Message::Drain(Drain { deadline_ms: 5000 }), &[]).await;
+        session.send(from_agent::Message::Drain(Drain { deadline_ms: 5000, pass_connections: false }), &[]).await;
         let superseded = Status::Superseded(Duration::from_secs(5));
         timeout(PATIENCE, proxy.status.wait_for(|status| *status == superseded)).await.unwrap().unwrap();
         let (message, _) = session.receive_other().await;
@@ -461,7 +463,7 @@ fn a_superseded_proxy_stands_by_and_accepts_again_when_it_is_sent_the_pods() {
             let (message, _) = session.receive_other().await;
             assert!(matches!(message, from_proxy::Message::Draining(Draining { standby: true, .. })), "{message:?}");
         };
-        session.send(from_agent::Message::Drain(Drain { deadline_ms: 5000 }), &[]).await;
+        session.send(from_agent::Message::Drain(Drain { deadline_ms: 5000, pass_connections: false }), &[]).await;
         standby(&mut session).await;
         // This connection waits for whoever accepts.
         let _client = TcpStream::connect(address).unwrap();
@@ -485,7 +487,7 @@ fn a_superseded_proxy_stands_by_and_accepts_again_when_it_is_sent_the_pods() {
         assert!(!session.standby);
         drop(session.receive().await);
         session.snapshot_sent().await;
-        session.send(from_agent::Message::Drain(Drain { deadline_ms: 5000 }), &[]).await;
+        session.send(from_agent::Message::Drain(Drain { deadline_ms: 5000, pass_connections: false }), &[]).await;
         standby(&mut session).await;
         proxy.drain.send_replace(Some(Duration::from_secs(5)));
         timeout(PATIENCE, proxy.status.wait_for(|status| *status == Status::Stopped)).await.unwrap().unwrap();

@@ -24,7 +24,7 @@ use weir_proxy::{
     config::{self, snapshot::Snapshot, tcp::Passthrough},
     drain::Drain,
     http::pool::Pools,
-    pod::{Direction, Pod, PodLocal, stash::Stash},
+    pod::{Direction, Pod, PodLocal, passing::Passing, stash::Stash},
     telemetry::{
         panics,
         stats::{Kind, Store, Value, process},
@@ -200,7 +200,7 @@ impl Proxy {
 /// A pod that the agent has sent nothing for.
 fn pod(name: &str, stats: &Store) -> Pod {
     let (needs, _) = mpsc::channel(1);
-    let local = PodLocal::new(Stash::new("uid".into(), needs), Arc::default(), stats.shared(), 10);
+    let local = PodLocal::new(Stash::new("uid".into(), needs), Arc::default(), Passing::never(), stats.shared(), 10);
     Pod {
         uid: "uid".into(),
         name: name.into(),

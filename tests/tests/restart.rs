@@ -2,9 +2,13 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -29,6 +33,10 @@ const AROUND: Duration = Duration::from_millis(1500);
 const SUCCESSION: Duration = Duration::from_secs(2);
 /// A request whose proxy is killed breaks within this, on however busy a machine.
 const TOLD: Duration = Duration::from_secs(10);
+/// How long a superseded proxy may drain.
+const DRAIN: Duration = Duration::from_secs(30);
+/// More bytes than all buffers on the way hold.
+const BULK: u64 = 32 << 20;
 /// Enrolments and withdrawals.
 const CYCLES: usize = 200;
 
@@ -51,7 +59,7 @@ impl Scene {
         let (client, server) = (node.pod("client"), node.pod("server"));
         let nginx = Nginx::start(&server, 80, OK);
         let specs = [&client, &server].map(PodSpec::of);
-        let agent = Agent::start_with(Place::new(&node), &specs, "drain = \"30s\"");
+        let agent = Agent::start_with(Place::new(&node), &specs, &format!("drain = \"{}s\"", DRAIN.as_secs()));
         let proxy = Proxy::start(&agent);
         agent.wait_enrolled(&specs.each_ref());
         let mesh = Mesh { proxy, ctl: agent.ctl.clone(), agent };
@@ -189,14 +197,86 @@ fn a_second_proxy_takes_over_without_a_loss() {
     sleep(AROUND);
     let successor = Proxy::start(&scene.mesh.agent);
     let mut former = std::mem::replace(&mut scene.mesh.proxy, successor);
+    scene.mesh.proxy.wait_until_ready(&scene.mesh.agent);
+    // Its connections have ended or go on with the other: it goes by itself, long before its drain is over.
+    let status = former.process.wait(DRAIN / 3).expect("a drained proxy ends");
+    assert!(status.success(), "{status}");
     sleep(AROUND);
     let [new, kept] = loads.map(Load::stop);
     assert_none_lost("new connections over a takeover", &new);
-    // The former proxy carries the connections that it has until they end.
     assert_none_lost("kept connections over a takeover", &kept);
-    // All its connections have ended: it goes by itself.
-    let status = former.process.wait(Duration::from_secs(30)).expect("a drained proxy ends");
+}
+
+/// A connection to an echo server from inside a namespace, which has read the server's banner.
+fn connect(scene: &Scene, port: u16) -> BufReader<TcpStream> {
+    let stream = scene.client.netns.run(|| TcpStream::connect(scene.server.v4(port))).expect("the server accepts");
+    stream.set_read_timeout(Some(DRAIN)).expect("a timeout");
+    let mut stream = BufReader::new(stream);
+    stream.read_line(&mut String::new()).expect("a banner");
+    stream
+}
+
+/// Has a few bytes echoed.
+fn exchange(stream: &mut BufReader<TcpStream>) {
+    stream.get_mut().write_all(b"still there?").expect("the connection takes bytes");
+    let mut echoed = [0; 12];
+    stream.read_exact(&mut echoed).expect("the connection gives bytes");
+    assert_eq!(&echoed, b"still there?");
+}
+
+#[test]
+fn connections_go_on_with_the_next_proxy_whatever_they_are_in_the_midst_of() {
+    const PORT: u16 = 9000;
+    let mut scene = Scene::new();
+    let echo = Echo::start(&scene.server.netns, [PORT], Bind::Separate);
+    let mut idle: Vec<_> = (0..100).map(|_| connect(&scene, PORT)).collect();
+    idle.iter_mut().for_each(exchange);
+    // One whose client has said its last and does not read yet: a proxy holds bytes that nobody takes.
+    let mut half = connect(&scene, PORT);
+    let mut sending = half.get_ref().try_clone().expect("a descriptor");
+    let said = std::thread::spawn(move || {
+        let pieces = (0..BULK / 8).map(u64::to_le_bytes).collect::<Vec<_>>().concat();
+        sending.write_all(&pieces).expect("the connection takes bytes");
+        sending.shutdown(Shutdown::Write).expect("the connection is open");
+    });
+    // One that never rests.
+    let mut busy = connect(&scene, PORT);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let exchanges = std::thread::spawn(move || {
+        let mut exchanges = 0;
+        while !stopped.load(Relaxed) {
+            exchange(&mut busy);
+            exchanges += 1;
+        }
+        exchanges
+    });
+    sleep(AROUND);
+
+    let successor = Proxy::start(&scene.mesh.agent);
+    let mut former = std::mem::replace(&mut scene.mesh.proxy, successor);
+    scene.mesh.proxy.wait_until_ready(&scene.mesh.agent);
+    let mut rest = Vec::new();
+    half.read_to_end(&mut rest).expect("all of it, and its end");
+    said.join().expect("all was said");
+    assert_eq!(rest.len() as u64, BULK);
+    let intact = rest.chunks(8).zip(0_u64..).all(|(piece, number)| piece == number.to_le_bytes());
+    assert!(intact, "bytes were lost, doubled or swapped");
+
+    let status = former.process.wait(DRAIN / 3).expect("nothing is left for the former proxy");
     assert!(status.success(), "{status}");
+    sleep(AROUND);
+    idle.iter_mut().for_each(exchange);
+    stop.store(true, Relaxed);
+    let exchanges = exchanges.join().expect("the busy connection has not ended");
+    assert_eq!(echo.accepted(), 102, "no connection was made anew");
+    // Each is two connections of the proxy: the client's pod's, and the server's.
+    let passed = former.process.log().lines().find_map(|line| {
+        let (_, passed) = line.split_once("cx_passed_on=")?;
+        passed.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()
+    });
+    assert!(passed.is_some_and(|passed| (202..=204).contains(&passed)), "{passed:?}: {}", former.process.log());
+    figure!("{exchanges} exchanges on one connection over a takeover");
 }
 
 #[test]

@@ -69,6 +69,10 @@ impl Reconciler {
             Event::Draining { proxy, open, standby } => self.proxies.draining(proxy, open, standby),
             Event::Unanswered { proxy, since } => self.proxies.unanswered(proxy, since),
             Event::Answers(id) => self.proxies.answers(id),
+            Event::Passes { proxy, pass, fds } => {
+                self.proxies.pass(proxy, pass, fds);
+                return false;
+            }
             Event::Gone(id) => {
                 self.proxies.leave(id);
                 self.check_sockets();
@@ -131,6 +135,7 @@ impl Reconciler {
                     }
                 }
             }
+            Told::Take { from, id } => self.proxies.passed(from, id, error),
             Told::Update(uid) => {
                 if !error.is_empty() {
                     tracing::warn!(uid, %error, "a proxy did not take a pod's change");

@@ -18,6 +18,9 @@ use crate::{
     unix::Peer,
 };
 
+/// Connections of one proxy that may be on their way to another at a time: more than a proxy sends unanswered.
+const MOST_PASSING: usize = 64;
+
 /// What an Ack answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Told {
@@ -27,6 +30,8 @@ pub(super) enum Told {
     Update(String),
     /// To let go of a pod.
     Withdraw(String),
+    /// To carry on a connection that another proxy passes on, and calls so.
+    Take { from: ProxyId, id: u64 },
 }
 
 /// A connected proxy.
@@ -81,7 +86,41 @@ impl Proxies {
     pub(super) fn leave(&mut self, id: ProxyId) {
         self.fleet.leave(id);
         self.connected.remove(&id);
-        self.unacknowledged.retain(|(proxy, _), _| *proxy != id);
+        let unanswered = self.unacknowledged.extract_if(|(proxy, _), _| *proxy == id).map(|(_, told)| told);
+        for told in unanswered.collect::<Vec<_>>() {
+            if let Told::Take { from, id } = told {
+                // It may have had it: who passed it on must not go on with it.
+                self.passed(from, id, String::new());
+            }
+        }
+    }
+
+    /// A proxy passes a connection on, to the one that accepts.
+    pub(super) fn pass(&mut self, from: ProxyId, pass: handoff::PassConnection, fds: Vec<OwnedFd>) {
+        let handoff::PassConnection { id, connection } = pass;
+        let acceptor = self.fleet.acceptor().filter(|acceptor| *acceptor != from);
+        let Some(acceptor) = acceptor.filter(|acceptor| self.takes_connections(*acceptor)) else {
+            return self.passed(from, id, "no other proxy takes it".to_owned());
+        };
+        let passing = |told: &&Told| matches!(told, Told::Take { from: passes, .. } if *passes == from);
+        if self.unacknowledged.values().filter(passing).count() >= MOST_PASSING {
+            return self.passed(from, id, format!("{MOST_PASSING} are on their way already"));
+        }
+        let take = from_agent::Message::TakeConnection(handoff::TakeConnection { connection });
+        match self.send(acceptor, take, fds.into_iter().map(Arc::new).collect()) {
+            Some(message) => drop(self.unacknowledged.insert((acceptor, message), Told::Take { from, id })),
+            None => self.passed(from, id, "the other proxy is too far behind".to_owned()),
+        }
+    }
+
+    /// Tells a proxy what became of a connection that it passed on; with an error, it is still its own.
+    pub(super) fn passed(&mut self, from: ProxyId, id: u64, error: String) {
+        let passed = handoff::ConnectionPassed { id, error };
+        self.send(from, from_agent::Message::ConnectionPassed(passed), Vec::new());
+    }
+
+    fn takes_connections(&self, id: ProxyId) -> bool {
+        self.connected.get(&id).is_some_and(|connected| connected.hello.takes_connections)
     }
 
     /// A proxy accepts: the older ones drain.
@@ -95,7 +134,9 @@ impl Proxies {
 
     fn send_drain(&mut self, id: ProxyId, drain: Duration) {
         let deadline_ms = drain.as_millis() as u64;
-        self.send(id, from_agent::Message::Drain(handoff::Drain { deadline_ms }), Vec::new());
+        let pass_connections = self.fleet.acceptor().is_some_and(|acceptor| self.takes_connections(acceptor));
+        let drain = handoff::Drain { deadline_ms, pass_connections };
+        self.send(id, from_agent::Message::Drain(drain), Vec::new());
     }
 
     /// A proxy drains, with so many connections open: to end, or to stand by.
@@ -139,8 +180,11 @@ impl Proxies {
 
     /// All proxies are to drain; none will accept any more.
     pub(super) fn drain(&mut self, drain: Duration) {
-        for id in self.fleet.serving().collect::<Vec<_>>() {
-            self.fleet.draining(id, false);
+        let serving: Vec<_> = self.fleet.serving().collect();
+        for id in &serving {
+            self.fleet.draining(*id, false);
+        }
+        for id in serving {
             self.send_drain(id, drain);
         }
     }

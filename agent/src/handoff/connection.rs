@@ -92,6 +92,15 @@ pub enum Event {
     },
     /// It answers again.
     Answers(ProxyId),
+    /// It passes a connection on.
+    Passes {
+        /// Which proxy.
+        proxy: ProxyId,
+        /// The connection.
+        pass: handoff::PassConnection,
+        /// Its sockets. Not to be believed unseen.
+        fds: Vec<OwnedFd>,
+    },
     /// The connection is over.
     Gone(ProxyId),
 }
@@ -238,9 +247,9 @@ async fn read(id: ProxyId, channel: &Channel, events: &mpsc::Sender<Event>, need
                 continue;
             }
         };
-        let message = match packet {
-            Ok(Some(packet)) => match FromProxy::decode(&*packet.bytes) {
-                Ok(message) => message.message,
+        let (message, fds) = match packet {
+            Ok(Some(Packet { bytes, fds })) => match FromProxy::decode(&*bytes) {
+                Ok(message) => (message.message, fds),
                 Err(error) => return error.into(),
             },
             Ok(None) => return Ended::Closed,
@@ -256,6 +265,7 @@ async fn read(id: ProxyId, channel: &Channel, events: &mpsc::Sender<Event>, need
             Some(from_proxy::Message::Draining(handoff::Draining { open, standby })) => {
                 Event::Draining { proxy: id, open, standby }
             }
+            Some(from_proxy::Message::PassConnection(pass)) => Event::Passes { proxy: id, pass, fds },
             Some(from_proxy::Message::NeedSockets(need)) => {
                 if !needs.answer(need) {
                     return Ended::Greedy;
@@ -284,6 +294,7 @@ fn name(message: Option<&from_proxy::Message>) -> &'static str {
         Some(from_proxy::Message::NeedSockets(_)) => "NeedSockets",
         Some(from_proxy::Message::Ready(_)) => "Ready",
         Some(from_proxy::Message::Draining(_)) => "Draining",
+        Some(from_proxy::Message::PassConnection(_)) => "PassConnection",
         None => "a message that this version does not know",
     }
 }

@@ -37,6 +37,7 @@ use crate::{
         bound::{self, BoundListener},
         handoff::{Client, Status, Superseded},
         listening::Listening,
+        passing::PassingOn,
         pods::Pods,
     },
     lifecycle::Lifecycle,
@@ -423,14 +424,15 @@ impl Control<'_> {
         self.listening.start().await?;
         if let Some(path) = &self.options.source.handoff {
             let (needs, needed) = mpsc::channel(NEEDS);
-            let pods = Pods::new(self.workers.clone(), needs, self.stats.shared(), self.ceiling);
-            let client = Client::new(path.clone(), self.generation, pods, needed, self.stats.clone(), status).when(
-                match self.options.when_superseded {
-                    WhenSuperseded::Exit => Superseded::Finishes,
-                    WhenSuperseded::Wait => Superseded::StandsBy,
-                },
-            );
-            tokio::task::spawn_local(client.run(drain));
+            let (passing_on, passing) = PassingOn::new();
+            let pods = Pods::new(self.workers.clone(), needs, passing, self.stats.shared(), self.ceiling);
+            let superseded = match self.options.when_superseded {
+                WhenSuperseded::Exit => Superseded::Finishes,
+                WhenSuperseded::Wait => Superseded::StandsBy,
+            };
+            let (path, stats) = (path.clone(), self.stats.clone());
+            let client = Client::new(path, self.generation, pods, needed, passing_on, stats, status);
+            tokio::task::spawn_local(client.when(superseded).run(drain));
         }
         tracing::info!(workers = self.workers.len(), version = env!("CARGO_PKG_VERSION"), "serving");
         Ok(discovery)

@@ -21,6 +21,7 @@ use weir_proto::handoff::v1::{
 
 use crate::{
     intake::{
+        passing::PassingOn,
         pods::Pods,
         seqpacket::{Connection, Packet},
     },
@@ -109,6 +110,7 @@ pub struct Client {
     generation: u64,
     pods: Pods,
     needs: mpsc::Receiver<Need>,
+    passing: PassingOn,
     stats: Store,
     status: watch::Sender<Status>,
     superseded: Superseded,
@@ -119,17 +121,18 @@ pub struct Client {
 
 impl Client {
     /// A client of the agent that listens at `path`. `generation` is when this process started, in nanoseconds of
-    /// `CLOCK_BOOTTIME`; `needs` is what the pods' stashes ask for.
+    /// `CLOCK_BOOTTIME`; `needs` is what the pods' stashes ask for, `passing` has the connections that go on elsewhere.
     pub fn new(
         path: PathBuf,
         generation: u64,
         pods: Pods,
         needs: mpsc::Receiver<Need>,
+        passing: PassingOn,
         stats: Store,
         status: watch::Sender<Status>,
     ) -> Self {
         let (superseded, standby, stopping) = (Superseded::Finishes, false, Stopping::No);
-        Self { path, generation, pods, needs, stats, status, superseded, standby, stopping }
+        Self { path, generation, pods, needs, passing, stats, status, superseded, standby, stopping }
     }
 
     /// The same that does this when another proxy accepts instead of it.
@@ -158,6 +161,7 @@ impl Client {
             };
             again = true;
             let session = self.session(&connection, &mut pause, &mut drain).await;
+            self.passing.lost();
             if matches!(*self.status.borrow(), Status::Superseded(_)) {
                 // A new agent would take us for one that serves.
                 return;
@@ -212,6 +216,7 @@ impl Client {
             proxy_version: env!("CARGO_PKG_VERSION").into(),
             standby: self.standby,
             answers_ping: true,
+            takes_connections: true,
         };
         send.send(from_proxy::Message::Hello(hello), Vec::new()).await;
         for (uid, listeners, fds) in self.pods.listeners() {
@@ -245,6 +250,10 @@ impl Client {
                         let need = NeedSockets { uid: uid.to_string(), family, count };
                         send.send(from_proxy::Message::NeedSockets(need), Vec::new()).await;
                     }
+                    continue;
+                }
+                (message, fds) = self.passing.next() => {
+                    send.send(from_proxy::Message::PassConnection(message), fds).await;
                     continue;
                 }
                 grace = asked(drain), if self.stopping == Stopping::No => {
@@ -285,6 +294,7 @@ impl Client {
 
     /// The agent sends its pods again.
     fn accept_again(&mut self) {
+        self.passing.want(false);
         if std::mem::take(&mut self.standby) {
             tracing::info!("no other proxy accepts; this one does again");
         }
@@ -364,6 +374,7 @@ impl Client {
                 tracing::info!(?deadline, "another proxy accepts; draining");
                 self.pods.withdraw_all(deadline).await;
                 enrolled.clear();
+                self.passing.want(drain.pass_connections);
                 match self.superseded {
                     _ if self.stopping != Stopping::No => {}
                     Superseded::Finishes => drop(self.status.send_replace(Status::Superseded(deadline))),
@@ -374,6 +385,11 @@ impl Client {
                     }
                 }
             }
+            Some(from_agent::Message::TakeConnection(take)) => {
+                let taken = self.pods.carry_on(take.connection, fds).await;
+                ack(taken.err().map(|error| error.to_string()).unwrap_or_default()).await;
+            }
+            Some(from_agent::Message::ConnectionPassed(passed)) => self.passing.answered(passed),
             Some(from_agent::Message::Ping(_)) => return Ok(Some(id)),
             None => tracing::warn!(id, "the agent sent a message that this version does not know"),
         }

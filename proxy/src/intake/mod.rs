@@ -3,5 +3,6 @@
 pub mod bound;
 pub mod handoff;
 pub mod listening;
+pub mod passing;
 pub mod pods;
 pub mod seqpacket;

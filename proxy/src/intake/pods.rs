@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::{IpAddr, TcpListener},
+    net::{IpAddr, TcpListener, TcpStream},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
     sync::{Arc, Weak},
@@ -17,13 +17,15 @@ use tokio::sync::mpsc;
 use weir_proto::handoff::v1 as handoff;
 
 use crate::{
+    intake::passing::{self, UnpackError},
     pod::{
         Direction, Pod, PodLocal,
         maps::Maps,
+        passing::Passing,
         stash::{Family, Need, Stash},
     },
     telemetry::stats::{Shared, process},
-    worker::{Accepting, Source, Workers},
+    worker::{Accepting, Source, Taken, Workers},
 };
 
 /// How long connections may drain of a pod that is missing from a snapshot, where nobody says.
@@ -63,6 +65,20 @@ pub enum EnrollError {
     NoListeners,
 }
 
+/// Why a connection of another proxy is not carried on here.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// Its pod is not held.
+    #[error("the pod is not enrolled here")]
+    NoPod,
+    /// The message is malformed.
+    #[error(transparent)]
+    Message(#[from] UnpackError),
+    /// Not a connection that a pod may have.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
 /// The enrolled pods.
 #[derive(Debug)]
 pub struct Pods {
@@ -72,6 +88,9 @@ pub struct Pods {
     workers: Rc<Workers>,
     maps: Arc<ArcSwapOption<Maps>>,
     needs: mpsc::Sender<Need>,
+    passing: Passing,
+    /// The worker that is given the next connection of another proxy.
+    next: usize,
     stats: Shared,
     ceiling: usize,
 }
@@ -106,10 +125,17 @@ struct HeldListener {
 }
 
 impl Pods {
-    /// None yet. Each may have `ceiling` connections open at a time; what their stashes need goes to `needs`.
-    pub fn new(workers: Rc<Workers>, needs: mpsc::Sender<Need>, stats: Shared, ceiling: usize) -> Self {
+    /// None yet. Each may have `ceiling` connections open at a time; what their stashes need goes to `needs`, and their
+    /// connections to another proxy by `passing`.
+    pub fn new(
+        workers: Rc<Workers>,
+        needs: mpsc::Sender<Need>,
+        passing: Passing,
+        stats: Shared,
+        ceiling: usize,
+    ) -> Self {
         let (held, leaving) = (HashMap::new(), HashMap::new());
-        Self { held, leaving, workers, maps: Arc::default(), needs, stats, ceiling }
+        Self { held, leaving, workers, maps: Arc::default(), needs, passing, next: 0, stats, ceiling }
     }
 
     /// How many.
@@ -173,7 +199,7 @@ impl Pods {
                 }
                 let stash = Stash::new(uid.clone(), self.needs.clone());
                 let maps = self.maps.clone();
-                let local = PodLocal::new(stash, maps, self.stats.clone(), self.ceiling);
+                let local = PodLocal::new(stash, maps, self.passing.clone(), self.stats.clone(), self.ceiling);
                 let pod = Arc::new(ArcSwap::from_pointee(describe(workload, ips, Arc::new(local))));
                 let accepting = accept(&self.workers, &pod, &listeners).await?;
                 self.held.insert(uid.clone(), Held { pod, accepting, listeners });
@@ -183,6 +209,21 @@ impl Pods {
             held.pod.load().local.stash.ask_again(families);
         }
         Ok(())
+    }
+
+    /// Goes on with a connection of another proxy; returns once a worker does.
+    pub async fn carry_on(
+        &mut self,
+        connection: Option<handoff::PassedConnection>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), TakeError> {
+        let connection = connection.unwrap_or_default();
+        let pod = self.held.get(&*connection.uid).ok_or(TakeError::NoPod)?.pod.clone();
+        let (passage, sockets) = passing::unpack(connection, fds)?;
+        let [downstream, upstream] = sockets.map(TcpStream::from);
+        let taken = Taken { pod, passage, downstream, upstream };
+        self.next = (self.next + 1) % self.workers.len();
+        Ok(self.workers.carry_on(self.next, taken).await?)
     }
 
     /// Takes upstream sockets into a pod's stash, or the reason why there are none. For a pod that is gone they are
@@ -272,14 +313,10 @@ fn take_listeners(listeners: Vec<handoff::Listener>, fds: Vec<OwnedFd>) -> Resul
         .into_iter()
         .zip(fds)
         .map(|(listener, socket)| {
-            let direction = match listener.direction() {
-                handoff::Direction::Outbound => Direction::Outbound,
-                handoff::Direction::Inbound => Direction::Inbound,
-                handoff::Direction::Unspecified => {
-                    let problem = format!("{} is not a direction", listener.direction);
-                    return Err(EnrollError::Field { field: "listeners.direction", problem });
-                }
-            };
+            let direction = Direction::from_handoff(listener.direction).ok_or_else(|| {
+                let problem = format!("{} is not a direction", listener.direction);
+                EnrollError::Field { field: "listeners.direction", problem }
+            })?;
             let failed = |source| EnrollError::Listener { address: listener.address.clone(), source };
             prepare(&socket).map_err(failed)?;
             Ok(HeldListener { listener, direction, socket })

@@ -30,10 +30,15 @@ use crate::{
     drain::Drain,
     http::connection,
     pod::Direction,
-    tcp::{self, Asked, Limits, gate::Gate, line::Line},
+    tcp::{
+        self, Asked, Limits,
+        copy::{Copied, Ways},
+        gate::Gate,
+        line::Line,
+    },
     telemetry::stats::{Gauge, Shard},
     tls::failure::Failure,
-    wire::seldom::Seldom,
+    wire::{io::Io, seldom::Seldom},
     worker::state::Worker,
 };
 
@@ -414,4 +419,14 @@ async fn pass_through(worker: Rc<Worker>, downstream: Box<Downstream>, direction
     let mut line = Line::new(worker.clone(), &downstream, None);
     line.proxy = Some(proxy.clone());
     tcp::proxy(worker, downstream, &proxy, Asked::default(), &mut line).await;
+}
+
+/// Goes on with such a connection of another proxy, whatever listeners there are here.
+pub(crate) async fn carry_on(worker: Rc<Worker>, downstream: Box<Downstream>, moved: Copied, upstream: (Io, Ways)) {
+    let Origin::Pod { direction, .. } = downstream.origin else { return };
+    let proxy = worker.passthrough.of(direction).clone();
+    let mut line = Line::new(worker.clone(), &downstream, None);
+    line.proxy = Some(proxy.clone());
+    line.told.meter.add(moved.received, moved.sent);
+    tcp::carry_on(worker, downstream, upstream, &proxy, &mut line).await;
 }

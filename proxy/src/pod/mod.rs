@@ -1,7 +1,8 @@
 //! A pod, and what this process holds for it: sockets to dial with (`stash`), the agent's maps (`maps`), how many
-//! connections it has open and how they end. Workers see it through their connections.
+//! connections it has open and how they end, or go on elsewhere (`passing`). Workers see it through their connections.
 
 pub mod maps;
+pub mod passing;
 pub mod stash;
 
 use std::{
@@ -14,8 +15,9 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use weir_proto::handoff::v1 as handoff;
 
-use self::{maps::Maps, stash::Stash};
+use self::{maps::Maps, passing::Passing, stash::Stash};
 use crate::{drain::Drain, telemetry::stats::Shared};
 
 /// Which way a connection goes, as its pod sees it.
@@ -25,6 +27,25 @@ pub enum Direction {
     Outbound,
     /// The pod is connected to.
     Inbound,
+}
+
+impl Direction {
+    /// As the handoff protocol numbers it; none: it is no direction.
+    pub(crate) fn from_handoff(direction: i32) -> Option<Self> {
+        match handoff::Direction::try_from(direction).ok()? {
+            handoff::Direction::Outbound => Some(Self::Outbound),
+            handoff::Direction::Inbound => Some(Self::Inbound),
+            handoff::Direction::Unspecified => None,
+        }
+    }
+
+    /// In the handoff protocol.
+    pub(crate) fn to_handoff(self) -> handoff::Direction {
+        match self {
+            Self::Outbound => handoff::Direction::Outbound,
+            Self::Inbound => handoff::Direction::Inbound,
+        }
+    }
 }
 
 /// A pod of this node that the agent enrolled.
@@ -53,6 +74,8 @@ pub struct PodLocal {
     pub stash: Stash,
     /// The agent's maps, once it has sent them.
     pub maps: Arc<ArcSwapOption<Maps>>,
+    /// Where its connections go on when another proxy accepts.
+    pub passing: Passing,
     /// Its watches are the connections that the pod opened. Begins with the pod's withdrawal, and when the process is to
     /// end.
     pub outbound: Drain,
@@ -67,9 +90,9 @@ pub struct PodLocal {
 
 impl PodLocal {
     /// Nothing open yet; at most `ceiling` connections at a time.
-    pub fn new(stash: Stash, maps: Arc<ArcSwapOption<Maps>>, stats: Shared, ceiling: usize) -> Self {
+    pub fn new(stash: Stash, maps: Arc<ArcSwapOption<Maps>>, passing: Passing, stats: Shared, ceiling: usize) -> Self {
         let (outbound, inbound) = (Drain::new(), Drain::new());
-        Self { stash, maps, outbound, inbound, stats, open: AtomicUsize::new(0), ceiling }
+        Self { stash, maps, passing, outbound, inbound, stats, open: AtomicUsize::new(0), ceiling }
     }
 
     /// Counts a connection in, or says that the pod has its fill.

@@ -145,6 +145,16 @@ pub(super) async fn to_target(
     }
 }
 
+/// What is known of a connection to its original destination that another proxy has made.
+pub(super) fn know(downstream: &Downstream, upstream: &Io, settings: &Settings, entry: &mut Entry) {
+    if let Target::OriginalDestination(name) = &settings.target {
+        entry.cluster = Some(ClusterNames::of(name.clone()));
+    }
+    entry.upstream = Some(Upstream { address: downstream.destination, hostname: None, metadata: None });
+    entry.upstream_local = upstream.local_addr().ok();
+    entry.attempts = 1;
+}
+
 async fn to_cluster(
     worker: &Worker,
     dialer: &Dialer,

@@ -27,7 +27,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use crate::wire::io::Io;
+use crate::wire::{io::Io, linger::close_by_reset};
 
 /// The largest multiple of the loopback's segment size below 64 KiB: most copying is between a pod and this proxy over
 /// its loopback, and with TCP_NODELAY a remainder would go out as a segment of its own.
@@ -66,6 +66,8 @@ pub enum Ended {
     Idle,
     /// It was to end soon, and nothing came after the server's last bytes.
     Lull,
+    /// It is to go on elsewhere: as it is, nothing is closed.
+    Leaves,
     /// It had to end at once.
     Cut,
     /// The gate did not let the client's bytes pass.
@@ -80,12 +82,22 @@ impl fmt::Display for Ended {
             Self::Finished { .. } => f.write_str("finished"),
             Self::Idle => f.write_str("idle"),
             Self::Lull => f.write_str("drained"),
+            Self::Leaves => f.write_str("passed on"),
             Self::Cut => f.write_str("cut"),
             Self::Refused => f.write_str("refused"),
             Self::Failed(Side::Downstream, error) => write!(f, "downstream: {error}"),
             Self::Failed(Side::Upstream, error) => write!(f, "upstream: {error}"),
         }
     }
+}
+
+/// What copying is asked for before its end comes by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// To end at the first lull.
+    Lull,
+    /// To leave the connections as they are.
+    Leave,
 }
 
 /// What was copied.
@@ -127,22 +139,22 @@ impl AddAssign for Copied {
     }
 }
 
-/// Copies until the end, or, once `soon` has resolved, until the first lull: bytes do not say where a request begins, but
-/// after an answer nothing is under way that a FIN could break, and clients expect one there. A server that has gone on
-/// unasked since is not done with its answer. `counted` is told what has moved
-/// as it goes, so that the count is there when the future is dropped. When one side fails, the other is set to end with a reset too: its peer must not take the end for an orderly one.
+/// Copies until the end, or until what `asked` resolves to; where `ways` are not new, it goes on with them. At the first lull: bytes do not say where a request begins,
+/// but after an answer nothing is under way that a FIN could break, and clients expect one there; a server that has gone
+/// on unasked since is not done with its answer. `counted` is told what has moved as it goes, so that the count is there
+/// when the future is dropped. When one side fails, the other is set to end with a reset too: its peer must not take the
+/// end for an orderly one.
 pub(crate) async fn both_ways(
-    downstream: &mut Io,
-    upstream: &mut Io,
+    Ways { up, down }: &mut Ways,
+    (downstream, upstream): (&mut Io, &mut Io),
     idle_timeout: Option<Duration>,
-    soon: impl Future<Output = ()>,
+    asked: impl Future<Output = Request>,
     gate: Option<&impl Watch>,
     mut counted: impl FnMut(Copied),
 ) -> Ended {
     let mut copied = Copied::default();
-    let (mut up, mut down) = (OneWay::default(), OneWay::default());
     let mut idle = idle_timeout.map(Idle::new);
-    let mut soon = pin!(soon);
+    let mut asked = pin!(asked);
     let mut lull = None::<Idle>;
     let mut answer = Answer::default();
     let mut last = None;
@@ -177,8 +189,13 @@ pub(crate) async fn both_ways(
             (false, true) => last = Some(Side::Downstream),
             (false, false) => {}
         }
-        if lull.is_none() && soon.as_mut().poll(cx).is_ready() {
-            lull = Some(Idle::new(LULL));
+        if lull.is_none()
+            && let Poll::Ready(request) = asked.as_mut().poll(cx)
+        {
+            match request {
+                Request::Lull => lull = Some(Idle::new(LULL)),
+                Request::Leave => return Poll::Ready(Ended::Leaves),
+            }
         }
         while let Some(quiet) = &mut lull
             && quiet.poll(copied.received + copied.sent, cx).is_ready()
@@ -198,7 +215,7 @@ pub(crate) async fn both_ways(
     match &ended {
         Ended::Failed(Side::Downstream, _) => reset_on_close(upstream),
         Ended::Failed(Side::Upstream, _) => reset_on_close(downstream),
-        Ended::Finished { .. } | Ended::Idle | Ended::Lull | Ended::Cut | Ended::Refused => {}
+        Ended::Finished { .. } | Ended::Idle | Ended::Lull | Ended::Leaves | Ended::Cut | Ended::Refused => {}
     }
     ended
 }
@@ -239,14 +256,45 @@ fn has_unread(stream: &Io) -> bool {
 
 /// Has the socket end with RST instead of FIN when it is dropped.
 pub fn reset_on_close(stream: &Io) {
-    // A socket that cannot be set is gone already.
-    let _ = socket2::SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
+    close_by_reset(stream.tcp(), true);
 }
 
 enum Failure {
     Refused,
     Reading(io::Error),
     Writing(io::Error),
+}
+
+/// Both directions of a connection, between their ends.
+#[derive(Debug, Default)]
+pub(crate) struct Ways {
+    /// To the upstream.
+    up: OneWay,
+    /// From it.
+    down: OneWay,
+}
+
+/// What one direction has read and not delivered.
+#[derive(Debug, Default)]
+pub struct Undelivered {
+    /// Bytes that come first.
+    pub bytes: Vec<u8>,
+    /// A pipe with bytes that come after them: its ends to read and to write.
+    pub pipe: Option<[OwnedFd; 2]>,
+    /// How many are in it.
+    pub in_pipe: usize,
+}
+
+impl Ways {
+    /// That go on with what others have read: towards the upstream, and from it.
+    pub fn with([up, down]: [Undelivered; 2]) -> io::Result<Self> {
+        Ok(Self { up: OneWay::with(up)?, down: OneWay::with(down)? })
+    }
+
+    /// A copy of what is not delivered: towards the upstream, and from it. For others to go on with, while this does not.
+    pub fn undelivered(&self) -> io::Result<[Undelivered; 2]> {
+        Ok([self.up.undelivered()?, self.down.undelivered()?])
+    }
 }
 
 /// One direction.
@@ -272,6 +320,21 @@ struct Pipe {
 }
 
 impl OneWay {
+    fn with(Undelivered { bytes, pipe, in_pipe }: Undelivered) -> io::Result<Self> {
+        let pipe = pipe.map(|[read, write]| Pipe::of(read, write, in_pipe)).transpose()?;
+        Ok(Self { pending: bytes, pipe, ..Self::default() })
+    }
+
+    fn undelivered(&self) -> io::Result<Undelivered> {
+        let pipe = self.pipe.as_ref().filter(|pipe| pipe.filled > 0);
+        let ends = pipe.map(|pipe| Ok::<_, io::Error>([pipe.read.try_clone()?, pipe.write.try_clone()?]));
+        Ok(Undelivered {
+            bytes: self.pending[self.offset..].to_vec(),
+            pipe: ends.transpose()?,
+            in_pipe: pipe.map_or(0, |pipe| pipe.filled),
+        })
+    }
+
     /// Whether something was read that is not delivered.
     fn holds(&self) -> bool {
         self.offset < self.pending.len() || self.pipe.as_ref().is_some_and(|pipe| pipe.filled > 0)
@@ -385,8 +448,13 @@ impl Pipe {
         let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         // Above the user's soft limit of pipe pages the kernel refuses, and the pipe keeps the size it has.
         let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
+        Self::of(read, write, 0)
+    }
+
+    /// One that has `filled` bytes inside.
+    fn of(read: OwnedFd, write: OwnedFd, filled: usize) -> io::Result<Self> {
         let size = fcntl(&write, FcntlArg::F_GETPIPE_SZ)? as usize;
-        Ok(Self { read, write, filled: 0, size })
+        Ok(Self { read, write, filled, size })
     }
 
     /// Reads into an empty pipe; 0 at the end of the input.
@@ -499,17 +567,16 @@ mod tests {
 
     async fn between_until(
         idle_timeout: Option<Duration>,
-        soon: impl Future<Output = ()> + Send + 'static,
+        asked: impl Future<Output = Request> + Send + 'static,
     ) -> (TcpStream, TcpStream, JoinHandle<(Ended, Copied)>) {
         let (client, downstream) = pair().await;
         let (upstream, server) = pair().await;
         let (mut downstream, mut upstream) = (Io::Tcp(downstream), Io::Tcp(upstream));
         let copying = tokio::spawn(async move {
             let mut copied = Copied::default();
-            let ended = both_ways(&mut downstream, &mut upstream, idle_timeout, soon, None::<&Unwatched>, |moved| {
-                copied += moved
-            })
-            .await;
+            let ends = (&mut downstream, &mut upstream);
+            let counted = |moved| copied += moved;
+            let ended = both_ways(&mut Ways::default(), ends, idle_timeout, asked, None::<&Unwatched>, counted).await;
             (ended, copied)
         });
         (client, server, copying)
@@ -539,6 +606,7 @@ mod tests {
         let (told, soon) = tokio::sync::oneshot::channel::<()>();
         let (mut client, mut server, copying) = between_until(None, async {
             let _ = soon.await;
+            Request::Lull
         })
         .await;
         client.write_all(b"request").await.unwrap();
@@ -560,6 +628,7 @@ mod tests {
         let (told, soon) = tokio::sync::oneshot::channel::<()>();
         let (mut client, mut server, copying) = between_until(None, async {
             let _ = soon.await;
+            Request::Lull
         })
         .await;
         for _ in 0..2 {

@@ -71,6 +71,11 @@ impl Line {
         self.entry.local_close_reason = reason;
     }
 
+    /// Another proxy has the connection, and writes its lines.
+    pub fn leave(&mut self) {
+        (self.listener, self.proxy) = (None, None);
+    }
+
     /// Writes a line of the TCP proxy's while the connection goes on.
     pub fn write_now(&self, log_type: LogType) {
         if let Some(proxy) = &self.proxy {

@@ -5,21 +5,23 @@ pub(crate) mod copy;
 pub(crate) mod gate;
 pub(crate) mod line;
 
-use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::{
-    connect::{Connected, Failed},
-    copy::{Copied, Ended, Side},
+    connect::{Connected, Failed, Held},
+    copy::{Copied, Ended, Request, Side, Ways},
     gate::Gate,
     line::Line,
 };
 use crate::{
     access_log::{CloseType, Flag, LogType},
-    config::tcp::{Settings, TcpProxy},
-    downstream::{Downstream, Origin},
-    wire::seldom::Seldom,
+    config::tcp::{Settings, Target, TcpProxy},
+    downstream::{Downstream, Meter, Origin},
+    pod::{Direction, Pod, passing::Passage},
+    telemetry::stats::process,
+    wire::{io::Io, seldom::Seldom},
     worker::state::Worker,
 };
 
@@ -80,38 +82,101 @@ impl Limits {
 /// counted in the proxy's `downstream_cx_total` already.
 pub(crate) async fn proxy(
     worker: Rc<Worker>,
-    mut downstream: Box<Downstream>,
+    downstream: Box<Downstream>,
     proxy: &TcpProxy,
     asked: Asked<'_>,
     line: &mut Line,
 ) {
     let Asked { gate, cluster, limits } = asked;
     let settings = &proxy.settings;
-    let began = Instant::now();
     if settings.log.on_start {
         line.write_now(LogType::TcpConnectionStart);
     }
-    let mut too_old = pin!(until(limits.too_old));
     let connected = tokio::select! {
         biased;
         connected = connect::to_target(&worker, &downstream, settings, cluster.as_ref(), &mut line.entry) => connected,
-        () = &mut too_old => return end_of_life(&worker, proxy, line),
+        () = until(limits.too_old) => return end_of_life(&worker, proxy, line),
     };
-    let Connected { stream: mut upstream, tls, held } = match connected {
+    let Connected { stream, tls, held } = match connected {
         Ok(connected) => connected,
         Err(failed) => {
             fail(&worker, &downstream, proxy, line, &failed);
             return;
         }
     };
-    line.entry.upstream_local = upstream.local_addr().ok();
+    line.entry.upstream_local = stream.local_addr().ok();
     line.entry.upstream_tls = tls;
     tracing::debug!(connection = downstream.id, "attached upstream connection [C{}]", line.entry.upstream_connection);
     if settings.log.on_established {
         line.write_now(LogType::TcpUpstreamConnected);
     }
+    let upstream = Upstream { stream, ways: Ways::default(), held, gate };
+    carry(&worker, downstream, upstream, proxy, limits.too_old, line).await;
+}
+
+/// Goes on with a connection that another proxy has passed on; its lines and its pod are known.
+pub(crate) async fn carry_on(
+    worker: Rc<Worker>,
+    downstream: Box<Downstream>,
+    (stream, ways): (Io, Ways),
+    proxy: &TcpProxy,
+    line: &mut Line,
+) {
+    connect::know(&downstream, &stream, &proxy.settings, &mut line.entry);
+    carry(&worker, downstream, Upstream { stream, ways, held: None, gate: None }, proxy, None, line).await;
+}
+
+/// What a connection is carried to.
+struct Upstream<'a> {
+    stream: Io,
+    ways: Ways,
+    held: Option<Held>,
+    gate: Option<Gate<'a>>,
+}
+
+/// Copies until the end, which `line` learns, or until another proxy has the connection.
+async fn carry(
+    worker: &Worker,
+    mut downstream: Box<Downstream>,
+    mut upstream: Upstream<'_>,
+    proxy: &TcpProxy,
+    too_old: Option<Instant>,
+    line: &mut Line,
+) {
     let drain = downstream.drain.clone();
-    let soon = drain.forced_within(LAST);
+    let (began, log) = (Instant::now(), &proxy.settings.log);
+    let ended = tokio::select! {
+        biased;
+        ended = copy(worker, &mut downstream, &mut upstream, proxy, line) => Some(ended),
+        () = until(too_old) => None,
+        () = Seldom::new(drain.forced_within(CUT)) => Some(Ended::Cut),
+        () = every(log.interval, began, || line.write_now(LogType::TcpPeriodic)) => None,
+    };
+    let Upstream { stream, held, gate, .. } = upstream;
+    if matches!(ended, Some(Ended::Cut)) {
+        // Neither end may take what it has for the whole.
+        copy::reset_on_close(&downstream.stream);
+        copy::reset_on_close(&stream);
+    }
+    if let Some(gate) = &gate {
+        drop(stream);
+        gate.close(Some(line)).await;
+    }
+    match ended {
+        Some(ended) => tell(worker, &downstream, proxy, held.as_ref(), &ended, line),
+        None => end_of_life(worker, proxy, line),
+    }
+}
+/// Copies until the end. A connection that passes as it is leaves for the proxy that accepts instead, if that takes it.
+async fn copy(
+    worker: &Worker,
+    downstream: &mut Downstream,
+    upstream: &mut Upstream<'_>,
+    proxy: &TcpProxy,
+    line: &Line,
+) -> Ended {
+    let Upstream { stream, ways, held, gate } = upstream;
+    let drain = downstream.drain.clone();
     let counted = |moved: Copied| {
         line.told.meter.add(moved.received, moved.sent);
         worker.stats.add(proxy.stats.downstream_cx_rx_bytes_total, moved.received);
@@ -120,26 +185,71 @@ pub(crate) async fn proxy(
             held.count(moved.received, moved.sent);
         }
     };
-    let idle = settings.idle_timeout;
-    let copying = copy::both_ways(&mut downstream.stream, &mut upstream, idle, soon, gate.as_ref(), counted);
-    let ended = tokio::select! {
-        biased;
-        ended = copying => Some(ended),
-        () = &mut too_old => None,
-        () = Seldom::new(drain.forced_within(CUT)) => Some(Ended::Cut),
-        () = every(settings.log.interval, began, || line.write_now(LogType::TcpPeriodic)) => None,
-    };
-    if matches!(ended, Some(Ended::Cut)) {
-        // Neither end may take what it has for the whole.
-        copy::reset_on_close(&downstream.stream);
-        copy::reset_on_close(&upstream);
+    let mut passenger = Passenger::of(downstream, proxy);
+    loop {
+        let asked = Seldom::new(async {
+            tokio::select! {
+                () = drain.forced_within(LAST) => Request::Lull,
+                () = Passenger::wanted(passenger.as_ref()) => Request::Leave,
+            }
+        });
+        let idle = proxy.settings.idle_timeout;
+        let ends = (&mut downstream.stream, &mut *stream);
+        let ended = copy::both_ways(ways, ends, idle, asked, gate.as_ref(), counted).await;
+        let (Ended::Leaves, Some(leaves)) = (&ended, passenger.take()) else { return ended };
+        match leaves.pass(&line.told.meter, ways, [&downstream.stream, stream]).await {
+            Ok(()) => return ended,
+            Err(reason) => tracing::debug!(connection = downstream.id, reason, "not passed on"),
+        }
     }
-    if let Some(gate) = &gate {
-        drop(upstream);
-        gate.close(Some(line)).await;
+}
+
+/// A pod's connection that passes as it is: another proxy can carry it on.
+struct Passenger {
+    pod: Arc<Pod>,
+    direction: Direction,
+    accepted: std::time::Instant,
+}
+
+impl Passenger {
+    fn of(downstream: &Downstream, proxy: &TcpProxy) -> Option<Self> {
+        match (&downstream.origin, &proxy.settings.target) {
+            (Origin::Pod { pod, direction }, Target::OriginalDestination(_)) => {
+                Some(Self { pod: pod.clone(), direction: *direction, accepted: downstream.accepted })
+            }
+            _ => None,
+        }
     }
-    let Some(ended) = ended else { return end_of_life(&worker, proxy, line) };
-    match &ended {
+
+    /// Resolves once another proxy takes connections over.
+    async fn wanted(passenger: Option<&Self>) {
+        match passenger {
+            Some(passenger) => passenger.pod.local.passing.wanted().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Error: why it is still this proxy's.
+    async fn pass(self, meter: &Meter, ways: &Ways, ends: [&Io; 2]) -> Result<(), String> {
+        let Self { pod, direction, accepted } = self;
+        let (received, sent) = (meter.received.get(), meter.sent.get());
+        let undelivered = ways.undelivered().map_err(|error| error.to_string())?;
+        let passage = Passage { direction, accepted, received, sent, undelivered };
+        let way = pod.local.passing.clone();
+        way.pass(pod, passage, ends.map(Io::tcp)).await
+    }
+}
+
+/// How a connection has ended: for its line, its cluster and the log.
+fn tell(
+    worker: &Worker,
+    downstream: &Downstream,
+    proxy: &TcpProxy,
+    held: Option<&Held>,
+    ended: &Ended,
+    line: &mut Line,
+) {
+    match ended {
         // One that fails has the other end with a reset too.
         Ended::Failed(Side::Upstream, _) => {
             line.entry.raise(Flag::UpstreamRemoteReset);
@@ -157,9 +267,13 @@ pub(crate) async fn proxy(
         Ended::Cut => {
             (line.entry.upstream_close, line.entry.downstream_close) = (CloseType::LocalReset, CloseType::LocalReset);
         }
+        Ended::Leaves => {
+            worker.stats.inc(process::CX_PASSED_ON);
+            line.leave();
+        }
         Ended::Finished { .. } | Ended::Lull | Ended::Refused => {}
     }
-    if let Some(held) = &held {
+    if let Some(held) = held {
         held.ended_remotely(matches!(
             ended,
             Ended::Failed(Side::Upstream, _) | Ended::Finished { last: Side::Upstream }
@@ -236,7 +350,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{drain::Drain, pod::Direction};
+    use crate::drain::Drain;
 
     #[tokio::test]
     async fn what_is_in_the_middle_of_something_when_a_drain_ends_is_reset() {

@@ -223,8 +223,8 @@ async fn bytes_pass_between_tls_and_bare_sockets_both_ways() {
     let copying = async {
         let (mut downstream, mut upstream) = ends;
         copy::both_ways(
-            &mut downstream,
-            &mut upstream,
+            &mut copy::Ways::default(),
+            (&mut downstream, &mut upstream),
             None,
             std::future::pending(),
             None::<&copy::Unwatched>,

@@ -9,7 +9,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -20,12 +19,13 @@ use crate::{
     downstream::{Downstream, Origin},
     drain::DrainWatch,
     listener,
-    pod::{Admitted, Direction, Pod},
+    pod::{Admitted, Direction, Pod, passing::Passage},
+    tcp::copy::{Copied, Ways},
     telemetry::{
         panics,
         stats::{Counter, Shard, process},
     },
-    wire::seldom::Seldom,
+    wire::{linger::close_by_reset, seldom::Seldom},
     worker::state::Worker,
 };
 
@@ -152,19 +152,64 @@ async fn accept(worker: &Rc<Worker>, listener: &TcpListener, source: &Source) {
     }
 }
 
-/// Runs the connection in a task of its own, until it ends or its drain is forced.
+/// Serves the connection, until it ends or its drain is forced.
 fn carry(worker: &Rc<Worker>, downstream: Box<Downstream>, admitted: Option<Admitted>) {
+    worker.stats.inc(process::DOWNSTREAM_CX_TOTAL);
+    let (id, drain) = (downstream.id, downstream.drain.clone());
+    run_open(worker, id, drain, admitted, listener::serve(worker.clone(), downstream));
+}
+
+/// Runs what serves a connection in a task of its own.
+fn run_open(
+    worker: &Rc<Worker>,
+    id: u64,
+    drain: DrainWatch,
+    admitted: Option<Admitted>,
+    served: impl Future<Output = ()> + 'static,
+) {
     let open = Open::new(worker.stats.clone(), admitted);
-    let worker = worker.clone();
-    panics::spawn_for(downstream.id, async move {
+    panics::spawn_for(id, async move {
         let _open = open;
-        let drain = downstream.drain.clone();
         tokio::select! {
             biased;
-            () = listener::serve(worker, downstream) => {}
+            () = served => {}
             () = Seldom::new(drain.forced()) => {}
         }
     });
+}
+
+/// A pod's connection that another proxy has passed on.
+#[derive(Debug)]
+pub struct Taken {
+    /// The pod.
+    pub pod: Arc<ArcSwap<Pod>>,
+    /// What is known of it.
+    pub passage: Passage,
+    /// The client's connection.
+    pub downstream: std::net::TcpStream,
+    /// The upstream's.
+    pub upstream: std::net::TcpStream,
+}
+
+/// Goes on with a connection of another proxy. Error: why not; it is as it was.
+pub(super) fn carry_on(worker: &Rc<Worker>, taken: Taken) -> io::Result<()> {
+    let Taken { pod, passage, downstream, upstream } = taken;
+    let Passage { direction, accepted, received, sent, undelivered } = passage;
+    let ways = Ways::with(undelivered)?;
+    let peer = downstream.peer_addr()?;
+    let [stream, upstream] = [TcpStream::from_std(downstream)?, TcpStream::from_std(upstream)?];
+    let source = Source::Pod { pod, direction };
+    let (downstream, admitted) = source.admit(stream, peer).map_err(io::Error::other)?;
+    let downstream = Box::new(Downstream { accepted, ..downstream });
+    for socket in [downstream.stream.tcp(), &upstream] {
+        close_by_reset(socket, false);
+    }
+    worker.stats.inc(process::CX_TAKEN_OVER);
+    let (id, drain) = (downstream.id, downstream.drain.clone());
+    let moved = Copied { received, sent };
+    let served = listener::carry_on(worker.clone(), downstream, moved, (upstream.into(), ways));
+    run_open(worker, id, drain, admitted, served);
+    Ok(())
 }
 
 impl Source {
@@ -189,7 +234,7 @@ impl Source {
                 };
                 let Some(admitted) = pod.local.admit() else {
                     // Fails at the client at once, instead of ending like an answer of nothing.
-                    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                    close_by_reset(&stream, true);
                     return Err(Refusal::TooManyConnections);
                 };
                 let drain = pod.local.drain(*direction).watch();
@@ -229,7 +274,6 @@ struct Open {
 
 impl Open {
     fn new(stats: Shard, admitted: Option<Admitted>) -> Self {
-        stats.inc(process::DOWNSTREAM_CX_TOTAL);
         stats.gauge_add(process::OPEN_CONNECTIONS, 1);
         Self { stats, _admitted: admitted }
     }

@@ -7,7 +7,7 @@ mod threads;
 
 pub(crate) use self::threads::local_runtime;
 pub use self::{
-    accept::Source,
+    accept::{Source, Taken},
     state::Worker,
     threads::{Accepting, Teller, Workers},
 };

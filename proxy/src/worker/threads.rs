@@ -18,7 +18,7 @@ use crate::{
     config::cluster::Cluster,
     memory,
     worker::{
-        accept::{self, Source},
+        accept::{self, Source, Taken},
         state::Worker,
     },
 };
@@ -45,6 +45,10 @@ enum Command {
     },
     Unpool {
         cluster: Weak<Cluster>,
+    },
+    CarryOn {
+        taken: Taken,
+        done: oneshot::Sender<io::Result<()>>,
     },
     Answer(oneshot::Sender<()>),
 }
@@ -164,6 +168,13 @@ impl Workers {
         self.teller().accept(index, listener, source, accepting).await
     }
 
+    /// Has worker `index` go on with a connection of another proxy; returns once it does, or why not.
+    pub async fn carry_on(&self, index: usize, taken: Taken) -> io::Result<()> {
+        let (sender, done) = oneshot::channel();
+        self.teller().tell(index, Command::CarryOn { taken, done: sender }).await?;
+        done.await.map_err(|_| gone(index))?
+    }
+
     /// Asks every worker to answer; returns once all have come round to it: never while one hangs.
     pub async fn answer(&self) -> io::Result<()> {
         let mut answers = Vec::with_capacity(self.len());
@@ -221,6 +232,8 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, flush_in
                     // Whoever asked may have given up.
                     let _ = started.send(result);
                 }
+                // As above.
+                Some(Command::CarryOn { taken, done }) => drop(done.send(accept::carry_on(&worker, taken))),
                 Some(Command::Forget { uid }) => worker.pools.forget_pod(&uid),
                 Some(Command::Unpool { cluster }) => worker.pools.forget_cluster(&cluster),
                 Some(Command::Answer(answer)) => drop(answer.send(())),

@@ -19,7 +19,7 @@ use crate::{
     http::pool::{Lease, Switched, tunnel::Counted},
     tcp::{
         CUT,
-        copy::{self, Copied, Ended, Side},
+        copy::{self, Copied, Ended, Side, Ways},
     },
     wire::{io::Io, seldom::Seldom},
 };
@@ -158,7 +158,8 @@ async fn pass(client: &mut End, upstream: &mut End, (read, first): (&[u8], &[u8]
     if let (End::Left(client), End::Left(upstream)) = (&mut *client, &mut *upstream) {
         let never = std::future::pending();
         let moved = |copied: Copied| moved(copied.received, copied.sent);
-        return copy::both_ways(client, upstream, None, never, None::<&copy::Unwatched>, moved).await;
+        let (mut ways, ends) = (Ways::default(), (client, upstream));
+        return copy::both_ways(&mut ways, ends, None, never, None::<&copy::Unwatched>, moved).await;
     }
     let (from_client, to_client) = tokio::io::split(client);
     let (from_upstream, to_upstream) = tokio::io::split(upstream);

@@ -59,6 +59,10 @@ numbered! {
     Gauge FILESYSTEM_WRITE_TOTAL_BUFFERED = 2, "filesystem.write_total_buffered";
     /// Faults of this program, each of which ended a task.
     Counter PANICS = 19, "weir.panics";
+    /// Connections that another proxy carries on.
+    Counter CX_PASSED_ON = 20, "weir.cx_passed_on";
+    /// Connections that this proxy carries on for another.
+    Counter CX_TAKEN_OVER = 21, "weir.cx_taken_over";
 }
 
 /// Registers them, first of all; the scope keeps them.
