@@ -407,9 +407,13 @@ mod tests {
     /// A proxy of the agent's own pod, or of another.
     fn join_of(proxies: &mut Proxies, number: u64, own: bool) -> mpsc::Receiver<Outgoing> {
         let (proxy, sent) = Proxy::new(ProxyId(number));
-        let map = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        proxies.join(proxy, handoff::Hello::default(), Peer::default(), own, [map(), map()]);
+        let hello = handoff::Hello { generation: number, takes_connections: number > 1, ..Default::default() };
+        proxies.join(proxy, hello, Peer::default(), own, [null(), null()]);
         sent
+    }
+
+    fn null() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
     }
 
     /// What a proxy was sent since, the maps aside: "+web" with sockets, "~web" without, "-web", "all".
@@ -507,5 +511,80 @@ mod tests {
         assert!(proxies.status().iter().any(|proxy| proxy.unanswered.is_some()), "it is shown");
         proxies.unanswered(ProxyId(1), Instant::now());
         assert!(proxies.hung().is_some(), "its own would not accept");
+    }
+
+    /// What a proxy was sent since of connections: "pass" or "keep" when it drains, "take:u1" with sockets, "had 3" or
+    /// "not 3: why".
+    fn heard_of_connections(sent: &mut mpsc::Receiver<Outgoing>) -> Vec<String> {
+        let mut heard = Vec::new();
+        while let Ok(Outgoing { message, fds, .. }) = sent.try_recv() {
+            heard.push(match message.message.unwrap() {
+                from_agent::Message::Maps(_) => continue,
+                from_agent::Message::Drain(drain) => if drain.pass_connections { "pass" } else { "keep" }.to_owned(),
+                from_agent::Message::TakeConnection(take) => {
+                    assert_eq!(fds.len(), 2);
+                    format!("{} take:{}", message.id, take.connection.unwrap().uid)
+                }
+                from_agent::Message::ConnectionPassed(handoff::ConnectionPassed { id, error }) if error.is_empty() => {
+                    format!("had {id}")
+                }
+                from_agent::Message::ConnectionPassed(passed) => format!("not {}: {}", passed.id, passed.error),
+                other => panic!("{other:?}"),
+            });
+        }
+        heard
+    }
+
+    fn pass(proxies: &mut Proxies, from: u64, id: u64) {
+        let connection = handoff::PassedConnection { uid: format!("u{id}"), ..Default::default() };
+        let pass = handoff::PassConnection { id, connection: Some(connection) };
+        proxies.pass(ProxyId(from), pass, vec![null(), null()]);
+    }
+
+    #[test]
+    fn connections_go_to_the_proxy_that_accepts_and_its_word_goes_back() {
+        let mut proxies = Proxies::default();
+        let mut old = join(&mut proxies, 1);
+        proxies.ready(ProxyId(1), DRAIN);
+        pass(&mut proxies, 1, 1);
+        assert_eq!(heard_of_connections(&mut old), ["not 1: no other proxy takes it"], "it accepts itself");
+        let mut new = join(&mut proxies, 2);
+        proxies.ready(ProxyId(2), DRAIN);
+        assert_eq!(heard_of_connections(&mut old), ["pass"]);
+
+        (2..=4).for_each(|id| pass(&mut proxies, 1, id));
+        // The maps were the first message.
+        assert_eq!(heard_of_connections(&mut new), ["2 take:u2", "3 take:u3", "4 take:u4"]);
+        assert_eq!(heard_of_connections(&mut old), [""; 0], "not before the other has said so");
+        for (message, error) in [(3, ""), (2, "no room")] {
+            let told = proxies.acknowledged(ProxyId(2), message);
+            let Some(Told::Take { from, id }) = told else { panic!("{told:?}") };
+            proxies.passed(from, id, error.to_owned());
+        }
+        assert_eq!(heard_of_connections(&mut old), ["had 3", "not 2: no room"]);
+        // It may have taken what it has not spoken of.
+        proxies.leave(ProxyId(2));
+        assert_eq!(heard_of_connections(&mut old), ["had 4"]);
+    }
+
+    #[test]
+    fn connections_stay_where_the_other_proxy_does_not_take_them_or_has_too_many() {
+        let mut proxies = Proxies::default();
+        let (mut old, mut new) = (join(&mut proxies, 0), join(&mut proxies, 1));
+        proxies.ready(ProxyId(0), DRAIN);
+        proxies.ready(ProxyId(1), DRAIN);
+        pass(&mut proxies, 0, 1);
+        assert_eq!(heard_of_connections(&mut old), ["keep", "not 1: no other proxy takes it"], "it is an older one");
+        assert_eq!(heard_of_connections(&mut new), [""; 0]);
+
+        let mut newest = join(&mut proxies, 2);
+        proxies.ready(ProxyId(2), DRAIN);
+        let most = MOST_PASSING as u64;
+        (0..=most).for_each(|id| pass(&mut proxies, 0, id));
+        assert_eq!(heard_of_connections(&mut newest).len(), MOST_PASSING);
+        assert_eq!(heard_of_connections(&mut old), [format!("not {most}: {most} are on their way already")]);
+        // Each proxy has its own.
+        pass(&mut proxies, 1, 1);
+        assert_eq!(heard_of_connections(&mut newest).len(), 1);
     }
 }
