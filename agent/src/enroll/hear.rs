@@ -56,6 +56,7 @@ impl Reconciler {
                 };
                 let own = is_own(self.settings.own_netns, peer.pid);
                 self.proxies.join(proxy, hello, peer, own, maps);
+                self.proxies.remind(self.settings.redirect.drain);
                 for back in handed_back {
                     self.hand_back(back);
                 }

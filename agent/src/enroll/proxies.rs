@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    ops::RangeInclusive,
     os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -20,6 +21,9 @@ use crate::{
 
 /// Connections of one proxy that may be on their way to another at a time: more than a proxy sends unanswered.
 const MOST_PASSING: usize = 64;
+
+/// File descriptors that a connection can have on its way: two sockets, and in each direction up to three of pipes.
+const PASSED_FDS: RangeInclusive<usize> = 2..=8;
 
 /// What an Ack answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +102,9 @@ impl Proxies {
     /// A proxy passes a connection on, to the one that accepts.
     pub(super) fn pass(&mut self, from: ProxyId, pass: handoff::PassConnection, fds: Vec<OwnedFd>) {
         let handoff::PassConnection { id, connection } = pass;
+        if !PASSED_FDS.contains(&fds.len()) {
+            return self.passed(from, id, format!("{} file descriptors", fds.len()));
+        }
         let acceptor = self.fleet.acceptor().filter(|acceptor| *acceptor != from);
         let Some(acceptor) = acceptor.filter(|acceptor| self.takes_connections(*acceptor)) else {
             return self.passed(from, id, "no other proxy takes it".to_owned());
@@ -129,6 +136,17 @@ impl Proxies {
             tracing::info!(proxy = superseded.0, by = id.0, "a newer proxy accepts; the older one drains");
             self.counts.takeovers.inc();
             self.send_drain(superseded, drain);
+        }
+        self.remind(drain);
+    }
+
+    /// Tells those that stand by once more that another proxy accepts: they may have connections to pass on, and know of it
+    /// from an agent that is gone.
+    pub(super) fn remind(&mut self, drain: Duration) {
+        if self.any_ready() {
+            for id in self.fleet.standing_by().collect::<Vec<_>>() {
+                self.send_drain(id, drain);
+            }
         }
     }
 
@@ -586,5 +604,23 @@ mod tests {
         // Each proxy has its own.
         pass(&mut proxies, 1, 1);
         assert_eq!(heard_of_connections(&mut newest).len(), 1);
+        // Two sockets, and what pipes need.
+        proxies.pass(ProxyId(1), handoff::PassConnection::default(), vec![null()]);
+        assert_eq!(heard_of_connections(&mut new), ["pass", "not 0: 1 file descriptors"]);
+    }
+
+    #[test]
+    fn who_stands_by_is_told_of_the_proxy_that_accepts_by_each_agent() {
+        let mut proxies = Proxies::default();
+        let (proxy, mut standby) = Proxy::new(ProxyId(1));
+        let hello = handoff::Hello { standby: true, ..Default::default() };
+        proxies.join(proxy, hello, Peer::default(), true, [null(), null()]);
+        proxies.remind(DRAIN);
+        assert_eq!(heard_of_connections(&mut standby), [""; 0], "none accepts yet");
+        let _new = join(&mut proxies, 2);
+        proxies.ready(ProxyId(2), DRAIN);
+        assert_eq!(heard_of_connections(&mut standby), ["pass"]);
+        proxies.remind(DRAIN);
+        assert_eq!(heard_of_connections(&mut standby), ["pass"]);
     }
 }

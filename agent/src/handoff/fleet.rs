@@ -137,6 +137,11 @@ impl Fleet {
         self.members.iter().filter(|(_, member)| member.serves()).map(|(id, _)| *id)
     }
 
+    /// The proxies that stand by.
+    pub fn standing_by(&self) -> impl Iterator<Item = ProxyId> {
+        self.members.iter().filter(|(_, member)| member.state == ProxyState::Standby).map(|(id, _)| *id)
+    }
+
     /// The proxy whose word on a pod counts: the one that accepts, else the newest that will.
     pub fn speaker(&self) -> Option<ProxyId> {
         let serving = self.members.iter().filter(|(_, member)| member.serves());

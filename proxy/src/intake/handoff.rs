@@ -16,7 +16,8 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 use weir_proto::handoff::v1::{
-    Ack, Draining, FromAgent, FromProxy, Hello, ListenersBack, NeedSockets, Ready, from_agent, from_proxy,
+    Ack, Draining, FromAgent, FromProxy, Hello, ListenersBack, NeedSockets, Ready, TakeConnection, from_agent,
+    from_proxy,
 };
 
 use crate::{
@@ -292,9 +293,18 @@ impl Client {
         }))
     }
 
+    /// Goes on with a connection of another proxy, and acknowledges it once a worker does: one that hangs is not waited for.
+    fn take_over(&mut self, id: u64, take: TakeConnection, fds: Vec<OwnedFd>, send: &Outgoing) {
+        let (taken, send) = (self.pods.carry_on(take.connection, fds), send.clone());
+        tokio::task::spawn_local(async move {
+            let error = taken.await.err().map(|error| error.to_string()).unwrap_or_default();
+            send.send(from_proxy::Message::Ack(Ack { id, error }), Vec::new()).await;
+        });
+    }
+
     /// The agent sends its pods again.
     fn accept_again(&mut self) {
-        self.passing.want(false);
+        self.passing.end();
         if std::mem::take(&mut self.standby) {
             tracing::info!("no other proxy accepts; this one does again");
         }
@@ -374,7 +384,9 @@ impl Client {
                 tracing::info!(?deadline, "another proxy accepts; draining");
                 self.pods.withdraw_all(deadline).await;
                 enrolled.clear();
-                self.passing.want(drain.pass_connections);
+                if drain.pass_connections {
+                    self.passing.begin();
+                }
                 match self.superseded {
                     _ if self.stopping != Stopping::No => {}
                     Superseded::Finishes => drop(self.status.send_replace(Status::Superseded(deadline))),
@@ -385,9 +397,11 @@ impl Client {
                     }
                 }
             }
+            Some(from_agent::Message::TakeConnection(_)) if self.is_draining() => {
+                ack("this proxy is draining".into()).await;
+            }
             Some(from_agent::Message::TakeConnection(take)) => {
-                let taken = self.pods.carry_on(take.connection, fds).await;
-                ack(taken.err().map(|error| error.to_string()).unwrap_or_default()).await;
+                self.take_over(id, take, fds, send);
             }
             Some(from_agent::Message::ConnectionPassed(passed)) => self.passing.answered(passed),
             Some(from_agent::Message::Ping(_)) => return Ok(Some(id)),

@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::{IpAddr, TcpListener, TcpStream},
+    net::{IpAddr, TcpListener},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
     sync::{Arc, Weak},
@@ -211,19 +211,21 @@ impl Pods {
         Ok(())
     }
 
-    /// Goes on with a connection of another proxy; returns once a worker does.
-    pub async fn carry_on(
+    /// Goes on with a connection of another proxy; resolves once a worker does.
+    pub fn carry_on(
         &mut self,
         connection: Option<handoff::PassedConnection>,
         fds: Vec<OwnedFd>,
-    ) -> Result<(), TakeError> {
+    ) -> impl Future<Output = Result<(), TakeError>> + use<> {
         let connection = connection.unwrap_or_default();
-        let pod = self.held.get(&*connection.uid).ok_or(TakeError::NoPod)?.pod.clone();
-        let (passage, sockets) = passing::unpack(connection, fds)?;
-        let [downstream, upstream] = sockets.map(TcpStream::from);
-        let taken = Taken { pod, passage, downstream, upstream };
+        let pod = self.held.get(&*connection.uid).map(|held| held.pod.clone());
         self.next = (self.next + 1) % self.workers.len();
-        Ok(self.workers.carry_on(self.next, taken).await?)
+        let (workers, next) = (self.workers.clone(), self.next);
+        async move {
+            let pod = pod.ok_or(TakeError::NoPod)?;
+            let (passage, [downstream, upstream]) = passing::unpack(connection, fds)?;
+            Ok(workers.carry_on(next, Taken { pod, passage, downstream, upstream }).await?)
+        }
     }
 
     /// Takes upstream sockets into a pod's stash, or the reason why there are none. For a pod that is gone they are

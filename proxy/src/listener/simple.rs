@@ -6,7 +6,7 @@ use super::peek;
 use crate::{
     downstream::Downstream,
     http::connection,
-    tcp::{copy::Watch, gate::Gate, line::Line},
+    tcp::{gate::Gate, line::Line, way::Watch},
     wire::io::Io,
 };
 

@@ -1,50 +1,31 @@
 //! Bytes both ways between two connections, until both directions are done or one side fails.
 //!
-//! No buffer per connection: a worker reads into one scratch buffer and writes on at once; only what the writer does
-//! not take is kept. A direction that keeps filling the scratch is bulk and moves to splice(2), which for small
-//! messages would cost more than it saves. Bytes under TLS go through the scratch.
+//! Both go on until their end, or until they are asked to end at a good moment, or to be left as they are.
 
 use std::{
-    cell::RefCell,
     fmt,
     future::{Future, poll_fn},
     io,
     ops::AddAssign,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::AsRawFd,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use nix::{
-    fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice},
-    sys::socket::{MsgFlags, recv},
-    unistd::pipe2,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
-    net::TcpStream,
-    time::{Instant, Sleep},
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::time::{Instant, Sleep};
+
+use super::way::{Failure, OneWay, Unwatched, Watch};
+use crate::{
+    pod::passing::Undelivered,
+    wire::{io::Io, linger::close_by_reset},
 };
 
-use crate::wire::{io::Io, linger::close_by_reset};
-
-/// The largest multiple of the loopback's segment size below 64 KiB: most copying is between a pod and this proxy over
-/// its loopback, and with TCP_NODELAY a remainder would go out as a segment of its own.
-const SCRATCH_BYTES: usize = 65_483;
-/// Reads in a row that fill the scratch before a direction counts as bulk.
-const BULK_READS: u32 = 4;
 /// How long nothing may have come after the server's last bytes for an exchange to count as over.
 const LULL: Duration = Duration::from_millis(2);
 /// A server that goes on unasked after such a pause sends a stream, which has no lull that is its end.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Size of a bulk direction's pipe; where the kernel grants less, it has that.
-const PIPE_BYTES: usize = 1 << 20;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
-}
-
 /// Which side something happened on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -109,29 +90,6 @@ pub struct Copied {
     pub sent: u64,
 }
 
-/// Watches over what the client sends.
-pub(crate) trait Watch {
-    /// The client has sent something, or that it will send no more: whether the connection may go on.
-    fn admits(&self) -> bool;
-
-    /// Whether all bytes are to be seen, not only the first.
-    fn is_continuous(&self) -> bool;
-}
-
-/// Nobody watches.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Unwatched;
-
-impl Watch for Unwatched {
-    fn admits(&self) -> bool {
-        true
-    }
-
-    fn is_continuous(&self) -> bool {
-        false
-    }
-}
-
 impl AddAssign for Copied {
     fn add_assign(&mut self, more: Self) {
         self.received += more.received;
@@ -139,13 +97,13 @@ impl AddAssign for Copied {
     }
 }
 
-/// Copies until the end, or until what `asked` resolves to; where `ways` are not new, it goes on with them. At the first lull: bytes do not say where a request begins,
-/// but after an answer nothing is under way that a FIN could break, and clients expect one there; a server that has gone
-/// on unasked since is not done with its answer. `counted` is told what has moved as it goes, so that the count is there
-/// when the future is dropped. When one side fails, the other is set to end with a reset too: its peer must not take the
-/// end for an orderly one.
+/// Copies until the end, or until what `asked` resolves to; where the ways are not new, it goes on with them. An end at
+/// the first lull: bytes do not say where a request begins, but after an answer nothing is under way that a FIN could
+/// break, and clients expect one there; a server that has gone on unasked since is not done with its answer. `counted` is
+/// told what has moved as it goes, so that the count is there when the future is dropped. When one side fails, the other
+/// is set to end with a reset too: its peer must not take the end for an orderly one.
 pub(crate) async fn both_ways(
-    Ways { up, down }: &mut Ways,
+    Ways { up, down, answer }: &mut Ways,
     (downstream, upstream): (&mut Io, &mut Io),
     idle_timeout: Option<Duration>,
     asked: impl Future<Output = Request>,
@@ -156,7 +114,6 @@ pub(crate) async fn both_ways(
     let mut idle = idle_timeout.map(Idle::new);
     let mut asked = pin!(asked);
     let mut lull = None::<Idle>;
-    let mut answer = Answer::default();
     let mut last = None;
     let ended = poll_fn(|cx| {
         let (before, held) = (copied, down.holds());
@@ -220,6 +177,40 @@ pub(crate) async fn both_ways(
     ended
 }
 
+/// Both directions of a connection, between their ends.
+#[derive(Debug, Default)]
+pub(crate) struct Ways {
+    /// To the upstream.
+    up: OneWay,
+    /// From it.
+    down: OneWay,
+    answer: Answer,
+}
+
+impl Ways {
+    /// Those of a connection that another process has carried so far.
+    pub fn with(undelivered: [Undelivered; 2], answered: bool, streams: bool) -> io::Result<Self> {
+        let [up, down] = undelivered;
+        let answer = Answer { latest: answered.then(Instant::now), streams };
+        Ok(Self { up: OneWay::with(up)?, down: OneWay::with(down)?, answer })
+    }
+
+    /// A copy of what is not delivered, towards the upstream and from it.
+    pub fn undelivered(&self) -> io::Result<[Undelivered; 2]> {
+        Ok([self.up.undelivered()?, self.down.undelivered()?])
+    }
+
+    /// Whether the server spoke last.
+    pub fn answered(&self) -> bool {
+        self.answer.latest.is_some()
+    }
+
+    /// Whether it did so with pauses.
+    pub fn streams(&self) -> bool {
+        self.answer.streams
+    }
+}
+
 /// How far the server's answer to the client's latest bytes has come, as far as that shows from outside.
 #[derive(Debug, Default)]
 struct Answer {
@@ -257,255 +248,6 @@ fn has_unread(stream: &Io) -> bool {
 /// Has the socket end with RST instead of FIN when it is dropped.
 pub fn reset_on_close(stream: &Io) {
     close_by_reset(stream.tcp(), true);
-}
-
-enum Failure {
-    Refused,
-    Reading(io::Error),
-    Writing(io::Error),
-}
-
-/// Both directions of a connection, between their ends.
-#[derive(Debug, Default)]
-pub(crate) struct Ways {
-    /// To the upstream.
-    up: OneWay,
-    /// From it.
-    down: OneWay,
-}
-
-/// What one direction has read and not delivered.
-#[derive(Debug, Default)]
-pub struct Undelivered {
-    /// Bytes that come first.
-    pub bytes: Vec<u8>,
-    /// A pipe with bytes that come after them: its ends to read and to write.
-    pub pipe: Option<[OwnedFd; 2]>,
-    /// How many are in it.
-    pub in_pipe: usize,
-}
-
-impl Ways {
-    /// That go on with what others have read: towards the upstream, and from it.
-    pub fn with([up, down]: [Undelivered; 2]) -> io::Result<Self> {
-        Ok(Self { up: OneWay::with(up)?, down: OneWay::with(down)? })
-    }
-
-    /// A copy of what is not delivered: towards the upstream, and from it. For others to go on with, while this does not.
-    pub fn undelivered(&self) -> io::Result<[Undelivered; 2]> {
-        Ok([self.up.undelivered()?, self.down.undelivered()?])
-    }
-}
-
-/// One direction.
-#[derive(Debug, Default)]
-struct OneWay {
-    /// What the writer has not taken yet, from `offset` on.
-    pending: Vec<u8>,
-    offset: usize,
-    /// Bulk only.
-    pipe: Option<Pipe>,
-    full_reads: u32,
-    end_of_input: bool,
-    done: bool,
-}
-
-#[derive(Debug)]
-struct Pipe {
-    read: OwnedFd,
-    write: OwnedFd,
-    /// Bytes inside.
-    filled: usize,
-    size: usize,
-}
-
-impl OneWay {
-    fn with(Undelivered { bytes, pipe, in_pipe }: Undelivered) -> io::Result<Self> {
-        let pipe = pipe.map(|[read, write]| Pipe::of(read, write, in_pipe)).transpose()?;
-        Ok(Self { pending: bytes, pipe, ..Self::default() })
-    }
-
-    fn undelivered(&self) -> io::Result<Undelivered> {
-        let pipe = self.pipe.as_ref().filter(|pipe| pipe.filled > 0);
-        let ends = pipe.map(|pipe| Ok::<_, io::Error>([pipe.read.try_clone()?, pipe.write.try_clone()?]));
-        Ok(Undelivered {
-            bytes: self.pending[self.offset..].to_vec(),
-            pipe: ends.transpose()?,
-            in_pipe: pipe.map_or(0, |pipe| pipe.filled),
-        })
-    }
-
-    /// Whether something was read that is not delivered.
-    fn holds(&self) -> bool {
-        self.offset < self.pending.len() || self.pipe.as_ref().is_some_and(|pipe| pipe.filled > 0)
-    }
-
-    /// Moves what can be moved; ready once the input has ended and everything is delivered. With `other_done` the
-    /// sockets are about to be closed, which says FIN as well as shutdown(2) would.
-    fn poll(
-        &mut self,
-        from: &mut Io,
-        to: &mut Io,
-        gate: Option<&impl Watch>,
-        taken: &mut u64,
-        other_done: bool,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Failure>> {
-        if self.done {
-            return Poll::Ready(Ok(()));
-        }
-        loop {
-            ready!(self.poll_deliver(to, cx)).map_err(Failure::Writing)?;
-            if self.end_of_input {
-                // TLS says its end by itself, which closing a socket does not.
-                if !other_done || to.plain().is_none() {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Failure::Writing)?;
-                }
-                self.done = true;
-                return Poll::Ready(Ok(()));
-            }
-            let bulk = self.full_reads >= BULK_READS && gate.is_none_or(|gate| !gate.is_continuous());
-            if bulk && self.pipe.is_none() && from.plain().is_some() && to.plain().is_some() {
-                // Without pipes (out of descriptors) the scratch goes on serving.
-                self.pipe = Pipe::new().ok();
-                self.full_reads = 0;
-            }
-            match &mut self.pipe {
-                Some(pipe) => {
-                    let read = ready!(pipe.poll_fill(from.tcp(), cx)).map_err(Failure::Reading)?;
-                    self.end_of_input = read == 0;
-                    *taken += read as u64;
-                }
-                None => ready!(self.poll_through_scratch(from, to, gate, taken, cx))?,
-            }
-        }
-    }
-
-    fn poll_deliver(&mut self, to: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.offset < self.pending.len() {
-            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending[self.offset..]))?;
-            self.offset += written;
-        }
-        if self.offset > 0 {
-            self.pending = Vec::new();
-            self.offset = 0;
-        }
-        match &mut self.pipe {
-            Some(pipe) => pipe.poll_drain(to.tcp(), cx),
-            // Records that the socket did not take; nothing for bare bytes.
-            None => Pin::new(to).poll_flush(cx),
-        }
-    }
-
-    fn poll_through_scratch(
-        &mut self,
-        from: &mut Io,
-        to: &mut Io,
-        gate: Option<&impl Watch>,
-        taken: &mut u64,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Failure>> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(poll_read(from, cx, &mut buffer)).map_err(Failure::Reading)?;
-            let mut rest = buffer.filled();
-            *taken += rest.len() as u64;
-            if gate.is_some_and(|gate| !gate.admits()) {
-                return Poll::Ready(Err(Failure::Refused));
-            }
-            if rest.is_empty() {
-                self.end_of_input = true;
-                return Poll::Ready(Ok(()));
-            }
-            self.full_reads = if rest.len() == SCRATCH_BYTES { self.full_reads + 1 } else { 0 };
-            while !rest.is_empty() {
-                match Pin::new(&mut *to).poll_write(cx, rest) {
-                    Poll::Ready(Ok(written)) => {
-                        rest = &rest[written..];
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Writing(error))),
-                    Poll::Pending => {
-                        self.pending.extend_from_slice(rest);
-                        break;
-                    }
-                }
-            }
-            Poll::Ready(Ok(()))
-        })
-    }
-}
-
-/// Reads. TLS that ends without a `close_notify` has ended all the same: many clients do not send one.
-fn poll_read(from: &mut Io, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-    match ready!(Pin::new(from).poll_read(cx, buffer)) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
-        read => Poll::Ready(read),
-    }
-}
-
-impl Pipe {
-    fn new() -> io::Result<Self> {
-        let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        // Above the user's soft limit of pipe pages the kernel refuses, and the pipe keeps the size it has.
-        let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
-        Self::of(read, write, 0)
-    }
-
-    /// One that has `filled` bytes inside.
-    fn of(read: OwnedFd, write: OwnedFd, filled: usize) -> io::Result<Self> {
-        let size = fcntl(&write, FcntlArg::F_GETPIPE_SZ)? as usize;
-        Ok(Self { read, write, filled, size })
-    }
-
-    /// Reads into an empty pipe; 0 at the end of the input.
-    fn poll_fill(&mut self, from: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(from.poll_read_ready(cx))?;
-            let moved = from.try_io(Interest::READABLE, || {
-                Ok(splice(
-                    from,
-                    None,
-                    &self.write,
-                    None,
-                    self.size,
-                    SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK,
-                )?)
-            });
-            match moved {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(read) => {
-                    self.filled = read;
-                    return Poll::Ready(Ok(read));
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-
-    /// Writes until the pipe is empty.
-    fn poll_drain(&mut self, to: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.filled > 0 {
-            ready!(to.poll_write_ready(cx))?;
-            let moved = to.try_io(Interest::WRITABLE, || {
-                Ok(splice(
-                    &self.read,
-                    None,
-                    to,
-                    None,
-                    self.filled,
-                    SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK,
-                )?)
-            });
-            match moved {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(written) => {
-                    self.filled -= written;
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
 }
 
 /// Measures idleness without touching a timer per byte: when the timer fires, it looks whether something moved since.

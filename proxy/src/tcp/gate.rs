@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{copy::Watch, line::Line};
+use super::{line::Line, way::Watch};
 use crate::{
     config::{
         network::{NetworkFilter, NetworkRbac},

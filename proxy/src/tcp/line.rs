@@ -1,6 +1,6 @@
 //! The access log lines of one connection: its listener's, and its TCP proxy's.
 
-use std::{borrow::Cow, rc::Rc, sync::Arc};
+use std::{borrow::Cow, cell::Cell, rc::Rc, sync::Arc};
 
 use crate::{
     access_log::{self, CloseType, Entry, Flag, LogType, Metered, Meters},
@@ -24,13 +24,15 @@ pub(crate) struct Line {
     pub entry: Entry,
     /// What others say of the connection while they have it.
     pub told: Rc<Told>,
+    /// Another proxy has the connection, and writes its line.
+    pub leaves: Cell<bool>,
 }
 
 impl Line {
     /// Of a connection that a listener has, or none.
     pub fn new(worker: Rc<Worker>, downstream: &Downstream, listener: Option<Arc<Listener>>) -> Self {
         let entry = Entry::since(downstream.accepted, downstream.destination, downstream.peer);
-        let mut line = Self { worker, listener, proxy: None, entry, told: Rc::default() };
+        let mut line = Self { worker, listener, proxy: None, entry, told: Rc::default(), leaves: Cell::default() };
         line.learn(downstream);
         line
     }
@@ -71,11 +73,6 @@ impl Line {
         self.entry.local_close_reason = reason;
     }
 
-    /// Another proxy has the connection, and writes its lines.
-    pub fn leave(&mut self) {
-        (self.listener, self.proxy) = (None, None);
-    }
-
     /// Writes a line of the TCP proxy's while the connection goes on.
     pub fn write_now(&self, log_type: LogType) {
         if let Some(proxy) = &self.proxy {
@@ -114,7 +111,10 @@ fn complete(entry: &mut Entry, told: &Told) {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let Self { worker, listener, proxy, entry, told } = self;
+        let Self { worker, listener, proxy, entry, told, leaves } = self;
+        if leaves.get() {
+            return;
+        }
         complete(entry, told);
         let (log, runtime) = (&worker.log, &worker.runtime);
         if let Some(listener) = listener {

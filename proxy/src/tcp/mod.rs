@@ -4,8 +4,9 @@ mod connect;
 pub(crate) mod copy;
 pub(crate) mod gate;
 pub(crate) mod line;
+pub(crate) mod way;
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -19,7 +20,11 @@ use crate::{
     access_log::{CloseType, Flag, LogType},
     config::tcp::{Settings, Target, TcpProxy},
     downstream::{Downstream, Meter, Origin},
-    pod::{Direction, Pod, passing::Passage},
+    drain::DrainWatch,
+    pod::{
+        Direction, Pod,
+        passing::{Fate, Passage, Place},
+    },
     telemetry::stats::process,
     wire::{io::Io, seldom::Seldom},
     worker::state::Worker,
@@ -149,7 +154,7 @@ async fn carry(
         biased;
         ended = copy(worker, &mut downstream, &mut upstream, proxy, line) => Some(ended),
         () = until(too_old) => None,
-        () = Seldom::new(drain.forced_within(CUT)) => Some(Ended::Cut),
+        () = Seldom::new(cut(&drain, line)) => Some(Ended::Cut),
         () = every(log.interval, began, || line.write_now(LogType::TcpPeriodic)) => None,
     };
     let Upstream { stream, held, gate, .. } = upstream;
@@ -185,21 +190,39 @@ async fn copy(
             held.count(moved.received, moved.sent);
         }
     };
-    let mut passenger = Passenger::of(downstream, proxy);
+    let passenger = Passenger::of(downstream, stream, proxy);
+    let mut kept = false;
     loop {
+        let place = Cell::new(None);
         let asked = Seldom::new(async {
             tokio::select! {
                 () = drain.forced_within(LAST) => Request::Lull,
-                () = Passenger::wanted(passenger.as_ref()) => Request::Leave,
+                given = place_of(passenger.as_ref(), kept) => {
+                    place.set(Some(given));
+                    Request::Leave
+                }
             }
         });
         let idle = proxy.settings.idle_timeout;
         let ends = (&mut downstream.stream, &mut *stream);
         let ended = copy::both_ways(ways, ends, idle, asked, gate.as_ref(), counted).await;
-        let (Ended::Leaves, Some(leaves)) = (&ended, passenger.take()) else { return ended };
-        match leaves.pass(&line.told.meter, ways, [&downstream.stream, stream]).await {
-            Ok(()) => return ended,
-            Err(reason) => tracing::debug!(connection = downstream.id, reason, "not passed on"),
+        let (Ended::Leaves, Some(passenger), Some(place)) = (&ended, &passenger, place.take()) else { return ended };
+        line.leaves.set(true);
+        match passenger.pass(place, &line.told.meter, ways, [&downstream.stream, stream]).await {
+            Fate::Taken => {
+                worker.stats.inc(process::CX_PASSED_ON);
+                return ended;
+            }
+            Fate::Unknown => {
+                worker.stats.inc(process::CX_PASSED_ON_UNKNOWN);
+                return ended;
+            }
+            Fate::Kept(reason) => {
+                line.leaves.set(false);
+                worker.stats.inc(process::CX_NOT_PASSED_ON);
+                tracing::debug!(connection = downstream.id, reason, "not passed on");
+                kept = true;
+            }
         }
     }
 }
@@ -212,31 +235,48 @@ struct Passenger {
 }
 
 impl Passenger {
-    fn of(downstream: &Downstream, proxy: &TcpProxy) -> Option<Self> {
+    fn of(downstream: &Downstream, upstream: &Io, proxy: &TcpProxy) -> Option<Self> {
+        let bare = downstream.stream.plain().is_some() && upstream.plain().is_some();
         match (&downstream.origin, &proxy.settings.target) {
-            (Origin::Pod { pod, direction }, Target::OriginalDestination(_)) => {
+            (Origin::Pod { pod, direction }, Target::OriginalDestination(_)) if bare => {
                 Some(Self { pod: pod.clone(), direction: *direction, accepted: downstream.accepted })
             }
             _ => None,
         }
     }
 
-    /// Resolves once another proxy takes connections over.
-    async fn wanted(passenger: Option<&Self>) {
-        match passenger {
-            Some(passenger) => passenger.pod.local.passing.wanted().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Error: why it is still this proxy's.
-    async fn pass(self, meter: &Meter, ways: &Ways, ends: [&Io; 2]) -> Result<(), String> {
+    async fn pass(&self, place: Place, meter: &Meter, ways: &Ways, ends: [&Io; 2]) -> Fate {
         let Self { pod, direction, accepted } = self;
-        let (received, sent) = (meter.received.get(), meter.sent.get());
-        let undelivered = ways.undelivered().map_err(|error| error.to_string())?;
-        let passage = Passage { direction, accepted, received, sent, undelivered };
-        let way = pod.local.passing.clone();
-        way.pass(pod, passage, ends.map(Io::tcp)).await
+        let undelivered = match ways.undelivered() {
+            Ok(undelivered) => undelivered,
+            Err(error) => return Fate::Kept(error.to_string()),
+        };
+        let passage = Passage {
+            direction: *direction,
+            accepted: *accepted,
+            received: meter.received.get(),
+            sent: meter.sent.get(),
+            answered: ways.answered(),
+            streams: ways.streams(),
+            undelivered,
+        };
+        pod.local.passing.pass(place, pod.clone(), passage, ends.map(Io::tcp)).await
+    }
+}
+
+/// Resolves when it is this connection's turn to be passed on; `again`: it was kept before.
+async fn place_of(passenger: Option<&Passenger>, again: bool) -> Place {
+    match passenger {
+        Some(passenger) => passenger.pod.local.passing.place(again).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves when a connection has to end at once. One that another proxy may have already is not this one's to end.
+async fn cut(drain: &DrainWatch, line: &Line) {
+    drain.forced_within(CUT).await;
+    if line.leaves.get() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -267,11 +307,7 @@ fn tell(
         Ended::Cut => {
             (line.entry.upstream_close, line.entry.downstream_close) = (CloseType::LocalReset, CloseType::LocalReset);
         }
-        Ended::Leaves => {
-            worker.stats.inc(process::CX_PASSED_ON);
-            line.leave();
-        }
-        Ended::Finished { .. } | Ended::Lull | Ended::Refused => {}
+        Ended::Finished { .. } | Ended::Lull | Ended::Leaves | Ended::Refused => {}
     }
     if let Some(held) = held {
         held.ended_remotely(matches!(

@@ -227,7 +227,7 @@ async fn bytes_pass_between_tls_and_bare_sockets_both_ways() {
             (&mut downstream, &mut upstream),
             None,
             std::future::pending(),
-            None::<&copy::Unwatched>,
+            None::<&crate::tcp::way::Unwatched>,
             |moved| copied += moved,
         )
         .await

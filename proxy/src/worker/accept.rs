@@ -194,8 +194,8 @@ pub struct Taken {
 /// Goes on with a connection of another proxy. Error: why not; it is as it was.
 pub(super) fn carry_on(worker: &Rc<Worker>, taken: Taken) -> io::Result<()> {
     let Taken { pod, passage, downstream, upstream } = taken;
-    let Passage { direction, accepted, received, sent, undelivered } = passage;
-    let ways = Ways::with(undelivered)?;
+    let Passage { direction, accepted, received, sent, answered, streams, undelivered } = passage;
+    let ways = Ways::with(undelivered, answered, streams)?;
     let peer = downstream.peer_addr()?;
     let [stream, upstream] = [TcpStream::from_std(downstream)?, TcpStream::from_std(upstream)?];
     let source = Source::Pod { pod, direction };

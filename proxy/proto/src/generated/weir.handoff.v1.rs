@@ -353,9 +353,13 @@ pub struct PassedConnection {
     pub received: u64,
     #[prost(uint64, tag = "5")]
     pub sent: u64,
-    #[prost(message, optional, tag = "6")]
+    #[prost(bool, tag = "6")]
+    pub answered: bool,
+    #[prost(bool, tag = "7")]
+    pub streams: bool,
+    #[prost(message, optional, tag = "8")]
     pub to_upstream: ::core::option::Option<Undelivered>,
-    #[prost(message, optional, tag = "7")]
+    #[prost(message, optional, tag = "9")]
     pub to_client: ::core::option::Option<Undelivered>,
 }
 impl ::prost::Name for PassedConnection {
@@ -368,10 +372,10 @@ impl ::prost::Name for PassedConnection {
         "/weir.handoff.v1.PassedConnection".into()
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Undelivered {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub bytes: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "1")]
+    pub buffered: u64,
     #[prost(uint64, tag = "2")]
     pub in_pipe: u64,
 }

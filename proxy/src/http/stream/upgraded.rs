@@ -20,6 +20,7 @@ use crate::{
     tcp::{
         CUT,
         copy::{self, Copied, Ended, Side, Ways},
+        way::Unwatched,
     },
     wire::{io::Io, seldom::Seldom},
 };
@@ -159,7 +160,7 @@ async fn pass(client: &mut End, upstream: &mut End, (read, first): (&[u8], &[u8]
         let never = std::future::pending();
         let moved = |copied: Copied| moved(copied.received, copied.sent);
         let (mut ways, ends) = (Ways::default(), (client, upstream));
-        return copy::both_ways(&mut ways, ends, None, never, None::<&copy::Unwatched>, moved).await;
+        return copy::both_ways(&mut ways, ends, None, never, None::<&Unwatched>, moved).await;
     }
     let (from_client, to_client) = tokio::io::split(client);
     let (from_upstream, to_upstream) = tokio::io::split(upstream);

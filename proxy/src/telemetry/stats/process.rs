@@ -63,6 +63,10 @@ numbered! {
     Counter CX_PASSED_ON = 20, "weir.cx_passed_on";
     /// Connections that this proxy carries on for another.
     Counter CX_TAKEN_OVER = 21, "weir.cx_taken_over";
+    /// Connections that were to be passed on and were not taken.
+    Counter CX_NOT_PASSED_ON = 22, "weir.cx_not_passed_on";
+    /// Connections that were sent on their way and of which nobody said that they were taken.
+    Counter CX_PASSED_ON_UNKNOWN = 23, "weir.cx_passed_on_unknown";
 }
 
 /// Registers them, first of all; the scope keeps them.
