@@ -319,3 +319,49 @@ fn unbuffer(read: OwnedFd, bytes: usize) -> io::Result<Vec<u8>> {
     File::from(read).read_exact(&mut pending)?;
     Ok(pending)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_delivered_comes_out_as_it_went_in() {
+        let mut pipe = Pipe::new().unwrap();
+        File::from(pipe.write.try_clone().unwrap()).write_all(b"in the pipe").unwrap();
+        pipe.filled = 11;
+        let way = OneWay { pending: b"gone, left".to_vec(), offset: 6, pipe: Some(pipe), ..OneWay::default() };
+        let way = OneWay::with(way.undelivered().unwrap()).unwrap();
+        assert_eq!((&*way.pending, way.offset, way.holds()), (&b"left"[..], 0, true));
+        let pipe = way.pipe.unwrap();
+        assert_eq!(pipe.filled, 11);
+        let mut inside = [0; 11];
+        File::from(pipe.read).read_exact(&mut inside).unwrap();
+        assert_eq!(&inside, b"in the pipe");
+
+        let full = OneWay { pending: vec![7; SCRATCH_BYTES], ..OneWay::default() };
+        let full = OneWay::with(full.undelivered().unwrap()).unwrap();
+        assert_eq!(full.pending, vec![7; SCRATCH_BYTES]);
+        assert!(!OneWay::with(OneWay::default().undelivered().unwrap()).unwrap().holds());
+    }
+
+    #[test]
+    fn pipes_hold_what_is_said_of_them_or_are_refused() {
+        let pipe = || {
+            let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+            File::from(write.try_clone().unwrap()).write_all(b"four").unwrap();
+            (read, write)
+        };
+        let refused = |undelivered| OneWay::with(undelivered).unwrap_err().to_string();
+        for bytes in [3, 5, SCRATCH_BYTES + 1] {
+            let buffered = Some((pipe().0, bytes));
+            let error = refused(Undelivered { buffered, pipe: None });
+            assert_eq!(error, format!("not a pipe with {bytes} bytes inside, at most {SCRATCH_BYTES}"));
+        }
+        let (read, write) = pipe();
+        let other = pipe().1;
+        let error = refused(Undelivered { buffered: None, pipe: Some(([read, other], 4)) });
+        assert_eq!(error, "not a pipe with 4 bytes inside");
+        let error = refused(Undelivered { buffered: None, pipe: Some(([pipe().0, write], 5)) });
+        assert_eq!(error, "not a pipe with 5 bytes inside");
+    }
+}
