@@ -10,6 +10,7 @@ use clap::{Args, Parser, ValueEnum};
 
 use crate::telemetry::{
     log::{self, Level},
+    unknown_fields::Policy,
     writer::LogFile,
 };
 
@@ -72,6 +73,9 @@ pub struct Options {
     /// No effect yet: unknown fields of the bootstrap are refused
     #[arg(long, alias = "allow-unknown-fields")]
     pub allow_unknown_static_fields: bool,
+    /// What the resources of a management server may take, with what is made of them, in MiB: more are refused
+    #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
+    pub discovery_memory_mib: u32,
     /// Refuse unknown fields in dynamic configuration
     #[arg(long)]
     pub reject_unknown_dynamic_fields: bool,
@@ -264,6 +268,20 @@ impl Options {
     /// Workers to run.
     pub fn workers(&self) -> usize {
         self.concurrency.map_or_else(cores, |workers| workers.max(1))
+    }
+
+    /// What the resources of a management server may take, in bytes.
+    pub fn discovery_memory(&self) -> usize {
+        (self.discovery_memory_mib as usize) << 20
+    }
+
+    /// What is done with unknown fields of what comes while the process runs.
+    pub fn unknown_dynamic_fields(&self) -> Policy {
+        match (self.reject_unknown_dynamic_fields, self.ignore_unknown_dynamic_fields) {
+            (true, _) => Policy::Refuse,
+            (false, true) => Policy::Ignore,
+            (false, false) => Policy::Tell,
+        }
     }
 
     /// How long connections may drain after SIGTERM.

@@ -171,6 +171,16 @@ impl Runtime {
         Ok(())
     }
 
+    /// Replaces the values of a layer.
+    pub fn replace(&self, layer: &str, values: BTreeMap<String, Value>) {
+        let mut layers = self.layers.lock();
+        if let Some(layer) = layers.iter_mut().find(|other| other.name == layer) {
+            layer.values = values;
+        }
+        drop(layers);
+        self.merge();
+    }
+
     /// The names of the layers, and for every key its value in each of them.
     pub fn shown(&self) -> (Vec<String>, BTreeMap<String, Vec<Option<Value>>>) {
         let layers = self.layers.lock();

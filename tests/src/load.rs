@@ -68,13 +68,25 @@ pub struct Load {
 impl Load {
     /// Starts `rate` requests a second from inside a namespace.
     pub fn start(netns: &Netns, to: SocketAddr, rate: u32, connections: Connections) -> Self {
+        let handle = std::fs::File::open(netns.path()).expect("the namespace has a file");
+        let enter = move || {
+            nix::sched::setns(handle, nix::sched::CloneFlags::CLONE_NEWNET)
+                .expect("setns into a namespace of this test");
+        };
+        Self::start_after(enter, to, rate, connections)
+    }
+
+    /// Starts `rate` requests a second from here.
+    pub fn start_here(to: SocketAddr, rate: u32, connections: Connections) -> Self {
+        Self::start_after(|| {}, to, rate, connections)
+    }
+
+    fn start_after(enter: impl FnOnce() + Send + 'static, to: SocketAddr, rate: u32, connections: Connections) -> Self {
         let done = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = oneshot::channel();
         let results = done.clone();
-        let handle = std::fs::File::open(netns.path()).expect("the namespace has a file");
         let thread = thread::spawn(move || {
-            nix::sched::setns(handle, nix::sched::CloneFlags::CLONE_NEWNET)
-                .expect("setns into a namespace of this test");
+            enter();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let done = move |request| results.lock().unwrap_or_else(PoisonError::into_inner).push(request);
             runtime.block_on(drive(to, rate, connections, done, stopped));
@@ -146,8 +158,8 @@ async fn one(to: SocketAddr, connections: Connections, idle: &Mutex<Vec<TcpStrea
                 stream
             }
         };
-        let status = ask(&mut stream, to, connections).await?;
-        if connections != Connections::New {
+        let (status, ends) = ask(&mut stream, to, connections).await?;
+        if connections != Connections::New && !ends {
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
         }
         Ok(status)
@@ -162,13 +174,14 @@ fn is_idle(stream: &TcpStream) -> bool {
     matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
-/// One GET; reads the whole answer, which must have a Content-Length.
-async fn ask(stream: &mut TcpStream, to: SocketAddr, connections: Connections) -> Result<u16, String> {
+/// One GET; reads the whole answer, which must have a Content-Length: the status, and whether the connection is to end.
+async fn ask(stream: &mut TcpStream, to: SocketAddr, connections: Connections) -> Result<(u16, bool), String> {
     let connection = if connections == Connections::New { "close" } else { "keep-alive" };
     let request = format!("GET / HTTP/1.1\r\nHost: {to}\r\nConnection: {connection}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(|error| format!("write: {error}"))?;
     let mut answer = Vec::new();
     let mut expected = None;
+    let mut ends = false;
     while expected.is_none_or(|length| answer.len() < length) {
         match stream.read_buf(&mut answer).await {
             Ok(0) => return Err(format!("closed after {} bytes of the answer", answer.len())),
@@ -179,10 +192,12 @@ async fn ask(stream: &mut TcpStream, to: SocketAddr, connections: Connections) -
             && let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n")
         {
             let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+            ends = head.lines().any(|line| line == "connection: close");
             let length =
                 head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
             expected = Some(end + 4 + length.ok_or("no content-length")?);
         }
     }
-    String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or("no status".to_owned())
+    let status = String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|code| code.parse().ok());
+    Ok((status.ok_or("no status")?, ends))
 }

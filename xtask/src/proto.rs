@@ -101,6 +101,7 @@ const TYPED_ROOTS: &[&str] = &[
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
     "envoy/extensions/upstreams/tcp/v3/tcp_protocol_options.proto",
     "envoy/service/discovery/v3/ads.proto",
+    "envoy/service/runtime/v3/rtds.proto",
     "envoy/type/matcher/v3/http_inputs.proto",
 ];
 

@@ -22,9 +22,34 @@ pub fn from_yaml<T: Message + Name + Default>(text: &str) -> Result<T, ConfigErr
 /// # Errors
 /// What is wrong first, with its field and position: in the order YAML, fields and types.
 pub fn from_yaml_unvalidated<T: Message + Name + Default>(text: &str) -> Result<T, ConfigError> {
-    read_as::<T>(&descriptors::unpacked(), &yaml::parse(text)?)?
-        .transcode_to()
-        .map_err(|_| ConfigError::new("nested too deeply"))
+    typed(&read_as::<T>(&descriptors::unpacked(), &yaml::parse(text)?)?)
+}
+
+/// The same without fields that are not known here, as those of a later version: these are told apart.
+///
+/// # Errors
+/// What else is wrong.
+pub fn from_yaml_known<T: Message + Name + Default>(text: &str) -> Result<(T, Vec<ConfigError>), ConfigError> {
+    let descriptors = descriptors::unpacked();
+    let mut tree = yaml::parse(text)?;
+    let mut unknown = Vec::new();
+    loop {
+        match read_as::<T>(&descriptors, &tree) {
+            Ok(message) => return Ok((typed(&message)?, unknown)),
+            Err(error) => {
+                let at = error.position().filter(|_| error.is_unknown_field());
+                if !at.is_some_and(|at| tree.remove(at)) {
+                    return Err(error);
+                }
+                unknown.push(error);
+            }
+        }
+    }
+}
+
+fn typed<T: Message + Name + Default>(message: &DynamicMessage) -> Result<T, ConfigError> {
+    // Only protobuf's limit on nesting is left to fail.
+    message.transcode_to().map_err(|_| ConfigError::new("nested too deeply"))
 }
 
 /// The same from JSON.
@@ -47,8 +72,7 @@ fn from_tree<T: Message + Name + Default>(tree: &Node) -> Result<T, ConfigError>
     let descriptors = descriptors::unpacked();
     let message = read_as::<T>(&descriptors, tree)?;
     descriptors.rules.check(&message).map_err(|error| tree.locate(error))?;
-    // Only protobuf's limit on nesting is left to fail.
-    message.transcode_to().map_err(|_| ConfigError::new("nested too deeply"))
+    typed(&message)
 }
 
 fn read_as<T: Name>(descriptors: &Unpacked, tree: &Node) -> Result<DynamicMessage, ConfigError> {
@@ -68,6 +92,33 @@ pub fn to_json<T: Message + Name>(message: &T) -> Result<serde_json::Value, Conf
     to_dynamic(message)?
         .serialize_with_options(serde_json::value::Serializer, &options)
         .map_err(|error| ConfigError::new(error.to_string()))
+}
+
+/// The same of a message of any type, by its full name and its bytes.
+///
+/// # Errors
+/// There is no such type, or the bytes are not one.
+pub fn json_of(name: &str, bytes: &[u8]) -> Result<serde_json::Value, ConfigError> {
+    let message = DynamicMessage::decode(named(name)?, bytes).map_err(|error| ConfigError::new(error.to_string()))?;
+    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(true);
+    message
+        .serialize_with_options(serde_json::value::Serializer, &options)
+        .map_err(|error| ConfigError::new(error.to_string()))
+}
+
+/// The bytes of a message of any type that JSON spells.
+///
+/// # Errors
+/// There is no such type, or the JSON spells none.
+pub fn bytes_of(name: &str, json: &serde_json::Value) -> Result<Vec<u8>, ConfigError> {
+    let message =
+        DynamicMessage::deserialize(named(name)?, json).map_err(|error| ConfigError::new(error.to_string()))?;
+    Ok(message.encode_to_vec())
+}
+
+fn named(name: &str) -> Result<MessageDescriptor, ConfigError> {
+    let known = descriptors::pool().get_message_by_name(name);
+    known.ok_or_else(|| ConfigError::new(format!("unknown type {name}")))
 }
 
 /// Checks protoc-gen-validate's rules throughout a message, also inside every `Any` of a known type.

@@ -59,12 +59,24 @@ pub struct ConfigError {
     problem: String,
     path: FieldPath,
     position: Option<Position>,
+    unknown_field: bool,
 }
 
 impl ConfigError {
     /// `problem` continues the field's name: "must be greater than 0s".
     pub fn new(problem: impl Into<String>) -> Self {
-        Self { problem: problem.into().replace('\n', " "), path: FieldPath::default(), position: None }
+        let problem = problem.into().replace('\n', " ");
+        Self { problem, path: FieldPath::default(), position: None, unknown_field: false }
+    }
+
+    /// A field that the message does not have.
+    pub(crate) fn unknown_field(name: &str, message: &str) -> Self {
+        Self { unknown_field: true, ..Self::new(format!("unknown field of {message}")) }.in_field(name)
+    }
+
+    /// It is a field that its message does not have, and nothing else.
+    pub(crate) fn is_unknown_field(&self) -> bool {
+        self.unknown_field
     }
 
     /// Says that what was wrong lies inside `segment`.

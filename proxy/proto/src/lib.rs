@@ -23,7 +23,8 @@ mod yaml;
 mod generated;
 
 pub use convert::{
-    from_json, from_yaml, from_yaml_unvalidated, locate, set_fields, to_json, type_name, unpack, validate,
+    bytes_of, from_json, from_yaml, from_yaml_known, from_yaml_unvalidated, json_of, locate, set_fields, to_json,
+    type_name, unpack, validate,
 };
 pub use descriptors::{Keeping, forget, keep, pool};
 pub use error::{ConfigError, FieldPath, Position, Segment};

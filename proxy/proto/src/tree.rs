@@ -70,6 +70,20 @@ impl Node {
         error.at(position)
     }
 
+    /// Takes out what stands at a place under a name; whether there was anything.
+    pub fn remove(&mut self, at: Position) -> bool {
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().fold(false, |removed, item| item.remove(at) || removed),
+            Value::Map(entries) => {
+                let before = entries.len();
+                entries.retain(|entry| entry.at != at);
+                let removed = entries.len() < before;
+                entries.iter_mut().fold(removed, |removed, entry| entry.value.remove(at) || removed)
+            }
+            _ => false,
+        }
+    }
+
     fn position_of(&self, path: &FieldPath) -> Position {
         let mut node = self;
         let mut position = self.at;

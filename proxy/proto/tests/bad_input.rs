@@ -1,7 +1,7 @@
 //! What a user sees for each kind of mistake in a bootstrap.
 
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
-use weir_proto::{ConfigError, Segment, from_json, from_yaml, locate};
+use weir_proto::{ConfigError, Segment, from_json, from_yaml, from_yaml_known, locate};
 
 const BOOTSTRAP: &str = include_str!("bootstrap.yaml");
 const MANAGER: &str = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config";
@@ -51,6 +51,20 @@ fn unknown_fields() {
         "  - <<: {name: b}\n",
         "62: static_resources.clusters[1].<<: unknown field of envoy.config.cluster.v3.Cluster",
     );
+}
+
+#[test]
+fn unknown_fields_may_be_left_out_and_named() {
+    let text = changed("stat_prefix:", "stat_prefx: [ { a: 1 } ]\n          stat_prefix:");
+    let text = text.replacen("  clusters:\n", "  later: 1\n  clusters:\n", 1);
+    let (message, unknown) = from_yaml_known::<Bootstrap>(&text).unwrap();
+    assert_eq!(message, from_yaml::<Bootstrap>(BOOTSTRAP).unwrap());
+    let unknown: Vec<_> = unknown.iter().map(|error| error.path().to_string()).collect();
+    assert_eq!(unknown, [&format!("{MANAGER}.stat_prefx"), "static_resources.later"]);
+    // What else is wrong is refused all the same.
+    let wrong = text.replacen("  later: 1\n", "  later: 1\n  listeners: 5\n", 1);
+    let error = from_yaml_known::<Bootstrap>(&wrong).unwrap_err().to_string();
+    assert!(error.contains("static_resources.listeners"), "{error}");
 }
 
 #[test]

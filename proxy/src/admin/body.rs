@@ -1,4 +1,4 @@
-//! The body of an answer: in pieces and without a length, as Envoy sends it.
+//! The body of an answer: text in pieces and without a length, as Envoy sends it, or messages of gRPC.
 
 use std::{
     convert::Infallible,
@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
-use super::counts::Request;
+use super::{client_status::Calls, counts::Request};
 
 /// A piece, bytes.
 const PIECE: usize = 64 * 1024;
@@ -40,5 +40,25 @@ impl Body for Chunks {
         }
         let piece = rest.split_to(rest.len().min(PIECE));
         Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+}
+
+/// Either kind of body.
+pub(super) enum Answer {
+    /// Text.
+    Text(Chunks),
+    /// gRPC.
+    Calls(Calls),
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Text(chunks) => Pin::new(chunks).poll_frame(cx),
+            Self::Calls(calls) => Pin::new(calls).poll_frame(cx),
+        }
     }
 }

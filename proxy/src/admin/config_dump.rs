@@ -3,14 +3,15 @@
 
 use serde_json::{Map, Value, json};
 use weir_proto::envoy::{
-    config::{bootstrap::v3::bootstrap::StaticResources, listener::v3::Listener},
+    config::bootstrap::v3::bootstrap::StaticResources,
     extensions::filters::network::http_connection_manager::v3::{
-        HttpConnectionManager, http_connection_manager, scoped_routes::ConfigSpecifier,
+        http_connection_manager, scoped_routes::ConfigSpecifier,
     },
 };
 
 use super::{
     clusters, discovered, dynamic,
+    managers::managers,
     mask::Mask,
     query::Query,
     reply::{Reply, Status},
@@ -145,6 +146,8 @@ fn parts(admin: &Admin, endpoints: bool, names: Option<&Regex>) -> Vec<Part> {
         _ => None,
     });
     let static_routes = routes.filter(|routes| wanted(&routes.name)).map(|routes| item("route_config", any(&routes)));
+    let inline = dynamic::inline_routes(admin).into_iter().filter(|(routes, _)| wanted(&routes.name));
+    let inline = inline.map(|(routes, at)| json!({ "route_config": any(&routes), "last_updated": time(at) }));
     let static_secrets = resources
         .secrets
         .iter()
@@ -171,7 +174,7 @@ fn parts(admin: &Admin, endpoints: bool, names: Option<&Regex>) -> Vec<Part> {
     let scopes =
         Part::new("ScopedRoutesConfigDump").list("inline_scoped_route_configs", inline_scopes(resources, &updated));
     parts.push(scopes.list("dynamic_scoped_route_configs", discovered::scopes(&admin.cells, wanted)));
-    let routes = Part::new("RoutesConfigDump").list("static_route_configs", static_routes.collect());
+    let routes = Part::new("RoutesConfigDump").list("static_route_configs", static_routes.chain(inline).collect());
     parts.push(routes.list("dynamic_route_configs", discovered::routes(&admin.cells, wanted)));
     let (active, warming) = discovered::secrets(&admin.cells, wanted);
     let secrets = Part::new("SecretsConfigDump").list("static_secrets", static_secrets.collect());
@@ -194,14 +197,4 @@ fn inline_scopes(resources: &StaticResources, updated: &str) -> Vec<Value> {
         _ => None,
     });
     inline.collect()
-}
-
-/// The HTTP connection managers of a listener.
-fn managers(listener: &Listener) -> impl Iterator<Item = HttpConnectionManager> + '_ {
-    use weir_proto::envoy::config::listener::v3::filter::ConfigType;
-    let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
-    chains.flat_map(|chain| &chain.filters).filter_map(|filter| match &filter.config_type {
-        Some(ConfigType::TypedConfig(any)) => weir_proto::unpack(any).ok(),
-        _ => None,
-    })
 }

@@ -1,14 +1,18 @@
 //! What of `/config_dump` and `/ready` did not come from the bootstrap: clusters and listeners that a management server, or a
 //! file, has sent.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use prost::{Message, Name};
 use serde_json::{Map, Value, json};
-use weir_proto::envoy::config::{cluster::v3::Cluster, listener::v3::Listener};
+use weir_proto::envoy::{
+    config::{cluster::v3::Cluster, listener::v3::Listener, route::v3::RouteConfiguration},
+    extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier,
+};
 
 use super::{
+    managers::managers,
     shown::{any, time},
     state::Admin,
 };
@@ -80,6 +84,21 @@ pub(super) fn listeners(admin: &Admin, wanted: &dyn Fn(&str) -> bool) -> Map<Str
     });
     let items: Vec<_> = items.collect();
     if items.is_empty() { Map::new() } else { [("dynamic_listeners".to_owned(), items.into())].into_iter().collect() }
+}
+
+/// Route configurations that listeners in force bring with them, and since when.
+pub(super) fn inline_routes(admin: &Admin) -> Vec<(RouteConfiguration, SystemTime)> {
+    let Some(dynamic) = &admin.dynamic else { return Vec::new() };
+    let active = dynamic.listeners().into_values().filter_map(|shown| shown.active);
+    let of = |version: Version| {
+        let listener = Listener::decode(version.body).unwrap_or_default();
+        let routes = managers(&listener).filter_map(|manager| match manager.route_specifier {
+            Some(RouteSpecifier::RouteConfig(routes)) => Some((routes, version.at)),
+            _ => None,
+        });
+        routes.collect::<Vec<_>>()
+    };
+    active.flat_map(of).collect()
 }
 
 /// What is still waited for, a line each.

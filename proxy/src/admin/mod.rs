@@ -6,6 +6,7 @@
 
 mod body;
 pub mod certs;
+mod client_status;
 mod clusters;
 mod config_dump;
 mod counts;
@@ -13,6 +14,7 @@ mod discovered;
 mod dynamic;
 mod listeners;
 mod loggers;
+mod managers;
 mod mask;
 pub mod memory;
 mod query;

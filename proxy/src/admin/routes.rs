@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::{
-    certs, clusters, config_dump, listeners, loggers, memory,
+    certs, client_status, clusters, config_dump, listeners, loggers, memory,
     query::Query,
     reply::{Reply, Status},
     runtime, server_info,
@@ -332,10 +332,19 @@ const ROUTES: &[Route] = &[
     },
 ];
 
+/// Whether a path is one that is answered at all (`allow_paths`).
+pub(super) fn is_allowed(admin: &Admin, path: &str) -> bool {
+    admin.allow_paths.is_empty() || admin.allow_paths.iter().any(|allowed| allowed.matches(path.as_bytes()))
+}
+
 /// Answers a request.
 pub(super) fn answer(admin: &Admin, method: &Method, path: &str, query: &Query) -> Reply {
-    if !admin.allow_paths.is_empty() && !admin.allow_paths.iter().any(|allowed| allowed.matches(path.as_bytes())) {
+    if !is_allowed(admin, path) {
         return Reply::text(Status::FORBIDDEN, format!("Path {path} is not in the allowlist.\n"));
+    }
+    // Envoy has no such path, and its list of them is no other here.
+    if path == client_status::PATH {
+        return client_status::answer(admin, query);
     }
     let Some(route) = ROUTES.iter().find(|route| route.path == path) else {
         return Reply::text(Status::NOT_FOUND, format!("invalid path. {}", help()));

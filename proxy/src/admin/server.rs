@@ -24,7 +24,8 @@ use tokio::{
 };
 
 use super::{
-    body::Chunks,
+    body::{Answer, Chunks},
+    client_status::{Calls, Method},
     counts::{self, Metered},
     query::Query,
     reply::Reply,
@@ -46,6 +47,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(600);
 /// What a request may carry, bytes.
 const MAX_BODY: usize = 1 << 20;
+/// The content type of gRPC.
+const GRPC: &str = "application/grpc";
 /// Pause after accept(2) failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -147,15 +150,27 @@ where
     let _ = tokio::time::timeout(CONNECTION_LIFETIME, serving).await;
 }
 
+fn is_grpc(headers: &http::HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(GRPC.as_bytes()))
+}
+
 async fn answer(
-    admin: &Admin,
+    admin: &Arc<Admin>,
     request: Request<Incoming>,
     counting: counts::Request,
     ends: Ends,
     log: &Log,
-) -> Response<Chunks> {
+) -> Response<Answer> {
     let start = Instant::now();
     let (head, body) = request.into_parts();
+    if let Some(method) =
+        Method::of(head.uri.path()).filter(|_| is_grpc(&head.headers) && routes::is_allowed(admin, head.uri.path()))
+    {
+        admin.counts.answered(http::StatusCode::OK);
+        let mut response = Response::new(Answer::Calls(Calls::new(admin.clone(), method, body, counting)));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(GRPC));
+        return response;
+    }
     let body = match tokio::time::timeout(HEADER_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),
         _ => Bytes::new(),
@@ -186,7 +201,7 @@ async fn answer(
         access_log::write(&log.log, &admin.runtime, &log.files, LogType::DownstreamEnd, &entry);
         log.log.flush();
     }
-    let mut response = Response::new(Chunks::new(body, counting));
+    let mut response = Response::new(Answer::Text(Chunks::new(body, counting)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -62,7 +62,7 @@ impl Fixture {
             settings: Arc::new(settings),
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             cells: Arc::default(),
-            runtime: Arc::new(Runtime::from_config(bootstrap.layered_runtime.as_ref()).unwrap()),
+            runtime: Runtime::from_config(bootstrap.layered_runtime.as_ref()).unwrap(),
             bootstrap: Arc::new(bootstrap),
             lifecycle,
             options: Options::try_parse_from(["weir-proxy", "-c", "b.yaml", "--concurrency", "1"]).unwrap(),

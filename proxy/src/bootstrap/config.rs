@@ -13,7 +13,7 @@ use crate::{
     config::{
         self, Built,
         cell::Registry,
-        convert::{AdminSettings, Converter, StatsSettings},
+        convert::{AdminSettings, Converter, DiscoveredLayer, StatsSettings, runtime_layers},
         snapshot::Snapshot,
     },
     dynamic::resources::Resources,
@@ -66,7 +66,9 @@ pub struct Loaded {
     /// The admin server, if there is to be one.
     pub admin: Option<AdminSettings>,
     /// Runtime values.
-    pub runtime: Runtime,
+    pub runtime: Arc<Runtime>,
+    /// Layers of them that come by themselves.
+    pub layers: Vec<Arc<DiscoveredLayer>>,
     /// What is followed.
     pub resources: Resources,
     /// Converts what comes from there.
@@ -158,8 +160,20 @@ fn build(bootstrap: Bootstrap, options: &Options) -> Result<Loaded, config::Erro
     let Built { snapshot, ignored, cells, converter } = config::from_bootstrap(&bootstrap, &stats.root())?;
     let resources = Resources::read(&bootstrap)?;
     let admin = AdminSettings::read(&bootstrap)?;
-    let runtime = Runtime::from_config(bootstrap.layered_runtime.as_ref())?;
-    Ok(Loaded { snapshot, ignored, stats, stats_settings, admin, runtime, resources, converter, bootstrap, cells })
+    let (runtime, layers) = runtime_layers(bootstrap.layered_runtime.as_ref(), &cells, &stats.root())?;
+    Ok(Loaded {
+        snapshot,
+        ignored,
+        stats,
+        stats_settings,
+        admin,
+        runtime,
+        layers,
+        resources,
+        converter,
+        bootstrap,
+        cells,
+    })
 }
 
 /// Merges as protobuf does, which is how Envoy merges --config-yaml: single fields are replaced, messages merged,

@@ -48,6 +48,7 @@ use crate::{
     telemetry::{
         panics,
         stats::{Kind, Shard, Store, Value},
+        unknown_fields,
         writer::{LogFile, LogFiles, Reopener},
     },
     worker::{self, Worker, Workers},
@@ -67,7 +68,9 @@ const LEAST_CEILING: u64 = 256;
 
 /// Binds, gives up every privilege, serves until told to end.
 pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Result<(), Error> {
-    let Loaded { snapshot, stats, stats_settings, admin, runtime, resources, converter, bootstrap, cells, .. } = loaded;
+    let Loaded {
+        snapshot, stats, stats_settings, admin, runtime, layers, resources, converter, bootstrap, cells, ..
+    } = loaded;
     let generation = since_boot().as_nanos() as u64;
     let open_files = privileges::raise_open_files()?;
     let admin_logs = admin.iter().flat_map(|admin| &admin.access_log).map(|log| log.file.clone());
@@ -85,12 +88,12 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     }
 
     panics::watch(stats.shared());
+    unknown_fields::watch(&stats, options.unknown_dynamic_fields());
     let drain = Drain::new();
     if let Some(size) = options.file_flush_min_size_kb {
         logs.gather(size as usize * 1024);
     }
     let writer = logs.spawn(stats.shared())?;
-    let runtime = Arc::new(runtime);
     let lifecycle = Arc::new(Lifecycle::default());
     let follows = !resources.is_empty() || follows_by_name(&snapshot, &cells);
     if !follows {
@@ -124,6 +127,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
         stats: stats.clone(),
         clusters: starts.clone(),
         drain_time: options.envoy_drain_time(),
+        discovery_memory: options.discovery_memory(),
         state_dir: options.state_dir.clone(),
     };
     let following = if follows { Some(Following::spawn(setup)?) } else { None };
@@ -182,6 +186,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     if let Some(workers) = Rc::into_inner(workers) {
         workers.join();
     }
+    drop(layers);
     writer.finish();
     tracing::info!(totals = totals(&stats).join(" "), "ended");
     ended

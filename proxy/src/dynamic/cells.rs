@@ -11,7 +11,7 @@ use prost::Message;
 use prost_types::Any;
 use weir_proto::envoy::service::discovery::v3::DiscoveryResponse;
 
-use super::{common::Common, files::wire, read};
+use super::{common::Common, files::wire, read, wait::Unsettled};
 use crate::{
     config::cell::{self, Feed, Feeder, Note, Registry, Source, State},
     xds::{
@@ -30,7 +30,7 @@ pub(super) struct Cells {
     named: HashMap<(Source, Kind, Arc<str>), u64>,
     /// Scopes of routes, encoded: they are offered all together.
     scopes: HashMap<Source, BTreeMap<Arc<str>, Bytes>>,
-    /// Only secrets are asked for until the first clusters are there.
+    /// Only secrets and runtime values are asked for until the first clusters are there.
     begun: bool,
     /// What is to be asked for then.
     later: Vec<Weak<dyn Feed>>,
@@ -53,6 +53,12 @@ impl Cells {
             begun: false,
             later: Vec::new(),
         }
+    }
+
+    /// Layers of runtime values for which nothing has come yet.
+    pub(super) fn runtime(&self) -> Unsettled {
+        let layers = self.registry.all().into_iter().filter(|cell| cell.subject().kind == cell::Kind::Runtime);
+        Unsettled::of(&layers.collect::<Vec<_>>())
     }
 
     /// The first clusters are there.
@@ -83,7 +89,8 @@ impl Cells {
     fn follow(&mut self, common: &mut Common, weak: Weak<dyn Feed>) {
         let Some(cell) = weak.upgrade() else { return };
         let subject = cell.subject();
-        if !self.begun && subject.kind != cell::Kind::Secret {
+        let at_once = matches!(subject.kind, cell::Kind::Secret | cell::Kind::Runtime);
+        if !self.begun && !at_once {
             self.later.push(weak);
             return;
         }

@@ -84,9 +84,7 @@ fn take(cluster: &Cluster, response: &DiscoveryResponse, service: &Arc<str>) -> 
         several => return Err(format!("Unexpected EDS resource length: {}", several.len())),
     };
     let kind = Kind::LoadAssignment;
-    if any.type_url != kind.type_url() {
-        return Err(format!("expected a {}, not {}", kind.type_url(), any.type_url));
-    }
+    kind.expect(&any.type_url)?;
     let found = kind.name_of(&any.value).map_err(|error| error.to_string())?;
     if *found != **service {
         return Err(format!("Unexpected EDS cluster (expecting {service}): {found}"));

@@ -42,6 +42,7 @@ pub fn wire(kind: cell::Kind) -> Kind {
         cell::Kind::ScopedRoutes => Kind::ScopedRoutes,
         cell::Kind::Secret => Kind::Secret,
         cell::Kind::Extension => Kind::Extension,
+        cell::Kind::Runtime => Kind::Runtime,
     }
 }
 
@@ -143,9 +144,7 @@ fn feed(cell: &dyn Feed, file: &Watched, stats: &SubscriptionStats, now: SystemT
 
 /// All resources of a file, as [`Kind::ScopedRoutes`] are offered: in a response that says nothing else.
 fn all(response: DiscoveryResponse, wire: Kind) -> Result<Bytes, String> {
-    if let Some(other) = response.resources.iter().find(|resource| resource.type_url != wire.type_url()) {
-        return Err(format!("expected a {}, not {}", wire.type_url(), other.type_url));
-    }
+    response.resources.iter().try_for_each(|resource| wire.expect(&resource.type_url))?;
     let resources = response.resources;
     Ok(DiscoveryResponse { resources, ..DiscoveryResponse::default() }.encode_to_vec().into())
 }
@@ -175,13 +174,12 @@ fn only(subject: &Subject, response: DiscoveryResponse) -> Result<Option<Bytes>,
         }
         _ => return Err(format!("Unexpected {short} resource length: {length}")),
     };
-    if resource.type_url != wire.type_url() {
-        return Err(format!("expected a {}, not {}", wire.type_url(), resource.type_url));
-    }
+    wire.expect(&resource.type_url)?;
     let found = wire.name_of(&resource.value).map_err(|error| error.to_string())?;
     if *found != **name {
         return Err(match kind {
             cell::Kind::Extension => format!("Unexpected resource name in ExtensionConfigDS response: {found}"),
+            cell::Kind::Runtime => format!("Unexpected {short} runtime (expecting {name}): {found}"),
             cell::Kind::Secret => format!("Unexpected {short} secret (expecting {name}): {found}"),
             _ => format!("Unexpected {short} configuration (expecting {name}): {found}"),
         });

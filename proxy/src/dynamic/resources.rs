@@ -2,18 +2,20 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use prost::Message;
 use weir_proto::envoy::config::{
     bootstrap::v3::{Bootstrap, bootstrap::DynamicResources},
     core::v3::{ApiConfigSource, ConfigSource, Node, config_source::ConfigSourceSpecifier},
 };
 
 use crate::{
-    config::{Error, cell::Source},
+    config::{
+        Error,
+        cell::{Source, Sources},
+        convert::config_source,
+    },
     xds::{
         dial::Address,
         source::{self, Server},
-        wishes::INITIAL_FETCH_TIMEOUT,
     },
 };
 
@@ -70,30 +72,11 @@ impl Resources {
     }
 
     fn everything(&self, bootstrap: &Bootstrap, config: &ConfigSource, at: &str) -> Result<Everything, Error> {
-        let source = match &config.config_source_specifier {
-            Some(ConfigSourceSpecifier::Ads(_)) if self.ads.is_some() => Source::Ads,
-            Some(ConfigSourceSpecifier::Ads(_)) => {
-                return Err(Error::at(format!("{at}.ads"), "there is no dynamic_resources.ads_config"));
-            }
-            Some(ConfigSourceSpecifier::ApiConfigSource(server)) => {
-                self.server(bootstrap, server, &format!("{at}.api_config_source"))?;
-                Source::Server(server.encode_to_vec().into())
-            }
-            Some(ConfigSourceSpecifier::PathConfigSource(path)) => {
-                Source::file(&path.path, &format!("{at}.path_config_source.path"))?
-            }
-            #[expect(deprecated, reason = "published configurations use it")]
-            Some(ConfigSourceSpecifier::Path(path)) => Source::file(path, &format!("{at}.path"))?,
-            Some(ConfigSourceSpecifier::Self_(_)) | None => {
-                return Err(Error::at(at, "expected ads, api_config_source or path_config_source"));
-            }
-        };
-        let timeout = match &config.initial_fetch_timeout {
-            None => Some(INITIAL_FETCH_TIMEOUT),
-            Some(timeout) => {
-                Some(Duration::try_from(*timeout).unwrap_or_default()).filter(|timeout| !timeout.is_zero())
-            }
-        };
+        if let Some(ConfigSourceSpecifier::ApiConfigSource(server)) = &config.config_source_specifier {
+            self.server(bootstrap, server, &format!("{at}.api_config_source"))?;
+        }
+        let followed = Sources { ads: self.ads.is_some(), servers: true };
+        let (source, timeout) = config_source(followed, Some(config), at)?;
         Ok(Everything { source, timeout })
     }
 
@@ -165,8 +148,8 @@ mod tests {
         let refused = |dynamic: &str, why: &str| {
             assert_eq!(read(dynamic, CLUSTER).map(|_| ()), Err(format!("dynamic_resources.{why}")));
         };
-        refused("cds_config: { ads: {} }", "cds_config.ads: there is no dynamic_resources.ads_config");
-        refused("lds_config: { self: {} }", "lds_config: expected ads, api_config_source or path_config_source");
+        refused("cds_config: { ads: {} }", "cds_config.ads: ADS must be configured to support an ADS config source");
+        refused("lds_config: { self: {} }", "lds_config: expected one of path_config_source, ads, api_config_source");
         refused("lds_resources_locator: 'xdstp://a/b'", "lds_resources_locator: not supported yet");
         refused(
             "cds_config: { path_config_source: { path: /nonexistent } }",

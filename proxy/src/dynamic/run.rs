@@ -69,6 +69,10 @@ async fn wait(view: &Rc<RefCell<View>>, waits: Queue<Wait>) {
                             cells.settle().await;
                             view.borrow_mut().settled(number);
                         }
+                        Wait::Runtime(layers) => {
+                            layers.settle().await;
+                            view.borrow_mut().begin_clusters();
+                        }
                         Wait::Drained(number, after) => {
                             tokio::time::sleep(after).await;
                             view.borrow_mut().drained(number);

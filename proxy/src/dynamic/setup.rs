@@ -34,6 +34,8 @@ pub struct Setup {
     pub clusters: Queue<cluster::Start>,
     /// How long connections go on that are of what is no longer in force.
     pub drain_time: Duration,
+    /// What the resources of one source may take, in bytes.
+    pub discovery_memory: usize,
     /// Where what is accepted is kept; none: nowhere.
     pub state_dir: Option<PathBuf>,
 }

@@ -46,11 +46,19 @@ pub(super) struct Sources {
     status: Arc<Status>,
     /// The clusters of the bootstrap.
     fixed: Arc<Snapshot>,
+    /// What the resources of each may take, in bytes.
+    memory: usize,
 }
 
 impl Sources {
-    pub(super) fn new(resources: Resources, follow: Queue<Follow>, status: Arc<Status>, fixed: Arc<Snapshot>) -> Self {
-        Self { resources, known: HashMap::new(), follow, status, fixed }
+    pub(super) fn new(
+        resources: Resources,
+        follow: Queue<Follow>,
+        status: Arc<Status>,
+        fixed: Arc<Snapshot>,
+        memory: usize,
+    ) -> Self {
+        Self { resources, known: HashMap::new(), follow, status, fixed, memory }
     }
 
     /// Whether it can be followed: nothing is to wait for what can't.
@@ -76,7 +84,7 @@ impl Sources {
         if let Some(handle) = self.known.get(&key) {
             return handle.clone();
         }
-        let handle = Handle::new(Arc::new(Store::default()));
+        let handle = Handle::new(Arc::new(Store::of_at_most(self.memory)));
         self.status.source(name(&key).into(), handle.store());
         self.known.insert(key.clone(), handle.clone());
         self.follow.leave(Follow { key, handle: handle.clone(), stats });

@@ -69,6 +69,7 @@ impl Fixture {
             stats: stats.clone(),
             clusters: Queue::default(),
             drain_time: Duration::from_secs(600),
+            discovery_memory: usize::MAX,
             state_dir: None,
         };
         let status = Arc::new(Status::default());

@@ -63,7 +63,7 @@ impl View {
     /// One that has asked for nothing yet, and what goes on around it.
     pub(super) fn new(setup: Setup, status: Arc<Status>, initialized: watch::Sender<bool>) -> (Self, Around) {
         let Setup { resources, converter, cells, snapshot, listening, .. } = setup;
-        let Setup { lifecycle, stats, clusters, drain_time, .. } = setup;
+        let Setup { lifecycle, stats, clusters, drain_time, discovery_memory, .. } = setup;
         let fixed = snapshot.load_full();
         let around = Around {
             follow: Queue::default(),
@@ -75,7 +75,7 @@ impl View {
         };
         let init = Init::new(resources.clusters.is_some(), resources.listeners.is_some());
         let common = Common {
-            sources: Sources::new(resources, around.follow.clone(), status.clone(), fixed.clone()),
+            sources: Sources::new(resources, around.follow.clone(), status.clone(), fixed.clone(), discovery_memory),
             converter,
             snapshot,
             status,
@@ -98,8 +98,18 @@ impl View {
         (view, around)
     }
 
-    /// Asks for what there is to begin with.
+    /// Asks for what there is to begin with: runtime values first of all, as what follows may depend on them.
     pub(super) fn begin(&mut self) {
+        let runtime = self.cells.runtime();
+        if runtime.is_empty() {
+            return self.begin_clusters();
+        }
+        self.cells.heed(&mut self.common);
+        self.common.waits.leave(Wait::Runtime(runtime));
+    }
+
+    /// Asks for clusters.
+    pub(super) fn begin_clusters(&mut self) {
         self.clusters.begin(&mut self.common);
         if let Some(clusters) = self.common.sources.resources().clusters.clone() {
             self.follow_all_of(Kind::Cluster, &clusters);

@@ -15,6 +15,8 @@ pub(super) enum Wait {
     Settled(u64, Unsettled),
     /// What is no longer in force has drained.
     Drained(u64, Duration),
+    /// The first runtime values are there.
+    Runtime(Unsettled),
 }
 
 /// Cells that are waited for, as long as somebody else keeps them.

@@ -4,4 +4,5 @@ pub mod events;
 pub mod log;
 pub mod panics;
 pub mod stats;
+pub mod unknown_fields;
 pub mod writer;

@@ -33,6 +33,8 @@ use crate::{
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// Pause after a panic: one that happens again and again must not keep a worker from everything else.
 const FAULT_PAUSE: Duration = Duration::from_millis(10);
+/// Connections that are taken from a socket that is about to be closed: more than it has let wait.
+const BACKLOG: usize = 1 << 16;
 /// At most one line about failures per worker and listener in this time.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -113,6 +115,22 @@ pub(super) async fn run(worker: Rc<Worker>, mut stop: watch::Receiver<()>, liste
         () = stopped => {}
         () = accepting => {}
     }
+    // A pod's sockets outlive this process, and connections wait in them for the next one.
+    if matches!(source, Source::Bound { .. }) {
+        accept_what_has_come(&worker, listener, &source);
+    }
+}
+
+/// Takes the connections that wait to be accepted: closing the socket would reset them, though another process may accept at
+/// the same address by now.
+fn accept_what_has_come(worker: &Rc<Worker>, listener: TcpListener, source: &Source) {
+    let Ok(listener) = listener.into_std() else { return };
+    for _ in 0..BACKLOG {
+        let Ok((stream, peer)) = listener.accept() else { return };
+        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            take(worker, source, stream, peer, &mut Complaints::default());
+        }
+    }
 }
 
 /// Accepts until the socket is destroyed.
@@ -121,18 +139,7 @@ async fn accept(worker: &Rc<Worker>, listener: &TcpListener, source: &Source) {
     loop {
         let accepted = listener.accept().await;
         match accepted {
-            Ok((stream, peer)) => match source.admit(stream, peer) {
-                Ok((downstream, admitted)) => carry(worker, Box::new(downstream), admitted),
-                Err(refusal) => {
-                    if let Some(counter) = refusal.counter() {
-                        worker.stats.inc(counter);
-                    }
-                    tracing::debug!(%peer, %source, reason = %refusal, "connection refused");
-                    if refusal == Refusal::TooManyConnections && complaints.may() {
-                        tracing::warn!(%peer, %source, reason = %refusal, "connection refused");
-                    }
-                }
-            },
+            Ok((stream, peer)) => take(worker, source, stream, peer, &mut complaints),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 // Root in the pod may destroy any socket of its namespace (SOCK_DESTROY); trying again would spin.
                 worker.stats.inc(process::ACCEPT_ERRORS);
@@ -147,6 +154,22 @@ async fn accept(worker: &Rc<Worker>, listener: &TcpListener, source: &Source) {
                 if is_exhausted(&error) {
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
+            }
+        }
+    }
+}
+
+/// Carries an accepted connection, or says why not.
+fn take(worker: &Rc<Worker>, source: &Source, stream: TcpStream, peer: SocketAddr, complaints: &mut Complaints) {
+    match source.admit(stream, peer) {
+        Ok((downstream, admitted)) => carry(worker, Box::new(downstream), admitted),
+        Err(refusal) => {
+            if let Some(counter) = refusal.counter() {
+                worker.stats.inc(counter);
+            }
+            tracing::debug!(%peer, %source, reason = %refusal, "connection refused");
+            if refusal == Refusal::TooManyConnections && complaints.may() {
+                tracing::warn!(%peer, %source, reason = %refusal, "connection refused");
             }
         }
     }

@@ -24,6 +24,7 @@ use super::{
     stats::{ControlPlaneStats, SubscriptionStats},
     store::Content,
     subscriptions::Subscriptions,
+    told::Told,
     transport::{Open, Service, Target},
     update::{Consumer, Origin, Refused, Update},
     wishes::{Handle, Wish},
@@ -71,44 +72,50 @@ pub struct Client<C> {
     pending: Pending,
     subscriptions: Subscriptions,
     said: Said,
-    /// What was last said of a type that was not taken.
-    refused: HashMap<Kind, String>,
-    /// Types of responses that nobody asked for, as far as they were told of.
-    unasked: HashSet<String>,
 }
 
-/// What the log says of the server: each cause once, until all is well.
+/// What the log says of the server.
 #[derive(Default)]
 struct Said {
-    causes: HashSet<String>,
+    told: Told,
+    /// It was told that the server is not followed.
+    troubled: bool,
     /// A stream has ended as streams do, and was to be opened again.
     excused: bool,
 }
 
-/// Causes that are remembered: one that has more says some of them again.
-const CAUSES: usize = 64;
-
 impl Said {
     /// `usual`: servers end streams so now and then.
-    fn trouble(&mut self, server: &str, why: String, usual: bool) {
-        if usual && self.causes.is_empty() && !std::mem::replace(&mut self.excused, true) {
+    fn trouble(&mut self, server: &str, why: &str, usual: bool, now: Instant) {
+        if usual && !self.troubled && !std::mem::replace(&mut self.excused, true) {
             tracing::info!(server, why, "stream to a management server is opened again");
-        } else if self.causes.contains(&why) {
-            tracing::debug!(server, why, "management server is still not followed");
-        } else {
+        } else if self.told.is_news(why, now) {
+            self.troubled = true;
             tracing::warn!(server, why, "management server is not followed: what was accepted stays in force");
-            if self.causes.len() == CAUSES {
-                self.causes.clear();
-            }
-            self.causes.insert(why);
+        } else {
+            tracing::debug!(server, why, "management server is still not followed");
         }
     }
 
     fn well(&mut self, server: &str) {
         self.excused = false;
-        if !self.causes.is_empty() {
-            self.causes.clear();
+        if std::mem::take(&mut self.troubled) {
             tracing::info!(server, "management server is followed again");
+        }
+    }
+
+    /// Resources of a type were not taken.
+    fn refused(&mut self, server: &str, kind: Kind, why: &str, now: Instant) {
+        if self.told.is_news(&format!("{} {why}", kind.short()), now) {
+            tracing::warn!(server, kind = kind.short(), why, "resources are refused");
+        } else {
+            tracing::debug!(server, kind = kind.short(), why, "resources are refused again");
+        }
+    }
+
+    fn unasked(&mut self, server: &str, type_url: &str, now: Instant) {
+        if self.told.is_news(type_url, now) {
+            tracing::warn!(server, type_url, "responses that nobody asked for are ignored");
         }
     }
 }
@@ -134,8 +141,6 @@ impl<C: Consumer> Client<C> {
             pending: Pending::default(),
             subscriptions: Subscriptions::default(),
             said: Said::default(),
-            refused: HashMap::new(),
-            unasked: HashSet::new(),
         };
         client.stats.connected(false);
         client.restore();
@@ -206,16 +211,18 @@ impl<C: Consumer> Client<C> {
                 Ok(open) => {
                     self.mux.opened();
                     self.stats.connected(true);
+                    self.handle.store().followed(true);
                     let ended = self.follow(open).await;
                     self.mux.lost();
                     self.stats.connected(false);
+                    self.handle.store().followed(false);
                     let usual = matches!(ended.code(), Code::Ok | Code::Unavailable);
                     let why = format!("stream ended: {:?}: {}", ended.code(), ended.message());
-                    self.said.trouble(&target.name, why, usual);
+                    self.said.trouble(&target.name, &why, usual, Instant::now());
                     Failure::Ended
                 }
                 Err(why) => {
-                    self.said.trouble(&target.name, why, false);
+                    self.said.trouble(&target.name, &why, false, Instant::now());
                     Failure::Unreachable
                 }
             };
@@ -358,13 +365,9 @@ impl<C: Consumer> Client<C> {
             Received::Update(update) => self.apply(&update),
             Received::Malformed(kind, why) => {
                 self.subscriptions.all_of(kind).for_each(SubscriptionStats::rejected);
-                self.rejected(kind, Some(why));
+                self.said.refused(&self.target.name, kind, &why, Instant::now());
             }
-            Received::Unasked(type_url) => {
-                if self.unasked.len() < CAUSES && self.unasked.insert(type_url.clone()) {
-                    tracing::warn!(server = self.target.name, type_url, "responses that nobody asked for are ignored");
-                }
-            }
+            Received::Unasked(type_url) => self.said.unasked(&self.target.name, &type_url, Instant::now()),
         }
     }
 
@@ -399,18 +402,8 @@ impl<C: Consumer> Client<C> {
         if self.saved.is_some() && !(update.added.is_empty() && update.removed.is_empty()) {
             self.pending.changed(kind, Instant::now());
         }
-        self.rejected(kind, told);
-    }
-
-    /// Says why a type was not taken: each cause once, until it is another or all is well.
-    fn rejected(&mut self, kind: Kind, told: Option<String>) {
-        let Some(why) = told else {
-            self.refused.remove(&kind);
-            return;
-        };
-        if self.refused.get(&kind) != Some(&why) {
-            tracing::warn!(server = self.target.name, kind = kind.short(), why, "resources are refused");
-            self.refused.insert(kind, why);
+        if let Some(why) = told {
+            self.said.refused(&self.target.name, kind, &why, Instant::now());
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
     store::Store,
     update::{Consumer, Origin, Refused},
 };
-use crate::config::reload::FileState;
+use crate::{config::reload::FileState, telemetry::unknown_fields};
 
 /// How often files are looked at.
 pub const LOOK: Duration = Duration::from_millis(500);
@@ -79,7 +79,9 @@ impl Watched {
             return DiscoveryResponse::decode(&*bytes).map_err(|error| syntax(error.to_string()));
         }
         let text = String::from_utf8(bytes).map_err(|error| syntax(error.to_string()))?;
-        weir_proto::from_yaml_unvalidated(&text).map_err(|error| syntax(error.to_string()))
+        let (response, unknown) = weir_proto::from_yaml_known(&text).map_err(|error| syntax(error.to_string()))?;
+        unknown_fields::met(&unknown).map_err(syntax)?;
+        Ok(response)
     }
 }
 

@@ -132,6 +132,12 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
     }
 
+    /// A resource must be of this type: why not, if it is of another.
+    pub fn expect(self, type_url: &str) -> Result<(), String> {
+        let expected = self.type_url();
+        if type_url == expected { Ok(()) } else { Err(format!("expected a {expected}, not {type_url}")) }
+    }
+
     /// The full name of its message.
     pub fn message(self) -> &'static str {
         self.type_url().trim_start_matches(PREFIX)

@@ -24,6 +24,7 @@ pub mod stats;
 pub mod store;
 mod subscriptions;
 pub mod through;
+mod told;
 pub mod transport;
 mod ttl;
 pub mod update;

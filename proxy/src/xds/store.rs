@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -122,14 +125,33 @@ pub struct Missing {
     pub timed_out: bool,
 }
 
-/// The most that the resources of one source may take, in bytes: what goes beyond is refused.
-pub const MOST: usize = 256 << 20;
+/// The most that the resources of one source may take with what is made of them, in bytes, if nothing else is said: what goes
+/// beyond is refused.
+pub const MOST: usize = 2 << 30;
 /// What one resource takes besides its name and its bytes.
 const EACH: usize = 256;
 
+/// What a resource of so many bytes takes once something is made of it: rather more than was measured
+/// (`cargo xtask bench xds`), as a server that means harm sends what takes most.
+const fn weight(kind: Kind, length: usize) -> usize {
+    let (each, times) = match kind {
+        Kind::Cluster | Kind::Listener => (28 << 10, 8),
+        Kind::LoadAssignment => (1 << 10, 32),
+        Kind::ScopedRoutes | Kind::Routes | Kind::VirtualHost => (1 << 10, 16),
+        Kind::Secret | Kind::Extension | Kind::Runtime => (1 << 10, 4),
+    };
+    EACH + each + times * length
+}
+
 /// The resources of one source.
-#[derive(Debug, Default)]
-pub struct Store(Mutex<Known>);
+#[derive(Debug)]
+pub struct Store {
+    known: Mutex<Known>,
+    /// In bytes.
+    most: usize,
+    /// There is a stream to the server.
+    followed: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -140,9 +162,12 @@ struct Known {
 
 impl Entry {
     /// What it takes, in bytes, beside its name.
-    fn bytes(&self) -> usize {
-        let accepted = self.accepted.as_ref().map_or(0, |accepted| accepted.body.len());
-        EACH + accepted + self.refused.as_ref().map_or(0, |refused| refused.body.len() + refused.why.len())
+    fn bytes(&self, kind: Kind) -> usize {
+        let accepted = self.accepted.as_ref();
+        let accepted = accepted.map_or(0, |accepted| weight(kind, accepted.body.len()) + accepted.version.len());
+        let refused = self.refused.as_ref();
+        let refused = refused.map_or(0, |refused| refused.body.len() + refused.version.len() + refused.why.len());
+        EACH + accepted + refused
     }
 }
 
@@ -153,17 +178,17 @@ impl Known {
             self.bytes += name.len() + EACH;
             Entry::default()
         });
-        self.bytes -= entry.bytes();
+        self.bytes -= entry.bytes(kind);
         change(entry);
-        self.bytes += entry.bytes();
+        self.bytes += entry.bytes(kind);
     }
 
     /// Changes one resource if it is there.
     fn change_known(&mut self, kind: Kind, name: &str, change: impl FnOnce(&mut Entry)) {
         let Some(entry) = self.kinds.get_mut(&kind).and_then(|of| of.entries.get_mut(name)) else { return };
-        self.bytes -= entry.bytes();
+        self.bytes -= entry.bytes(kind);
         change(entry);
-        self.bytes += entry.bytes();
+        self.bytes += entry.bytes(kind);
     }
 
     /// Forgets those for which `keep` does not hold.
@@ -173,7 +198,7 @@ impl Known {
         of.entries.retain(|name, entry| {
             let kept = keep(name);
             if !kept {
-                *bytes -= name.len() + entry.bytes();
+                *bytes -= name.len() + entry.bytes(kind);
             }
             kept
         });
@@ -195,20 +220,41 @@ pub(super) struct Content {
     pub(super) faults: Vec<(Arc<str>, String)>,
 }
 
+impl Default for Store {
+    fn default() -> Self {
+        Self::of_at_most(MOST)
+    }
+}
+
 impl Store {
+    /// One whose resources may take so many bytes.
+    pub fn of_at_most(bytes: usize) -> Self {
+        Self { known: Mutex::default(), most: bytes, followed: AtomicBool::default() }
+    }
+
+    /// Whether the server is followed just now.
+    pub fn is_followed(&self) -> bool {
+        self.followed.load(Ordering::Relaxed)
+    }
+
+    /// There is a stream to the server, or none.
+    pub(super) fn followed(&self, followed: bool) {
+        self.followed.store(followed, Ordering::Relaxed);
+    }
+
     /// A copy of all that is known of a type.
     pub fn of(&self, kind: Kind) -> OfKind {
-        self.0.lock().kinds.get(&kind).cloned().unwrap_or_default()
+        self.known.lock().kinds.get(&kind).cloned().unwrap_or_default()
     }
 
     /// The version of the last response of a type that was taken.
     pub fn version(&self, kind: Kind) -> Option<Arc<str>> {
-        self.0.lock().kinds.get(&kind)?.version.clone()
+        self.known.lock().kinds.get(&kind)?.version.clone()
     }
 
     /// What was asked for and has not come, by type and name.
     pub fn missing(&self) -> Vec<Missing> {
-        let known = self.0.lock();
+        let known = self.known.lock();
         let mut missing = Vec::new();
         for (kind, of) in &known.kinds {
             let one = |name, absence| Missing { kind: *kind, name, timed_out: absence == Absence::TimedOut };
@@ -223,19 +269,19 @@ impl Store {
 
     /// Types that something is known of, in order.
     pub fn kinds(&self) -> Vec<Kind> {
-        let mut kinds: Vec<_> = self.0.lock().kinds.keys().copied().collect();
+        let mut kinds: Vec<_> = self.known.lock().kinds.keys().copied().collect();
         kinds.sort_unstable();
         kinds
     }
 
     /// The body in force of a resource.
     pub fn accepted(&self, kind: Kind, name: &str) -> Option<Accepted> {
-        self.0.lock().kinds.get(&kind)?.entries.get(name)?.accepted.clone()
+        self.known.lock().kinds.get(&kind)?.entries.get(name)?.accepted.clone()
     }
 
     /// What a response changes; none: it would take too much, for the reason given.
     pub(super) fn changes(&self, kind: Kind, content: Content, origin: Origin) -> Result<Update, String> {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         let bytes = known.bytes;
         let of = known.kinds.entry(kind).or_default();
         let Content { version, resources, mut removed, whole, .. } = content;
@@ -249,15 +295,19 @@ impl Store {
             let accepted = of.entries.get(&resource.name).and_then(|entry| entry.accepted.as_ref());
             match accepted.filter(|accepted| accepted.body == resource.body) {
                 // One copy of the bytes is enough.
-                Some(accepted) => unchanged.push(Resource { body: accepted.body.clone(), ..resource }),
+                Some(accepted) => {
+                    more += resource.version.len().saturating_sub(accepted.version.len());
+                    unchanged.push(Resource { body: accepted.body.clone(), ..resource });
+                }
                 None => {
-                    more += resource.name.len() + resource.body.len() + EACH;
+                    more += resource.name.len() + resource.version.len() + weight(kind, resource.body.len()) + EACH;
                     added.push(resource);
                 }
             }
         }
-        if bytes + more > MOST {
-            return Err(format!("resources of this server would take more than {MOST} bytes"));
+        if bytes + more > self.most {
+            let most = self.most >> 20;
+            return Err(format!("resources of this server would take more than {most} MiB (--discovery-memory-mib)"));
         }
         if whole {
             // Those that were asked for and never came are told so once.
@@ -272,7 +322,7 @@ impl Store {
 
     /// Notes what became of an update, and what the server was told if not all of it was taken.
     pub(super) fn settle(&self, update: &Update, verdict: &Result<(), Refused>, told: Option<&str>, now: SystemTime) {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         let kind = update.kind;
         let reasons: HashMap<&str, &str> = match verdict {
             Err(Refused::Some(some)) => some.iter().map(|(name, why)| (&**name, why.as_str())).collect(),
@@ -334,24 +384,24 @@ impl Store {
 
     /// A response was refused before any of it was looked at.
     pub(super) fn refused(&self, kind: Kind, told: &str, now: SystemTime) {
-        self.0.lock().kinds.entry(kind).or_default().refused = Some((told.to_owned(), now));
+        self.known.lock().kinds.entry(kind).or_default().refused = Some((told.to_owned(), now));
     }
 
     /// A resource is asked for; one that is known stays what it is.
     pub(super) fn requested(&self, kind: Kind, name: &Arc<str>) {
-        self.0.lock().change(kind, name, |_| {});
+        self.known.lock().change(kind, name, |_| {});
     }
 
     /// Everything of a type is asked for, or no longer.
     pub(super) fn requested_all(&self, kind: Kind, wanted: bool) {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         let of = known.kinds.entry(kind).or_default();
         of.unanswered = (wanted && of.version.is_none()).then_some(Absence::Requested);
     }
 
     /// Nothing came in time, of a name or of everything.
     pub(super) fn timed_out(&self, kind: Kind, name: Option<&str>) {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         match name {
             Some(name) => known.change_known(kind, name, |entry| entry.absence = Absence::TimedOut),
             None => {
@@ -364,14 +414,14 @@ impl Store {
 
     /// Only what `keep` says is of interest any more.
     pub(super) fn retain(&self, kind: Kind, keep: impl Fn(&str) -> bool) {
-        self.0.lock().retain(kind, keep);
+        self.known.lock().retain(kind, keep);
     }
 
     /// Nobody is interested in a resource any more.
     pub(super) fn forget(&self, kind: Kind, name: &str) {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         let gone = known.kinds.get_mut(&kind).and_then(|of| of.entries.remove(name));
-        known.bytes -= gone.map_or(0, |entry| name.len() + entry.bytes());
+        known.bytes -= gone.map_or(0, |entry| name.len() + entry.bytes(kind));
     }
 }
 
@@ -390,31 +440,32 @@ mod tests {
     #[test]
     fn what_it_takes_is_known_and_what_would_be_too_much_is_refused() {
         let store = Store::default();
-        let bytes = || store.0.lock().bytes;
+        let bytes = || store.known.lock().bytes;
         let now = SystemTime::UNIX_EPOCH;
         let take = |content: Content, verdict: &Result<(), Refused>| {
             let update = store.changes(Kind::Cluster, content, Origin::Server).unwrap();
             store.settle(&update, verdict, None, now);
         };
         take(content([resource("a", Bytes::from_static(b"12345")), resource("b", Bytes::new())]), &Ok(()));
-        assert_eq!(bytes(), 2 * (1 + EACH) + 5);
+        let both = 2 * (1 + EACH + 1) + weight(Kind::Cluster, 0);
+        assert_eq!(bytes(), both + weight(Kind::Cluster, 5));
         let bad = Err(Refused::Some(vec![("a".into(), "why".into())]));
         take(content([resource("a", Bytes::from_static(b"1234567"))]), &bad);
-        assert_eq!(bytes(), 2 * (1 + EACH) + 5 + 7 + 3);
+        assert_eq!(bytes(), both + weight(Kind::Cluster, 5) + 7 + 1 + 3);
         take(content([resource("a", Bytes::from_static(b"1"))]), &Ok(()));
-        assert_eq!(bytes(), 2 * (1 + EACH) + 1);
+        assert_eq!(bytes(), both + weight(Kind::Cluster, 1));
         store.requested(Kind::Secret, &"secret".into());
-        assert_eq!(bytes(), 2 * (1 + EACH) + 1 + 6 + EACH);
+        assert_eq!(bytes(), both + weight(Kind::Cluster, 1) + 6 + EACH);
         store.forget(Kind::Secret, "secret");
         store.forget(Kind::Secret, "secret");
-        let large = Bytes::from(vec![0; MOST / 4]);
+        let large = Bytes::from(vec![0; MOST / 32 - 4096]);
         let several = (0..4).map(|number| resource(&number.to_string(), large.clone()));
         let refused = store.changes(Kind::Cluster, content(several), Origin::Server).unwrap_err();
-        assert_eq!(refused, "resources of this server would take more than 268435456 bytes");
+        assert_eq!(refused, "resources of this server would take more than 2048 MiB (--discovery-memory-mib)");
         take(Content { removed: vec!["a".into()], ..Content::default() }, &Ok(()));
-        assert_eq!(bytes(), 2 * (1 + EACH));
+        assert_eq!(bytes(), both - 1);
         store.retain(Kind::Cluster, |name| name == "b");
-        assert_eq!(bytes(), 1 + EACH);
+        assert_eq!(bytes(), 1 + EACH + 1 + weight(Kind::Cluster, 0));
         store.retain(Kind::Cluster, |_| false);
         assert_eq!(bytes(), 0);
     }

@@ -15,9 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{kind::Kind, stats::SubscriptionStats, store::Store};
-
-/// How long a subscription waits for its first answer (Envoy's default of `initial_fetch_timeout`).
-pub const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+use crate::config::cell::INITIAL_FETCH_TIMEOUT;
 
 /// What is noted.
 #[derive(Debug)]

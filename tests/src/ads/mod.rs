@@ -223,6 +223,11 @@ impl Ads {
         self.shared.state().events.len()
     }
 
+    /// Whether there was such an event after a [`mark`](Self::mark).
+    pub fn has_seen(&self, mark: usize, wanted: impl Fn(&Event) -> bool) -> bool {
+        self.shared.state().events.get(mark..).unwrap_or_default().iter().any(wanted)
+    }
+
     /// Waits for an event, however long ago.
     pub fn wait(&self, what: &str, wanted: impl Fn(&Event) -> bool) -> Event {
         self.wait_after(0, what, wanted)

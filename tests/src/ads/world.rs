@@ -102,6 +102,12 @@ impl World {
         }
     }
 
+    /// What there is of a type, by name.
+    pub fn of(&self, type_url: &str) -> impl Iterator<Item = (&str, &Any)> {
+        let of = self.resources.get(type_url).into_iter().flatten();
+        of.map(|(name, known)| (name.as_str(), &known.body))
+    }
+
     /// Every type is sent again, though nothing of it changed.
     pub fn touch(&mut self, type_url: &str) {
         self.change(type_url);

@@ -5,15 +5,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says enough by failing there")]
 
+mod churn;
 mod client;
 mod follower;
+mod hostile;
 mod named;
 mod proxy;
 mod recorded;
 mod resources;
+mod restarts;
+mod runtime;
 mod scenario;
 mod secrets;
 mod served;
+mod status;
+mod stress;
 mod through;
 mod traffic;
 

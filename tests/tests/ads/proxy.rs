@@ -11,6 +11,10 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use weir_tests::{
     ads::{Ads, Listen},
     mesh::binary,
@@ -44,12 +48,13 @@ impl Drop for Proxy {
 }
 
 /// A proxy that is to be started.
-pub struct Start<'a> {
+pub struct Start {
     who: Who,
-    ads: &'a Ads,
+    address: SocketAddr,
     protocol: Protocol,
     everything: String,
     resources: String,
+    besides: String,
     arguments: Vec<String>,
 }
 
@@ -58,10 +63,18 @@ const EVERYTHING: &str = "
   cds_config: { ads: {}, resource_api_version: V3 }
   lds_config: { ads: {}, resource_api_version: V3 }";
 
-impl<'a> Start<'a> {
+impl Start {
     /// One that follows a server, which it calls `xds`.
-    pub fn new(who: Who, ads: &'a Ads, protocol: Protocol) -> Self {
-        Self { who, ads, protocol, everything: EVERYTHING.to_owned(), resources: String::new(), arguments: Vec::new() }
+    pub fn new(who: Who, ads: &Ads, protocol: Protocol) -> Self {
+        Self {
+            who,
+            address: ads.address(),
+            protocol,
+            everything: EVERYTHING.to_owned(),
+            resources: String::new(),
+            besides: String::new(),
+            arguments: Vec::new(),
+        }
     }
 
     /// With this in `static_resources`, beside the cluster `xds`; clusters are the last of it.
@@ -70,11 +83,23 @@ impl<'a> Start<'a> {
         self
     }
 
+    /// With this in the bootstrap.
+    pub fn also(mut self, besides: &str) -> Self {
+        besides.clone_into(&mut self.besides);
+        self
+    }
+
     /// With these `cds_config` and `lds_config`.
     pub fn from(mut self, clusters: &str, listeners: &str) -> Self {
         self.everything = format!(
             "  cds_config: {{ resource_api_version: V3, {clusters} }}\n  lds_config: {{ resource_api_version: V3, {listeners} }}"
         );
+        self
+    }
+
+    /// Which it reaches by another address.
+    pub fn by(mut self, address: SocketAddr) -> Self {
+        self.address = address;
         self
     }
 
@@ -119,11 +144,12 @@ impl<'a> Start<'a> {
             Protocol::Sotw => "GRPC",
             Protocol::Delta => "DELTA_GRPC",
         };
-        let (cluster, resources, everything) = (server(self.ads.address(), "5s"), &self.resources, &self.everything);
+        let (cluster, resources, everything) = (server(self.address, "5s"), &self.resources, &self.everything);
+        let besides = &self.besides;
         format!(
             r#"
 node: {{ id: node, cluster: test }}
-admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
+{besides}admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
 dynamic_resources:
   ads_config:
     api_type: {api_type}
@@ -141,6 +167,29 @@ static_resources:
 }
 
 impl Proxy {
+    /// Where its admin server is.
+    pub fn address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// A number of `/proc/PID/status` (proc_pid_status(5)): kilobytes, of memory.
+    pub fn status(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap().split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Ends it as its supervisor would, and waits for that.
+    pub fn end(mut self) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// What the admin server says.
     pub fn admin(&self, path: &str) -> String {
         get(self.admin, path).1

@@ -77,6 +77,33 @@ pub fn routes(name: &str, text: &str) -> Any {
     ))
 }
 
+/// Routes to clusters, by weight.
+pub fn weighted(name: &str, clusters: &[(String, u32)]) -> Any {
+    let each = clusters.iter().map(|(name, weight)| format!("{{ name: {name}, weight: {weight} }}"));
+    let clusters = each.collect::<Vec<_>>().join(", ");
+    one(&format!(
+        r#"- "@type": type.googleapis.com/envoy.config.route.v3.RouteConfiguration
+  name: {name}
+  virtual_hosts:
+  - name: all
+    domains: ["*"]
+    routes: [ {{ match: {{ prefix: / }}, route: {{ weighted_clusters: {{ clusters: [ {clusters} ] }} }} }} ]
+"#
+    ))
+}
+
+/// Several endpoints of a cluster.
+pub fn assignment(cluster: &str, ports: &[u16]) -> Any {
+    let each = ports.iter().map(|port| {
+        format!("{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}")
+    });
+    let endpoints = each.collect::<Vec<_>>().join(", ");
+    one(&format!(
+        "- \"@type\": type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment\n  cluster_name: {cluster}\n  \
+         endpoints: [ {{ lb_endpoints: [ {endpoints} ] }} ]\n"
+    ))
+}
+
 /// The one resource of a list.
 pub fn one(list: &str) -> Any {
     resources(list).remove(0)

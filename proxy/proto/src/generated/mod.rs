@@ -473,6 +473,11 @@ pub mod envoy {
                 include!("envoy.service.discovery.v3.rs");
             }
         }
+        pub mod runtime {
+            pub mod v3 {
+                include!("envoy.service.runtime.v3.rs");
+            }
+        }
     }
 }
 pub mod google {

@@ -41,8 +41,7 @@ fn fields<'tree>(
     for entry in entries {
         let named = descriptor.get_field_by_name(&entry.key).or_else(|| descriptor.get_field_by_json_name(&entry.key));
         let Some(field) = named else {
-            let problem = format!("unknown field of {}", descriptor.full_name());
-            return Err(ConfigError::new(problem).in_field(&entry.key).at(entry.at));
+            return Err(ConfigError::unknown_field(&entry.key, descriptor.full_name()).at(entry.at));
         };
         let refuse = |problem: String| Err(ConfigError::new(problem).in_field(field.name()).at(entry.at));
         if !given.insert(field.number()) {

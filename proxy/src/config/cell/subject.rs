@@ -24,6 +24,8 @@ pub enum Kind {
     Secret,
     /// A filter's configuration.
     Extension,
+    /// A layer of runtime values.
+    Runtime,
 }
 
 /// Where it comes from.

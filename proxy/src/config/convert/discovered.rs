@@ -37,7 +37,7 @@ pub(super) fn routes(
     at: &str,
 ) -> Result<Arc<Cell<RouteTable>>, Error> {
     cx.only(message, at, &["config_source", "route_config_name"], &[])?;
-    let (source, timeout) = source(cx, message.config_source.as_ref(), &sub(at, "config_source"))?;
+    let (source, timeout) = source(cx.cells.sources(), message.config_source.as_ref(), &sub(at, "config_source"))?;
     let name = &message.route_config_name;
     let cell = cx.cells.cell(Subject { kind: Kind::Routes, source, name: name.as_str().into() }, || {
         let scope = cx.stats.scope("http").scope(stat_prefix).scope("rds").scope(name);
@@ -56,7 +56,7 @@ pub(super) fn routes(
 
 /// The cell of a secret.
 pub(super) fn secret(cx: &mut Context, message: &SdsSecretConfig, at: &str) -> Result<Arc<Cell<Type>>, Error> {
-    let (source, timeout) = source(cx, message.sds_config.as_ref(), at)?;
+    let (source, timeout) = source(cx.cells.sources(), message.sds_config.as_ref(), at)?;
     let name = &message.name;
     Ok(cx.cells.cell(Subject { kind: Kind::Secret, source, name: name.as_str().into() }, || {
         let scope = cx.stats.scope("sds").scope(name);
@@ -79,7 +79,7 @@ pub(super) fn http_filter(
 ) -> Result<FilterKind, Error> {
     let supported = ["config_source", "default_config", "apply_default_config_without_warming", "type_urls"];
     cx.only(message, at, &supported, &[])?;
-    let (source, timeout) = source(cx, message.config_source.as_ref(), &sub(at, "config_source"))?;
+    let (source, timeout) = source(cx.cells.sources(), message.config_source.as_ref(), &sub(at, "config_source"))?;
     let cell = cx.cells.cell(Subject { kind: Kind::Extension, source, name: name.into() }, || {
         let scope = cx.stats.scope("extension_config_discovery.http_filter").scope(name);
         let reloads = Some(Reloads::of_extension(&scope));

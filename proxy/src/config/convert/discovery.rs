@@ -120,7 +120,7 @@ fn eds(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery
         .eds_cluster_config
         .as_ref()
         .ok_or_else(|| Error::at(at, "cannot create an EDS cluster without an EDS config"))?;
-    let (source, timeout) = source(cx, config.eds_config.as_ref(), &sub(at, "eds_config"))?;
+    let (source, timeout) = source(cx.cells.sources(), config.eds_config.as_ref(), &sub(at, "eds_config"))?;
     let service = if config.service_name.is_empty() { &message.name } else { &config.service_name };
     Ok(Discovery::Eds(Assignments { source, service: service.as_str().into(), timeout }))
 }

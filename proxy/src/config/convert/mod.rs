@@ -51,13 +51,13 @@ use std::{collections::HashSet, sync::Arc};
 
 use weir_proto::envoy::config::bootstrap::v3::{Bootstrap, ClusterManager};
 
-pub(crate) use self::endpoints::load_assignment;
 #[cfg(test)]
 pub(crate) use self::outlier::defaults as outlier_defaults;
 pub use self::{
     admin::{AdminAddress, AdminSettings},
     context::{Clusters, Kept},
     converter::Converter,
+    runtime::{Discovered as DiscoveredLayer, layers as runtime_layers},
     stats::StatsSettings,
 };
 use self::{
@@ -65,6 +65,7 @@ use self::{
     fields::{item, sub},
     secrets::Secrets,
 };
+pub(crate) use self::{endpoints::load_assignment, source::source as config_source};
 use super::{
     cell::{Registry, Sources},
     error::Error,

@@ -1,43 +1,131 @@
 //! Runtime values: the layers of a bootstrap.
 
-use std::collections::BTreeMap;
-
-use prost_types::value::Kind;
-use weir_proto::envoy::config::bootstrap::v3::{LayeredRuntime, runtime_layer::LayerSpecifier};
-
-use crate::{
-    config::error::Error,
-    runtime::{self, Layer, Runtime, Value},
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
 };
 
+use bytes::Bytes;
+use prost_types::value::Kind;
+use weir_proto::envoy::{
+    config::bootstrap::v3::{
+        LayeredRuntime,
+        runtime_layer::{LayerSpecifier, RtdsLayer},
+    },
+    service::runtime::v3::Runtime as Message,
+};
+
+use super::{discovered::decoded, fields::sub, source::source};
+use crate::{
+    config::{
+        cell::{self, Cell, Follower, Making, Registry, Subject},
+        error::Error,
+    },
+    runtime::{self, Layer, Runtime, Value},
+    telemetry::stats::{Counter, Scope, Shared, Store},
+};
+
+type Values = BTreeMap<String, Value>;
+
+/// A layer that comes by itself: it is what its cell has, for as long as this is kept.
+#[derive(Debug)]
+pub struct Discovered {
+    layer: String,
+    cell: Arc<Cell<Values>>,
+    runtime: Arc<Runtime>,
+    shared: Shared,
+    loads: Counter,
+    /// What the counter belongs to.
+    _scope: Scope,
+}
+
+impl Discovered {
+    fn follow(
+        layer: String,
+        cell: Arc<Cell<Values>>,
+        runtime: &Arc<Runtime>,
+        cells: &Registry,
+        stats: &Scope,
+    ) -> Arc<Self> {
+        let scope = stats.scope("runtime");
+        let shared = Store::of(stats).as_ref().map(Store::shared).unwrap_or_default();
+        let loads = scope.counter("load_success");
+        let followed = cell.clone();
+        let this = Arc::new(Self { layer, cell, runtime: runtime.clone(), shared, loads, _scope: scope });
+        let _still = cells.still();
+        let follower: Weak<Self> = Arc::downgrade(&this);
+        followed.followed_by(follower);
+        this
+    }
+}
+
+impl Follower for Discovered {
+    fn prepare(&self) -> Result<Box<dyn FnOnce() + '_>, Error> {
+        let values = self.cell.current().as_deref().cloned().unwrap_or_default();
+        Ok(Box::new(move || {
+            self.runtime.replace(&self.layer, values);
+            self.shared.inc(self.loads);
+        }))
+    }
+}
+
+/// The cell of a layer.
+fn discovered(message: &RtdsLayer, cells: &Registry, stats: &Scope, at: &str) -> Result<Arc<Cell<Values>>, Error> {
+    let (source, timeout) = source(cells.sources(), message.rtds_config.as_ref(), &sub(at, "rtds_config"))?;
+    Ok(cells.cell(Subject { kind: cell::Kind::Runtime, source, name: message.name.as_str().into() }, || {
+        let read = |body: &Bytes| {
+            let message: Message = decoded(body)?;
+            let mut values = Values::new();
+            flatten(&message.layer.unwrap_or_default(), "", &mut values);
+            Ok(values)
+        };
+        Making { timeout, scope: stats.scope("runtime"), read: Box::new(read), reloads: None }
+    }))
+}
+
+/// The layers of a bootstrap, and those of them that come by themselves.
+pub fn layers(
+    message: Option<&LayeredRuntime>,
+    cells: &Registry,
+    stats: &Scope,
+) -> Result<(Arc<Runtime>, Vec<Arc<Discovered>>), Error> {
+    let at = "layered_runtime";
+    let mut layers = Vec::new();
+    let mut later = Vec::new();
+    for (index, layer) in message.into_iter().flat_map(|message| &message.layers).enumerate() {
+        let at = format!("{at}.layers[{index}]");
+        let mut values = BTreeMap::new();
+        let admin = match &layer.layer_specifier {
+            Some(LayerSpecifier::StaticLayer(fields)) => {
+                flatten(fields, "", &mut values);
+                false
+            }
+            Some(LayerSpecifier::AdminLayer(_)) => true,
+            Some(LayerSpecifier::DiskLayer(_)) => {
+                return Err(Error::at(format!("{at}.disk_layer"), "not supported yet"));
+            }
+            Some(LayerSpecifier::RtdsLayer(message)) => {
+                later.push((layer.name.clone(), discovered(message, cells, stats, &sub(&at, "rtds_layer"))?));
+                false
+            }
+            None => return Err(Error::at(at, "expected one of static_layer, admin_layer, rtds_layer")),
+        };
+        if layers.iter().any(|other: &Layer| other.name == layer.name) {
+            return Err(Error::at(format!("{at}.name"), format!("there are several layers \"{}\"", layer.name)));
+        }
+        layers.push(Layer { name: layer.name.clone(), admin, values });
+    }
+    let runtime = Arc::new(Runtime::new(layers));
+    let follow = |(layer, cell)| Discovered::follow(layer, cell, &runtime, cells, stats);
+    let discovered = later.into_iter().map(follow).collect();
+    Ok((runtime, discovered))
+}
+
+#[cfg(test)]
 impl Runtime {
     /// The layers of a bootstrap.
-    pub fn from_config(message: Option<&LayeredRuntime>) -> Result<Self, Error> {
-        let at = "layered_runtime";
-        let mut layers = Vec::new();
-        for (index, layer) in message.into_iter().flat_map(|message| &message.layers).enumerate() {
-            let at = format!("{at}.layers[{index}]");
-            let mut values = BTreeMap::new();
-            let admin = match &layer.layer_specifier {
-                Some(LayerSpecifier::StaticLayer(fields)) => {
-                    flatten(fields, "", &mut values);
-                    false
-                }
-                Some(LayerSpecifier::AdminLayer(_)) => true,
-                Some(LayerSpecifier::DiskLayer(_)) => {
-                    return Err(Error::at(format!("{at}.disk_layer"), "not supported yet"));
-                }
-                Some(LayerSpecifier::RtdsLayer(_)) => {
-                    return Err(Error::at(format!("{at}.rtds_layer"), "not supported yet"));
-                }
-                None => return Err(Error::at(at, "expected one of static_layer, admin_layer")),
-            };
-            if layers.iter().any(|other: &Layer| other.name == layer.name) {
-                return Err(Error::at(format!("{at}.name"), format!("there are several layers \"{}\"", layer.name)));
-            }
-            layers.push(Layer { name: layer.name.clone(), admin, values });
-        }
-        Ok(Self::new(layers))
+    pub fn from_config(message: Option<&LayeredRuntime>) -> Result<Arc<Self>, Error> {
+        Ok(layers(message, &Registry::default(), &Scope::default())?.0)
     }
 }
 
@@ -93,7 +181,7 @@ mod tests {
     use super::*;
     use crate::runtime::NoAdminLayer;
 
-    fn runtime(text: &str) -> Result<Runtime, String> {
+    fn runtime(text: &str) -> Result<Arc<Runtime>, String> {
         let bootstrap: Bootstrap = weir_proto::from_yaml(text).map_err(|error| error.to_string())?;
         Runtime::from_config(bootstrap.layered_runtime.as_ref()).map_err(|error| error.to_string())
     }

@@ -173,7 +173,7 @@ fn cell(
 ) -> Result<Arc<Cell<Vec<ScopedRouteConfiguration>>>, Error> {
     cx.only(message, at, &["scoped_rds_config_source"], &[])?;
     let source_at = sub(at, "scoped_rds_config_source");
-    let (source, timeout) = source(cx, message.scoped_rds_config_source.as_ref(), &source_at)?;
+    let (source, timeout) = source(cx.cells.sources(), message.scoped_rds_config_source.as_ref(), &source_at)?;
     let subject = Subject { kind: Kind::ScopedRoutes, source, name: name.into() };
     let cell = cx.cells.cell(subject, || {
         let scope = cx.stats.scope("http").scope(stat_prefix).scope("scoped_rds").scope(name);

@@ -5,28 +5,24 @@ use std::time::Duration;
 use prost::Message;
 use weir_proto::envoy::config::core::v3::{ConfigSource, config_source::ConfigSourceSpecifier as Specifier};
 
-use super::{
-    context::Context,
-    fields::{limit, sub},
-};
+use super::fields::{limit, sub};
 use crate::config::{
-    cell::{INITIAL_FETCH_TIMEOUT, Source},
+    cell::{INITIAL_FETCH_TIMEOUT, Source, Sources},
     error::Error,
 };
 
-/// Where it comes from, and how long is waited for it to come first; none: for ever.
-pub(super) fn source(
-    cx: &mut Context,
+/// Where it comes from, and how long is waited for it to come first; none: for ever. It must be one that is `followed`.
+pub(crate) fn source(
+    followed: Sources,
     message: Option<&ConfigSource>,
     at: &str,
 ) -> Result<(Source, Option<Duration>), Error> {
     let message = message.ok_or_else(|| Error::at(at, "a source is required"))?;
-    let supported =
-        ["path", "path_config_source", "ads", "api_config_source", "initial_fetch_timeout", "resource_api_version"];
-    cx.only(message, at, &supported, &[])?;
+    if !message.authorities.is_empty() {
+        return Err(Error::at(sub(at, "authorities"), "not supported yet"));
+    }
     let timeout_at = sub(at, "initial_fetch_timeout");
     let timeout = limit(message.initial_fetch_timeout.as_ref(), Some(INITIAL_FETCH_TIMEOUT), &timeout_at)?;
-    let followed = cx.cells.sources();
     #[expect(deprecated, reason = "published configurations use it")]
     let source = match &message.config_source_specifier {
         Some(Specifier::PathConfigSource(source)) => Source::file(&source.path, &sub(at, "path_config_source.path"))?,
