@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     output::Output,
+    proxy::{self, Shown, What},
     question::Question,
     show::{
         map::{self, Entry, Map},
@@ -16,6 +17,7 @@ use crate::{
         status::Status,
     },
     time::Time,
+    xds,
 };
 
 /// What a node says, or several do to the same question.
@@ -39,6 +41,10 @@ pub enum Answer {
     Maps(Rows<Map>),
     /// `map dump`.
     Entries(Rows<Entry>),
+    /// `xds status`.
+    Xds(Rows<xds::Row>),
+    /// `proxy`: one kind of thing, or all.
+    Proxy(Vec<Shown>),
 }
 
 impl Answer {
@@ -60,6 +66,8 @@ impl Answer {
             Question::Programs(_) => Self::Programs(rows(text)?),
             Question::Maps => Self::Maps(rows(text)?),
             Question::Dump(_) => Self::Entries(rows(text)?),
+            Question::Xds { .. } => Self::Xds(rows(text)?),
+            Question::Proxy { asked, .. } => Self::Proxy(shown(&asked.what, text)?),
             // Its events come one by one.
             Question::Trace(_) => return Err(serde::de::Error::custom("a trace is no single answer")),
         })
@@ -73,6 +81,8 @@ impl Answer {
             Self::Programs(rows) => Self::Programs(rows.of_node(node)),
             Self::Maps(rows) => Self::Maps(rows.of_node(node)),
             Self::Entries(rows) => Self::Entries(rows.of_node(node)),
+            Self::Xds(rows) => Self::Xds(rows.of_node(node)),
+            Self::Proxy(all) => Self::Proxy(all.into_iter().map(|(what, rows)| (what, rows.of_node(node))).collect()),
             Self::Pod(one) => Self::Pod(Box::new(one.of_node(node))),
             Self::Setup(one) => Self::Setup(Box::new(one.of_node(node))),
             Self::Verdict(one) => Self::Verdict(Box::new(one.of_node(node))),
@@ -89,6 +99,11 @@ impl Answer {
             (Self::Programs(rows), Self::Programs(more)) => Self::Programs(rows.and(more)),
             (Self::Maps(rows), Self::Maps(more)) => Self::Maps(rows.and(more)),
             (Self::Entries(rows), Self::Entries(more)) => Self::Entries(rows.and(more)),
+            (Self::Xds(rows), Self::Xds(more)) => Self::Xds(rows.and(more)),
+            (Self::Proxy(all), Self::Proxy(more)) => {
+                let both = all.into_iter().zip(more);
+                Self::Proxy(both.map(|((what, rows), (_, more))| (what, rows.and(more))).collect())
+            }
             // What is of one node only.
             (one, _) => one,
         }
@@ -148,11 +163,37 @@ impl Answer {
             Self::Programs(rows) => output.answer(prog::table(&rows), || rows.json()),
             Self::Maps(rows) => output.answer(map::table(&rows), || rows.json()),
             Self::Entries(rows) => output.answer(map::entries(&rows), || rows.json()),
+            Self::Xds(rows) => output.answer(xds::table(&rows, now), || rows.json()),
+            Self::Proxy(all) => {
+                let plain: Vec<_> = all.iter().map(proxy::plain).collect();
+                output.answer(plain.join("\n"), || json(&all))
+            }
             Self::Pod(pod) => output.answer(pod::facts(&pod, now), || pod.json()),
             Self::Setup(setup) => output.answer(redirect::setup(&setup), || setup.json()),
             Self::Verdict(verdict) => output.answer(redirect::verdict(&verdict), || verdict.json()),
         }
     }
+}
+
+/// One kind of thing as a list, several as lists by their names.
+fn json(all: &[Shown]) -> Result<serde_json::Value, serde_json::Error> {
+    match all {
+        [(_, rows)] => rows.json(),
+        several => {
+            let named = several.iter().map(|(what, rows)| Ok((what.name().to_owned(), rows.json()?)));
+            Ok(named.collect::<Result<serde_json::Map<_, _>, serde_json::Error>>()?.into())
+        }
+    }
+}
+
+/// What [`json`] has written.
+fn shown(what: &[What], text: &str) -> Result<Vec<Shown>, serde_json::Error> {
+    let read: serde_json::Value = serde_json::from_str(text)?;
+    let of = |what: &What| {
+        let list = if read.is_array() { &read } else { &read[what.name()] };
+        Ok((*what, Rows::here(serde_json::from_value(list.clone())?)))
+    };
+    what.iter().map(of).collect()
 }
 
 /// Whether a pod named `namespace/name` is in a namespace.

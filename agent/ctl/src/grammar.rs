@@ -93,6 +93,12 @@ const DURATION: &str = "a duration like 500ms, 10s or 1m";
 pub const GENERAL: &[Opt] = &[
     flag("json", Some('j'), "JSON: one array or object; event trace: one object a line"),
     flag("pretty", Some('p'), "JSON, indented"),
+    option(
+        "output",
+        Some('o'),
+        among("FORMAT", "json or yaml", "{ json | yaml }", &["json", "yaml"]),
+        "indented JSON, or YAML",
+    ),
     flag("notes", None, "say what is beside the answer (standard error) with JSON, too"),
     option(
         "socket",
@@ -285,6 +291,51 @@ pub const OBJECTS: &[Object] = &[
         notes: "",
     },
     Object {
+        name: "xds",
+        commands: &[command(
+            "status",
+            None,
+            &[ADMIN],
+            "what the proxy follows, by source and type: SYNCED, STALE, NOT SENT or NACKED, with versions, ages and reasons",
+        )],
+        abbreviated: true,
+        about: "management servers, as the proxy follows them",
+        notes: "STALE: there is no stream to the server, or what is in force was saved by the process before. NOT SENT: \
+                something was asked for and has not come. NACKED: something was refused, and what was in force stays.",
+    },
+    Object {
+        name: "proxy",
+        commands: &[
+            command(
+                "all",
+                None,
+                &[ADMIN, FQDN, PORT, SUBSET, DIRECTION, NAME, ADDRESS, KIND, HEALTH],
+                "all tables below",
+            ),
+            command("cluster", None, &[ADMIN, FQDN, PORT, SUBSET, DIRECTION], "clusters in force"),
+            command(
+                "listener",
+                None,
+                &[ADMIN, PORT, ADDRESS, KIND],
+                "listeners in force, a line for each filter chain",
+            ),
+            command("route", None, &[ADMIN, NAME], "routes in force"),
+            command("endpoint", None, &[ADMIN, FQDN, PORT, ADDRESS, HEALTH], "endpoints of clusters"),
+            command("secret", None, &[ADMIN, NAME], "certificates, and how long they are valid"),
+            command("bootstrap", None, &[ADMIN], "the bootstrap that the proxy was started with"),
+            command(
+                "log",
+                among("LEVEL", "a level, or LOGGER:LEVEL,...", "{ LEVEL | LOGGER:LEVEL,... }", LEVELS),
+                &[ADMIN],
+                "levels of the proxy's log; with LEVEL after it is set",
+            ),
+        ],
+        abbreviated: false,
+        about: "the proxy's configuration in force, in the columns of istioctl proxy-config",
+        notes: "Without -o, -j or -p a table; with them the messages that it is made from. Filters are parts of names, but \
+                --name, --address, --type and --status, which are whole and in any case.",
+    },
+    Object {
         name: "uninstall",
         commands: &[command(
             "",
@@ -338,6 +389,42 @@ const STATUS: &[Opt] = &[flag(
     None,
     "exit with 3 unless a proxy is ready, all answer, the pod source is well and no pod waits for weir",
 )];
+const ADMIN: Opt = option(
+    "admin",
+    None,
+    path("ADDRESS", "an address or a path"),
+    "the proxy's admin server, HOST:PORT or the path of a unix socket; default: 127.0.0.1:15000",
+);
+const FQDN: Opt =
+    option("fqdn", None, named("NAME", "a name"), "only of services, or clusters, with this in their name");
+const PORT: Opt = option("port", None, named("PORT", "a port"), "only with this port");
+const SUBSET: Opt = option("subset", None, named("SUBSET", "a subset"), "only of this subset");
+const DIRECTION: Opt = option(
+    "direction",
+    None,
+    among("DIRECTION", "inbound or outbound", "{ inbound | outbound }", &["inbound", "outbound"]),
+    "only of this direction",
+);
+const NAME: Opt = option("name", None, named("NAME", "a name"), "only the routes, or the secret, of this name");
+const ADDRESS: Opt = option("address", None, named("IP", "an address"), "only at this address");
+const KIND: Opt = option(
+    "type",
+    None,
+    among("TYPE", "a type of listener", "{ HTTP | TCP | HTTP+TCP | UNKNOWN }", &["HTTP", "TCP", "HTTP+TCP", "UNKNOWN"]),
+    "only listeners of this type",
+);
+const HEALTH: Opt = option(
+    "status",
+    None,
+    among(
+        "STATUS",
+        "a status",
+        "{ HEALTHY | UNHEALTHY | DRAINING | DEGRADED | UNKNOWN }",
+        &["HEALTHY", "UNHEALTHY", "DRAINING", "DEGRADED", "UNKNOWN"],
+    ),
+    "only endpoints of this status",
+);
+const LEVELS: &[&str] = &["trace", "debug", "info", "warning", "error", "critical", "off"];
 /// Shells that completion is written for.
 pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
 /// Those whose entries can be told; the others hold sockets, or what is gone when it was read.

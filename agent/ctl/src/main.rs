@@ -4,6 +4,7 @@
 //! server, and prints what they say with the same code. It decides nothing itself. No terminal is assumed, there are no
 //! colours, and a reader that goes away ends it quietly.
 
+mod admin;
 mod agent;
 mod answer;
 mod cli;
@@ -13,15 +14,19 @@ mod grammar;
 mod node;
 mod output;
 mod pages;
+mod proxy;
 mod question;
 mod show;
 mod stop;
 mod table;
 mod time;
 mod usage;
+mod xds;
+mod yaml;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
+use admin::Admin;
 use cli::{Action, Invocation, Name};
 use cluster::Outcome;
 use node::Node;
@@ -42,6 +47,8 @@ enum Error {
     #[error(transparent)]
     Node(#[from] node::Error),
     #[error(transparent)]
+    Admin(#[from] admin::Error),
+    #[error(transparent)]
     Cluster(#[from] cluster::Error),
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
@@ -54,6 +61,7 @@ impl Error {
     fn hint(&self) -> &'static str {
         match self {
             Self::Node(node::Error::Unreachable(_)) => " (another socket: --socket PATH)",
+            Self::Admin(admin::Error::Unreachable { .. }) => " (another address: --admin ADDRESS)",
             _ => "",
         }
     }
@@ -123,6 +131,11 @@ async fn execute(name: Name, invocation: Invocation, output: &mut Output) -> Res
             Outcome::Done
         }
         Action::Ask { question, socket, timeout } => {
+            if let Some(place) = question.admin() {
+                let answer = Admin::at(place.unwrap_or(admin::DEFAULT), timeout).answer(&question).await?;
+                answer.print(output)?;
+                return Ok(OK);
+            }
             let well = Node::connect(&socket, timeout).await?.ask(&question, output).await?;
             if well { Outcome::Done } else { Outcome::Unhealthy }
         }

@@ -131,6 +131,9 @@ impl Node {
                 }
                 Answer::Entries(Rows::here(entries))
             }
+            Question::Xds { .. } | Question::Proxy { .. } => {
+                return Err(tonic::Status::unimplemented("the proxy's admin server answers this, not the agent"));
+            }
             Question::Maps | Question::Programs(_) | Question::Trace(_) => {
                 let maps = self.agent.list_maps(pb::ListMapsRequest {}).await?.into_inner().maps;
                 Answer::Maps(Rows::here(maps.into_iter().map(Map::from).collect()))

@@ -1,4 +1,4 @@
-//! Standard output: plain text, JSON or indented JSON.
+//! Standard output: plain text, JSON, indented JSON or YAML.
 
 use std::{
     fmt::Display,
@@ -6,6 +6,8 @@ use std::{
 };
 
 use serde_json::{Value, json};
+
+use crate::yaml;
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub enum Format {
     Json,
     /// Indented JSON.
     Pretty,
+    /// YAML.
+    Yaml,
 }
 
 /// Where answers go.
@@ -62,6 +66,7 @@ impl Output {
             Format::Plain => self.text(plain),
             Format::Json => self.text(format_args!("{}\n", json()?)),
             Format::Pretty => self.text(format_args!("{:#}\n", json()?)),
+            Format::Yaml => self.text(yaml::text(&json()?)),
         }
     }
 

@@ -3,6 +3,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use crate::proxy;
+
 /// What to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
@@ -39,6 +41,18 @@ pub enum Question {
     Dump(String),
     /// `event trace`.
     Trace(Trace),
+    /// `xds status`.
+    Xds {
+        /// Where the proxy's admin server is, if not where it is by default.
+        admin: Option<String>,
+    },
+    /// `proxy`.
+    Proxy {
+        /// What.
+        asked: Box<proxy::Asked>,
+        /// Where the proxy's admin server is, if not where it is by default.
+        admin: Option<String>,
+    },
 }
 
 /// Which programs to show.
@@ -81,10 +95,19 @@ pub struct Trace {
 }
 
 impl Question {
+    /// Where it is answered, if that is the proxy's admin server; none: where that is by default.
+    pub fn admin(&self) -> Option<Option<&str>> {
+        match self {
+            Self::Xds { admin } | Self::Proxy { admin, .. } => Some(admin.as_deref()),
+            _ => None,
+        }
+    }
+
     /// The pod that it is about; "" for all, none where pods are not what it is about.
     pub fn pod(&self) -> Option<&str> {
         match self {
             Self::Status { .. } | Self::Programs(_) | Self::Maps | Self::Dump(_) => None,
+            Self::Xds { .. } | Self::Proxy { .. } => None,
             Self::Pods { pod, .. } | Self::Redirects { pod, .. } | Self::Pod(pod) | Self::Setup(pod) => Some(pod),
             Self::Explain(explain) => Some(&explain.pod),
             Self::Trace(trace) => Some(&trace.pod),
@@ -96,6 +119,7 @@ impl Question {
         let mut question = self.clone();
         match &mut question {
             Self::Status { .. } | Self::Programs(_) | Self::Maps | Self::Dump(_) => {}
+            Self::Xds { .. } | Self::Proxy { .. } => {}
             Self::Pods { pod, .. } | Self::Redirects { pod, .. } | Self::Pod(pod) | Self::Setup(pod) => {
                 name.clone_into(pod);
             }
@@ -151,6 +175,23 @@ impl Question {
             Self::Dump(name) => {
                 add(&["map", "dump"]);
                 named = Some(name.clone());
+            }
+            Self::Xds { admin } => {
+                add(&["xds", "status"]);
+                if let Some(admin) = admin {
+                    add(&["--admin", admin]);
+                }
+            }
+            Self::Proxy { asked, admin } => {
+                let only = asked.what.first().filter(|_| asked.what.len() == 1);
+                add(&["proxy", only.map_or("all", |what| what.name())]);
+                for (option, value) in asked.filter.options() {
+                    add(&[&format!("--{option}={value}")]);
+                }
+                if let Some(admin) = admin {
+                    add(&["--admin", admin]);
+                }
+                named.clone_from(&asked.level);
             }
             Self::Trace(trace) => {
                 add(&["event", "trace", "--follow"]);

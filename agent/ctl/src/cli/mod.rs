@@ -154,10 +154,15 @@ pub fn parse(
 ) -> Result<Invocation, UsageError> {
     let mut line = Line::split(arguments)?;
     let json = line.flag("json");
-    let format = match (line.flag("pretty"), json) {
-        (true, _) => Format::Pretty,
-        (false, true) => Format::Json,
-        (false, false) => Format::Plain,
+    let format = match (line.flag("pretty"), json, line.value("output").as_deref()) {
+        (_, _, Some(other)) if !["json", "yaml"].contains(&other) => {
+            return Err(line.error(format!("--output: {other:?}: expected json or yaml")));
+        }
+        (true, ..) => Format::Pretty,
+        (false, true, _) => Format::Json,
+        (false, false, Some("yaml")) => Format::Yaml,
+        (false, false, Some(_)) => Format::Pretty,
+        (false, false, None) => Format::Plain,
     };
     let notes = line.flag("notes");
     let action = line.action(name, socket_variable)?;
@@ -363,8 +368,8 @@ pub(crate) mod tests {
         assert_eq!(refused("p"), "object \"p\" is ambiguous: pod, prog");
         assert_eq!(
             refused("pods"),
-            "unknown object \"pods\"; expected pod, redirect, prog, map, event, status, uninstall, version, completion, man, \
-             help"
+            "unknown object \"pods\"; expected pod, redirect, prog, map, event, status, xds, proxy, uninstall, version, \
+             completion, man, help"
         );
         assert_eq!(refused("map drop"), "unknown command \"drop\"; expected list, show, dump, help");
         assert_eq!(refused(""), "expected an object");
@@ -384,6 +389,9 @@ pub(crate) mod tests {
         }
         assert_eq!(parse_line("-p pod").unwrap().format, Format::Pretty);
         assert_eq!(parse_line("-jp pod").unwrap().format, Format::Pretty);
+        assert_eq!(parse_line("-o json pod").unwrap().format, Format::Pretty);
+        assert_eq!(parse_line("pod -oyaml").unwrap().format, Format::Yaml);
+        assert_eq!(refused("pod -o xml"), "--output: \"xml\": expected json or yaml");
         assert_eq!(asked("pod show -- -web"), Question::Pod("-web".to_owned()));
     }
 

@@ -7,6 +7,7 @@ use weir_abi::Rule;
 use super::{UsageError, line::Line};
 use crate::{
     grammar::{Command, Object},
+    proxy::{Asked, Filter, What},
     question::{Explain, Program, Question, Trace},
 };
 
@@ -22,6 +23,8 @@ pub(super) fn question(line: &mut Line, object: &Object, command: &Command) -> R
         "map" if command.name == "dump" => Question::Dump(line.required(command, "map dump")?.to_ascii_uppercase()),
         "map" => Question::Maps,
         "event" => line.trace()?,
+        "xds" => Question::Xds { admin: line.value("admin") },
+        "proxy" => line.proxy(command)?,
         _ => Question::Status { check: line.flag("check") },
     })
 }
@@ -73,6 +76,36 @@ impl Line {
             }
             Some(name) => Program::Name(name),
         }))
+    }
+
+    fn proxy(&mut self, command: &Command) -> Result<Question, UsageError> {
+        let level = if command.name == "log" { self.word() } else { None };
+        let port = match self.value("port") {
+            None => None,
+            Some(text) => match text.parse() {
+                Ok(port) => Some(port),
+                Err(_) => return Err(self.error(format!("--port: {text:?}: expected a port"))),
+            },
+        };
+        let mut option = |name: &str| self.value(name);
+        let filter = Filter {
+            fqdn: option("fqdn"),
+            port,
+            subset: option("subset"),
+            direction: option("direction"),
+            name: option("name"),
+            address: option("address"),
+            kind: option("type"),
+            status: option("status"),
+        };
+        // What a command has no such column of is not filtered by it.
+        let own = |name: &str| command.options.iter().any(|own| own.long == name);
+        if let Some((name, _)) = filter.options().iter().find(|(name, _)| !own(name)) {
+            return Err(self.error(format!("--{name} means nothing here")));
+        }
+        let what = What::of(command.name).map_or_else(|| What::TABLES.to_vec(), |what| vec![what]);
+        let admin = self.value("admin");
+        Ok(Question::Proxy { asked: Box::new(Asked { what, filter, level }), admin })
     }
 
     fn trace(&mut self) -> Result<Question, UsageError> {
@@ -185,6 +218,14 @@ mod tests {
             "map dump flows",
             "event trace",
             "event trace web --stdin --verdict refuse -c 5 --for 1m",
+            "xds",
+            "xds status --admin /run/admin.sock",
+            "proxy",
+            "proxy all --fqdn reviews --port 80",
+            "proxy cluster --subset v1 --direction outbound --admin 127.0.0.1:9901",
+            "proxy listener --address 0.0.0.0 --type TCP",
+            "proxy endpoint --status HEALTHY",
+            "proxy log upstream:debug",
         ] {
             let question = asked(line);
             let again = parse(Name::Weirctl, question.arguments(), None).unwrap().action;

@@ -61,6 +61,17 @@ impl<T> Rows<T> {
         table
     }
 
+    /// A table in which a row may have several lines.
+    pub fn table_of_lines(&self, header: &[String], lines: impl Fn(&T) -> Vec<Vec<String>>) -> Table {
+        let mut table = Table::new(self.node("NODE").into_iter().chain(header.iter().cloned()));
+        for (node, row) in &self.rows {
+            for cells in lines(row) {
+                table.row(self.node(node).into_iter().chain(cells));
+            }
+        }
+        table
+    }
+
     fn node(&self, cell: &str) -> Option<String> {
         self.per_node.then(|| cell.to_owned())
     }
