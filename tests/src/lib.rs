@@ -21,6 +21,7 @@ pub mod net;
 pub mod netns;
 pub mod poll;
 pub mod process;
+pub mod scale;
 pub mod sweep;
 pub mod sys;
 pub mod web;

@@ -10,6 +10,7 @@ pub mod configuration;
 pub mod load;
 pub mod process;
 mod table;
+mod xds;
 
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ pub struct Args {
 enum What {
     /// CPU per request, memory and start-up time of weir-proxy, Envoy, nginx and HAProxy
     Proxy(ProxyArgs),
+    /// What it costs weir-proxy and Envoy to follow a management server of a large mesh
+    Xds(xds::Args),
 }
 
 /// Arguments of `cargo xtask bench proxy`.
@@ -79,7 +82,10 @@ const STARTS: usize = 7;
 
 /// Runs the task.
 pub fn run(args: Args) -> Result<()> {
-    let What::Proxy(args) = args.what;
+    let args = match args.what {
+        What::Proxy(args) => args,
+        What::Xds(args) => return xds::run(&args),
+    };
     let machine = Machine::prepare(&[Need::Build, Need::Peers])?;
     ensure!(args.rounds > 0 && args.seconds > 0, "--rounds and --seconds are at least 1");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

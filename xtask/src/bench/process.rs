@@ -13,7 +13,7 @@ use super::configuration::{self, Place, Proxy, Row};
 use crate::machine::{Machine, output};
 
 /// The CPU of the proxies.
-const CPU: usize = 0;
+pub const CPU: usize = 0;
 /// The CPU of load and backend.
 pub const LOAD_CPU: usize = 1;
 /// How long a proxy may take to start.
