@@ -3,7 +3,7 @@
 //! The data path reads in one direction: `worker -> listener -> (http | tcp) -> cluster -> tls -> wire`. `intake` gives
 //! workers their listening sockets; a connection that they accept is a `downstream`, of a `pod` or not. `access_log` and
 //! `telemetry` are at the edges. `config` turns protobuf into the model off the data path; `matcher` is what configurations
-//! match with, `cel` their expressions. `bootstrap` has the privileges and the control thread, `admin` answers about all of
+//! match with, `cel` their expressions, `jwt` tokens and their keys. `bootstrap` has the privileges and the control thread, `admin` answers about all of
 //! it. `xds` follows management servers, and `dynamic` puts in force what they send.
 
 pub mod access_log;
@@ -19,6 +19,7 @@ pub mod dynamic;
 pub mod fuzz;
 pub mod http;
 pub mod intake;
+pub mod jwt;
 pub mod lifecycle;
 pub mod listener;
 pub mod matcher;

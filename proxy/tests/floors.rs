@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The floors of the crate, from the top.
-const CRATE: [&str; 26] = [
+const CRATE: [&str; 27] = [
     "fuzz",
     "bootstrap",
     "admin",
@@ -28,6 +28,7 @@ const CRATE: [&str; 26] = [
     "wire",
     "pod",
     "cel",
+    "jwt",
     "matcher",
     "options",
     "lifecycle",
@@ -39,8 +40,8 @@ const CRATE: [&str; 26] = [
 ];
 
 /// The floors of `http`, from the top.
-const HTTP: [&str; 10] =
-    ["fuzz", "connection", "dispatch", "router", "filter", "stream", "pool", "body", "headers", "codec"];
+const HTTP: [&str; 11] =
+    ["fuzz", "connection", "dispatch", "router", "filter", "call", "stream", "pool", "body", "headers", "codec"];
 
 /// What the connections of a worker share stands between the pool, which it holds, and the streams, which hold it.
 const SHARED: &str = "worker::state";

@@ -105,7 +105,7 @@ use std::{
 
 use case::File;
 use compare::Tally;
-use pair::{case, certificates, http1, seen, side, tls, upstream_h2, wire};
+use pair::{case, certificates, http1, script, seen, side, tls, upstream_h2, wire};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 /// Case files under way at once.

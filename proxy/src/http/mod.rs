@@ -6,12 +6,14 @@
 //! - `dispatch`: one request of it from head to response;
 //! - `router`: forwarding it: attempts, retries, mirrors, upgrades;
 //! - `filter`: what it passes before, and its response after;
+//! - `call`: what it or the router asks of clusters on the way;
 //! - `stream`: what is known of it: connection, route, record, reply, response;
 //! - `pool`: connections to upstreams;
 //! - `body`: what is sent over those;
 //! - `headers`: what this hop makes of heads; `codec`: what is HTTP on the wire.
 
 mod body;
+mod call;
 mod codec;
 pub mod connection;
 mod dispatch;

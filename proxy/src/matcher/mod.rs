@@ -2,6 +2,7 @@
 
 pub mod fraction;
 pub mod metadata;
+pub mod structs;
 pub mod tree;
 
 use http::HeaderName;

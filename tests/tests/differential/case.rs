@@ -259,6 +259,7 @@ pub struct Rule {
     pub status: Option<u16>,
     /// `name: value`.
     pub headers: Vec<String>,
+    /// Text, or bytes after `hex:`.
     pub body: String,
     /// So many bytes of `x` instead.
     pub body_size: Option<usize>,

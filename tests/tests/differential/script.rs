@@ -49,7 +49,7 @@ impl Response {
         Self {
             status: rule.status.unwrap_or(200),
             headers: rule.headers.iter().map(|line| header(line)).collect(),
-            body: rule.body_size.map_or_else(|| rule.body.clone().into_bytes(), |size| vec![b'x'; size]),
+            body: rule.body_size.map_or_else(|| bytes(&rule.body), |size| vec![b'x'; size]),
             trailers: rule.trailers.iter().map(|line| header(line)).collect(),
             body_delay: rule.body_delay,
         }
@@ -164,4 +164,16 @@ fn special(kind: &str, request: &Request) -> Option<Answer> {
         "length" => Some(Answer::Response(Response::plain(200, request.body.len().to_string()))),
         _ => Some(Answer::Response(Response::plain(404, "the upstream knows no such script"))),
     }
+}
+
+/// A text as bytes; after `hex:` it is written in hexadecimal.
+pub fn bytes(text: &str) -> Vec<u8> {
+    text.strip_prefix("hex:").map_or_else(|| text.as_bytes().to_vec(), unhex)
+}
+
+/// Bytes written in hexadecimal, with or without spaces.
+pub fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let pair = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    digits.chunks(2).map(|digits| pair(digits).unwrap_or_else(|| panic!("not hexadecimal: {text}"))).collect()
 }

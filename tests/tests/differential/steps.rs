@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     case::{Case, File, Read, Step},
     client::{AFTER_ABANDON, Http2, Request, Response, exchange},
+    script,
     seen::{Observed, body_text},
     side::{Side, Which},
     tls,
@@ -239,7 +240,7 @@ impl Run<'_> {
         let address = self.side.address(listener);
         let mut tcp = Wire::connect(address, from).await.map_err(|error| format!("{listener}: {}", error.kind()))?;
         if let Some(first) = &step.first {
-            tcp.write_all(&unhex(first)).await.map_err(|error| error.kind().to_string())?;
+            tcp.write_all(&script::unhex(first)).await.map_err(|error| error.kind().to_string())?;
         }
         let Some(how) = &step.tls else { return Ok(Wire::Tcp(tcp)) };
         let handshake = timeout(PATIENCE, tls::connect(tcp, how, &self.side.certificates)).await;
@@ -314,7 +315,7 @@ impl Run<'_> {
             },
         };
         let text = self.side.fill(text);
-        let bytes = text.strip_prefix("hex:").map_or_else(|| text.as_bytes().to_vec(), unhex);
+        let bytes = script::bytes(&text);
         match step.read.unwrap_or(Read::Response) {
             Read::Response => {
                 let method = text.split(' ').next().unwrap_or_default().to_owned();
@@ -402,13 +403,6 @@ impl Run<'_> {
         }
         self.fail(format!("{:?}: stat {name} is {last}, not {value}", self.side.which)).await;
     }
-}
-
-/// Bytes written in hexadecimal, with or without spaces.
-fn unhex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    let pair = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    digits.chunks(2).map(|digits| pair(digits).unwrap_or_else(|| panic!("not hexadecimal: {text}"))).collect()
 }
 
 /// All stats of a proxy.

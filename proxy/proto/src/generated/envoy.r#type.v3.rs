@@ -214,25 +214,6 @@ impl CodecClientType {
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TokenBucket {
-    #[prost(uint32, tag = "1")]
-    pub max_tokens: u32,
-    #[prost(message, optional, tag = "2")]
-    pub tokens_per_fill: ::core::option::Option<u32>,
-    #[prost(message, optional, tag = "3")]
-    pub fill_interval: ::core::option::Option<::prost_types::Duration>,
-}
-impl ::prost::Name for TokenBucket {
-    const NAME: &'static str = "TokenBucket";
-    const PACKAGE: &'static str = "envoy.type.v3";
-    fn full_name() -> ::prost::alloc::string::String {
-        "envoy.type.v3.TokenBucket".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/envoy.type.v3.TokenBucket".into()
-    }
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HttpStatus {
     #[prost(enumeration = "StatusCode", tag = "1")]
     pub code: i32,
@@ -436,6 +417,25 @@ impl StatusCode {
             "NetworkAuthenticationRequired" => Some(Self::NetworkAuthenticationRequired),
             _ => None,
         }
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenBucket {
+    #[prost(uint32, tag = "1")]
+    pub max_tokens: u32,
+    #[prost(message, optional, tag = "2")]
+    pub tokens_per_fill: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "3")]
+    pub fill_interval: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for TokenBucket {
+    const NAME: &'static str = "TokenBucket";
+    const PACKAGE: &'static str = "envoy.type.v3";
+    fn full_name() -> ::prost::alloc::string::String {
+        "envoy.type.v3.TokenBucket".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/envoy.type.v3.TokenBucket".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -134,6 +134,11 @@ pub mod envoy {
                         include!("envoy.extensions.filters.common.fault.v3.rs");
                     }
                 }
+                pub mod set_filter_state {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.common.set_filter_state.v3.rs");
+                    }
+                }
             }
             pub mod http {
                 pub mod buffer {
@@ -144,6 +149,11 @@ pub mod envoy {
                 pub mod cors {
                     pub mod v3 {
                         include!("envoy.extensions.filters.http.cors.v3.rs");
+                    }
+                }
+                pub mod ext_authz {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.ext_authz.v3.rs");
                     }
                 }
                 pub mod fault {
@@ -166,6 +176,11 @@ pub mod envoy {
                         include!("envoy.extensions.filters.http.health_check.v3.rs");
                     }
                 }
+                pub mod jwt_authn {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.jwt_authn.v3.rs");
+                    }
+                }
                 pub mod local_ratelimit {
                     pub mod v3 {
                         include!("envoy.extensions.filters.http.local_ratelimit.v3.rs");
@@ -179,6 +194,11 @@ pub mod envoy {
                 pub mod router {
                     pub mod v3 {
                         include!("envoy.extensions.filters.http.router.v3.rs");
+                    }
+                }
+                pub mod set_filter_state {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.set_filter_state.v3.rs");
                     }
                 }
             }
@@ -220,6 +240,11 @@ pub mod envoy {
                         include!("envoy.extensions.filters.network.echo.v3.rs");
                     }
                 }
+                pub mod ext_authz {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.network.ext_authz.v3.rs");
+                    }
+                }
                 pub mod http_connection_manager {
                     pub mod v3 {
                         include!("envoy.extensions.filters.network.http_connection_manager.v3.rs");
@@ -233,6 +258,11 @@ pub mod envoy {
                 pub mod rbac {
                     pub mod v3 {
                         include!("envoy.extensions.filters.network.rbac.v3.rs");
+                    }
+                }
+                pub mod set_filter_state {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.network.set_filter_state.v3.rs");
                     }
                 }
                 pub mod sni_cluster {
@@ -413,6 +443,11 @@ pub mod envoy {
             }
         }
         pub mod transport_sockets {
+            pub mod internal_upstream {
+                pub mod v3 {
+                    include!("envoy.extensions.transport_sockets.internal_upstream.v3.rs");
+                }
+            }
             pub mod proxy_protocol {
                 pub mod v3 {
                     include!("envoy.extensions.transport_sockets.proxy_protocol.v3.rs");
@@ -468,6 +503,11 @@ pub mod envoy {
         }
     }
     pub mod service {
+        pub mod auth {
+            pub mod v3 {
+                include!("envoy.service.auth.v3.rs");
+            }
+        }
         pub mod discovery {
             pub mod v3 {
                 include!("envoy.service.discovery.v3.rs");

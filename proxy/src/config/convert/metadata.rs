@@ -1,6 +1,5 @@
 //! Metadata and its matchers.
 
-use prost_types::{Struct, Value, value::Kind};
 use weir_proto::envoy::{
     config::core::v3 as core,
     r#type::matcher::v3::{self as proto, value_matcher::MatchPattern},
@@ -11,6 +10,7 @@ use super::{
     fields::{item, sub},
     matcher,
 };
+pub(super) use crate::matcher::structs::object;
 use crate::{
     config::error::Error,
     matcher::metadata::{Metadata, MetadataMatcher, ValueMatcher},
@@ -23,22 +23,6 @@ pub(super) fn metadata(message: Option<&core::Metadata>) -> Option<Metadata> {
         metadata.merge(namespace, object(values));
     }
     (!metadata.is_empty()).then_some(metadata)
-}
-
-/// A `Struct` as JSON.
-pub(super) fn object(message: &Struct) -> serde_json::Map<String, serde_json::Value> {
-    message.fields.iter().map(|(key, value)| (key.clone(), json(value))).collect()
-}
-
-fn json(value: &Value) -> serde_json::Value {
-    match &value.kind {
-        None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
-        Some(Kind::NumberValue(number)) => (*number).into(),
-        Some(Kind::StringValue(text)) => text.as_str().into(),
-        Some(Kind::BoolValue(flag)) => (*flag).into(),
-        Some(Kind::StructValue(members)) => object(members).into(),
-        Some(Kind::ListValue(list)) => list.values.iter().map(json).collect::<Vec<_>>().into(),
-    }
 }
 
 pub(super) fn metadata_matcher(

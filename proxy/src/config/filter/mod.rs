@@ -1,10 +1,12 @@
 //! HTTP filters before the router, and what routes change of them.
 
 pub mod cors;
+pub mod ext_authz;
 pub mod fault;
 pub mod grpc_stats;
 pub mod header_mutation;
 pub mod health_check;
+pub mod jwt_authn;
 pub mod local_ratelimit;
 pub mod rbac;
 pub mod stats;
@@ -12,8 +14,8 @@ pub mod stats;
 use std::{borrow::Cow, sync::Arc};
 
 use self::{
-    cors::CorsPolicy, fault::Fault, grpc_stats::GrpcStats, header_mutation::HeaderMutation, health_check::HealthCheck,
-    local_ratelimit::LocalRateLimit, rbac::Rbac, stats::Counted,
+    cors::CorsPolicy, ext_authz::ExtAuthz, fault::Fault, grpc_stats::GrpcStats, header_mutation::HeaderMutation,
+    health_check::HealthCheck, jwt_authn::JwtAuthn, local_ratelimit::LocalRateLimit, rbac::Rbac, stats::Counted,
 };
 use crate::config::cell::Slot;
 
@@ -35,6 +37,8 @@ pub enum FilterKind {
     Buffer(usize),
     /// Answers preflight requests and says in responses who may read them, by the policies of routes.
     Cors(Counted<stats::Cors>),
+    /// Asks a service whether requests may pass.
+    ExtAuthz(Arc<ExtAuthz>),
     /// Delays, aborts and slows down.
     Fault(Arc<Fault>),
     /// What it does comes by itself (`config_discovery`).
@@ -45,6 +49,8 @@ pub enum FilterKind {
     HeaderMutation(Arc<HeaderMutation>),
     /// Answers health checks.
     HealthCheck(Arc<HealthCheck>),
+    /// Lets requests pass that carry tokens.
+    JwtAuthn(Arc<JwtAuthn>),
     /// Limits the rate of requests.
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Lets requests pass by policy.
@@ -81,10 +87,14 @@ pub enum RouteFilter {
     Buffer(Option<usize>),
     /// Who may read responses.
     Cors(Arc<CorsPolicy>),
+    /// How something is asked here.
+    ExtAuthz(Arc<ext_authz::OfRoute>),
     /// Instead of the filter's own.
     Fault(Arc<Fault>),
     /// Besides the filter's own.
     HeaderMutation(Arc<HeaderMutation>),
+    /// What is required here.
+    JwtAuthn(Arc<jwt_authn::OfRoute>),
     /// Instead of the filter's own.
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Instead of the filter's own.

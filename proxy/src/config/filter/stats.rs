@@ -31,6 +31,30 @@ handles! {
 }
 
 handles! {
+    /// `http.<prefix>.ext_authz.`.
+    #[expect(missing_docs, reason = "the names are Envoy's, and documented there")]
+    ExtAuthz {
+        counters {
+            denied
+            disabled
+            error
+            failure_mode_allowed
+            filter_state_name_collision
+            ignored_dynamic_metadata
+            invalid
+            ok
+            omitted_response_headers
+            request_header_limits_reached
+            response_header_limits_reached
+            shadow_denied
+            shadow_error
+        }
+        gauges {}
+        histograms {}
+    }
+}
+
+handles! {
     /// `http.<prefix>.fault.`.
     #[expect(missing_docs, reason = "the names are Envoy's, and documented there")]
     Fault {
@@ -53,6 +77,24 @@ handles! {
             failed_cluster_unhealthy
             ok
             request_total
+        }
+        gauges {}
+        histograms {}
+    }
+}
+
+handles! {
+    /// `http.<prefix>.jwt_authn.`.
+    #[expect(missing_docs, reason = "the names are Envoy's, and documented there")]
+    JwtAuthn {
+        counters {
+            allowed
+            cors_preflight_bypassed
+            denied
+            jwks_fetch_failed
+            jwks_fetch_success
+            jwt_cache_hit
+            jwt_cache_miss
         }
         gauges {}
         histograms {}
@@ -100,4 +142,4 @@ macro_rules! counted {
     };
 }
 
-counted! { Cors Fault HealthCheck LocalRateLimit Rbac ShadowRbac }
+counted! { Cors ExtAuthz Fault HealthCheck JwtAuthn LocalRateLimit Rbac ShadowRbac }

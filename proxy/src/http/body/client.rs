@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -81,6 +81,12 @@ impl ClientBody {
         Self::read(VecDeque::new(), None, false)
     }
 
+    /// Bytes made here. Their length is told in a header, or not at all.
+    pub fn whole(bytes: Bytes) -> Self {
+        let chunks = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([bytes]) };
+        Self::read(chunks, None, true)
+    }
+
     /// As it was read, to be sent again. `open`: its length is not told to the upstream, as the client did not.
     pub(super) fn read(chunks: VecDeque<Bytes>, trailers: Option<HeaderMap>, open: bool) -> Self {
         let source = Source::Read { chunks, trailers, open };
@@ -124,6 +130,45 @@ impl ClientBody {
         }
         self.source = Source::Read { chunks, trailers, open: false };
         Ok(length)
+    }
+
+    /// Reads so many bytes of it ahead, if it has as many: gives them, and whether there is more.
+    pub async fn peek(&mut self, most: usize) -> Result<(Bytes, bool), ReadFailure> {
+        std::future::poll_fn(|cx| self.poll_peek(most, cx)).await?;
+        let ahead = self.ahead.get_or_insert_default();
+        let mut bytes = BytesMut::new();
+        for data in ahead.frames.iter().flatten().filter_map(Frame::data_ref) {
+            bytes.extend_from_slice(data);
+        }
+        let more = bytes.len() > most;
+        bytes.truncate(most);
+        Ok((bytes.freeze(), more))
+    }
+
+    fn poll_peek(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<Result<(), ReadFailure>> {
+        while self.ahead.as_ref().is_none_or(|ahead| !ahead.over && ahead.bytes <= most) {
+            let frame = ready!(self.poll_source(cx));
+            let ahead = self.ahead.get_or_insert_default();
+            ahead.over = !matches!(frame, Some(Ok(_)));
+            if let Some(Ok(frame)) = &frame {
+                ahead.bytes += frame.data_ref().map_or(0, Bytes::len);
+            }
+            let broken = matches!(frame, Some(Err(_)));
+            ahead.frames.extend(frame);
+            if broken {
+                return Poll::Ready(Err(ReadFailure::Broken));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The bytes of a body that was read whole.
+    pub fn contents(&self) -> Bytes {
+        let Source::Read { chunks, .. } = &self.source else { return Bytes::new() };
+        match chunks.len() {
+            1 => chunks[0].clone(),
+            _ => chunks.iter().flatten().copied().collect(),
+        }
     }
 
     /// Reads what comes before it is taken. Ready: nothing more is to be read ahead.

@@ -18,7 +18,7 @@ use super::{
         framing::Verdict,
         malformed::{self, Malformed},
     },
-    filter::{self, chain::Chain, exchange::Exchange, local_reply},
+    filter::{self, Passed, chain::Chain, exchange::Exchange, local_reply},
     headers::{
         forwarded::{NOT_DETECTED, X_FORWARDED_PROTO},
         request_id::{self, Trace},
@@ -124,18 +124,7 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
         let reply = Reply::new(StatusCode::NOT_FOUND, "", None, "absolute_path_rejected");
         return local_reply::answer(stream, Chain::default(), reply, None, &parts).into();
     }
-    let (virtual_host, routed) =
-        route::resolve(&stream.connection.manager.routes, &stream.view(&parts), &stream.connection.worker.runtime);
-    let must_use_tls = match virtual_host.as_ref().map_or(RequireTls::None, |host| host.require_tls) {
-        RequireTls::None => false,
-        RequireTls::ExternalOnly => !prepared.client.internal,
-        RequireTls::All => true,
-    };
-    let redirected = must_use_tls && forwarded_scheme(&parts) != b"https";
-    let routed = routed.filter(|_| !redirected);
-    if let Some(routed) = &routed {
-        stream.routed(routed);
-    }
+    let (mut routed, mut redirected) = choose(&mut stream, &parts, prepared);
     if stream.record.logs_early() {
         stream.keep_request(&parts);
     }
@@ -154,12 +143,22 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
                 .into();
         }
     }
-    if !manager.filters.is_empty() {
-        let routed = routed.as_ref();
-        let mut exchange = Exchange { parts: &mut parts, body: &mut body, routed, client: prepared.client };
-        if let Some(reply) = filter::on_request(&manager.filters, &mut stream, &mut chain, &mut exchange).await {
-            stream.keep_request(&parts);
-            return local_reply::answer(stream, chain, reply, routed.map(Routed::changes).as_ref(), &parts).into();
+    let mut filters = &manager.filters[..];
+    while !filters.is_empty() {
+        let of_route = routed.as_ref();
+        let mut exchange = Exchange { parts: &mut parts, body: &mut body, routed: of_route, client: prepared.client };
+        match filter::on_request(filters, &mut stream, &mut chain, &mut exchange).await {
+            Passed::All => break,
+            Passed::Answered(reply) => {
+                stream.keep_request(&parts);
+                return local_reply::answer(stream, chain, reply, of_route.map(Routed::changes).as_ref(), &parts)
+                    .into();
+            }
+            Passed::Reroute(left) => {
+                filters = &filters[filters.len() - left..];
+                stream.forget_route();
+                (routed, redirected) = choose(&mut stream, &parts, prepared);
+            }
         }
     }
     let (shard, stats) = (&stream.connection.clone().worker.stats, &manager.stats.own);
@@ -200,6 +199,24 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
             local_reply::answer(stream, chain, reply, Some(&routed.changes()), &parts).into()
         }
     }
+}
+
+/// Chooses a request's route. Whether it is to come by TLS instead, and has none for that.
+fn choose(stream: &mut Stream, parts: &Parts, prepared: &Prepared) -> (Option<Routed>, bool) {
+    let connection = &stream.connection;
+    let (virtual_host, routed) =
+        route::resolve(&connection.manager.routes, &stream.view(parts), &connection.worker.runtime);
+    let must_use_tls = match virtual_host.as_ref().map_or(RequireTls::None, |host| host.require_tls) {
+        RequireTls::None => false,
+        RequireTls::ExternalOnly => !prepared.client.internal,
+        RequireTls::All => true,
+    };
+    let redirected = must_use_tls && forwarded_scheme(parts) != b"https";
+    let routed = routed.filter(|_| !redirected);
+    if let Some(routed) = &routed {
+        stream.routed(routed);
+    }
+    (routed, redirected)
 }
 
 /// Whether a request may switch protocols: what its route says, else what the manager does.

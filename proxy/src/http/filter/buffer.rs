@@ -22,15 +22,22 @@ pub(super) async fn on_request(limit: usize, stream: &mut Stream, exchange: &mut
             }
             None
         }
-        Err(ReadFailure::TooLarge) => {
+        Err(failure) => Some(refusal(failure, stream)),
+    }
+}
+
+/// The answer to a request whose body cannot be read.
+pub(super) fn refusal(failure: ReadFailure, stream: &Stream) -> Reply {
+    match failure {
+        ReadFailure::TooLarge => {
             let status = StatusCode::PAYLOAD_TOO_LARGE;
             let reply = Reply::new(status, "Payload Too Large", None, "request_payload_too_large");
-            Some(Reply { close: true, ..reply })
+            Reply { close: true, ..reply }
         }
-        Err(ReadFailure::Broken) => Some(match stream.connection.broken_body() {
+        ReadFailure::Broken => match stream.connection.broken_body() {
             Some(refusal) => Reply { close: true, ..Reply::refused(refusal) },
             // The client is gone: nobody reads this.
             None => Reply::new(StatusCode::BAD_REQUEST, "", None, "downstream_remote_disconnect"),
-        }),
+        },
     }
 }

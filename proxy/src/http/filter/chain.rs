@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::{
     cors,
     exchange::{levels, said},
-    fault, grpc_stats, header_mutation, health_check, local_ratelimit,
+    ext_authz, fault, grpc_stats, header_mutation, health_check, local_ratelimit,
 };
 use crate::{
     access_log::View,
@@ -31,6 +31,7 @@ pub(super) enum State {
     HeaderMutation(header_mutation::Lists),
     LocalRateLimit(local_ratelimit::Shown),
     HealthCheck(health_check::Checked),
+    ExtAuthz(ext_authz::Responds),
     /// A fault that counts as active.
     Fault(#[expect(dead_code, reason = "held")] fault::Active),
     GrpcStats(grpc_stats::Call),
@@ -82,6 +83,7 @@ impl Chain {
                 State::HeaderMutation(lists) => lists.on_response(headers, &view),
                 State::LocalRateLimit(shown) => shown.on_response(headers),
                 State::HealthCheck(checked) => checked.on_response(status, headers),
+                State::ExtAuthz(responds) => responds.on_response(headers),
                 State::Fault(_) => {}
                 State::GrpcStats(call) => counting = Some(call.on_response(status, headers)),
             }

@@ -9,10 +9,13 @@ mod buffer;
 pub(in crate::http) mod chain;
 mod cors;
 pub(in crate::http) mod exchange;
+mod ext_authz;
 mod fault;
+
 mod grpc_stats;
 pub(super) mod header_mutation;
 mod health_check;
+mod jwt_authn;
 mod local_ratelimit;
 pub(in crate::http) mod local_reply;
 mod rbac;
@@ -31,26 +34,40 @@ use crate::{
     config::filter::{FilterKind, HttpFilter, RouteFilter},
 };
 
-/// Passes a request through the filters. A reply: one of them answers it.
+/// What has become of a request at the filters.
+pub(super) enum Passed {
+    /// It has passed all of them.
+    All,
+    /// One of them answers it.
+    Answered(Reply),
+    /// Its route is to be chosen anew before it goes on: so many filters are left.
+    Reroute(usize),
+}
+
+/// Passes a request through filters.
 pub(super) async fn on_request(
     filters: &[HttpFilter],
     stream: &mut Stream,
     chain: &mut Chain,
     exchange: &mut Exchange<'_>,
-) -> Option<Reply> {
-    for filter in filters {
+) -> Passed {
+    for (index, filter) in filters.iter().enumerate() {
         let said = said(&filter.name, exchange.routed);
         if said.disabled.unwrap_or(filter.disabled) {
             continue;
         }
         let Some(kind) = filter.kind.current() else {
-            return Some(Reply::new(StatusCode::INTERNAL_SERVER_ERROR, "", Flag::NoFilterConfigFound, ""));
+            let reply = Reply::new(StatusCode::INTERNAL_SERVER_ERROR, "", Flag::NoFilterConfigFound, "");
+            return Passed::Answered(reply);
         };
         if let Some(reply) = pass(&filter.name, &kind, said, stream, chain, exchange).await {
-            return Some(reply);
+            return Passed::Answered(reply);
+        }
+        if std::mem::take(&mut stream.reroute) {
+            return Passed::Reroute(filters.len() - index - 1);
         }
     }
-    None
+    Passed::All
 }
 
 async fn pass(
@@ -71,6 +88,11 @@ async fn pass(
             chain.keep(decided.left.map(State::Cors));
             decided.reply
         }
+        (FilterKind::ExtAuthz(filter), _) => {
+            let decided = Box::pin(ext_authz::on_request(filter, name, stream, exchange)).await;
+            chain.keep(decided.left.map(State::ExtAuthz));
+            decided.reply
+        }
         (FilterKind::Fault(own), said) => {
             let fault = match said {
                 Some(RouteFilter::Fault(fault)) => fault,
@@ -89,6 +111,13 @@ async fn pass(
             let decided = Box::pin(health_check::on_request(check, stream, exchange)).await;
             chain.keep(decided.left.map(State::HealthCheck));
             decided.reply
+        }
+        (FilterKind::JwtAuthn(filter), said) => {
+            let of_route = match said {
+                Some(RouteFilter::JwtAuthn(of_route)) => Some(&**of_route),
+                _ => None,
+            };
+            Box::pin(jwt_authn::on_request(filter, of_route, stream, exchange)).await
         }
         (FilterKind::LocalRateLimit(_), Some(RouteFilter::LocalRateLimit(limit)))
         | (FilterKind::LocalRateLimit(limit), _) => {

@@ -11,12 +11,11 @@ use smallvec::SmallVec;
 
 use super::{
     answer::{Answer, Redirected},
-    charge::{self, By, Ended},
     hashing::hashed,
     internal_redirect,
     retry::{self, Outcome},
     timeouts::{EXPECTED_TIMEOUT, Timeouts},
-    upstream::{Attempted, drain, exchange, want},
+    upstream::{Attempted, drain, exchange},
 };
 use crate::{
     access_log::{Flag, View},
@@ -29,6 +28,10 @@ use crate::{
     },
     http::{
         body::{BodySource, ReadAhead, RequestBody},
+        call::{
+            charge::{self, By, Ended},
+            once::want,
+        },
         codec::meters,
         filter::{chain::Chain, local_reply},
         headers::{

@@ -2,28 +2,17 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
-use hyper::body::{Body, Incoming};
-use tokio::time::Instant;
+use http::{HeaderValue, header, request::Parts};
 
-use super::{
-    charge::{self, By, Ended},
-    outgoing::upstream_request,
-    upstream::{Sent, send_once, want},
-};
 use crate::{
     access_log::{Live, View},
-    cluster::{PickContext, Picked},
-    config::{
-        cluster::{Cluster, RoutingPriority},
-        route::Mirror,
-    },
+    config::{cluster::Cluster, route::Mirror},
     http::{
         body::{RequestBody, client::ClientBody, copied::Copied},
+        call::{self, Question},
         filter::header_mutation,
         headers::{forwarded, lines::Of},
-        pool::{Lease, names::naming_header},
-        stream::{Stream, connection::Connection, failure::Failure, timers::Expired},
+        stream::{Stream, connection::Connection},
     },
     telemetry::panics,
 };
@@ -109,86 +98,9 @@ async fn send(
     body: RequestBody,
     timeout: Option<Duration>,
 ) {
-    let shard = &connection.worker.stats;
-    let by = By::of(&parts.headers);
-    let answered = |status, of| charge::answer(&cluster, &[], shard, status, &by, of);
-    if cluster.drops_one().is_some() {
-        return answered(StatusCode::SERVICE_UNAVAILABLE, None);
-    }
-    let context = PickContext { destination: connection.original_destination(), ..PickContext::default() };
-    let Some(picked) = connection.worker.balancers.pick(&cluster, &context) else {
-        shard.inc(cluster.stats.upstream_cx_none_healthy);
-        return answered(StatusCode::SERVICE_UNAVAILABLE, None);
-    };
-    let (chosen, endpoint) = (picked.cluster(&cluster), &picked.endpoint);
-    let of = Some(&*endpoint.template);
-    let attempted = |ended: Ended<'_>| charge::attempt(&cluster, chosen, endpoint, shard, ended);
-    let began = Instant::now();
-    let until = timeout.map(|timeout| began + timeout);
-    let (response, mut lease) = match before(until, exchange(&connection, &cluster, &picked, parts, body)).await {
-        None => {
-            attempted(Ended::Expired(Expired::Global));
-            return answered(StatusCode::GATEWAY_TIMEOUT, of);
-        }
-        Some(Err(Failure::Downstream)) => return,
-        Some(Err(failure)) => {
-            attempted(Ended::Failed(&failure));
-            return answered(failure.status(), of);
-        }
-        Some(Ok(exchanged)) => exchanged,
-    };
-    attempted(Ended::Response(response.status(), response.headers()));
-    answered(response.status(), of);
-    charge::time(&cluster, &[], shard, &by, of, began.elapsed());
-    match before(until, read(response.into_body())).await {
-        Some(Ok(())) => lease.release(),
-        Some(Err(error)) => Failure::of_body(&error, lease.is_http2()).end(&mut lease),
-        None => {}
-    }
-}
-
-async fn exchange(
-    connection: &Rc<Connection>,
-    cluster: &Arc<Cluster>,
-    picked: &Picked,
-    parts: Parts,
-    body: RequestBody,
-) -> Result<(Response<Incoming>, Lease), Failure> {
-    let (chosen, endpoint) = (picked.cluster(cluster), &picked.endpoint);
-    let name = naming_header(cluster, &parts.headers);
-    let mut request = Request::new(body);
-    *request.method_mut() = parts.method;
-    *request.uri_mut() = parts.uri;
-    *request.headers_mut() = parts.headers;
-    let want = want(connection, (cluster, chosen), endpoint, name.as_ref(), RoutingPriority::Default);
-    loop {
-        let mut lease = connection.worker.pools.acquire(want).await?;
-        let scheme = if connection.tls.is_some() { "https" } else { "http" };
-        request = upstream_request(request, lease.is_http2(), scheme).ok_or(Failure::Protocol)?;
-        match send_once(connection, &mut lease, request).await {
-            Sent::Answered(response) => return Ok((response, lease)),
-            Sent::Back(unsent) => request = *unsent,
-            Sent::Failed(failure) => return Err(failure),
-        }
-    }
-}
-
-/// Reads a body to its end.
-async fn read(mut body: Incoming) -> Result<(), hyper::Error> {
-    while !body.is_end_stream()
-        && let Some(frame) = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await
-    {
-        frame?;
-    }
-    Ok(())
-}
-
-/// What a future gives before a point in time, if there is one.
-async fn before<T>(until: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
-    match until {
-        Some(until) => tokio::time::timeout_at(until, future).await.ok(),
-        None => Some(future.await),
-    }
+    let scheme = if connection.tls.is_some() { "https" } else { "http" };
+    // Nobody sees it.
+    let _ = call::ask(&connection, &cluster, Question { parts, body, scheme, timeout, keep: None }).await;
 }
 
 #[cfg(test)]

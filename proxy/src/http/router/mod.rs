@@ -8,11 +8,9 @@
 
 pub(in crate::http) mod answer;
 mod attempts;
-mod charge;
 mod hashing;
 mod internal_redirect;
 mod mirror;
-mod outgoing;
 mod retry;
 mod strict;
 mod timeouts;
@@ -27,7 +25,6 @@ use smallvec::SmallVec;
 use self::{
     answer::Answer,
     attempts::Attempts,
-    charge::By,
     hashing::hashed,
     retry::{RETRY_GRPC_ON, RETRY_ON},
     timeouts::{
@@ -37,6 +34,7 @@ use self::{
 };
 use super::{
     body::{BodySource, client::ClientBody, kept::Kept},
+    call::charge::{self, By},
     filter::{chain::Chain, local_reply},
     headers::{
         forwarded::has_envoys_own,

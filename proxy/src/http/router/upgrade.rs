@@ -11,12 +11,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use smallvec::SmallVec;
 use tokio::{io::AsyncWriteExt, time::Instant};
 
-use super::{
-    attempts::ATTEMPT_COUNT,
-    charge::{self, By, Ended},
-    outgoing::http2_connect,
-    upstream::{Sent, send_once, want},
-};
+use super::attempts::ATTEMPT_COUNT;
 use crate::{
     access_log::{LogType, View},
     cluster::PickContext,
@@ -26,6 +21,11 @@ use crate::{
     },
     http::{
         body::{ReadAhead, RequestBody, client::ClientBody},
+        call::{
+            charge::{self, By, Ended},
+            once::{Sent, send_once, want},
+            outgoing::http2_connect,
+        },
         codec::meters,
         filter::{chain::Chain, local_reply},
         headers::{

@@ -1,24 +1,22 @@
 //! One request to an upstream: over a connection of the pool, or one after another, until there is a response.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 
-use super::outgoing::upstream_request;
 use crate::{
-    config::{
-        cluster::{Cluster, Endpoint, RoutingPriority},
-        route::RequestStats,
-    },
+    config::route::RequestStats,
     http::{
         body::{ReadAhead, RequestBody},
-        codec::{ambiguous::is_ambiguous, meters},
-        headers::lines::Of,
-        pool::{Lease, Speaks, Want, names::asked},
+        call::{
+            once::{Sent, send_once},
+            outgoing::upstream_request,
+        },
+        codec::meters,
+        pool::{Lease, Want},
         stream::{
             Stream,
-            connection::Connection,
             failure::Failure,
             timers::{Expired, Timers, within},
         },
@@ -34,62 +32,6 @@ pub(super) enum Attempted {
     Failed(Failure),
     Expired(Expired),
     NoHost,
-}
-
-/// What is wanted of the pool for a request of `connection`: `cluster` is the route's, `chosen` the endpoint's, and `name`
-/// is what [`naming_header`](crate::http::pool::names::naming_header) found.
-pub(super) fn want<'a>(
-    connection: &'a Connection,
-    (cluster, chosen): (&Cluster, &'a Arc<Cluster>),
-    endpoint: &'a Arc<Endpoint>,
-    name: Option<&'a HeaderValue>,
-    priority: RoutingPriority,
-) -> Want<'a> {
-    Want {
-        cluster: chosen,
-        endpoint,
-        dialer: &connection.dialer,
-        scope: &connection.scope,
-        speaks: Speaks::to(chosen, connection.multiplexed),
-        transport: chosen.transports.choose(endpoint.template.metadata.as_deref()),
-        asked: asked(cluster, name, &endpoint.hostname),
-        shard: &connection.worker.stats,
-        priority,
-        client: connection.client(),
-    }
-}
-
-/// What became of a request that was sent once.
-pub(super) enum Sent {
-    Answered(Response<Incoming>),
-    /// The upstream closed a pooled connection before anything was sent: that is no failed attempt. Another connection
-    /// may take it.
-    Back(Box<Request<RequestBody>>),
-    Failed(Failure),
-}
-
-/// Sends a request over a connection. An answer that may be read in two ways is none.
-pub(super) async fn send_once(connection: &Connection, lease: &mut Lease, request: Request<RequestBody>) -> Sent {
-    let mut error = match lease.send(request).await {
-        Ok(response) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
-            return Sent::Failed(Failure::Protocol);
-        }
-        Ok(mut response) => {
-            Of::Response.join(response.headers_mut());
-            return Sent::Answered(response);
-        }
-        Err(error) => error,
-    };
-    let unsent = error.take_message();
-    let error = error.into_error();
-    tracing::debug!(connection = connection.id, %error, reused = lease.reused, "upstream request failed");
-    match unsent {
-        Some(unsent) if lease.reused => {
-            lease.lost(false);
-            Sent::Back(Box::new(unsent))
-        }
-        _ => Sent::Failed(Failure::of_lease(&error, lease)),
-    }
 }
 
 /// Sends a request over a connection of the pool, and takes note of what it comes over. `groups` count it.

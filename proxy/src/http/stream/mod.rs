@@ -64,6 +64,8 @@ pub(in crate::http) struct Stream {
     pub began: Instant,
     /// The route's cluster, if it exists.
     pub cluster: Option<Arc<Cluster>>,
+    /// A filter has changed what the route was chosen by: it is to be chosen anew.
+    pub reroute: bool,
 }
 
 /// What a request remembers of the redirects that were followed for it.
@@ -101,6 +103,7 @@ impl Stream {
             followed: Followed::default(),
             began,
             cluster: None,
+            reroute: false,
             connection,
             record,
         }

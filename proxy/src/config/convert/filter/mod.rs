@@ -2,8 +2,12 @@
 
 mod basic;
 mod cors;
+mod ext_authz;
 mod fault;
+mod grpc_service;
 pub(super) mod header_mutation;
+mod http_uri;
+mod jwt_authn;
 mod local_ratelimit;
 #[cfg(test)]
 mod tests;
@@ -17,6 +21,7 @@ pub(super) use self::{
     cors::old_policy,
     local_ratelimit::{bucket, rate_limits},
 };
+use self::{grpc_service::grpc_service, http_uri::http_uri};
 use super::{
     context::Context,
     fields::{sub, type_name, unpack},
@@ -42,6 +47,9 @@ pub(super) fn filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<Fil
         "envoy.extensions.filters.http.cors.v3.Cors" => {
             FilterKind::Cors(Counted::<stats::Cors>::new(cx.http.scope("cors")))
         }
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" => {
+            FilterKind::ExtAuthz(Arc::new(ext_authz::ext_authz(cx, &unpack(any, at)?, at)?))
+        }
         "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
             FilterKind::Fault(Arc::new(fault::fault(cx, &unpack(any, at)?, at)?))
         }
@@ -57,6 +65,9 @@ pub(super) fn filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<Fil
         }
         "envoy.extensions.filters.http.health_check.v3.HealthCheck" => {
             FilterKind::HealthCheck(Arc::new(basic::health_check(cx, &unpack(any, at)?, at)?))
+        }
+        "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {
+            FilterKind::JwtAuthn(Arc::new(jwt_authn::jwt_authn(cx, &unpack(any, at)?, at)?))
         }
         "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
             FilterKind::LocalRateLimit(Arc::new(local_ratelimit::local_ratelimit(cx, &unpack(any, at)?, at)?))
@@ -83,6 +94,9 @@ fn route_filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<RouteFil
         "envoy.extensions.filters.http.cors.v3.CorsPolicy" => {
             RouteFilter::Cors(Arc::new(cors::policy(cx, &unpack(any, at)?, at)?))
         }
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute" => {
+            RouteFilter::ExtAuthz(Arc::new(ext_authz::of_route(cx, &unpack(any, at)?, at)?))
+        }
         "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
             RouteFilter::Fault(Arc::new(fault::fault(cx, &unpack(any, at)?, at)?))
         }
@@ -90,6 +104,9 @@ fn route_filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<RouteFil
             let message: http::header_mutation::v3::HeaderMutationPerRoute = unpack(any, at)?;
             let mutations = header_mutation::mutations(cx, message.mutations.as_ref(), &sub(at, "mutations"))?;
             RouteFilter::HeaderMutation(Arc::new(mutations))
+        }
+        "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig" => {
+            RouteFilter::JwtAuthn(Arc::new(jwt_authn::of_route(&unpack(any, at)?, at)?))
         }
         "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
             RouteFilter::LocalRateLimit(Arc::new(local_ratelimit::local_ratelimit(cx, &unpack(any, at)?, at)?))

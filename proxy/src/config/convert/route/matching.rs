@@ -16,7 +16,11 @@ use crate::config::{
     template::PathTemplate,
 };
 
-pub(super) fn route_match(cx: &mut Context, message: &proto::RouteMatch, at: &str) -> Result<RouteMatch, Error> {
+pub(in crate::config::convert) fn route_match(
+    cx: &mut Context,
+    message: &proto::RouteMatch,
+    at: &str,
+) -> Result<RouteMatch, Error> {
     use proto::route_match::PathSpecifier;
     let supported = [
         "prefix",

@@ -10,7 +10,7 @@ use hyper::ext::Protocol;
 use crate::http::body::RequestBody;
 
 /// The request in the form of the upstream's protocol. None: it has none, as its host is no authority.
-pub(super) fn upstream_request(
+pub(in crate::http) fn upstream_request(
     mut request: Request<RequestBody>,
     http2: bool,
     scheme: &str,
@@ -42,7 +42,7 @@ pub(super) fn upstream_request(
 }
 
 /// A request for an upgrade (RFC 8441) or a tunnel in the form of HTTP/2. None: as above.
-pub(super) fn http2_connect(mut request: Request<RequestBody>, scheme: &str) -> Option<Request<RequestBody>> {
+pub(in crate::http) fn http2_connect(mut request: Request<RequestBody>, scheme: &str) -> Option<Request<RequestBody>> {
     let headers = request.headers_mut();
     headers.remove(header::CONNECTION);
     if headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0") {

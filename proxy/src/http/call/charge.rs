@@ -23,14 +23,20 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const IMMEDIATE_FAIL: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
 
 /// How an attempt ended.
-pub(super) enum Ended<'a> {
+pub(in crate::http) enum Ended<'a> {
     Response(StatusCode, &'a HeaderMap),
     Failed(&'a Failure),
     Expired(Expired),
 }
 
 /// Takes note of how an attempt at an endpoint ended. `cluster` is the route's, `chosen` the endpoint's.
-pub(super) fn attempt(cluster: &Cluster, chosen: &Cluster, endpoint: &Endpoint, shard: &Shard, ended: Ended<'_>) {
+pub(in crate::http) fn attempt(
+    cluster: &Cluster,
+    chosen: &Cluster,
+    endpoint: &Endpoint,
+    shard: &Shard,
+    ended: Ended<'_>,
+) {
     let host = &endpoint.host.stats;
     match ended {
         Ended::Response(status, headers) => {
@@ -76,13 +82,13 @@ fn timed_out(chosen: &Cluster, endpoint: &Endpoint) {
 }
 
 /// Whether an answer for want of time is charged to the cluster: one of the stream's own limits is not.
-pub(super) fn is_charged(expired: Expired) -> bool {
+pub(in crate::http) fn is_charged(expired: Expired) -> bool {
     matches!(expired, Expired::Global | Expired::PerTry | Expired::PerTryIdle)
 }
 
 /// On whose behalf responses are counted, and whether they are.
 #[derive(Debug, Default)]
-pub(super) struct By {
+pub(in crate::http) struct By {
     /// The client is internal: what `x-envoy-internal` says.
     internal: bool,
     /// `x-envoy-upstream-alt-stat-name`.
@@ -95,6 +101,11 @@ impl By {
     /// A request as its client sent it.
     pub fn of(headers: &HeaderMap) -> Self {
         Self { internal: headers.get(X_ENVOY_INTERNAL).is_some_and(|value| value == "true"), ..Self::default() }
+    }
+
+    /// One that nobody outside has sent.
+    pub fn internal() -> Self {
+        Self { internal: true, ..Self::default() }
     }
 
     /// One that the router of `stream` forwards.
@@ -115,7 +126,7 @@ impl By {
 }
 
 /// Takes note of what a client is answered by way of a cluster; `of` is what is known of the endpoint, if there was one.
-pub(super) fn answer(
+pub(in crate::http) fn answer(
     cluster: &Cluster,
     groups: &[&RequestStats],
     shard: &Shard,
@@ -133,7 +144,7 @@ pub(super) fn answer(
 }
 
 /// Takes note of how long an upstream took for a response after the whole request.
-pub(super) fn time(
+pub(in crate::http) fn time(
     cluster: &Cluster,
     groups: &[&RequestStats],
     shard: &Shard,

@@ -1,0 +1,207 @@
+//! Asking a cluster something beside the request that is under way: a copy of it, a question about it.
+//!
+//! Above streams, on behalf of whose connection it is asked; filters and the router ask. What comes of it is counted as
+//! the cluster's, like any request.
+
+pub(in crate::http) mod charge;
+pub(in crate::http) mod grpc;
+pub(in crate::http) mod once;
+pub(in crate::http) mod outgoing;
+
+use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, request::Parts};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use self::{
+    charge::{By, Ended},
+    once::{Sent, send_once, want},
+    outgoing::upstream_request,
+};
+use super::{
+    body::RequestBody,
+    headers::forwarded,
+    pool::{Lease, names::naming_header},
+    stream::{connection::Connection, failure::Failure, timers::Expired},
+};
+use crate::{
+    cluster::{PickContext, Picked},
+    config::cluster::{Cluster, RoutingPriority},
+};
+
+const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+
+/// What a cluster is asked.
+pub(in crate::http) struct Question {
+    /// In the form of prepared requests: a path, and `host`.
+    pub parts: Parts,
+    pub body: RequestBody,
+    pub scheme: &'static str,
+    /// For all of it.
+    pub timeout: Option<Duration>,
+    /// Bytes of the answer's body that are kept at most; none: it is read and none is kept.
+    pub keep: Option<usize>,
+}
+
+/// An answer, all of which has come.
+#[derive(Debug)]
+pub(in crate::http) struct Answered {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trailers: HeaderMap,
+}
+
+/// Why there is no answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::http) enum Unanswered {
+    /// The cluster turns requests away, or has no host.
+    NoHost,
+    /// It took too long.
+    Late,
+    /// It failed, or broke off.
+    Failed(Failure),
+    /// Its body is longer than what is kept.
+    TooLong,
+}
+
+/// Asks a cluster.
+pub(in crate::http) async fn ask(
+    connection: &Rc<Connection>,
+    cluster: &Arc<Cluster>,
+    question: Question,
+) -> Result<Answered, Unanswered> {
+    let shard = &connection.worker.stats;
+    let by = By::of(&question.parts.headers);
+    let answered = |status, of| charge::answer(cluster, &[], shard, status, &by, of);
+    if cluster.drops_one().is_some() {
+        answered(StatusCode::SERVICE_UNAVAILABLE, None);
+        return Err(Unanswered::NoHost);
+    }
+    let context = PickContext { destination: connection.original_destination(), ..PickContext::default() };
+    let Some(picked) = connection.worker.balancers.pick(cluster, &context) else {
+        shard.inc(cluster.stats.upstream_cx_none_healthy);
+        answered(StatusCode::SERVICE_UNAVAILABLE, None);
+        return Err(Unanswered::NoHost);
+    };
+    let (chosen, endpoint) = (picked.cluster(cluster), &picked.endpoint);
+    let of = Some(&*endpoint.template);
+    let attempted = |ended: Ended<'_>| charge::attempt(cluster, chosen, endpoint, shard, ended);
+    let began = Instant::now();
+    let until = question.timeout.map(|timeout| began + timeout);
+    let keep = question.keep;
+    let (response, mut lease) = match before(until, exchange(connection, cluster, &picked, question)).await {
+        None => {
+            attempted(Ended::Expired(Expired::Global));
+            answered(StatusCode::GATEWAY_TIMEOUT, of);
+            return Err(Unanswered::Late);
+        }
+        Some(Err(failure)) => {
+            if failure != Failure::Downstream {
+                attempted(Ended::Failed(&failure));
+                answered(failure.status(), of);
+            }
+            return Err(Unanswered::Failed(failure));
+        }
+        Some(Ok(exchanged)) => exchanged,
+    };
+    attempted(Ended::Response(response.status(), response.headers()));
+    answered(response.status(), of);
+    charge::time(cluster, &[], shard, &by, of, began.elapsed());
+    let (parts, body) = response.into_parts();
+    match before(until, read(body, keep)).await {
+        Some(Ok((body, trailers))) => {
+            lease.release();
+            Ok(Answered { status: parts.status, headers: parts.headers, body, trailers })
+        }
+        Some(Err(Broken::TooLong)) => Err(Unanswered::TooLong),
+        Some(Err(Broken::Off(error))) => {
+            let failure = Failure::of_body(&error, lease.is_http2());
+            failure.end(&mut lease);
+            Err(Unanswered::Failed(failure))
+        }
+        None => Err(Unanswered::Late),
+    }
+}
+
+async fn exchange(
+    connection: &Rc<Connection>,
+    cluster: &Arc<Cluster>,
+    picked: &Picked,
+    question: Question,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let (chosen, endpoint) = (picked.cluster(cluster), &picked.endpoint);
+    let Question { parts, body, scheme, .. } = question;
+    let name = naming_header(cluster, &parts.headers);
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = parts.uri;
+    *request.headers_mut() = parts.headers;
+    let want = want(connection, (cluster, chosen), endpoint, name.as_ref(), RoutingPriority::Default);
+    loop {
+        let mut lease = connection.worker.pools.acquire(want).await?;
+        request = upstream_request(request, lease.is_http2(), scheme).ok_or(Failure::Protocol)?;
+        match send_once(connection, &mut lease, request).await {
+            Sent::Answered(response) => return Ok((response, lease)),
+            Sent::Back(unsent) => request = *unsent,
+            Sent::Failed(failure) => return Err(failure),
+        }
+    }
+}
+
+/// Why a body was not read to its end.
+enum Broken {
+    TooLong,
+    Off(hyper::Error),
+}
+
+/// Reads a body to its end.
+async fn read(mut body: Incoming, keep: Option<usize>) -> Result<(Bytes, HeaderMap), Broken> {
+    let (mut kept, mut trailers) = (BytesMut::new(), HeaderMap::new());
+    while !body.is_end_stream()
+        && let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+    {
+        match frame.map_err(Broken::Off)?.into_data() {
+            Ok(data) => match keep {
+                Some(most) if kept.len() + data.len() > most => return Err(Broken::TooLong),
+                Some(_) => kept.extend_from_slice(&data),
+                None => {}
+            },
+            Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
+        }
+    }
+    Ok((kept.freeze(), trailers))
+}
+
+/// What a future gives before a point in time, if there is one.
+async fn before<T>(until: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
+    match until {
+        Some(until) => tokio::time::timeout_at(until, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// How long to wait before a question is asked again, which has failed so many times and once more: at random, as Envoy
+/// waits between attempts.
+pub(in crate::http) fn pause(failed: u32) -> Duration {
+    const BASE_MILLIS: u64 = 25;
+    Duration::from_millis(fastrand::u64(0..BASE_MILLIS << failed.min(3)))
+}
+
+/// Adds the headers that Envoy's own requests have, about this process and its patience.
+pub(in crate::http) fn sign(connection: &Connection, headers: &mut HeaderMap, timeout: Duration) {
+    forwarded::from_here(&connection.manager, headers);
+    expect(headers, timeout);
+}
+
+/// Adds how long an answer may take, unless it may take any time.
+pub(in crate::http) fn expect(headers: &mut HeaderMap, timeout: Duration) {
+    if !timeout.is_zero()
+        && let Ok(millis) = HeaderValue::try_from(timeout.as_millis().to_string())
+    {
+        headers.insert(EXPECTED_TIMEOUT, millis);
+    }
+}
