@@ -1,6 +1,9 @@
 //! Between texts, `Any` and Rust types.
 
-use prost::{Message, Name};
+use std::collections::BTreeSet;
+
+use prost::encoding::{DecodeContext, decode_key, skip_field};
+use prost::{DecodeError, Message, Name};
 use prost_reflect::{DynamicMessage, MessageDescriptor, SerializeOptions};
 use prost_types::Any;
 
@@ -133,10 +136,32 @@ pub fn validate<T: Message + Name>(message: &T) -> Result<(), ConfigError> {
 /// Names of the fields that are set, in the order of the `.proto` file's numbers. A field without presence is set when
 /// it is not the default.
 pub fn set_fields<T: Message + Name>(message: &T) -> Vec<String> {
-    match to_dynamic(message) {
-        Ok(message) => message.fields().map(|(field, _)| field.name().to_owned()).collect(),
-        Err(_) => Vec::new(),
+    let descriptor = descriptors::unpacked().of::<T>();
+    // What is in them is not looked at: a large mesh has a million messages.
+    let bytes = message.encode_to_vec();
+    let numbers = numbers(&bytes).unwrap_or_default();
+    numbers.into_iter().filter_map(|number| Some(descriptor.get_field(number)?.name().to_owned())).collect()
+}
+
+/// The numbers of the fields of an encoded message.
+fn numbers(mut bytes: &[u8]) -> Result<BTreeSet<u32>, DecodeError> {
+    let mut numbers = BTreeSet::new();
+    while !bytes.is_empty() {
+        let (number, wire_type) = decode_key(&mut bytes)?;
+        skip_field(wire_type, number, &mut bytes, DecodeContext::default())?;
+        numbers.insert(number);
     }
+    Ok(numbers)
+}
+
+/// The same of an encoded message.
+///
+/// # Errors
+/// As [`validate`]; or the bytes are no such message.
+pub fn validate_encoded<T: Name>(bytes: &[u8]) -> Result<(), ConfigError> {
+    let descriptors = descriptors::unpacked();
+    let message = DynamicMessage::decode(descriptors.of::<T>(), bytes);
+    descriptors.rules.check(&message.map_err(|error| ConfigError::new(error.to_string()))?)
 }
 
 fn to_dynamic<T: Message + Name>(message: &T) -> Result<DynamicMessage, ConfigError> {

@@ -24,7 +24,7 @@ mod generated;
 
 pub use convert::{
     bytes_of, from_json, from_yaml, from_yaml_known, from_yaml_unvalidated, json_of, locate, set_fields, to_json,
-    type_name, unpack, validate,
+    type_name, unpack, validate, validate_encoded,
 };
 pub use descriptors::{Keeping, forget, keep, pool};
 pub use error::{ConfigError, FieldPath, Position, Segment};

@@ -30,7 +30,7 @@ impl Wrong {
 pub(super) fn message<T: Message + Name + Default>(body: &Bytes) -> Result<T, Wrong> {
     let message = T::decode(body.clone())
         .map_err(|error| Wrong::All(format!("Unable to unpack as {}: {error}", T::full_name())))?;
-    weir_proto::validate(&message).map_err(|error| {
+    weir_proto::validate_encoded::<T>(body).map_err(|error| {
         let apart = error
             .path()
             .segments()

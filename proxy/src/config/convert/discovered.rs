@@ -118,6 +118,6 @@ pub(super) fn http_filter(
 pub(super) fn decoded<M: Message + Name + Default>(body: &Bytes) -> Result<M, Error> {
     let message =
         M::decode(body.clone()).map_err(|error| Error::at("", format!("not a {}: {error}", M::full_name())))?;
-    weir_proto::validate(&message).map_err(|error| Error::at("", error.to_string()))?;
+    weir_proto::validate_encoded::<M>(body).map_err(|error| Error::at("", error.to_string()))?;
     Ok(message)
 }

@@ -1,6 +1,6 @@
 //! What the process counts whatever its configuration: handles that are the same in every store.
 
-use std::{collections::HashSet, sync::Weak};
+use std::sync::Weak;
 
 use super::{
     metric::{Counter, Gauge, Kind, Unit},
@@ -71,11 +71,11 @@ numbered! {
 
 /// Registers them, first of all; the scope keeps them.
 pub(super) fn register(registry: &mut Registry, store: Weak<Numbers>) -> Scope {
-    let mut numbers = HashSet::new();
+    let mut numbers = Vec::new();
     for (kind, number, name) in NAMES {
         let given = registry.register(*kind, &"".into(), name, Unit::Unspecified);
         debug_assert_eq!(given, *number, "{name}");
-        numbers.insert((*kind, given));
+        numbers.push((*kind, given));
     }
     Scope::claiming(store, "", numbers)
 }

@@ -22,8 +22,16 @@ pub(super) struct Entry {
     pub unit: Unit,
     /// Scopes that registered it.
     users: u32,
-    /// What was extracted from the name, once somebody asked.
-    pub tagged: Arc<OnceLock<Tagged>>,
+    /// What was extracted from the name, once somebody asked. Until somebody has read it there is no place for that: a large
+    /// mesh has a million names.
+    tagged: Option<Arc<OnceLock<Tagged>>>,
+}
+
+impl Entry {
+    /// Where what is extracted from the name is kept.
+    pub(super) fn tagged(&mut self) -> Arc<OnceLock<Tagged>> {
+        self.tagged.get_or_insert_with(Arc::default).clone()
+    }
 }
 
 /// The names of one kind.
@@ -125,6 +133,6 @@ impl Registry {
                 part
             }
         };
-        names.add(Entry { prefix: prefix.clone(), name, unit, users: 1, tagged: Arc::default() })
+        names.add(Entry { prefix: prefix.clone(), name, unit, users: 1, tagged: None })
     }
 }

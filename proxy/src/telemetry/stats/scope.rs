@@ -1,7 +1,6 @@
 //! Scopes: prefixes of names, and who still uses what was registered under them.
 
 use std::{
-    collections::HashSet,
     fmt::{self, Write as _},
     sync::{Arc, Weak},
 };
@@ -14,6 +13,9 @@ use super::{
     registry::NOWHERE,
 };
 
+/// By so many a claim grows.
+const STEP: usize = 16;
+
 /// A prefix of names, and the claim to the names registered through it. Clones share the claim; it ends with the last
 /// one, and with it the handles.
 #[derive(Clone)]
@@ -22,7 +24,8 @@ pub struct Scope(Arc<Claim>);
 struct Claim {
     store: Weak<Numbers>,
     prefix: Arc<str>,
-    numbers: Mutex<HashSet<(Kind, u32)>>,
+    /// A list and no set: there are many claims, none has many numbers, and each is looked for when it is registered only.
+    numbers: Mutex<Vec<(Kind, u32)>>,
 }
 
 impl fmt::Debug for Scope {
@@ -40,11 +43,11 @@ impl Default for Scope {
 
 impl Scope {
     pub(super) fn new(store: Weak<Numbers>, prefix: &str) -> Self {
-        Self::claiming(store, prefix, HashSet::new())
+        Self::claiming(store, prefix, Vec::new())
     }
 
     /// A claim to numbers that are registered already.
-    pub(super) fn claiming(store: Weak<Numbers>, prefix: &str, numbers: HashSet<(Kind, u32)>) -> Self {
+    pub(super) fn claiming(store: Weak<Numbers>, prefix: &str, numbers: Vec<(Kind, u32)>) -> Self {
         Self(Arc::new(Claim { store, prefix: prefix.into(), numbers: Mutex::new(numbers) }))
     }
 
@@ -97,9 +100,14 @@ impl Scope {
         let mut numbers = self.0.numbers.lock();
         let mut registry = store.registry.lock();
         let number = registry.register(kind, &self.0.prefix, &name, unit);
-        if !numbers.insert((kind, number)) {
+        if numbers.contains(&(kind, number)) {
             registry.names[kind as usize].release(number);
+            return number;
         }
+        if numbers.len() == numbers.capacity() {
+            numbers.reserve_exact(STEP);
+        }
+        numbers.push((kind, number));
         number
     }
 }
@@ -108,7 +116,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let Some(store) = self.store.upgrade() else { return };
         let mut registry = store.registry.lock();
-        for (kind, number) in self.numbers.get_mut().drain() {
+        for (kind, number) in self.numbers.get_mut().drain(..) {
             if registry.names[kind as usize].release(number) {
                 // Before the lock is let go, and the number given out again.
                 store.clear(kind, number);

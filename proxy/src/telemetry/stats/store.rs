@@ -152,10 +152,11 @@ impl Store {
         let mut name = String::new();
         let mut from = 0;
         loop {
-            let registry = self.numbers.registry.lock();
-            let entries = &registry.names[kind as usize].entries;
-            let to = entries.len().min(from + BATCH);
-            for (index, entry) in entries.iter().enumerate().take(to).skip(from) {
+            let mut registry = self.numbers.registry.lock();
+            let entries = &mut registry.names[kind as usize].entries;
+            let count = entries.len();
+            let to = count.min(from + BATCH);
+            for (index, entry) in entries.iter_mut().enumerate().take(to).skip(from) {
                 let Some(entry) = entry else { continue };
                 name.clear();
                 name.push_str(&entry.prefix);
@@ -172,10 +173,10 @@ impl Store {
                     value,
                     prefix: entry.prefix.clone(),
                     name: entry.name.clone(),
-                    tagged: entry.tagged.clone(),
+                    tagged: entry.tagged(),
                 });
             }
-            if to == entries.len() {
+            if to == count {
                 return metrics;
             }
             from = to;
