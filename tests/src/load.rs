@@ -73,15 +73,21 @@ impl Load {
             nix::sched::setns(handle, nix::sched::CloneFlags::CLONE_NEWNET)
                 .expect("setns into a namespace of this test");
         };
-        Self::start_after(enter, to, rate, connections)
+        Self::start_after(enter, to, (rate, usize::MAX), connections)
     }
 
-    /// Starts `rate` requests a second from here.
-    pub fn start_here(to: SocketAddr, rate: u32, connections: Connections) -> Self {
-        Self::start_after(|| {}, to, rate, connections)
+    /// Starts `rate` requests a second from here, or fewer, so that no more than `most` are under way: what a busy machine
+    /// can't answer would only pile up.
+    pub fn start_here(to: SocketAddr, rate: u32, connections: Connections, most: usize) -> Self {
+        Self::start_after(|| {}, to, (rate, most), connections)
     }
 
-    fn start_after(enter: impl FnOnce() + Send + 'static, to: SocketAddr, rate: u32, connections: Connections) -> Self {
+    fn start_after(
+        enter: impl FnOnce() + Send + 'static,
+        to: SocketAddr,
+        rate: (u32, usize),
+        connections: Connections,
+    ) -> Self {
         let done = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = oneshot::channel();
         let results = done.clone();
@@ -109,10 +115,11 @@ impl Load {
     }
 }
 
-/// Starts `rate` requests a second until `stopped`, waits for those under way, and gives each to `done` as it ends.
+/// Starts `rate` requests a second, as long as no more than `most` are under way, until `stopped`; waits for those under way,
+/// and gives each to `done` as it ends.
 pub async fn drive(
     to: SocketAddr,
-    rate: u32,
+    (rate, most): (u32, usize),
     connections: Connections,
     done: impl Fn(Request) + Send + Sync + 'static,
     mut stopped: oneshot::Receiver<()>,
@@ -125,11 +132,14 @@ pub async fn drive(
     loop {
         tokio::select! {
             _ = ticks.tick() => {
+                while running.try_join_next().is_some() {}
+                if running.len() >= most {
+                    continue;
+                }
                 let (idle, done) = (idle.clone(), done.clone());
                 running.spawn(async move {
                     done(one(to, connections, &idle).await);
                 });
-                while running.try_join_next().is_some() {}
             }
             _ = &mut stopped => break,
         }

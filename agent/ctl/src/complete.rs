@@ -152,6 +152,8 @@ mod tests {
                     "map",
                     "event",
                     "status",
+                    "xds",
+                    "proxy",
                     "uninstall",
                     "version",
                     "completion",

@@ -73,12 +73,21 @@ impl Node {
     /// Takes out what stands at a place under a name; whether there was anything.
     pub fn remove(&mut self, at: Position) -> bool {
         match &mut self.value {
-            Value::List(items) => items.iter_mut().fold(false, |removed, item| item.remove(at) || removed),
+            Value::List(items) => {
+                let mut removed = false;
+                for item in items {
+                    removed |= item.remove(at);
+                }
+                removed
+            }
             Value::Map(entries) => {
                 let before = entries.len();
                 entries.retain(|entry| entry.at != at);
-                let removed = entries.len() < before;
-                entries.iter_mut().fold(removed, |removed, entry| entry.value.remove(at) || removed)
+                let mut removed = entries.len() < before;
+                for entry in entries {
+                    removed |= entry.value.remove(at);
+                }
+                removed
             }
             _ => false,
         }

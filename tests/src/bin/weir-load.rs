@@ -120,7 +120,7 @@ async fn run(to: SocketAddr, rate: u32, kind: Kind, log: PathBuf) -> io::Result<
     };
     let mut terminated = signal(SignalKind::terminate())?;
     let (stop, stopped) = oneshot::channel();
-    let load = tokio::spawn(drive(to, rate, connections, done, stopped));
+    let load = tokio::spawn(drive(to, (rate, usize::MAX), connections, done, stopped));
     let mut line = tokio::time::interval(SECOND);
     loop {
         tokio::select! {

@@ -121,7 +121,6 @@ fn listener(port: u16) -> Listener {
     let filter = Filter {
         name: "http".to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(any(&manager))),
-        ..Filter::default()
     };
     Listener {
         name: "scale".to_owned(),

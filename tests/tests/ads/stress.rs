@@ -13,6 +13,9 @@ const VARIABLE: &str = "WEIR_STRESS_SECONDS";
 /// What they are if nothing else is said.
 const SECONDS: u64 = 12;
 
+/// Requests that may be under way.
+const UNDER_WAY: usize = 32;
+
 /// How long to go on.
 pub fn duration() -> Duration {
     let seconds = std::env::var(VARIABLE).ok().map(|text| text.parse().expect("WEIR_STRESS_SECONDS is a number"));
@@ -34,7 +37,7 @@ pub fn chance() -> fastrand::Rng {
 
 /// Requests at a steady rate, over connections that are used again as clients do.
 pub fn load(to: SocketAddr, rate: u32) -> Load {
-    Load::start_here(to, rate, Connections::Pooled)
+    Load::start_here(to, rate, Connections::Pooled, UNDER_WAY)
 }
 
 /// Every request was answered with 200; what became of the others, by what it was, and how many there were.

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
-use super::{WITHOUT_CONTENTS, response};
+use super::told::{WITHOUT_CONTENTS, response};
 use crate::admin::{counts, state::Admin};
 
 /// The service's messages.
