@@ -34,6 +34,10 @@ const INCLUDES: &[&str] = &[
 const OWN: &[&str] = &[
     "agent.proto",
     "handoff.proto",
+    "envoy/tcp/metadataexchange/config/metadata_exchange.proto",
+    "io/istio/http/peer_metadata/config.proto",
+    "istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
+    "stats/config.proto",
     "udpa/type/v1/typed_struct.proto",
     "xds/type/matcher/v3/cel.proto",
     "xds/type/matcher/v3/domain.proto",

@@ -63,6 +63,20 @@ pub fn from_json<T: Message + Name + Default>(text: &str) -> Result<T, ConfigErr
     from_tree(&json::parse(text)?)
 }
 
+/// A message of a type that only its name tells, spelled in JSON, validated: an `Any` of it. None: there is no such type.
+///
+/// # Errors
+/// As [`from_yaml`].
+pub fn any_from_json(type_url: &str, text: &str) -> Result<Option<Any>, ConfigError> {
+    let descriptors = descriptors::unpacked();
+    let name = type_url.rsplit('/').next().unwrap_or_default();
+    let Some(descriptor) = descriptors.of_name(name) else { return Ok(None) };
+    let tree = json::parse(text)?;
+    let message = read::message(&descriptor, &tree).map_err(|error| tree.locate(error))?;
+    descriptors.rules.check(&message)?;
+    Ok(Some(Any { type_url: type_url.to_owned(), value: message.encode_to_vec() }))
+}
+
 /// An error about a message with the position of its field in the YAML text that the message was read from.
 pub fn locate(text: &str, error: ConfigError) -> ConfigError {
     match yaml::parse(text) {

@@ -34,6 +34,11 @@ impl Unpacked {
         let name = T::full_name();
         self.pool.get_message_by_name(&name).expect("generated types come from the embedded descriptor set")
     }
+
+    /// The descriptor of a type by its name, if it is known.
+    pub fn of_name(&self, name: &str) -> Option<MessageDescriptor> {
+        self.pool.get_message_by_name(name)
+    }
 }
 
 pub(crate) fn unpacked() -> Arc<Unpacked> {

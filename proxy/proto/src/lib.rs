@@ -23,10 +23,10 @@ mod yaml;
 mod generated;
 
 pub use convert::{
-    bytes_of, from_json, from_yaml, from_yaml_known, from_yaml_unvalidated, json_of, locate, set_fields, to_json,
-    type_name, unpack, validate, validate_encoded,
+    any_from_json, bytes_of, from_json, from_yaml, from_yaml_known, from_yaml_unvalidated, json_of, locate, set_fields,
+    to_json, type_name, unpack, validate, validate_encoded,
 };
 pub use descriptors::{Keeping, forget, keep, pool};
 pub use error::{ConfigError, FieldPath, Position, Segment};
 pub use generated::weir::{agent, handoff};
-pub use generated::{cel, envoy, google, udpa, xds};
+pub use generated::{cel, envoy, google, io, istio, stats, udpa, xds};

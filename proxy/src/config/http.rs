@@ -110,6 +110,8 @@ pub struct HttpConnectionManager {
     pub server_header: ServerHeader,
     /// The peer's address is the client's.
     pub use_remote_address: bool,
+    /// What a client expects before it sends a body is the upstream's business too (`proxy_100_continue`).
+    pub passes_expectations: bool,
     /// How else the client is found out; the first that knows it.
     pub detection: Vec<Detection>,
     /// Proxies in front of this one that are trusted.

@@ -34,6 +34,8 @@ pub enum NetworkFilter {
     ConnectionLimit(Box<ConnectionLimit>),
     /// `sni_cluster`: the connection goes to the cluster that is named by its SNI.
     SniCluster,
+    /// It only tells peers or measures, and nobody reads that yet.
+    Telling,
 }
 
 /// A feature that the runtime switches (`RuntimeFeatureFlag`).

@@ -11,7 +11,7 @@ use super::request::{RequestView, header_matches};
 use crate::{
     cel::{self, Attribute, Attributes, Expression},
     matcher::{
-        HeaderMatcher, MatchedHeader, StringMatcher,
+        HeaderMatcher, MatchedHeader, Regex, StringMatcher,
         metadata::{Metadata, MetadataMatcher},
         query_value,
         tree::{Facts, Input, Tree, Value},
@@ -87,6 +87,8 @@ pub enum Condition {
     Header(Box<HeaderMatcher>),
     /// The path without its query; never without a request.
     UrlPath(StringMatcher),
+    /// The path without its query, by a template; never without a request.
+    PathTemplate(Regex),
     /// The address that the client connected to.
     DestinationIp(IpNet),
     /// The port that the client connected to, `start..end`.
@@ -267,6 +269,9 @@ impl Condition {
             Self::Header(matcher) => subject.request.is_some_and(|request| header_matches(matcher, &request)),
             Self::UrlPath(matcher) => {
                 subject.request.is_some_and(|request| matcher.matches(request.uri.path().as_bytes()))
+            }
+            Self::PathTemplate(template) => {
+                subject.request.is_some_and(|request| template.is_match(request.uri.path().as_bytes()))
             }
             Self::DestinationIp(net) => net.contains(&subject.local.ip()),
             Self::DestinationPort(start, end) => (*start..*end).contains(&u32::from(subject.local.port())),

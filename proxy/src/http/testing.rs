@@ -29,6 +29,7 @@ pub(super) fn manager() -> HttpConnectionManager {
         server_name: HeaderValue::from_static("envoy"),
         server_header: ServerHeader::Overwrite,
         use_remote_address: false,
+        passes_expectations: false,
         detection: Vec::new(),
         xff_num_trusted_hops: 0,
         skip_xff_append: false,

@@ -76,6 +76,8 @@ pub struct Asked<'a> {
     pub hostname: &'a str,
     /// ALPN, where none is configured.
     pub protocols: &'a [&'a str],
+    /// ALPN, whatever is configured.
+    pub overrides: Option<&'a [Box<str>]>,
 }
 
 impl ClientContext {
@@ -149,9 +151,10 @@ impl ClientContext {
         {
             Arc::make_mut(&mut config).key_log = file.clone();
         }
-        let protocols: Vec<Vec<u8>> = match self.has_protocols {
-            true => Vec::new(),
-            false => asked.protocols.iter().map(|name| name.as_bytes().to_vec()).collect(),
+        let protocols: Vec<Vec<u8>> = match (asked.overrides, self.has_protocols) {
+            (Some(names), _) => names.iter().map(|name| name.as_bytes().to_vec()).collect(),
+            (None, true) => Vec::new(),
+            (None, false) => asked.protocols.iter().map(|name| name.as_bytes().to_vec()).collect(),
         };
         let sent: Option<Arc<str>> = match &name {
             Some(ServerName::DnsName(name)) => Some(name.as_ref().into()),

@@ -46,6 +46,7 @@ impl Dial for Through {
                 validate: auto.is_some_and(|auto| auto.validate),
                 hostname: &endpoint.hostname,
                 protocols: PROTOCOLS,
+                overrides: None,
             };
             let way = cluster.way(endpoint, &Dialer::Host, asked, None, &self.shard);
             let secured = way.connect().await.map_err(|error| format!("{}: {error}", endpoint.address))?;

@@ -519,6 +519,13 @@ pub mod envoy {
             }
         }
     }
+    pub mod tcp {
+        pub mod metadataexchange {
+            pub mod config {
+                include!("envoy.tcp.metadataexchange.config.rs");
+            }
+        }
+    }
 }
 pub mod google {
     pub mod api {
@@ -531,6 +538,33 @@ pub mod google {
     pub mod rpc {
         include!("google.rpc.rs");
     }
+}
+pub mod io {
+    pub mod istio {
+        pub mod http {
+            pub mod peer_metadata {
+                include!("io.istio.http.peer_metadata.rs");
+            }
+        }
+    }
+}
+pub mod istio {
+    pub mod envoy {
+        pub mod config {
+            pub mod filter {
+                pub mod http {
+                    pub mod alpn {
+                        pub mod v2alpha1 {
+                            include!("istio.envoy.config.filter.http.alpn.v2alpha1.rs");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+pub mod stats {
+    include!("stats.rs");
 }
 pub mod udpa {
     pub mod r#type {

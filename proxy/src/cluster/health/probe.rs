@@ -126,7 +126,7 @@ async fn session(kept: &mut Option<Session>, way: &Way<'_>, http2: Option<bool>)
         Some(false) => &["http/1.1"],
         Some(true) => &["h2"],
     };
-    let asked = Asked { server_name: None, validate: false, hostname: way.hostname, protocols };
+    let asked = Asked { hostname: way.hostname, protocols, ..Asked::default() };
     let way = dial::Way {
         dialer: &Dialer::Host,
         to: way.to,

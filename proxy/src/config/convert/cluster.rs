@@ -17,7 +17,7 @@ use super::{
     endpoints::assignment,
     fields::{duration, item, sub},
     health::health,
-    metadata,
+    metadata, network,
     outlier::outlier,
     protocol::protocol,
     tls,
@@ -35,7 +35,8 @@ use crate::{
     },
 };
 
-const SUPPORTED: [&str; 41] = [
+const SUPPORTED: [&str; 42] = [
+    "filters",
     "upstream_bind_config",
     "cluster_type",
     "typed_dns_resolver_config",
@@ -96,6 +97,7 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
     if message.name.is_empty() {
         return Err(Error::at(sub(at, "name"), "a name is required"));
     }
+    network::of_cluster(cx, message, at)?;
     let stat_name = if message.alt_stat_name.is_empty() { &message.name } else { &message.alt_stat_name };
     let scope = cx.stats.scope(&format!("cluster.{stat_name}"));
     let transports = tls::transports(cx, message, &scope, at)?;

@@ -18,7 +18,7 @@ use weir_proto::envoy::{
 
 use super::{
     context::Context,
-    fields::{sub, type_name},
+    fields::{sub, type_name, typed},
     filter, route,
     source::source,
 };
@@ -95,6 +95,7 @@ pub(super) fn http_filter(
     let types: Vec<String> =
         message.type_urls.iter().map(|url| url.rsplit('/').next().unwrap_or_default().to_owned()).collect();
     let made = move |cx: &mut Context, any: &Any, at: &str| {
+        let any = &*typed(any, at)?;
         let found = type_name(any);
         if !types.iter().any(|expected| expected == found) {
             let expected = types.join(", ");

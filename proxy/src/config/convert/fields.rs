@@ -1,13 +1,14 @@
 //! Fields that many messages have, and the paths by which errors name them.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
 use ::http::HeaderName;
 use ipnet::IpNet;
 use prost::{Message, Name};
+use prost_types::Any;
 use weir_proto::envoy::config::core::v3 as core;
 
-use crate::config::error::Error;
+use crate::{config::error::Error, matcher::structs::object};
 
 /// The path of a field.
 pub(super) fn sub(at: &str, field: &str) -> String {
@@ -22,6 +23,48 @@ pub(super) fn item(at: &str, field: &str, index: usize) -> String {
 /// Decodes an `Any` of type `M`.
 pub(super) fn unpack<M: Message + Name + Default>(any: &prost_types::Any, at: &str) -> Result<M, Error> {
     M::decode(&*any.value).map_err(|error| Error::at(at, format!("not a {}: {error}", M::full_name())))
+}
+
+/// What stands at `typed_config`: of a `TypedStruct` what it spells, if its type is known.
+pub(super) fn typed<'a>(any: &'a Any, at: &str) -> Result<Cow<'a, Any>, Error> {
+    let (type_url, value) = match type_name(any) {
+        "udpa.type.v1.TypedStruct" => {
+            let message: weir_proto::udpa::r#type::v1::TypedStruct = unpack(any, at)?;
+            (message.type_url, message.value)
+        }
+        "xds.type.v3.TypedStruct" => {
+            let message: weir_proto::xds::r#type::v3::TypedStruct = unpack(any, at)?;
+            (message.type_url, message.value)
+        }
+        _ => return Ok(Cow::Borrowed(any)),
+    };
+    let members = value.as_ref().map(object).unwrap_or_default();
+    let text = whole_numbers(members.into()).to_string();
+    let spelled = weir_proto::any_from_json(&type_url, &text);
+    let spelled = spelled.map_err(|error| Error::at(sub(at, "value"), error.to_string()))?;
+    // One of an unknown type is refused by that type's name.
+    Ok(Cow::Owned(spelled.unwrap_or(Any { type_url, value: Vec::new() })))
+}
+
+/// The same, with whole numbers as such: fields of integers take no others.
+fn whole_numbers(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    /// Up to here every whole number has a double of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            #[expect(clippy::cast_possible_truncation, reason = "it is whole, and small enough")]
+            Some(whole) if whole.fract() == 0.0 && whole.abs() < EXACT => (whole as i64).into(),
+            _ => Value::Number(number),
+        },
+        Value::Array(list) => list.into_iter().map(whole_numbers).collect(),
+        Value::Object(members) => members
+            .into_iter()
+            .map(|(name, value)| (name, whole_numbers(value)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        other => other,
+    }
 }
 
 /// The message name in an `Any`'s type URL.

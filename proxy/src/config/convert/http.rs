@@ -15,7 +15,7 @@ use super::{
     access_log,
     context::Context,
     discovered,
-    fields::{cidrs, duration, header_names, item, limit, sub, type_name, unpack},
+    fields::{cidrs, duration, header_names, item, limit, sub, type_name, typed, unpack},
     filter, http1, identity, local_reply, protocol, route, scopes,
 };
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
     telemetry::stats::Scope,
 };
 
-const SUPPORTED: [&str; 43] = [
+const SUPPORTED: [&str; 44] = [
     "tracing",
     "request_id_extension",
     "original_ip_detection_extensions",
@@ -76,6 +76,7 @@ const SUPPORTED: [&str; 43] = [
     "strip_any_host_port",
     "strip_trailing_host_dot",
     "path_with_escaped_slashes_action",
+    "proxy_100_continue",
 ];
 
 /// They change when connections end, or say how to speak what is not spoken.
@@ -155,6 +156,7 @@ pub(super) fn connection_manager(
             manager::ServerHeaderTransformation::PassThrough => ServerHeader::PassThrough,
         },
         use_remote_address: message.use_remote_address.unwrap_or(false),
+        passes_expectations: message.proxy_100_continue,
         detection: identity::detection(cx, message, at)?,
         xff_num_trusted_hops: message.xff_num_trusted_hops,
         skip_xff_append: message.skip_xff_append,
@@ -365,7 +367,7 @@ fn http_filters(
         }
         use proto::http_filter::ConfigType;
         let config = match &message.config_type {
-            Some(ConfigType::TypedConfig(any)) => Some(any),
+            Some(ConfigType::TypedConfig(any)) => Some(typed(any, &sub(&at, "typed_config"))?),
             Some(ConfigType::ConfigDiscovery(discovery)) => {
                 let name = &message.name;
                 let kind = discovered::http_filter(cx, name, discovery, &sub(&at, "config_discovery"))?;
@@ -374,6 +376,7 @@ fn http_filters(
             }
             None => None,
         };
+        let config = config.as_deref();
         // Envoy 1.40 wants a configuration even for the router; many published configurations have none.
         let kind = config.map_or(message.name.as_str(), type_name);
         match kind {

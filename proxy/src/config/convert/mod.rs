@@ -23,6 +23,7 @@ mod health;
 mod http;
 mod http1;
 mod identity;
+mod istio;
 mod listener;
 mod listener_filter;
 mod local_reply;

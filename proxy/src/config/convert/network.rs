@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prost::Message;
 use weir_proto::envoy::{
-    config::{core::v3::RuntimeFeatureFlag, listener::v3 as proto},
+    config::{cluster::v3::Cluster as ClusterProto, core::v3::RuntimeFeatureFlag, listener::v3 as proto},
     extensions::filters::network::{
         connection_limit::v3::ConnectionLimit as LimitProto,
         direct_response::v3::Config as ResponseProto,
@@ -19,8 +19,8 @@ use weir_proto::envoy::{
 
 use super::{
     context::Context,
-    fields::{data_source, duration, limit, sub, type_name, unpack},
-    filter, http, rbac, tcp,
+    fields::{data_source, duration, item, limit, sub, type_name, typed, unpack},
+    filter, http, istio, rbac, tcp,
     tree::Inputs,
 };
 use crate::{
@@ -51,6 +51,7 @@ pub(super) fn filter(
         return Err(Error::at(sub(at, "typed_config"), "a configuration is required"));
     };
     let at = sub(at, "typed_config");
+    let any = &*typed(any, &at)?;
     Ok(match type_name(any) {
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
             let manager: HttpProto = unpack(any, &at)?;
@@ -88,8 +89,35 @@ pub(super) fn filter(
             let message: LimitProto = unpack(any, &at)?;
             Kind::Passing(NetworkFilter::ConnectionLimit(Box::new(connection_limit(cx, &message, &at)?)))
         }
+        "envoy.tcp.metadataexchange.config.MetadataExchange" => {
+            istio::metadata_exchange(cx, &unpack(any, &at)?, &at)?;
+            Kind::Passing(NetworkFilter::Telling)
+        }
+        "stats.PluginConfig" => {
+            istio::stats(cx, &unpack(any, &at)?, &at)?;
+            Kind::Passing(NetworkFilter::Telling)
+        }
         other => return Err(Error::at(at, format!("network filter {other} is not supported yet"))),
     })
+}
+
+/// `filters` of a cluster. What changes nothing of its connections is taken.
+pub(super) fn of_cluster(cx: &mut Context, message: &ClusterProto, at: &str) -> Result<(), Error> {
+    for (index, filter) in message.filters.iter().enumerate() {
+        let at = item(at, "filters", index);
+        cx.only(filter, &at, &["name", "typed_config"], &[])?;
+        let any = filter.typed_config.as_ref();
+        let at = sub(&at, "typed_config");
+        let any = any.ok_or_else(|| Error::at(&at, "a configuration is required"))?;
+        let any = &*typed(any, &at)?;
+        match type_name(any) {
+            "envoy.tcp.metadataexchange.config.MetadataExchange" => {
+                istio::metadata_exchange(cx, &unpack(any, &at)?, &at)?;
+            }
+            other => return Err(Error::at(at, format!("network filter {other} is not supported here yet"))),
+        }
+    }
+    Ok(())
 }
 
 fn network_rbac(cx: &mut Context, message: &RbacProto, at: &str) -> Result<NetworkRbac, Error> {

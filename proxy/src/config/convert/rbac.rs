@@ -12,6 +12,7 @@ use super::{
     expression,
     fields::{cidr, item, sub, type_name, unpack},
     matcher, metadata,
+    route::path_template,
     tree::{self, Inputs},
 };
 use crate::{
@@ -131,7 +132,9 @@ fn permission(cx: &mut Context, message: &proto::Permission, at: &str) -> Result
             Condition::ServerName(matcher::string(message, &sub(at, "requested_server_name"))?)
         }
         Rule::Matcher(_) => return unsupported("matcher"),
-        Rule::UriTemplate(_) => return unsupported("uri_template"),
+        Rule::UriTemplate(message) => {
+            Condition::PathTemplate(path_template(message, &sub(at, "uri_template"))?.to_regex())
+        }
     })
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use weir_proto::envoy::config::route::v3 as proto;
 
 use self::inherited::Inherited;
-pub(super) use self::matching::route_match;
+pub(super) use self::matching::{route_match, template as path_template};
 use super::{
     context::Context,
     fields::{header_name, header_names, item, sub},

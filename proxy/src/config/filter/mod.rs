@@ -1,5 +1,6 @@
 //! HTTP filters before the router, and what routes change of them.
 
+pub mod alpn;
 pub mod cors;
 pub mod ext_authz;
 pub mod fault;
@@ -8,6 +9,7 @@ pub mod header_mutation;
 pub mod health_check;
 pub mod jwt_authn;
 pub mod local_ratelimit;
+pub mod peer_metadata;
 pub mod rbac;
 pub mod stats;
 
@@ -33,6 +35,8 @@ pub struct HttpFilter {
 /// What a filter does.
 #[derive(Clone, Debug)]
 pub enum FilterKind {
+    /// Says what TLS offers upstreams by ALPN.
+    Alpn(Arc<alpn::AlpnOverride>),
     /// Reads whole requests, of at most so many bytes, before they are passed on.
     Buffer(usize),
     /// Answers preflight requests and says in responses who may read them, by the policies of routes.
@@ -53,6 +57,10 @@ pub enum FilterKind {
     JwtAuthn(Arc<JwtAuthn>),
     /// Limits the rate of requests.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// Only measures, and nobody reads that yet.
+    Measuring,
+    /// Takes out headers of proxies among themselves.
+    PeerMetadata(peer_metadata::PeerHeaders),
     /// Lets requests pass by policy.
     Rbac(Arc<Rbac>),
 }

@@ -66,7 +66,12 @@ pub(in crate::http) fn request(
         return Err(Box::new(Reply::protocol_error(StatusCode::BAD_REQUEST, "http1.invalid_url")));
     }
     mutate::strip_hop_by_hop(&mut parts.headers, upgrade.is_some() && !tunnel);
-    if parts.headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    if !manager.passes_expectations
+        && parts
+            .headers
+            .get(header::EXPECT)
+            .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
         // This hop has said so, or will when the body is read.
         parts.headers.remove(header::EXPECT);
     }

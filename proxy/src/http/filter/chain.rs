@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::{
     cors,
     exchange::{levels, said},
-    ext_authz, fault, grpc_stats, header_mutation, health_check, local_ratelimit,
+    ext_authz, fault, grpc_stats, header_mutation, health_check, local_ratelimit, peer_metadata,
 };
 use crate::{
     access_log::View,
@@ -32,6 +32,7 @@ pub(super) enum State {
     LocalRateLimit(local_ratelimit::Shown),
     HealthCheck(health_check::Checked),
     ExtAuthz(ext_authz::Responds),
+    PeerMetadata(peer_metadata::OfResponse),
     /// A fault that counts as active.
     Fault(#[expect(dead_code, reason = "held")] fault::Active),
     GrpcStats(grpc_stats::Call),
@@ -84,6 +85,7 @@ impl Chain {
                 State::LocalRateLimit(shown) => shown.on_response(headers),
                 State::HealthCheck(checked) => checked.on_response(status, headers),
                 State::ExtAuthz(responds) => responds.on_response(headers),
+                State::PeerMetadata(taken) => taken.on_response(headers),
                 State::Fault(_) => {}
                 State::GrpcStats(call) => counting = Some(call.on_response(status, headers)),
             }

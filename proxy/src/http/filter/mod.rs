@@ -18,6 +18,7 @@ mod health_check;
 mod jwt_authn;
 mod local_ratelimit;
 pub(in crate::http) mod local_reply;
+mod peer_metadata;
 mod rbac;
 
 use std::sync::Arc;
@@ -83,6 +84,11 @@ async fn pass(
         (FilterKind::Buffer(_), Some(RouteFilter::Buffer(Some(limit)))) | (FilterKind::Buffer(limit), _) => {
             Box::pin(buffer::on_request(*limit, stream, exchange)).await
         }
+        (FilterKind::Alpn(alpn), _) => {
+            let (http10, http2) = (stream.record.entry.protocol == Some("HTTP/1.0"), stream.connection.multiplexed);
+            stream.alpn = stream.cluster.as_ref().and_then(|cluster| alpn.names(cluster, http10, http2)).cloned();
+            None
+        }
         (FilterKind::Cors(stats), _) => {
             let decided = cors::on_request(stats, stream, exchange, name);
             chain.keep(decided.left.map(State::Cors));
@@ -132,6 +138,12 @@ async fn pass(
             };
             rbac::on_request(rbac, own, stream, exchange)
         }
+        (FilterKind::PeerMetadata(headers), _) => {
+            let left = peer_metadata::on_request(*headers, &mut exchange.parts.headers);
+            chain.keep(left.map(State::PeerMetadata));
+            None
+        }
+        (FilterKind::Measuring, _) => None,
         // What came by itself is no such thing again.
         (FilterKind::Discovered(_), _) => None,
         (FilterKind::GrpcStats(stats), _) => {

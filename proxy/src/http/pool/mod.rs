@@ -59,6 +59,8 @@ struct Key {
     client: Option<Client>,
     /// SNI where it follows the request.
     server_name: Option<Arc<str>>,
+    /// ALPN where it follows the request.
+    alpn: Option<Arc<[Box<str>]>>,
 }
 
 /// The same, borrowed.
@@ -69,13 +71,16 @@ struct KeyRef<'a> {
     priority: RoutingPriority,
     client: Option<Client>,
     server_name: Option<&'a str>,
+    alpn: Option<&'a [Box<str>]>,
 }
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let server_name = self.server_name.as_deref();
+        let alpn = self.alpn.as_deref();
         let Self { cluster, address, scope, priority, client, .. } = self;
-        KeyRef { cluster, address: *address, scope, priority: *priority, client: *client, server_name }.hash(state);
+        KeyRef { cluster, address: *address, scope, priority: *priority, client: *client, server_name, alpn }
+            .hash(state);
     }
 }
 
@@ -87,6 +92,7 @@ impl Hash for KeyRef<'_> {
         self.priority.hash(state);
         self.client.hash(state);
         self.server_name.hash(state);
+        self.alpn.hash(state);
     }
 }
 
@@ -98,6 +104,7 @@ impl Equivalent<Key> for KeyRef<'_> {
             && self.priority == key.priority
             && self.client == key.client
             && self.server_name == key.server_name.as_deref()
+            && self.alpn == key.alpn.as_deref()
     }
 }
 
@@ -301,6 +308,7 @@ impl Pools {
             priority: want.priority,
             client,
             server_name,
+            alpn: want.asked.overrides,
         };
         if let Some(host) = hosts.get(&key)
             && host.account.as_ref().is_some_and(|account| Arc::ptr_eq(&account.endpoint.host, &want.endpoint.host))
@@ -318,6 +326,7 @@ impl Pools {
             priority: want.priority,
             client,
             server_name: server_name.map(Arc::from),
+            alpn: want.asked.overrides.map(Arc::from),
         };
         let account =
             Account { cluster: want.cluster.clone(), endpoint: want.endpoint.clone(), shard: want.shard.clone() };

@@ -352,7 +352,9 @@ impl Attempts<'_> {
         let head = (request.method(), request.uri(), request.headers());
         self.stream.begin_upstream_line(endpoint, head);
         let chosen = self.member.as_ref().unwrap_or(&self.cluster);
-        let want = want(&connection, (&self.cluster, chosen), endpoint, name.as_ref(), self.forward.priority);
+        let mut want = want(&connection, (&self.cluster, chosen), endpoint, name.as_ref(), self.forward.priority);
+        let alpn = self.stream.alpn.clone();
+        want.asked.overrides = alpn.as_deref();
         exchange(&mut self.stream, &mut self.timers, &self.groups, want, request).await
     }
 

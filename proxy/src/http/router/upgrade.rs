@@ -303,7 +303,9 @@ impl Upgrade<'_> {
         let connection = self.stream.connection.clone();
         let name = naming_header(&self.cluster, &self.parts.headers);
         let clusters = (&*self.cluster, chosen);
-        let want = want(&connection, clusters, endpoint, name.as_ref(), self.forward.priority);
+        let mut want = want(&connection, clusters, endpoint, name.as_ref(), self.forward.priority);
+        let alpn = self.stream.alpn.clone();
+        want.asked.overrides = alpn.as_deref();
         if let Some(connect) = self.forward.tunnel(&self.parts.method) {
             return open(&mut self.stream, connect, Want { speaks: Speaks::Http1, ..want }, timers).await;
         }

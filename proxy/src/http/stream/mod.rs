@@ -38,6 +38,7 @@ use crate::{
     access_log::{Entry, Live, RouteMetadata},
     config::{
         cluster::{Cluster, Endpoint},
+        filter::alpn::Names,
         request::{RequestView, is_grpc},
         route::Step,
     },
@@ -64,6 +65,8 @@ pub(in crate::http) struct Stream {
     pub began: Instant,
     /// The route's cluster, if it exists.
     pub cluster: Option<Arc<Cluster>>,
+    /// What TLS offers the upstream by ALPN, where a filter says so.
+    pub alpn: Option<Names>,
     /// A filter has changed what the route was chosen by: it is to be chosen anew.
     pub reroute: bool,
 }
@@ -103,6 +106,7 @@ impl Stream {
             followed: Followed::default(),
             began,
             cluster: None,
+            alpn: None,
             reroute: false,
             connection,
             record,

@@ -24,8 +24,8 @@ pub(super) use self::{
 use self::{grpc_service::grpc_service, http_uri::http_uri};
 use super::{
     context::Context,
-    fields::{sub, type_name, unpack},
-    rbac,
+    fields::{sub, type_name, typed, unpack},
+    istio, rbac,
     tree::Inputs,
 };
 use crate::config::{
@@ -39,6 +39,7 @@ use crate::config::{
 
 /// What a filter of type `kind` does, by its configuration. None: there is no such filter (yet).
 pub(super) fn filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<FilterKind>, Error> {
+    let any = &*typed(any, at)?;
     Ok(Some(match type_name(any) {
         "envoy.extensions.filters.http.buffer.v3.Buffer" => {
             let message: http::buffer::v3::Buffer = unpack(any, at)?;
@@ -75,12 +76,23 @@ pub(super) fn filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<Fil
         "envoy.extensions.filters.http.rbac.v3.RBAC" => {
             FilterKind::Rbac(Arc::new(http_rbac(cx, &unpack(any, at)?, at)?))
         }
+        "io.istio.http.peer_metadata.Config" => {
+            FilterKind::PeerMetadata(istio::peer_metadata(cx, &unpack(any, at)?, at)?)
+        }
+        "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig" => {
+            FilterKind::Alpn(Arc::new(istio::alpn(cx, &unpack(any, at)?, at)?))
+        }
+        "stats.PluginConfig" => {
+            istio::stats(cx, &unpack(any, at)?, at)?;
+            FilterKind::Measuring
+        }
         _ => return Ok(None),
     }))
 }
 
 /// What a route says about a filter, by its configuration. None: there is no such filter (yet).
 fn route_filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<RouteFilter>, Error> {
+    let any = &*typed(any, at)?;
     Ok(Some(match type_name(any) {
         "envoy.extensions.filters.http.buffer.v3.BufferPerRoute" => {
             use http::buffer::v3::buffer_per_route::Override::{Buffer, Disabled};
@@ -145,7 +157,10 @@ pub(super) fn overrides(cx: &mut Context, messages: &HashMap<String, Any>, at: &
         match route_filter(cx, any, &at)? {
             Some(config) => list.push((name.as_str().into(), Override { disabled, config: Some(config) })),
             None if optional => cx.ignored.push(format!("{at}: {} is optional", type_name(any))),
-            None => return Err(Error::at(at, format!("{} is not supported yet", type_name(any)))),
+            None => {
+                let why = format!("{} is not supported yet", type_name(&*typed(any, &at)?));
+                return Err(Error::at(at, why));
+            }
         }
     }
     Ok(Overrides::new(list))

@@ -131,3 +131,43 @@ fn what_routes_say_of_unknown_filters_is_refused_unless_it_is_optional() {
     );
     assert_eq!(build("route", &wrapped).expect("optional").ignored.len(), 1);
 }
+
+#[test]
+fn what_is_spelled_is_read_as_its_type() {
+    let spelled = |kind: &str, value: &str| {
+        let any = "\"@type\": type.googleapis.com/udpa.type.v1.TypedStruct";
+        let filter =
+            format!("{{ name: f, typed_config: {{ {any}, type_url: type.googleapis.com/{kind}, value: {value} }} }},");
+        build("filters", &filter)
+    };
+    let buffer = "envoy.extensions.filters.http.buffer.v3.Buffer";
+    let built = spelled(buffer, "{ max_request_bytes: 5 }").expect("a buffer");
+    assert!(built.ignored.is_empty());
+    let manager = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http_filters[0]";
+    for (kind, value, at, message) in [
+        ("io.nobody.Filter", "{}", "", "HTTP filter io.nobody.Filter is not supported yet"),
+        (buffer, "{ max_request_bytes: 0 }", ".typed_config.value", "max_request_bytes: must be more than 0"),
+        (buffer, "{ max_request_bytes: 1.5 }", ".typed_config.value", "max_request_bytes: must be"),
+        (
+            "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
+            "{ alpn_override: [{ alpn_override: [''] }] }",
+            ".typed_config.alpn_override[0].alpn_override[0]",
+            "expected 1 to 255 bytes",
+        ),
+    ] {
+        let error = spelled(kind, value).expect_err(value);
+        assert_eq!(error.path, format!("{manager}{at}"), "{value}");
+        assert!(error.message.contains(message), "{value}: {}", error.message);
+    }
+}
+
+#[test]
+fn what_istio_tells_peers_is_taken_and_nobody_is_offered_its_protocol() {
+    let peers = "downstream_discovery: [{ istio_headers: {} }, { workload_discovery: {} }], shared_with_upstream: true";
+    let filter = |with: &str| format!("{{ name: f, typed_config: {{ \"@type\": type.googleapis.com/{with} }} }},");
+    let built = build("filters", &filter(&format!("io.istio.http.peer_metadata.Config, {peers}"))).expect("peers");
+    assert_eq!(built.ignored.len(), 1, "{:?}", built.ignored);
+    let measures = "stats.PluginConfig, metrics: [{ name: requests_total, drop: true }], reporter: SERVER_GATEWAY";
+    let built = build("filters", &filter(measures)).expect("measures");
+    assert_eq!(built.ignored.len(), 2, "{:?}", built.ignored);
+}

@@ -93,7 +93,10 @@ fn cookie(message: &proto::CookieMatcher, at: &str) -> Result<CookieMatcher, Err
 }
 
 /// The path template of `path_match_policy`.
-pub(super) fn template(policy: &core::TypedExtensionConfig, at: &str) -> Result<PathTemplate, Error> {
+pub(in crate::config::convert) fn template(
+    policy: &core::TypedExtensionConfig,
+    at: &str,
+) -> Result<PathTemplate, Error> {
     let at = sub(at, "typed_config");
     let any = policy.typed_config.as_ref().ok_or_else(|| Error::at(&at, "a configuration is required"))?;
     if type_name(any) != "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig" {

@@ -21,6 +21,7 @@ use weir_proto::envoy::{
         core::v3::{self as core, transport_socket::ConfigType},
     },
     extensions::transport_sockets::{
+        internal_upstream::v3::InternalUpstreamTransport,
         proxy_protocol::v3::ProxyProtocolUpstreamTransport,
         tls::v3::{
             self as proto, common_tls_context::ValidationContextType, downstream_tls_context::SessionTicketKeysType,
@@ -37,6 +38,7 @@ use super::{
     context::Context,
     endpoints::json_struct,
     fields::{cidrs, data_source, duration, item, sub, type_name, unpack},
+    istio,
 };
 use crate::{
     config::{
@@ -62,6 +64,7 @@ const SESSIONS: u32 = 1;
 
 const DOWNSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 const PROXY_PROTOCOL: &str = "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
+const INTERNAL: &str = "envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport";
 const UPSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 
 /// A filter chain's TLS; none: plain. `stats` is the listener's scope.
@@ -146,6 +149,12 @@ fn upstream(
             }
         };
         return Ok(Transport::Proxied(Arc::new(Proxied { header, tls })));
+    }
+    if type_name(any) == INTERNAL {
+        let message: InternalUpstreamTransport = unpack(any, &at)?;
+        // What is passed on to internal listeners is nothing to endpoints that have an address, and others are refused.
+        cx.only(&message, &at, &["transport_socket"], &["passthrough_metadata"])?;
+        return upstream(cx, message.transport_socket.as_ref(), stats, &sub(&at, "transport_socket"));
     }
     let message: proto::UpstreamTlsContext = expect(any, UPSTREAM, &at)?;
     let ground = Ground::of(cx);
@@ -321,7 +330,8 @@ impl Loading {
             }
             Some(_) => return Err(Error::at(at, "certificate providers are not supported yet")),
         };
-        let protocols = message.alpn_protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let offered = message.alpn_protocols.iter().filter(|name| **name != *istio::PEER_EXCHANGE);
+        let protocols = offered.map(|name| name.as_bytes().to_vec()).collect();
         if let Some(index) = message.alpn_protocols.iter().position(|name| name.is_empty() || name.len() > 255) {
             return Err(Error::at(item(at, "alpn_protocols", index), "expected 1 to 255 bytes"));
         }
