@@ -3,7 +3,7 @@
 mod action;
 mod hash;
 mod internal_redirect;
-mod matching;
+pub(in crate::config) mod matching;
 mod stats;
 
 use std::{collections::HashMap, sync::Arc};

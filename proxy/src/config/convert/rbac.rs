@@ -12,7 +12,7 @@ use super::{
     expression,
     fields::{cidr, item, sub, type_name, unpack},
     matcher, metadata,
-    route::path_template,
+    route::matching::template,
     tree::{self, Inputs},
 };
 use crate::{
@@ -132,9 +132,7 @@ fn permission(cx: &mut Context, message: &proto::Permission, at: &str) -> Result
             Condition::ServerName(matcher::string(message, &sub(at, "requested_server_name"))?)
         }
         Rule::Matcher(_) => return unsupported("matcher"),
-        Rule::UriTemplate(message) => {
-            Condition::PathTemplate(path_template(message, &sub(at, "uri_template"))?.to_regex())
-        }
+        Rule::UriTemplate(message) => Condition::PathTemplate(template(message, &sub(at, "uri_template"))?.to_regex()),
     })
 }
 

@@ -3,7 +3,7 @@
 mod action;
 mod inherited;
 mod internal_redirect;
-mod matching;
+pub(in crate::config::convert) mod matching;
 pub(super) mod policies;
 
 use std::sync::Arc;
@@ -11,7 +11,6 @@ use std::sync::Arc;
 use weir_proto::envoy::config::route::v3 as proto;
 
 use self::inherited::Inherited;
-pub(super) use self::matching::{route_match, template as path_template};
 use super::{
     context::Context,
     fields::{header_name, header_names, item, sub},

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::{
     config::{
         filter::stats::{self, Counted},
-        route::RouteMatch,
+        route::matching::RouteMatch,
     },
     jwt::{Jwks, Token},
     matcher::StringMatcher,

@@ -5,6 +5,7 @@
 //!
 //! Above streams, below the router: no filter knows where or how a request is forwarded.
 
+mod alpn;
 mod buffer;
 pub(in crate::http) mod chain;
 mod cors;
@@ -85,8 +86,7 @@ async fn pass(
             Box::pin(buffer::on_request(*limit, stream, exchange)).await
         }
         (FilterKind::Alpn(alpn), _) => {
-            let (http10, http2) = (stream.record.entry.protocol == Some("HTTP/1.0"), stream.connection.multiplexed);
-            stream.alpn = stream.cluster.as_ref().and_then(|cluster| alpn.names(cluster, http10, http2)).cloned();
+            alpn::on_request(alpn, stream);
             None
         }
         (FilterKind::Cors(stats), _) => {

@@ -21,7 +21,7 @@ pub(in crate::config::convert) fn grpc_service(
     patience: Duration,
     at: &str,
 ) -> Result<GrpcService, Error> {
-    cx.only(message, at, &["envoy_grpc", "timeout", "initial_metadata"], &[])?;
+    cx.only(message, at, &["envoy_grpc", "google_grpc", "timeout", "initial_metadata"], &[])?;
     let Some(TargetSpecifier::EnvoyGrpc(target)) = &message.target_specifier else {
         return Err(Error::at(sub(at, "google_grpc"), "not supported: use envoy_grpc"));
     };

@@ -13,7 +13,7 @@ use crate::{
             context::Context,
             fields::{data_source, duration, header_name, item, sub},
             matcher,
-            route::route_match,
+            route::matching::route_match,
         },
         error::Error,
         filter::{

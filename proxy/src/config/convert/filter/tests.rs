@@ -75,7 +75,7 @@ fn what_is_refused_of_filters_names_the_field() {
         ),
         (
             "jwt_authn.v3.JwtAuthentication",
-            "filter_state_rules: { name: n }",
+            "filter_state_rules: { name: state }",
             ".typed_config.filter_state_rules",
             "not supported yet",
         ),
@@ -146,7 +146,7 @@ fn what_is_spelled_is_read_as_its_type() {
     let manager = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http_filters[0]";
     for (kind, value, at, message) in [
         ("io.nobody.Filter", "{}", "", "HTTP filter io.nobody.Filter is not supported yet"),
-        (buffer, "{ max_request_bytes: 0 }", ".typed_config.value", "max_request_bytes: must be more than 0"),
+        (buffer, "{ max_request_bytes: 0 }", ".typed_config.value", "max_request_bytes: must be greater than 0"),
         (buffer, "{ max_request_bytes: 1.5 }", ".typed_config.value", "max_request_bytes: must be"),
         (
             "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",

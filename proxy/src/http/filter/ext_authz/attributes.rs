@@ -11,9 +11,10 @@ use weir_proto::envoy::{
     },
 };
 
-use super::{Asked, Exchange};
+use super::asked::{Asked, PARTIAL_BODY};
 use crate::{
     http::{
+        filter::exchange::Exchange,
         headers::forwarded::X_FORWARDED_PROTO,
         stream::{Stream, route::Routed},
     },
@@ -127,7 +128,7 @@ fn request(asked: &Asked<'_>, stream: &Stream, exchange: &Exchange<'_>) -> HttpR
 fn passes(asked: &Asked<'_>, name: &str) -> bool {
     let filter = asked.filter;
     let listed = |list: &[crate::matcher::StringMatcher]| list.iter().any(|one| one.matches(name.as_bytes()));
-    let told = *name == *super::PARTIAL_BODY.as_str();
+    let told = *name == *PARTIAL_BODY.as_str();
     (told || filter.allowed_headers.as_deref().is_none_or(listed)) && !listed(&filter.disallowed_headers)
 }
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, header, request::Parts, uri::PathAndQuery};
 
 use super::{
-    Asked, Exchange,
-    verdict::{Change, Denied, How, Passed, Verdict},
+    asked::{Asked, PARTIAL_BODY},
+    verdict::{Change, Denied, How, Passed, Verdict, is_free},
 };
 use crate::{
     access_log::{Live, View},
@@ -18,6 +18,7 @@ use crate::{
     http::{
         body::{RequestBody, client::ClientBody},
         call::{self, Question},
+        filter::exchange::Exchange,
         headers::{forwarded::X_ENVOY_INTERNAL, lines::Of, mutate},
         stream::{Stream, connection::Connection},
     },
@@ -66,7 +67,7 @@ pub(super) fn question(service: &HttpService, asked: &Asked<'_>, stream: &Stream
     for (name, value) in &of.headers {
         let text = name.as_str().as_bytes();
         let listed = filter.allowed_headers.iter().flatten().any(|matcher| matcher.matches(text));
-        let usual = [header::AUTHORIZATION, header::HOST, super::PARTIAL_BODY].contains(name);
+        let usual = [header::AUTHORIZATION, header::HOST, PARTIAL_BODY].contains(name);
         let refused = filter.disallowed_headers.iter().any(|matcher| matcher.matches(text));
         if (listed || usual) && (!refused || *name == header::HOST) && *name != header::CONTENT_LENGTH {
             parts.headers.append(name, value.clone());
@@ -117,7 +118,7 @@ async fn once(connection: &Rc<Connection>, service: &HttpService, asking: &Askin
 fn verdict(service: &HttpService, status: StatusCode, headers: &HeaderMap, body: Bytes) -> Verdict {
     let any = |list: &[StringMatcher], name: &HeaderName| list.iter().any(|one| one.matches(name.as_str().as_bytes()));
     let chosen = |list: &[StringMatcher], how: Append| -> Vec<Change> {
-        let headers = headers.iter().filter(|(name, _)| any(list, name) && super::is_free(name));
+        let headers = headers.iter().filter(|(name, _)| any(list, name) && is_free(name));
         headers
             .map(|(name, value)| Change { name: name.clone(), value: value.clone(), how: How::Header(how) })
             .collect()
@@ -139,7 +140,7 @@ fn verdict(service: &HttpService, status: StatusCode, headers: &HeaderMap, body:
         None => true,
         Some(list) => usual.contains(name) || any(list, name),
     };
-    let headers = headers.iter().filter(|(name, _)| passes(name) && !OF_THE_WAY.contains(name) && super::is_free(name));
+    let headers = headers.iter().filter(|(name, _)| passes(name) && !OF_THE_WAY.contains(name) && is_free(name));
     let headers = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
     Verdict::Denied(Box::new(Denied { status, headers, body, metadata, invalid: false }))
 }

@@ -1,6 +1,7 @@
-//! Asking a service whether a request may pass: the question (`grpc`, `http`, `attributes`), what the answer says (`verdict`),
+//! Asking a service whether a request may pass: the question (`asked`, `grpc`, `http`, `attributes`), what the answer says (`verdict`),
 //! and what becomes of the request and its response by it.
 
+mod asked;
 mod attributes;
 mod grpc;
 mod http;
@@ -11,7 +12,10 @@ use std::time::Instant;
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body;
 
-use self::verdict::{Change, Denied, Passed, Verdict};
+use self::{
+    asked::{Asked, PARTIAL_BODY},
+    verdict::{Change, Denied, Passed, Verdict},
+};
 use super::{
     buffer,
     exchange::{Decided, Exchange, levels},
@@ -33,9 +37,6 @@ use crate::{
 /// The namespace of dynamic metadata.
 const NAMESPACE: &str = "envoy.filters.http.ext_authz";
 
-/// Tells the service whether the body that it gets is cut.
-const PARTIAL_BODY: HeaderName = HeaderName::from_static("x-envoy-auth-partial-body");
-
 /// Tells the upstream that nobody has answered.
 const FAILURE_PASSED: HeaderName = HeaderName::from_static("x-envoy-auth-failure-mode-allowed");
 
@@ -47,16 +48,6 @@ impl Responds {
     pub fn on_response(&self, headers: &mut HeaderMap) {
         self.0.iter().for_each(|change| change.apply(headers));
     }
-}
-
-/// What a question is made of, besides the request.
-struct Asked<'a> {
-    filter: &'a ExtAuthz,
-    /// What the service is told besides, by names.
-    extensions: Vec<(&'a str, &'a str)>,
-    /// The part of the body; none: it is no part.
-    body: Option<bytes::Bytes>,
-    as_bytes: bool,
 }
 
 /// Lets a request pass, or answers it.
@@ -280,9 +271,4 @@ fn count(filter: &ExtAuthz, stream: &Stream, counter: Counter, of_cluster: Optio
         };
         shard.inc(cluster.stats.scope.counter(&name));
     }
-}
-
-/// Whether a header may be changed by an answer.
-fn is_free(name: &HeaderName) -> bool {
-    *name != header::HOST
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, uri::PathAndQuery};
 use serde_json::{Map, Value};
 
 use crate::config::headers::Append;
@@ -67,7 +67,7 @@ pub(super) enum How {
 impl Change {
     /// None: that is no header.
     pub fn new(name: &str, value: &[u8], how: How) -> Option<Self> {
-        let name = HeaderName::from_bytes(name.as_bytes()).ok().filter(super::is_free)?;
+        let name = HeaderName::from_bytes(name.as_bytes()).ok().filter(is_free)?;
         Some(Self { name, value: HeaderValue::from_bytes(value).ok()?, how })
     }
 
@@ -135,6 +135,11 @@ impl Passed {
         let target = if query.is_empty() { uri.path().to_owned() } else { format!("{}?{query}", uri.path()) };
         Some(Uri::from(PathAndQuery::try_from(target).ok()?))
     }
+}
+
+/// Whether a header may be changed by an answer.
+pub(super) fn is_free(name: &HeaderName) -> bool {
+    *name != header::HOST
 }
 
 #[cfg(test)]
