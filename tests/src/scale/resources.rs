@@ -118,10 +118,7 @@ fn listener(port: u16) -> Listener {
         http_filters: vec![router],
         ..HttpConnectionManager::default()
     };
-    let filter = Filter {
-        name: "http".to_owned(),
-        config_type: Some(filter::ConfigType::TypedConfig(any(&manager))),
-    };
+    let filter = Filter { name: "http".to_owned(), config_type: Some(filter::ConfigType::TypedConfig(any(&manager))) };
     Listener {
         name: "scale".to_owned(),
         address: address(Ipv4Addr::LOCALHOST, port),
