@@ -5,7 +5,7 @@ macro_rules! statuses {
         /// Why a token is not accepted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Status {
-            $(#[doc = $text] $name,)*
+            $(#[doc = concat!("`", $text, "`")] $name,)*
         }
 
         impl Status {
