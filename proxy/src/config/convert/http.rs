@@ -12,7 +12,7 @@ use weir_proto::envoy::{
 };
 
 use super::{
-    access_log,
+    access_log, client_certificate,
     context::Context,
     discovered,
     fields::{cidrs, duration, header_names, item, limit, sub, type_name, typed, unpack},
@@ -24,8 +24,8 @@ use crate::{
         error::Error,
         filter::HttpFilter,
         http::{
-            ClientCertificateDetails, Codec, EscapedSlashes, ForwardClientCertificate, HttpConnectionManager,
-            HttpStats, Router, Routes, ServerHeader, StripPort, Table, Underscores,
+            Codec, EscapedSlashes, HttpConnectionManager, HttpStats, Router, Routes, ServerHeader, StripPort, Table,
+            Underscores,
         },
         http1::Http1,
     },
@@ -126,9 +126,9 @@ pub(super) fn connection_manager(
         HeaderValue::from_str(value).map_err(|_| Error::at(sub(at, field), "not a header value"))
     };
     let (pack_trace_reason, sampled_by_id) = identity::request_ids(cx, message.request_id_extension.as_ref(), at)?;
-    let client_cert_details = client_cert_details(cx, message, at)?;
+    let client_cert_details = client_certificate::details(cx, message, at)?;
     Ok(HttpConnectionManager {
-        forward_client_cert: forward_client_cert(message),
+        forward_client_cert: client_certificate::forwarded(message),
         client_cert_details,
         stat_prefix: message.stat_prefix.as_str().into(),
         stats: HttpStats::new(&cx.stats, listener, &message.stat_prefix),
@@ -444,17 +444,6 @@ fn router(cx: &mut Context, message: &router::Router, at: &str) -> Result<Router
     })
 }
 
-fn forward_client_cert(message: &proto::HttpConnectionManager) -> ForwardClientCertificate {
-    use manager::ForwardClientCertDetails as Details;
-    match message.forward_client_cert_details() {
-        Details::Sanitize => ForwardClientCertificate::Sanitize,
-        Details::ForwardOnly => ForwardClientCertificate::ForwardOnly,
-        Details::AppendForward => ForwardClientCertificate::AppendForward,
-        Details::SanitizeSet => ForwardClientCertificate::SanitizeSet,
-        Details::AlwaysForwardOnly => ForwardClientCertificate::AlwaysForwardOnly,
-    }
-}
-
 /// When lines are written besides the end of a request.
 #[expect(deprecated, reason = "published configurations use the fields that access_log_options replaces")]
 fn log_moments(cx: &mut Context, message: &proto::HttpConnectionManager, at: &str) -> Result<Moments, Error> {
@@ -486,22 +475,5 @@ fn log_moments(cx: &mut Context, message: &proto::HttpConnectionManager, at: &st
             options.access_log_flush_interval.as_ref(),
             &sub(&at, "access_log_flush_interval"),
         )?,
-    })
-}
-
-fn client_cert_details(
-    cx: &mut Context,
-    message: &proto::HttpConnectionManager,
-    at: &str,
-) -> Result<ClientCertificateDetails, Error> {
-    let Some(details) = &message.set_current_client_cert_details else { return Ok(Default::default()) };
-    let at = sub(at, "set_current_client_cert_details");
-    cx.only(details, &at, &["subject", "cert", "chain", "dns", "uri"], &[])?;
-    Ok(ClientCertificateDetails {
-        subject: details.subject.unwrap_or(false),
-        cert: details.cert,
-        chain: details.chain,
-        dns: details.dns,
-        uri: details.uri,
     })
 }

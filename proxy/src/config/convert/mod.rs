@@ -4,6 +4,7 @@
 mod access_log;
 mod admin;
 mod balancing;
+mod client_certificate;
 mod cluster;
 #[cfg(test)]
 mod cluster_tests;
