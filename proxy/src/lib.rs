@@ -21,6 +21,7 @@ pub mod http;
 pub mod intake;
 pub mod jwt;
 pub mod lifecycle;
+mod linger;
 pub mod listener;
 pub mod matcher;
 pub mod memory;

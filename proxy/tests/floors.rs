@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The floors of the crate, from the top.
-const CRATE: [&str; 27] = [
+const CRATE: [&str; 28] = [
     "fuzz",
     "bootstrap",
     "admin",
@@ -37,6 +37,7 @@ const CRATE: [&str; 27] = [
     "telemetry",
     "memory",
     "queue",
+    "linger",
 ];
 
 /// The floors of `http`, from the top.

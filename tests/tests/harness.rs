@@ -68,8 +68,9 @@ fn load_keeps_its_rate_and_tells_of_failures() {
     std::thread::sleep(Duration::from_millis(200));
     let [new, kept] = loads.map(Load::stop);
     for requests in [&new, &kept] {
-        let failed = requests.iter().filter(|request| !request.succeeded()).count();
-        assert!((10..100).contains(&failed), "{failed} of {} failed in the last 200 ms", requests.len());
+        let succeeded = requests.iter().filter(|request| request.succeeded()).count();
+        let failed = requests.len() - succeeded;
+        assert!(succeeded >= 250 && failed >= 10, "{failed} of {} failed in the last 200 ms", requests.len());
     }
     assert!(new.iter().all(|request| !request.reused) && kept.iter().any(|request| request.reused));
 }

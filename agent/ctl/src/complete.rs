@@ -162,7 +162,7 @@ mod tests {
                 ][..],
                 ":4",
             ),
-            ("p", &["pod", "prog"], ":4"),
+            ("p", &["pod", "prog", "proxy"], ":4"),
             ("-n demo red", &["redirect"], ":4"),
             ("redirect ", &["list", "show", "help"], ":4"),
             ("r s", &["show"], ":4"),

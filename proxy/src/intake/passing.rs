@@ -98,7 +98,7 @@ impl PassingOn {
 
 /// What is sent of a connection.
 fn pack(content: Content) -> (handoff::PassedConnection, Vec<OwnedFd>) {
-    let Content { pod, passage, sockets } = content;
+    let Content { uid, passage, sockets } = content;
     let Passage { direction, accepted, received, sent, answered, streams, undelivered } = passage;
     let mut fds = Vec::from(sockets);
     let [to_upstream, to_client] = undelivered.map(|Undelivered { buffered, pipe }| {
@@ -111,7 +111,7 @@ fn pack(content: Content) -> (handoff::PassedConnection, Vec<OwnedFd>) {
         message
     });
     let connection = handoff::PassedConnection {
-        uid: pod.uid.clone(),
+        uid,
         direction: direction.to_handoff().into(),
         age_ns: accepted.elapsed().as_nanos() as u64,
         received,
@@ -183,13 +183,9 @@ fn tcp(socket: OwnedFd) -> Result<TcpStream, UnpackError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, net::TcpListener, sync::Arc};
+    use std::{fs::File, net::TcpListener};
 
     use super::*;
-    use crate::{
-        pod::{Pod, PodLocal, stash::Stash},
-        telemetry::stats::Store,
-    };
 
     fn null() -> OwnedFd {
         File::open("/dev/null").unwrap().into()
@@ -226,20 +222,6 @@ mod tests {
         assert_eq!(error.to_string(), "not a TCP socket");
         let error = unpack(connection(handoff::Direction::Unspecified), fds(5)).unwrap_err();
         assert_eq!(error.to_string(), "connection.direction: 0 is not a direction");
-    }
-
-    fn pod(passing: Passing) -> Arc<Pod> {
-        let stash = Stash::new("u1".into(), mpsc::channel(1).0);
-        let local = PodLocal::new(stash, Arc::default(), passing, Store::new(1).shared(), 1);
-        Arc::new(Pod {
-            uid: "u1".into(),
-            name: "web".into(),
-            namespace: "shop".into(),
-            service_account: String::new(),
-            labels: HashMap::new(),
-            ips: Vec::new(),
-            local: Arc::new(local),
-        })
     }
 
     fn passage() -> Passage {
@@ -288,8 +270,9 @@ mod tests {
         let (mut passing_on, passing) = PassingOn::new();
         passing_on.begin();
         assert!(tokio::time::timeout(SETTLED * 2, passing_on.next()).await.is_err());
-        let (pod, socket) = (pod(passing.clone()), connection().await);
-        let pass = async || passing.pass(passing.place(false).await, pod.clone(), passage(), [&socket, &socket]).await;
+        let socket = connection().await;
+        let pass =
+            async || passing.pass(passing.place(false).await, "u1".to_owned(), passage(), [&socket, &socket]).await;
         let linger = || SockRef::from(&socket).linger().unwrap();
 
         let (fate, ()) = tokio::join!(pass(), async {
@@ -324,7 +307,7 @@ mod tests {
         passing_on.begin();
         assert!(tokio::time::timeout(SETTLED * 2, passing_on.next()).await.is_err());
         let place = passing.place(false).await;
-        let (fate, ()) = tokio::join!(passing.pass(place, pod, passage(), [&socket, &socket]), async {
+        let (fate, ()) = tokio::join!(passing.pass(place, "u1".to_owned(), passage(), [&socket, &socket]), async {
             drop(passing_on);
         });
         assert!(matches!(fate, Fate::Kept(_)), "{fate:?}");

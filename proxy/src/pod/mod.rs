@@ -1,6 +1,7 @@
 //! A pod, and what this process holds for it: sockets to dial with (`stash`), the agent's maps (`maps`), how many
 //! connections it has open and how they end, or go on elsewhere (`passing`). Workers see it through their connections.
 
+mod direction;
 pub mod maps;
 pub mod passing;
 pub mod stash;
@@ -15,38 +16,10 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use weir_proto::handoff::v1 as handoff;
 
+pub use self::direction::Direction;
 use self::{maps::Maps, passing::Passing, stash::Stash};
 use crate::{drain::Drain, telemetry::stats::Shared};
-
-/// Which way a connection goes, as its pod sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// The pod connects.
-    Outbound,
-    /// The pod is connected to.
-    Inbound,
-}
-
-impl Direction {
-    /// As the handoff protocol numbers it; none: it is no direction.
-    pub(crate) fn from_handoff(direction: i32) -> Option<Self> {
-        match handoff::Direction::try_from(direction).ok()? {
-            handoff::Direction::Outbound => Some(Self::Outbound),
-            handoff::Direction::Inbound => Some(Self::Inbound),
-            handoff::Direction::Unspecified => None,
-        }
-    }
-
-    /// In the handoff protocol.
-    pub(crate) fn to_handoff(self) -> handoff::Direction {
-        match self {
-            Self::Outbound => handoff::Direction::Outbound,
-            Self::Inbound => handoff::Direction::Inbound,
-        }
-    }
-}
 
 /// A pod of this node that the agent enrolled.
 #[derive(Debug)]

@@ -17,10 +17,8 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
 };
 
-use crate::{
-    pod::{Direction, Pod},
-    wire::linger::close_by_reset,
-};
+use super::direction::Direction;
+use crate::linger::close_by_reset;
 
 /// What is known of a connection that another proxy is to carry on.
 #[derive(Debug)]
@@ -64,8 +62,8 @@ pub enum Fate {
 /// A connection on its way.
 #[derive(Debug)]
 pub struct Content {
-    /// Its pod.
-    pub pod: Arc<Pod>,
+    /// Its pod's UID.
+    pub uid: String,
     /// What is known of it.
     pub passage: Passage,
     /// The client's connection, and the upstream's.
@@ -153,11 +151,11 @@ impl Passing {
     }
 
     /// Hands a connection to the other proxy, which this side must not read from or write to meanwhile.
-    pub async fn pass(&self, _place: Place, pod: Arc<Pod>, passage: Passage, ends: [&TcpStream; 2]) -> Fate {
+    pub async fn pass(&self, _place: Place, uid: String, passage: Passage, ends: [&TcpStream; 2]) -> Fate {
         let [Ok(client), Ok(server)] = ends.map(copy_of) else { return Fate::Kept("out of file descriptors".into()) };
         // Neither end may take what gets lost on the way for the whole.
         ends.iter().for_each(|socket| close_by_reset(socket, true));
-        let content = Content { pod, passage, sockets: [client, server] };
+        let content = Content { uid, passage, sockets: [client, server] };
         let fate = self.offer(content).await;
         if matches!(fate, Fate::Kept(_)) {
             ends.iter().for_each(|socket| close_by_reset(socket, false));

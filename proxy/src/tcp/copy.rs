@@ -17,10 +17,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use tokio::time::{Instant, Sleep};
 
 use super::way::{Failure, OneWay, Unwatched, Watch};
-use crate::{
-    pod::passing::Undelivered,
-    wire::{io::Io, linger::close_by_reset},
-};
+use crate::{linger::close_by_reset, pod::passing::Undelivered, wire::io::Io};
 
 /// How long nothing may have come after the server's last bytes for an exchange to count as over.
 const LULL: Duration = Duration::from_millis(2);

@@ -260,7 +260,7 @@ impl Passenger {
             streams: ways.streams(),
             undelivered,
         };
-        pod.local.passing.pass(place, pod.clone(), passage, ends.map(Io::tcp)).await
+        pod.local.passing.pass(place, pod.uid.clone(), passage, ends.map(Io::tcp)).await
     }
 }
 

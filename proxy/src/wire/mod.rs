@@ -6,7 +6,6 @@ pub mod dial;
 pub(crate) mod executor;
 pub(crate) mod grpc;
 pub mod io;
-pub(crate) mod linger;
 pub mod proxy_header;
 pub mod race;
 pub(crate) mod seldom;

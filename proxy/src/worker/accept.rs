@@ -18,6 +18,7 @@ use weir_abi::map::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::{
     downstream::{Downstream, Origin},
     drain::DrainWatch,
+    linger::close_by_reset,
     listener,
     pod::{Admitted, Direction, Pod, passing::Passage},
     tcp::copy::{Copied, Ways},
@@ -25,7 +26,7 @@ use crate::{
         panics,
         stats::{Counter, Shard, process},
     },
-    wire::{linger::close_by_reset, seldom::Seldom},
+    wire::seldom::Seldom,
     worker::state::Worker,
 };
 
