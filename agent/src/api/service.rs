@@ -183,14 +183,12 @@ fn watched(pod: &PodStatus) -> Result<String, Status> {
 }
 
 fn status(board: &Board, kernel: &dyn Kernel, watchers: u32) -> Result<pb::StatusResponse, Error> {
-    let mut refused: HashMap<String, u64> = HashMap::new();
-    for slot in board.pods.iter().filter_map(|pod| pod.slot) {
-        for (rule, count) in kernel.counters(slot)? {
-            if rule.action() == Action::Refuse && count > 0 {
-                *refused.entry(rule.name().to_owned()).or_default() += count;
-            }
-        }
-    }
+    let slots: Vec<_> = board.pods.iter().filter_map(|pod| pod.slot).collect();
+    let decisions = kernel.decisions(&slots)?.into_iter();
+    let refused: HashMap<_, _> = decisions
+        .filter(|(rule, count)| rule.action() == Action::Refuse && *count > 0)
+        .map(|(rule, count)| (rule.name().to_owned(), count))
+        .collect();
     let faults = kernel.faults()?.into_iter().map(|(fault, count)| (fault.name().to_owned(), count)).collect();
     let mut pending = board
         .pods

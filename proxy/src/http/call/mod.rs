@@ -32,7 +32,8 @@ use crate::{
     config::cluster::{Cluster, RoutingPriority},
 };
 
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+/// Tells an upstream how long its answer may take, in milliseconds.
+pub(in crate::http) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
 /// What a cluster is asked.
 pub(in crate::http) struct Question {

@@ -14,7 +14,7 @@ use super::{
     hashing::hashed,
     internal_redirect,
     retry::{self, Outcome},
-    timeouts::{EXPECTED_TIMEOUT, Timeouts},
+    timeouts::Timeouts,
     upstream::{Attempted, drain, exchange},
 };
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
     http::{
         body::{BodySource, ReadAhead, RequestBody},
         call::{
+            EXPECTED_TIMEOUT,
             charge::{self, By, Ended},
             once::want,
         },
@@ -133,7 +134,7 @@ impl Attempts<'_> {
 
     /// Logs how an attempt ended, and charges it to the endpoint and its cluster.
     fn ended(&mut self, attempted: &Attempted, endpoint: &Arc<Endpoint>) {
-        self.tell(attempted, endpoint);
+        attempted.tell(&self.stream, endpoint.address);
         let ended = match attempted {
             Attempted::Response(response, ..) => Ended::Response(response.status(), response.headers()),
             Attempted::Failed(failure) => {
@@ -211,25 +212,6 @@ impl Attempts<'_> {
     /// What is known of the endpoint of the last attempt.
     fn template(&self) -> Option<&Template> {
         self.endpoint.as_deref().map(|endpoint| &*endpoint.template)
-    }
-
-    /// Logs how an attempt ended.
-    fn tell(&self, attempted: &Attempted, endpoint: &Endpoint) {
-        let (connection, stream) = (self.stream.connection.id, self.stream.record.name());
-        let upstream = endpoint.address;
-        match attempted {
-            Attempted::Response(response, ..) => {
-                let status = response.status().as_u16();
-                let end_stream = response.body().is_end_stream();
-                tracing::debug!(connection, stream, %upstream, status, end_stream, "upstream headers complete");
-            }
-            Attempted::Failed(failure) => {
-                let (reason, transport) = (failure.reason(), failure.transport());
-                tracing::debug!(connection, stream, %upstream, reason, transport, "upstream reset");
-            }
-            Attempted::Expired(limit) => tracing::debug!(connection, stream, %upstream, ?limit, "upstream timeout"),
-            Attempted::NoHost => {}
-        }
     }
 
     /// Counts one in the statistics of the cluster, of the route and of the virtual cluster.

@@ -28,13 +28,15 @@ use self::{
     hashing::hashed,
     retry::{RETRY_GRPC_ON, RETRY_ON},
     timeouts::{
-        ALTERNATIVE, EXPECTED_TIMEOUT, GRPC_TIMEOUT, PER_TRY_TIMEOUT, STREAM_DURATION, TIMEOUT, Timeouts,
-        asked_by_grpc, to_grpc_timeout,
+        ALTERNATIVE, GRPC_TIMEOUT, PER_TRY_TIMEOUT, STREAM_DURATION, TIMEOUT, Timeouts, asked_by_grpc, to_grpc_timeout,
     },
 };
 use super::{
     body::{BodySource, client::ClientBody, kept::Kept},
-    call::charge::{self, By},
+    call::{
+        EXPECTED_TIMEOUT,
+        charge::{self, By},
+    },
     filter::{chain::Chain, local_reply},
     headers::{
         forwarded::has_envoys_own,

@@ -1,6 +1,6 @@
 //! One request to an upstream: over a connection of the pool, or one after another, until there is a response.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
@@ -32,6 +32,26 @@ pub(super) enum Attempted {
     Failed(Failure),
     Expired(Expired),
     NoHost,
+}
+
+impl Attempted {
+    /// Logs how an attempt ended.
+    pub fn tell(&self, stream: &Stream, upstream: SocketAddr) {
+        let (connection, stream) = (stream.connection.id, stream.record.name());
+        match self {
+            Self::Response(response, ..) => {
+                let status = response.status().as_u16();
+                let end_stream = response.body().is_end_stream();
+                tracing::debug!(connection, stream, %upstream, status, end_stream, "upstream headers complete");
+            }
+            Self::Failed(failure) => {
+                let (reason, transport) = (failure.reason(), failure.transport());
+                tracing::debug!(connection, stream, %upstream, reason, transport, "upstream reset");
+            }
+            Self::Expired(limit) => tracing::debug!(connection, stream, %upstream, ?limit, "upstream timeout"),
+            Self::NoHost => {}
+        }
+    }
 }
 
 /// Sends a request over a connection of the pool, and takes note of what it comes over. `groups` count it.
