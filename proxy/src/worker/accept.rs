@@ -3,8 +3,10 @@
 use std::{
     fmt, io,
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -192,14 +194,31 @@ fn run_open(
     served: impl Future<Output = ()> + 'static,
 ) {
     let open = Open::new(worker.stats.clone(), admitted);
-    panics::spawn_for(id, async move {
-        let _open = open;
-        tokio::select! {
-            biased;
-            () = served => {}
-            () = Seldom::new(drain.forced()) => {}
+    let forced = Seldom::new(async move { drain.forced().await });
+    panics::spawn_for(id, Carried { served, forced, open });
+}
+
+pin_project_lite::pin_project! {
+    /// A connection's task. Not an async block, which has room for what it is given twice: as it came, and where it is awaited.
+    struct Carried<S, F> {
+        #[pin]
+        served: S,
+        #[pin]
+        forced: Seldom<F>,
+        open: Open,
+    }
+}
+
+impl<S: Future<Output = ()>, F: Future<Output = ()>> Future for Carried<S, F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        match this.served.poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => this.forced.poll(cx),
         }
-    });
+    }
 }
 
 /// A pod's connection that another proxy has passed on.

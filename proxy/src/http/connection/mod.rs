@@ -46,12 +46,13 @@ pub async fn serve(open: Open, downstream: Box<Downstream>, codec: Codec) {
     let connection = Connection::new(open, &downstream, codec == Codec::Http2);
     let Downstream { stream, drain, .. } = *downstream;
     let watched = Watched::new(stream, connection.clone());
-    let drained = async {
+    // In a place of its own: handed on as it is, it would have one in each of the futures that it passes through.
+    let drained = Box::pin(async {
         tokio::select! {
             () = drain.draining() => last_request(&connection).await,
             () = limits::drained(&connection) => {}
         }
-    };
+    });
     // A connection is as large as the largest that may become of it. What few become stands apart.
     if connection.multiplexed {
         Box::pin(serve_http2(&connection, TokioIo::new(watched), drained)).await;

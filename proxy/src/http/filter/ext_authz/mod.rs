@@ -162,16 +162,19 @@ fn settle(
     stream: &mut Stream,
     exchange: &mut Exchange<'_>,
 ) -> Decided<Responds> {
-    let (verdict, invalid) =
-        if filter.validates && verdict.is_invalid() { (None, true) } else { (Some(verdict), false) };
     exchange.parts.headers.remove(PARTIAL_BODY);
+    if filter.validates && verdict.is_invalid() {
+        count(filter, stream, filter.stats.invalid, Some("invalid"));
+        let reply = Reply::new(StatusCode::INTERNAL_SERVER_ERROR, "", None, "ext_authz_invalid");
+        return Decided { reply: Some(reply), left: None };
+    }
     match verdict {
-        Some(Verdict::Passed(passed)) => {
+        Verdict::Passed(passed) => {
             count(filter, stream, filter.stats.ok, Some("ok"));
             note(filter, &passed.metadata, Some(began), stream);
             pass(filter, *passed, stream, exchange)
         }
-        Some(Verdict::Denied(denied)) => {
+        Verdict::Denied(denied) => {
             count(filter, stream, filter.stats.denied, Some("denied"));
             note(filter, &denied.metadata, None, stream);
             if let Some(cluster) = stream.cluster.as_ref().filter(|_| filter.charges) {
@@ -180,7 +183,7 @@ fn settle(
             }
             Decided { reply: Some(deny(filter, *denied)), left: None }
         }
-        Some(Verdict::Failed(answer)) => {
+        Verdict::Failed(answer) => {
             count(filter, stream, filter.stats.error, Some("error"));
             if filter.failure_passes {
                 count(filter, stream, filter.stats.failure_mode_allowed, Some("failure_mode_allowed"));
@@ -193,12 +196,6 @@ fn settle(
                 Some(answer) => Reply { details: "ext_authz_error".into(), ..deny(filter, *answer) },
                 None => failed(filter),
             };
-            Decided { reply: Some(reply), left: None }
-        }
-        None => {
-            debug_assert!(invalid, "only what is invalid is left out");
-            count(filter, stream, filter.stats.invalid, Some("invalid"));
-            let reply = Reply::new(StatusCode::INTERNAL_SERVER_ERROR, "", None, "ext_authz_invalid");
             Decided { reply: Some(reply), left: None }
         }
     }
