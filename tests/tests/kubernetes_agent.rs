@@ -391,6 +391,37 @@ fn a_deleted_pod_is_carried_until_its_last_process_is_gone() {
 }
 
 #[test]
+fn a_deleted_pod_is_carried_by_the_next_agent_too() {
+    let mut scene = Scene::new();
+    let mut pods = ["told", "untold"].map(|name| scene.run(name, |pod| pod));
+    for name in ["shop/told", "shop/untold"] {
+        scene.wait_state(name, "enrolled", "");
+    }
+    // One goes while an agent hears of it, one while none does; the containers of both run on.
+    scene.server.delete(Resource::Pods, "shop/told");
+    let record = scene.agent.place.file(&format!("{}.pods.json", scene.agent.place.instance));
+    let mark = scene.run("mark", |pod| pod);
+    scene.wait_state("shop/mark", "enrolled", "");
+    wait_for("all of it is in the record", PATIENCE, || {
+        let text = fs::read_to_string(&record).map_err(|error| error.to_string())?;
+        if text.matches("\"cookie\"").count() == 3 && text.contains(&mark.uid) { Ok(()) } else { Err(text) }
+    });
+    scene.agent.process.kill9();
+    scene.server.delete(Resource::Pods, "shop/untold");
+    scene.agent.restart();
+    scene.wait_state("shop/mark", "enrolled", "");
+    for name in ["shop/told", "shop/untold"] {
+        scene.wait_state(name, "enrolled", "");
+    }
+    assert!(pods.iter().all(|pod| scene.is_carried(pod)));
+    assert_eq!(scene.agent.ctl.map_entries("ENROLLED"), 3);
+    for pod in &mut pods {
+        pod.sandbox.kill9();
+    }
+    scene.wait_count(1);
+}
+
+#[test]
 fn pods_that_wait_for_ever_keep_nothing_of_those_that_went_while_no_agent_was_there() {
     let mut scene = Scene::new();
     let mut web = scene.run("web", |pod| pod);

@@ -346,6 +346,26 @@ fn the_command_does_the_same_where_no_agent_runs_and_names_the_one_that_does() {
 
 #[test]
 fn a_pod_that_is_withdrawn_gets_its_sysctls_back() {
+    sysctls_come_back(|agent, specs| {
+        agent.set_pods(&[]);
+        agent.wait_withdrawn(specs);
+    });
+}
+
+#[test]
+fn so_does_one_that_nobody_wants_any_more_when_the_next_agent_comes() {
+    sysctls_come_back(|agent, _| {
+        agent.process.kill9();
+        agent.set_pods(&[]);
+        agent.restart();
+        wait_for("nobody is enrolled", PATIENCE, || match agent.ctl.map_entries("ENROLLED") {
+            0 => Ok(()),
+            entries => Err(entries),
+        });
+    });
+}
+
+fn sysctls_come_back(goes: impl Fn(&mut Agent, &[&PodSpec])) {
     let mut net = Net::new();
     let on = net.node("a");
     let pods = [on.pod("one"), on.pod("two")];
@@ -367,8 +387,7 @@ fn a_pod_that_is_withdrawn_gets_its_sysctls_back() {
     agent.restart();
     proxy.wait_until_ready(&agent);
     agent.wait_enrolled(&specs.each_ref());
-    agent.set_pods(&[]);
-    agent.wait_withdrawn(&specs.each_ref());
+    goes(&mut agent, &specs.each_ref());
     for (pod, before) in pods.iter().zip(before) {
         wait_for("the namespace is as it was", PATIENCE, || {
             let now = picture_of_pod(pod);

@@ -223,6 +223,19 @@ impl Ground {
         }
     }
 
+    /// The same for a namespace of which only the cookie is known; `set` has bits of [`pod_flag`].
+    pub(super) fn restore_sysctls_at(&self, cookie: u64, set: u32) {
+        if set & SET == 0 {
+            return;
+        }
+        let is_it = |netns: &Netns| netns.look().is_ok_and(|contents| contents.cookie == cookie);
+        // One that is gone needs nothing.
+        let Some(netns) = netns::all(&self.proc).into_iter().find(is_it) else { return };
+        if let Err(error) = restore_sysctls(&netns, &self.proc, set) {
+            tracing::warn!(netns = cookie, %error, "weir's sysctls stay in a pod that it let go of");
+        }
+    }
+
     fn insert(&self, pod: &Pod) -> Result<(), redirect::Error> {
         self.fill_slot(pod)?;
         // Of the slot's last pod nothing may be left, whatever went wrong when it was taken out: a port or CIDR too many

@@ -67,7 +67,11 @@ impl Reconciler {
                     return;
                 }
                 if !withdrawn {
-                    tracing::error!(pods = self.pods.len(), "some pods could not be withdrawn in time");
+                    tracing::error!(
+                        pods = self.pods.len(),
+                        of_an_earlier_agent = self.adopted.len(),
+                        "some pods could not be withdrawn in time"
+                    );
                 }
                 self.proxies.drain(drain);
                 self.leaving = Some(Leaving::Draining(now + drain + CLOSING));

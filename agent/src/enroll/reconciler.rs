@@ -280,7 +280,8 @@ impl Reconciler {
         let busy = self.withdrawn.values().filter(|pod| now < pod.until).map(|pod| pod.cookie).collect();
         let view = View {
             wanted: self.wanted.as_ref(),
-            source_well: self.source_error.is_empty(),
+            // Whoever leaves wants nobody, whatever the source says.
+            source_well: self.source_error.is_empty() || self.leaving.is_some(),
             enrolled: &enrolled,
             adopted: &adopted,
             busy: &busy,

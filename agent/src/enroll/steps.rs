@@ -171,7 +171,7 @@ impl Reconciler {
     fn withdraw(&mut self, uid: &str, gone: bool) {
         let Some(status) = self.pod_status(uid) else { return };
         let Some(pod) = self.pods.remove(uid) else { return };
-        self.take_out(pod.cookie, pod.slot);
+        self.take_out(pod.cookie, PodConfig { slot: pod.slot, ..PodConfig::default() });
         if !gone {
             self.ground.restore_sysctls(&pod);
         }
@@ -197,18 +197,19 @@ impl Reconciler {
     }
 
     fn forget(&mut self, cookie: u64, slot: u32) {
-        self.adopted.remove(&cookie);
-        self.take_out(cookie, slot);
+        let pod = self.adopted.remove(&cookie).unwrap_or(PodConfig { slot, ..PodConfig::default() });
+        self.take_out(cookie, pod);
+        self.ground.restore_sysctls_at(cookie, pod.flags);
         tracing::info!(netns = cookie, slot, "a pod that an earlier agent enrolled is not wanted any more");
     }
 
     /// Takes a pod out of the kernel; what fails is tried again.
-    fn take_out(&mut self, cookie: u64, slot: u32) {
-        match self.ground.withdraw(cookie, slot) {
-            Ok(()) => self.slots.free(slot),
+    fn take_out(&mut self, cookie: u64, pod: PodConfig) {
+        match self.ground.withdraw(cookie, pod.slot) {
+            Ok(()) => self.slots.free(pod.slot),
             Err(error) => {
-                tracing::error!(netns = cookie, slot, %error, "a pod is not out of the kernel yet");
-                self.adopted.insert(cookie, PodConfig { slot, ..PodConfig::default() });
+                tracing::error!(netns = cookie, slot = pod.slot, %error, "a pod is not out of the kernel yet");
+                self.adopted.insert(cookie, pod);
             }
         }
     }

@@ -58,7 +58,8 @@ pub async fn serve(worker: Rc<Worker>, downstream: Box<Downstream>) {
     };
     drop(snapshot);
     match listener {
-        Some(listener) => serve_on(worker, downstream, listener).await,
+        // Connections that pass as they are need no room for this.
+        Some(listener) => Box::pin(serve_on(worker, downstream, listener)).await,
         None => tracing::debug!(origin = ?downstream.origin, "the listener is gone"),
     }
 }
@@ -428,5 +429,5 @@ pub(crate) async fn carry_on(worker: Rc<Worker>, downstream: Box<Downstream>, mo
     let mut line = Line::new(worker.clone(), &downstream, None);
     line.proxy = Some(proxy.clone());
     line.told.meter.add(moved.received, moved.sent);
-    tcp::carry_on(worker, downstream, upstream, &proxy, &mut line).await;
+    Box::pin(tcp::carry_on(worker, downstream, upstream, &proxy, &mut line)).await;
 }

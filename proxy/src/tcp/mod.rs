@@ -97,9 +97,11 @@ pub(crate) async fn proxy(
     if settings.log.on_start {
         line.write_now(LogType::TcpConnectionStart);
     }
+    // In a place of its own: it takes as much as all that comes after it.
+    let connecting = Box::pin(connect::to_target(&worker, &downstream, settings, cluster.as_ref(), &mut line.entry));
     let connected = tokio::select! {
         biased;
-        connected = connect::to_target(&worker, &downstream, settings, cluster.as_ref(), &mut line.entry) => connected,
+        connected = connecting => connected,
         () = until(limits.too_old) => return end_of_life(&worker, proxy, line),
     };
     let Connected { stream, tls, held } = match connected {
@@ -172,6 +174,7 @@ async fn carry(
         None => end_of_life(worker, proxy, line),
     }
 }
+
 /// Copies until the end. A connection that passes as it is leaves for the proxy that accepts instead, if that takes it.
 async fn copy(
     worker: &Worker,
@@ -194,7 +197,7 @@ async fn copy(
     let mut kept = false;
     loop {
         let place = Cell::new(None);
-        let asked = Seldom::new(async {
+        let asked = Seldom::new(Box::pin(async {
             tokio::select! {
                 () = drain.forced_within(LAST) => Request::Lull,
                 given = place_of(passenger.as_ref(), kept) => {
@@ -202,7 +205,7 @@ async fn copy(
                     Request::Leave
                 }
             }
-        });
+        }));
         let idle = proxy.settings.idle_timeout;
         let ends = (&mut downstream.stream, &mut *stream);
         let ended = copy::both_ways(ways, ends, idle, asked, gate.as_ref(), counted).await;

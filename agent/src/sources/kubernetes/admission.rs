@@ -1,6 +1,6 @@
 //! Whether a pod that is about to start is to be enrolled first: what a CNI call asks.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
     Handle,
@@ -40,13 +40,15 @@ impl From<Choice> for Admission {
 impl Handle {
     /// Whether a pod is to be enrolled before it starts. A pod that was not heard of is asked for, and its namespace with
     /// it, for 1.5 s at most: while a watch is broken, a namespace may have been labelled since it was last heard of. Such a
-    /// pod was bound to the node since then, so that the API server is there, or was a moment ago.
+    /// pod was bound to the node since then, so that the API server is there, or was a moment ago. For the same reason a
+    /// new pod is asked for that would pass by what was known of its namespace when it was last heard of.
     pub async fn admit(&self, uid: &str, namespace: &str, name: &str) -> Admission {
         let shared = &self.shared;
         if namespace == shared.settings.rules.own_namespace {
             return Admission::Pass(format!("pods of weir's own namespace {namespace} are never enrolled"));
         }
-        if let Some(admission) = known(&shared.cluster.read(), uid) {
+        let follows_namespaces = shared.follows_namespaces.load(Ordering::Relaxed);
+        if let Some(admission) = known(&shared.cluster.read(), uid, follows_namespaces) {
             return admission;
         }
         match self.ask(uid, namespace, name).await {
@@ -100,11 +102,14 @@ impl Handle {
 }
 
 /// What follows from what was heard; none if that is not enough.
-fn known(cluster: &Cluster, uid: &str) -> Option<Admission> {
+fn known(cluster: &Cluster, uid: &str, follows_namespaces: bool) -> Option<Admission> {
     let pod = cluster.pod(uid)?;
     // Before the first list nothing says that there is no such namespace.
     cluster.namespace(&pod.namespace)?;
-    Some(cluster.choose(pod).into())
+    let choice = cluster.choose(pod);
+    // One that ran before is no other for a new sandbox.
+    let may_be_old = matches!(choice, Choice::Pass(_)) && !follows_namespaces && !pod.begun;
+    (!may_be_old || cluster.passes_in_any_namespace(pod)).then(|| choice.into())
 }
 
 /// What follows from whether the namespace is enrolled, which may be old news, without a word of the pod. `informed` says
@@ -170,7 +175,7 @@ mod tests {
         let admitted = |namespace: &str, label: Option<&str>| {
             let mut cluster = cluster();
             cluster.hear_pods(Heard::Applied(pod(namespace, label)));
-            known(&cluster, "u")
+            known(&cluster, "u", true)
         };
         assert_eq!(admitted("shop", None), Some(Admission::Enroll));
         assert_eq!(admitted("shop", Some("offf")), Some(Admission::Enroll), "it waits until that is put right");
@@ -178,7 +183,21 @@ mod tests {
         assert!(matches!(admitted("plain", None), Some(Admission::Pass(_))));
         assert_eq!(admitted("plain", Some("enabled")), Some(Admission::Enroll));
         assert_eq!(admitted("new", None), None, "its namespace was not heard of yet");
-        assert_eq!(known(&cluster(), "u"), None);
+        assert_eq!(known(&cluster(), "u", true), None);
+    }
+
+    #[test]
+    fn while_namespaces_are_not_followed_no_new_pod_passes_by_what_they_were() {
+        let admitted = |namespace: &str, label: Option<&str>, begun: bool| {
+            let mut cluster = cluster();
+            let PodObject { object, version } = pod(namespace, label);
+            cluster.hear_pods(Heard::Applied(PodObject { object: Pod { begun, ..object }, version }));
+            known(&cluster, "u", false)
+        };
+        assert_eq!(admitted("plain", None, false), None, "it may be enrolled by now");
+        assert!(matches!(admitted("plain", None, true), Some(Admission::Pass(_))), "it ran before");
+        assert!(matches!(admitted("plain", Some("disabled"), false), Some(Admission::Pass(_))), "whatever it is now");
+        assert_eq!(admitted("shop", None, false), Some(Admission::Enroll));
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Cluster {
     pods: BTreeMap<String, Arc<Pod>>,
     /// Enrolled or held back, and deleted from the API server; their processes may still run.
     leaving: BTreeMap<String, Arc<Pod>>,
+    /// What an earlier agent had found on this node, until there is a list.
+    found: Vec<Arc<Pod>>,
     deleted: VecDeque<String>,
     namespaces: BTreeMap<String, Namespace>,
     node_object: Option<Node>,
@@ -46,11 +48,19 @@ impl Cluster {
             node: node.to_owned(),
             pods: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            found: Vec::new(),
             deleted: VecDeque::new(),
             namespaces: BTreeMap::new(),
             node_object: None,
             listed: Listed::default(),
         }
+    }
+
+    /// Takes the pods whose network namespaces an earlier agent had found. Those that the first list does not name are
+    /// leaving: deleted while nobody listened, or not heard of yet by the server that was asked. Either way their processes
+    /// may run, and what enrolled them stays until none does.
+    pub fn expect(&mut self, found: Vec<Pod>) {
+        self.found = found.into_iter().map(Arc::new).collect();
     }
 
     /// Takes what an earlier agent knew, where nothing better is known.
@@ -81,6 +91,11 @@ impl Cluster {
     /// A pod by its UID, also one that leaves.
     pub fn pod(&self, uid: &str) -> Option<&Arc<Pod>> {
         self.pods.get(uid).or_else(|| self.leaving.get(uid))
+    }
+
+    /// Pods that were deleted and whose processes may still run.
+    pub fn leaving(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.leaving.values()
     }
 
     /// The node's pods.
@@ -145,6 +160,11 @@ impl Cluster {
         selection::choose(pod, self.namespaces.get(&pod.namespace), &self.rules)
     }
 
+    /// Whether a pod is not enrolled whatever its namespace says.
+    pub fn passes_in_any_namespace(&self, pod: &Pod) -> bool {
+        selection::passes_in_any_namespace(pod, &self.rules)
+    }
+
     /// Every pod of the node, with what becomes of it; one that leaves stays enrolled, or is not mentioned.
     pub fn choices(&self) -> impl Iterator<Item = (&Arc<Pod>, Choice)> {
         let chosen = |pod: _| -> (&Arc<Pod>, Choice) { (pod, self.choose(pod)) };
@@ -185,6 +205,12 @@ impl Cluster {
                 for pod in old.into_values() {
                     if !self.pods.contains_key(&pod.uid) {
                         self.leave(pod);
+                    }
+                }
+                for pod in std::mem::take(&mut self.found) {
+                    // Whether its namespace is enrolled may not be known yet.
+                    if !pod.finished && !self.pods.contains_key(&pod.uid) {
+                        self.leaving.insert(pod.uid.clone(), pod);
                     }
                 }
                 changed
@@ -440,6 +466,22 @@ mod tests {
         cluster.recall(vec![pod("a").object], vec![namespace("shop", false).object]);
         assert_eq!(cluster.pods().count(), 0);
         assert_eq!(cluster.namespace_enrolled("shop"), Some(false));
+    }
+
+    #[test]
+    fn what_an_earlier_agent_had_found_leaves_where_the_first_list_does_not_name_it() {
+        let mut cluster = Cluster::new("n1", Rules { own_namespace: OWN.to_owned(), istio_labels: false });
+        let plain = Pod { namespace: "plain".to_owned(), ..pod("c").object };
+        let finished = Pod { finished: true, ..pod("d").object };
+        cluster.expect(vec![pod("a").object, pod("b").object, plain, finished]);
+        assert_eq!(cluster.choices().count(), 0, "a list may say that it is there");
+        cluster.hear_pods(Heard::All(vec![pod("b")]));
+        cluster.hear_namespaces(Heard::All(vec![namespace("shop", true), namespace("plain", false)]));
+        assert_eq!(enrolled(&cluster), ["a", "b"]);
+        assert!(cluster.is_present("b") && !cluster.is_present("a"));
+        cluster.left("a");
+        cluster.hear_pods(Heard::All(vec![pod("b")]));
+        assert_eq!(enrolled(&cluster), ["b"], "only the first list");
     }
 
     #[test]

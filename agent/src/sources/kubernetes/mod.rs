@@ -29,7 +29,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -114,6 +114,8 @@ struct Shared {
     cluster: RwLock<Cluster>,
     /// When the API server last gave something, in seconds since 1970; 0: not yet.
     heard: AtomicU64,
+    /// Whether namespaces were listed, and are watched without trouble.
+    follows_namespaces: AtomicBool,
     /// To tell the source of pods that were asked for.
     learned: mpsc::Sender<Message>,
 }
@@ -196,6 +198,7 @@ pub fn follow(client: Client, settings: Settings, locator: Arc<Locator>) -> (Fol
         cluster: RwLock::new(Cluster::new(&settings.node, settings.rules.clone())),
         settings,
         heard: AtomicU64::default(),
+        follows_namespaces: AtomicBool::default(),
         learned: messages.clone(),
     });
     let (listing, follower) = watch::channel(Listing::default());

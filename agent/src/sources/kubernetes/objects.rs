@@ -24,7 +24,7 @@ pub trait Object: for<'de> Deserialize<'de> + Send + 'static {
 
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default)]
 pub struct Pod {
     /// The UID that the node knows it by: in its cgroup's name and in CNI calls.
     pub uid: String,
@@ -46,8 +46,7 @@ pub struct Pod {
     pub controller: Option<String>,
     /// Whether it is in the node's network namespace.
     pub host_network: bool,
-    /// Whether it has, or had, a sandbox and an address; not known of one that is only remembered.
-    #[serde(skip)]
+    /// Whether it has, or had, a sandbox and an address.
     pub begun: bool,
     /// Whether its containers have ended for good.
     pub finished: bool,
@@ -64,7 +63,7 @@ impl Pod {
 
 /// A namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default)]
 pub struct Namespace {
     /// Name.
     pub name: String,

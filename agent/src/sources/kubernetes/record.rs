@@ -19,9 +19,8 @@ const MAX_BYTES: u64 = 64 << 20;
 /// Where the kernel tells one boot from another.
 const BOOT: &str = "sys/kernel/random/boot_id";
 
-/// What an agent knew.
+/// What an agent knew. Agents of other releases read it, too: what one of them does not know is no reason to know nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Record {
     version: u32,
     /// The node that it is about.
@@ -36,7 +35,6 @@ pub struct Record {
 
 /// A pod, and the network namespace that it had.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RecordedPod {
     pub pod: Pod,
     pub netns: Option<RecordedNetns>,
@@ -44,7 +42,6 @@ pub struct RecordedPod {
 
 /// A network namespace: found again at its path if it has the same cookie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RecordedNetns {
     pub path: PathBuf,
     pub cookie: u64,
@@ -166,7 +163,7 @@ mod tests {
                 String::from_utf8(text.clone()).unwrap().replacen("\"version\":1", "\"version\":2", 1).into(),
                 "version 2, expected 1",
             ),
-            (String::from_utf8(text).unwrap().replacen("\"node\"", "\"nodes\"", 1).into(), "unknown field `nodes`"),
+            (String::from_utf8(text).unwrap().replacen("\"node\"", "\"nodes\"", 1).into(), "missing field `node`"),
         ] {
             put_private(&path, &damaged).unwrap();
             let error = Record::read(&path, "n1").unwrap_err().to_string();

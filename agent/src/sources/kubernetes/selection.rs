@@ -79,6 +79,13 @@ pub fn choose(pod: &Pod, namespace: Option<&Namespace>, rules: &Rules) -> Choice
     }
 }
 
+/// Whether a pod is not enrolled whatever its namespace says.
+pub fn passes_in_any_namespace(pod: &Pod, rules: &Rules) -> bool {
+    let labels = [(MESH.to_owned(), "enabled".to_owned())].into();
+    let enrolled = Namespace { labels, ..Namespace::default() };
+    matches!(choose(pod, Some(&enrolled), rules), Choice::Pass(_))
+}
+
 fn wish(labels: &BTreeMap<String, String>, rules: &Rules) -> Wish {
     // weir's own label wins.
     let own = read(labels, MESH, "enabled", "disabled");

@@ -146,12 +146,14 @@ impl Source {
         reflectors
     }
 
-    /// Tells the locator of the namespaces that an earlier agent knew and that are still the same.
+    /// Tells the locator of the namespaces that an earlier agent knew and that are still the same, and whose they are.
     async fn seed(&mut self) {
         let Some(record) = &self.recalled else { return };
         if record.boot != self.shared.settings.boot {
             return;
         }
+        let found = record.pods.iter().filter(|pod| pod.netns.is_some()).map(|pod| pod.pod.clone());
+        self.shared.cluster.write().expect(found.collect());
         let known = record.pods.iter().filter_map(|pod| Some((pod.pod.uid.clone(), pod.netns.clone()?))).collect();
         self.locations.seed(known).await;
     }
@@ -183,6 +185,8 @@ impl Source {
                 cluster.learn(pod).into_iter().collect()
             }
         };
+        let follows_namespaces = cluster.listed().namespaces && self.namespaces.problem().is_none();
+        self.shared.follows_namespaces.store(follows_namespaces, Ordering::Relaxed);
         drop(cluster);
         let now = Instant::now();
         for uid in changed {
@@ -281,8 +285,9 @@ impl Source {
             }
             listing.pods = Some(pods);
         }
-        let uninstalled =
-            self.shared.settings.own_pod.as_deref().is_some_and(|own_pod| cluster.is_uninstalled(own_pod));
+        // Not from the record: that may have been taken back meanwhile.
+        let own_pod = self.shared.settings.own_pod.as_deref().filter(|_| listed.pods && listed.namespaces);
+        let uninstalled = own_pod.is_some_and(|own_pod| cluster.is_uninstalled(own_pod));
         let namespaces = (listed.namespaces || self.from_record).then(|| Arc::new(cluster.enrolled_namespaces()));
         drop(cluster);
         self.senders.namespaces.send_if_modified(|present| {
@@ -354,7 +359,8 @@ impl Source {
         let recorded = |pod: &Arc<Pod>| RecordedPod { pod: (**pod).clone(), netns: self.locations.record(&pod.uid) };
         let settings = &self.shared.settings;
         let namespaces = cluster.namespaces().cloned().collect();
-        Record::new(&settings.node, &settings.boot, namespaces, cluster.pods().map(recorded).collect())
+        let pods = cluster.pods().chain(cluster.leaving()).map(recorded).collect();
+        Record::new(&settings.node, &settings.boot, namespaces, pods)
     }
 }
 
