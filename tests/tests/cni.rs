@@ -84,12 +84,15 @@ fn a_pod_of_an_enrolled_namespace_is_held_while_no_agent_answers() {
     let directory = directory();
     let at = directory.path();
     list(at, "{\"enrolled\":[\"demo\"]}");
-    let held = Call::new("ADD", at).key("wait", "1s").run().error(11);
-    assert_eq!(
-        held,
-        "weir holds the pod demo/web: its namespace is enrolled, and for 1s no agent answers (No such file or \
-         directory); it is tried again"
-    );
+    // Also in a version of the specification that came after the plugin.
+    for version in ["1.0.0", "1.2.0"] {
+        let held = Call::new("ADD", at).key("wait", "1s").key("cniVersion", version).run().error(11);
+        assert_eq!(
+            held,
+            "weir holds the pod demo/web: its namespace is enrolled, and for 1s no agent answers (No such file or \
+             directory); it is tried again"
+        );
+    }
     // One that comes in time.
     let late = {
         let at = at.to_owned();
@@ -256,7 +259,14 @@ fn the_rest_of_the_specification_is_served() {
         "cniVersion": "1.0.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"],
     });
     assert_eq!(versions, expected);
-    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+    // A later runtime, of a list that names several versions, takes a later one.
+    let answer = Call::new("VERSION", at).input("{\"cniVersion\":\"1.2.0\"}").run();
+    let versions: Value = serde_json::from_str(&answer.stdout).unwrap();
+    let expected = json!({
+        "cniVersion": "1.2.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0", "1.2.0"],
+    });
+    assert_eq!(versions, expected);
+    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0", "1.2.0"] {
         Call::new("ADD", at).key("cniVersion", version).run().passed();
     }
     // Keys of others, and capabilities that a runtime fills in.
@@ -297,7 +307,7 @@ fn bad_input_is_named_in_the_runtime_s_language() {
         (
             add().key("cniVersion", "0.2.0"),
             1,
-            "cniVersion: \"0.2.0\" is not known, expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
+            "cniVersion: \"0.2.0\" is not known, expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, or a later 1.x.y",
         ),
         (add().key("socket", "cni.sock"), 7, "socket: invalid \"cni.sock\", expected an absolute path"),
         (add().key("wait", 10), 7, "wait: invalid 10, expected a time up to 2m such as \"10s\""),

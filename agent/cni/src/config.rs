@@ -18,6 +18,9 @@ use crate::{
 pub const TYPE: &str = "weir-cni";
 /// Versions of the CNI specification that the plugin knows, oldest first.
 pub const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+/// The last minor version of 1 among them. In later ones results may have keys that earlier ones do not; this plugin passes
+/// results on as they are.
+const LAST_MINOR: u8 = 1;
 /// How long a pod is held unless the entry says otherwise.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 /// Longer than this no runtime waits for a plugin.
@@ -96,6 +99,39 @@ pub fn version_of(text: &str) -> Option<String> {
     serde_json::from_str(keys.get("cniVersion")?.get()).ok()
 }
 
+/// Whether the plugin can be run in a version of the specification: in those that it knows, and in later ones of 1, which
+/// add to what there is.
+pub fn understands(version: &str) -> bool {
+    VERSIONS.contains(&version) || later_minor(version).is_some()
+}
+
+/// The versions in which the plugin can be run, for a runtime that may ask for any up to this one.
+pub fn understood_up_to(version: &str) -> Vec<String> {
+    let later = later_minor(version).into_iter().flat_map(|last| LAST_MINOR + 1..=last);
+    let mut all: Vec<String> = VERSIONS.into_iter().map(str::to_owned).collect();
+    all.extend(later.map(|minor| format!("1.{minor}.0")));
+    if understands(version) && !all.iter().any(|known| known == version) {
+        all.push(version.to_owned());
+    }
+    all
+}
+
+/// What is wrong with a version in which the plugin cannot be run.
+pub fn not_understood(version: &str) -> String {
+    format!("{version:?} is not known, expected one of {}, or a later 1.x.y", VERSIONS.join(", "))
+}
+
+/// The minor version, if it is one of 1 and later than those that are known.
+fn later_minor(version: &str) -> Option<u8> {
+    let mut numbers = version.split('.').map(number);
+    let (major, minor, patch) = (numbers.next()??, numbers.next()??, numbers.next()?);
+    (major == 1 && minor > LAST_MINOR && patch.is_some() && numbers.next().is_none()).then_some(minor)
+}
+
+fn number(text: &str) -> Option<u8> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
 impl Config {
     /// Parses it. Keys that are not weir's are of no concern.
     pub fn parse(text: &str) -> Result<Self, Error> {
@@ -104,8 +140,8 @@ impl Config {
         })?;
         let keys = Keys(keys);
         let cni_version: String = keys.get("cniVersion", "a version such as \"1.0.0\"", |_| true)?.unwrap_or_default();
-        if !VERSIONS.contains(&cni_version.as_str()) {
-            let message = format!("cniVersion: {cni_version:?} is not known, expected one of {}", VERSIONS.join(", "));
+        if !understands(&cni_version) {
+            let message = format!("cniVersion: {}", not_understood(&cni_version));
             return Err(Error::new(Code::IncompatibleVersion, message));
         }
         let default = Settings::default();
@@ -193,6 +229,23 @@ mod tests {
     }
 
     #[test]
+    fn later_versions_of_1_are_understood_and_no_others() {
+        for version in ["0.3.0", "1.1.0", "1.2.0", "1.17.3"] {
+            assert!(understands(version), "{version}");
+        }
+        for version in
+            ["", "0.2.0", "0.5.0", "1.0.1", "1.2", "1.2.0.0", "1.2.x", "1.+2.0", "1.2.0-rc1", "2.0.0", "1.256.0"]
+        {
+            assert!(!understands(version), "{version}");
+        }
+        let known = understood_up_to("1.1.0");
+        assert_eq!(known, VERSIONS);
+        assert_eq!(understood_up_to("2.0.0"), known);
+        assert_eq!(understood_up_to("1.3.0")[known.len()..], ["1.2.0", "1.3.0"]);
+        assert_eq!(understood_up_to("1.2.1")[known.len()..], ["1.2.0", "1.2.1"]);
+    }
+
+    #[test]
     fn bad_input_is_named() {
         for (text, code, message) in [
             (
@@ -203,12 +256,14 @@ mod tests {
             (
                 "{}",
                 Code::IncompatibleVersion,
-                "cniVersion: \"\" is not known, expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
+                "cniVersion: \"\" is not known, expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, or a \
+                 later 1.x.y",
             ),
             (
                 "{\"cniVersion\":\"0.2.0\"}",
                 Code::IncompatibleVersion,
-                "cniVersion: \"0.2.0\" is not known, expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
+                "cniVersion: \"0.2.0\" is not known, expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, or a \
+                 later 1.x.y",
             ),
             ("{\"cniVersion\":1}", Code::Configuration, "cniVersion: invalid 1, expected a version such as \"1.0.0\""),
             (

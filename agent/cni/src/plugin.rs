@@ -39,7 +39,7 @@ pub enum Outcome {
 
 /// Serves one call.
 pub fn serve(variable: impl Fn(&str) -> Option<String>, input: &str) -> Outcome {
-    let version = || config::version_of(input).filter(|version| VERSIONS.contains(&version.as_str()));
+    let version = || config::version_of(input).filter(|version| config::understands(version));
     let failed = |error| Outcome::Failed(error, version().unwrap_or_else(|| VERSIONS[VERSIONS.len() - 1].to_owned()));
     let call = match Call::of(variable) {
         Ok(call) => call,
@@ -71,7 +71,8 @@ pub fn serve(variable: impl Fn(&str) -> Option<String>, input: &str) -> Outcome 
 }
 
 fn versions(asked: Option<&str>) -> String {
-    json!({ "cniVersion": asked.unwrap_or(VERSIONS[VERSIONS.len() - 1]), "supportedVersions": VERSIONS }).to_string()
+    let asked = asked.unwrap_or(VERSIONS[VERSIONS.len() - 1]);
+    json!({ "cniVersion": asked, "supportedVersions": config::understood_up_to(asked) }).to_string()
 }
 
 /// Passes the pod on when it is enrolled, or is not to be.

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use weir_cni::config::{TYPE, VERSIONS};
+use weir_cni::config::{TYPE, not_understood, understands};
 
 /// Why a configuration cannot get an entry.
 #[derive(Debug, thiserror::Error)]
@@ -22,9 +22,11 @@ pub enum Malformed {
     #[error("{0}: expected text")]
     NoText(&'static str),
     /// Of a version in which the plugin could not be run.
-    #[error("cniVersion: {found:?} is not known, expected one of {}", VERSIONS.join(", "))]
+    #[error("{key}: {}", not_understood(found))]
     Version {
-        /// The version that it names.
+        /// The key that names it.
+        key: &'static str,
+        /// The version.
         found: String,
     },
 }
@@ -109,22 +111,25 @@ fn entries(text: &str) -> Result<Vec<Entry>, Malformed> {
         .collect()
 }
 
+/// The runtime takes whichever of the versions it knows, and the plugin must not fail for it: every pod of the node would.
 fn check_version(text: &str) -> Result<(), Malformed> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Versions {
-        #[serde(default)]
-        cni_version: String,
-        // Since 1.1.0 a list may name several; the runtime takes the newest that it knows.
+        cni_version: Option<String>,
+        // Since 1.1.0 a list may name several.
         #[serde(default)]
         cni_versions: Vec<String>,
     }
     let Versions { cni_version, cni_versions } = serde_json::from_str(text)?;
-    let known = |version: &String| VERSIONS.contains(&version.as_str());
-    if known(&cni_version) || cni_versions.iter().any(known) {
-        Ok(())
-    } else {
-        Err(Malformed::Version { found: cni_version })
+    let one = match cni_version {
+        None if !cni_versions.is_empty() => None,
+        one => Some(("cniVersion", one.unwrap_or_default())),
+    };
+    let all = one.into_iter().chain(cni_versions.into_iter().map(|version| ("cniVersions", version)));
+    match all.into_iter().find(|(_, version)| !understands(version)) {
+        Some((key, found)) => Err(Malformed::Version { key, found }),
+        None => Ok(()),
     }
 }
 
@@ -224,7 +229,7 @@ mod tests {
         let crlf = FLANNEL.replace('\n', "\r\n");
         let spaced =
             r#"  { "plugins" : [ {"type":"a]\"}"} , {"type" : "b"} ] , "cniVersion":"1.1.0", "name":"é\u0022" }  "#;
-        let several = r#"{"cniVersions":["1.0.0","1.1.0"],"name":"x","plugins":[{"type":"a"}],"disableGC":true}"#;
+        let several = r#"{"cniVersions":["1.0.0","1.2.0"],"name":"x","plugins":[{"type":"a"}],"disableGC":true}"#;
         for text in [KINDNET, FLANNEL, CALICO, CILIUM, BRIDGE, &crlf, spaced, several] {
             let with = with_entry(text, ENTRY).unwrap();
             let (mut expected, found) = (plugins(text), plugins(&with));
@@ -292,8 +297,14 @@ mod tests {
         // weir-cni would refuse every pod's sandbox.
         assert_eq!(
             with("{\"cniVersion\":\"0.2.0\",\"plugins\":[{\"type\":\"a\"}]}"),
-            "cniVersion: \"0.2.0\" is not known, expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"
+            "cniVersion: \"0.2.0\" is not known, expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, or a later 1.x.y"
         );
+        // Whichever of several the runtime takes.
+        assert_eq!(
+            with("{\"cniVersion\":\"1.1.0\",\"cniVersions\":[\"1.1.0\",\"2.0.0\"],\"plugins\":[{\"type\":\"a\"}]}"),
+            "cniVersions: \"2.0.0\" is not known, expected one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, or a later 1.x.y"
+        );
+        assert!(with("{\"plugins\":[{\"type\":\"a\"}]}").starts_with("cniVersion: \"\" is not known"));
         let list = |text: &str| list_of(text, ENTRY).unwrap_err().to_string();
         assert_eq!(list("{\"cniVersion\":\"1.0.0\",\"type\":\"a\"}"), "name: expected text");
         assert_eq!(list("{\"cniVersion\":\"1.0.0\",\"name\":\"a\",\"plugins\":[]}"), "type: expected text");

@@ -161,7 +161,7 @@ impl Place {
         let _placing = self.placing()?;
         let main = self.main()?.ok_or_else(|| Error::NoConfiguration(self.cni.conf_dir.clone()))?;
         let (text, metadata) = self.read(&main)?;
-        let malformed = |problem| Error::Malformed { path: main.clone(), problem };
+        let malformed = |problem| self.malformed(&main, problem);
         let is_list = main.extension().is_some_and(|extension| extension == "conflist");
         let (target, wanted) = if is_list {
             (main.clone(), conflist::with_entry(&text, &self.entry).map_err(malformed)?)
@@ -180,6 +180,13 @@ impl Place {
         }
         self.clean(Some(&target))?;
         Ok((target, changes))
+    }
+
+    /// An entry that is there already, in a list of a version in which the plugin cannot be run, would stop every pod of the
+    /// node, weir's own too: it is taken out.
+    fn malformed(&self, main: &Path, problem: Malformed) -> Error {
+        let kept = if matches!(problem, Malformed::Version { .. }) { self.clean(None).err() } else { None };
+        kept.unwrap_or_else(|| Error::Malformed { path: main.to_owned(), problem })
     }
 
     /// Takes the entry out of every file. From then on nothing is put in place here any more. Blocks.

@@ -104,6 +104,17 @@ fn what_was_installed_is_taken_out_without_a_trace() {
 }
 
 #[test]
+fn a_list_of_a_version_in_which_the_plugin_cannot_be_run_loses_the_entry_that_its_owner_kept() {
+    let host = Host::new();
+    host.write("10-net.conflist", BRIDGE);
+    host.place.install_entry().unwrap();
+    let several = |text: &str| text.replace("\"1.0.0\"", "\"1.0.0\",\n  \"cniVersions\": [\"1.0.0\", \"2.0.0\"]");
+    host.write("10-net.conflist", &several(&host.text("10-net.conflist")));
+    assert!(host.error().contains("10-net.conflist: cniVersions: \"2.0.0\" is not known, expected one of 0.3.0, "));
+    assert_eq!(host.text("10-net.conflist"), several(BRIDGE));
+}
+
+#[test]
 fn the_first_file_by_name_gets_the_entry() {
     let host = Host::new();
     assert_eq!(
