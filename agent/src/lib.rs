@@ -5,6 +5,7 @@
 //! API shows of all that.
 
 pub mod api;
+pub mod causes;
 pub mod cni;
 pub mod config;
 pub mod counts;

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
-use weir_agent::{config, run};
+use weir_agent::{causes::with_causes, config, run};
 
 /// weir's node agent: redirects the connections of enrolled pods to the proxy, by eBPF.
 #[derive(Debug, Parser)]
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A line for each thing that is wrong.
-            for line in run::describe(&error).lines() {
+            for line in with_causes(error.as_ref()).lines() {
                 eprintln!("weir-agent: {line}");
             }
             ExitCode::FAILURE

@@ -13,6 +13,7 @@ use nix::{
 };
 
 use super::Error;
+use crate::causes::on_one_line;
 
 /// What filters name the records by.
 const TARGET: &str = "weir_ebpf";
@@ -26,7 +27,7 @@ pub fn wanted() -> bool {
 /// the runtime takes `unsafe`.
 pub(super) fn follow(object: &mut Ebpf) -> Result<(), Error> {
     let mut logger =
-        EbpfLogger::init_with_logger(object, Events).map_err(|error| Error::Object(super::chain(&error)))?;
+        EbpfLogger::init_with_logger(object, Events).map_err(|error| Error::Object(on_one_line(&error)))?;
     let read = move || loop {
         logger.flush();
         let mut waited = [PollFd::new(logger.as_fd(), PollFlags::POLLIN)];

@@ -23,7 +23,7 @@ pub use retired::Retired;
 
 use std::{
     collections::BTreeSet,
-    error, fmt,
+    fmt,
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -47,7 +47,7 @@ use weir_abi::{
     map::{PodConfig, SlotConfig},
 };
 
-use crate::netns::Netns;
+use crate::{causes::on_one_line, netns::Netns};
 use maps::{PodMaps, SocketMaps};
 use object::Loader;
 use pins::Pins;
@@ -117,7 +117,7 @@ pub enum Error {
     #[error("no slot is free: {} pods are the most that one node can enroll", weir_abi::map::MAX_PODS)]
     NoSlot,
     /// A pinned map cannot be opened.
-    #[error("cannot open the pinned map {}: {}", pin.display(), chain(source))]
+    #[error("cannot open the pinned map {}: {}", pin.display(), on_one_line(source))]
     Pinned {
         /// Its pin.
         pin: PathBuf,
@@ -125,7 +125,7 @@ pub enum Error {
         source: Box<MapError>,
     },
     /// A map operation failed.
-    #[error("map {name}: {}", chain(source))]
+    #[error("map {name}: {}", on_one_line(source))]
     Map {
         /// The map.
         name: &'static str,
@@ -142,20 +142,6 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-}
-
-/// An error with what caused it, on one line.
-fn chain(error: &dyn error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 fn instance(directory: &Path) -> impl fmt::Display {
@@ -367,7 +353,7 @@ fn load_program(program: &mut Program, name: &'static str) -> Result<(), Error> 
 /// The verifier's last lines say what it did not like; the rest fills screens.
 fn load_failure(error: &ProgramError) -> String {
     const LINES: usize = 3;
-    let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return on_one_line(error) };
     let log = verifier_log.to_string();
     let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     match &lines[lines.len().saturating_sub(LINES)..] {
@@ -379,15 +365,15 @@ fn load_failure(error: &ProgramError) -> String {
 /// Attaches a loaded program to its target and pins both, or gives the link that is pinned already this program.
 fn attach(pins: &Pins, program: &mut Program, name: &'static str, pin: &str, target: &impl AsFd) -> Result<(), Error> {
     let failed = |action| move |reason: String| Error::Program { action, name, reason };
-    let fd = program.fd().map_err(|error| failed("attach")(chain(&error)))?;
+    let fd = program.fd().map_err(|error| failed("attach")(on_one_line(&error)))?;
     let link_pin = pins.link(pin);
     let updated = link::update(&link_pin, fd).map_err(|error| failed("replace")(error.to_string()))?;
     pin_program(pins, program, name, pin)?;
     if updated == link::Updated::Replaced {
         return Ok(());
     }
-    let link = attached(program, name, target).map_err(|error| failed("attach")(chain(&error)))?;
-    link.pin(link_pin).map(drop).map_err(|error| failed("pin the link of")(chain(&error)))
+    let link = attached(program, name, target).map_err(|error| failed("attach")(on_one_line(&error)))?;
+    link.pin(link_pin).map(drop).map_err(|error| failed("pin the link of")(on_one_line(&error)))
 }
 
 /// Pins a program; in the place of an earlier one at once, so that the pin is always there.
@@ -395,7 +381,7 @@ fn pin_program(pins: &Pins, program: &mut Program, name: &'static str, pin: &str
     let failed = |reason: String| Error::Program { action: "pin", name, reason };
     let (place, temporary) = (pins.program(pin), pins.program(&format!("{pin}_new")));
     pins::remove(&temporary)?;
-    program.pin(&temporary).map_err(|error: PinError| failed(chain(&error)))?;
+    program.pin(&temporary).map_err(|error: PinError| failed(on_one_line(&error)))?;
     std::fs::rename(&temporary, &place).map_err(|error| failed(error.to_string()))
 }
 

@@ -10,6 +10,7 @@ use aya_obj::Object;
 use weir_abi::map::{MAX_PODS, name};
 
 use super::{Error, pins::Pins};
+use crate::causes::on_one_line;
 
 static OBJECT: &[u8] = include_bytes_aligned!("../../../ebpf/weir.bpf.o");
 /// The ring buffer of aya-log's records.
@@ -108,7 +109,7 @@ impl Loader {
     pub(super) fn load(&mut self, slot: u32) -> Result<Ebpf, Error> {
         let number = SLOTS.get(slot as usize).ok_or(Error::NoSlot)?;
         self.loader.override_global(SLOT, number, true);
-        self.loader.load(OBJECT).map_err(|error| Error::Object(super::chain(&error)))
+        self.loader.load(OBJECT).map_err(|error| Error::Object(on_one_line(&error)))
     }
 }
 

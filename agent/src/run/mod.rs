@@ -226,17 +226,6 @@ async fn lead(node: &Node, tenure: Tenure, end: &CancellationToken) -> anyhow::R
     }
 }
 
-/// An error with what caused it, but nothing twice: most of the agent's errors name their cause themselves.
-pub fn describe(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
-}
-
 /// Each pod costs some dozen file descriptors.
 fn raise_file_limit() {
     let raised =

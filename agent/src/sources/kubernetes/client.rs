@@ -20,6 +20,8 @@ use kube::{
 };
 use tower::{BoxError, Layer, ServiceExt, util::option_layer};
 
+use crate::causes::on_one_line;
+
 /// A connection is made in this time or not at all.
 const CONNECT: Duration = Duration::from_secs(5);
 /// A connection without a word for so long is asked whether it still is one, again and again.
@@ -85,15 +87,15 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
 async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, Error> {
     let options = KubeConfigOptions::default();
     if let Some(path) = kubeconfig {
-        let failed = |error: KubeconfigError| Error::Kubeconfig { path: path.to_owned(), problem: problem(&error) };
+        let failed = |error: KubeconfigError| Error::Kubeconfig { path: path.to_owned(), problem: on_one_line(&error) };
         let read = Kubeconfig::read_from(path).map_err(failed)?;
         return Config::from_custom_kubeconfig(read, &options).await.map_err(failed);
     }
     if env::var_os(IN_CLUSTER).is_some() {
-        let failed = |error: InClusterError| Error::InCluster { problem: problem(&error) };
+        let failed = |error: InClusterError| Error::InCluster { problem: on_one_line(&error) };
         return Config::incluster_env().map_err(failed);
     }
-    Config::from_kubeconfig(&options).await.map_err(|error| Error::Nowhere { problem: problem(&error) })
+    Config::from_kubeconfig(&options).await.map_err(|error| Error::Nowhere { problem: on_one_line(&error) })
 }
 
 fn build(config: &Config) -> kube::Result<Client> {
@@ -116,20 +118,6 @@ fn build(config: &Config) -> kube::Result<Client> {
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 
-/// An error with its causes, once each, on one line.
-pub(super) fn problem(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 /// What went wrong with a connection, said briefly: the innermost I/O error where there is one.
 pub(super) fn connection_problem(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = Some(error);
@@ -141,7 +129,7 @@ pub(super) fn connection_problem(error: &(dyn std::error::Error + 'static)) -> S
         }
         cause = error.source();
     }
-    problem(error)
+    on_one_line(error)
 }
 
 #[cfg(test)]

@@ -19,11 +19,8 @@ use tokio_util::{
     io::StreamReader,
 };
 
-use super::{
-    absent::or_default,
-    client::{connection_problem, problem},
-    objects::Object,
-};
+use super::{absent::or_default, client::connection_problem, objects::Object};
+use crate::causes::on_one_line;
 
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
@@ -287,7 +284,7 @@ async fn read<T: DeserializeOwned>(
 
 /// Sends a request and gives the head of a good answer.
 async fn send(client: &Client, request: Result<Request<Vec<u8>>, request::Error>) -> Result<Response<Body>, Failure> {
-    let request = request.map_err(|error| Failure::Unreadable(problem(&error)))?;
+    let request = request.map_err(|error| Failure::Unreadable(on_one_line(&error)))?;
     let sent = client.send(request.map(Body::from)).await;
     let response = sent.map_err(|error| Failure::Unreachable(connection_problem(&error)))?;
     if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
