@@ -9,6 +9,7 @@ pub mod causes;
 pub mod cni;
 pub mod config;
 pub mod counts;
+pub mod distance;
 pub mod document;
 pub mod enroll;
 pub mod events;

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use crate::{
+    distance::distance,
     sources::CONTAINERS_ENDED,
     status::{Board, PodState, PodStatus},
 };
@@ -97,21 +98,6 @@ fn near(board: &Board, query: &str) -> String {
 fn is_mistyped(name: &str, typed: &str) -> bool {
     let letters = distance(name, typed);
     letters <= TYPOS && 2 * letters < name.len().max(typed.len())
-}
-
-/// Levenshtein's distance.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, from) in one.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in other.iter().enumerate() {
-            let changed = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[other.len()]
 }
 
 /// A pod's identity in lists and events.
@@ -227,15 +213,6 @@ mod tests {
         // Another namespace's is another pod.
         let elsewhere = board(vec![of("old", ended()), pod("u", "default/db-0", 2, 1)]);
         assert!(find(&elsewhere, "db-0").is_err());
-    }
-
-    #[test]
-    fn a_distance_is_the_letters_to_change() {
-        for (one, other, letters) in
-            [("web", "web", 0), ("wb", "web", 1), ("wbe", "web", 2), ("", "web", 3), ("a", "", 1)]
-        {
-            assert_eq!(distance(one, other), letters, "{one} {other}");
-        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{
     labels::{ANNOTATIONS, MESH, OWN},
     objects::{Namespace, Pod, UNINSTALL},
 };
+use crate::distance::distance;
 
 /// How far a key may be from a known one to be taken for a slip, in characters added, left out or changed.
 const NEAR: usize = 3;
@@ -88,24 +89,10 @@ fn keys(kind: Kind, of: &BTreeMap<String, String>) -> impl Iterator<Item = (Kind
 
 fn ignored(kind: Kind, key: &str) -> String {
     let known = std::iter::once((Kind::Label, MESH)).chain(ANNOTATIONS.map(|known| (Kind::Annotation, known)));
-    let near = known.map(|(of, known)| (distance(key, known), of, known)).min().filter(|(far, ..)| *far <= NEAR);
+    let written = key.to_ascii_lowercase();
+    let near = known.map(|(of, known)| (distance(&written, known), of, known)).min().filter(|(far, ..)| *far <= NEAR);
     let meant = near.map_or_else(String::new, |(_, of, known)| format!("; is the {} {known} meant?", of.name()));
     format!("{} {key} is unknown and ignored{meant}", kind.name())
-}
-
-/// Levenshtein's distance, in bytes and whatever the case.
-fn distance(one: &str, other: &str) -> usize {
-    let (one, other) = (one.to_ascii_lowercase(), other.to_ascii_lowercase());
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (line, of_one) in one.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], line + 1);
-        for (column, of_other) in other.bytes().enumerate() {
-            let changed = diagonal + usize::from(of_one != of_other);
-            diagonal = row[column + 1];
-            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[other.len()]
 }
 
 #[cfg(test)]
