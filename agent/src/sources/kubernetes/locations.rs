@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::{
+    task::{JoinError, spawn_blocking},
+    time::Instant,
+};
 
 use super::record::RecordedNetns;
 use crate::{
@@ -150,15 +153,31 @@ impl Locations {
                 (Wanted { uid, leaving }, before)
             })
             .collect();
-        let mut changes = Changes::default();
         if due.is_empty() {
-            return changes;
+            return Changes::default();
         }
+        let asked = due.iter().map(|(pod, _)| pod.uid.clone()).collect();
         let locator = self.locator.clone();
         let looking =
             spawn_blocking(move || due.into_iter().map(|(pod, before)| find(&locator, pod, before)).collect());
-        let found: Vec<Found> = looking.await.unwrap_or_default();
-        let now = Instant::now();
+        let found = looking.await;
+        self.take_all(asked, found, &leaving, Instant::now())
+    }
+
+    /// Takes what a look for these pods gave.
+    fn take_all(
+        &mut self,
+        asked: Vec<String>,
+        found: Result<Vec<Found>, JoinError>,
+        leaving: &BTreeSet<String>,
+        now: Instant,
+    ) -> Changes {
+        let mut changes = Changes::default();
+        let found = found.unwrap_or_else(|error| {
+            tracing::error!(%error, "the look for pods' network namespaces failed; it is tried again");
+            changes.any = self.postpone(asked, now);
+            Vec::new()
+        });
         for found in found {
             if found.netns.is_err() && leaving.contains(&found.uid) {
                 self.pods.remove(&found.uid);
@@ -169,6 +188,25 @@ impl Locations {
             changes.any |= self.take(found, leaving, now);
         }
         changes
+    }
+
+    /// Nothing is known of these pods but what was before. They are looked for again, but not at once, as what failed may
+    /// fail each time. Whether one was never looked for before.
+    fn postpone(&mut self, uids: Vec<String>, now: Instant) -> bool {
+        let known = self.pods.len();
+        for uid in uids {
+            let never = || Location {
+                netns: Err(NotFound {
+                    reason: Reason::node("the look for its network namespace failed"),
+                    certain: false,
+                }),
+                cookie: None,
+                pause: AGAIN,
+                again: now,
+            };
+            self.pods.entry(uid).or_insert_with(never).again = now + AGAIN;
+        }
+        self.pods.len() > known
     }
 
     fn identity(&self, uid: &str) -> Option<Identity> {
@@ -277,6 +315,27 @@ mod tests {
         tokio::time::advance(NEWS).await;
         assert_eq!(locations.look(wanted("u", true), Instant::now()).await.gone, ["u"]);
         assert_eq!(locations.due(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_fails_is_not_repeated_at_once_and_changes_nothing_that_is_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut locations = locations(directory.path());
+        locations.locator.from_cni("held", "sandbox", own());
+        locations.look(wanted("held", false), Instant::now()).await;
+        let asked = || vec!["held".to_owned(), "new".to_owned()];
+        async fn fail() -> Vec<Found> {
+            panic!("a fault of the locator")
+        }
+        let nobody = BTreeSet::new();
+        let changes = locations.take_all(asked(), tokio::spawn(fail()).await, &nobody, Instant::now());
+        assert!(changes.any && changes.gone.is_empty());
+        assert_eq!(locations.due(), Some(Instant::now() + AGAIN), "both");
+        assert_eq!(locations.netns("held"), PodNetns::Held(own()));
+        assert!(matches!(locations.netns("new"), PodNetns::Unknown(reason) if reason.text.contains("failed")));
+        let both = asked().into_iter().collect();
+        let changes = locations.take_all(asked(), tokio::spawn(fail()).await, &both, Instant::now());
+        assert!(!changes.any && changes.gone.is_empty(), "nor is a leaving pod gone for it");
     }
 
     #[tokio::test]
