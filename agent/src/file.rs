@@ -49,9 +49,8 @@ pub fn put_private(path: &Path, content: &[u8]) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(format!(".{}", std::process::id()));
-    put_by(path, Path::new(&unfinished), content, Ownership::mode(0o600))
+    let unfinished = unfinished_by(path, std::process::id()).ok_or(io::ErrorKind::InvalidInput)?;
+    put_by(path, &unfinished, content, Ownership::mode(0o600))
 }
 
 fn put_by(path: &Path, unfinished: &Path, content: &[u8], ownership: Ownership) -> io::Result<()> {
@@ -89,6 +88,27 @@ fn write(path: &Path, content: &[u8], ownership: Ownership) -> io::Result<()> {
 pub fn unfinished(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     Some(path.with_file_name(format!("{}{name}{}", UNFINISHED.0, UNFINISHED.1)))
+}
+
+/// The name that one has until a process has completed it that may not be the only one.
+pub fn unfinished_by(path: &Path, pid: u32) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    Some(path.with_file_name(format!("{}{name}.{pid}{}", UNFINISHED.0, UNFINISHED.1)))
+}
+
+/// What processes that were killed left of a file that they did not complete.
+pub fn left_unfinished(path: &Path) -> Vec<PathBuf> {
+    let Some((directory, name)) = path.parent().zip(path.file_name().and_then(|name| name.to_str())) else {
+        return Vec::new();
+    };
+    let of_this = |found: &Path| {
+        let found = found.file_name().and_then(|found| found.to_str());
+        let of =
+            found.and_then(|found| found.strip_prefix(UNFINISHED.0)?.strip_suffix(UNFINISHED.1)?.strip_prefix(name));
+        of.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('.').is_some_and(|pid| pid.parse::<u32>().is_ok()))
+    };
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|found| of_this(found)).collect()
 }
 
 /// Whether a file has such a name.
@@ -146,6 +166,23 @@ mod tests {
         assert!(remove(&path).unwrap() && !remove(&path).unwrap());
         let missing = directory.path().join("no/file");
         assert_eq!(put(&missing, b"", Ownership::mode(0o600)).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_others_left_unfinished_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("default.lineage");
+        put_private(&path, b"one").unwrap();
+        assert_eq!(left_unfinished(&path), [""; 0].map(PathBuf::from));
+        let mut left = [unfinished(&path), unfinished_by(&path, 4711)].map(Option::unwrap);
+        let others = ["default.lineage.4711", ".weir-default.tmp", ".weir-default.lineage.old.tmp"];
+        for path in left.iter().cloned().chain(others.map(|name| directory.path().join(name))) {
+            fs::write(path, "half").unwrap();
+        }
+        let mut found = left_unfinished(&path);
+        found.sort();
+        left.sort();
+        assert_eq!(found, left);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
 };
@@ -55,7 +55,10 @@ impl Remains {
             (place.socket, SockType::SeqPacket),
         ];
         sockets.extend(config.cni.as_ref().map(|cni| (cni.socket.clone(), SockType::SeqPacket)));
-        let mut files = vec![place.lineage, sources::kubernetes::record_path(config.state(), &config.instance)];
+        let record = sources::kubernetes::record_path(config.state(), &config.instance);
+        // Put aside by an agent that could not read it.
+        let unreadable = record.with_extension("json.bad");
+        let mut files = vec![place.lineage, record, unreadable];
         files.extend(config.seccomp.as_ref().map(|seccomp| seccomp.profile.clone()));
         let sockets_of_keeper = config.keeper.as_ref().map(|keeper| &keeper.socket);
         let inside = sockets.iter().map(|(path, _)| path).chain(&files).chain(sockets_of_keeper);
@@ -129,13 +132,41 @@ fn is_socket(path: &Path) -> bool {
 }
 
 fn remove(path: &Path) -> Result<(), String> {
-    for path in [Some(path.to_owned()), file::unfinished(path)].into_iter().flatten() {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(format!("cannot remove {}: {error}", path.display()));
-            }
-            _ => {}
-        }
+    for path in std::iter::once(path.to_owned()).chain(file::left_unfinished(path)) {
+        file::remove(&path).map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_agents_left_half_written_or_put_aside_goes_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("run");
+        fs::create_dir(&state).unwrap();
+        let path = directory.path().join("agent.toml");
+        let text = format!(
+            "state = {state:?}\n[source.kubernetes]\n[paths]\nhandoff = {:?}\napi = {:?}\n",
+            state.join("handoff.sock"),
+            state.join("agent.sock")
+        );
+        fs::write(&path, text).unwrap();
+        let config = Config::read(&path).unwrap();
+        let (record, lineage) = ("default.pods.json", "default.lineage");
+        let place = lead::Place::new(&config.pins(), config.state(), &config.instance);
+        assert_eq!(place.lineage, state.join(lineage));
+        for name in [record, lineage] {
+            for left in [name.to_owned(), format!(".weir-{name}.tmp"), format!(".weir-{name}.4711.tmp")] {
+                fs::write(state.join(left), "").unwrap();
+            }
+        }
+        fs::write(state.join(format!("{record}.bad")), "").unwrap();
+        let remains = Remains::new(&config, Path::new("/sys/fs/cgroup"), None);
+        assert_eq!(remains.sweep(), [""; 0]);
+        let left: Vec<_> = fs::read_dir(&state).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        assert!(!state.exists(), "{left:?}");
+    }
 }

@@ -343,7 +343,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut candidate = candidate(directory.path(), "1");
         // What is written first, before it takes the file's place.
-        let unfinished = candidate.place.lineage.with_extension(format!("lineage.{}", std::process::id()));
+        let unfinished = crate::file::unfinished_by(&candidate.place.lineage, std::process::id()).unwrap();
         std::fs::create_dir_all(&unfinished).unwrap();
         assert!(candidate.take(Vec::new()).await.is_ok());
     }
