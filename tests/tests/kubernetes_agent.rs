@@ -557,6 +557,39 @@ fn an_agent_that_cannot_start_says_so_on_the_node() {
 }
 
 #[test]
+fn an_agent_that_cannot_go_on_with_what_is_pinned_says_so_on_the_node() {
+    let mut scene = Scene::new();
+    scene.proxy = None;
+    assert!(scene.agent.process.terminate().success());
+    assert_eq!(scene.server.events(), [Value::Null; 0]);
+    let refused = |problem: &str| {
+        let launch = Launch::new(binary("weir-agent"), scene.node.directory()).args(["run", "--config"]);
+        let outcome = launch.args([scene.agent.place.file("agent.toml")]).output(PATIENCE);
+        assert!(!outcome.status.success() && outcome.stderr.contains(problem), "{outcome:?}");
+        let events = scene.server.events();
+        let told = |event: &&Value| text(event, "reason") == "RedirectUnavailable";
+        let notes: Vec<&str> = events.iter().filter(told).map(|event| text(event, "note")).collect();
+        assert!(notes.last().is_some_and(|note| note.contains(problem)), "{events:?}");
+        notes.len()
+    };
+    // Another version's maps: found when the eBPF programs are loaded.
+    let maps = scene.agent.place.pins().join("maps");
+    let swap = || {
+        for (from, to) in [("ENROLLED", "OTHER"), ("CONFIG", "ENROLLED"), ("OTHER", "CONFIG")] {
+            fs::rename(maps.join(from), maps.join(to)).expect("pins can be renamed");
+        }
+    };
+    swap();
+    assert_eq!(refused("are another version's (map "), 1);
+    swap();
+    // Another version's layout: found before anything is loaded.
+    let layout = scene.agent.place.pins().join("layout-99");
+    fs::create_dir(&layout).expect("a directory in the BPF file system");
+    assert_eq!(refused("have layout 99, and this agent works with layout "), 2);
+    fs::remove_dir(&layout).expect("it was made here");
+}
+
+#[test]
 fn a_kubeconfig_that_is_of_no_use_is_named_at_the_start() {
     let mut net = Net::new();
     let on = net.node("a");

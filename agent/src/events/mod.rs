@@ -22,7 +22,6 @@ use crate::{
     config::{Config, KubernetesSource, Source},
     counts::Counts,
     enroll::Outcome,
-    features::Missing,
     sources::kubernetes::{self, Handle},
 };
 
@@ -63,26 +62,18 @@ fn tell(writer: &mut Writer, handle: &Handle, uid: &str, what: &What, now: Insta
     writer.write(Regarding::pod(&pod), withdrawn.as_ref().unwrap_or(what), now);
 }
 
-/// Says on the node that nothing is redirected, and why; tries for a few seconds. Where the API server is not the source
-/// of pods there is nobody to tell. Blocks.
-pub fn report_unavailable(config: &Config, missing: &[Missing]) {
+/// Says on the node that this agent cannot start, and why; tries for a few seconds. Where the API server is not the source
+/// of pods there is nobody to tell.
+pub async fn report_unavailable(config: &Config, reasons: &[String]) {
     let Source::Kubernetes(source) = &config.source else { return };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let told = match runtime {
-        Ok(runtime) => runtime.block_on(async {
-            let told = timeout(LAST_WORDS, tell_unavailable(config, source, missing)).await;
-            told.unwrap_or_else(|_| Err(format!("no answer within {LAST_WORDS:?}")))
-        }),
-        Err(error) => Err(error.to_string()),
-    };
-    if let Err(problem) = told {
+    let told = timeout(LAST_WORDS, tell_unavailable(config, source, reasons)).await;
+    if let Err(problem) = told.unwrap_or_else(|_| Err(format!("no answer within {LAST_WORDS:?}"))) {
         tracing::warn!(problem, "could not write an event that says so");
     }
 }
 
-async fn tell_unavailable(config: &Config, source: &KubernetesSource, missing: &[Missing]) -> Result<(), String> {
+async fn tell_unavailable(config: &Config, source: &KubernetesSource, reasons: &[String]) -> Result<(), String> {
     let client = kubernetes::client(source.kubeconfig.as_deref()).await.map_err(|error| error.to_string())?;
-    let reasons: Vec<String> = missing.iter().map(ToString::to_string).collect();
     let what = What::Unavailable(reasons.join("; "));
     write::write_one(&client, source.pod.as_deref(), &Regarding::node(&config.node), &what).await
 }

@@ -279,7 +279,7 @@ impl What {
                 let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
                 format!("Connections of this pod are not redirected to weir any more{why}")
             }
-            Self::Unavailable(reason) => format!("weir redirects nothing on this node: {reason}"),
+            Self::Unavailable(reason) => format!("weir's agent cannot start on this node: {reason}"),
         };
         note.truncate(note.floor_char_boundary(MAX_NOTE));
         note

@@ -21,9 +21,12 @@ use super::{
     pods::{Kubernetes, Pods},
 };
 use crate::{
-    api, cni,
+    api,
+    causes::with_causes,
+    cni,
     config::Config,
     enroll::{Ground, Order, Progressing, Reconciler, Registry, Settings},
+    events,
     handoff::{ListenersHandedBack, Server},
     keeper::{self, Caring, Keeper},
     lead::{Departure, Heir, Place, Tenure, Turn},
@@ -97,7 +100,13 @@ impl Leading {
         let api = api::bind(&config.paths.api)?;
         let cni =
             config.cni.as_ref().filter(|cni| cni.enabled).map(|cni| cni::Server::bind(&cni.socket)).transpose()?;
-        let redirect = Arc::new(Redirect::start(pins, &features.cgroup2, node.ebpf_logs)?);
+        let redirect = match Redirect::start(pins, &features.cgroup2, node.ebpf_logs) {
+            Ok(redirect) => Arc::new(redirect),
+            Err(error) => {
+                events::report_unavailable(config, &[with_causes(&error)]).await;
+                return Err(error.into());
+            }
+        };
         redirect.config().update(|config| {
             node::apply(config, node.netns);
             node.pods_cgroup.apply(config);

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use tokio::runtime::Builder;
+
 use crate::{
+    causes::with_causes,
     config::Config,
     events,
     features::{self, Features, Missing},
@@ -33,16 +36,12 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Looks at the machine; an error names everything that is missing, a line each.
+    /// Looks at the machine; an error names everything that is missing, a line each, and is told on the node.
     pub(super) fn look(config: Config, ebpf_logs: bool) -> anyhow::Result<Self> {
-        let features = features::probe(&config).map_err(|missing| {
-            events::report_unavailable(&config, &missing);
-            lines(&missing)
+        let (features, netns, pods_cgroup) = look_at(&config).or_else(|reasons| {
+            Builder::new_current_thread().enable_all().build()?.block_on(events::report_unavailable(&config, &reasons));
+            Err(anyhow::anyhow!(reasons.join("\n")))
         })?;
-        // Before anybody is asked to step down for an agent that could not go on.
-        pins::check_layout(&config.pins())?;
-        let netns = node::netns_cookie(&config.node_processes.netns)?;
-        let pods_cgroup = find_pods_cgroup(&config, &features)?;
         let (health, metrics) = (Health::default(), Metrics::default());
         Ok(Self { config, features, netns, pods_cgroup, ebpf_logs, health, metrics })
     }
@@ -59,15 +58,24 @@ impl Node {
 
 /// Everything that is missing, a line each.
 pub(super) fn probe(config: &Config) -> anyhow::Result<Features> {
-    features::probe(config).map_err(|missing| lines(&missing))
+    features::probe(config).map_err(|missing| anyhow::anyhow!(said(&missing).join("\n")))
 }
 
-fn lines(missing: &[Missing]) -> anyhow::Error {
-    let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
-    anyhow::anyhow!(lines.join("\n"))
+fn said(missing: &[Missing]) -> Vec<String> {
+    missing.iter().map(ToString::to_string).collect()
 }
 
-fn find_pods_cgroup(config: &Config, features: &Features) -> anyhow::Result<PodsCgroup> {
+/// What there is: features, the node's network namespace, the cgroup of all pods. Or all that is wrong.
+fn look_at(config: &Config) -> Result<(Features, u64, PodsCgroup), Vec<String>> {
+    let features = features::probe(config).map_err(|missing| said(&missing))?;
+    // Before anybody is asked to step down for an agent that could not go on.
+    pins::check_layout(&config.pins()).map_err(|error| vec![with_causes(&error)])?;
+    let netns = node::netns_cookie(&config.node_processes.netns).map_err(|error| vec![with_causes(&error)])?;
+    let pods_cgroup = find_pods_cgroup(config, &features).map_err(|error| vec![with_causes(&error)])?;
+    Ok((features, netns, pods_cgroup))
+}
+
+fn find_pods_cgroup(config: &Config, features: &Features) -> Result<PodsCgroup, node::Error> {
     let Some(place) = &config.node_processes.pods_cgroup else {
         tracing::warn!(
             "node_processes.pods_cgroup is not set: no process counts as the node's own, probes are redirected"
@@ -76,7 +84,7 @@ fn find_pods_cgroup(config: &Config, features: &Features) -> anyhow::Result<Pods
     };
     match PodsCgroup::find(place, &features.root()) {
         Ok((_, found)) => Ok(found),
-        Err(error @ node::Error::Elsewhere { .. }) => Err(error.into()),
+        Err(error @ node::Error::Elsewhere { .. }) => Err(error),
         Err(error) => {
             tracing::warn!(%error, "no process counts as the node's own until it is there");
             Ok(PodsCgroup::default())
