@@ -553,6 +553,23 @@ fn a_grace_period_that_is_over_before_the_proxy_has_drained_is_refused() {
 }
 
 #[test]
+fn an_uninstall_that_gives_up_before_connections_have_drained_is_refused() {
+    for (drain, timeout, least) in [("4m", 240, Some(272)), ("1m28s1ms", 120, Some(121)), ("1m28s", 120, None)] {
+        let values = format!("redirect.drain={drain},uninstall.timeoutSeconds={timeout}");
+        let output = helm(&["template", "weir", "deploy/helm/weir", "--set", &values]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), least.is_none(), "{output:?}");
+        let expected = least.map(|least| {
+            format!(
+                "uninstall.timeoutSeconds: expected at least {least}, which is 32 s more than redirect.drain ({drain}), \
+                 got {timeout}"
+            )
+        });
+        assert!(expected.is_none_or(|expected| text.contains(&expected)), "{text}");
+    }
+}
+
+#[test]
 fn values_that_nothing_reads_are_refused() {
     for (value, message) in [
         ("agent.logs=debug", "at '/agent': additional properties 'logs' not allowed"),
