@@ -267,6 +267,8 @@ impl Default for Cni {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Keeper {
+    /// Whether there is one; else one that an earlier agent left is ended.
+    pub enabled: bool,
     /// Its socket.
     pub socket: PathBuf,
     /// Its cgroup2 directory below `paths.cgroup2`, in which it outlives the agent's container.
@@ -278,7 +280,12 @@ pub struct Keeper {
 
 impl Default for Keeper {
     fn default() -> Self {
-        Self { socket: "/run/weir/keeper.sock".into(), cgroup: "weir".into(), patience: Duration::from_secs(5 * 60) }
+        Self {
+            enabled: true,
+            socket: "/run/weir/keeper.sock".into(),
+            cgroup: "weir".into(),
+            patience: Duration::from_secs(5 * 60),
+        }
     }
 }
 
@@ -496,6 +503,7 @@ mod tests {
             (Path::new("/run/weir/cni.sock"), Path::new("/run/weir/keeper.sock"))
         );
         assert_eq!((keeper.cgroup.as_path(), keeper.patience), (Path::new("weir"), Duration::from_secs(300)));
+        assert!(cni.enabled && keeper.enabled);
         assert_eq!(config.health.unwrap().address.to_string(), "0.0.0.0:15021");
         assert_eq!(config.seccomp.unwrap().profile, Path::new("/host/var/lib/kubelet/seccomp/weir/proxy.json"));
     }

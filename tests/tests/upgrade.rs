@@ -434,6 +434,34 @@ fn the_keeper_holds_nothing_but_sockets() {
 }
 
 #[test]
+fn a_keeper_that_is_not_to_be_any_more_ends_and_leaves_nothing() {
+    let mut scene = Scene::new();
+    let place = &scene.mesh.agent.place;
+    let left = [place.file("keeper.sock"), place.file("keeper.sock.log"), place.keeper_cgroup()];
+    for path in &left {
+        assert!(path.exists(), "{}", path.display());
+    }
+    let configuration = fs::read_to_string(place.file("agent.toml")).expect("the agent's own");
+    place.write("agent.toml", &configuration.replace("[keeper]\n", "[keeper]\nenabled = false\n"));
+    // While nobody else is there the keeper alone has the sockets in which connections wait.
+    let load = scene.load();
+    sleep(AROUND);
+    scene.mesh.proxy.process.terminate();
+    assert!(scene.mesh.agent.process.terminate().success());
+    scene.mesh.agent.restart();
+    scene.mesh.proxy = Proxy::start(&scene.mesh.agent);
+    scene.mesh.agent.wait_enrolled(&scene.specs().each_ref());
+    sleep(AROUND);
+    assert_none_lost("agent and proxy ended, and the keeper for good", &load.stop());
+    for path in &left {
+        wait_for("nothing of the keeper is left", PATIENCE, || {
+            if path.exists() { Err(path.display().to_string()) } else { Ok(()) }
+        });
+    }
+    assert!(scene.mesh.ctl.try_json(&["status"]).expect("an answer")["keeper"].is_null());
+}
+
+#[test]
 fn a_pod_that_fails_open_is_passed_once_agent_and_proxy_are_gone() {
     let mut net = Net::new();
     let node = net.node("a");

@@ -69,6 +69,10 @@ fn roots(mountinfo: &str, present: &str) -> Vec<PathBuf> {
 
 /// Removes the directory once the last process in it has ended. Whether it is gone.
 pub(super) fn remove(directory: &Path) -> bool {
+    // On a read-only mount removing what is not there is refused, too.
+    if matches!(directory.try_exists(), Ok(false)) {
+        return true;
+    }
     match fs::remove_dir(directory) {
         Ok(()) => true,
         Err(error) => error.kind() == io::ErrorKind::NotFound,

@@ -18,7 +18,7 @@ use weir_proto::handoff::v1::Listener;
 use super::{
     Settings,
     link::{Error, Link},
-    start::{clean_up, find_or_start},
+    start::{clean_up, find_or_start, relieve},
     wire::State,
 };
 use crate::{
@@ -86,6 +86,15 @@ impl Keeper {
     /// None.
     pub fn off() -> Self {
         Self(None)
+    }
+
+    /// None, also where an earlier agent left one: that ends. What it held comes with it, not to be believed unseen.
+    pub async fn end(settings: &Settings) -> (Self, Caring, Vec<ListenersHandedBack>) {
+        let kept = relieve(settings).await.unwrap_or_else(|problem| {
+            tracing::error!(%problem, "there is to be no keeper, and the one that an earlier agent left does not end");
+            Vec::new()
+        });
+        (Self::off(), Caring::off(), kept)
     }
 
     /// Finds the keeper that an earlier agent left, or starts one, and from then on sees to it that there is one. What it

@@ -142,14 +142,30 @@ fn last_words(settings: &Settings) -> Option<String> {
 
 /// Has a keeper end that no agent is connected to, if there is one, and removes what it left. What went wrong.
 pub async fn dismiss(settings: &Settings) -> Result<(), String> {
-    let dismissed = match Link::dial(&settings.socket, &settings.instance).await {
+    let ended = match Link::dial(&settings.socket, &settings.instance).await {
         Ok(link) => link.dismiss().await,
         Err(error) if error.is_absence() => Ok(()),
         Err(error) => Err(error),
     };
-    dismissed.map_err(|error| format!("the keeper at {}: {error}", settings.socket.display()))?;
+    ended.map_err(|error| problem(settings, &error))?;
     clean_up(settings).await;
     Ok(())
+}
+
+/// The same, for an agent that takes over what it held: nobody else may have these sockets.
+pub(super) async fn relieve(settings: &Settings) -> Result<Vec<ListenersHandedBack>, String> {
+    let kept = match Link::dial(&settings.socket, &settings.instance).await {
+        Ok(link) => link.fetch().await,
+        Err(error) if error.is_absence() => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    let kept = kept.map_err(|error| problem(settings, &error))?;
+    dismiss(settings).await?;
+    Ok(kept)
+}
+
+fn problem(settings: &Settings, error: &link::Error) -> String {
+    format!("the keeper at {}: {error}", settings.socket.display())
 }
 
 /// Removes what a keeper that has ended left: its socket, its log and, once it is empty, its cgroup.

@@ -224,6 +224,8 @@ impl Leading {
         });
         problems.extend(block_in_place(|| redirect.remove()).err().map(|error| error.to_string()));
         caring.dismiss().await;
+        // One that no agent sees to any more.
+        problems.extend(remains.dismiss_keeper().await.err());
         problems.extend(block_in_place(|| remains.sweep()));
         while !problems.is_empty() {
             tracing::error!(problems = %problems.join("; "), "weir is not off this node yet");
@@ -263,7 +265,7 @@ fn bound(config: &Config) -> Bound {
     for path in [&lead, &config.paths.handoff, &config.paths.api].into_iter().chain(cni) {
         bound.own(path);
     }
-    if let Some(keeper) = &config.keeper {
+    if let Some(keeper) = config.keeper.as_ref().filter(|keeper| keeper.enabled) {
         bound.foreign(&keeper.socket);
     }
     bound
@@ -320,5 +322,6 @@ fn led(redirect: &Redirect, board: SharedBoard, kernel: Arc<Pinned>, pods: Optio
 async fn keep(node: &Node) -> (Keeper, Caring, Vec<ListenersHandedBack>) {
     let Some(keeper) = &node.config.keeper else { return (Keeper::off(), Caring::off(), Vec::new()) };
     let cgroup = node.features.cgroup2.join(&keeper.cgroup);
-    Keeper::start(keeper::Settings::new(&node.config.instance, &keeper.socket, cgroup, keeper.patience)).await
+    let settings = keeper::Settings::new(&node.config.instance, &keeper.socket, cgroup, keeper.patience);
+    if keeper.enabled { Keeper::start(settings).await } else { Keeper::end(&settings).await }
 }

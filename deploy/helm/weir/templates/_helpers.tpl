@@ -52,11 +52,10 @@ conf_dir = "/host/etc/cni/net.d"
 bin_dir = "/host/opt/cni/bin"
 state_dir = "/host/var/lib/weir"
 host_state_dir = {{ .Values.host.state | toJson }}
-{{- if .Values.keeper.enabled }}
 
 [keeper]
+enabled = {{ .Values.keeper.enabled }}
 patience = {{ .Values.keeper.patience | toJson }}
-{{- end }}
 
 [health]
 {{- with .Values.agent.healthAddress }}
