@@ -106,8 +106,13 @@ pub enum PodState {
     },
     /// On its way out.
     Withdrawing,
-    /// Not to be enrolled, and why.
-    PassedOver(String),
+    /// Not to be enrolled.
+    PassedOver {
+        /// Why.
+        reason: String,
+        /// Whether its containers have ended, and it will run no others.
+        ended: bool,
+    },
 }
 
 impl PodState {
@@ -121,7 +126,7 @@ impl PodState {
             Self::Enrolled => enrolled,
             Self::Pending { .. } => pending,
             Self::Withdrawing => withdrawing,
-            Self::PassedOver(_) => passed_over,
+            Self::PassedOver { .. } => passed_over,
         }
     }
 
@@ -134,7 +139,7 @@ impl PodState {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Pending { reason, .. } => Some(&reason.text),
-            Self::PassedOver(reason) => Some(reason),
+            Self::PassedOver { reason, .. } => Some(reason),
             Self::Enrolled | Self::Withdrawing => None,
         }
     }

@@ -4,7 +4,6 @@ use std::{collections::HashMap, net::IpAddr};
 
 use crate::{
     distance::distance,
-    sources::CONTAINERS_ENDED,
     status::{Board, PodState, PodStatus},
 };
 
@@ -62,7 +61,7 @@ fn is_running(pod: &PodStatus) -> bool {
     match &pod.state {
         PodState::Enrolled | PodState::Pending { .. } => true,
         PodState::Withdrawing => false,
-        PodState::PassedOver(reason) => reason != CONTAINERS_ENDED,
+        PodState::PassedOver { ended, .. } => !ended,
     }
 }
 
@@ -195,8 +194,9 @@ mod tests {
     #[test]
     fn of_pods_of_one_name_the_one_that_runs_is_meant() {
         let of = |uid: &str, state| PodStatus { state, ..pod(uid, "prod/db-0", 1, 0) };
-        let ended = || PodState::PassedOver(CONTAINERS_ENDED.to_owned());
-        let running = || PodState::PassedOver("its namespace is not enrolled".to_owned());
+        // Whatever the reason that is told.
+        let passed_over = |ended| PodState::PassedOver { reason: "it is on the host network".to_owned(), ended };
+        let (ended, running) = (|| passed_over(true), || passed_over(false));
         for state in [PodState::Enrolled, PodState::pending(Reason::node("why")), running()] {
             for over in [ended(), PodState::Withdrawing] {
                 let board = board(vec![of("old", over), of("new", state.clone())]);

@@ -174,7 +174,7 @@ impl Agent for Service {
 /// The uid of a pod that there may be events of.
 fn watched(pod: &PodStatus) -> Result<String, Status> {
     match &pod.state {
-        PodState::PassedOver(reason) => Err(Status::failed_precondition(format!(
+        PodState::PassedOver { reason, .. } => Err(Status::failed_precondition(format!(
             "pod {} is passed over, so that there are no events of it: {reason}",
             pod.full_name()
         ))),
@@ -220,7 +220,8 @@ fn status(board: &Board, kernel: &dyn Kernel, watchers: u32) -> Result<pb::Statu
         node: board.node.clone(),
         pods_cgroup: board.pods_cgroup.as_ref().map_or_else(String::new, |path| path.display().to_string()),
         pods_cgroup_error: board.pods_cgroup_error.clone(),
-        pods_passed_over: board.pods.iter().filter(|pod| matches!(pod.state, PodState::PassedOver(_))).count() as u32,
+        pods_passed_over: board.pods.iter().filter(|pod| matches!(pod.state, PodState::PassedOver { .. })).count()
+            as u32,
         keeper: board.keeper.status().map(present::keeper),
         cni: board.cni.as_ref().and_then(|cni| cni.file()).map_or_else(String::new, |path| path.display().to_string()),
         cni_error: board.cni.as_ref().and_then(|cni| cni.problem()).unwrap_or_default().to_owned(),

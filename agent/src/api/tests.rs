@@ -156,7 +156,7 @@ async fn pods_come_with_their_counters_and_listeners() {
 async fn a_pod_that_is_passed_over_says_why_everywhere() {
     let mut dns = pod("u3", "kube-system/dns", 13, 0);
     (dns.slot, dns.netns_cookie, dns.ips) = (None, None, Vec::new());
-    dns.state = PodState::PassedOver("it is on the host's network".to_owned());
+    dns.state = PodState::PassedOver { reason: "it is on the host's network".to_owned(), ended: false };
     let mut board = two_pods();
     board.pods.push(dns);
     let mut running = start(Fake::with_pod(11, 4, &["10.0.0.4"]), board).await;

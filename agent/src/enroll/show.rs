@@ -96,7 +96,7 @@ fn passed_over(pod: &PassedOver) -> PodStatus {
         netns_cookie: None,
         ips: Vec::new(),
         slot: None,
-        state: PodState::PassedOver(pod.reason.clone()),
+        state: PodState::PassedOver { reason: pod.reason.clone(), ended: pod.ended },
         probe_ports: Vec::new(),
         excluded_outbound_ports: Vec::new(),
         excluded_outbound_cidrs: Vec::new(),

@@ -120,7 +120,7 @@ fn leading() -> (Metrics, Leads) {
         pending(Reason::starting("secret-reason")),
         PodState::Pending { reason: Reason::node("secret-reason"), overdue: true },
         PodState::Withdrawing,
-        PodState::PassedOver("secret-reason".to_owned()),
+        PodState::PassedOver { reason: "secret-reason".to_owned(), ended: false },
     ];
     let pods = states.into_iter().zip(1..).map(|(state, number)| {
         let slot = (state == PodState::Enrolled).then_some(3);

@@ -14,9 +14,6 @@ use tokio::sync::watch;
 
 use crate::{netns::Netns, reason::Reason};
 
-/// The reason for which a pod is passed over that ran to its end.
-pub const CONTAINERS_ENDED: &str = "its containers have ended";
-
 /// A pod that should be enrolled.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,6 +116,8 @@ pub struct PassedOver {
     pub name: String,
     /// The reason to show.
     pub reason: String,
+    /// Whether its containers have ended, and it will run no others.
+    pub ended: bool,
 }
 
 /// What a source last said.

@@ -10,7 +10,6 @@ use super::{
     labels::{DATAPLANE_MODE, MESH},
     objects::{Namespace, Pod},
 };
-use crate::sources::CONTAINERS_ENDED;
 
 /// What the agent is told about choosing pods.
 #[derive(Clone, Debug)]
@@ -63,7 +62,7 @@ pub fn choose(pod: &Pod, namespace: Option<&Namespace>, rules: &Rules) -> Choice
         return Choice::Pass("it is on the host network (hostNetwork: true)".to_owned());
     }
     if pod.finished {
-        return Choice::Pass(CONTAINERS_ENDED.to_owned());
+        return Choice::Pass("its containers have ended".to_owned());
     }
     let of_namespace = namespace.map_or(Wish::Nothing, |namespace| wish(&namespace.labels, rules));
     match (wish(&pod.labels, rules), of_namespace) {
@@ -205,7 +204,7 @@ mod tests {
         for (pod, reason) in [
             (pod("weir-system"), "pods of weir's own namespace weir-system are never enrolled"),
             (host, "it is on the host network (hostNetwork: true)"),
-            (finished, CONTAINERS_ENDED),
+            (finished, "its containers have ended"),
         ] {
             assert_eq!(choose(&pod, Some(&namespace(&pod.namespace)), &rules), Choice::Pass(reason.to_owned()));
         }

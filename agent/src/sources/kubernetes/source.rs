@@ -404,5 +404,11 @@ fn spec(pod: &Pod, mut netns: PodNetns) -> PodSpec {
 }
 
 fn passed_over(pod: &Pod, reason: String) -> PassedOver {
-    PassedOver { uid: pod.uid.clone(), namespace: pod.namespace.clone(), name: pod.name.clone(), reason }
+    PassedOver {
+        uid: pod.uid.clone(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        reason,
+        ended: pod.finished,
+    }
 }
