@@ -5,8 +5,9 @@ use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 use tokio::net::TcpStream;
 
 use crate::{
-    access_log::{Place, next_connection},
+    access_log::{Entry, Place, next_connection},
     drain::DrainWatch,
+    filter_state::FilterState,
     matcher::metadata::Metadata,
     pod::{Direction, Pod},
     tls::{PeerTls, fingerprint::Fingerprints},
@@ -77,6 +78,8 @@ pub struct Downstream {
     pub direct_peer: SocketAddr,
     /// What listener filters noted; none: nothing.
     pub metadata: Option<Box<Metadata>>,
+    /// What network filters keep; none: nothing.
+    pub filter_state: Option<Box<FilterState>>,
     /// What is told of an HTTP connection, where some log asks.
     pub told: Option<Rc<Told>>,
     /// The address that it was accepted on.
@@ -114,6 +117,7 @@ impl Downstream {
             peer,
             direct_peer: peer,
             metadata: None,
+            filter_state: None,
             told: None,
             local,
             destination: local,
@@ -123,6 +127,27 @@ impl Downstream {
             accepted,
             drain,
         }
+    }
+
+    /// What logs and formats may know of it by now.
+    pub fn entry(&self) -> Entry {
+        let mut entry = Entry::since(self.accepted, self.destination, self.peer);
+        self.tell(&mut entry);
+        entry
+    }
+
+    /// Has an entry learn what is known by now.
+    pub fn tell(&self, entry: &mut Entry) {
+        entry.connection = self.id;
+        entry.place.clone_from(&self.place);
+        entry.downstream_local = self.destination;
+        entry.downstream_remote = self.peer;
+        entry.downstream_direct_remote = self.direct_peer;
+        entry.requested_server_name.clone_from(&self.server_name);
+        entry.fingerprints.clone_from(&self.fingerprints);
+        entry.tls.clone_from(&self.tls);
+        entry.metadata.clone_from(&self.metadata);
+        entry.filter_state.clone_from(&self.filter_state);
     }
 
     /// How upstream connections on behalf of this one are dialled: from the pod that it belongs to, and, towards the

@@ -15,6 +15,7 @@ pub mod config;
 pub mod downstream;
 pub mod drain;
 pub mod dynamic;
+pub mod filter_state;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod http;

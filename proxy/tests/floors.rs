@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The floors of the crate, from the top.
-const CRATE: [&str; 28] = [
+const CRATE: [&str; 29] = [
     "fuzz",
     "bootstrap",
     "admin",
@@ -30,6 +30,7 @@ const CRATE: [&str; 28] = [
     "cel",
     "jwt",
     "matcher",
+    "filter_state",
     "options",
     "lifecycle",
     "drain",

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 
 use super::{flag::Flag, kept::Kept};
 use crate::{
+    filter_state::FilterState,
     matcher::metadata::{EndpointMetadata, Metadata},
     tls::{PeerTls, fingerprint::Fingerprints},
 };
@@ -292,6 +293,8 @@ pub struct Entry {
     pub route_metadata: RouteMetadata,
     /// Dynamic metadata.
     pub metadata: Option<Box<Metadata>>,
+    /// Filter state; none: nothing is kept.
+    pub filter_state: Option<Box<FilterState>>,
     /// The virtual cluster's name.
     pub virtual_cluster: Option<Arc<str>>,
     /// It is a health check.
@@ -353,6 +356,7 @@ impl Entry {
             route_name: None,
             route_metadata: RouteMetadata::default(),
             metadata: None,
+            filter_state: None,
             virtual_cluster: None,
             health_check: false,
             local_reply: None,

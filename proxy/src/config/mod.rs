@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod convert;
 pub mod error;
 pub mod filter;
+pub mod filter_state;
 pub mod grpc_service;
 pub mod headers;
 pub mod http;

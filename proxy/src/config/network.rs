@@ -13,6 +13,7 @@ use std::{
 use crate::{
     config::{
         filter::local_ratelimit::Bucket,
+        filter_state::Setting,
         rbac::{Engine, Subject},
     },
     matcher::metadata::Metadata,
@@ -22,6 +23,9 @@ use crate::{
 
 /// The namespace of the metadata that tells of shadow verdicts.
 pub const RBAC_NAMESPACE: &str = "envoy.filters.network.rbac";
+
+/// The object of filter state that names the cluster of a TCP connection.
+pub const CLUSTER_KEY: &str = "envoy.tcp_proxy.cluster";
 
 /// A network filter that is not the last of its chain.
 #[derive(Debug)]
@@ -34,8 +38,19 @@ pub enum NetworkFilter {
     ConnectionLimit(Box<ConnectionLimit>),
     /// `sni_cluster`: the connection goes to the cluster that is named by its SNI.
     SniCluster,
+    /// `set_filter_state`.
+    SetFilterState(Box<SetFilterState>),
     /// It only tells peers or measures, and nobody reads that yet.
     Telling,
+}
+
+/// What is kept of a connection, and when.
+#[derive(Debug)]
+pub struct SetFilterState {
+    /// When it has come.
+    pub on_new_connection: Vec<Setting>,
+    /// When its TLS handshake is done; when it has come, where there is none.
+    pub on_handshake: Vec<Setting>,
 }
 
 /// A feature that the runtime switches (`RuntimeFeatureFlag`).

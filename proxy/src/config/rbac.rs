@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::request::{RequestView, header_matches};
 use crate::{
     cel::{self, Attribute, Attributes, Expression},
+    filter_state::FilterState,
     matcher::{
         HeaderMatcher, MatchedHeader, Regex, StringMatcher,
         metadata::{Metadata, MetadataMatcher},
@@ -106,6 +107,8 @@ pub enum Condition {
     Metadata(MetadataMatcher),
     /// The route's metadata.
     RouteMetadata(MetadataMatcher),
+    /// An object of filter state is there, and its text looks like this.
+    FilterState(Box<str>, StringMatcher),
 }
 
 /// Who wants what.
@@ -127,6 +130,8 @@ pub struct Subject<'a> {
     pub metadata: Option<&'a Metadata>,
     /// The route's.
     pub route_metadata: Option<&'a Metadata>,
+    /// What filters keep.
+    pub filter_state: Option<&'a FilterState>,
 }
 
 /// What the rules say.
@@ -230,6 +235,10 @@ impl Facts for Subject<'_> {
             Input::SourcePort => Some(Value::Port(self.remote.port())),
             Input::DirectSourceIp => Some(Value::Address(self.direct_remote.ip())),
             Input::ServerName => Value::some(self.server_name),
+            Input::FilterState(key) => {
+                let object = self.filter_state?.get(key)?;
+                Some(Value::Text(object.to_string().into_bytes().into()))
+            }
             // Nothing that is asked of those who are served.
             Input::SourceType | Input::TransportProtocol | Input::ApplicationProtocols => None,
         }
@@ -285,6 +294,10 @@ impl Condition {
             },
             Self::Metadata(matcher) => matcher.matches(subject.metadata),
             Self::RouteMetadata(matcher) => matcher.matches(subject.route_metadata),
+            Self::FilterState(key, matcher) => {
+                let object = subject.filter_state.and_then(|state| state.get(key));
+                object.is_some_and(|object| matcher.matches(object.to_string().as_bytes()))
+            }
         }
     }
 }
@@ -303,6 +316,7 @@ pub(super) mod tests {
             peer: None,
             metadata: None,
             route_metadata: None,
+            filter_state: None,
         }
     }
 

@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use hashbrown::HashMap;
+use weir_abi::map::{INBOUND_PORT, OUTBOUND_PORT};
 
 use super::{
     cluster::Cluster,
-    listener::{Listener, TrafficDirection},
+    listener::{Listener, ListenerFilterKind, TrafficDirection},
     reload::Reload,
     tls::Transport,
 };
@@ -39,8 +40,10 @@ impl Listeners {
         };
         for listener in &all {
             match listener.direction {
-                TrafficDirection::Inbound => listeners.inbound.add(listener),
-                TrafficDirection::Outbound | TrafficDirection::Unspecified => listeners.outbound.add(listener),
+                TrafficDirection::Inbound => listeners.inbound.add(listener, INBOUND_PORT),
+                TrafficDirection::Outbound | TrafficDirection::Unspecified => {
+                    listeners.outbound.add(listener, OUTBOUND_PORT);
+                }
             }
         }
         Self { all, ..listeners }
@@ -55,11 +58,17 @@ struct DestinationIndex {
 }
 
 impl DestinationIndex {
-    fn add(&mut self, listener: &Arc<Listener>) {
+    /// `redirected`: the port that redirected connections come to. A listener there that restores where they went would
+    /// have them all, were they redirected by packet filters.
+    fn add(&mut self, listener: &Arc<Listener>, redirected: u16) {
         for address in &listener.addresses {
             self.exact.entry(*address).or_insert_with(|| listener.clone());
         }
-        if listener.use_original_destination && self.any.is_none() {
+        let restores =
+            || listener.filters.iter().any(|filter| matches!(filter.kind, ListenerFilterKind::OriginalDestination));
+        let there =
+            listener.addresses.iter().any(|address| address.port() == redirected && address.ip().is_unspecified());
+        if self.any.is_none() && (listener.use_original_destination || there && restores()) {
             self.any = Some(listener.clone());
         }
     }
@@ -136,7 +145,8 @@ impl Snapshot {
     }
 
     /// The listener for a redirected connection: by original destination ip:port, then by wildcard address and port,
-    /// then the one with `use_original_dst`. None: pass through.
+    /// then the one with `use_original_dst`, or the one at the port that redirected connections come to with the listener
+    /// filter `original_dst`. None: pass through.
     pub fn listener_for(&self, direction: Direction, destination: SocketAddr) -> Option<Arc<Listener>> {
         match direction {
             Direction::Outbound => self.listeners.outbound.find(destination),
@@ -157,6 +167,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::listener::ListenerFilter;
 
     fn listener(name: &str, address: &str, direction: TrafficDirection, catch_all: bool) -> Arc<Listener> {
         Arc::new(Listener {
@@ -189,6 +200,21 @@ mod tests {
         assert_eq!(find(Direction::Outbound, "[fd00::1]:80").as_deref(), Some("catch"));
         assert_eq!(find(Direction::Inbound, "10.0.0.1:80").as_deref(), Some("in"));
         assert!(Snapshot::default().listener_for(Direction::Inbound, "10.0.0.1:80".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn a_listener_at_the_redirected_port_has_what_it_would_restore() {
+        let at = |address: &str, restores: bool| {
+            let mut listener = Arc::into_inner(listener("in", address, TrafficDirection::Inbound, false)).unwrap();
+            let kind = ListenerFilterKind::OriginalDestination;
+            listener.filters.extend(restores.then_some(ListenerFilter { kind, disabled: None }));
+            let snapshot = Snapshot::new(vec![Arc::new(listener)], Vec::new());
+            snapshot.listener_for(Direction::Inbound, "10.0.0.1:80".parse().unwrap()).is_some()
+        };
+        assert!(at("0.0.0.0:15006", true));
+        for (address, restores) in [("0.0.0.0:15006", false), ("0.0.0.0:15001", true), ("10.0.0.9:15006", true)] {
+            assert!(!at(address, restores), "{address} {restores}");
+        }
     }
 
     #[test]

@@ -5,8 +5,13 @@ use std::{sync::Arc, time::Instant};
 use smallvec::SmallVec;
 
 use crate::{
-    access_log::Flag,
-    config::network::{LimitedSeat, NetworkFilter},
+    access_log::{Flag, View},
+    config::{
+        filter_state::{Setting, add},
+        network::{LimitedSeat, NetworkFilter},
+    },
+    downstream::Downstream,
+    filter_state::Span,
     tcp::line::Line,
     worker::state::Worker,
 };
@@ -23,7 +28,7 @@ pub(super) struct Admitted<'a> {
 pub(super) async fn admit<'a>(
     worker: &'a Worker,
     filters: &'a [NetworkFilter],
-    server_name: Option<&Arc<str>>,
+    downstream: &mut Downstream,
     line: Option<&mut Line>,
 ) -> Option<Admitted<'a>> {
     let mut admitted = Admitted::default();
@@ -43,7 +48,11 @@ pub(super) async fn admit<'a>(
                 ("local_ratelimit_close_over_limit", None, Some(Flag::UpstreamRetryLimitExceeded))
             }
             NetworkFilter::SniCluster => {
-                admitted.cluster = server_name.cloned();
+                admitted.cluster = downstream.server_name.clone();
+                continue;
+            }
+            NetworkFilter::SetFilterState(settings) => {
+                keep(&settings.on_new_connection, downstream);
                 continue;
             }
             // Asked when the client has said something.
@@ -61,4 +70,22 @@ pub(super) async fn admit<'a>(
         return None;
     }
     Some(admitted)
+}
+
+/// What is kept once the handshake is done, or was not to come.
+pub(super) fn after_handshake(filters: &[NetworkFilter], downstream: &mut Downstream) {
+    for filter in filters {
+        if let NetworkFilter::SetFilterState(settings) = filter {
+            keep(&settings.on_handshake, downstream);
+        }
+    }
+}
+
+fn keep(settings: &[Setting], downstream: &mut Downstream) {
+    for setting in settings {
+        let entry = downstream.entry();
+        if let Some(object) = setting.object(&View::of(&entry), Span::Connection) {
+            add(&mut downstream.filter_state, object);
+        }
+    }
 }

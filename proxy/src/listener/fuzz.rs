@@ -104,6 +104,7 @@ pub fn filter_chain(input: &[u8]) {
         server_name: name,
         transport_protocol: if bytes.next() & 1 == 1 { "tls" } else { "raw_buffer" },
         application_protocols: Protocols::Offered(&offered),
+        filter_state: None,
     };
     let found = matching::find(listener, &facts).map(|chain| chain.name.clone());
     let again = matching::find(listener, &facts).map(|chain| chain.name.clone());

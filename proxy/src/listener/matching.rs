@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use crate::{
     config::listener::{FilterChain, FilterChainMatch, Listener, SourceType},
+    filter_state::FilterState,
     matcher::tree::{self, Input, Value},
 };
 
@@ -30,6 +31,8 @@ pub(super) struct Facts<'a> {
     pub transport_protocol: &'a str,
     /// The client's, the most preferred first.
     pub application_protocols: Protocols<'a>,
+    /// What was passed on with it; none: nothing.
+    pub filter_state: Option<&'a FilterState>,
 }
 
 impl Facts<'_> {
@@ -89,6 +92,10 @@ impl tree::Facts for Facts<'_> {
             Input::ApplicationProtocols => {
                 let quoted = self.application_protocols.quoted();
                 (!quoted.is_empty()).then(|| Value::Text(quoted.into_bytes().into()))
+            }
+            Input::FilterState(key) => {
+                let object = self.filter_state?.get(key)?;
+                Some(Value::Text(object.to_string().into_bytes().into()))
             }
             Input::Header(_) | Input::QueryParameter(_) => None,
         }
@@ -226,6 +233,7 @@ mod tests {
             server_name: "",
             transport_protocol: "raw_buffer",
             application_protocols: Protocols::Found(&[]),
+            filter_state: None,
         }
     }
 

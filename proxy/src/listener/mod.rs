@@ -186,8 +186,7 @@ async fn serve_chain(
         }
         Terminal::Echo | Terminal::DirectResponse(_) => {}
     }
-    let server_name = downstream.server_name.clone();
-    let admitted = admit::admit(&worker, &chain.filters, server_name.as_ref(), line.as_deref_mut()).await;
+    let admitted = admit::admit(&worker, &chain.filters, &mut downstream, line.as_deref_mut()).await;
     let Some(mut admitted) = admitted else { return };
     let limits = match &chain.terminal {
         Terminal::Tcp(proxy) => Limits::new(&proxy.settings),
@@ -213,6 +212,10 @@ async fn serve_chain(
             }
             Err(Unsecured::Expired) => return,
         };
+    }
+    admit::after_handshake(&chain.filters, &mut downstream);
+    if let Some(line) = &mut line {
+        line.learn(&downstream);
     }
     let asked =
         Asked { gate: Gate::new(&chain.filters, &worker.stats, &downstream), cluster: admitted.cluster.take(), limits };
@@ -389,6 +392,7 @@ fn find_chain(listener: &Listener, downstream: &Downstream, found: &Found) -> Op
             (None, Some(hello)) => Protocols::Offered(&hello.protocols),
             (None, None) => Protocols::Found(&[]),
         },
+        filter_state: downstream.filter_state.as_deref(),
     };
     matching::find(listener, &facts).cloned()
 }

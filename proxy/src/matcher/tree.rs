@@ -33,6 +33,8 @@ pub enum Input {
     TransportProtocol,
     /// What the client offers: `'h2','http/1.1'`.
     ApplicationProtocols,
+    /// The text of an object of filter state.
+    FilterState(Box<str>),
 }
 
 /// What there is of an input.

@@ -15,6 +15,7 @@ use crate::{
         rbac::Subject,
     },
     downstream::Downstream,
+    filter_state::FilterState,
     matcher::metadata::Metadata,
     telemetry::stats::Shard,
     tls::PeerTls,
@@ -31,6 +32,7 @@ pub(crate) struct Gate<'a> {
     server_name: Option<Arc<str>>,
     tls: Option<Rc<PeerTls>>,
     metadata: Option<Box<Metadata>>,
+    filter_state: Option<Box<FilterState>>,
     asked: Cell<bool>,
     denied: RefCell<Option<Denied>>,
     noted: RefCell<Option<Box<Metadata>>>,
@@ -56,6 +58,7 @@ impl<'a> Gate<'a> {
             server_name: downstream.server_name.clone(),
             tls: downstream.tls.clone(),
             metadata: downstream.metadata.clone(),
+            filter_state: downstream.filter_state.clone(),
             asked: Cell::new(false),
             denied: RefCell::default(),
             noted: RefCell::default(),
@@ -102,6 +105,7 @@ impl Watch for Gate<'_> {
             peer: self.tls.as_deref().map(PeerTls::principals),
             metadata: self.metadata.as_deref(),
             route_metadata: None,
+            filter_state: self.filter_state.as_deref(),
         };
         for rbac in self.rbacs().filter(|rbac| !again || rbac.continuous) {
             let denied = rbac.rule(&subject(), self.shard, &mut self.noted.borrow_mut());

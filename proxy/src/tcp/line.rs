@@ -31,24 +31,13 @@ pub(crate) struct Line {
 impl Line {
     /// Of a connection that a listener has, or none.
     pub fn new(worker: Rc<Worker>, downstream: &Downstream, listener: Option<Arc<Listener>>) -> Self {
-        let entry = Entry::since(downstream.accepted, downstream.destination, downstream.peer);
-        let mut line = Self { worker, listener, proxy: None, entry, told: Rc::default(), leaves: Cell::default() };
-        line.learn(downstream);
-        line
+        let entry = downstream.entry();
+        Self { worker, listener, proxy: None, entry, told: Rc::default(), leaves: Cell::default() }
     }
 
     /// Takes over what is known of the connection by now.
     pub fn learn(&mut self, downstream: &Downstream) {
-        let entry = &mut self.entry;
-        entry.connection = downstream.id;
-        entry.place.clone_from(&downstream.place);
-        entry.downstream_local = downstream.destination;
-        entry.downstream_remote = downstream.peer;
-        entry.downstream_direct_remote = downstream.direct_peer;
-        entry.requested_server_name.clone_from(&downstream.server_name);
-        entry.fingerprints.clone_from(&downstream.fingerprints);
-        entry.tls.clone_from(&downstream.tls);
-        entry.metadata.clone_from(&downstream.metadata);
+        downstream.tell(&mut self.entry);
     }
 
     /// Another listener has the connection.

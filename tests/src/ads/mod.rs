@@ -5,6 +5,7 @@
 
 pub mod directory;
 mod event;
+pub mod recorded;
 mod serve;
 pub mod world;
 

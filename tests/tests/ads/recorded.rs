@@ -1,11 +1,8 @@
 //! What a real istiod sent, replayed to the proxy. What is not supported yet is refused by name, and the rest is taken.
 
-use std::path::Path;
-
-use prost_types::Any;
 use serde_json::Value;
 use weir_tests::{
-    ads::{Ads, Listen, directory::recorded},
+    ads::{Ads, Listen, recorded},
     poll::wait_for,
 };
 
@@ -27,34 +24,12 @@ fn refused(dump: &Value, lists: &[&str]) -> Vec<(String, String)> {
     items.filter_map(error).collect()
 }
 
-/// What stands in the place of recorded keys of tokens.
-const KEYS: &str = r#"{"keys":[{"kty":"oct","kid":"k1","alg":"HS256","k":"c2VjcmV0"}]}"#;
-
-/// The recorded keys are made up, and refused for it by Envoy too: others take their place, of the same length as the
-/// messages around them say.
-fn with_a_key(mut any: Any) -> Any {
-    let (begin, end) = (br#"{"keys":["#, b"]}");
-    let mut at = 0;
-    let find = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).position(|window| window == what);
-    while let Some(found) = any.value.get(at..).and_then(|rest| find(rest, begin)) {
-        let from = at + found;
-        let to = from + find(&any.value[from..], end).unwrap() + end.len();
-        let padded = format!("{KEYS:<width$}", width = to - from);
-        assert_eq!(padded.len(), to - from, "the key is too long");
-        any.value[from..to].copy_from_slice(padded.as_bytes());
-        at = to;
-    }
-    any
-}
-
 #[test]
 fn what_a_real_istiod_sent_is_taken_but_for_what_is_not_supported() {
     // A waypoint's secrets come from a server of their own, which is not replayed here.
     for node in ["sidecar-httpbin", "sidecar-sleep", "router"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/istiod").join(node);
         let ads = Ads::start(Listen::anywhere()).unwrap();
-        let resources = recorded(&path).unwrap().into_iter();
-        ads.put_named(resources.map(|(name, any)| (name, with_a_key(any))));
+        ads.put_named(recorded::of(node));
         let proxy = Start::new(Who::Weir, &ads, Protocol::Delta).start();
         wait_for("a proxy that is ready", PATIENCE, || {
             let ready = proxy.admin("/ready");

@@ -324,6 +324,13 @@ pub enum Field {
         /// Keys, from the outside in; none: the whole namespace.
         path: Vec<Box<str>>,
     },
+    /// `FILTER_STATE(key)`.
+    FilterState {
+        /// The object's name.
+        key: Box<str>,
+        /// As what it is, in JSON; else as a text.
+        typed: bool,
+    },
     /// `LOCAL_REPLY_BODY`.
     LocalReplyBody,
     /// The first of several operators that has a value.

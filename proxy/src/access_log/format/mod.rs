@@ -6,6 +6,7 @@
 mod coalesce;
 mod error;
 mod field;
+mod filter_state;
 mod grpc;
 mod json;
 mod metadata;

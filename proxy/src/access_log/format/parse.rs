@@ -297,7 +297,13 @@ impl<'a> Operator<'a> {
         } else if (form == Some("FIELD")) != field.is_some_and(|field| !field.is_empty()) {
             "Invalid filter state serialize type, FIELD should be used with the field name."
         } else {
-            return Ok(Field::Absent);
+            // No object has fields, and requests to upstreams have none of their own.
+            return Ok(match (key, form) {
+                (Some(key), form) if form != Some("FIELD") && self.command == "FILTER_STATE" => {
+                    Field::FilterState { key: key.into(), typed: form != Some("PLAIN") }
+                }
+                _ => Field::Absent,
+            });
         };
         Err(self.bad(problem))
     }

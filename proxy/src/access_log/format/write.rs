@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     field::{Bytes, Field, Flow, GrpcForm, Headers, Limited, Part, Piece, Point, Precision, Selected, Span, Tried},
-    grpc, metadata,
+    filter_state, grpc, metadata,
     quote::quote,
 };
 use crate::access_log::{
@@ -58,6 +58,7 @@ impl Limited {
                     metadata::find(view.entry, *of, namespace, path, |found| metadata::write_json(out, &found));
                 return written.unwrap_or(false);
             }
+            Field::FilterState { key, typed: true } => return filter_state::write_typed(out, view.entry, key),
             Field::Coalesce(operators) => {
                 let start = out.len();
                 for operator in operators {
@@ -214,6 +215,8 @@ impl Field {
             Self::Metadata { of, namespace, path } => {
                 metadata::find(entry, *of, namespace, path, |found| metadata::write(out, &found)).unwrap_or(false)
             }
+            Self::FilterState { key, typed: true } => filter_state::write_typed(out, entry, key),
+            Self::FilterState { key, typed: false } => filter_state::write_plain(out, entry, key),
             Self::LocalReplyBody => {
                 out.extend_from_slice(entry.local_reply.as_deref().unwrap_or_default());
                 true

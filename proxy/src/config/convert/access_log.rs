@@ -71,13 +71,13 @@ fn access_log(cx: &mut Context, message: &accesslog::AccessLog, at: &str) -> Res
             let log: stream::StdoutAccessLog = unpack(any, &at)?;
             let format =
                 log.access_log_format.as_ref().map(|stream::stdout_access_log::AccessLogFormat::LogFormat(f)| f);
-            ("/dev/stdout".to_owned(), substitution(cx, format, &at)?)
+            ("/dev/stdout".to_owned(), substitution(cx, format, &sub(&at, "log_format"))?)
         }
         "envoy.extensions.access_loggers.stream.v3.StderrAccessLog" => {
             let log: stream::StderrAccessLog = unpack(any, &at)?;
             let format =
                 log.access_log_format.as_ref().map(|stream::stderr_access_log::AccessLogFormat::LogFormat(f)| f);
-            ("/dev/stderr".to_owned(), substitution(cx, format, &at)?)
+            ("/dev/stderr".to_owned(), substitution(cx, format, &sub(&at, "log_format"))?)
         }
         other => return Err(Error::at(at, format!("access logger {other} is not supported yet"))),
     };
@@ -88,7 +88,7 @@ fn file_format(cx: &mut Context, format: Option<&file_access_log::AccessLogForma
     use file_access_log::AccessLogFormat;
     match format {
         None => substitution(cx, None, at),
-        Some(AccessLogFormat::LogFormat(format)) => substitution(cx, Some(format), at),
+        Some(AccessLogFormat::LogFormat(format)) => substitution(cx, Some(format), &sub(at, "log_format")),
         #[expect(deprecated, reason = "published configurations use it")]
         Some(AccessLogFormat::Format(text)) => text_format(text, &sub(at, "format")),
         #[expect(deprecated, reason = "published configurations use it")]
@@ -98,24 +98,28 @@ fn file_format(cx: &mut Context, format: Option<&file_access_log::AccessLogForma
     }
 }
 
-fn substitution(cx: &mut Context, message: Option<&core::SubstitutionFormatString>, at: &str) -> Result<Format, Error> {
+/// A format; without one Envoy's own. `at`: the format's field.
+pub(super) fn substitution(
+    cx: &mut Context,
+    message: Option<&core::SubstitutionFormatString>,
+    at: &str,
+) -> Result<Format, Error> {
     use core::substitution_format_string::Format as Kind;
     let Some(message) = message else { return text_format(ENVOY_DEFAULT, at) };
-    let at = sub(at, "log_format");
     let supported = ["text_format", "json_format", "text_format_source", "omit_empty_values", "formatters"];
     // Members are in order anyway.
-    cx.only(message, &at, &supported, &["content_type", "json_format_options"])?;
-    formatters(message, &at)?;
+    cx.only(message, at, &supported, &["content_type", "json_format_options"])?;
+    formatters(message, at)?;
     let format = match &message.format {
-        None => text_format(ENVOY_DEFAULT, &at)?,
+        None => text_format(ENVOY_DEFAULT, at)?,
         #[expect(deprecated, reason = "published configurations use it")]
-        Some(Kind::TextFormat(text)) => text_format(text, &sub(&at, "text_format"))?,
+        Some(Kind::TextFormat(text)) => text_format(text, &sub(at, "text_format"))?,
         Some(Kind::TextFormatSource(source)) => {
-            let at = sub(&at, "text_format_source");
+            let at = sub(at, "text_format_source");
             let text = String::from_utf8(data_source(source, &at)?).map_err(|_| Error::at(&at, "expected UTF-8"))?;
             text_format(&text, &at)?
         }
-        Some(Kind::JsonFormat(json)) => json_format(json, &sub(&at, "json_format"))?,
+        Some(Kind::JsonFormat(json)) => json_format(json, &sub(at, "json_format"))?,
     };
     Ok(format.omitting(message.omit_empty_values))
 }

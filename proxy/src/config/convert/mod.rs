@@ -19,6 +19,7 @@ mod expression;
 mod fields;
 mod filter;
 mod filter_chain;
+mod filter_state;
 mod headers;
 mod health;
 mod http;

@@ -20,7 +20,7 @@ use weir_proto::envoy::{
 use super::{
     context::Context,
     fields::{data_source, duration, item, limit, sub, type_name, typed, unpack},
-    filter, http, istio, rbac, tcp,
+    filter, filter_state, http, istio, rbac, tcp,
     tree::Inputs,
 };
 use crate::{
@@ -88,6 +88,10 @@ pub(super) fn filter(
         "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit" => {
             let message: LimitProto = unpack(any, &at)?;
             Kind::Passing(NetworkFilter::ConnectionLimit(Box::new(connection_limit(cx, &message, &at)?)))
+        }
+        "envoy.extensions.filters.network.set_filter_state.v3.Config" => {
+            let settings = filter_state::of_connections(cx, &unpack(any, &at)?, &at)?;
+            Kind::Passing(NetworkFilter::SetFilterState(Box::new(settings)))
         }
         "envoy.tcp.metadataexchange.config.MetadataExchange" => {
             istio::metadata_exchange(cx, &unpack(any, &at)?, &at)?;

@@ -3,7 +3,10 @@
 use prost::Name;
 use prost_types::Any;
 use weir_proto::{
-    envoy::config::rbac::v3::{self as proto, permission::Rule, principal::Identifier},
+    envoy::{
+        config::rbac::v3::{self as proto, permission::Rule, principal::Identifier},
+        r#type::matcher::v3::filter_state_matcher::Matcher as FilterStateMatcher,
+    },
     xds::r#type::matcher::v3::Matcher,
 };
 
@@ -163,7 +166,19 @@ fn principal(cx: &mut Context, message: &proto::Principal, at: &str) -> Result<C
         }
         Identifier::SourcedMetadata(message) => sourced(cx, message, &sub(at, "sourced_metadata"))?,
         Identifier::NotId(id) => Condition::Not(Box::new(principal(cx, id, &sub(at, "not_id"))?)),
-        Identifier::FilterState(_) => return unsupported("filter_state"),
+        Identifier::FilterState(message) => {
+            let at = sub(at, "filter_state");
+            match &message.matcher {
+                Some(FilterStateMatcher::StringMatch(matcher)) => Condition::FilterState(
+                    message.key.as_str().into(),
+                    matcher::string(matcher, &sub(&at, "string_match"))?,
+                ),
+                Some(FilterStateMatcher::AddressMatch(_)) => {
+                    return Err(Error::at(sub(&at, "address_match"), "not supported yet"));
+                }
+                None => return Err(Error::at(at, "expected one of string_match, address_match")),
+            }
+        }
         Identifier::Custom(_) => return unsupported("custom"),
     })
 }

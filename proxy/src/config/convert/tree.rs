@@ -8,7 +8,7 @@ use prost_types::Any;
 use weir_proto::{
     envoy::{
         config::core::v3 as core,
-        extensions::matching::input_matchers::ip::v3::Ip,
+        extensions::matching::{common_inputs::network::v3::FilterStateInput, input_matchers::ip::v3::Ip},
         r#type::matcher::v3::{self as envoy, HttpRequestHeaderMatchInput, HttpRequestQueryParamMatchInput},
     },
     xds::{
@@ -203,7 +203,11 @@ impl<A> Reader<'_, A> {
         let any = message.map(|message| typed(message, &at)).transpose()?;
         let any = any.ok_or_else(|| Error::at(&at, "an input is required"))?;
         let name = type_name(any);
-        let found = if let Some(name) = name.strip_prefix(NETWORK) {
+        let found = if name == FilterStateInput::full_name() {
+            let message: FilterStateInput = unpack(any, &at)?;
+            self.cx.only(&message, &at, &["key"], &[])?;
+            Some(Input::FilterState(message.key.into()))
+        } else if let Some(name) = name.strip_prefix(NETWORK) {
             self.network_input(name)
         } else if self.inputs == Inputs::Request {
             request_input(any, &at)?

@@ -1,6 +1,7 @@
 //! Tokens that requests must carry.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -26,6 +27,8 @@ use crate::{
 pub struct JwtAuthn {
     /// Which requests must carry what; the first that takes a request counts. None: nothing.
     pub rules: Vec<(RouteMatch, Option<Requirement>)>,
+    /// Where none of `rules` takes a request: an object of filter state, and what its texts require.
+    pub by_state: Option<(Box<str>, HashMap<Box<str>, Requirement>)>,
     /// What routes refer to, by name, sorted.
     pub named: Vec<(Box<str>, Requirement)>,
     /// CORS preflight requests pass.

@@ -11,6 +11,7 @@ pub mod jwt_authn;
 pub mod local_ratelimit;
 pub mod peer_metadata;
 pub mod rbac;
+pub mod set_filter_state;
 pub mod stats;
 
 use std::{borrow::Cow, sync::Arc};
@@ -63,6 +64,8 @@ pub enum FilterKind {
     PeerMetadata(peer_metadata::PeerHeaders),
     /// Lets requests pass by policy.
     Rbac(Arc<Rbac>),
+    /// Keeps objects in filter state.
+    SetFilterState(Arc<set_filter_state::SetFilterState>),
 }
 
 impl FilterKind {

@@ -21,6 +21,7 @@ mod local_ratelimit;
 pub(in crate::http) mod local_reply;
 mod peer_metadata;
 mod rbac;
+mod set_filter_state;
 
 use std::sync::Arc;
 
@@ -141,6 +142,10 @@ async fn pass(
         (FilterKind::PeerMetadata(headers), _) => {
             let left = peer_metadata::on_request(*headers, &mut exchange.parts.headers);
             chain.keep(left.map(State::PeerMetadata));
+            None
+        }
+        (FilterKind::SetFilterState(filter), _) => {
+            set_filter_state::on_request(filter, stream, exchange);
             None
         }
         (FilterKind::Measuring, _) => None,

@@ -26,6 +26,7 @@ pub(super) fn on_request(rbac: &Rbac, own: &Rbac, stream: &mut Stream, exchange:
             server_name: stream.connection.server_name.as_deref().unwrap_or_default(),
             peer: stream.connection.peer_names(),
             metadata: stream.record.entry.metadata.as_deref(),
+            filter_state: stream.record.entry.filter_state.as_deref(),
             route_metadata: exchange.routed.and_then(|routed| routed.route.metadata.as_deref()),
         })
     };

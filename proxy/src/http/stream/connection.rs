@@ -23,6 +23,7 @@ use crate::{
     },
     downstream::{Downstream, Origin, Told},
     drain::DrainWatch,
+    filter_state::FilterState,
     http::{
         codec::{
             framing::{Framing, Refusal, Rules, Verdict},
@@ -70,6 +71,8 @@ pub(in crate::http) struct Connection {
     pub id: u64,
     /// Its listener and filter chain.
     pub place: Option<Arc<Place>>,
+    /// What its network filters keep.
+    pub filter_state: Option<Box<FilterState>>,
     /// Its TLS; none: it is bare.
     pub tls: Option<Rc<PeerTls>>,
     pub dialer: Dialer,
@@ -120,6 +123,7 @@ impl Connection {
             fingerprints: downstream.fingerprints.clone(),
             id: downstream.id,
             place: downstream.place.clone(),
+            filter_state: downstream.filter_state.clone(),
             tls: downstream.tls.clone(),
             scope: dialer.scope(),
             dialer,

@@ -175,6 +175,7 @@ impl Stream {
         next.requested_server_name.clone_from(&entry.requested_server_name);
         next.fingerprints.clone_from(&entry.fingerprints);
         next.tls.clone_from(&entry.tls);
+        next.filter_state.clone_from(&self.connection.filter_state);
         // As in Envoy, the body counts once more.
         let received = old.progress.as_ref().map_or(0, |progress| progress.received());
         next.bytes_received = received;
@@ -211,6 +212,7 @@ impl Stream {
         entry.route_name.clone_from(&known.route_name);
         entry.route_metadata.clone_from(&known.route_metadata);
         entry.cluster.clone_from(&known.cluster);
+        entry.filter_state.clone_from(&known.filter_state);
         entry.upstream = Some(endpoint.logged());
         entry.kept.request(&router.wanted, method, uri, self.scheme, headers);
         self.record.upstream = Some(Box::new(UpstreamLine::new(entry, router.log.interval)));

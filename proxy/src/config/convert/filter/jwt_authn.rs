@@ -43,8 +43,15 @@ const REMEMBERED: Remembered = Remembered { tokens: 100, longest: 4096 };
 const VERIFIED: &str = "x-jwt-signature-verified";
 
 pub(super) fn jwt_authn(cx: &mut Context, message: &proto::JwtAuthentication, at: &str) -> Result<JwtAuthn, Error> {
-    let supported =
-        ["providers", "rules", "bypass_cors_preflight", "requirement_map", "strip_failure_response", "stat_prefix"];
+    let supported = [
+        "providers",
+        "rules",
+        "filter_state_rules",
+        "bypass_cors_preflight",
+        "requirement_map",
+        "strip_failure_response",
+        "stat_prefix",
+    ];
     cx.only(message, at, &supported, &[])?;
     let scope = match message.stat_prefix.as_str() {
         "" => cx.http.scope("jwt_authn"),
@@ -68,6 +75,7 @@ pub(super) fn jwt_authn(cx: &mut Context, message: &proto::JwtAuthentication, at
     let mut reserved = reserved(&providers);
     let mut made = JwtAuthn {
         rules: Vec::new(),
+        by_state: by_state(&known, message.filter_state_rules.as_ref(), at)?,
         named,
         bypass_preflight: message.bypass_cors_preflight,
         silent: message.strip_failure_response,
@@ -89,11 +97,27 @@ pub(super) fn jwt_authn(cx: &mut Context, message: &proto::JwtAuthentication, at
         made.rules.push((route_match(cx, rule_match, &sub(&at, "match"))?, requirement));
     }
     let requirements = made.rules.iter().filter_map(|(_, requirement)| requirement.as_ref());
-    for requirement in requirements.chain(made.named.iter().map(|(_, requirement)| requirement)) {
+    let by_state = made.by_state.iter().flat_map(|(_, requirements)| requirements.values());
+    for requirement in requirements.chain(by_state).chain(made.named.iter().map(|(_, requirement)| requirement)) {
         told(requirement, &mut reserved);
     }
     made.reserved = reserved;
     Ok(made)
+}
+
+/// `filter_state_rules`.
+fn by_state(
+    known: &Known<'_>,
+    message: Option<&proto::FilterStateRule>,
+    at: &str,
+) -> Result<Option<(Box<str>, HashMap<Box<str>, Requirement>)>, Error> {
+    let Some(message) = message else { return Ok(None) };
+    let at = sub(at, "filter_state_rules");
+    let each = message.requires.iter().map(|(value, requirement)| {
+        let requirement = known.requirement(requirement, &[], &format!("{at}.requires[\"{value}\"]"))?;
+        Ok((value.as_str().into(), requirement))
+    });
+    Ok(Some((message.name.as_str().into(), each.collect::<Result<_, Error>>()?)))
 }
 
 pub(super) fn of_route(message: &proto::PerRouteConfig, at: &str) -> Result<OfRoute, Error> {

@@ -25,7 +25,7 @@ use self::{grpc_service::grpc_service, http_uri::http_uri};
 use super::{
     context::Context,
     fields::{sub, type_name, typed, unpack},
-    istio, rbac,
+    filter_state, istio, rbac,
     tree::Inputs,
 };
 use crate::config::{
@@ -75,6 +75,9 @@ pub(super) fn filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<Fil
         }
         "envoy.extensions.filters.http.rbac.v3.RBAC" => {
             FilterKind::Rbac(Arc::new(http_rbac(cx, &unpack(any, at)?, at)?))
+        }
+        "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
+            FilterKind::SetFilterState(Arc::new(filter_state::of_requests(cx, &unpack(any, at)?, at)?))
         }
         "io.istio.http.peer_metadata.Config" => {
             FilterKind::PeerMetadata(istio::peer_metadata(cx, &unpack(any, at)?, at)?)

@@ -27,8 +27,8 @@ fn what_is_refused_of_filters_names_the_field() {
         ),
         (
             "rbac.v3.RBAC",
-            "rules: { policies: { p: { permissions: [{ any: true }], principals: [{ filter_state: { key: k, string_match: { exact: v } } }] } } }",
-            ".typed_config.rules.policies[\"p\"].principals[0].filter_state",
+            "rules: { policies: { p: { permissions: [{ any: true }], principals: [{ filter_state: { key: k, address_match: { ranges: [{ address_prefix: 10.0.0.0 }] } } }] } } }",
+            ".typed_config.rules.policies[\"p\"].principals[0].filter_state.address_match",
             "not supported yet",
         ),
         (
@@ -75,9 +75,15 @@ fn what_is_refused_of_filters_names_the_field() {
         ),
         (
             "jwt_authn.v3.JwtAuthentication",
-            "filter_state_rules: { name: state }",
-            ".typed_config.filter_state_rules",
-            "not supported yet",
+            "filter_state_rules: { name: state, requires: { v: { provider_name: p } } }",
+            ".typed_config.filter_state_rules.requires[\"v\"]",
+            "Required provider ['p'] is not configured.",
+        ),
+        (
+            "set_filter_state.v3.Config",
+            "on_request_headers: [{ object_key: k, format_string: { text_format_source: { inline_string: v } } }]",
+            ".typed_config.on_request_headers[0].object_key",
+            "\"k\" is not an object factory that is supported yet",
         ),
         (
             "ext_authz.v3.ExtAuthz",

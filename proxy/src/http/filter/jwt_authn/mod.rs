@@ -15,6 +15,7 @@ use self::judge::Judge;
 use super::exchange::Exchange;
 use crate::{
     config::filter::jwt_authn::{JwtAuthn, OfRoute, Requirement},
+    filter_state::Value,
     http::{
         body::ReadAhead,
         headers::forwarded::X_FORWARDED_PROTO,
@@ -87,7 +88,19 @@ fn required<'a>(filter: &'a JwtAuthn, stream: &Stream, parts: &Parts) -> Option<
     let view = stream.view(parts);
     let runtime = &stream.connection.worker.runtime;
     let rule = filter.rules.iter().find(|(matches, _)| matches.matches(&view, fastrand::u64(..), runtime));
-    rule.and_then(|(_, requirement)| requirement.as_ref())
+    match rule {
+        Some((_, requirement)) => requirement.as_ref(),
+        None => by_state(filter, stream),
+    }
+}
+
+/// What an object of filter state requires.
+fn by_state<'a>(filter: &'a JwtAuthn, stream: &Stream) -> Option<&'a Requirement> {
+    let (key, requirements) = filter.by_state.as_ref()?;
+    match stream.record.entry.filter_state.as_ref()?.get(key)? {
+        Value::Text(text) | Value::Keyed(text) => requirements.get(&**text),
+        Value::Address(_) => None,
+    }
 }
 
 fn is_preflight(parts: &Parts) -> bool {

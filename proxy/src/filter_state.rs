@@ -1,0 +1,142 @@
+//! Filter state: objects that filters keep by name of a connection or of a request, for those after them.
+//!
+//! What a connection has, its requests see; what a request has, ends with it. Objects are small and immutable: copies share
+//! them.
+
+use std::{fmt, net::SocketAddr, sync::Arc};
+
+use smallvec::SmallVec;
+
+/// The objects of a connection, or of a request on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterState {
+    objects: SmallVec<[Object; 1]>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Its name.
+    pub key: Arc<str>,
+    /// What it is.
+    pub value: Value,
+    /// Who else has it.
+    pub shared: Shared,
+    /// How long it lasts.
+    pub span: Span,
+}
+
+/// What an object is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Value {
+    /// A text.
+    Text(Arc<str>),
+    /// A text by which upstream connections are told apart, where they have it.
+    Keyed(Arc<str>),
+    /// An address.
+    Address(SocketAddr),
+}
+
+/// Whether upstream connections inside this process have an object, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shared {
+    /// They do not.
+    #[default]
+    No,
+    /// The next one has.
+    Once,
+    /// The next one has, and those that it leads to.
+    Transitive,
+}
+
+/// How long an object lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// As long as the request.
+    Request,
+    /// As long as the connection.
+    Connection,
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) | Self::Keyed(text) => f.write_str(text),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+impl FilterState {
+    /// The object of this name.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.objects.iter().find(|object| *object.key == *key).map(|object| &object.value)
+    }
+
+    /// An address that is kept by this name.
+    pub fn address(&self, key: &str) -> Option<SocketAddr> {
+        match self.get(key)? {
+            Value::Address(address) => Some(*address),
+            Value::Text(_) | Value::Keyed(_) => None,
+        }
+    }
+
+    /// Adds an object, or takes it for the one of its name, if that may change and lasts as long. False: it stays as it
+    /// was, as in Envoy.
+    pub fn set(&mut self, object: Object) -> bool {
+        match self.objects.iter_mut().find(|known| known.key == object.key) {
+            None => self.objects.push(object),
+            Some(known) if known.span == object.span => *known = object,
+            Some(_) => return false,
+        }
+        true
+    }
+
+    /// What an upstream connection inside this process has of it; none: nothing.
+    pub fn shared(&self) -> Option<Box<Self>> {
+        let shared = self.objects.iter().filter(|object| object.shared != Shared::No);
+        let objects: SmallVec<_> = shared
+            .map(|object| Object {
+                shared: if object.shared == Shared::Transitive { Shared::Transitive } else { Shared::No },
+                span: Span::Connection,
+                ..object.clone()
+            })
+            .collect();
+        (!objects.is_empty()).then(|| Box::new(Self { objects }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(key: &str, value: &str) -> Object {
+        let value = Value::Text(value.into());
+        Object { key: key.into(), value, shared: Shared::No, span: Span::Request }
+    }
+
+    #[test]
+    fn objects_change_unless_they_last_longer() {
+        let mut state = FilterState::default();
+        assert!(state.set(object("a", "1")) && state.set(object("a", "2")));
+        assert!(state.set(Object { span: Span::Connection, ..object("c", "1") }) && !state.set(object("c", "2")));
+        let text = |key: &str| state.get(key).map(ToString::to_string);
+        assert_eq!(["a", "b", "c"].map(text), [Some("2".into()), None, Some("1".into())]);
+    }
+
+    #[test]
+    fn what_is_shared_once_is_not_shared_on() {
+        let mut state = FilterState::default();
+        for (key, shared) in [("no", Shared::No), ("once", Shared::Once), ("on", Shared::Transitive)] {
+            state.set(Object { shared, ..object(key, key) });
+        }
+        let next = state.shared().unwrap();
+        assert_eq!(
+            [next.get("no").is_some(), next.get("once").is_some(), next.get("on").is_some()],
+            [false, true, true]
+        );
+        let last = next.shared().unwrap();
+        assert_eq!([last.get("once").is_some(), last.get("on").is_some()], [false, true]);
+        assert!(FilterState::default().shared().is_none());
+    }
+}
