@@ -28,7 +28,7 @@ pub use self::{
     update::Dropped,
 };
 use crate::{
-    config::cluster::{Cluster, Discovery, Endpoint, Members, OriginalHosts},
+    config::cluster::{Cluster, DESTINATION_KEY, Discovery, Endpoint, Members, NotedDestination, OriginalHosts},
     telemetry::stats::Shard,
 };
 
@@ -101,8 +101,8 @@ impl Local {
         context: &PickContext<'_>,
         level: Option<(usize, Available)>,
     ) -> Option<(Arc<Endpoint>, bool)> {
-        if let Discovery::OriginalDestination { port, hosts, .. } = &cluster.discovery {
-            let endpoint = self.original_destination(cluster, hosts, *port, context)?;
+        if let Discovery::OriginalDestination { metadata, port, hosts, .. } = &cluster.discovery {
+            let endpoint = self.original_destination(cluster, (hosts, metadata.as_ref(), *port), context)?;
             return Some((endpoint, false));
         }
         let mut balancers = self.balancers.borrow_mut();
@@ -123,18 +123,23 @@ impl Local {
     fn original_destination(
         &self,
         cluster: &Arc<Cluster>,
-        hosts: &OriginalHosts,
-        port: Option<u16>,
+        (hosts, noted, port): (&OriginalHosts, Option<&NotedDestination>, Option<u16>),
         context: &PickContext<'_>,
     ) -> Option<Arc<Endpoint>> {
-        let by_header = context.destination_header.and_then(|header| {
-            let parsed = header.parse().ok();
+        let parse = |text: &str| {
+            let parsed = text.parse().ok();
             if parsed.is_none() {
                 self.stats.inc(cluster.stats.original_dst_host_invalid);
             }
             parsed
-        });
-        let mut address: SocketAddr = by_header.or(context.destination)?;
+        };
+        // As in Envoy: filter state, a header, metadata, where the connection went.
+        let address = context
+            .filter_state
+            .and_then(|state| state.address(DESTINATION_KEY))
+            .or_else(|| context.destination_header.and_then(parse))
+            .or_else(|| noted?.find(&context.metadata).and_then(parse));
+        let mut address: SocketAddr = address.or(context.destination)?;
         if let Some(port) = port {
             address.set_port(port);
         }
@@ -255,7 +260,8 @@ mod tests {
     #[test]
     fn the_original_destination() {
         let mut cluster = Cluster::fixed("c", EndpointSet::default());
-        cluster.discovery = Discovery::OriginalDestination { header: None, port: Some(81), hosts: Arc::default() };
+        cluster.discovery =
+            Discovery::OriginalDestination { header: None, metadata: None, port: Some(81), hosts: Arc::default() };
         let context = PickContext { destination: Some("10.0.0.1:80".parse().unwrap()), ..PickContext::default() };
         let picked = Local::default().pick(&Arc::new(cluster), &context).unwrap();
         assert_eq!(picked.endpoint.address, "10.0.0.1:81".parse().unwrap());

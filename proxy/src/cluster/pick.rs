@@ -4,7 +4,8 @@ use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
     config::cluster::{Cluster, Endpoint},
-    matcher::metadata::EndpointMetadata,
+    filter_state::FilterState,
+    matcher::metadata::{EndpointMetadata, Metadata},
 };
 
 /// What a choice depends on besides the cluster.
@@ -14,6 +15,10 @@ pub struct PickContext<'a> {
     pub destination: Option<SocketAddr>,
     /// What an `ORIGINAL_DST` cluster's header says.
     pub destination_header: Option<&'a str>,
+    /// What filters noted of the request, and of its connection.
+    pub metadata: [Option<&'a Metadata>; 2],
+    /// What they keep.
+    pub filter_state: Option<&'a FilterState>,
     /// What consistent hashing goes by (the route's hash policy); none: anything.
     pub hash: Option<u64>,
     /// Endpoints to avoid, by picking again.

@@ -38,7 +38,7 @@ pub use self::{
     host::{Admitted, Health, HealthFlags, Host, HostStats, Monitor, Rate},
     limits::{Breaker, Gauge, InUse, RetryBudget, RoutingPriority, Thresholds, Usage},
     merge::MergeWindow,
-    original::OriginalHosts,
+    original::{DESTINATION_KEY, NotedDestination, OriginalHosts},
     policies::RoutePolicies,
     tally::Tally,
     zones::{LocalZones, Zones},
@@ -136,6 +136,8 @@ pub enum Discovery {
     OriginalDestination {
         /// `x-envoy-original-dst-host` (or another header) overrides it.
         header: Option<http::HeaderName>,
+        /// Dynamic metadata that overrides it, where no header does.
+        metadata: Option<NotedDestination>,
         /// Port instead of the destination's.
         port: Option<u16>,
         /// Those that were connected to.

@@ -3,6 +3,7 @@
 //! Each is a decision without I/O, counted here; `listener/network.rs` carries it out.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,9 +15,10 @@ use crate::{
     config::{
         filter::local_ratelimit::Bucket,
         filter_state::Setting,
+        grpc_service::GrpcService,
         rbac::{Engine, Subject},
     },
-    matcher::metadata::Metadata,
+    matcher::metadata::{Metadata, MetadataMatcher},
     runtime::Runtime,
     telemetry::stats::{Counter, Gauge, Scope, Shard},
 };
@@ -38,10 +40,76 @@ pub enum NetworkFilter {
     ConnectionLimit(Box<ConnectionLimit>),
     /// `sni_cluster`: the connection goes to the cluster that is named by its SNI.
     SniCluster,
+    /// `ext_authz`.
+    Authz(Box<NetworkAuthz>),
     /// `set_filter_state`.
     SetFilterState(Box<SetFilterState>),
     /// It only tells peers or measures, and nobody reads that yet.
     Telling,
+}
+
+/// The namespace of the metadata that services of authorization want noted of connections.
+pub const AUTHZ_NAMESPACE: &str = "envoy.filters.network.ext_authz";
+
+/// `envoy.filters.network.ext_authz`. As in Envoy it is asked when the client's first bytes have come, or its end.
+#[derive(Debug)]
+pub struct NetworkAuthz {
+    /// Who is asked.
+    pub service: Arc<GrpcService>,
+    /// A connection goes on if the service does not answer.
+    pub failure_passes: bool,
+    /// The client's certificate is part of the question.
+    pub peer_certificate: bool,
+    /// SNI is.
+    pub tls_session: bool,
+    /// Namespaces of metadata that are.
+    pub metadata: Vec<Box<str>>,
+    /// The address that this process calls its own.
+    pub node: IpAddr,
+    /// Metadata that a connection must have to be asked about.
+    pub enabled_metadata: Option<MetadataMatcher>,
+    /// What is counted.
+    pub stats: AuthzStats,
+}
+
+/// What it counts: `ext_authz.<prefix>.*`.
+#[derive(Debug)]
+pub struct AuthzStats {
+    /// Connections that were asked about.
+    pub total: Counter,
+    /// The service did not answer.
+    pub error: Counter,
+    /// It refused.
+    pub denied: Counter,
+    /// It did not answer, and the connection went on.
+    pub failure_mode_allowed: Counter,
+    /// It agreed.
+    pub ok: Counter,
+    /// Connections that were closed for it.
+    pub cx_closed: Counter,
+    /// Connections that were not asked about.
+    pub disabled: Counter,
+    /// Connections that are being asked about.
+    pub active: Gauge,
+    /// Keeps the names.
+    _scope: Scope,
+}
+
+impl AuthzStats {
+    /// Below `scope`.
+    pub fn new(scope: Scope) -> Self {
+        Self {
+            total: scope.counter("total"),
+            error: scope.counter("error"),
+            denied: scope.counter("denied"),
+            failure_mode_allowed: scope.counter("failure_mode_allowed"),
+            ok: scope.counter("ok"),
+            cx_closed: scope.counter("cx_closed"),
+            disabled: scope.counter("disabled"),
+            active: scope.gauge("active"),
+            _scope: scope,
+        }
+    }
 }
 
 /// What is kept of a connection, and when.

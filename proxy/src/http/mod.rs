@@ -13,7 +13,7 @@
 //! - `headers`: what this hop makes of heads; `codec`: what is HTTP on the wire.
 
 mod body;
-mod call;
+pub(crate) mod call;
 mod codec;
 pub mod connection;
 mod dispatch;
@@ -23,7 +23,7 @@ pub(crate) mod fuzz;
 mod headers;
 pub mod pool;
 mod router;
-mod stream;
+pub(crate) mod stream;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -56,7 +56,7 @@ pub(super) async fn admit<'a>(
                 continue;
             }
             // Asked when the client has said something.
-            NetworkFilter::Rbac(_) | NetworkFilter::Telling => continue,
+            NetworkFilter::Rbac(_) | NetworkFilter::Authz(_) | NetworkFilter::Telling => continue,
         };
         if let Some(delay) = delay {
             tokio::time::sleep(delay).await;

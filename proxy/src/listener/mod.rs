@@ -1,6 +1,7 @@
 //! From an accepted connection to what serves it: its listener, what its first bytes tell, its filter chain.
 
 mod admit;
+mod authz;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod inspect;
@@ -25,6 +26,7 @@ use crate::{
     config::{
         http::Codec,
         listener::{FilterChain, Listener, Seat, Terminal},
+        network::CLUSTER_KEY,
     },
     downstream::{Downstream, Origin},
     drain::Drain,
@@ -217,8 +219,10 @@ async fn serve_chain(
     if let Some(line) = &mut line {
         line.learn(&downstream);
     }
-    let asked =
-        Asked { gate: Gate::new(&chain.filters, &worker.stats, &downstream), cluster: admitted.cluster.take(), limits };
+    let gate = Gate::new(&chain.filters, &worker.stats, &downstream, || authz::asker(&worker, &downstream));
+    let chosen = downstream.filter_state.as_ref().and_then(|state| state.get(CLUSTER_KEY));
+    let cluster = admitted.cluster.take().or_else(|| chosen.map(|name| name.to_string().into()));
+    let asked = Asked { gate, cluster, limits };
     match &chain.terminal {
         Terminal::Tcp(proxy) => {
             if let Some(line) = &mut line {

@@ -6,7 +6,7 @@ use super::peek;
 use crate::{
     downstream::Downstream,
     http::connection,
-    tcp::{gate::Gate, line::Line, way::Watch},
+    tcp::{gate::Gate, line::Line},
     wire::io::Io,
 };
 
@@ -23,7 +23,9 @@ pub(super) async fn echo(downstream: &mut Downstream, gate: Option<&Gate<'_>>, l
         if let Some(line) = &line {
             line.told.meter.add(read as u64, 0);
         }
-        if gate.is_some_and(|gate| !gate.admits()) {
+        if let Some(gate) = gate
+            && !gate.admits().await
+        {
             break true;
         }
         if read == 0 {
@@ -85,7 +87,7 @@ pub(super) async fn first_byte_admitted(
         }
     };
     // One that says nothing is not asked about.
-    let admitted = spoken && gate.admits();
+    let admitted = spoken && gate.admits().await;
     if spoken && !admitted {
         // Closed with bytes unread it would be reset.
         let mut scrap = vec![0; SCRAP_BYTES];

@@ -173,6 +173,8 @@ async fn to_cluster(
         };
         let context = PickContext {
             destination: Some(downstream.destination),
+            metadata: [None, downstream.metadata.as_deref()],
+            filter_state: downstream.filter_state.as_deref(),
             hash,
             avoid: &tried,
             repicks: u32::from(!tried.is_empty()),

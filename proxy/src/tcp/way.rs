@@ -39,8 +39,9 @@ thread_local! {
 
 /// Watches over what the client sends.
 pub(crate) trait Watch {
-    /// The client has sent something, or that it will send no more: whether the connection may go on.
-    fn admits(&self) -> bool;
+    /// The client has sent something, or that it will send no more: whether the connection may go on. Until that is known
+    /// it is asked again.
+    fn poll_admits(&self, cx: &mut Context<'_>) -> Poll<bool>;
 
     /// Whether all bytes are to be seen, not only the first.
     fn is_continuous(&self) -> bool;
@@ -51,8 +52,8 @@ pub(crate) trait Watch {
 pub(crate) struct Unwatched;
 
 impl Watch for Unwatched {
-    fn admits(&self) -> bool {
-        true
+    fn poll_admits(&self, _: &mut Context<'_>) -> Poll<bool> {
+        Poll::Ready(true)
     }
 
     fn is_continuous(&self) -> bool {
@@ -80,6 +81,8 @@ pub(super) struct OneWay {
     pipe: Option<Pipe>,
     full_reads: u32,
     end_of_input: bool,
+    /// What is pending waits until the gate lets it pass.
+    withheld: bool,
     /// The end has been passed on too.
     pub done: bool,
 }
@@ -129,6 +132,12 @@ impl OneWay {
     ) -> Poll<Result<(), Failure>> {
         if self.done {
             return Poll::Ready(Ok(()));
+        }
+        if self.withheld {
+            if !ready!(gate.map_or(Poll::Ready(true), |gate| gate.poll_admits(cx))) {
+                return Poll::Ready(Err(Failure::Refused));
+            }
+            self.withheld = false;
         }
         loop {
             ready!(self.poll_deliver(to, cx)).map_err(Failure::Writing)?;
@@ -186,8 +195,14 @@ impl OneWay {
             ready!(poll_read(from, cx, &mut buffer)).map_err(Failure::Reading)?;
             let mut rest = buffer.filled();
             *taken += rest.len() as u64;
-            if gate.is_some_and(|gate| !gate.admits()) {
-                return Poll::Ready(Err(Failure::Refused));
+            match gate.map_or(Poll::Ready(true), |gate| gate.poll_admits(cx)) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(Err(Failure::Refused)),
+                Poll::Pending => {
+                    self.pending.extend_from_slice(rest);
+                    (self.withheld, self.end_of_input) = (true, rest.is_empty());
+                    return Poll::Pending;
+                }
             }
             if rest.is_empty() {
                 self.end_of_input = true;

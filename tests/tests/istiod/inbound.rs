@@ -144,9 +144,9 @@ fn deny(httpbin: &Httpbin, bearer: &str, cases: &mut Cases) {
     // Nobody answers for the provider, and nobody else is asked about.
     let asked = httpbin.ask("GET /ext", &headers);
     cases.check("custom: paths /ext asks the provider", asked.status == 403 && asked.body.is_empty(), &asked);
-    let dry = stat(httpbin, "istio_dry_run_deny_shadow_denied");
+    let dry = stat(httpbin, "istio_dry_run_deny_.shadow_denied");
     let _ = httpbin.ask("DELETE /ok", &headers);
-    let counted = stat(httpbin, "istio_dry_run_deny_shadow_denied") == dry + 1;
+    let counted = stat(httpbin, "istio_dry_run_deny_.shadow_denied") == dry + 1;
     cases.check("dry-run: DELETE is counted, as it would be denied", counted, dry);
     let reached = httpbin.app.seen("/ext").len() + httpbin.app.seen("/admin").len();
     cases.check("what is denied does not reach the workload", reached == 0, reached);

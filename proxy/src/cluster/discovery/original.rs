@@ -81,7 +81,7 @@ mod tests {
     async fn a_host_is_shared_and_leaves_when_it_has_no_connection() {
         let hosts = Arc::new(OriginalHosts::default());
         let mut cluster = Cluster::fixed("c", EndpointSet::default());
-        cluster.discovery = Discovery::OriginalDestination { header: None, port: None, hosts };
+        cluster.discovery = Discovery::OriginalDestination { header: None, metadata: None, port: None, hosts };
         let cluster = Arc::new(cluster);
         let to: SocketAddr = "10.0.0.1:80".parse().unwrap();
         let context = PickContext { destination: Some(to), ..PickContext::default() };

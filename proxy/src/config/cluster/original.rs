@@ -11,9 +11,30 @@ use hashbrown::HashMap;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::endpoint::Endpoint;
+use crate::matcher::metadata::Metadata;
 
 /// So many new hosts wait for the control thread.
 pub(crate) const MEETINGS: usize = 1024;
+
+/// The object of filter state that says where a connection goes.
+pub const DESTINATION_KEY: &str = "envoy.network.transport_socket.original_dst_address";
+
+/// Dynamic metadata that says where a connection goes (`metadata_key`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotedDestination {
+    /// The namespace.
+    pub namespace: Box<str>,
+    /// Keys, from the outside in.
+    pub path: Vec<Box<str>>,
+}
+
+impl NotedDestination {
+    /// What the first of these says that has a text there, or a list that begins with one.
+    pub fn find<'a>(&self, metadata: &[Option<&'a Metadata>]) -> Option<&'a str> {
+        let values = metadata.iter().flatten().filter_map(|metadata| metadata.get(&self.namespace, &self.path));
+        values.filter_map(|value| value.as_array().and_then(|list| list.first()).unwrap_or(value).as_str()).next()
+    }
+}
 
 /// The hosts of one cluster by address.
 #[derive(Debug)]
@@ -56,5 +77,28 @@ impl OriginalHosts {
 impl Default for OriginalHosts {
     fn default() -> Self {
         Self::new(Self::DEFAULT_CLEANUP)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_text_that_is_noted_counts() {
+        let noted = |value: serde_json::Value| {
+            let mut metadata = Metadata::default();
+            metadata.set("n", "k", value);
+            metadata
+        };
+        let key = NotedDestination { namespace: "n".into(), path: vec!["k".into()] };
+        let (number, list, text) = (noted(7.into()), noted(serde_json::json!(["a", "b"])), noted("c".into()));
+        let find = |metadata: &[&Metadata]| {
+            let metadata: Vec<_> = metadata.iter().map(|metadata| Some(*metadata)).collect();
+            key.find(&metadata).map(str::to_owned)
+        };
+        assert_eq!(find(&[&number, &text]).as_deref(), Some("c"));
+        assert_eq!(find(&[&list, &text]).as_deref(), Some("a"));
+        assert_eq!(find(&[&number]), None);
     }
 }

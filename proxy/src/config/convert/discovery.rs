@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
-use weir_proto::envoy::{config::cluster::v3 as proto, extensions::clusters::aggregate::v3 as aggregate};
+use weir_proto::envoy::{
+    config::cluster::v3 as proto,
+    extensions::clusters::aggregate::v3 as aggregate,
+    r#type::metadata::v3::{MetadataKey, metadata_key::path_segment::Segment},
+};
 
 use super::{
     context::Context,
     dns,
     endpoints::{Assigned, Assignment, with_addresses},
-    fields::{duration, header_name, sub, type_name, unpack},
+    fields::{duration, header_name, item, sub, type_name, unpack},
     source::source,
 };
 use crate::config::{
-    cluster::{Assignments, Discovery, EndpointSet, Members, OriginalHosts},
+    cluster::{Assignments, Discovery, EndpointSet, Members, NotedDestination, OriginalHosts},
     error::Error,
 };
 
@@ -125,6 +129,15 @@ fn eds(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery
     Ok(Discovery::Eds(Assignments { source, service: service.as_str().into(), timeout }))
 }
 
+fn noted_destination(message: &MetadataKey, at: &str) -> Result<NotedDestination, Error> {
+    let each = message.path.iter().enumerate().map(|(index, segment)| match &segment.segment {
+        Some(Segment::Key(key)) => Ok(key.as_str().into()),
+        Some(Segment::Index(_)) => Err(Error::at(sub(&item(at, "path", index), "index"), "not supported yet")),
+        None => Err(Error::at(item(at, "path", index), "expected one of key, index")),
+    });
+    Ok(NotedDestination { namespace: message.key.as_str().into(), path: each.collect::<Result<_, _>>()? })
+}
+
 fn original_destination(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery, Error> {
     let cleanup = match &message.cleanup_interval {
         None => OriginalHosts::DEFAULT_CLEANUP,
@@ -132,10 +145,12 @@ fn original_destination(cx: &mut Context, message: &proto::Cluster, at: &str) ->
     };
     let hosts = Arc::new(OriginalHosts::new(cleanup));
     let Some(proto::cluster::LbConfig::OriginalDstLbConfig(config)) = &message.lb_config else {
-        return Ok(Discovery::OriginalDestination { header: None, port: None, hosts });
+        return Ok(Discovery::OriginalDestination { header: None, metadata: None, port: None, hosts });
     };
     let at = sub(at, "original_dst_lb_config");
-    cx.only(config, &at, &["use_http_header", "http_header_name", "upstream_port_override"], &[])?;
+    cx.only(config, &at, &["use_http_header", "http_header_name", "upstream_port_override", "metadata_key"], &[])?;
+    let metadata = config.metadata_key.as_ref();
+    let metadata = metadata.map(|key| noted_destination(key, &sub(&at, "metadata_key"))).transpose()?;
     let header = match (config.use_http_header, config.http_header_name.as_str()) {
         (false, _) => None,
         (true, "") => Some(header_name(ORIGINAL_DST_HEADER, &at)?),
@@ -148,5 +163,5 @@ fn original_destination(cx: &mut Context, message: &proto::Cluster, at: &str) ->
                 .map_err(|_| Error::at(sub(&at, "upstream_port_override"), format!("{port} is not a port")))
         })
         .transpose()?;
-    Ok(Discovery::OriginalDestination { header, port, hosts })
+    Ok(Discovery::OriginalDestination { header, metadata, port, hosts })
 }

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     config::{
+        cluster::DESTINATION_KEY,
         error::Error,
         filter,
         filter_state::{Factory, Setting},
@@ -89,7 +90,7 @@ fn factory(name: &str) -> Option<Factory> {
         "envoy.hashable_string" | "istio.hashable_string" => Factory::Keyed,
         "envoy.filters.listener.original_dst.local_ip"
         | "envoy.filters.listener.original_dst.remote_ip"
-        | "envoy.network.transport_socket.original_dst_address" => Factory::Address,
+        | DESTINATION_KEY => Factory::Address,
         _ => return None,
     })
 }

@@ -244,7 +244,7 @@ pub(super) fn connection_manager(
 }
 
 /// The first IPv4 address of this host that is not a loopback one.
-fn node_address() -> IpAddr {
+pub(super) fn node_address() -> IpAddr {
     nix::ifaddrs::getifaddrs()
         .ok()
         .into_iter()

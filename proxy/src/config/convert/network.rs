@@ -89,6 +89,9 @@ pub(super) fn filter(
             let message: LimitProto = unpack(any, &at)?;
             Kind::Passing(NetworkFilter::ConnectionLimit(Box::new(connection_limit(cx, &message, &at)?)))
         }
+        "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz" => {
+            Kind::Passing(NetworkFilter::Authz(Box::new(filter::connection_authz(cx, &unpack(any, &at)?, &at)?)))
+        }
         "envoy.extensions.filters.network.set_filter_state.v3.Config" => {
             let settings = filter_state::of_connections(cx, &unpack(any, &at)?, &at)?;
             Kind::Passing(NetworkFilter::SetFilterState(Box::new(settings)))

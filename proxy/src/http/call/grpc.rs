@@ -1,7 +1,5 @@
 //! Calling a method of a service of gRPC: one message there, one back.
 
-use std::rc::Rc;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use prost::Message;
@@ -11,7 +9,7 @@ use crate::{
     config::grpc_service::GrpcService,
     http::{
         body::{RequestBody, client::ClientBody},
-        stream::connection::Connection,
+        stream::behalf::Behalf,
     },
     wire::grpc::status_of,
 };
@@ -32,18 +30,18 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Calls a method. Error: gRPC's status.
-pub(in crate::http) async fn unary<A: Message + Default>(
-    connection: &Rc<Connection>,
+pub(crate) async fn unary<A: Message + Default>(
+    behalf: Behalf<'_>,
     service: &GrpcService,
     method: &'static str,
     message: &impl Message,
 ) -> Result<A, u8> {
-    let snapshot = connection.worker.snapshot.load_full();
+    let snapshot = behalf.worker.snapshot.load_full();
     let cluster = snapshot.cluster(&service.cluster).ok_or(UNAVAILABLE)?;
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.method = Method::POST;
     parts.uri = Uri::from_static(method);
-    head(connection, service, &mut parts.headers);
+    head(behalf, service, &mut parts.headers);
     let question = Question {
         parts,
         body: RequestBody::Stream(ClientBody::whole(framed(message))),
@@ -51,7 +49,7 @@ pub(in crate::http) async fn unary<A: Message + Default>(
         timeout: service.timeout,
         keep: Some(service.longest.unwrap_or(LONGEST) + PREFIX),
     };
-    let answered = ask(connection, cluster, question).await.map_err(|why| match why {
+    let answered = ask(behalf, cluster, question).await.map_err(|why| match why {
         Unanswered::TooLong => INTERNAL,
         _ => UNAVAILABLE,
     })?;
@@ -67,7 +65,7 @@ pub(in crate::http) async fn unary<A: Message + Default>(
     }
 }
 
-fn head(connection: &Connection, service: &GrpcService, headers: &mut HeaderMap) {
+fn head(behalf: Behalf<'_>, service: &GrpcService, headers: &mut HeaderMap) {
     headers.insert(header::HOST, service.authority.clone());
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -80,7 +78,7 @@ fn head(connection: &Connection, service: &GrpcService, headers: &mut HeaderMap)
         headers.append(name.clone(), value.clone());
     }
     if !service.bare {
-        sign(connection, headers, service.timeout.unwrap_or_default());
+        sign(behalf, headers, service.timeout.unwrap_or_default());
     }
 }
 

@@ -1,14 +1,15 @@
 //! Asking a cluster something beside the request that is under way: a copy of it, a question about it.
 //!
-//! Above streams, on behalf of whose connection it is asked; filters and the router ask. What comes of it is counted as
+//! Above streams; filters and the router ask, on behalf of a request's connection, and listeners, on behalf of any. What comes of it is counted as
 //! the cluster's, like any request.
 
+pub(crate) mod authorization;
 pub(in crate::http) mod charge;
-pub(in crate::http) mod grpc;
+pub(crate) mod grpc;
 pub(in crate::http) mod once;
 pub(in crate::http) mod outgoing;
 
-use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, request::Parts};
@@ -25,7 +26,7 @@ use super::{
     body::RequestBody,
     headers::forwarded,
     pool::{Lease, names::naming_header},
-    stream::{connection::Connection, failure::Failure, timers::Expired},
+    stream::{behalf::Behalf, failure::Failure, timers::Expired},
 };
 use crate::{
     cluster::{PickContext, Picked},
@@ -71,19 +72,19 @@ pub(in crate::http) enum Unanswered {
 
 /// Asks a cluster.
 pub(in crate::http) async fn ask(
-    connection: &Rc<Connection>,
+    behalf: Behalf<'_>,
     cluster: &Arc<Cluster>,
     question: Question,
 ) -> Result<Answered, Unanswered> {
-    let shard = &connection.worker.stats;
+    let shard = &behalf.worker.stats;
     let by = By::of(&question.parts.headers);
     let answered = |status, of| charge::answer(cluster, &[], shard, status, &by, of);
     if cluster.drops_one().is_some() {
         answered(StatusCode::SERVICE_UNAVAILABLE, None);
         return Err(Unanswered::NoHost);
     }
-    let context = PickContext { destination: connection.original_destination(), ..PickContext::default() };
-    let Some(picked) = connection.worker.balancers.pick(cluster, &context) else {
+    let context = PickContext { destination: behalf.destination, ..PickContext::default() };
+    let Some(picked) = behalf.worker.balancers.pick(cluster, &context) else {
         shard.inc(cluster.stats.upstream_cx_none_healthy);
         answered(StatusCode::SERVICE_UNAVAILABLE, None);
         return Err(Unanswered::NoHost);
@@ -94,7 +95,7 @@ pub(in crate::http) async fn ask(
     let began = Instant::now();
     let until = question.timeout.map(|timeout| began + timeout);
     let keep = question.keep;
-    let (response, mut lease) = match before(until, exchange(connection, cluster, &picked, question)).await {
+    let (response, mut lease) = match before(until, exchange(behalf, cluster, &picked, question)).await {
         None => {
             attempted(Ended::Expired(Expired::Global));
             answered(StatusCode::GATEWAY_TIMEOUT, of);
@@ -129,7 +130,7 @@ pub(in crate::http) async fn ask(
 }
 
 async fn exchange(
-    connection: &Rc<Connection>,
+    behalf: Behalf<'_>,
     cluster: &Arc<Cluster>,
     picked: &Picked,
     question: Question,
@@ -141,11 +142,11 @@ async fn exchange(
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.headers_mut() = parts.headers;
-    let want = want(connection, (cluster, chosen), endpoint, name.as_ref(), RoutingPriority::Default);
+    let want = want(behalf, (cluster, chosen), endpoint, name.as_ref(), RoutingPriority::Default);
     loop {
-        let mut lease = connection.worker.pools.acquire(want).await?;
+        let mut lease = behalf.worker.pools.acquire(want).await?;
         request = upstream_request(request, lease.is_http2(), scheme).ok_or(Failure::Protocol)?;
-        match send_once(connection, &mut lease, request).await {
+        match send_once(behalf.id, &mut lease, request).await {
             Sent::Answered(response) => return Ok((response, lease)),
             Sent::Back(unsent) => request = *unsent,
             Sent::Failed(failure) => return Err(failure),
@@ -193,8 +194,8 @@ pub(in crate::http) fn pause(failed: u32) -> Duration {
 }
 
 /// Adds the headers that Envoy's own requests have, about this process and its patience.
-pub(in crate::http) fn sign(connection: &Connection, headers: &mut HeaderMap, timeout: Duration) {
-    forwarded::from_here(&connection.manager, headers);
+pub(in crate::http) fn sign(behalf: Behalf<'_>, headers: &mut HeaderMap, timeout: Duration) {
+    forwarded::from_here(behalf.node, headers);
     expect(headers, timeout);
 }
 

@@ -12,14 +12,14 @@ use crate::{
         codec::ambiguous::is_ambiguous,
         headers::lines::Of,
         pool::{Lease, Speaks, Want, names::asked},
-        stream::{connection::Connection, failure::Failure},
+        stream::{behalf::Behalf, failure::Failure},
     },
 };
 
-/// What is wanted of the pool for a request of `connection`: `cluster` is the route's, `chosen` the endpoint's, and `name`
+/// What is wanted of the pool for a request on behalf of a connection: `cluster` is the route's, `chosen` the endpoint's, and `name`
 /// is what [`naming_header`](crate::http::pool::names::naming_header) found.
 pub(in crate::http) fn want<'a>(
-    connection: &'a Connection,
+    behalf: Behalf<'a>,
     (cluster, chosen): (&Cluster, &'a Arc<Cluster>),
     endpoint: &'a Arc<Endpoint>,
     name: Option<&'a HeaderValue>,
@@ -28,14 +28,14 @@ pub(in crate::http) fn want<'a>(
     Want {
         cluster: chosen,
         endpoint,
-        dialer: &connection.dialer,
-        scope: &connection.scope,
-        speaks: Speaks::to(chosen, connection.multiplexed),
+        dialer: behalf.dialer,
+        scope: behalf.scope,
+        speaks: Speaks::to(chosen, behalf.multiplexed),
         transport: chosen.transports.choose(endpoint.template.metadata.as_deref()),
         asked: asked(cluster, name, &endpoint.hostname),
-        shard: &connection.worker.stats,
+        shard: &behalf.worker.stats,
         priority,
-        client: connection.client(),
+        client: behalf.client,
     }
 }
 
@@ -48,12 +48,8 @@ pub(in crate::http) enum Sent {
     Failed(Failure),
 }
 
-/// Sends a request over a connection. An answer that may be read in two ways is none.
-pub(in crate::http) async fn send_once(
-    connection: &Connection,
-    lease: &mut Lease,
-    request: Request<RequestBody>,
-) -> Sent {
+/// Sends a request over a connection, for the client's of number `connection`. An answer that may be read in two ways is none.
+pub(in crate::http) async fn send_once(connection: u64, lease: &mut Lease, request: Request<RequestBody>) -> Sent {
     let mut error = match lease.send(request).await {
         Ok(response) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
             return Sent::Failed(Failure::Protocol);
@@ -66,7 +62,7 @@ pub(in crate::http) async fn send_once(
     };
     let unsent = error.take_message();
     let error = error.into_error();
-    tracing::debug!(connection = connection.id, %error, reused = lease.reused, "upstream request failed");
+    tracing::debug!(connection, %error, reused = lease.reused, "upstream request failed");
     match unsent {
         Some(unsent) if lease.reused => {
             lease.lost(false);

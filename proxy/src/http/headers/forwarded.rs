@@ -72,7 +72,7 @@ pub(in crate::http) fn identify(
             address = SocketAddr::new(from_header, 0);
         }
         if !manager.skip_xff_append {
-            append_xff(headers, manager, peer.ip());
+            append_xff(headers, manager.node_address, peer.ip());
         }
         if hops == 0 {
             headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
@@ -115,7 +115,7 @@ fn detect(
                 };
                 let detected = detected.map(|address| (address, addresses(headers).count() == 1));
                 if *append || from_peer_itself {
-                    append_xff(headers, manager, peer.ip());
+                    append_xff(headers, manager.node_address, peer.ip());
                 }
                 detected
             }
@@ -184,9 +184,9 @@ fn sanitize(manager: &HttpConnectionManager, headers: &mut HeaderMap, internal: 
 }
 
 /// What a request that starts here says of where it comes from.
-pub(in crate::http) fn from_here(manager: &HttpConnectionManager, headers: &mut HeaderMap) {
+pub(in crate::http) fn from_here(node: IpAddr, headers: &mut HeaderMap) {
     headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
-    append_xff(headers, manager, manager.node_address);
+    append_xff(headers, node, node);
 }
 
 /// The elements of `x-forwarded-for`, the last one first.
@@ -206,9 +206,9 @@ fn from_xff(headers: &HeaderMap, skip: usize) -> Option<IpAddr> {
     element.parse().ok().or_else(|| element.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-fn append_xff(headers: &mut HeaderMap, manager: &HttpConnectionManager, peer: IpAddr) {
+fn append_xff(headers: &mut HeaderMap, node: IpAddr, peer: IpAddr) {
     // The loopback address says nothing to other hosts: Envoy sends its node's own.
-    let address = if peer.is_loopback() { manager.node_address } else { peer };
+    let address = if peer.is_loopback() { node } else { peer };
     let mut value = Vec::new();
     for known in headers.get_all(&X_FORWARDED_FOR) {
         value.extend_from_slice(known.as_bytes());

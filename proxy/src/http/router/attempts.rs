@@ -258,6 +258,8 @@ impl Attempts<'_> {
         let mut context = PickContext {
             destination: connection.original_destination(),
             destination_header: header,
+            metadata: [self.stream.record.entry.metadata.as_deref(), connection.metadata.as_deref()],
+            filter_state: self.stream.record.entry.filter_state.as_deref(),
             hash: self.hashed.hash,
             ..PickContext::default()
         };
@@ -334,7 +336,8 @@ impl Attempts<'_> {
         let head = (request.method(), request.uri(), request.headers());
         self.stream.begin_upstream_line(endpoint, head);
         let chosen = self.member.as_ref().unwrap_or(&self.cluster);
-        let mut want = want(&connection, (&self.cluster, chosen), endpoint, name.as_ref(), self.forward.priority);
+        let mut want =
+            want(connection.behalf(), (&self.cluster, chosen), endpoint, name.as_ref(), self.forward.priority);
         let alpn = self.stream.alpn.clone();
         want.asked.overrides = alpn.as_deref();
         exchange(&mut self.stream, &mut self.timers, &self.groups, want, request).await

@@ -80,7 +80,7 @@ fn prepare(mirror: &Mirror, stream: &Stream, parts: &mut Parts) {
     {
         headers.insert(header::HOST, host);
     }
-    forwarded::from_here(&stream.connection.manager, headers);
+    forwarded::from_here(stream.connection.manager.node_address, headers);
 }
 
 /// `-shadow` is appended to a host, before its port.
@@ -100,7 +100,7 @@ async fn send(
 ) {
     let scheme = if connection.tls.is_some() { "https" } else { "http" };
     // Nobody sees it.
-    let _ = call::ask(&connection, &cluster, Question { parts, body, scheme, timeout, keep: None }).await;
+    let _ = call::ask(connection.behalf(), &cluster, Question { parts, body, scheme, timeout, keep: None }).await;
 }
 
 #[cfg(test)]

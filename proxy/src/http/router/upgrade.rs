@@ -96,7 +96,13 @@ impl Upgrade<'_> {
         let connection = self.stream.connection.clone();
         let shard = &connection.worker.stats;
         let (destination, hash) = (connection.original_destination(), self.hashed.hash);
-        let context = PickContext { destination, hash, ..PickContext::default() };
+        let context = PickContext {
+            destination,
+            metadata: [self.stream.record.entry.metadata.as_deref(), connection.metadata.as_deref()],
+            filter_state: self.stream.record.entry.filter_state.as_deref(),
+            hash,
+            ..PickContext::default()
+        };
         let Some(picked) = connection.worker.balancers.pick(&self.cluster, &context) else {
             shard.inc(self.cluster.stats.upstream_cx_none_healthy);
             return self.reply(Reply::no_host(), None);
@@ -303,7 +309,7 @@ impl Upgrade<'_> {
         let connection = self.stream.connection.clone();
         let name = naming_header(&self.cluster, &self.parts.headers);
         let clusters = (&*self.cluster, chosen);
-        let mut want = want(&connection, clusters, endpoint, name.as_ref(), self.forward.priority);
+        let mut want = want(connection.behalf(), clusters, endpoint, name.as_ref(), self.forward.priority);
         let alpn = self.stream.alpn.clone();
         want.asked.overrides = alpn.as_deref();
         if let Some(connect) = self.forward.tunnel(&self.parts.method) {
@@ -316,7 +322,7 @@ impl Upgrade<'_> {
             let request = self.request(&lease).ok_or(NoAnswer::Failed(Failure::Protocol))?;
             let switched = lease.switching().map(Upstream::Connection);
             self.has(&lease, &request);
-            let sent = send_once(&connection, &mut lease, request);
+            let sent = send_once(connection.id, &mut lease, request);
             match within(timers, &mut self.stream.record, sent).await.map_err(NoAnswer::Expired)? {
                 Sent::Failed(failure) => return Err(NoAnswer::Failed(failure)),
                 Sent::Back(_) => {}

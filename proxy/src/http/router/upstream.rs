@@ -110,7 +110,7 @@ pub(super) async fn exchange(
         if stream.connection.manager.wanted.meters {
             stream.record.entry.meters.upstream_sent += meters::request_written(&request);
         }
-        match within(timers, &mut stream.record, send_once(&connection, &mut lease, request)).await {
+        match within(timers, &mut stream.record, send_once(connection.id, &mut lease, request)).await {
             Err(expired) => return Attempted::Expired(expired),
             Ok(Sent::Failed(failure)) => return Attempted::Failed(failure),
             Ok(Sent::Back(unsent)) => request = *unsent,

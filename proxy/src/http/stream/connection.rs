@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Version, header};
 
 use super::{
     activity::{Active, Activity},
+    behalf::Behalf,
     open::Open,
     upgraded::Accepted,
 };
@@ -31,6 +32,7 @@ use crate::{
         },
         headers::xfcc,
     },
+    matcher::metadata::Metadata,
     tls::{PeerTls, fingerprint::Fingerprints},
     wire::{
         dial::{Dialer, PoolScope},
@@ -71,6 +73,8 @@ pub(in crate::http) struct Connection {
     pub id: u64,
     /// Its listener and filter chain.
     pub place: Option<Arc<Place>>,
+    /// What listener filters noted of it.
+    pub metadata: Option<Box<Metadata>>,
     /// What its network filters keep.
     pub filter_state: Option<Box<FilterState>>,
     /// Its TLS; none: it is bare.
@@ -123,6 +127,7 @@ impl Connection {
             fingerprints: downstream.fingerprints.clone(),
             id: downstream.id,
             place: downstream.place.clone(),
+            metadata: downstream.metadata.clone(),
             filter_state: downstream.filter_state.clone(),
             tls: downstream.tls.clone(),
             scope: dialer.scope(),
@@ -143,6 +148,20 @@ impl Connection {
         })
     }
 
+    /// On whose behalf clusters are asked.
+    pub fn behalf(&self) -> Behalf<'_> {
+        Behalf {
+            worker: &self.worker,
+            id: self.id,
+            destination: self.original_destination(),
+            dialer: &self.dialer,
+            scope: &self.scope,
+            multiplexed: self.multiplexed,
+            client: self.client(),
+            node: self.manager.node_address,
+        }
+    }
+
     /// What is known of a stream on it that begins now.
     pub fn entry(&self) -> Entry {
         let mut entry = Entry::new(self.local, self.peer);
@@ -152,6 +171,7 @@ impl Connection {
         entry.requested_server_name.clone_from(&self.server_name);
         entry.fingerprints.clone_from(&self.fingerprints);
         entry.tls.clone_from(&self.tls);
+        entry.filter_state.clone_from(&self.filter_state);
         entry
     }
 

@@ -6,6 +6,7 @@
 //! of filters, of the router, or of who calls those.
 
 pub(in crate::http) mod activity;
+pub(crate) mod behalf;
 pub(in crate::http) mod connection;
 pub(in crate::http) mod failure;
 pub(in crate::http) mod late;

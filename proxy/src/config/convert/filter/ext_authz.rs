@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use http::StatusCode;
 use weir_proto::envoy::{
     config::core::v3::{self as core, HeaderValueOption, header_value_option::HeaderAppendAction},
-    extensions::filters::http::ext_authz::v3::{self as proto, check_settings, ext_authz::Services},
+    extensions::filters::{
+        http::ext_authz::v3::{self as proto, check_settings, ext_authz::Services},
+        network::ext_authz::v3::ExtAuthz as NetworkProto,
+    },
     r#type::matcher::v3::ListStringMatcher,
 };
 
@@ -13,6 +16,7 @@ use super::{grpc_service, http_uri};
 use crate::{
     config::{
         convert::{
+            self,
             context::Context,
             fields::{item, sub},
             headers, matcher, metadata,
@@ -22,7 +26,7 @@ use crate::{
             ext_authz::{BodyPart, ExtAuthz, HttpService, OfRoute, Service, ServicePath, Settings},
             stats::{self, Counted},
         },
-        network::Switch,
+        network::{AuthzStats, NetworkAuthz, Switch},
     },
     matcher::StringMatcher,
 };
@@ -100,6 +104,41 @@ pub(super) fn ext_authz(cx: &mut Context, message: &proto::ExtAuthz, at: &str) -
         longest_body: Some(message.max_denied_response_body_bytes as usize).filter(|longest| *longest > 0),
         prefix: message.stat_prefix.as_str().into(),
         stats: Counted::<stats::ExtAuthz>::new(scope),
+    })
+}
+
+/// The network filter.
+pub(in crate::config::convert) fn connection_authz(
+    cx: &mut Context,
+    message: &NetworkProto,
+    at: &str,
+) -> Result<NetworkAuthz, Error> {
+    let supported = [
+        "stat_prefix",
+        "grpc_service",
+        "failure_mode_allow",
+        "include_peer_certificate",
+        "transport_api_version",
+        "filter_enabled_metadata",
+        "include_tls_session",
+        "metadata_context_namespaces",
+    ];
+    // There is no typed metadata that could be told.
+    cx.only(message, at, &supported, &["typed_metadata_context_namespaces"])?;
+    version(message.transport_api_version(), at)?;
+    let service_at = sub(at, "grpc_service");
+    let service = message.grpc_service.as_ref().ok_or_else(|| Error::at(&service_at, "a service is required"))?;
+    let enabled_at = sub(at, "filter_enabled_metadata");
+    let enabled = message.filter_enabled_metadata.as_ref();
+    Ok(NetworkAuthz {
+        service: Arc::new(grpc_service(cx, service, TIMEOUT, &service_at)?),
+        failure_passes: message.failure_mode_allow,
+        peer_certificate: message.include_peer_certificate,
+        tls_session: message.include_tls_session,
+        metadata: message.metadata_context_namespaces.iter().map(|name| name.as_str().into()).collect(),
+        node: convert::http::node_address(),
+        enabled_metadata: enabled.map(|message| metadata::metadata_matcher(cx, message, &enabled_at)).transpose()?,
+        stats: AuthzStats::new(cx.stats.scope("ext_authz").scope(&message.stat_prefix)),
     })
 }
 

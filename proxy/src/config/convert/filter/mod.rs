@@ -19,6 +19,7 @@ use weir_proto::envoy::{config::route::v3 as route, extensions::filters::http};
 
 pub(super) use self::{
     cors::old_policy,
+    ext_authz::connection_authz,
     local_ratelimit::{bucket, rate_limits},
 };
 use self::{grpc_service::grpc_service, http_uri::http_uri};

@@ -1,6 +1,6 @@
 //! The question that a service of gRPC gets: what is known of a request and its connection.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::collections::HashMap;
 
 use http::{HeaderName, HeaderValue, header};
 use weir_proto::envoy::{
@@ -14,11 +14,11 @@ use weir_proto::envoy::{
 use super::asked::{Asked, PARTIAL_BODY};
 use crate::{
     http::{
+        call::authorization::{address, chosen, principal},
         filter::exchange::Exchange,
         headers::forwarded::X_FORWARDED_PROTO,
         stream::{Stream, route::Routed},
     },
-    matcher::{metadata::Metadata, structs::message},
     tls::certificate::Certificate,
 };
 
@@ -134,27 +134,4 @@ fn passes(asked: &Asked<'_>, name: &str) -> bool {
 
 fn lossy(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
-}
-
-/// What a certificate says who somebody is: a URI, else a DNS name, else the subject.
-fn principal(certificate: Option<&Certificate>) -> String {
-    let Some(content) = certificate.map(Certificate::content) else { return String::new() };
-    content.uris().chain(content.dns()).next().unwrap_or(&content.subject).to_owned()
-}
-
-fn address(address: SocketAddr) -> core::Address {
-    use core::{address::Address, socket_address::PortSpecifier};
-    core::Address {
-        address: Some(Address::SocketAddress(core::SocketAddress {
-            address: address.ip().to_string(),
-            port_specifier: Some(PortSpecifier::PortValue(address.port().into())),
-            ..core::SocketAddress::default()
-        })),
-    }
-}
-
-/// Namespaces of metadata.
-fn chosen(metadata: Option<&Metadata>, namespaces: &[Box<str>]) -> core::Metadata {
-    let found = namespaces.iter().filter_map(|name| Some(((**name).to_owned(), message(metadata?.namespace(name)?))));
-    core::Metadata { filter_metadata: found.collect(), ..core::Metadata::default() }
 }

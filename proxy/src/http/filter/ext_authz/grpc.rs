@@ -14,14 +14,15 @@ use weir_proto::envoy::{
 use super::verdict::{Change, Denied, How, Passed, Verdict};
 use crate::{
     config::{grpc_service::GrpcService, headers::Append},
-    http::{call::grpc, stream::connection::Connection},
+    http::{
+        call::{authorization::CHECK, grpc},
+        stream::connection::Connection,
+    },
     matcher::structs::object,
 };
 
-const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
-
 pub(super) async fn ask(connection: &Rc<Connection>, service: &GrpcService, question: &CheckRequest) -> Verdict {
-    match grpc::unary::<CheckResponse>(connection, service, CHECK, question).await {
+    match grpc::unary::<CheckResponse>(connection.behalf(), service, CHECK, question).await {
         Ok(answer) => verdict(answer),
         Err(status) => {
             tracing::debug!(connection = connection.id, cluster = &*service.cluster, status, "authorization failed");

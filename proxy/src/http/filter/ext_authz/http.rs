@@ -106,7 +106,7 @@ async fn once(connection: &Rc<Connection>, service: &HttpService, asking: &Askin
     let (parts, scheme, timeout) = (asking.parts.clone(), service.scheme, service.timeout);
     let question = Question { parts, body, scheme, timeout, keep: Some(LONGEST) };
     let began = Instant::now();
-    let mut answered = call::ask(connection, cluster, question).await.ok()?;
+    let mut answered = call::ask(connection.behalf(), cluster, question).await.ok()?;
     // As Envoy has it, of the question instead of the request.
     answered.headers.insert(SERVICE_TIME, HeaderValue::from(millis(began)));
     if answered.status.is_server_error() {

@@ -105,7 +105,7 @@ async fn ask(remote: &Remote, connection: &Rc<Connection>) -> Option<Answered> {
     parts.uri = remote.uri.clone();
     parts.headers.insert(header::HOST, remote.host.clone());
     parts.headers.insert(header::USER_AGENT, USER_AGENT);
-    call::sign(connection, &mut parts.headers, remote.timeout);
+    call::sign(connection.behalf(), &mut parts.headers, remote.timeout);
     let question = Question {
         parts,
         body: RequestBody::Empty,
@@ -113,7 +113,7 @@ async fn ask(remote: &Remote, connection: &Rc<Connection>) -> Option<Answered> {
         timeout: Some(remote.timeout).filter(|timeout| !timeout.is_zero()),
         keep: Some(LONGEST),
     };
-    let answered = call::ask(connection, cluster, question).await;
+    let answered = call::ask(connection.behalf(), cluster, question).await;
     if let Err(error) = &answered {
         tracing::debug!(connection = connection.id, uri = %remote.uri, ?error, "keys of tokens were not fetched");
     }
