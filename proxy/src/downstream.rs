@@ -86,6 +86,8 @@ pub struct Downstream {
     pub local: SocketAddr,
     /// The original destination of a redirected connection; `local` for others.
     pub destination: SocketAddr,
+    /// A listener filter found out where it went.
+    pub restored: bool,
     /// What it was accepted on.
     pub origin: Origin,
     /// Its number, for logs.
@@ -121,12 +123,19 @@ impl Downstream {
             told: None,
             local,
             destination: local,
+            restored: false,
             origin,
             id: next_connection(),
             place: None,
             accepted,
             drain,
         }
+    }
+
+    /// Where it went, if it was not just to the listener.
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        let redirected = matches!(self.origin, Origin::Pod { .. });
+        Some(self.destination).filter(|_| redirected || self.restored)
     }
 
     /// What logs and formats may know of it by now.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::{
-    downstream::{Downstream, Origin},
+    downstream::Downstream,
     http::{
         call::authorization::{about_connection, ask},
         stream::behalf::Behalf,
@@ -16,7 +16,7 @@ use crate::{
 /// What asks about a connection whose handshake is done.
 pub(super) fn asker<'a>(worker: &'a Worker, downstream: &Downstream) -> Ask<'a> {
     let (dialer, id, peer, local) = (downstream.dialer(), downstream.id, downstream.peer, downstream.destination);
-    let restored = !matches!(downstream.origin, Origin::Bound { .. }) || local != downstream.local;
+    let destination = downstream.original_destination();
     let (server_name, tls) = (downstream.server_name.clone(), downstream.tls.clone());
     let known = Rc::new((dialer.scope(), dialer));
     Box::new(move |filter, metadata| {
@@ -26,7 +26,7 @@ pub(super) fn asker<'a>(worker: &'a Worker, downstream: &Downstream) -> Ask<'a> 
             let behalf = Behalf {
                 worker,
                 id,
-                destination: Some(local).filter(|_| restored),
+                destination,
                 dialer: &known.1,
                 scope: &known.0,
                 multiplexed: false,

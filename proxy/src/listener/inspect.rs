@@ -26,8 +26,6 @@ pub(super) struct Found {
     pub hello: Option<Hello>,
     /// It speaks HTTP.
     pub http: Option<Protocol>,
-    /// The destination is not the address that it was accepted on.
-    pub restored: bool,
 }
 
 /// Runs a listener's filters, and counts what becomes of the connection. A client that waits for the server to speak
@@ -86,13 +84,13 @@ async fn run(
         match &filter.kind {
             ListenerFilterKind::OriginalDestination => {
                 if let Some(destination) = netfilter_destination(downstream) {
-                    restore(downstream, destination, found);
+                    restore(downstream, destination);
                 }
             }
             ListenerFilterKind::ProxyProtocol(settings) => {
                 if let Some((from, to)) = read_header(shard, downstream, settings).await? {
                     downstream.peer = from;
-                    restore(downstream, to, found);
+                    restore(downstream, to);
                 }
             }
             ListenerFilterKind::Tls(stats, wanted) => {
@@ -115,11 +113,11 @@ async fn run(
 
 /// A connection went to `destination`, not to where it was accepted. Where a pod's goes is known better than by what the
 /// connection says.
-fn restore(downstream: &mut Downstream, destination: SocketAddr, found: &mut Found) {
+fn restore(downstream: &mut Downstream, destination: SocketAddr) {
     if matches!(downstream.origin, Origin::Bound { .. }) && downstream.destination != destination {
         downstream.local = destination;
         downstream.destination = destination;
-        found.restored = true;
+        downstream.restored = true;
     }
 }
 

@@ -77,7 +77,7 @@ async fn serve_on(worker: Rc<Worker>, mut downstream: Box<Downstream>, listener:
         return;
     }
     // The listener of the destination has its own filters, limits and logs.
-    let other = hand_over(&worker, &downstream, &listener, &found);
+    let other = hand_over(&worker, &downstream, &listener);
     let _seats = match &other {
         None => seats,
         Some(other) => {
@@ -124,8 +124,8 @@ async fn look(
 }
 
 /// The listener that has a connection instead of the one that accepted it.
-fn hand_over(worker: &Worker, downstream: &Downstream, listener: &Listener, found: &Found) -> Option<Arc<Listener>> {
-    if !found.restored || !listener.use_original_destination {
+fn hand_over(worker: &Worker, downstream: &Downstream, listener: &Listener) -> Option<Arc<Listener>> {
+    if !downstream.restored || !listener.use_original_destination {
         return None;
     }
     worker.snapshot.load().listener_by_address(listener, downstream.destination)

@@ -172,7 +172,7 @@ async fn to_cluster(
             return Err(Failed::Overflow);
         };
         let context = PickContext {
-            destination: Some(downstream.destination),
+            destination: downstream.original_destination(),
             metadata: [None, downstream.metadata.as_deref()],
             filter_state: downstream.filter_state.as_deref(),
             hash,

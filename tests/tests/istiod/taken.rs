@@ -63,17 +63,35 @@ fn control(protocol: Protocol, node: &str, account: &str, whole: bool) -> Contro
     control
 }
 
+/// What is not supported yet, by the name of the resource and a word of the reason.
+const REFUSED: [(&str, &str); 5] = [
+    ("connect_originate", "internal_listener"),
+    ("connect_originate", "tunneling_config"),
+    ("outbound|80||*.wild.example.com", "dynamic_forward_proxy"),
+    ("outbound|443||*.wild.example.com", "dynamic_forward_proxy"),
+    ("0.0.0.0_443", "sni_dynamic_forward_proxy"),
+];
+
 fn all_is_taken(protocol: Protocol) {
     for (node, account) in NODES {
         let place = Place::new();
         let control = control(protocol, node, account, false);
         let _proxy = control.proxy(&place.node.netns);
         wait_until_ready(&place.node.netns);
-        let wanted: BTreeSet<String> = usable(node).into_iter().map(|(name, _)| name).collect();
+        let refused = |name: &str| REFUSED.iter().any(|(known, _)| *known == name);
+        let wanted: BTreeSet<String> = usable(node)
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|name| name == "connect_originate" || !refused(name))
+            .collect();
         wait_for(&format!("all of {node} in force"), PATIENCE, || {
             let Taken { active, refused } = taken(&place.node.netns);
             let missing: Vec<_> = wanted.difference(&active).collect();
-            if missing.is_empty() && refused.is_empty() { Ok(()) } else { Err(format!("{missing:?} {refused:?}")) }
+            let known = |(name, why): &&(String, String)| {
+                REFUSED.iter().any(|(known, word)| known == name && why.contains(word) && why.contains("not supported"))
+            };
+            let others: Vec<_> = refused.iter().filter(|one| !known(one)).collect();
+            if missing.is_empty() && others.is_empty() { Ok(()) } else { Err(format!("{missing:?} {others:?}")) }
         });
     }
 }

@@ -27,8 +27,8 @@ use crate::{
 pub struct JwtAuthn {
     /// Which requests must carry what; the first that takes a request counts. None: nothing.
     pub rules: Vec<(RouteMatch, Option<Requirement>)>,
-    /// Where none of `rules` takes a request: an object of filter state, and what its texts require.
-    pub by_state: Option<(Box<str>, HashMap<Box<str>, Requirement>)>,
+    /// Where none of `rules` takes a request.
+    pub by_state: Option<ByState>,
     /// What routes refer to, by name, sorted.
     pub named: Vec<(Box<str>, Requirement)>,
     /// CORS preflight requests pass.
@@ -41,6 +41,15 @@ pub struct JwtAuthn {
     pub providers: Vec<Arc<Provider>>,
     /// Counted for all of it.
     pub stats: Counted<stats::JwtAuthn>,
+}
+
+/// What an object of filter state requires.
+#[derive(Debug)]
+pub struct ByState {
+    /// Its name.
+    pub key: Box<str>,
+    /// By its text; another one: nothing.
+    pub requires: HashMap<Box<str>, Requirement>,
 }
 
 /// What a route says.

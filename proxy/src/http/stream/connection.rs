@@ -22,7 +22,7 @@ use crate::{
         http::HttpConnectionManager,
         request::TlsView,
     },
-    downstream::{Downstream, Origin, Told},
+    downstream::{Downstream, Told},
     drain::DrainWatch,
     filter_state::FilterState,
     http::{
@@ -122,7 +122,7 @@ impl Connection {
             // As Envoy restores it: a pod's listening socket is how it came, not where it was going.
             local: downstream.destination,
             destination: downstream.destination,
-            restored: !matches!(downstream.origin, Origin::Bound { .. }) || downstream.destination != downstream.local,
+            restored: downstream.original_destination().is_some(),
             server_name: downstream.server_name.clone(),
             fingerprints: downstream.fingerprints.clone(),
             id: downstream.id,

@@ -18,8 +18,8 @@ use crate::{
         error::Error,
         filter::{
             jwt_authn::{
-                At, Audiences, Claim, JwtAuthn, Keys, Noted, OfRoute, Place, Provider, Remembered, Remote, Requirement,
-                Tokens, Tolerates,
+                At, Audiences, ByState, Claim, JwtAuthn, Keys, Noted, OfRoute, Place, Provider, Remembered, Remote,
+                Requirement, Tokens, Tolerates,
             },
             stats::{self, Counted},
         },
@@ -97,7 +97,7 @@ pub(super) fn jwt_authn(cx: &mut Context, message: &proto::JwtAuthentication, at
         made.rules.push((route_match(cx, rule_match, &sub(&at, "match"))?, requirement));
     }
     let requirements = made.rules.iter().filter_map(|(_, requirement)| requirement.as_ref());
-    let by_state = made.by_state.iter().flat_map(|(_, requirements)| requirements.values());
+    let by_state = made.by_state.iter().flat_map(|by_state| by_state.requires.values());
     for requirement in requirements.chain(by_state).chain(made.named.iter().map(|(_, requirement)| requirement)) {
         told(requirement, &mut reserved);
     }
@@ -106,18 +106,14 @@ pub(super) fn jwt_authn(cx: &mut Context, message: &proto::JwtAuthentication, at
 }
 
 /// `filter_state_rules`.
-fn by_state(
-    known: &Known<'_>,
-    message: Option<&proto::FilterStateRule>,
-    at: &str,
-) -> Result<Option<(Box<str>, HashMap<Box<str>, Requirement>)>, Error> {
+fn by_state(known: &Known<'_>, message: Option<&proto::FilterStateRule>, at: &str) -> Result<Option<ByState>, Error> {
     let Some(message) = message else { return Ok(None) };
     let at = sub(at, "filter_state_rules");
     let each = message.requires.iter().map(|(value, requirement)| {
         let requirement = known.requirement(requirement, &[], &format!("{at}.requires[\"{value}\"]"))?;
         Ok((value.as_str().into(), requirement))
     });
-    Ok(Some((message.name.as_str().into(), each.collect::<Result<_, Error>>()?)))
+    Ok(Some(ByState { key: message.name.as_str().into(), requires: each.collect::<Result<_, Error>>()? }))
 }
 
 pub(super) fn of_route(message: &proto::PerRouteConfig, at: &str) -> Result<OfRoute, Error> {

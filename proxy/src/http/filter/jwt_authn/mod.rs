@@ -96,9 +96,9 @@ fn required<'a>(filter: &'a JwtAuthn, stream: &Stream, parts: &Parts) -> Option<
 
 /// What an object of filter state requires.
 fn by_state<'a>(filter: &'a JwtAuthn, stream: &Stream) -> Option<&'a Requirement> {
-    let (key, requirements) = filter.by_state.as_ref()?;
-    match stream.record.entry.filter_state.as_ref()?.get(key)? {
-        Value::Text(text) | Value::Keyed(text) => requirements.get(&**text),
+    let by_state = filter.by_state.as_ref()?;
+    match stream.record.entry.filter_state.as_ref()?.get(&by_state.key)? {
+        Value::Text(text) | Value::Keyed(text) => by_state.requires.get(&**text),
         Value::Address(_) => None,
     }
 }
