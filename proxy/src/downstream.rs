@@ -2,8 +2,6 @@
 
 use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
-use tokio::net::TcpStream;
-
 use crate::{
     access_log::{Entry, Place, next_connection},
     drain::DrainWatch,
@@ -11,7 +9,7 @@ use crate::{
     matcher::metadata::Metadata,
     pod::{Direction, Pod},
     tls::{PeerTls, fingerprint::Fingerprints},
-    wire::{dial::Dialer, io::Io},
+    wire::{dial::Dialer, internal::InternalAddress, io::Io},
 };
 
 /// What a connection was accepted on.
@@ -21,6 +19,13 @@ pub enum Origin {
     Bound {
         /// The listener's name in the configuration.
         listener: Arc<str>,
+    },
+    /// A listener inside of this process.
+    Within {
+        /// Its name.
+        listener: Arc<str>,
+        /// How upstream connections are made for whom it is made for.
+        dialer: Dialer,
     },
     /// A listening socket of a pod.
     Pod {
@@ -86,6 +91,8 @@ pub struct Downstream {
     pub local: SocketAddr,
     /// The original destination of a redirected connection; `local` for others.
     pub destination: SocketAddr,
+    /// The address inside of this process that it was made to: kept, as others go by it.
+    pub within: Option<Arc<InternalAddress>>,
     /// A listener filter found out where it went.
     pub restored: bool,
     /// What it was accepted on.
@@ -103,16 +110,15 @@ pub struct Downstream {
 impl Downstream {
     /// A connection that `peer` made to `local`, where it wanted to go.
     pub fn new(
-        tcp: TcpStream,
+        stream: impl Into<Io>,
         peer: SocketAddr,
         local: SocketAddr,
         origin: Origin,
         accepted: Instant,
         drain: DrainWatch,
     ) -> Self {
-        let stream = Io::Tcp(tcp);
         Self {
-            stream,
+            stream: stream.into(),
             tls: None,
             server_name: None,
             fingerprints: None,
@@ -123,6 +129,7 @@ impl Downstream {
             told: None,
             local,
             destination: local,
+            within: None,
             restored: false,
             origin,
             id: next_connection(),
@@ -164,6 +171,7 @@ impl Downstream {
     pub fn dialer(&self) -> Dialer {
         match &self.origin {
             Origin::Bound { .. } => Dialer::Host,
+            Origin::Within { dialer, .. } => dialer.clone(),
             Origin::Pod { pod, direction: Direction::Outbound } => Dialer::Pod { pod: pod.clone(), client: None },
             Origin::Pod { pod, direction: Direction::Inbound } => {
                 Dialer::Pod { pod: pod.clone(), client: Some(self.direct_peer) }

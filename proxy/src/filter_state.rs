@@ -8,13 +8,13 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 use smallvec::SmallVec;
 
 /// The objects of a connection, or of a request on it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FilterState {
     objects: SmallVec<[Object; 1]>,
 }
 
 /// One of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Object {
     /// Its name.
     pub key: Arc<str>,
@@ -38,7 +38,7 @@ pub enum Value {
 }
 
 /// Whether upstream connections inside this process have an object, too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Shared {
     /// They do not.
     #[default]
@@ -50,7 +50,7 @@ pub enum Shared {
 }
 
 /// How long an object lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Span {
     /// As long as the request.
     Request,
@@ -92,17 +92,22 @@ impl FilterState {
         true
     }
 
-    /// What an upstream connection inside this process has of it; none: nothing.
-    pub fn shared(&self) -> Option<Box<Self>> {
-        let shared = self.objects.iter().filter(|object| object.shared != Shared::No);
-        let objects: SmallVec<_> = shared
-            .map(|object| Object {
-                shared: if object.shared == Shared::Transitive { Shared::Transitive } else { Shared::No },
-                span: Span::Connection,
-                ..object.clone()
-            })
-            .collect();
+    /// What of it upstream connections inside this process may have; none: nothing.
+    pub fn shareable(&self) -> Option<Box<Self>> {
+        let objects: SmallVec<_> = self.objects.iter().filter(|object| object.shared != Shared::No).cloned().collect();
         (!objects.is_empty()).then(|| Box::new(Self { objects }))
+    }
+
+    /// The same as the next connection has it.
+    pub fn shared(&self) -> Option<Box<Self>> {
+        let mut next = self.shareable()?;
+        for object in &mut next.objects {
+            object.span = Span::Connection;
+            if object.shared == Shared::Once {
+                object.shared = Shared::No;
+            }
+        }
+        Some(next)
     }
 }
 

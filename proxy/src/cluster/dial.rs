@@ -12,16 +12,21 @@ use crate::{
     access_log::{Entry, next_connection},
     config::{
         cluster::{Cluster, Endpoint},
-        tls::Transport,
+        tls::{MetadataOf, Transport},
     },
+    filter_state::FilterState,
+    matcher::metadata::{EndpointMetadata, Metadata},
     telemetry::stats::Shard,
     tls::{client::Asked, failure::Failure, session::PeerTls},
     wire::{
+        bare::Bare,
         dial::{ConnectError, Dialer},
+        internal::InternalAddress,
         io::Io,
         proxy_header::Client,
         race::{self, Preference},
         socket::SocketSettings,
+        within::{self, Brought},
     },
 };
 
@@ -80,6 +85,10 @@ pub struct Way<'a> {
     pub socket: &'a SocketSettings,
     /// Whose connection it is, where the upstream is told; none: the proxy's own.
     pub client: Option<Client>,
+    /// What filters keep of it, and share with upstreams inside of this process.
+    pub filter_state: Option<&'a FilterState>,
+    /// Metadata of the endpoint and of its cluster.
+    pub metadata: (Option<&'a EndpointMetadata>, Option<&'a Metadata>),
     /// Where its TLS is counted.
     pub shard: &'a Shard,
 }
@@ -87,7 +96,9 @@ pub struct Way<'a> {
 impl Way<'_> {
     /// Connects and shakes hands.
     pub async fn connect(&self) -> Result<Secured, ConnectError> {
-        self.dialer.ready(self.to).await?;
+        if InternalAddress::of(&self.to).is_none() {
+            self.dialer.ready(self.to).await?;
+        }
         let connection = next_connection();
         tracing::debug!(connection, "connecting to {}", self.to);
         let secured = tokio::time::timeout(self.timeout, self.secure(connection)).await;
@@ -99,7 +110,33 @@ impl Way<'_> {
         secured
     }
 
-    async fn dial(&self) -> Result<TcpStream, ConnectError> {
+    async fn dial(&self) -> Result<Bare, ConnectError> {
+        if let Some(internal) = InternalAddress::of(&self.to) {
+            return Ok(Bare::Within(Box::new(within::connect(internal, self.dialer, self.brought()).await?)));
+        }
+        self.dial_out().await.map(Bare::Tcp)
+    }
+
+    /// What an endpoint inside of this process gets to know.
+    fn brought(&self) -> Brought {
+        let Some(internal) = self.transport.internal() else { return Brought::default() };
+        let mut metadata = Metadata::default();
+        for (of, name) in &internal.metadata {
+            let members = match of {
+                MetadataOf::Host => self.metadata.0.and_then(|all| all.get(&**name)?.as_object()),
+                MetadataOf::Cluster => self.metadata.1.and_then(|all| all.namespace(name)),
+            };
+            if let Some(members) = members {
+                metadata.merge(name, members.clone());
+            }
+        }
+        Brought {
+            metadata: (!metadata.is_empty()).then(|| Box::new(metadata)),
+            filter_state: self.filter_state.and_then(FilterState::shared),
+        }
+    }
+
+    async fn dial_out(&self) -> Result<TcpStream, ConnectError> {
         if self.also.is_empty() {
             return self.dialer.connect(self.to, self.socket).await;
         }
@@ -112,20 +149,23 @@ impl Way<'_> {
     async fn secure(&self, number: u64) -> Result<Secured, ConnectError> {
         let began = Instant::now();
         let made = |connected, secured| Made { number, began, connected, secured };
-        let mut tcp = self.dial().await?;
+        let mut bare = self.dial().await?;
         let connected = Instant::now();
         if let Some(header) = self.transport.proxy_header() {
-            let own = Client { source: tcp.local_addr()?, destination: tcp.peer_addr()? };
-            tcp.write_all(&header.bytes(self.client, own)).await?;
+            let own = match bare.tcp() {
+                Some(tcp) => Client { source: tcp.local_addr()?, destination: tcp.peer_addr()? },
+                None => Client { source: InternalAddress::client(), destination: self.to },
+            };
+            bare.write_all(&header.bytes(self.client, own)).await?;
         }
         let Some(tls) = self.transport.tls() else {
-            return Ok(Secured { io: Io::Tcp(tcp), tls: None, made: made(connected, None) });
+            return Ok(Secured { io: Io::from(bare), tls: None, made: made(connected, None) });
         };
         let Some(loaded) = tls.current() else {
             tls.factory.not_ready(self.shard);
             return Err(ConnectError::Tls(Failure::NoSecret.reason()));
         };
-        match loaded.context.connect(tcp, self.asked).await {
+        match loaded.context.connect(bare, self.asked).await {
             Ok((io, session)) => {
                 tls.stats().established(self.shard, &session);
                 Ok(Secured { io, tls: Some(Rc::new(session)), made: made(connected, Some(Instant::now())) })
@@ -158,6 +198,8 @@ impl Cluster {
             asked,
             socket: &self.socket,
             client,
+            filter_state: None,
+            metadata: (endpoint.template.metadata.as_deref(), self.logged.metadata.as_ref()),
             shard,
         }
     }

@@ -44,6 +44,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// What it listens on; `addresses[0]` is the main one, the others are `additional_addresses`.
     pub addresses: Vec<SocketAddr>,
+    /// It is inside of this process (`internal_listener`), and has no address but its name.
+    pub internal: bool,
     /// Bound by this process; else reached through redirection or hand-over only.
     pub bind: bool,
     /// How.
@@ -94,6 +96,7 @@ impl Listener {
         Self {
             name: name.into(),
             addresses: Vec::new(),
+            internal: false,
             bind: true,
             sockets: ListenerSockets::default(),
             direction: TrafficDirection::Unspecified,

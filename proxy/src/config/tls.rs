@@ -175,6 +175,26 @@ pub enum Transport {
     Tls(Arc<UpstreamTls>),
     /// The upstream is told whose connection it is, in front of all else.
     Proxied(Arc<Proxied>),
+    /// Endpoints inside of this process get to know what is known of the connection.
+    Internal(Arc<Internal>),
+}
+
+/// `InternalUpstreamTransport`.
+#[derive(Debug)]
+pub struct Internal {
+    /// Namespaces of metadata that are passed on.
+    pub metadata: Vec<(MetadataOf, Box<str>)>,
+    /// How it is secured.
+    pub transport: Transport,
+}
+
+/// Whose metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetadataOf {
+    /// The cluster's.
+    Cluster,
+    /// The endpoint's.
+    Host,
 }
 
 /// `ProxyProtocolUpstreamTransport`.
@@ -182,8 +202,8 @@ pub enum Transport {
 pub struct Proxied {
     /// How it is told.
     pub header: ProxyHeader,
-    /// What follows; none: plain bytes.
-    pub tls: Option<Arc<UpstreamTls>>,
+    /// How it is secured after that.
+    pub transport: Transport,
 }
 
 impl Transport {
@@ -192,7 +212,8 @@ impl Transport {
         match self {
             Self::Plain => None,
             Self::Tls(tls) => Some(tls),
-            Self::Proxied(proxied) => proxied.tls.as_ref(),
+            Self::Proxied(proxied) => proxied.transport.tls(),
+            Self::Internal(internal) => internal.transport.tls(),
         }
     }
 
@@ -200,6 +221,16 @@ impl Transport {
     pub fn proxy_header(&self) -> Option<&ProxyHeader> {
         match self {
             Self::Proxied(proxied) => Some(&proxied.header),
+            Self::Internal(internal) => internal.transport.proxy_header(),
+            Self::Plain | Self::Tls(_) => None,
+        }
+    }
+
+    /// What endpoints inside of this process get to know; none: nothing.
+    pub fn internal(&self) -> Option<&Internal> {
+        match self {
+            Self::Internal(internal) => Some(internal),
+            Self::Proxied(proxied) => proxied.transport.internal(),
             Self::Plain | Self::Tls(_) => None,
         }
     }

@@ -83,8 +83,15 @@ async fn run(
         }
         match &filter.kind {
             ListenerFilterKind::OriginalDestination => {
-                if let Some(destination) = netfilter_destination(downstream) {
+                let (to, from) = match &downstream.origin {
+                    Origin::Within { .. } => told_addresses(downstream),
+                    _ => (netfilter_destination(downstream), None),
+                };
+                if let Some(destination) = to {
                     restore(downstream, destination);
+                }
+                if let Some(peer) = from {
+                    (downstream.peer, downstream.direct_peer) = (peer, peer);
                 }
             }
             ListenerFilterKind::ProxyProtocol(settings) => {
@@ -94,11 +101,11 @@ async fn run(
                 }
             }
             ListenerFilterKind::Tls(stats, wanted) => {
-                found.hello = secure::inspect(downstream.stream.tcp(), (stats, *wanted), shard).await?;
+                found.hello = secure::inspect(&downstream.stream, (stats, *wanted), shard).await?;
             }
             ListenerFilterKind::Http(stats) => {
                 if found.hello.is_none() {
-                    let looked = sniff::sniff(downstream.stream.tcp()).await;
+                    let looked = sniff::sniff(&downstream.stream).await;
                     if looked == Err(Stuck::Failed) {
                         stats.failed(shard);
                     }
@@ -114,7 +121,7 @@ async fn run(
 /// A connection went to `destination`, not to where it was accepted. Where a pod's goes is known better than by what the
 /// connection says.
 fn restore(downstream: &mut Downstream, destination: SocketAddr) {
-    if matches!(downstream.origin, Origin::Bound { .. }) && downstream.destination != destination {
+    if !matches!(downstream.origin, Origin::Pod { .. }) && downstream.destination != destination {
         downstream.local = destination;
         downstream.destination = destination;
         downstream.restored = true;
@@ -127,7 +134,7 @@ async fn read_header(
     downstream: &mut Downstream,
     settings: &ProxyProtocol,
 ) -> Result<Option<(SocketAddr, SocketAddr)>, Refused> {
-    let Io::Tcp(stream) = &mut downstream.stream else { return Ok(None) };
+    let stream = &mut downstream.stream;
     let (seen, metadata) =
         peek::until(stream, proxy_protocol::LONGEST, |bytes| match proxy_protocol::look(bytes, settings) {
             Seen::NeedsMore => None,
@@ -175,11 +182,27 @@ async fn read_header(
 fn netfilter_destination(downstream: &Downstream) -> Option<SocketAddr> {
     use nix::sys::socket::{getsockopt, sockopt};
     if downstream.local.is_ipv6() {
-        let address = getsockopt(downstream.stream.tcp(), sockopt::Ip6tOriginalDst).ok()?;
+        let address = getsockopt(downstream.stream.tcp()?, sockopt::Ip6tOriginalDst).ok()?;
         let ip = std::net::Ipv6Addr::from(address.sin6_addr.s6_addr);
         return Some((ip, u16::from_be(address.sin6_port)).into());
     }
-    let address = getsockopt(downstream.stream.tcp(), sockopt::OriginalDst).ok()?;
+    let address = getsockopt(downstream.stream.tcp()?, sockopt::OriginalDst).ok()?;
     let ip = std::net::Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
     Some((ip, u16::from_be(address.sin_port)).into())
+}
+
+/// Where a connection inside of this process goes and comes from, as its metadata says, or else its filter state.
+fn told_addresses(downstream: &Downstream) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    const NAMESPACE: &str = "envoy.filters.listener.original_dst";
+    let told = |field: &str, key: &str| {
+        let metadata = downstream.metadata.as_ref();
+        match metadata.and_then(|metadata| metadata.get(NAMESPACE, &[field.into()])?.as_str()) {
+            Some(text) => text.parse().ok(),
+            None => downstream.filter_state.as_ref().and_then(|state| state.address(key)),
+        }
+    };
+    (
+        told("local", "envoy.filters.listener.original_dst.local_ip"),
+        told("remote", "envoy.filters.listener.original_dst.remote_ip"),
+    )
 }

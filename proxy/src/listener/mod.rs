@@ -56,7 +56,7 @@ pub async fn serve(worker: Rc<Worker>, downstream: Box<Downstream>) {
                 None => return Box::pin(pass_through(worker, downstream, direction)).await,
             }
         }
-        Origin::Bound { listener: name } => snapshot.listener(name).cloned(),
+        Origin::Bound { listener: name } | Origin::Within { listener: name, .. } => snapshot.listener(name).cloned(),
     };
     drop(snapshot);
     match listener {
@@ -412,7 +412,7 @@ async fn wait_for_codec(downstream: &mut Downstream, open: &connection::Open) ->
     let spoken = async {
         match &downstream.tls {
             Some(tls) => sniff_tls(&mut downstream.stream, tls).await,
-            None => sniff(downstream.stream.tcp()).await.ok().flatten().map_or(Codec::Http1, Protocol::codec),
+            None => sniff(&downstream.stream).await.ok().flatten().map_or(Codec::Http1, Protocol::codec),
         }
     };
     tokio::select! {

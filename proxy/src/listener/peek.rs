@@ -5,6 +5,7 @@ use std::{cell::RefCell, io};
 use tokio::{io::Interest, net::TcpStream};
 
 use super::proxy_protocol;
+use crate::wire::{io::Io, within::Within};
 
 /// The most that anybody looks at.
 const MOST: usize = proxy_protocol::LONGEST;
@@ -26,11 +27,12 @@ pub(super) enum Stuck {
 }
 
 /// Waits until `decide` can tell from the first bytes, of which it sees up to `most`.
-pub(super) async fn until<T>(
-    stream: &TcpStream,
-    most: usize,
-    mut decide: impl FnMut(&[u8]) -> Option<T>,
-) -> Result<T, Stuck> {
+pub(super) async fn until<T>(stream: &Io, most: usize, mut decide: impl FnMut(&[u8]) -> Option<T>) -> Result<T, Stuck> {
+    let stream = match (stream.plain(), stream.within()) {
+        (Some(stream), _) => stream,
+        (None, Some(within)) => return until_within(within, most, decide).await,
+        (None, None) => return Err(Stuck::Failed),
+    };
     loop {
         let ready = stream.ready(Interest::READABLE).await.map_err(|_| Stuck::Failed)?;
         let looked = BYTES.with_borrow_mut(|bytes| {
@@ -49,6 +51,23 @@ pub(super) async fn until<T>(
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return Err(Stuck::Failed),
+        }
+    }
+}
+
+/// The same of a connection inside of this process.
+async fn until_within<T>(within: &Within, most: usize, mut decide: impl FnMut(&[u8]) -> Option<T>) -> Result<T, Stuck> {
+    loop {
+        let (decided, length, full, ended) = BYTES.with_borrow_mut(|bytes| {
+            let bytes = &mut bytes[..most.min(MOST)];
+            let (length, ended) = within.look(bytes);
+            (decide(&bytes[..length]), length, length == bytes.len(), ended)
+        });
+        match decided {
+            Some(decided) => return Ok(decided),
+            None if full => return Err(Stuck::Full),
+            None if ended => return Err(Stuck::Closed),
+            None => within.longer(length).await.map_err(|_| Stuck::Failed)?,
         }
     }
 }

@@ -3,8 +3,6 @@
 
 use std::{rc::Rc, time::Duration};
 
-use tokio::net::TcpStream;
-
 use super::{
     peek::{self, Stuck},
     refused::Refused,
@@ -24,7 +22,7 @@ use crate::{
 
 /// The `tls_inspector` listener filter: what the client asks for; none if it does not speak TLS.
 pub(super) async fn inspect(
-    stream: &TcpStream,
+    stream: &Io,
     (stats, wanted): (&InspectorStats, Wanted),
     shard: &Shard,
 ) -> Result<Option<Hello>, Refused> {
@@ -59,15 +57,15 @@ pub(super) async fn shake_hands(
     timeout: Option<Duration>,
     shard: &Shard,
 ) -> Result<Downstream, Failure> {
-    let tcp = match downstream.stream {
-        Io::Tcp(tcp) => tcp,
-        stream => return Ok(Downstream { stream, ..downstream }),
+    let bare = match downstream.stream.into_bare() {
+        Ok(bare) => bare,
+        Err(stream) => return Ok(Downstream { stream, ..downstream }),
     };
     let Some(loaded) = tls.current() else {
         tls.factory.not_ready(shard);
         return Err(Failure::NoSecret);
     };
-    let handshake = loaded.context.accept(tcp, downstream.local.ip(), downstream.peer.ip(), |stapled| {
+    let handshake = loaded.context.accept(bare, downstream.local.ip(), downstream.peer.ip(), |stapled| {
         tls.stats().staple_asked(shard, stapled);
     });
     let shaken = match timeout {

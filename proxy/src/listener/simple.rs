@@ -70,7 +70,9 @@ pub(super) async fn first_byte_admitted(
 ) -> bool {
     let spoken = async {
         match &mut downstream.stream {
-            Io::Tcp(stream) => peek::until(stream, 1, |bytes| (!bytes.is_empty()).then_some(())).await.is_ok(),
+            stream @ (Io::Tcp(_) | Io::Within(_)) => {
+                peek::until(stream, 1, |bytes| (!bytes.is_empty()).then_some(())).await.is_ok()
+            }
             stream => {
                 let mut first = Vec::new();
                 stream.peek(1, &mut first).await.is_ok() && !first.is_empty()

@@ -1,7 +1,5 @@
 //! Which HTTP a client speaks, from its first bytes, without taking them off the socket.
 
-use tokio::net::TcpStream;
-
 use super::peek::{self, Stuck};
 use crate::{config::http::Codec, tls::PeerTls, wire::io::Io};
 
@@ -57,7 +55,7 @@ enum Guess {
 }
 
 /// Waits for as many bytes as it takes. None: not HTTP.
-pub(super) async fn sniff(stream: &TcpStream) -> Result<Option<Protocol>, Stuck> {
+pub(super) async fn sniff(stream: &Io) -> Result<Option<Protocol>, Stuck> {
     let guessed = peek::until(stream, LOOK, |bytes| match guess(bytes) {
         Guess::NeedsMore => None,
         guess => Some(guess),
@@ -112,7 +110,7 @@ fn is_token(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::{io::AsyncWriteExt, net::TcpStream};
 
     use super::*;
 
@@ -140,7 +138,7 @@ mod tests {
     async fn bytes_that_come_in_pieces_stay_on_the_socket() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (server, _) = listener.accept().await.unwrap();
+        let server = Io::from(listener.accept().await.unwrap().0);
         let (protocol, ()) = tokio::join!(sniff(&server), async {
             for piece in [&PREFACE[..5], &PREFACE[5..20], &PREFACE[20..]] {
                 client.write_all(piece).await.unwrap();
@@ -149,7 +147,7 @@ mod tests {
         });
         assert_eq!(protocol, Ok(Some(Protocol::Http2)));
         let mut bytes = [0; 64];
-        assert_eq!(server.try_read(&mut bytes).unwrap(), PREFACE.len());
+        assert_eq!(server.plain().unwrap().try_read(&mut bytes).unwrap(), PREFACE.len());
     }
 
     #[tokio::test]
@@ -157,7 +155,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         for sent in [&b""[..], b"GET"] {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let (server, _) = listener.accept().await.unwrap();
+            let server = Io::from(listener.accept().await.unwrap().0);
             client.write_all(sent).await.unwrap();
             drop(client);
             assert_eq!(sniff(&server).await, Err(Stuck::Closed));

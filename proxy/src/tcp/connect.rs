@@ -129,6 +129,8 @@ pub(super) async fn to_target(
                 asked: Asked::default(),
                 socket: &SocketSettings::default(),
                 client: None,
+                filter_state: None,
+                metadata: (None, None),
                 shard: &worker.stats,
             };
             let Secured { io, tls, .. } = attempt(worker, way, entry).await.map_err(Failed::Connect)?;
@@ -198,7 +200,10 @@ async fn to_cluster(
         let asked = Asked { hostname: &endpoint.hostname, ..Asked::default() };
         entry.tried.extend(entry.upstream.replace(endpoint.logged()));
         let client = Client { source: downstream.peer, destination: downstream.destination };
-        let way = chosen.way(endpoint, dialer, asked, Some(client), &worker.stats);
+        let way = Way {
+            filter_state: downstream.filter_state.as_deref(),
+            ..chosen.way(endpoint, dialer, asked, Some(client), &worker.stats)
+        };
         let account =
             Rc::new(Account { cluster: chosen.clone(), endpoint: endpoint.clone(), shard: worker.stats.clone() });
         let opened = account.connection(None);

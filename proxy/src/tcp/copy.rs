@@ -17,7 +17,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use tokio::time::{Instant, Sleep};
 
 use super::way::{Failure, OneWay, Unwatched, Watch};
-use crate::{linger::close_by_reset, pod::passing::Undelivered, wire::io::Io};
+use crate::{pod::passing::Undelivered, wire::io::Io};
 
 /// How long nothing may have come after the server's last bytes for an exchange to count as over.
 const LULL: Duration = Duration::from_millis(2);
@@ -239,12 +239,16 @@ impl Answer {
 /// Whether the client has sent what was not read yet, as on a busy machine: closed now, the socket would answer with RST.
 fn has_unread(stream: &Io) -> bool {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    recv(stream.tcp().as_raw_fd(), &mut [0], flags).is_ok_and(|read| read > 0)
+    match (stream.tcp(), stream.within()) {
+        (Some(tcp), _) => recv(tcp.as_raw_fd(), &mut [0], flags).is_ok_and(|read| read > 0),
+        (None, Some(within)) => within.has_unread(),
+        (None, None) => false,
+    }
 }
 
 /// Has the socket end with RST instead of FIN when it is dropped.
 pub fn reset_on_close(stream: &Io) {
-    close_by_reset(stream.tcp(), true);
+    stream.reset_on_close(true);
 }
 
 /// Measures idleness without touching a timer per byte: when the timer fires, it looks whether something moved since.

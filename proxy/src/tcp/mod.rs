@@ -263,7 +263,8 @@ impl Passenger {
             streams: ways.streams(),
             undelivered,
         };
-        pod.local.passing.pass(place, pod.uid.clone(), passage, ends.map(Io::tcp)).await
+        let [Some(one), Some(other)] = ends.map(Io::plain) else { return Fate::Kept("it has no socket".to_owned()) };
+        pod.local.passing.pass(place, pod.uid.clone(), passage, [one, other]).await
     }
 }
 

@@ -157,7 +157,8 @@ impl OneWay {
             }
             match &mut self.pipe {
                 Some(pipe) => {
-                    let read = ready!(pipe.poll_fill(from.tcp(), cx)).map_err(Failure::Reading)?;
+                    let Some(socket) = from.plain() else { return Poll::Ready(Err(Failure::Reading(no_socket()))) };
+                    let read = ready!(pipe.poll_fill(socket, cx)).map_err(Failure::Reading)?;
                     self.end_of_input = read == 0;
                     *taken += read as u64;
                 }
@@ -176,7 +177,10 @@ impl OneWay {
             self.offset = 0;
         }
         match &mut self.pipe {
-            Some(pipe) => pipe.poll_drain(to.tcp(), cx),
+            Some(pipe) => match to.plain() {
+                Some(socket) => pipe.poll_drain(socket, cx),
+                None => Poll::Ready(Err(no_socket())),
+            },
             // Records that the socket did not take; nothing for bare bytes.
             None => Pin::new(to).poll_flush(cx),
         }
@@ -303,6 +307,11 @@ impl Pipe {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Pipes are between sockets only.
+fn no_socket() -> io::Error {
+    io::ErrorKind::Unsupported.into()
 }
 
 fn invalid(what: String) -> io::Error {

@@ -9,7 +9,6 @@ use rustls::{
     pki_types::ServerName,
     version::{TLS12, TLS13},
 };
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::{
@@ -20,7 +19,7 @@ use super::{
     session::PeerTls,
     verify::{Validation, Verifier},
 };
-use crate::wire::{deferring::Deferring, io::Io};
+use crate::wire::{bare::Bare, deferring::Deferring, io::Io};
 
 /// What a client context is made of.
 #[derive(Debug)]
@@ -138,15 +137,15 @@ impl ClientContext {
     }
 
     /// Shakes hands with a server.
-    pub async fn connect(&self, tcp: TcpStream, asked: Asked<'_>) -> Result<(Io, PeerTls), Failure> {
+    pub async fn connect(&self, bare: Bare, asked: Asked<'_>) -> Result<(Io, PeerTls), Failure> {
         let host = Some(asked.hostname).filter(|host| self.host_server_name && !host.is_empty());
         let name = asked.server_name.or(host).and_then(server_name).or_else(|| self.server_name.clone());
         let mut config = match asked.validate || self.validate_server_name {
             true => self.named.clone(),
             false => self.configured.clone(),
         };
-        let addresses = (tcp.local_addr(), tcp.peer_addr());
-        if let (Some((file, range)), (Ok(local), Ok(remote))) = (&self.key_log, addresses)
+        let addresses = bare.tcp().and_then(|tcp| Some((tcp.local_addr().ok()?, tcp.peer_addr().ok()?)));
+        if let (Some((file, range)), Some((local, remote))) = (&self.key_log, addresses)
             && range.contains(local.ip(), remote.ip())
         {
             Arc::make_mut(&mut config).key_log = file.clone();
@@ -163,10 +162,10 @@ impl ClientContext {
         // Without a name none is sent: an address is the way to say so.
         let name = name.unwrap_or(ServerName::IpAddress(IpAddr::from([0, 0, 0, 0]).into()));
         let connector = TlsConnector::from(config);
-        let tcp = Deferring::new(tcp);
+        let under = Deferring::new(bare);
         let connecting = match protocols.is_empty() {
-            true => connector.connect(name, tcp),
-            false => connector.with_alpn(protocols).connect(name, tcp),
+            true => connector.connect(name, under),
+            false => connector.with_alpn(protocols).connect(name, under),
         };
         let stream = connecting.await.map_err(|error| Failure::of(&error))?;
         let connection = stream.get_ref().1;

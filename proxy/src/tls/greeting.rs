@@ -3,31 +3,28 @@
 use std::{cell::RefCell, io};
 
 use rustls::server::Acceptor;
-use tokio::{
-    io::{AsyncWriteExt, Interest},
-    net::TcpStream,
-};
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::StartHandshake;
 
 use super::{
     failure::Failure,
     hello::{self, Hello, MAX_HELLO, Seen},
 };
-use crate::wire::deferring::Deferring;
+use crate::wire::{bare::Bare, deferring::Deferring};
 
 thread_local! {
     static BYTES: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_HELLO]);
 }
 
 /// A handshake that a client has begun, and how.
-pub(super) async fn read(mut tcp: TcpStream) -> Result<(StartHandshake<Deferring>, Hello), Failure> {
+pub(super) async fn read(mut bare: Bare) -> Result<(StartHandshake<Deferring>, Hello), Failure> {
     let mut acceptor = Acceptor::default();
     // Kept only when one read does not bring all of it.
     let mut earlier = Vec::new();
     loop {
-        tcp.ready(Interest::READABLE).await.map_err(|error| Failure::of(&error))?;
+        bare.readable().await.map_err(|error| Failure::of(&error))?;
         let read: io::Result<Seen> = BYTES.with_borrow_mut(|bytes| {
-            let length = tcp.try_read(bytes)?;
+            let length = bare.try_read(bytes)?;
             if length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -59,14 +56,14 @@ pub(super) async fn read(mut tcp: TcpStream) -> Result<(StartHandshake<Deferring
         match acceptor.accept() {
             Ok(Some(accepted)) => {
                 let hello = if let Seen::Hello(hello) = seen { hello } else { Hello::default() };
-                return Ok((StartHandshake::from_parts(accepted, Deferring::new(tcp)), hello));
+                return Ok((StartHandshake::from_parts(accepted, Deferring::new(bare)), hello));
             }
             Ok(None) => {}
             Err((error, mut alert)) => {
                 let mut bytes = Vec::new();
                 if alert.write_all(&mut bytes).is_ok() {
                     // Whoever is gone does not hear it.
-                    let _ = tcp.write_all(&bytes).await;
+                    let _ = bare.write_all(&bytes).await;
                 }
                 return Err(Failure::of_tls(&error));
             }

@@ -9,7 +9,6 @@ use rustls::{
     server::{NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache},
     version::{TLS12, TLS13},
 };
-use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use super::{
@@ -21,7 +20,7 @@ use super::{
     session::PeerTls,
     verify::{Validation, Verifier},
 };
-use crate::wire::io::Io;
+use crate::wire::{bare::Bare, io::Io};
 
 /// Sessions that are kept for clients without tickets.
 const SESSIONS: usize = 20 * 1024;
@@ -191,12 +190,12 @@ impl ServerContext {
     /// Shakes hands with a client. `staple` learns whether one that asks for a stapled OCSP response gets it.
     pub async fn accept(
         &self,
-        tcp: TcpStream,
+        bare: Bare,
         local: IpAddr,
         remote: IpAddr,
         staple: impl FnOnce(bool),
     ) -> Result<(Io, PeerTls), Failure> {
-        let (mut start, hello) = greeting::read(tcp).await?;
+        let (mut start, hello) = greeting::read(bare).await?;
         let asked = start.client_hello();
         let name = asked.server_name().unwrap_or_default();
         if name.is_empty() && self.require_server_name {

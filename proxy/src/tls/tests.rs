@@ -20,7 +20,7 @@ use super::{
     tls13,
     verify::{Root, Validation},
 };
-use crate::wire::io::Io;
+use crate::wire::{bare::Bare, io::Io};
 
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -82,7 +82,7 @@ async fn shake(server: &ServerContext, client: &ClientContext, asked: Asked<'_>)
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let to = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (from, _) = listener.accept().await.unwrap();
-    tokio::join!(server.accept(from, LOOPBACK, LOOPBACK, |_| {}), client.connect(to, asked))
+    tokio::join!(server.accept(Bare::Tcp(from), LOOPBACK, LOOPBACK, |_| {}), client.connect(Bare::Tcp(to), asked))
 }
 
 #[tokio::test]

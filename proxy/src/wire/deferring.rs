@@ -10,15 +10,14 @@ use std::{
 };
 
 use smallvec::SmallVec;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::bare::Bare;
 
 /// The socket, and what is to be written before all else.
 #[derive(Debug)]
 pub struct Deferring {
-    tcp: TcpStream,
+    bare: Bare,
     deferred: Vec<u8>,
     /// Whether a handshake is under way whose writes wait until it reads.
     shaking: bool,
@@ -26,8 +25,8 @@ pub struct Deferring {
 
 impl Deferring {
     /// Nothing waits.
-    pub fn new(tcp: TcpStream) -> Self {
-        Self { tcp, deferred: Vec::new(), shaking: false }
+    pub fn new(bare: Bare) -> Self {
+        Self { bare, deferred: Vec::new(), shaking: false }
     }
 
     /// A handshake begins that ends with what no client waits for: from here on what is written waits until something is
@@ -36,9 +35,9 @@ impl Deferring {
         self.shaking = true;
     }
 
-    /// The socket, for its addresses and options.
-    pub fn tcp(&self) -> &TcpStream {
-        &self.tcp
+    /// What is underneath.
+    pub fn bare(&self) -> &Bare {
+        &self.bare
     }
 
     /// The handshake is done.
@@ -50,7 +49,7 @@ impl Deferring {
     pub fn give_up(self) {
         if !self.deferred.is_empty() {
             // Whoever is gone does not hear it.
-            let _ = self.tcp.try_write(&self.deferred);
+            let _ = self.bare.try_write(&self.deferred);
         }
     }
 
@@ -60,7 +59,7 @@ impl Deferring {
             let mut all: SmallVec<[IoSlice<'_>; 16]> = SmallVec::with_capacity(slices.len() + 1);
             all.push(IoSlice::new(&self.deferred));
             all.extend(slices.iter().copied());
-            let written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, &all))?;
+            let written = ready!(Pin::new(&mut self.bare).poll_write_vectored(cx, &all))?;
             drop(all);
             match written.checked_sub(self.deferred.len()) {
                 _ if written == 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -75,7 +74,7 @@ impl Deferring {
         if slices.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.bare).poll_write_vectored(cx, slices)
     }
 }
 
@@ -85,7 +84,7 @@ impl AsyncRead for Deferring {
         if this.shaking {
             ready!(this.poll_write_after(cx, &[]))?;
         }
-        Pin::new(&mut this.tcp).poll_read(cx, buffer)
+        Pin::new(&mut this.bare).poll_read(cx, buffer)
     }
 }
 
@@ -113,11 +112,11 @@ impl AsyncWrite for Deferring {
 
     /// What waits stays.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+        Pin::new(&mut self.get_mut().bare).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().bare).poll_shutdown(cx)
     }
 }
 
@@ -125,7 +124,7 @@ impl AsyncWrite for Deferring {
 mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
@@ -139,7 +138,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_handshake_ends_with_goes_with_the_next_bytes() {
         let (here, mut there) = ends().await;
-        let mut here = Deferring::new(here);
+        let mut here = Deferring::new(Bare::Tcp(here));
         here.defer();
         here.write_all(b"hello ").await.unwrap();
         there.write_all(b"x").await.unwrap();
@@ -165,7 +164,7 @@ mod tests {
     async fn more_than_the_socket_takes_arrives_in_order() {
         const BYTES: usize = 8 << 20;
         let (here, mut there) = ends().await;
-        let mut here = Deferring::new(here);
+        let mut here = Deferring::new(Bare::Tcp(here));
         here.defer();
         here.write_all(&vec![1; BYTES]).await.unwrap();
         here.go_on();
@@ -182,7 +181,7 @@ mod tests {
     #[tokio::test]
     async fn an_alert_is_sent() {
         let (here, mut there) = ends().await;
-        let mut here = Deferring::new(here);
+        let mut here = Deferring::new(Bare::Tcp(here));
         here.defer();
         here.write_all(b"alert").await.unwrap();
         here.give_up();

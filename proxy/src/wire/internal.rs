@@ -53,6 +53,13 @@ impl InternalAddress {
         address
     }
 
+    /// What stands for whoever connects inside of this process.
+    pub fn client() -> SocketAddr {
+        static CLIENT: LazyLock<Arc<InternalAddress>> =
+            LazyLock::new(|| InternalAddress::new("internal_client_address", ""));
+        CLIENT.address()
+    }
+
     /// What stands for it among socket addresses.
     pub fn address(&self) -> SocketAddr {
         let [a, b, c, d] = [48, 32, 16, 0].map(|shift| (self.number >> shift) as u16);

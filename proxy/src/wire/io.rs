@@ -12,23 +12,63 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::deferring::Deferring;
+use super::{bare::Bare, deferring::Deferring, internal::InternalAddress, within::Within};
+use crate::linger::close_by_reset;
 
 /// A connection's bytes.
 #[derive(Debug)]
 pub enum Io {
     /// As they are on the wire.
     Tcp(TcpStream),
+    /// As they are, inside of this process.
+    Within(Box<Within>),
     /// Under TLS, after the handshake. Boxed: most of a node's connections are bare, and idle ones are many.
     Tls(Box<tokio_rustls::TlsStream<Deferring>>),
 }
 
 impl Io {
-    /// The socket underneath, for its addresses and options. Its bytes are not the connection's.
-    pub fn tcp(&self) -> &TcpStream {
+    /// The socket underneath, for its addresses and options, if there is one. Its bytes are not the connection's.
+    pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Tcp(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0.tcp(),
+            Self::Tcp(stream) => Some(stream),
+            Self::Within(_) => None,
+            Self::Tls(stream) => stream.get_ref().0.bare().tcp(),
+        }
+    }
+
+    /// The end inside of this process that is underneath, if there is one.
+    pub fn within(&self) -> Option<&Within> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Within(within) => Some(within),
+            Self::Tls(stream) => stream.get_ref().0.bare().within(),
+        }
+    }
+
+    /// Resolves when something may have come underneath.
+    pub async fn readable(&self) -> io::Result<()> {
+        match (self.tcp(), self.within()) {
+            (Some(stream), _) => stream.readable().await,
+            (None, Some(within)) => within.readable().await,
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Has it end with a reset when it is dropped, or not.
+    pub fn reset_on_close(&self, reset: bool) {
+        match (self.tcp(), self.within()) {
+            (Some(stream), _) => close_by_reset(stream, reset),
+            (None, Some(within)) => within.reset_on_close(reset),
+            (None, None) => {}
+        }
+    }
+
+    /// What is under TLS, before there is any; else it comes back.
+    pub fn into_bare(self) -> Result<Bare, Self> {
+        match self {
+            Self::Tcp(stream) => Ok(Bare::Tcp(stream)),
+            Self::Within(within) => Ok(Bare::Within(within)),
+            tls => Err(tls),
         }
     }
 
@@ -36,7 +76,7 @@ impl Io {
     pub fn plain(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
-            Self::Tls(_) => None,
+            Self::Within(_) | Self::Tls(_) => None,
         }
     }
 
@@ -52,7 +92,10 @@ impl Io {
 
     /// This side's address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp().local_addr()
+        match self.tcp() {
+            Some(stream) => stream.local_addr(),
+            None => Ok(InternalAddress::client()),
+        }
     }
 }
 
@@ -62,10 +105,26 @@ impl From<TcpStream> for Io {
     }
 }
 
+impl From<Within> for Io {
+    fn from(stream: Within) -> Self {
+        Self::Within(Box::new(stream))
+    }
+}
+
+impl From<Bare> for Io {
+    fn from(bare: Bare) -> Self {
+        match bare {
+            Bare::Tcp(stream) => Self::Tcp(stream),
+            Bare::Within(within) => Self::Within(within),
+        }
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Within(within) => Pin::new(&mut **within).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
         }
     }
@@ -75,6 +134,7 @@ impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Within(within) => Pin::new(&mut **within).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
         }
     }
@@ -82,6 +142,7 @@ impl AsyncWrite for Io {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Within(within) => Pin::new(&mut **within).poll_flush(cx),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
@@ -89,6 +150,7 @@ impl AsyncWrite for Io {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Within(within) => Pin::new(&mut **within).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
@@ -96,6 +158,7 @@ impl AsyncWrite for Io {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Within(_) => false,
             Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
@@ -107,6 +170,7 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Within(within) => Pin::new(&mut **within).poll_write_vectored(cx, slices),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, slices),
         }
     }

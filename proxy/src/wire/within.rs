@@ -1,18 +1,21 @@
 //! Connections inside of this process, between a cluster's endpoint and an internal listener of the same worker: bytes that
 //! no socket carries.
 //!
-//! A worker has a door, on which those knock who want to connect; who opens it is above. Both ends live on one thread.
+//! A worker has a door, on which those knock who want to connect; who opens it is above.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::VecDeque,
     io,
     pin::Pin,
-    rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{mpsc, oneshot},
@@ -21,8 +24,10 @@ use tokio::{
 use super::{dial::Dialer, internal::InternalAddress};
 use crate::{filter_state::FilterState, matcher::metadata::Metadata};
 
-/// Bytes that one end may be ahead of the other.
-const CAPACITY: usize = 64 << 10;
+/// Bytes that one end may be ahead of the other: as many as in Envoy, where nothing else is said.
+const CAPACITY: usize = 1 << 20;
+/// Those who may wait at a door; more are refused.
+const WAITING: usize = 1024;
 
 /// One way of a connection.
 #[derive(Debug, Default)]
@@ -55,19 +60,19 @@ impl Half {
 /// One end of a connection.
 #[derive(Debug)]
 pub struct Within {
-    reads: Rc<RefCell<Half>>,
-    writes: Rc<RefCell<Half>>,
-    resets: Cell<bool>,
+    reads: Arc<Mutex<Half>>,
+    writes: Arc<Mutex<Half>>,
+    resets: AtomicBool,
 }
 
 /// Both ends of a new connection.
 pub fn pair() -> (Within, Within) {
-    let halves: [Rc<RefCell<Half>>; 2] = Default::default();
+    let halves: [Arc<Mutex<Half>>; 2] = Default::default();
     let [one, other] = halves;
-    let end = |reads: &Rc<RefCell<Half>>, writes: &Rc<RefCell<Half>>| Within {
+    let end = |reads: &Arc<Mutex<Half>>, writes: &Arc<Mutex<Half>>| Within {
         reads: reads.clone(),
         writes: writes.clone(),
-        resets: Cell::new(false),
+        resets: AtomicBool::new(false),
     };
     (end(&one, &other), end(&other, &one))
 }
@@ -75,12 +80,12 @@ pub fn pair() -> (Within, Within) {
 impl Within {
     /// Has it end as if in the middle of something when it is dropped, or not.
     pub fn reset_on_close(&self, reset: bool) {
-        self.resets.set(reset);
+        self.resets.store(reset, Relaxed);
     }
 
     /// Whether something has come that is not read yet.
     pub fn has_unread(&self) -> bool {
-        !self.reads.borrow().bytes.is_empty()
+        !self.reads.lock().bytes.is_empty()
     }
 
     /// Resolves when there is something to read, or the end.
@@ -90,7 +95,7 @@ impl Within {
 
     /// Ready when more than `length` bytes wait, or no more will come.
     fn poll_longer(&self, length: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut half = self.reads.borrow_mut();
+        let mut half = self.reads.lock();
         if half.bytes.len() > length || half.ended {
             return Poll::Ready(Ok(()));
         }
@@ -100,7 +105,7 @@ impl Within {
 
     /// Copies what waits to be read, up to all of `into`, and leaves it where it is: how much, and whether no more will come.
     pub fn look(&self, into: &mut [u8]) -> (usize, bool) {
-        let half = self.reads.borrow();
+        let half = self.reads.lock();
         let length = half.bytes.len().min(into.len());
         for (to, from) in into.iter_mut().zip(&half.bytes) {
             *to = *from;
@@ -115,7 +120,7 @@ impl Within {
 
     /// Reads what is there; [`io::ErrorKind::WouldBlock`]: nothing is.
     pub fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
-        let mut half = self.reads.borrow_mut();
+        let mut half = self.reads.lock();
         if half.bytes.is_empty() {
             return match (half.reset, half.ended) {
                 (true, _) => Err(io::ErrorKind::ConnectionReset.into()),
@@ -133,7 +138,7 @@ impl Within {
 
     /// Writes what there is room for; [`io::ErrorKind::WouldBlock`]: there is none.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let mut half = self.writes.borrow_mut();
+        let mut half = self.writes.lock();
         if half.unread || half.ended {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -155,7 +160,7 @@ impl AsyncRead for Within {
                 Poll::Ready(Ok(()))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.reads.borrow_mut().reader = Some(cx.waker().clone());
+                self.reads.lock().reader = Some(cx.waker().clone());
                 Poll::Pending
             }
             Err(error) => Poll::Ready(Err(error)),
@@ -167,7 +172,7 @@ impl AsyncWrite for Within {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.try_write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.writes.borrow_mut().writer = Some(cx.waker().clone());
+                self.writes.lock().writer = Some(cx.waker().clone());
                 Poll::Pending
             }
             written => Poll::Ready(written),
@@ -179,7 +184,7 @@ impl AsyncWrite for Within {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut half = self.writes.borrow_mut();
+        let mut half = self.writes.lock();
         half.ended = true;
         half.wake_reader();
         Poll::Ready(Ok(()))
@@ -188,13 +193,13 @@ impl AsyncWrite for Within {
 
 impl Drop for Within {
     fn drop(&mut self) {
-        let mut writes = self.writes.borrow_mut();
+        let mut writes = self.writes.lock();
         if !writes.ended {
-            (writes.ended, writes.reset) = (true, self.resets.get());
+            (writes.ended, writes.reset) = (true, self.resets.load(Relaxed));
         }
         writes.wake_reader();
         drop(writes);
-        let mut reads = self.reads.borrow_mut();
+        let mut reads = self.reads.lock();
         reads.unread = true;
         reads.wake_writer();
     }
@@ -225,12 +230,12 @@ pub struct Arrival {
 }
 
 thread_local! {
-    static DOOR: RefCell<Option<mpsc::UnboundedSender<Arrival>>> = const { RefCell::new(None) };
+    static DOOR: RefCell<Option<mpsc::Sender<Arrival>>> = const { RefCell::new(None) };
 }
 
 /// Makes this thread's door; who holds the other side opens it.
-pub fn door() -> mpsc::UnboundedReceiver<Arrival> {
-    let (knocks, arrivals) = mpsc::unbounded_channel();
+pub fn door() -> mpsc::Receiver<Arrival> {
+    let (knocks, arrivals) = mpsc::channel(WAITING);
     DOOR.set(Some(knocks));
     arrivals
 }
@@ -240,7 +245,7 @@ pub async fn connect(to: Arc<InternalAddress>, dialer: &Dialer, brought: Brought
     let (stream, other) = pair();
     let (answer, answered) = oneshot::channel();
     let arrival = Arrival { to, stream: other, brought, dialer: dialer.clone(), answer };
-    let knocked = DOOR.with_borrow(|door| door.as_ref().is_some_and(|door| door.send(arrival).is_ok()));
+    let knocked = DOOR.with_borrow(|door| door.as_ref().is_some_and(|door| door.try_send(arrival).is_ok()));
     match knocked && answered.await.unwrap_or(false) {
         true => Ok(stream),
         false => Err(io::ErrorKind::ConnectionRefused.into()),

@@ -13,7 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 use weir_abi::map::{INBOUND_PORT, OUTBOUND_PORT};
 
@@ -28,7 +28,11 @@ use crate::{
         panics,
         stats::{Counter, Shard, process},
     },
-    wire::seldom::Seldom,
+    wire::{
+        internal::InternalAddress,
+        seldom::Seldom,
+        within::{Arrival, Brought},
+    },
     worker::state::Worker,
 };
 
@@ -221,6 +225,22 @@ impl<S: Future<Output = ()>, F: Future<Output = ()>> Future for Carried<S, F> {
     }
 }
 
+/// Accepts what connects inside of this process, for as long as it is polled.
+pub(super) async fn welcome(worker: Rc<Worker>, mut arrivals: mpsc::Receiver<Arrival>) {
+    while let Some(Arrival { to, stream, brought, dialer, answer }) = arrivals.recv().await {
+        let known = worker.snapshot.load().listener(&to.listener).is_some_and(|listener| listener.internal);
+        // Whoever does not wait for it any more is not served.
+        if answer.send(known).is_err() || !known {
+            continue;
+        }
+        let origin = Origin::Within { listener: (*to.listener).into(), dialer };
+        let (peer, local) = (InternalAddress::client(), to.address());
+        let new = Downstream::new(stream, peer, local, origin, Instant::now(), worker.drain.clone());
+        let Brought { metadata, filter_state } = brought;
+        carry(&worker, Box::new(Downstream { metadata, filter_state, within: Some(to), ..new }), None);
+    }
+}
+
 /// A pod's connection that another proxy has passed on.
 #[derive(Debug)]
 pub struct Taken {
@@ -244,9 +264,8 @@ pub(super) fn carry_on(worker: &Rc<Worker>, taken: Taken) -> io::Result<()> {
     let source = Source::Pod { pod, direction };
     let (downstream, admitted) = source.admit(stream, peer).map_err(io::Error::other)?;
     let downstream = Box::new(Downstream { accepted, ..downstream });
-    for socket in [downstream.stream.tcp(), &upstream] {
-        close_by_reset(socket, false);
-    }
+    downstream.stream.reset_on_close(false);
+    close_by_reset(&upstream, false);
     worker.stats.inc(process::CX_TAKEN_OVER);
     let (id, drain) = (downstream.id, downstream.drain.clone());
     let moved = Copied { received, sent };

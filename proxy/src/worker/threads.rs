@@ -17,6 +17,7 @@ use tokio::{
 use crate::{
     config::cluster::Cluster,
     memory,
+    wire::within,
     worker::{
         accept::{self, Source, Taken},
         state::Worker,
@@ -222,6 +223,7 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, flush_in
     let mut flush = tokio::time::interval(flush_interval);
     flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tokio::task::spawn_local(give_memory_back(worker.clone()));
+    tokio::task::spawn_local(accept::welcome(worker.clone(), within::door()));
     loop {
         tokio::select! {
             command = commands.recv() => match command {

@@ -50,8 +50,10 @@ impl Dial for Through {
             };
             let way = cluster.way(endpoint, &Dialer::Host, asked, None, &self.shard);
             let secured = way.connect().await.map_err(|error| format!("{}: {error}", endpoint.address))?;
-            if cluster.socket.keepalive.is_none() {
-                watch(secured.io.tcp()).map_err(|error| format!("{}: {error}", endpoint.address))?;
+            if cluster.socket.keepalive.is_none()
+                && let Some(tcp) = secured.io.tcp()
+            {
+                watch(tcp).map_err(|error| format!("{}: {error}", endpoint.address))?;
             }
             Ok(Box::new(secured.io) as Box<_>)
         })

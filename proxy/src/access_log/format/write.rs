@@ -11,12 +11,15 @@ use super::{
     filter_state, grpc, metadata,
     quote::quote,
 };
-use crate::access_log::{
-    entry::{Entry, Upstream},
-    flag::Flag,
-    header_name::HeaderName,
-    unique,
-    view::View,
+use crate::{
+    access_log::{
+        entry::{Entry, Upstream},
+        flag::Flag,
+        header_name::HeaderName,
+        unique,
+        view::View,
+    },
+    wire::internal::InternalAddress,
 };
 
 /// What stands for an absent value in an access log.
@@ -164,7 +167,11 @@ impl Field {
                 // Of the connection: without one there is none.
                 write_address(out, address(entry).filter(|_| entry.upstream_local.is_some()), *part)
             }
-            Self::UpstreamEndpointId => entry.upstream_local.is_some(),
+            Self::UpstreamEndpointId => {
+                let internal = entry.upstream.as_ref().and_then(|upstream| InternalAddress::of(&upstream.address));
+                out.extend_from_slice(internal.as_ref().map_or(b"", |internal| internal.endpoint.as_bytes()));
+                entry.upstream_local.is_some()
+            }
             Self::UpstreamHostName { port } => {
                 entry.upstream.as_ref().is_some_and(|upstream| write_name(out, upstream, *port))
             }
@@ -431,7 +438,7 @@ fn write_address(out: &mut Vec<u8>, address: Option<SocketAddr>, part: Part) -> 
                 write_number(out, u64::from(address.port()));
                 return true;
             }
-            write!(out, "{address}")
+            write!(out, "{}", InternalAddress::text(&address))
         }
         Part::Ip => match address.ip() {
             IpAddr::V4(ip) => {

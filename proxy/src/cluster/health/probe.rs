@@ -138,6 +138,8 @@ async fn session(kept: &mut Option<Session>, way: &Way<'_>, http2: Option<bool>)
         socket: way.socket,
         client: None,
         shard: &way.shard,
+        filter_state: None,
+        metadata: (None, None),
     };
     let stream = way.connect().await.map_err(|_| Failure::Network)?.io;
     match http2 {

@@ -15,6 +15,7 @@ use crate::{
         error::Error,
     },
     matcher::{fraction::Fraction, metadata::EndpointMetadata},
+    wire::internal::InternalAddress,
 };
 
 /// Priorities go up to this.
@@ -149,7 +150,14 @@ fn lb_endpoint(
     let at_endpoint = sub(at, "endpoint");
     let supported = ["address", "hostname", "additional_addresses", "health_check_config"];
     cx.only(host, &at_endpoint, &supported, &["observability_name"])?;
-    let (address, port, at) = host_and_port(host.address.as_ref(), &sub(&at_endpoint, "address"))?;
+    let internal = internal_address(cx, host.address.as_ref(), &sub(&at_endpoint, "address"))?;
+    let (address, port, at) = match &internal {
+        Some(internal) => (internal.address().ip().to_string(), 0, sub(&at_endpoint, "address")),
+        None => {
+            let (host, port, at) = host_and_port(host.address.as_ref(), &sub(&at_endpoint, "address"))?;
+            (host.to_owned(), port, at)
+        }
+    };
     let additional = host
         .additional_addresses
         .iter()
@@ -162,7 +170,7 @@ fn lb_endpoint(
     let metadata = message.metadata.as_ref().map(metadata);
     let of_balancing = |key: &str| metadata.as_ref().and_then(|all| all.get("envoy.lb")?.get(key));
     Ok(Assigned {
-        host: address.to_owned(),
+        host: address,
         port,
         hostname: host.hostname.clone(),
         template: Arc::new(Template {
@@ -178,9 +186,30 @@ fn lb_endpoint(
                 .map(Into::into),
             check: check_address(cx, host.health_check_config.as_ref(), &sub(&at_endpoint, "health_check_config"))?,
             metadata: metadata.map(Arc::new),
+            internal,
         }),
         at: sub(&at, "address"),
     })
+}
+
+/// The listener inside of this process that an endpoint is, if it is one.
+fn internal_address(
+    cx: &mut Context,
+    message: Option<&core::Address>,
+    at: &str,
+) -> Result<Option<Arc<InternalAddress>>, Error> {
+    use core::{address::Address, envoy_internal_address::AddressNameSpecifier};
+    let Some(Address::EnvoyInternalAddress(message)) = message.and_then(|message| message.address.as_ref()) else {
+        return Ok(None);
+    };
+    let at = sub(at, "envoy_internal_address");
+    cx.only(message, &at, &["server_listener_name", "endpoint_id"], &[])?;
+    match &message.address_name_specifier {
+        Some(AddressNameSpecifier::ServerListenerName(name)) => {
+            Ok(Some(InternalAddress::new(name, &message.endpoint_id)))
+        }
+        None => Err(Error::at(sub(&at, "server_listener_name"), "a name is required")),
+    }
 }
 
 fn check_address(

@@ -51,6 +51,30 @@ const SUPPORTED: [&str; 28] = [
     "tcp_keepalive",
 ];
 
+/// What an internal listener may say.
+const OF_INTERNAL: [&str; 20] = [
+    "drain_type",
+    "metadata",
+    "name",
+    "stat_prefix",
+    "ignore_global_conn_limit",
+    "filter_chains",
+    "filter_chain_matcher",
+    "default_filter_chain",
+    "use_original_dst",
+    "per_connection_buffer_limit_bytes",
+    "listener_filters",
+    "listener_filters_timeout",
+    "continue_on_listener_filters_timeout",
+    "traffic_direction",
+    "access_log",
+    "bind_to_port",
+    "internal_listener",
+    "stats_matcher",
+    "bypass_overload_manager",
+    "per_connection_buffer_high_watermark_timeout",
+];
+
 const HARMLESS: [&str; 6] = [
     "stats_matcher",
     "connection_balance_config",
@@ -63,13 +87,18 @@ const HARMLESS: [&str; 6] = [
 pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize, at: &str) -> Result<Listener, Error> {
     cx.only(message, at, &SUPPORTED, &HARMLESS)?;
     cx.waits.clear();
-    if message.listener_specifier.is_some() {
-        return Err(Error::at(sub(at, "internal_listener"), "not supported yet"));
+    let internal = message.listener_specifier.is_some();
+    if internal {
+        // Of sockets there is nothing to say where there is none.
+        cx.only(message, at, &OF_INTERNAL, &[])?;
     }
     // Envoy names listeners without a name by a random id; a stable one is more use in logs.
     cx.modify_only = message.drain_type() == proto::listener::DrainType::ModifyOnly;
     let name = if message.name.is_empty() { format!("listener_{index}") } else { message.name.clone() };
-    let mut addresses = vec![socket_address(message.address.as_ref(), &sub(at, "address"))?];
+    let mut addresses = match internal {
+        true => Vec::new(),
+        false => vec![socket_address(message.address.as_ref(), &sub(at, "address"))?],
+    };
     for (index, additional) in message.additional_addresses.iter().enumerate() {
         let at = item(at, "additional_addresses", index);
         cx.only(additional, &at, &["address", "socket_options", "tcp_keepalive"], &[])?;
@@ -77,12 +106,13 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
     }
     let sockets = sockets(cx, message, &addresses, at)?;
     let filters = listener_filter::filters(cx, &message.listener_filters, at)?;
-    let stats = stats_scope(cx, message, &addresses);
+    let stats = stats_scope(cx, message, &name, &addresses);
     #[expect(deprecated, reason = "published configurations use it")]
     let bind = message
         .bind_to_port
         .or_else(|| message.deprecated_v1.as_ref().and_then(|old| old.bind_to_port))
-        .unwrap_or(true);
+        .unwrap_or(true)
+        && !internal;
     let buffer_limit =
         message.per_connection_buffer_limit_bytes.map_or(Listener::DEFAULT_BUFFER_LIMIT, |bytes| bytes as usize);
     let listener_metadata = metadata::metadata(message.metadata.as_ref()).map(Arc::new);
@@ -121,6 +151,7 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
     let waits = chains.flat_map(|chain| chain.waits.iter().cloned()).collect();
     Ok(Listener {
         addresses,
+        internal,
         bind,
         sockets,
         direction: match message.traffic_direction() {
@@ -178,7 +209,8 @@ fn sockets(
         keepalive: keepalive(cx, message.tcp_keepalive.as_ref(), at)?,
     };
     let mut own = Vec::new();
-    for (index, (additional, address)) in message.additional_addresses.iter().zip(&addresses[1..]).enumerate() {
+    for (index, (additional, address)) in message.additional_addresses.iter().zip(addresses.iter().skip(1)).enumerate()
+    {
         let at = item(at, "additional_addresses", index);
         let mut of_address = options.clone();
         if let Some(options) = &additional.socket_options {
@@ -211,9 +243,10 @@ fn ipv4_compat(address: Option<&core::Address>) -> bool {
 }
 
 /// The scope of a listener's statistics: Envoy names it by its address, unless told otherwise.
-fn stats_scope(cx: &Context, message: &proto::Listener, addresses: &[SocketAddr]) -> Scope {
+fn stats_scope(cx: &Context, message: &proto::Listener, name: &str, addresses: &[SocketAddr]) -> Scope {
     let name = match (message.stat_prefix.as_str(), addresses.first()) {
         ("", Some(address)) => address.to_string(),
+        ("", None) => format!("envoy://{name}/"),
         (prefix, _) => prefix.to_owned(),
     };
     cx.stats.scope(&format!("listener.{name}"))

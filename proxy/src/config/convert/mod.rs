@@ -65,7 +65,7 @@ pub use self::{
 };
 use self::{
     context::Context,
-    fields::{item, sub},
+    fields::{item, sub, type_name},
     secrets::Secrets,
 };
 pub(crate) use self::{endpoints::load_assignment, source::source as config_source};
@@ -77,7 +77,8 @@ use super::{
 use crate::telemetry::stats::Scope;
 
 /// Fields of the bootstrap that mean something; some are read elsewhere.
-const BOOTSTRAP: [&str; 10] = [
+const BOOTSTRAP: [&str; 11] = [
+    "bootstrap_extensions",
     "node",
     "dynamic_resources",
     "static_resources",
@@ -106,6 +107,21 @@ const BOOTSTRAP_HARMLESS: [&str; 13] = [
     "enable_worker_cpu_affinity",
     "grpc_async_client_manager_config",
 ];
+
+/// `bootstrap_extensions`: what there is, is there without them.
+fn bootstrap_extensions(bootstrap: &Bootstrap) -> Result<(), Error> {
+    const INTERNAL: &str = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener";
+    for (index, extension) in bootstrap.bootstrap_extensions.iter().enumerate() {
+        let at = sub(&item("", "bootstrap_extensions", index), "typed_config");
+        let any = extension.typed_config.as_ref().ok_or_else(|| Error::at(&at, "a configuration is required"))?;
+        match type_name(any) {
+            INTERNAL if any.value.is_empty() => {}
+            INTERNAL => return Err(Error::at(sub(&at, "buffer_size_kb"), "not supported yet")),
+            other => return Err(Error::at(at, format!("extension {other} is not supported yet"))),
+        }
+    }
+    Ok(())
+}
 
 /// A configuration that was accepted.
 #[derive(Debug)]
@@ -150,6 +166,7 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         ..Context::default()
     };
     cx.only(bootstrap, "", &BOOTSTRAP, &BOOTSTRAP_HARMLESS)?;
+    bootstrap_extensions(bootstrap)?;
     let ads = bootstrap.dynamic_resources.as_ref().is_some_and(|dynamic| dynamic.ads_config.is_some());
     cx.cells.follows(Sources { ads, servers: true });
     if let Some(manager) = &bootstrap.overload_manager {

@@ -36,6 +36,7 @@ pub(in crate::http) fn want<'a>(
         shard: &behalf.worker.stats,
         priority,
         client: behalf.client,
+        filter_state: None,
     }
 }
 

@@ -115,7 +115,7 @@ async fn serve_http1(connection: &Rc<Connection>, mut watched: Watched, drain: i
         let ended = tokio::select! {
             biased;
             // An error is read like what else comes.
-            _ = watched.stream.tcp().readable() => None,
+            _ = watched.stream.readable() => None,
             () = &mut drain => Some(Ok(Ok(()))),
             limit = &mut limits => Some(Err(limit)),
         };

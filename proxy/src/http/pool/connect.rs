@@ -43,7 +43,7 @@ pub(super) async fn dial_for(want: &Want<'_>, room: &Room) -> Result<Secured, Po
 pub(super) async fn dial(want: &Want<'_>) -> Result<Secured, ConnectError> {
     let asked = Asked { protocols: want.speaks.protocols(), ..want.asked };
     let way = want.cluster.way(want.endpoint, want.dialer, asked, Some(want.client), want.shard);
-    Way { transport: want.transport, ..way }.connect().await
+    Way { transport: want.transport, filter_state: want.filter_state, ..way }.connect().await
 }
 
 fn http1_builder(settings: &config::http1::Http1) -> http1::Builder {

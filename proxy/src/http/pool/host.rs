@@ -21,6 +21,7 @@ use crate::{
         cluster::{Cluster, Endpoint, InUse, RoutingPriority, UpstreamProtocol},
         tls::Transport,
     },
+    filter_state::FilterState,
     http::{body::RequestBody, codec::trailers::Trailers},
     telemetry::stats::Shard,
     tls::{PeerTls, client::Asked},
@@ -194,6 +195,8 @@ pub(in crate::http) struct Want<'a> {
     pub priority: RoutingPriority,
     /// On whose behalf.
     pub client: Client,
+    /// What filters keep of it and share with upstreams; none: nothing.
+    pub filter_state: Option<&'a FilterState>,
 }
 
 impl Host {

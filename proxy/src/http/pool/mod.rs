@@ -39,6 +39,7 @@ use crate::{
         dial::Made,
     },
     config::cluster::{Cluster, InUse, RoutingPriority},
+    filter_state::FilterState,
     tls::PeerTls,
     wire::{dial::PoolScope, proxy_header::Client},
 };
@@ -61,6 +62,8 @@ struct Key {
     server_name: Option<Arc<str>>,
     /// ALPN where it follows the request.
     alpn: Option<Arc<[Box<str>]>>,
+    /// What filters share with upstreams.
+    filter_state: Option<Box<FilterState>>,
 }
 
 /// The same, borrowed.
@@ -72,15 +75,17 @@ struct KeyRef<'a> {
     client: Option<Client>,
     server_name: Option<&'a str>,
     alpn: Option<&'a [Box<str>]>,
+    filter_state: Option<&'a FilterState>,
 }
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let server_name = self.server_name.as_deref();
         let alpn = self.alpn.as_deref();
+        let filter_state = self.filter_state.as_deref();
         let Self { cluster, address, scope, priority, client, .. } = self;
-        KeyRef { cluster, address: *address, scope, priority: *priority, client: *client, server_name, alpn }
-            .hash(state);
+        let (address, priority, client) = (*address, *priority, *client);
+        KeyRef { cluster, address, scope, priority, client, server_name, alpn, filter_state }.hash(state);
     }
 }
 
@@ -93,6 +98,7 @@ impl Hash for KeyRef<'_> {
         self.client.hash(state);
         self.server_name.hash(state);
         self.alpn.hash(state);
+        self.filter_state.hash(state);
     }
 }
 
@@ -105,6 +111,7 @@ impl Equivalent<Key> for KeyRef<'_> {
             && self.client == key.client
             && self.server_name == key.server_name.as_deref()
             && self.alpn == key.alpn.as_deref()
+            && self.filter_state == key.filter_state.as_deref()
     }
 }
 
@@ -309,6 +316,7 @@ impl Pools {
             client,
             server_name,
             alpn: want.asked.overrides,
+            filter_state: want.filter_state,
         };
         if let Some(host) = hosts.get(&key)
             && host.account.as_ref().is_some_and(|account| Arc::ptr_eq(&account.endpoint.host, &want.endpoint.host))
@@ -327,6 +335,7 @@ impl Pools {
             client,
             server_name: server_name.map(Arc::from),
             alpn: want.asked.overrides.map(Arc::from),
+            filter_state: want.filter_state.map(|state| Box::new(state.clone())),
         };
         let account =
             Account { cluster: want.cluster.clone(), endpoint: want.endpoint.clone(), shard: want.shard.clone() };

@@ -340,6 +340,8 @@ impl Attempts<'_> {
             want(connection.behalf(), (&self.cluster, chosen), endpoint, name.as_ref(), self.forward.priority);
         let alpn = self.stream.alpn.clone();
         want.asked.overrides = alpn.as_deref();
+        let shareable = self.stream.record.entry.filter_state.as_ref().and_then(|state| state.shareable());
+        want.filter_state = shareable.as_deref();
         exchange(&mut self.stream, &mut self.timers, &self.groups, want, request).await
     }
 

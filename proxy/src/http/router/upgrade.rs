@@ -310,6 +310,8 @@ impl Upgrade<'_> {
         let name = naming_header(&self.cluster, &self.parts.headers);
         let clusters = (&*self.cluster, chosen);
         let mut want = want(connection.behalf(), clusters, endpoint, name.as_ref(), self.forward.priority);
+        let shareable = self.stream.record.entry.filter_state.as_ref().and_then(|state| state.shareable());
+        want.filter_state = shareable.as_deref();
         let alpn = self.stream.alpn.clone();
         want.asked.overrides = alpn.as_deref();
         if let Some(connect) = self.forward.tunnel(&self.parts.method) {

@@ -27,6 +27,7 @@ use weir_proto::envoy::{
             self as proto, common_tls_context::ValidationContextType, downstream_tls_context::SessionTicketKeysType,
         },
     },
+    r#type::metadata::v3::metadata_kind,
 };
 
 use self::{
@@ -44,7 +45,7 @@ use crate::{
     config::{
         cell::Feed,
         error::Error,
-        tls::{Build, DownstreamTls, Proxied, Tls, Transport, TransportMatch, Transports},
+        tls::{Build, DownstreamTls, Internal, MetadataOf, Proxied, Tls, Transport, TransportMatch, Transports},
     },
     telemetry::stats::Scope,
     tls::{
@@ -140,21 +141,19 @@ fn upstream(
     if type_name(any) == PROXY_PROTOCOL {
         let message: ProxyProtocolUpstreamTransport = unpack(any, &at)?;
         let header = connect::proxy_transport(cx, &message, &at)?;
-        let tls = match upstream(cx, message.transport_socket.as_ref(), stats, &sub(&at, "transport_socket"))? {
-            Transport::Plain => None,
-            Transport::Tls(tls) => Some(tls),
-            Transport::Proxied(_) => {
-                let at = sub(&at, "transport_socket");
-                return Err(Error::at(at, "PROXY protocol within PROXY protocol is not supported"));
-            }
-        };
-        return Ok(Transport::Proxied(Arc::new(Proxied { header, tls })));
+        let at = sub(&at, "transport_socket");
+        let transport = upstream(cx, message.transport_socket.as_ref(), stats, &at)?;
+        if matches!(transport, Transport::Proxied(_)) {
+            return Err(Error::at(at, "PROXY protocol within PROXY protocol is not supported"));
+        }
+        return Ok(Transport::Proxied(Arc::new(Proxied { header, transport })));
     }
     if type_name(any) == INTERNAL {
         let message: InternalUpstreamTransport = unpack(any, &at)?;
-        // What is passed on to internal listeners is nothing to endpoints that have an address, and others are refused.
-        cx.only(&message, &at, &["transport_socket"], &["passthrough_metadata"])?;
-        return upstream(cx, message.transport_socket.as_ref(), stats, &sub(&at, "transport_socket"));
+        cx.only(&message, &at, &["transport_socket", "passthrough_metadata"], &[])?;
+        let metadata = passed_metadata(cx, &message, &at)?;
+        let transport = upstream(cx, message.transport_socket.as_ref(), stats, &sub(&at, "transport_socket"))?;
+        return Ok(Transport::Internal(Arc::new(Internal { metadata, transport })));
     }
     let message: proto::UpstreamTlsContext = expect(any, UPSTREAM, &at)?;
     let ground = Ground::of(cx);
@@ -163,6 +162,26 @@ fn upstream(
     let made = ground.load(|loading| loading.client(&message, &at))?;
     let build = Box::new(move || Ok(ground.load(|loading| loading.client(&message, &at))?.loaded));
     Ok(Transport::Tls(finished(cx, made, build, stats, FactoryStats::of_client(stats))))
+}
+
+/// What is passed on to internal listeners.
+fn passed_metadata(
+    cx: &mut Context,
+    message: &InternalUpstreamTransport,
+    at: &str,
+) -> Result<Vec<(MetadataOf, Box<str>)>, Error> {
+    let mut passed = Vec::new();
+    for (index, source) in message.passthrough_metadata.iter().enumerate() {
+        let at = item(at, "passthrough_metadata", index);
+        cx.only(source, &at, &["kind", "name"], &[])?;
+        let of = match source.kind.as_ref().and_then(|kind| kind.kind.as_ref()) {
+            Some(metadata_kind::Kind::Cluster(_)) => MetadataOf::Cluster,
+            Some(metadata_kind::Kind::Host(_)) => MetadataOf::Host,
+            _ => return Err(Error::at(sub(&at, "kind"), "expected one of cluster, host")),
+        };
+        passed.push((of, source.name.as_str().into()));
+    }
+    Ok(passed)
 }
 
 /// The configuration of a transport socket and its path; none: raw bytes.
