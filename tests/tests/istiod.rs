@@ -22,3 +22,5 @@ mod outbound;
 mod scene;
 #[path = "istiod/taken.rs"]
 mod taken;
+#[path = "istiod/waypoint.rs"]
+mod waypoint;

@@ -30,6 +30,7 @@ pub use self::{
 use crate::{
     config::cluster::{Cluster, DESTINATION_KEY, Discovery, Endpoint, Members, NotedDestination, OriginalHosts},
     telemetry::stats::Shard,
+    wire::internal::InternalAddress,
 };
 
 /// The load balancing state of one worker.
@@ -142,6 +143,10 @@ impl Local {
         let mut address: SocketAddr = address.or(context.destination)?;
         if let Some(port) = port {
             address.set_port(port);
+        }
+        // What a client says never leads inside of this process.
+        if InternalAddress::of(&address).is_some() {
+            return None;
         }
         if let Some(known) = hosts.get(address) {
             return Some(known);

@@ -7,6 +7,7 @@ use crate::{
         AccessLog, Moments,
         format::{Format, ISTIO_DEFAULT},
     },
+    config::headers::Addition,
     pod::Direction,
     telemetry::{
         stats::{Scope, handles},
@@ -72,9 +73,20 @@ impl Settings {
     }
 }
 
+/// `tunneling_config`: connections go through streams of HTTP/2 that the upstream is asked for by CONNECT.
+#[derive(Debug)]
+pub struct Tunneling {
+    /// Where the stream is to lead: `:authority`.
+    pub hostname: Format,
+    /// Headers of the request besides.
+    pub headers: Vec<Addition>,
+}
+
 /// `tcp_proxy`.
 #[derive(Debug)]
 pub struct TcpProxy {
+    /// How connections are tunnelled; none: they are not.
+    pub tunnel: Option<Tunneling>,
     /// Where to, and how.
     pub settings: Settings,
     /// Written per connection.
@@ -97,7 +109,12 @@ impl Passthrough {
         let log = log.map(|file| AccessLog { file: file.clone(), format, filter: None });
         let to = |cluster| {
             let access_log = log.iter().cloned().collect();
-            Arc::new(TcpProxy { settings: Settings::passthrough(cluster), access_log, stats: TcpStats::default() })
+            Arc::new(TcpProxy {
+                tunnel: None,
+                settings: Settings::passthrough(cluster),
+                access_log,
+                stats: TcpStats::default(),
+            })
         };
         Self { outbound: to("PassthroughCluster"), inbound: to("InboundPassthroughCluster") }
     }

@@ -2,38 +2,24 @@
 
 use std::rc::Rc;
 
+use super::behalf::Known;
 use crate::{
     downstream::Downstream,
-    http::{
-        call::authorization::{about_connection, ask},
-        stream::behalf::Behalf,
-    },
+    http::call::authorization::{about_connection, ask},
     tcp::gate::{Ask, Said},
-    wire::proxy_header::Client,
     worker::state::Worker,
 };
 
 /// What asks about a connection whose handshake is done.
 pub(super) fn asker<'a>(worker: &'a Worker, downstream: &Downstream) -> Ask<'a> {
-    let (dialer, id, peer, local) = (downstream.dialer(), downstream.id, downstream.peer, downstream.destination);
-    let destination = downstream.original_destination();
+    let (peer, local) = (downstream.peer, downstream.destination);
     let (server_name, tls) = (downstream.server_name.clone(), downstream.tls.clone());
-    let known = Rc::new((dialer.scope(), dialer));
+    let known = Rc::new(Known::of(downstream));
     Box::new(move |filter, metadata| {
         let question = about_connection(filter, peer, local, server_name.as_deref(), tls.as_deref(), metadata);
         let known = known.clone();
         Box::pin(async move {
-            let behalf = Behalf {
-                worker,
-                id,
-                destination,
-                dialer: &known.1,
-                scope: &known.0,
-                multiplexed: false,
-                client: Client { source: peer, destination: local },
-                node: filter.node,
-            };
-            let answer = ask(behalf, filter, &question).await;
+            let answer = ask(known.behalf(worker, filter.node), filter, &question).await;
             Said { allowed: answer.allowed, metadata: answer.metadata }
         })
     })

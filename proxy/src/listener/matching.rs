@@ -198,8 +198,12 @@ mod tests {
     };
 
     fn chain(name: &str, matches: FilterChainMatch) -> Arc<FilterChain> {
-        let proxy =
-            TcpProxy { settings: Settings::passthrough("c"), access_log: Vec::new(), stats: TcpStats::default() };
+        let proxy = TcpProxy {
+            tunnel: None,
+            settings: Settings::passthrough("c"),
+            access_log: Vec::new(),
+            stats: TcpStats::default(),
+        };
         let terminal = Terminal::Tcp(Arc::new(proxy));
         Arc::new(FilterChain {
             waits: Vec::new(),

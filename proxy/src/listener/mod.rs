@@ -2,6 +2,7 @@
 
 mod admit;
 mod authz;
+mod behalf;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod inspect;
@@ -12,6 +13,7 @@ mod refused;
 mod secure;
 mod simple;
 mod sniff;
+mod tunnel;
 
 use std::{rc::Rc, sync::Arc, time::Instant};
 
@@ -222,7 +224,11 @@ async fn serve_chain(
     let gate = Gate::new(&chain.filters, &worker.stats, &downstream, || authz::asker(&worker, &downstream));
     let chosen = downstream.filter_state.as_ref().and_then(|state| state.get(CLUSTER_KEY));
     let cluster = admitted.cluster.take().or_else(|| chosen.map(|name| name.to_string().into()));
-    let asked = Asked { gate, cluster, limits };
+    let opener = match &chain.terminal {
+        Terminal::Tcp(proxy) if proxy.tunnel.is_some() => Some(tunnel::opener(&worker, &downstream)),
+        _ => None,
+    };
+    let asked = Asked { open: opener, gate, cluster, limits };
     match &chain.terminal {
         Terminal::Tcp(proxy) => {
             if let Some(line) = &mut line {

@@ -70,7 +70,7 @@ pub(super) async fn first_byte_admitted(
 ) -> bool {
     let spoken = async {
         match &mut downstream.stream {
-            stream @ (Io::Tcp(_) | Io::Within(_)) => {
+            stream @ (Io::Tcp(_) | Io::Within(_) | Io::Tunnel(_)) => {
                 peek::until(stream, 1, |bytes| (!bytes.is_empty()).then_some(())).await.is_ok()
             }
             stream => {

@@ -1,8 +1,10 @@
 //! Choosing and reaching an upstream for a TCP connection.
 
 use std::{
+    any::Any,
     borrow::Cow,
     io,
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -10,6 +12,7 @@ use std::{
 
 use xxhash_rust::xxh64::xxh64;
 
+use super::tunnel::{Open, Opened, Wanted};
 use crate::{
     access_log::{ClusterNames, Entry, Flag, Upstream},
     cluster::{
@@ -20,7 +23,7 @@ use crate::{
     config::{
         Cluster,
         cluster::InUse,
-        tcp::{Settings, Target, WeightedCluster},
+        tcp::{Settings, Target, Tunneling, WeightedCluster},
         tls::Transport,
     },
     downstream::Downstream,
@@ -40,11 +43,12 @@ use crate::{
 const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An upstream connection, counted against its cluster's limit until dropped.
-#[derive(Debug)]
 pub(super) struct Connected {
     pub(super) stream: Io,
     pub(super) tls: Option<Rc<PeerTls>>,
     pub(super) held: Option<Held>,
+    /// What is to be kept while it lasts.
+    pub(super) kept: Option<Box<dyn Any>>,
 }
 
 /// What a connection holds of its cluster.
@@ -134,16 +138,81 @@ pub(super) async fn to_target(
                 shard: &worker.stats,
             };
             let Secured { io, tls, .. } = attempt(worker, way, entry).await.map_err(Failed::Connect)?;
-            Ok(Connected { stream: io, tls, held: None })
+            Ok(Connected { stream: io, tls, held: None, kept: None })
         }
         Target::Clusters(clusters) => {
-            let snapshot = worker.snapshot.load_full();
-            let name = chosen.or_else(|| draw(clusters, fastrand::u64(..)));
-            let cluster = name.and_then(|name| snapshot.cluster(name));
-            let cluster = cluster.ok_or(Failed::NoCluster)?;
-            entry.cluster = Some(cluster.logged.clone());
-            to_cluster(worker, &dialer, downstream, cluster, settings, entry).await
+            let cluster = cluster_of(worker, clusters, chosen, entry)?;
+            to_cluster(worker, &dialer, downstream, &cluster, settings, entry).await
         }
+    }
+}
+
+/// The cluster that a connection goes to: `chosen`, or one of these.
+fn cluster_of(
+    worker: &Worker,
+    clusters: &[WeightedCluster],
+    chosen: Option<&Arc<str>>,
+    entry: &mut Entry,
+) -> Result<Arc<Cluster>, Failed> {
+    let snapshot = worker.snapshot.load();
+    let name = chosen.or_else(|| draw(clusters, fastrand::u64(..)));
+    let cluster = name.and_then(|name| snapshot.cluster(name)).ok_or(Failed::NoCluster)?;
+    entry.cluster = Some(cluster.logged.clone());
+    Ok(cluster.clone())
+}
+
+/// The same through a stream of HTTP. What is counted of the cluster is counted with its requests.
+pub(super) async fn through_tunnel(
+    worker: &Worker,
+    downstream: &Downstream,
+    settings: &Settings,
+    chosen: Option<&Arc<str>>,
+    (tunnel, open): (&Tunneling, &Open<'_>),
+    entry: &mut Entry,
+) -> Result<Connected, Failed> {
+    let Target::Clusters(clusters) = &settings.target else { return Err(Failed::NoCluster) };
+    let cluster = cluster_of(worker, clusters, chosen, entry)?;
+    let mut tried = Vec::new();
+    loop {
+        let context = context(downstream, settings, &tried);
+        let Some(picked) = worker.balancers.pick(&cluster, &context) else {
+            worker.stats.inc(cluster.stats.upstream_cx_none_healthy);
+            return Err(Failed::NoEndpoint);
+        };
+        let (member, endpoint) = (picked.cluster(&cluster), &picked.endpoint);
+        entry.tried.extend(entry.upstream.replace(endpoint.logged()));
+        entry.attempts += 1;
+        let wanted = Wanted { settings: tunnel, clusters: (&cluster, member), endpoint, entry };
+        match open(wanted).await {
+            Ok(Opened { stream, tls, made, kept }) => {
+                if let Some(made) = made {
+                    made.tell(entry);
+                }
+                return Ok(Connected { stream, tls, held: None, kept: Some(kept) });
+            }
+            Err(error) => {
+                entry.raise(Flag::UpstreamConnectionFailure);
+                if entry.attempts >= settings.max_connect_attempts {
+                    worker.stats.inc(cluster.stats.upstream_cx_connect_attempts_exceeded);
+                    return Err(Failed::Connect(error));
+                }
+                tried.push(endpoint.address);
+            }
+        }
+    }
+}
+
+/// What the choice of an endpoint goes by.
+fn context<'a>(downstream: &'a Downstream, settings: &Settings, tried: &'a [SocketAddr]) -> PickContext<'a> {
+    let hash = settings.hash_source.then(|| xxh64(downstream.peer.ip().to_string().as_bytes(), 0));
+    PickContext {
+        destination: downstream.original_destination(),
+        metadata: [None, downstream.metadata.as_deref()],
+        filter_state: downstream.filter_state.as_deref(),
+        hash,
+        avoid: tried,
+        repicks: u32::from(!tried.is_empty()),
+        ..PickContext::default()
     }
 }
 
@@ -166,22 +235,13 @@ async fn to_cluster(
     entry: &mut Entry,
 ) -> Result<Connected, Failed> {
     let mut tried = Vec::new();
-    let hash = settings.hash_source.then(|| xxh64(downstream.peer.ip().to_string().as_bytes(), 0));
     loop {
         let permit = cluster.usage.connections.take(cluster.breakers.max_connections);
         let Some(mut permit) = permit else {
             worker.stats.inc(cluster.stats.upstream_cx_overflow);
             return Err(Failed::Overflow);
         };
-        let context = PickContext {
-            destination: downstream.original_destination(),
-            metadata: [None, downstream.metadata.as_deref()],
-            filter_state: downstream.filter_state.as_deref(),
-            hash,
-            avoid: &tried,
-            repicks: u32::from(!tried.is_empty()),
-            ..PickContext::default()
-        };
+        let context = context(downstream, settings, &tried);
         let Some(picked) = worker.balancers.pick(cluster, &context) else {
             worker.stats.inc(cluster.stats.upstream_cx_none_healthy);
             return Err(Failed::NoEndpoint);
@@ -216,7 +276,7 @@ async fn to_cluster(
                 opened.interrupted.set(true);
                 drop(pending);
                 let held = Held { _permit: permit, _request: account.request(), opened, account };
-                return Ok(Connected { stream: io, tls, held: Some(held) });
+                return Ok(Connected { stream: io, tls, held: Some(held), kept: None });
             }
             Err(error) => {
                 let timed_out = matches!(error, ConnectError::Timeout);

@@ -4,6 +4,7 @@ mod connect;
 pub(crate) mod copy;
 pub(crate) mod gate;
 pub(crate) mod line;
+pub(crate) mod tunnel;
 pub(crate) mod way;
 
 use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
@@ -15,6 +16,7 @@ use self::{
     copy::{Copied, Ended, Request, Side, Ways},
     gate::Gate,
     line::Line,
+    tunnel::Open,
 };
 use crate::{
     access_log::{CloseType, Flag, LogType},
@@ -40,8 +42,10 @@ const TOO_OLD: &str = "max_connection_duration_reached";
 const IDLE: &str = "tcp_session_idle_timeout";
 
 /// What network filters say of a connection.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Asked<'a> {
+    /// What opens streams, where connections go through some.
+    pub open: Option<Open<'a>>,
     /// What is asked with its first bytes.
     pub gate: Option<Gate<'a>>,
     /// The cluster that it goes to; none: what is configured.
@@ -92,26 +96,34 @@ pub(crate) async fn proxy(
     asked: Asked<'_>,
     line: &mut Line,
 ) {
-    let Asked { gate, cluster, limits } = asked;
+    let Asked { open, gate, cluster, limits } = asked;
     let settings = &proxy.settings;
     if settings.log.on_start {
         line.write_now(LogType::TcpConnectionStart);
     }
     // In a place of its own: it takes as much as all that comes after it.
-    let connecting = Box::pin(connect::to_target(&worker, &downstream, settings, cluster.as_ref(), &mut line.entry));
+    let connecting = Box::pin(async {
+        match (&proxy.tunnel, &open) {
+            (Some(tunnel), Some(open)) => {
+                let how = (tunnel, open);
+                connect::through_tunnel(&worker, &downstream, settings, cluster.as_ref(), how, &mut line.entry).await
+            }
+            _ => connect::to_target(&worker, &downstream, settings, cluster.as_ref(), &mut line.entry).await,
+        }
+    });
     let connected = tokio::select! {
         biased;
         connected = connecting => connected,
         () = until(limits.too_old) => return end_of_life(&worker, proxy, line),
     };
-    let Connected { stream, tls, held } = match connected {
+    let Connected { stream, tls, held, kept: _kept } = match connected {
         Ok(connected) => connected,
         Err(failed) => {
             fail(&worker, &downstream, proxy, line, &failed);
             return;
         }
     };
-    line.entry.upstream_local = stream.local_addr().ok();
+    line.entry.upstream_local = stream.local_addr().ok().or(line.entry.upstream_local);
     line.entry.upstream_tls = tls;
     tracing::debug!(connection = downstream.id, "attached upstream connection [C{}]", line.entry.upstream_connection);
     if settings.log.on_established {

@@ -19,7 +19,6 @@ static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 struct Known {
     by_number: HashMap<u64, Weak<InternalAddress>>,
     by_name: HashMap<(Box<str>, Box<str>), Weak<InternalAddress>>,
-    next: u64,
 }
 
 fn known() -> MutexGuard<'static, Known> {
@@ -45,8 +44,9 @@ impl InternalAddress {
         if let Some(one) = known.by_name.get(&name).and_then(Weak::upgrade) {
             return one;
         }
-        let number = known.next;
-        known.next += 1;
+        // At random: who names addresses of a network that leads nowhere is not to find one.
+        let number = std::iter::repeat_with(|| fastrand::u64(..)).find(|number| !known.by_number.contains_key(number));
+        let number = number.unwrap_or_default();
         let address = Arc::new(Self { listener: listener.into(), endpoint: endpoint.into(), number });
         known.by_number.insert(number, Arc::downgrade(&address));
         known.by_name.insert(name, Arc::downgrade(&address));
@@ -69,6 +69,9 @@ impl InternalAddress {
     /// The one that a socket address stands for.
     pub fn of(address: &SocketAddr) -> Option<Arc<Self>> {
         let SocketAddr::V6(v6) = address else { return None };
+        if v6.port() != 0 {
+            return None;
+        }
         let [DISCARD, 0, 0, 0, a, b, c, d] = v6.ip().segments() else { return None };
         let number = [a, b, c, d].iter().fold(0, |number, part| number << 16 | u64::from(*part));
         known().by_number.get(&number).and_then(Weak::upgrade)
@@ -118,7 +121,8 @@ mod tests {
         assert_eq!(InternalAddress::text(&address), "envoy://listener/a");
         drop((one, same));
         assert_eq!(InternalAddress::of(&address), None);
-        let plain: SocketAddr = "[100::1:0:0:1]:80".parse().unwrap();
+        let (other, plain) = (SocketAddr::new(other.address().ip(), 80), "[100::1:0:0:1]:80".parse().unwrap());
+        assert_eq!(InternalAddress::of(&other), None);
         assert_eq!(InternalAddress::text(&plain), "[100::1:0:0:1]:80");
     }
 }

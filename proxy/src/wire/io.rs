@@ -7,6 +7,8 @@ use std::{
     task::{Context, Poll},
 };
 
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -22,6 +24,8 @@ pub enum Io {
     Tcp(TcpStream),
     /// As they are, inside of this process.
     Within(Box<Within>),
+    /// A stream of HTTP/2 that the upstream has accepted as a tunnel.
+    Tunnel(Box<TokioIo<Upgraded>>),
     /// Under TLS, after the handshake. Boxed: most of a node's connections are bare, and idle ones are many.
     Tls(Box<tokio_rustls::TlsStream<Deferring>>),
 }
@@ -31,7 +35,7 @@ impl Io {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
-            Self::Within(_) => None,
+            Self::Within(_) | Self::Tunnel(_) => None,
             Self::Tls(stream) => stream.get_ref().0.bare().tcp(),
         }
     }
@@ -39,7 +43,7 @@ impl Io {
     /// The end inside of this process that is underneath, if there is one.
     pub fn within(&self) -> Option<&Within> {
         match self {
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Tunnel(_) => None,
             Self::Within(within) => Some(within),
             Self::Tls(stream) => stream.get_ref().0.bare().within(),
         }
@@ -76,7 +80,7 @@ impl Io {
     pub fn plain(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
-            Self::Within(_) | Self::Tls(_) => None,
+            Self::Within(_) | Self::Tunnel(_) | Self::Tls(_) => None,
         }
     }
 
@@ -94,7 +98,8 @@ impl Io {
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match self.tcp() {
             Some(stream) => stream.local_addr(),
-            None => Ok(InternalAddress::client()),
+            None if self.within().is_some() => Ok(InternalAddress::client()),
+            None => Err(io::ErrorKind::AddrNotAvailable.into()),
         }
     }
 }
@@ -125,6 +130,7 @@ impl AsyncRead for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Within(within) => Pin::new(&mut **within).poll_read(cx, buffer),
+            Self::Tunnel(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
         }
     }
@@ -135,6 +141,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Within(within) => Pin::new(&mut **within).poll_write(cx, bytes),
+            Self::Tunnel(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
         }
     }
@@ -143,6 +150,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Within(within) => Pin::new(&mut **within).poll_flush(cx),
+            Self::Tunnel(stream) => Pin::new(&mut **stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
@@ -151,6 +159,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Within(within) => Pin::new(&mut **within).poll_shutdown(cx),
+            Self::Tunnel(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
@@ -159,6 +168,7 @@ impl AsyncWrite for Io {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Within(_) => false,
+            Self::Tunnel(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
@@ -171,6 +181,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Within(within) => Pin::new(&mut **within).poll_write_vectored(cx, slices),
+            Self::Tunnel(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, slices),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, slices),
         }
     }

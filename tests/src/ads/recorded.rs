@@ -5,8 +5,14 @@ use std::path::Path;
 use prost::Message;
 use prost_types::Any;
 use weir_proto::envoy::{
-    config::listener::v3::{Filter, Listener, filter::ConfigType},
-    extensions::filters::network::http_connection_manager::v3::HttpConnectionManager,
+    config::{
+        core::v3::data_source::Specifier,
+        listener::v3::{Listener, filter::ConfigType},
+    },
+    extensions::filters::{
+        http::jwt_authn::v3::{JwtAuthentication, jwt_provider::JwksSourceSpecifier},
+        network::http_connection_manager::v3::{HttpConnectionManager, HttpFilter, http_filter},
+    },
 };
 
 use super::directory;
@@ -21,41 +27,43 @@ pub fn of(node: &str) -> Vec<(String, Any)> {
     resources.into_iter().map(|(name, any)| (name, with_a_key(any))).collect()
 }
 
-/// The recorded keys are made up, and refused for it by Envoy too: others take their place, of the same length as the
-/// messages around them say. A set without keys is too short for any, and stays.
-fn with_a_key(mut any: Any) -> Any {
-    let (begin, end) = (br#"{"keys":["#, b"]}");
-    let mut at = 0;
-    let find = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).position(|window| window == what);
-    while let Some(found) = any.value.get(at..).and_then(|rest| find(rest, begin)) {
-        let from = at + found;
-        let Some(length) = find(&any.value[from..], end) else { break };
-        let to = from + length + end.len();
-        if to - from >= KEYS.len() {
-            let padded = format!("{KEYS:<width$}", width = to - from);
-            any.value[from..to].copy_from_slice(padded.as_bytes());
+/// The recorded keys are made up, or none at all, and refused for it by Envoy too: others take their place.
+fn with_a_key(any: Any) -> Any {
+    changed(any, |filters| {
+        for filter in filters {
+            let Some(http_filter::ConfigType::TypedConfig(config)) = &mut filter.config_type else { continue };
+            if config.type_url.ends_with(".JwtAuthentication") {
+                let mut tokens = JwtAuthentication::decode(&*config.value).expect("a recorded filter");
+                for provider in tokens.providers.values_mut() {
+                    if let Some(JwksSourceSpecifier::LocalJwks(keys)) = &mut provider.jwks_source_specifier {
+                        keys.specifier = Some(Specifier::InlineString(KEYS.to_owned()));
+                    }
+                }
+                config.value = tokens.encode_to_vec();
+            }
         }
-        at = to;
-    }
-    any
+    })
 }
 
 /// A listener without HTTP filters of this name; anything else as it is.
 pub fn without_http_filter(any: Any, name: &str) -> Any {
+    changed(any, |filters| filters.retain(|filter| filter.name != name))
+}
+
+/// A listener with other HTTP filters; anything else as it is.
+fn changed(any: Any, mut change: impl FnMut(&mut Vec<HttpFilter>)) -> Any {
     if !any.type_url.ends_with("/envoy.config.listener.v3.Listener") {
         return any;
     }
     let mut listener = Listener::decode(&*any.value).expect("a recorded listener");
     let chains = listener.filter_chains.iter_mut().chain(&mut listener.default_filter_chain);
-    chains.flat_map(|chain| &mut chain.filters).for_each(|filter| drop_from(filter, name));
-    Any { value: listener.encode_to_vec(), ..any }
-}
-
-fn drop_from(filter: &mut Filter, name: &str) {
-    let Some(ConfigType::TypedConfig(config)) = &mut filter.config_type else { return };
-    if config.type_url.ends_with(".HttpConnectionManager") {
-        let mut manager = HttpConnectionManager::decode(&*config.value).expect("a recorded connection manager");
-        manager.http_filters.retain(|filter| filter.name != name);
-        config.value = manager.encode_to_vec();
+    for filter in chains.flat_map(|chain| &mut chain.filters) {
+        let Some(ConfigType::TypedConfig(config)) = &mut filter.config_type else { continue };
+        if config.type_url.ends_with(".HttpConnectionManager") {
+            let mut manager = HttpConnectionManager::decode(&*config.value).expect("a recorded connection manager");
+            change(&mut manager.http_filters);
+            config.value = manager.encode_to_vec();
+        }
     }
+    Any { value: listener.encode_to_vec(), ..any }
 }

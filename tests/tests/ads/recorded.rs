@@ -26,7 +26,7 @@ fn refused(dump: &Value, lists: &[&str]) -> Vec<(String, String)> {
 
 #[test]
 fn what_a_real_istiod_sent_is_taken_but_for_what_is_not_supported() {
-    // A waypoint's secrets come from a server of their own, which is not replayed here.
+    // A waypoint's secrets come from a server of their own, which tests/tests/istiod has.
     for node in ["sidecar-httpbin", "sidecar-sleep", "router"] {
         let ads = Ads::start(Listen::anywhere()).unwrap();
         ads.put_named(recorded::of(node));

@@ -4,7 +4,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, thread, time::Duratio
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Request, Response, body::Incoming, service::service_fn};
+use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -17,7 +17,7 @@ use tokio::{
     net::TcpListener,
     sync::oneshot,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use weir_tests::net::Pod;
 
 use crate::identity::{Authority, Identity, provider};
@@ -28,8 +28,8 @@ pub enum Speaks {
     Plain,
     /// HTTP under TLS that both ends ask for.
     Mutual(Arc<ServerConfig>),
-    /// The same after a PROXY header.
-    Behind(Arc<ServerConfig>),
+    /// HTTP in tunnels of HBONE: CONNECT over HTTP/2 under such TLS.
+    Tunnelled(Arc<ServerConfig>),
     /// Not HTTP: it answers with its name and what it is sent.
     Tcp,
 }
@@ -39,8 +39,8 @@ impl Speaks {
         Self::Mutual(server(authority, identity))
     }
 
-    pub fn behind(authority: &Authority, identity: &Identity) -> Self {
-        Self::Behind(server(authority, identity))
+    pub fn tunnelled(authority: &Authority, identity: &Identity) -> Self {
+        Self::Tunnelled(server(authority, identity))
     }
 }
 
@@ -92,45 +92,46 @@ impl Backend {
 async fn serve(listener: TcpListener, name: String, speaks: Speaks, seen: Arc<Mutex<Vec<Value>>>) {
     let (name, speaks): (Arc<str>, _) = (name.into(), Arc::new(speaks));
     loop {
-        let Ok((mut stream, peer)) = listener.accept().await else { continue };
+        let Ok((stream, peer)) = listener.accept().await else { continue };
         let (name, seen, speaks) = (name.clone(), seen.clone(), speaks.clone());
         tokio::spawn(async move {
-            let mut about = json!({ "backend": &*name, "peer": peer.ip().to_string() });
+            let about = json!({ "backend": &*name, "peer": peer.ip().to_string() });
             match &*speaks {
                 Speaks::Plain => http(stream, about, seen).await,
                 Speaks::Tcp => tcp(stream, about, seen).await,
                 Speaks::Mutual(config) => mutual(stream, config.clone(), about, seen).await,
-                Speaks::Behind(config) => {
-                    let Some(client) = proxy_header(&mut stream).await else { return };
-                    about["proxied"] = client.into();
-                    mutual(stream, config.clone(), about, seen).await;
+                Speaks::Tunnelled(config) => {
+                    if let Some((stream, about)) = secured(stream, config.clone(), about, &seen).await {
+                        tunnels(stream, about, seen).await;
+                    }
                 }
             }
         });
     }
 }
 
-/// Takes a PROXY header of version 2 for IPv4, and gives the client that it names.
-async fn proxy_header(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
-    let mut fixed = [0; 16];
-    stream.read_exact(&mut fixed).await.ok()?;
-    let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
-    let mut rest = vec![0; length];
-    stream.read_exact(&mut rest).await.ok()?;
-    let known = fixed.starts_with(b"\r\n\r\n\0\r\nQUIT\n\x21\x11") && length >= 12;
-    known.then(|| format!("{}.{}.{}.{}", rest[0], rest[1], rest[2], rest[3]))
-}
-
 async fn mutual(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     config: Arc<ServerConfig>,
-    mut about: Value,
+    about: Value,
     seen: Arc<Mutex<Vec<Value>>>,
 ) {
+    if let Some((stream, about)) = secured(stream, config, about, &seen).await {
+        http(stream, about, seen).await;
+    }
+}
+
+/// Shakes hands, and adds what that says.
+async fn secured<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    config: Arc<ServerConfig>,
+    mut about: Value,
+    seen: &Mutex<Vec<Value>>,
+) -> Option<(TlsStream<S>, Value)> {
     let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else {
         about["path"] = "a failed handshake".into();
         seen.lock().push(about);
-        return;
+        return None;
     };
     let (_, session) = stream.get_ref();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -138,7 +139,29 @@ async fn mutual(
     about["sni"] = session.server_name().into();
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
     about["identity"] = certificate.and_then(|certificate| spiffe(certificate)).into();
-    http(stream, about, seen).await;
+    Some((stream, about))
+}
+
+/// Accepts every tunnel, and serves HTTP in it.
+async fn tunnels(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    about: Value,
+    seen: Arc<Mutex<Vec<Value>>>,
+) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let (mut about, seen) = (about.clone(), seen.clone());
+        async move {
+            about["tunnel"] = request.uri().authority().map(|to| to.to_string()).into();
+            tokio::spawn(async move {
+                if let Ok(upgraded) = hyper::upgrade::on(request).await {
+                    http(TokioIo::new(upgraded), about, seen).await;
+                }
+            });
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
+        }
+    });
+    // Its end is what the client makes of it.
+    let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// The SPIFFE identity of a certificate: its bytes stand in it as they are.

@@ -11,10 +11,11 @@ use crate::{
 };
 
 /// Nodes of the recording, and who they are.
-const NODES: [(&str, &str); 3] = [
+const NODES: [(&str, &str); 4] = [
     ("sidecar-httpbin", "side/httpbin"),
     ("sidecar-sleep", "side/sleep"),
     ("router", "istio-system/istio-ingressgateway"),
+    ("waypoint", "demo/waypoint"),
 ];
 
 /// Resources of a dump: what is in force by name, and what was refused.
@@ -64,9 +65,7 @@ fn control(protocol: Protocol, node: &str, account: &str, whole: bool) -> Contro
 }
 
 /// What is not supported yet, by the name of the resource and a word of the reason.
-const REFUSED: [(&str, &str); 5] = [
-    ("connect_originate", "internal_listener"),
-    ("connect_originate", "tunneling_config"),
+const REFUSED: [(&str, &str); 3] = [
     ("outbound|80||*.wild.example.com", "dynamic_forward_proxy"),
     ("outbound|443||*.wild.example.com", "dynamic_forward_proxy"),
     ("0.0.0.0_443", "sni_dynamic_forward_proxy"),
@@ -79,11 +78,8 @@ fn all_is_taken(protocol: Protocol) {
         let _proxy = control.proxy(&place.node.netns);
         wait_until_ready(&place.node.netns);
         let refused = |name: &str| REFUSED.iter().any(|(known, _)| *known == name);
-        let wanted: BTreeSet<String> = usable(node)
-            .into_iter()
-            .map(|(name, _)| name)
-            .filter(|name| name == "connect_originate" || !refused(name))
-            .collect();
+        let wanted: BTreeSet<String> =
+            usable(node).into_iter().map(|(name, _)| name).filter(|name| !refused(name)).collect();
         wait_for(&format!("all of {node} in force"), PATIENCE, || {
             let Taken { active, refused } = taken(&place.node.netns);
             let missing: Vec<_> = wanted.difference(&active).collect();
@@ -112,6 +108,7 @@ fn what_is_not_taken_of_it_is_refused_by_name() {
     let place = Place::new();
     let control = control(Protocol::Delta, "sidecar-httpbin", "side/httpbin", true);
     let _proxy = control.proxy(&place.node.netns);
+    wait_until_ready(&place.node.netns);
     let wanted = [("virtualInbound", "envoy.extensions.filters.http.lua.v3.Lua"), ("wasm1", "wasm.v3.Wasm")];
     wait_for("two refusals", PATIENCE, || {
         let Taken { refused, .. } = taken(&place.node.netns);

@@ -11,16 +11,18 @@ use super::{
     access_log,
     context::Context,
     fields::{duration, item, limit, sub},
+    headers,
 };
 use crate::{
-    access_log::Moments,
+    access_log::{Moments, format::Format},
     config::{
         error::Error,
-        tcp::{IDLE_TIMEOUT, Settings, Target, TcpProxy, TcpStats, WeightedCluster},
+        tcp::{IDLE_TIMEOUT, Settings, Target, TcpProxy, TcpStats, Tunneling, WeightedCluster},
     },
 };
 
-const SUPPORTED: [&str; 14] = [
+const SUPPORTED: [&str; 15] = [
+    "tunneling_config",
     "stat_prefix",
     "cluster",
     "weighted_clusters",
@@ -48,7 +50,9 @@ pub(super) fn proxy(cx: &mut Context, message: &Proto, at: &str) -> Result<TcpPr
         return Err(Error::at(at_jitter, format!("{jitter} is not a percentage")));
     }
     let at_duration = sub(at, "max_downstream_connection_duration");
+    let tunnel = message.tunneling_config.as_ref();
     Ok(TcpProxy {
+        tunnel: tunnel.map(|message| tunneling(cx, message, &sub(at, "tunneling_config"))).transpose()?,
         settings: Settings {
             target: Target::Clusters(clusters(cx, message, at)?.into()),
             idle_timeout: limit(message.idle_timeout.as_ref(), Some(IDLE_TIMEOUT), &sub(at, "idle_timeout"))?,
@@ -61,6 +65,15 @@ pub(super) fn proxy(cx: &mut Context, message: &Proto, at: &str) -> Result<TcpPr
         },
         access_log: access_log::access_logs(cx, &message.access_log, at, "access_log")?,
         stats: TcpStats::new(cx.stats.scope(&format!("tcp.{}", message.stat_prefix))),
+    })
+}
+
+fn tunneling(cx: &mut Context, message: &tcp_proxy::TunnelingConfig, at: &str) -> Result<Tunneling, Error> {
+    cx.only(message, at, &["hostname", "headers_to_add"], &[])?;
+    let hostname_at = sub(at, "hostname");
+    Ok(Tunneling {
+        hostname: Format::text(&message.hostname).map_err(|error| Error::at(hostname_at, error.to_string()))?,
+        headers: headers::additions(cx, &message.headers_to_add, at, "headers_to_add")?,
     })
 }
 

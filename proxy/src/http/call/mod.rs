@@ -8,6 +8,7 @@ pub(in crate::http) mod charge;
 pub(crate) mod grpc;
 pub(in crate::http) mod once;
 pub(in crate::http) mod outgoing;
+pub(crate) mod tunnel;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 

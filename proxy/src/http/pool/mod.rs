@@ -138,7 +138,7 @@ enum Sender {
 
 impl Lease {
     /// This side's address.
-    pub(super) fn local(&self) -> Option<SocketAddr> {
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
         match &self.sender {
             Sender::Http1(one) => one.as_ref().and_then(|one| one.connection.local),
             Sender::Http2(two) => two.connection.local,
@@ -146,7 +146,7 @@ impl Lease {
     }
 
     /// How it came to be.
-    pub(super) fn made(&self) -> Option<&Made> {
+    pub(crate) fn made(&self) -> Option<&Made> {
         match &self.sender {
             Sender::Http1(one) => one.as_ref().map(|one| &one.connection.made),
             Sender::Http2(two) => Some(&two.connection.made),
@@ -154,7 +154,7 @@ impl Lease {
     }
 
     /// Its TLS; none: it is bare.
-    pub(super) fn tls(&self) -> Option<&Rc<PeerTls>> {
+    pub(crate) fn tls(&self) -> Option<&Rc<PeerTls>> {
         match &self.sender {
             Sender::Http1(one) => one.as_ref().and_then(|one| one.connection.tls.as_ref()),
             Sender::Http2(two) => two.connection.tls.as_ref(),
