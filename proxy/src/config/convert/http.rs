@@ -1,6 +1,6 @@
 //! The HTTP connection manager.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use http::HeaderValue;
 use weir_proto::envoy::{
@@ -16,7 +16,7 @@ use super::{
     context::Context,
     discovered,
     fields::{cidrs, duration, header_names, item, limit, sub, type_name, typed, unpack},
-    filter, http1, identity, local_reply, protocol, route, scopes,
+    filter, http1, identity, local_reply, node, protocol, route, scopes,
 };
 use crate::{
     access_log::{Moments, Wanted},
@@ -160,7 +160,7 @@ pub(super) fn connection_manager(
         detection: identity::detection(cx, message, at)?,
         xff_num_trusted_hops: message.xff_num_trusted_hops,
         skip_xff_append: message.skip_xff_append,
-        node_address: node_address(),
+        node_address: node::address(),
         internal_addresses: match &message.internal_address_config {
             None => Vec::new(),
             Some(internal) => {
@@ -241,17 +241,6 @@ pub(super) fn connection_manager(
         modify_only: cx.modify_only,
         service_cluster: text(&cx.service_cluster, "cluster")?,
     })
-}
-
-/// The first IPv4 address of this host that is not a loopback one.
-pub(super) fn node_address() -> IpAddr {
-    nix::ifaddrs::getifaddrs()
-        .ok()
-        .into_iter()
-        .flatten()
-        .filter_map(|interface| interface.address?.as_sockaddr_in().map(|address| IpAddr::V4(address.ip())))
-        .find(|address| !address.is_loopback())
-        .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
 }
 
 fn upgrades(cx: &mut Context, messages: &[manager::UpgradeConfig], at: &str) -> Result<Vec<Box<str>>, Error> {

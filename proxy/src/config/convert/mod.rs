@@ -32,6 +32,7 @@ mod local_reply;
 mod matcher;
 mod metadata;
 mod network;
+mod node;
 mod outlier;
 mod overload;
 mod protocol;

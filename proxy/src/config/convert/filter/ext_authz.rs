@@ -16,10 +16,9 @@ use super::{grpc_service, http_uri};
 use crate::{
     config::{
         convert::{
-            self,
             context::Context,
             fields::{item, sub},
-            headers, matcher, metadata,
+            headers, matcher, metadata, node,
         },
         error::Error,
         filter::{
@@ -136,7 +135,7 @@ pub(in crate::config::convert) fn connection_authz(
         peer_certificate: message.include_peer_certificate,
         tls_session: message.include_tls_session,
         metadata: message.metadata_context_namespaces.iter().map(|name| name.as_str().into()).collect(),
-        node: convert::http::node_address(),
+        node: node::address(),
         enabled_metadata: enabled.map(|message| metadata::metadata_matcher(cx, message, &enabled_at)).transpose()?,
         stats: AuthzStats::new(cx.stats.scope("ext_authz").scope(&message.stat_prefix)),
     })
