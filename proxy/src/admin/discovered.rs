@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use weir_proto::envoy::{
     config::{
         core::v3::{TypedExtensionConfig, data_source::Specifier},
-        route::v3::{RouteConfiguration, ScopedRouteConfiguration},
+        route::v3::{RouteConfiguration, ScopedRouteConfiguration, VirtualHost},
     },
     extensions::transport_sockets::tls::v3::{Secret, secret::Type},
     service::discovery::v3::DiscoveryResponse,
@@ -30,7 +30,25 @@ pub(super) fn filters(registry: &Registry, wanted: impl Fn(&str) -> bool) -> Opt
 
 /// `dynamic_route_configs`.
 pub(super) fn routes(registry: &Registry, wanted: impl Fn(&str) -> bool) -> Vec<Value> {
-    told::<RouteConfiguration>(registry, Kind::Routes, "route_config", wanted)
+    let item = |cell: Arc<dyn Feed>| {
+        let told = cell.told();
+        let accepted = with_hosts(told.accepted?, &*cell);
+        let mut item = in_force::<RouteConfiguration>(&accepted, "route_config");
+        item.extend(told.refused.as_ref().map(error_state));
+        Some(Value::from(item))
+    };
+    cells(registry, Kind::Routes, wanted).filter_map(item).collect()
+}
+
+/// A route configuration with its virtual hosts that have come by themselves, of the version that changed it last.
+fn with_hosts(routes: Accepted, cell: &dyn Feed) -> Accepted {
+    let hosts = cell.further().into_iter().find_map(|cell| cell.told().accepted);
+    let Some(hosts) = hosts else { return routes };
+    let Ok(mut message) = RouteConfiguration::decode(routes.body.clone()) else { return routes };
+    let came = DiscoveryResponse::decode(hosts.body).unwrap_or_default().resources.into_iter();
+    message.virtual_hosts.extend(came.filter_map(|any| VirtualHost::decode(&*any.value).ok()));
+    let latest = if hosts.at > routes.at { (hosts.version, hosts.at) } else { (routes.version, routes.at) };
+    Accepted { body: message.encode_to_vec().into(), version: latest.0, at: latest.1 }
 }
 
 /// `dynamic_scoped_route_configs`.

@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     config::{
+        cell::Slot,
         filter::local_ratelimit::Bucket,
         rbac::{Engine, Subject},
     },
@@ -36,6 +37,8 @@ pub enum NetworkFilter {
     SniCluster,
     /// It only tells peers or measures, and nobody reads that yet.
     Telling,
+    /// What it does comes by itself (`config_discovery`).
+    Discovered(Arc<Slot<NetworkFilter>>),
 }
 
 /// A feature that the runtime switches (`RuntimeFeatureFlag`).

@@ -2,6 +2,7 @@
 
 mod action;
 mod hash;
+mod hosts;
 mod internal_redirect;
 pub(in crate::config) mod matching;
 mod stats;
@@ -16,6 +17,7 @@ pub use self::{
         PathRewrite, Redirect, RedirectPath, UpgradeRule, WeightedCluster,
     },
     hash::{HashInput, HashPolicy, Hashed, hash},
+    hosts::DiscoveredHosts,
     internal_redirect::{InternalRedirects, RedirectPredicate, Step},
     matching::{CookieMatcher, PathMatch, RouteMatch, TlsMatch},
     stats::{CopyStats, RequestHandles, RequestStats},
@@ -47,6 +49,8 @@ pub struct RouteTable {
     pub internal_only_headers: Vec<HeaderName>,
     /// What it says about filters.
     pub filters: Overrides,
+    /// Further virtual hosts, that come by themselves.
+    pub discovered: Option<DiscoveredHosts>,
     virtual_hosts: Vec<Arc<VirtualHost>>,
     domains: Domains,
 }

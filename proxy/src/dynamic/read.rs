@@ -2,8 +2,13 @@
 
 use bytes::Bytes;
 use prost::{Message, Name};
+use prost_types::Any;
+use weir_proto::envoy::service::discovery::v3::DiscoveryResponse;
 
-use crate::xds::update::{Refused, Resource};
+use crate::xds::{
+    kind::Kind,
+    update::{Refused, Resource},
+};
 
 /// Fields whose content is a message of its own: what is wrong there is wrong with one resource, not with the response.
 const OF_ITS_OWN: [&str; 2] = ["typed_config", "typed_extension_protocol_options"];
@@ -52,6 +57,13 @@ pub(super) fn messages<T: Message + Name + Default>(resources: &[Resource]) -> R
         Err(Wrong::All(why)) => Err(Refused::All(format!("{}: {why}", resource.name))),
     });
     each.collect()
+}
+
+/// Resources as one, as cells take them that have several.
+pub(super) fn together<'a>(kind: Kind, bodies: impl Iterator<Item = &'a Bytes>) -> Bytes {
+    let any = |body: &Bytes| Any { type_url: kind.type_url().to_owned(), value: body.to_vec() };
+    let resources = bodies.map(any).collect();
+    DiscoveryResponse { resources, ..DiscoveryResponse::default() }.encode_to_vec().into()
 }
 
 /// What a consumer says of resources of which some were refused.

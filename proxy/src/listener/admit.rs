@@ -22,7 +22,7 @@ pub(super) struct Admitted<'a> {
 /// Asks the filters in their order. None: the connection is to be closed now.
 pub(super) async fn admit<'a>(
     worker: &'a Worker,
-    filters: &'a [NetworkFilter],
+    filters: &'a [Arc<NetworkFilter>],
     server_name: Option<&Arc<str>>,
     line: Option<&mut Line>,
 ) -> Option<Admitted<'a>> {
@@ -48,6 +48,8 @@ pub(super) async fn admit<'a>(
             }
             // Asked when the client has said something.
             NetworkFilter::Rbac(_) | NetworkFilter::Telling => continue,
+            // What came by itself is no such thing again.
+            NetworkFilter::Discovered(_) => continue,
         };
         if let Some(delay) = delay {
             tokio::time::sleep(delay).await;

@@ -58,6 +58,7 @@ pub(super) async fn inspect(
     match result {
         Err(Refused::Gone) => shard.inc(listener.stats.downstream_listener_filter_remote_close),
         Err(Refused::Unreadable) => shard.inc(listener.stats.downstream_listener_filter_error),
+        Err(Refused::NotConfigured) => shard.inc(listener.stats.extension_config_missing),
         Ok(()) | Err(Refused::TooSlow | Refused::TooLarge | Refused::NoHeader) => {}
     }
     result
@@ -83,7 +84,15 @@ async fn run(
         if filter.disabled.as_ref().is_some_and(|disabled| disabled.holds(downstream.destination.port())) {
             continue;
         }
-        match &filter.kind {
+        let discovered;
+        let kind = match &filter.kind {
+            ListenerFilterKind::Discovered(slot) => {
+                discovered = slot.current().ok_or(Refused::NotConfigured)?;
+                &*discovered
+            }
+            known => known,
+        };
+        match kind {
             ListenerFilterKind::OriginalDestination => {
                 if let Some(destination) = netfilter_destination(downstream) {
                     restore(downstream, destination, found);
@@ -108,6 +117,8 @@ async fn run(
                     stats.looked(shard, found.http.map(Protocol::index));
                 }
             }
+            // What came by itself is no such thing again.
+            ListenerFilterKind::Discovered(_) => {}
         }
     }
     Ok(())

@@ -172,9 +172,22 @@ async fn serve_chain(
     mut line: Option<Box<Line>>,
 ) {
     let _open = Open::new(&worker, &listener);
+    let discovered;
+    let terminal = match &chain.terminal {
+        Terminal::Discovered(slot) => {
+            discovered = slot.current();
+            discovered.as_deref()
+        }
+        known => Some(known),
+    };
+    let (Some(filters), Some(terminal)) = (chain.current_filters(), terminal) else {
+        worker.stats.inc(listener.stats.network_extension_config_missing);
+        tracing::debug!(connection = downstream.id, listener = %listener.name, "the configuration of a network filter has not come");
+        return;
+    };
     // Counted whatever becomes of it.
     let mut open = None;
-    match &chain.terminal {
+    match terminal {
         Terminal::Tcp(proxy) => {
             worker.stats.inc(proxy.stats.downstream_cx_total);
             let new = || Box::new(Line::new(worker.clone(), &downstream, Some(listener.clone())));
@@ -183,18 +196,19 @@ async fn serve_chain(
         Terminal::Http(manager) => {
             open = Some(connection::Open::new(worker.clone(), manager.clone(), chain.tls.is_some()));
         }
-        Terminal::Echo | Terminal::DirectResponse(_) => {}
+        // What came by itself is no such thing again.
+        Terminal::Echo | Terminal::DirectResponse(_) | Terminal::Discovered(_) => {}
     }
     let server_name = downstream.server_name.clone();
-    let admitted = admit::admit(&worker, &chain.filters, server_name.as_ref(), line.as_deref_mut()).await;
+    let admitted = admit::admit(&worker, &filters, server_name.as_ref(), line.as_deref_mut()).await;
     let Some(mut admitted) = admitted else { return };
-    let limits = match &chain.terminal {
+    let limits = match terminal {
         Terminal::Tcp(proxy) => Limits::new(&proxy.settings),
         _ => Limits::default(),
     };
     if chain.tls.is_some() {
         let expired = async {
-            match (&chain.terminal, &open) {
+            match (terminal, &open) {
                 (Terminal::Tcp(proxy), _) => limits.passed(&worker, proxy).await,
                 (_, Some(open)) => (open.silent_too_long().await, None),
                 _ => std::future::pending().await,
@@ -214,8 +228,9 @@ async fn serve_chain(
         };
     }
     let asked =
-        Asked { gate: Gate::new(&chain.filters, &worker.stats, &downstream), cluster: admitted.cluster.take(), limits };
-    match &chain.terminal {
+        Asked { gate: Gate::new(&filters, &worker.stats, &downstream), cluster: admitted.cluster.take(), limits };
+    match terminal {
+        Terminal::Discovered(_) => {}
         Terminal::Tcp(proxy) => {
             if let Some(line) = &mut line {
                 Box::pin(tcp::proxy(worker.clone(), downstream, proxy, asked, line)).await;

@@ -23,7 +23,7 @@ use crate::{
 /// Asks the RBAC filters of a chain about one connection: with its first bytes, or, where one of them says so, with all.
 #[derive(Debug)]
 pub(crate) struct Gate<'a> {
-    filters: &'a [NetworkFilter],
+    filters: &'a [Arc<NetworkFilter>],
     shard: &'a Shard,
     local: SocketAddr,
     remote: SocketAddr,
@@ -45,8 +45,8 @@ struct Denied {
 
 impl<'a> Gate<'a> {
     /// For a connection whose handshake is done. None: there is no such filter.
-    pub fn new(filters: &'a [NetworkFilter], shard: &'a Shard, downstream: &Downstream) -> Option<Self> {
-        let any = filters.iter().any(|filter| matches!(filter, NetworkFilter::Rbac(_)));
+    pub fn new(filters: &'a [Arc<NetworkFilter>], shard: &'a Shard, downstream: &Downstream) -> Option<Self> {
+        let any = filters.iter().any(|filter| matches!(**filter, NetworkFilter::Rbac(_)));
         any.then(|| Self {
             filters,
             shard,
@@ -63,7 +63,7 @@ impl<'a> Gate<'a> {
     }
 
     fn rbacs(&self) -> impl Iterator<Item = &'a NetworkRbac> {
-        self.filters.iter().filter_map(|filter| match filter {
+        self.filters.iter().filter_map(|filter| match &**filter {
             NetworkFilter::Rbac(rbac) => Some(&**rbac),
             _ => None,
         })

@@ -10,6 +10,7 @@ mod client;
 mod follower;
 mod hostile;
 mod named;
+mod on_demand;
 mod proxy;
 mod recorded;
 mod resources;

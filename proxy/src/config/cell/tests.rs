@@ -26,7 +26,13 @@ fn numbers() -> Making<u32> {
         let text = String::from_utf8_lossy(body);
         text.parse().map_err(|_| Error::at("number", format!("\"{text}\" is none")))
     });
-    Making { timeout: Some(INITIAL_FETCH_TIMEOUT), scope: Scope::default(), read, reloads: None }
+    Making {
+        timeout: Some(INITIAL_FETCH_TIMEOUT),
+        scope: Scope::default(),
+        read,
+        reloads: None,
+        further: nothing_further,
+    }
 }
 
 fn offer(cell: &Cell<u32>, text: &'static str, version: &str) -> Result<bool, String> {

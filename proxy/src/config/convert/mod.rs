@@ -21,6 +21,7 @@ mod filter;
 mod filter_chain;
 mod headers;
 mod health;
+mod hosts;
 mod http;
 mod http1;
 mod identity;
@@ -51,7 +52,10 @@ mod tree;
 
 use std::{collections::HashSet, sync::Arc};
 
-use weir_proto::envoy::config::bootstrap::v3::{Bootstrap, ClusterManager};
+use weir_proto::envoy::config::{
+    bootstrap::v3::{Bootstrap, ClusterManager},
+    core::v3::api_config_source::ApiType,
+};
 
 #[cfg(test)]
 pub(crate) use self::outlier::defaults as outlier_defaults;
@@ -149,8 +153,9 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         ..Context::default()
     };
     cx.only(bootstrap, "", &BOOTSTRAP, &BOOTSTRAP_HARMLESS)?;
-    let ads = bootstrap.dynamic_resources.as_ref().is_some_and(|dynamic| dynamic.ads_config.is_some());
-    cx.cells.follows(Sources { ads, servers: true });
+    let ads = bootstrap.dynamic_resources.as_ref().and_then(|dynamic| dynamic.ads_config.as_ref());
+    let ads_sends_deltas = ads.is_some_and(|ads| ads.api_type() == ApiType::DeltaGrpc);
+    cx.cells.follows(Sources { ads: ads.is_some(), ads_sends_deltas, servers: true });
     if let Some(manager) = &bootstrap.overload_manager {
         cx.ceiling = Arc::new(overload::ceiling(&mut cx, manager, "overload_manager")?);
     }
