@@ -230,7 +230,11 @@ impl Clusters {
         self.assigned.add(source, service, number);
         let handle = common.sources.handle(source, Kind::LoadAssignment, None);
         let stats = Some(SubscriptionStats::register(&cluster.stats.scope));
-        handle.subscribe(Kind::LoadAssignment, Some(service.clone()), Options { timeout: *timeout, stats, ..Options::default() })
+        handle.subscribe(
+            Kind::LoadAssignment,
+            Some(service.clone()),
+            Options { timeout: *timeout, stats, ..Options::default() },
+        )
     }
 
     /// A cluster is there that is new, or another than the one of its name.

@@ -5,9 +5,12 @@ use prost::{Message, Name};
 use prost_types::Any;
 use weir_proto::envoy::service::discovery::v3::DiscoveryResponse;
 
-use crate::xds::{
-    kind::Kind,
-    update::{Refused, Resource},
+use crate::{
+    telemetry::unknown_fields,
+    xds::{
+        kind::Kind,
+        update::{Refused, Resource},
+    },
 };
 
 /// Fields whose content is a message of its own: what is wrong there is wrong with one resource, not with the response.
@@ -35,7 +38,7 @@ impl Wrong {
 pub(super) fn message<T: Message + Name + Default>(body: &Bytes) -> Result<T, Wrong> {
     let message = T::decode(body.clone())
         .map_err(|error| Wrong::All(format!("Unable to unpack as {}: {error}", T::full_name())))?;
-    weir_proto::validate_encoded::<T>(body).map_err(|error| {
+    let unknown = weir_proto::validate_encoded::<T>(body).map_err(|error| {
         let apart = error
             .path()
             .segments()
@@ -43,6 +46,7 @@ pub(super) fn message<T: Message + Name + Default>(body: &Bytes) -> Result<T, Wr
         let why = format!("Proto constraint validation failed ({error})");
         if apart { Wrong::This(why) } else { Wrong::All(why) }
     })?;
+    unknown_fields::met(&unknown).map_err(|why| Wrong::All(format!("Protobuf message ({why}) has unknown fields")))?;
     Ok(message)
 }
 

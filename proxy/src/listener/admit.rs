@@ -28,7 +28,7 @@ pub(super) async fn admit<'a>(
 ) -> Option<Admitted<'a>> {
     let mut admitted = Admitted::default();
     for filter in filters {
-        let (reason, delay, flag) = match filter {
+        let (reason, delay, flag) = match &**filter {
             NetworkFilter::ConnectionLimit(limit) => match limit.admit(&worker.runtime, &worker.stats) {
                 Ok(seat) => {
                     admitted._seats.extend(seat);

@@ -294,7 +294,8 @@ impl Subscriber {
         removed.iter().for_each(|name| drop(wants.has.remove(name)));
         if type_url == VHDS {
             // That there is none is said by a resource without anything in it.
-            let nothing = |name: &String| Resource { name: name.clone(), aliases: vec![name.clone()], ..Resource::default() };
+            let nothing =
+                |name: &String| Resource { name: name.clone(), aliases: vec![name.clone()], ..Resource::default() };
             resources.extend(absent.into_iter().map(nothing));
         } else {
             removed.extend(absent.into_iter().cloned());

@@ -298,6 +298,13 @@ fn scope(key: &str) -> Any {
     ))
 }
 
+fn scoped() -> String {
+    format!(
+        "scoped_routes: {{ name: scopes, scope_key_builder: {{ fragments: [ {{ header_value_extractor: {{ name: x-scope, index: \
+         0 }} }} ] }}, rds_config_source: {ADS}, scoped_rds: {{ scoped_rds_config_source: {ADS} }} }}"
+    )
+}
+
 fn plain_routes(name: &str) -> Any {
     one(&format!(
         "- \"@type\": type.googleapis.com/envoy.config.route.v3.RouteConfiguration\n  name: {name}\n  virtual_hosts: [ {} ]\n",
@@ -309,19 +316,19 @@ fn plain_routes(name: &str) -> Any {
 fn routes_of_scopes_come_when_a_request_needs_them() {
     both(|who| {
         let ads = Ads::start(Listen::anywhere()).unwrap();
-        let scoped = format!(
-            "scoped_routes: {{ name: scopes, scope_key_builder: {{ fragments: [ {{ header_value_extractor: {{ name: x-scope, \
-             index: 0 }} }} ] }}, rds_config_source: {ADS}, scoped_rds: {{ scoped_rds_config_source: {ADS} }} }}"
-        );
-        ads.put([listener(&scoped, FILTER, ""), scope("a"), scope("b"), plain_routes("ra")]);
+        ads.put([listener(&scoped(), FILTER, ""), scope("a"), scope("b"), plain_routes("ra")]);
         let proxy = Start::new(who, &ads, Protocol::Delta).start();
         let to = proxy.listener("l");
-        wait_for("routes of a", PATIENCE, || Some(ask(to, "test", "x-scope: a\r\n")).filter(|got| got.0 == 200).ok_or(()));
+        wait_for("routes of a", PATIENCE, || {
+            Some(ask(to, "test", "x-scope: a\r\n")).filter(|got| got.0 == 200).ok_or(())
+        });
         assert!(!ads.events().iter().any(|event| asks(event, "rds", "rb")), "{who:?}");
         assert_eq!(proxy.stat("http.l.scoped_rds.scopes.on_demand_scopes"), Some(1), "{who:?}");
         assert_eq!(proxy.stat("http.l.scoped_rds.scopes.all_scopes"), Some(2), "{who:?}");
+        ads.mute(true);
         let waiting = [asking(to, "test", "x-scope: b\r\n"), asking(to, "test", "x-scope: b\r\n")];
         wait_asked(&ads, 0, "rds", "rb");
+        ads.mute(false);
         ads.put([plain_routes("rb")]);
         for waiting in waiting {
             assert_eq!(waiting.join().unwrap(), answered(200, "rb"), "{who:?}");
@@ -333,6 +340,44 @@ fn routes_of_scopes_come_when_a_request_needs_them() {
         wait_for("the scope to go", PATIENCE, || {
             Some(ask(to, "test", "x-scope: b\r\n")).filter(|got| got.0 == 404).ok_or(())
         });
+    });
+}
+
+/// The rows of docs/envoy-differences.md that are met here.
+pub const NO_HOSTS: &str = "xds-no-hosts-yet";
+pub const NO_ROUTES: &str = "xds-no-routes-of-scope";
+
+/// See [`NO_HOSTS`].
+#[test]
+fn a_server_without_virtual_hosts_holds_up_nobody() {
+    both(|who| {
+        let ads = Ads::start(Listen::anywhere()).unwrap();
+        ads.put([listener(RDS, FILTER, ""), routes("r", "fixed")]);
+        let proxy = Start::new(who, &ads, Protocol::Delta).start();
+        ads.wait("the answer taken", |event| event.kind == "vhds" && matches!(event.seen, Seen::Ack { .. }));
+        match who {
+            Who::Envoy => assert!(!proxy.admin("/ready").starts_with("LIVE")),
+            Who::Weir => until(proxy.listener("l"), "fixed.test", (200, "fixed")),
+        }
+    });
+}
+
+/// See [`NO_ROUTES`].
+#[test]
+fn a_scope_without_routes_is_answered_as_soon_as_that_is_known() {
+    both(|who| {
+        let ads = Ads::start(Listen::anywhere()).unwrap();
+        ads.put([listener(&scoped(), FILTER, "stream_idle_timeout: 1s"), scope("a"), scope("b"), plain_routes("ra")]);
+        let proxy = Start::new(who, &ads, Protocol::Delta).start();
+        let to = proxy.listener("l");
+        wait_for("routes of a", PATIENCE, || {
+            Some(ask(to, "test", "x-scope: a\r\n")).filter(|got| got.0 == 200).ok_or(())
+        });
+        let expected = match who {
+            Who::Envoy => answered(504, "stream timeout"),
+            Who::Weir => answered(404, ""),
+        };
+        assert_eq!(ask(to, "test", "x-scope: b\r\n"), expected);
     });
 }
 

@@ -23,10 +23,13 @@ use super::{
     route,
     source::source,
 };
-use crate::config::{
-    cell::{Cell, Kind, Making, Reloads, Slot, Subject, nothing_further},
-    error::Error,
-    route::RouteTable,
+use crate::{
+    config::{
+        cell::{Cell, Kind, Making, Reloads, Slot, Subject, nothing_further},
+        error::Error,
+        route::RouteTable,
+    },
+    telemetry::unknown_fields,
 };
 
 /// The cell of a route configuration. Its statistics are the first connection manager's that names it.
@@ -138,6 +141,8 @@ pub(super) fn extension<T: Send + Sync + 'static>(
 pub(super) fn decoded<M: Message + Name + Default>(body: &Bytes) -> Result<M, Error> {
     let message =
         M::decode(body.clone()).map_err(|error| Error::at("", format!("not a {}: {error}", M::full_name())))?;
-    weir_proto::validate_encoded::<M>(body).map_err(|error| Error::at("", error.to_string()))?;
+    let unknown = weir_proto::validate_encoded::<M>(body).map_err(|error| Error::at("", error.to_string()))?;
+    unknown_fields::met(&unknown)
+        .map_err(|why| Error::at("", format!("Protobuf message ({why}) has unknown fields")))?;
     Ok(message)
 }

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use http::HeaderValue;
+use prost_types::Any;
 use weir_proto::envoy::{
     config::core::v3 as core,
     extensions::filters::{

@@ -74,12 +74,11 @@ fn discovered(
 ) -> Result<Kind, Error> {
     let (of, stats) = (("network_filter", name), stats.clone());
     if is_last {
-        let slot = extension(cx, of, discovery, at, move |cx, any, at| {
-            match made(cx, any, buffer_limit, &stats, at)? {
+        let slot =
+            extension(cx, of, discovery, at, move |cx, any, at| match made(cx, any, buffer_limit, &stats, at)? {
                 Kind::Terminal(terminal) => Ok(terminal),
                 Kind::Passing(_) => Err(Error::at(at, "the last filter of a chain must be a terminal one")),
-            }
-        })?;
+            })?;
         return Ok(Kind::Terminal(Terminal::Discovered(slot)));
     }
     let slot = extension(cx, of, discovery, at, move |cx, any, at| match made(cx, any, buffer_limit, &stats, at)? {
@@ -108,7 +107,7 @@ fn made(cx: &mut Context, any: &Any, buffer_limit: usize, stats: &Scope, at: &st
         "envoy.extensions.filters.network.direct_response.v3.Config" => {
             let message: ResponseProto = unpack(any, at)?;
             cx.only(&message, &at, &["response"], &[])?;
-            let at = sub(&at, "response");
+            let at = &sub(at, "response");
             let response = message.response.as_ref().map(|source| data_source(source, at)).transpose()?;
             Kind::Terminal(Terminal::DirectResponse(response.unwrap_or_default().into()))
         }

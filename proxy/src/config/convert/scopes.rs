@@ -215,7 +215,8 @@ struct Numbers {
 
 impl Numbers {
     fn new(scope: &Scope) -> Self {
-        let [all, active, on_demand] = ["all_scopes", "active_scopes", "on_demand_scopes"].map(|name| scope.gauge(name));
+        let [all, active, on_demand] =
+            ["all_scopes", "active_scopes", "on_demand_scopes"].map(|name| scope.gauge(name));
         Self { store: Store::of(scope), all, active, on_demand, _scope: scope.clone() }
     }
 

@@ -18,8 +18,8 @@ pub(super) mod header_mutation;
 mod health_check;
 mod jwt_authn;
 mod local_ratelimit;
-mod on_demand;
 pub(in crate::http) mod local_reply;
+mod on_demand;
 mod peer_metadata;
 mod rbac;
 
