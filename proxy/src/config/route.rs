@@ -56,7 +56,7 @@ pub struct RouteTable {
 }
 
 /// Domains in lower case, to indices of virtual hosts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Domains {
     exact: HashMap<Box<str>, usize>,
     /// `*.example.com` by `.example.com`, longest first.
@@ -143,16 +143,43 @@ impl RouteTable {
     /// A table of `virtual_hosts`, each with its domains. Error: a domain that is there twice.
     pub fn new(name: &str, virtual_hosts: Vec<(VirtualHost, Vec<String>)>) -> Result<Self, DuplicateDomain> {
         let mut table = Self { name: name.into(), ..Self::default() };
-        for (index, (host, domains)) in virtual_hosts.into_iter().enumerate() {
-            for (position, domain) in domains.into_iter().enumerate() {
-                if !table.domains.insert(&domain.to_ascii_lowercase(), index) {
-                    return Err(DuplicateDomain { domain, virtual_host: index, position });
-                }
-            }
-            table.virtual_hosts.push(Arc::new(host));
+        for (host, domains) in virtual_hosts {
+            table.add(Arc::new(host), domains)?;
         }
         table.domains.sort();
         Ok(table)
+    }
+
+    /// The same with further virtual hosts, each with its domains. Error: a domain that is there twice.
+    pub fn with_hosts(&self, more: Vec<(Arc<VirtualHost>, Vec<String>)>) -> Result<Self, DuplicateDomain> {
+        let mut table = Self {
+            name: self.name.clone(),
+            headers: self.headers.clone(),
+            most_specific_wins: self.most_specific_wins,
+            ignore_port: self.ignore_port,
+            vhost_header: self.vhost_header.clone(),
+            internal_only_headers: self.internal_only_headers.clone(),
+            filters: self.filters.clone(),
+            discovered: None,
+            virtual_hosts: self.virtual_hosts.clone(),
+            domains: self.domains.clone(),
+        };
+        for (host, domains) in more {
+            table.add(host, domains)?;
+        }
+        table.domains.sort();
+        Ok(table)
+    }
+
+    fn add(&mut self, host: Arc<VirtualHost>, domains: Vec<String>) -> Result<(), DuplicateDomain> {
+        let index = self.virtual_hosts.len();
+        for (position, domain) in domains.into_iter().enumerate() {
+            if !self.domains.insert(&domain.to_ascii_lowercase(), index) {
+                return Err(DuplicateDomain { domain, virtual_host: index, position });
+            }
+        }
+        self.virtual_hosts.push(host);
+        Ok(())
     }
 
     /// The virtual hosts.

@@ -45,8 +45,10 @@ impl Hosts {
         let hosts: BTreeMap<_, _> =
             own.filter_map(|(name, entry)| Some((name.clone(), entry.accepted.as_ref()?.body.clone()))).collect();
         if let Some(version) = &known.version {
-            let offered = hosts.is_empty().then(|| Ok(false));
-            let offered = offered.unwrap_or_else(|| cell.offer(&together(&hosts), version, SystemTime::now()));
+            let offered = match hosts.is_empty() {
+                true => Ok(false),
+                false => cell.offer(&together(&hosts), version, SystemTime::now()),
+            };
             if offered == Ok(false) {
                 cell.miss(false);
             }

@@ -9,7 +9,7 @@ use std::{
 
 use prost_types::Any;
 use weir_tests::{
-    ads::{Ads, Listen},
+    ads::{Ads, Event, Listen, Seen},
     poll::wait_for,
 };
 
@@ -298,6 +298,47 @@ fn listener_filters_come_are_replaced_and_go() {
             let counted = proxy.admin("/stats?filter=listener.*\\.extension_config_missing");
             let sum: u64 = counted.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();
             assert!(sum >= 1, "{who:?}: {counted}");
+        }
+    });
+}
+
+/// What a listener names at second hand is waited for, too: the first answer is by it.
+#[test]
+fn a_listener_waits_for_what_it_names_at_second_hand() {
+    each(|who, protocol| {
+        let manager =
+            "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+        let router = "http_filters: [ { name: router, typed_config: { \"@type\": \
+            type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } } ]";
+        let config = format!(
+            "{{ \"@type\": {manager}, stat_prefix: l, rds: {{ route_config_name: r, config_source: {ADS} }}, {router} }}"
+        );
+        let scoped = format!(
+            "scoped_routes: {{ name: scopes, scope_key_builder: {{ fragments: [ {{ header_value_extractor: {{ name: \
+             x-scope, index: 0 }} }} ] }}, rds_config_source: {ADS}, scoped_rds: {{ scoped_rds_config_source: {ADS} }} }}"
+        );
+        for (resources, kind) in [
+            (
+                vec![plain_listener("l", "", &discovered("manager", manager, "")), named_extension("manager", &config)],
+                "ecds",
+            ),
+            (vec![listener(&scoped, ""), scope("a", "r", "a")], "srds"),
+        ] {
+            let ads = Ads::start(Listen::anywhere()).unwrap();
+            // Of deltas, an answer that there is none would be one.
+            ads.put(resources);
+            ads.put([routes("other", "unasked")]);
+            let hold = |event: &Event| event.kind == "rds" && matches!(event.seen, Seen::Request { .. });
+            ads.withhold("rds", true);
+            let proxy = Start::new(who, &ads, protocol).start();
+            ads.wait(&format!("a request for routes that {kind} names"), hold);
+            assert!(!proxy.admin("/ready").starts_with("LIVE"), "{who:?} {kind}");
+            ads.withhold("rds", false);
+            ads.put([routes("r", "of r")]);
+            wait_for("readiness", PATIENCE, || {
+                Some(proxy.admin("/ready")).filter(|ready| ready.starts_with("LIVE")).ok_or(())
+            });
+            assert_eq!(ask(proxy.listener("l"), "x-scope: a"), (200, "of r".into()), "{who:?} {kind}");
         }
     });
 }

@@ -434,6 +434,28 @@ fn clusters_come_from_a_server_of_their_own_when_a_request_names_them() {
 }
 
 #[test]
+fn routes_say_where_their_clusters_come_from() {
+    both(|who| {
+        let ads = Ads::start(Listen::anywhere()).unwrap();
+        let said = format!(
+            "domains: [\"*\"], typed_per_filter_config: {{ on_demand: {{ \"@type\": \
+             type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.PerRouteConfig, odcds: {{ source: {ADS}, timeout: 60s }} }} }}"
+        );
+        let routes = BY_HEADER.replace("domains: [\"*\"]", &said);
+        ads.put([listener(&routes, FILTER, "")]);
+        let proxy = Start::new(who, &ads, Protocol::Delta).start();
+        let to = proxy.listener("l");
+        wait_for("an answer", PATIENCE, || Some(ask(to, "test", "")).filter(|got| got.0 == 503).ok_or(()));
+        ads.mute(true);
+        let waiting = asking(to, "test", "x-cluster: a\r\n");
+        wait_asked(&ads, 0, "cds", "a");
+        ads.mute(false);
+        ads.put([cluster("a", backend("a"))]);
+        assert_eq!(waiting.join().unwrap(), answered(200, "a"), "{who:?}");
+    });
+}
+
+#[test]
 fn a_request_waits_for_its_cluster_as_long_as_the_filter_says() {
     both(|who| {
         let ads = Ads::start(Listen::anywhere()).unwrap();

@@ -46,7 +46,7 @@ pub trait Feed: Any + Send + Sync + fmt::Debug {
     fn ask(&self, name: &Arc<str>) -> Option<Asked>;
     /// The source has said what there is of a name that was asked for.
     fn answer(&self, name: &str);
-    /// Cells that the value in force names: who waits for this one waits for them, too.
+    /// Cells that the value in force, or what is made of it, names: who waits for this one waits for them, too.
     fn further(&self) -> Vec<Arc<dyn Feed>>;
 }
 
@@ -55,6 +55,11 @@ pub trait Feed: Any + Send + Sync + fmt::Debug {
 pub trait Follower: Send + Sync {
     /// Makes it anew; what is given back puts it in force.
     fn prepare(&self) -> Result<Box<dyn FnOnce() + '_>, Error>;
+
+    /// Cells that what was made names.
+    fn further(&self) -> Vec<Arc<dyn Feed>> {
+        Vec::new()
+    }
 }
 
 /// Resolves once none of them is waited for any longer.

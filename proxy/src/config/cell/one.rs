@@ -262,6 +262,9 @@ impl<T: Send + Sync + 'static> Feed for Cell<T> {
     }
 
     fn further(&self) -> Vec<Arc<dyn Feed>> {
-        self.current().as_deref().map(self.further).unwrap_or_default()
+        let mut further = self.current().as_deref().map(self.further).unwrap_or_default();
+        let followers: Vec<_> = self.followers.lock().iter().filter_map(Weak::upgrade).collect();
+        further.extend(followers.iter().flat_map(|follower| follower.further()));
+        further
     }
 }

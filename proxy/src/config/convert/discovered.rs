@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     config::{
-        cell::{Cell, Kind, Making, Reloads, Slot, Subject, nothing_further},
+        cell::{Cell, Feed, Kind, Making, Reloads, Slot, Subject, nothing_further},
         error::Error,
         route::RouteTable,
     },
@@ -87,13 +87,15 @@ pub(super) fn secret(cx: &mut Context, message: &SdsSecretConfig, at: &str) -> R
     }))
 }
 
-/// What a filter of a family does whose configuration comes by itself: what `make` makes of one of its types.
+/// What a filter of a family does whose configuration comes by itself: what `make` makes of one of its types,
+/// and which cells that names.
 pub(super) fn extension<T: Send + Sync + 'static>(
     cx: &mut Context,
     (family, name): (&str, &str),
     message: &ExtensionConfigSource,
     at: &str,
     make: impl Fn(&mut Context, &Any, &str) -> Result<T, Error> + Send + Sync + 'static,
+    further: fn(&T) -> Vec<Arc<dyn Feed>>,
 ) -> Result<Arc<Slot<T>>, Error> {
     let supported = ["config_source", "default_config", "apply_default_config_without_warming", "type_urls"];
     cx.only(message, at, &supported, &[])?;
@@ -134,7 +136,7 @@ pub(super) fn extension<T: Send + Sync + 'static>(
         (None, Some(default)) => later.convert(|cx| made(cx, default, &default_at)).map(Some),
         (None, None) => Ok(None),
     };
-    Slot::new(&cx.cells.clone(), cell, build)
+    Slot::naming(&cx.cells.clone(), cell, build, further)
 }
 
 /// A message that came by itself, of which nothing has been looked at yet.

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     access_log::{Moments, Wanted},
     config::{
+        cell::nothing_further,
         error::Error,
         filter::{FilterKind, HttpFilter},
         http::{
@@ -380,7 +381,14 @@ fn http_filters(
             Some(ConfigType::ConfigDiscovery(discovery)) => {
                 let name = &message.name;
                 let at = sub(&at, "config_discovery");
-                let slot = discovered::extension(cx, ("http_filter", name), discovery, &at, discovered_filter)?;
+                let slot = discovered::extension(
+                    cx,
+                    ("http_filter", name),
+                    discovery,
+                    &at,
+                    discovered_filter,
+                    nothing_further,
+                )?;
                 let kind = FilterKind::Discovered(slot);
                 filters.push(HttpFilter { name: name.as_str().into(), kind, disabled: message.disabled });
                 continue;

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     config::{
+        cell::nothing_further,
         error::Error,
         listener::{
             HttpInspectorStats, ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, ProxyProtocolStats,
@@ -58,7 +59,7 @@ fn kind(cx: &mut Context, message: &proto::ListenerFilter, at: &str) -> Result<L
         Some(ConfigType::ConfigDiscovery(discovery)) => {
             let of = ("tcp_listener_filter", message.name.as_str());
             let make = |cx: &mut Context, any: &Any, at: &str| made(cx, type_name(any), Some(any), at);
-            let slot = extension(cx, of, discovery, &sub(at, "config_discovery"), make)?;
+            let slot = extension(cx, of, discovery, &sub(at, "config_discovery"), make, nothing_further)?;
             Ok(ListenerFilterKind::Discovered(slot))
         }
     }

@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     config::{
+        cell::nothing_further,
         error::Error,
         listener::Terminal,
         network::{ConnectionLimit, ConnectionRate, NetworkFilter, NetworkRbac, RbacStats, Switch},
@@ -74,17 +75,21 @@ fn discovered(
 ) -> Result<Kind, Error> {
     let (of, stats) = (("network_filter", name), stats.clone());
     if is_last {
-        let slot =
-            extension(cx, of, discovery, at, move |cx, any, at| match made(cx, any, buffer_limit, &stats, at)? {
-                Kind::Terminal(terminal) => Ok(terminal),
-                Kind::Passing(_) => Err(Error::at(at, "the last filter of a chain must be a terminal one")),
-            })?;
-        return Ok(Kind::Terminal(Terminal::Discovered(slot)));
+        let make = move |cx: &mut Context, any: &Any, at: &str| match made(cx, any, buffer_limit, &stats, at)? {
+            Kind::Terminal(terminal) => Ok(terminal),
+            Kind::Passing(_) => Err(Error::at(at, "the last filter of a chain must be a terminal one")),
+        };
+        let further = |terminal: &Terminal| match terminal {
+            Terminal::Http(manager) => manager.routes.cells(),
+            _ => Vec::new(),
+        };
+        return Ok(Kind::Terminal(Terminal::Discovered(extension(cx, of, discovery, at, make, further)?)));
     }
-    let slot = extension(cx, of, discovery, at, move |cx, any, at| match made(cx, any, buffer_limit, &stats, at)? {
+    let make = move |cx: &mut Context, any: &Any, at: &str| match made(cx, any, buffer_limit, &stats, at)? {
         Kind::Passing(filter) => Ok(filter),
         Kind::Terminal(_) => Err(Error::at(at, "terminal filter is not the last one of its chain")),
-    })?;
+    };
+    let slot = extension(cx, of, discovery, at, make, nothing_further)?;
     Ok(Kind::Passing(NetworkFilter::Discovered(slot)))
 }
 
@@ -101,18 +106,18 @@ fn made(cx: &mut Context, any: &Any, buffer_limit: usize, stats: &Scope, at: &st
             Kind::Terminal(Terminal::Tcp(Arc::new(tcp::proxy(cx, &proxy, at)?)))
         }
         "envoy.extensions.filters.network.echo.v3.Echo" => {
-            cx.only(&unpack::<Echo>(any, at)?, &at, &[], &[])?;
+            cx.only(&unpack::<Echo>(any, at)?, at, &[], &[])?;
             Kind::Terminal(Terminal::Echo)
         }
         "envoy.extensions.filters.network.direct_response.v3.Config" => {
             let message: ResponseProto = unpack(any, at)?;
-            cx.only(&message, &at, &["response"], &[])?;
+            cx.only(&message, at, &["response"], &[])?;
             let at = &sub(at, "response");
             let response = message.response.as_ref().map(|source| data_source(source, at)).transpose()?;
             Kind::Terminal(Terminal::DirectResponse(response.unwrap_or_default().into()))
         }
         "envoy.extensions.filters.network.sni_cluster.v3.SniCluster" => {
-            cx.only(&unpack::<SniCluster>(any, at)?, &at, &[], &[])?;
+            cx.only(&unpack::<SniCluster>(any, at)?, at, &[], &[])?;
             Kind::Passing(NetworkFilter::SniCluster)
         }
         "envoy.extensions.filters.network.rbac.v3.RBAC" => {

@@ -71,7 +71,7 @@ pub(super) fn scoped_routes(
                 let Some(scopes) = scopes else { return Ok(None) };
                 later.convert(|cx| of.table(cx, scopes, "resources")).map(Some)
             };
-            Scopes::Discovered(Slot::new(&cx.cells.clone(), cell, build)?)
+            Scopes::Discovered(Slot::naming(&cx.cells.clone(), cell, build, ScopeTable::cells)?)
         }
         None => return Err(Error::at(at, "expected scoped_route_configurations_list or scoped_rds")),
     };

@@ -101,6 +101,14 @@ impl Table {
         }
     }
 
+    /// The cell that it is in, or parts of it are.
+    fn cell(&self) -> Option<Arc<dyn Feed>> {
+        match self {
+            Self::Fixed(table) => table.discovered.as_ref().map(|hosts| hosts.cell.clone()),
+            Self::Discovered(cell) => Some(cell.clone()),
+        }
+    }
+
     /// The same, for who does not keep this.
     fn to_current(&self) -> Current<'static> {
         match self {
@@ -146,6 +154,17 @@ impl Needed {
 }
 
 impl Routes {
+    /// Cells that they are in.
+    pub fn cells(&self) -> Vec<Arc<dyn Feed>> {
+        match self {
+            Self::One(table) => table.cell().into_iter().collect(),
+            Self::Scoped(scoped) => match &scoped.scopes {
+                Scopes::Fixed(scopes) => scopes.cells(),
+                Scopes::Discovered(slot) => slot.current().map(|scopes| scopes.cells()).unwrap_or_default(),
+            },
+        }
+    }
+
     /// The routes in force for a request with these headers.
     pub fn current(&self, headers: &HeaderMap) -> Current<'_> {
         match self {
@@ -184,6 +203,11 @@ impl ScopeTable {
     pub fn add(&mut self, key: &[&str], table: Table) {
         let key = key.iter().map(|part| part.as_bytes().into()).collect();
         self.0.insert(key, table);
+    }
+
+    /// Cells that its tables are in.
+    pub fn cells(&self) -> Vec<Arc<dyn Feed>> {
+        self.0.values().filter_map(Table::cell).collect()
     }
 
     fn find(&self, key: &[&[u8]]) -> Option<&Table> {

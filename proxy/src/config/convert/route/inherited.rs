@@ -8,7 +8,8 @@ use crate::{
 };
 
 /// What routes inherit.
-pub(super) struct Inherited {
+#[derive(Default)]
+pub(in crate::config::convert) struct Inherited {
     pub retry: Option<Arc<RetryPolicy>>,
     pub mirrors: Vec<Mirror>,
     pub buffer_limit: Option<usize>,
