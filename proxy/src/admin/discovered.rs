@@ -40,13 +40,28 @@ pub(super) fn routes(registry: &Registry, wanted: impl Fn(&str) -> bool) -> Vec<
     cells(registry, Kind::Routes, wanted).filter_map(item).collect()
 }
 
+/// A route configuration of a listener with its virtual hosts that have come by themselves.
+pub(super) fn with_all_hosts(registry: &Registry, mut routes: RouteConfiguration) -> RouteConfiguration {
+    if routes.vhds.is_some() {
+        let mut cells = cells(registry, Kind::Hosts, |name| name == routes.name);
+        let came = cells.find_map(|cell| cell.told().accepted);
+        routes.virtual_hosts.extend(came.iter().flat_map(hosts));
+    }
+    routes
+}
+
+/// Virtual hosts as their cell has them.
+fn hosts(came: &Accepted) -> impl Iterator<Item = VirtualHost> + use<> {
+    let came = DiscoveryResponse::decode(came.body.clone()).unwrap_or_default();
+    came.resources.into_iter().filter_map(|any| VirtualHost::decode(&*any.value).ok())
+}
+
 /// A route configuration with its virtual hosts that have come by themselves, of the version that changed it last.
 fn with_hosts(routes: Accepted, cell: &dyn Feed) -> Accepted {
-    let hosts = cell.further().into_iter().find_map(|cell| cell.told().accepted);
-    let Some(hosts) = hosts else { return routes };
+    let came = cell.further().into_iter().find_map(|cell| cell.told().accepted);
+    let Some(hosts) = came else { return routes };
     let Ok(mut message) = RouteConfiguration::decode(routes.body.clone()) else { return routes };
-    let came = DiscoveryResponse::decode(hosts.body).unwrap_or_default().resources.into_iter();
-    message.virtual_hosts.extend(came.filter_map(|any| VirtualHost::decode(&*any.value).ok()));
+    message.virtual_hosts.extend(self::hosts(&hosts));
     let latest = if hosts.at > routes.at { (hosts.version, hosts.at) } else { (routes.version, routes.at) };
     Accepted { body: message.encode_to_vec().into(), version: latest.0, at: latest.1 }
 }

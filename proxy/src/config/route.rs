@@ -50,7 +50,7 @@ pub struct RouteTable {
     /// What it says about filters.
     pub filters: Overrides,
     /// Further virtual hosts, that come by themselves.
-    pub discovered: Option<DiscoveredHosts>,
+    pub discovered: Option<DiscoveredHosts<RouteTable>>,
     virtual_hosts: Vec<Arc<VirtualHost>>,
     domains: Domains,
 }
@@ -169,6 +169,11 @@ impl RouteTable {
         }
         table.domains.sort();
         Ok(table)
+    }
+
+    /// This with the virtual hosts that have come, if any come by themselves.
+    pub fn whole(&self) -> Option<Arc<RouteTable>> {
+        self.discovered.as_ref()?.whole.current()
     }
 
     fn add(&mut self, host: Arc<VirtualHost>, domains: Vec<String>) -> Result<(), DuplicateDomain> {

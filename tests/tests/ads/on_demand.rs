@@ -254,6 +254,34 @@ fn virtual_hosts_come_unasked_too_and_without_the_filter_nobody_asks() {
 }
 
 #[test]
+fn routes_of_a_listener_have_virtual_hosts_that_come_too() {
+    both(|who| {
+        let ads = Ads::start(Listen::anywhere()).unwrap();
+        let routes = format!(
+            "route_config: {{ name: r, virtual_hosts: [ {} ], vhds: {{ config_source: {ADS} }} }}",
+            virtual_host("r/fixed", "fixed.test", "fixed")
+        );
+        ads.put([listener(&routes, FILTER, ""), host("r/one", "one.test", "one")]);
+        ads.change(|world| world.aliases.insert("r/two.test".to_owned(), "r/two".to_owned()));
+        let proxy = Start::new(who, &ads, Protocol::Delta).start();
+        let to = proxy.listener("l");
+        until(to, "one.test", (200, "one"));
+        assert_eq!(ask(to, "fixed.test", ""), answered(200, "fixed"), "{who:?}");
+        let mark = ads.mark();
+        let waiting = asking(to, "two.test", "");
+        wait_asked(&ads, mark, "vhds", "r/two.test");
+        ads.put([host("r/two", "two.test", "two")]);
+        assert_eq!(waiting.join().unwrap(), answered(200, "two"), "{who:?}");
+        let dump: Value = serde_json::from_str(&proxy.admin("/config_dump?resource=static_route_configs")).unwrap();
+        let hosts = dump["configs"][0]["route_config"]["virtual_hosts"].as_array().unwrap();
+        let shown: BTreeSet<_> = hosts.iter().map(|host| host["name"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(shown, names(["r/fixed", "r/one", "r/two"]), "{who:?}");
+        assert_eq!(proxy.stat("vhds.r.update_rejected"), Some(0), "{who:?}");
+        assert!(proxy.stat("vhds.r.config_reload") >= Some(2), "{who:?}");
+    });
+}
+
+#[test]
 fn a_stream_that_begins_anew_asks_again_for_what_requests_wait_for() {
     both(|who| {
         let ads = Ads::start(Listen::anywhere()).unwrap();

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::{Message, Name};
 use prost_types::Any;
 use weir_proto::envoy::{
     config::{
@@ -18,18 +17,16 @@ use weir_proto::envoy::{
 
 use super::{
     context::Context,
+    decoded::decoded,
     fields::{sub, type_name, typed},
     hosts::Discovery,
     route,
     source::source,
 };
-use crate::{
-    config::{
-        cell::{Cell, Feed, Kind, Making, Reloads, Slot, Subject, nothing_further},
-        error::Error,
-        route::RouteTable,
-    },
-    telemetry::unknown_fields,
+use crate::config::{
+    cell::{Cell, Feed, Kind, Making, Reloads, Slot, Subject, nothing_further},
+    error::Error,
+    route::RouteTable,
 };
 
 /// The cell of a route configuration. Its statistics are the first connection manager's that names it.
@@ -137,14 +134,4 @@ pub(super) fn extension<T: Send + Sync + 'static>(
         (None, None) => Ok(None),
     };
     Slot::naming(&cx.cells.clone(), cell, build, further)
-}
-
-/// A message that came by itself, of which nothing has been looked at yet.
-pub(super) fn decoded<M: Message + Name + Default>(body: &Bytes) -> Result<M, Error> {
-    let message =
-        M::decode(body.clone()).map_err(|error| Error::at("", format!("not a {}: {error}", M::full_name())))?;
-    let unknown = weir_proto::validate_encoded::<M>(body).map_err(|error| Error::at("", error.to_string()))?;
-    unknown_fields::met(&unknown)
-        .map_err(|why| Error::at("", format!("Protobuf message ({why}) has unknown fields")))?;
-    Ok(message)
 }

@@ -12,9 +12,8 @@ use weir_proto::envoy::{
 
 use super::{
     context::{Context, Later},
-    discovered,
+    decoded::decoded,
     fields::sub,
-    route::{self, Inherited},
     source::{self, source},
 };
 use crate::{
@@ -39,15 +38,18 @@ pub(super) enum Discovery {
     },
 }
 
-/// What a message says of virtual hosts that come by themselves, beside those of its `fixed` table.
+/// Makes a virtual host as its route configuration says.
+type Make = Box<dyn Fn(&mut Context, &proto::VirtualHost) -> Result<VirtualHost, Error> + Send + Sync>;
+
+/// What a message says of virtual hosts that come by themselves, beside those of its `fixed` table, which `make` makes.
 pub(super) fn discovered(
     cx: &mut Context,
     message: &RouteConfiguration,
     fixed: &RouteTable,
-    inherited: Inherited,
+    make: impl Fn(&mut Context, &proto::VirtualHost) -> Result<VirtualHost, Error> + Send + Sync + 'static,
     discovery: &Discovery,
     at: &str,
-) -> Result<Option<DiscoveredHosts>, Error> {
+) -> Result<Option<DiscoveredHosts<RouteTable>>, Error> {
     let Some(vhds) = &message.vhds else { return Ok(None) };
     let at = sub(at, "vhds");
     let (source, timeout) = source(cx.cells.sources(), vhds.config_source.as_ref(), &sub(&at, "config_source"))?;
@@ -72,7 +74,7 @@ pub(super) fn discovered(
     cx.waits.push(cell.clone());
     let making = MakingTable {
         fixed: fixed.with_hosts(Vec::new()).map_err(|duplicate| twice(&duplicate.domain))?,
-        inherited,
+        make: Box::new(make),
         later: cx.later(),
         made: Mutex::default(),
     };
@@ -101,7 +103,7 @@ impl Reading {
         for any in response.resources {
             let host = match known.get(&any.value) {
                 Some(host) => host.clone(),
-                None => Arc::new(discovered::decoded(&any.value.clone().into())?),
+                None => Arc::new(decoded(&any.value.clone().into())?),
             };
             read.insert(any.value, host);
         }
@@ -115,7 +117,7 @@ impl Reading {
 /// Makes tables of what comes, and each virtual host once.
 struct MakingTable {
     fixed: RouteTable,
-    inherited: Inherited,
+    make: Make,
     later: Later,
     made: Mutex<Vec<(Arc<proto::VirtualHost>, Arc<VirtualHost>)>>,
 }
@@ -132,7 +134,7 @@ impl MakingTable {
             let same = known.peek().filter(|(of, _)| Arc::ptr_eq(of, host));
             let model = match same {
                 Some((_, model)) => model.clone(),
-                None => Arc::new(self.later.convert(|cx| route::virtual_host(cx, host, &self.inherited, &host.name))?),
+                None => Arc::new(self.later.convert(|cx| (self.make)(cx, host))?),
             };
             now.push((host.clone(), model));
         }
@@ -168,7 +170,7 @@ mod tests {
         let reading = Reading::default();
         let making = MakingTable {
             fixed: RouteTable::new("r", vec![(VirtualHost::default(), vec!["fixed.test".into()])]).unwrap(),
-            inherited: Inherited::default(),
+            make: Box::new(|_, _| Ok(VirtualHost::default())),
             later: Context::default().later(),
             made: Mutex::default(),
         };

@@ -11,6 +11,7 @@ mod cluster_tests;
 mod connect;
 mod context;
 mod converter;
+mod decoded;
 mod discovered;
 mod discovery;
 mod dns;

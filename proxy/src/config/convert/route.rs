@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use weir_proto::envoy::config::route::v3 as proto;
 
-pub(super) use self::inherited::Inherited;
+use self::inherited::Inherited;
 use super::{
     context::Context,
     fields::{header_name, header_names, item, sub},
@@ -82,11 +82,12 @@ pub(super) fn route_table(
     };
     table.filters = filter::overrides(cx, &message.typed_per_filter_config, at)?;
     table.internal_only_headers = header_names(&message.internal_only_headers, at, "internal_only_headers")?;
-    table.discovered = hosts::discovered(cx, message, &table, inherited, discovery, at)?;
+    let make = move |cx: &mut Context, host: &proto::VirtualHost| virtual_host(cx, host, &inherited, &host.name);
+    table.discovered = hosts::discovered(cx, message, &table, make, discovery, at)?;
     Ok(table)
 }
 
-pub(super) fn virtual_host(
+fn virtual_host(
     cx: &mut Context,
     message: &proto::VirtualHost,
     inherited: &Inherited,

@@ -15,7 +15,7 @@ use weir_proto::envoy::{
     service::runtime::v3::Runtime as Message,
 };
 
-use super::{discovered::decoded, fields::sub, source::source};
+use super::{decoded::decoded, fields::sub, source::source};
 use crate::{
     config::{
         cell::{self, Cell, Follower, Making, Registry, Subject, nothing_further},

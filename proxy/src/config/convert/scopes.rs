@@ -27,6 +27,7 @@ use weir_proto::envoy::{
 
 use super::{
     context::Context,
+    decoded::decoded,
     discovered,
     fields::{header_name, item, sub},
     hosts::Discovery,
@@ -200,7 +201,7 @@ fn cell(
 /// All scopes, as they come in one response.
 fn scopes(body: &Bytes) -> Result<Vec<ScopedRouteConfiguration>, Error> {
     let response = DiscoveryResponse::decode(body.clone()).map_err(|error| Error::at("", error.to_string()))?;
-    response.resources.into_iter().map(|any| discovered::decoded(&any.value.into())).collect()
+    response.resources.into_iter().map(|any| decoded(&any.value.into())).collect()
 }
 
 /// How many scopes there are.

@@ -8,8 +8,7 @@ use crate::{
 };
 
 /// What routes inherit.
-#[derive(Default)]
-pub(in crate::config::convert) struct Inherited {
+pub(super) struct Inherited {
     pub retry: Option<Arc<RetryPolicy>>,
     pub mirrors: Vec<Mirror>,
     pub buffer_limit: Option<usize>,
