@@ -10,7 +10,7 @@ use prost_types::Any;
 use crate::descriptors::{self, Unpacked};
 use crate::error::ConfigError;
 use crate::tree::{Node, Value};
-use crate::{json, read, yaml};
+use crate::{json, read, validate::UnknownFields, yaml};
 
 /// The message that a YAML text spells, validated.
 ///
@@ -168,14 +168,17 @@ fn numbers(mut bytes: &[u8]) -> Result<BTreeSet<u32>, DecodeError> {
     Ok(numbers)
 }
 
-/// The same of an encoded message.
+/// The same of an encoded message. Gives the fields that it has and its type has not.
 ///
 /// # Errors
 /// As [`validate`]; or the bytes are no such message.
-pub fn validate_encoded<T: Name>(bytes: &[u8]) -> Result<(), ConfigError> {
+pub fn validate_encoded<T: Name>(bytes: &[u8]) -> Result<Vec<UnknownFields>, ConfigError> {
     let descriptors = descriptors::unpacked();
     let message = DynamicMessage::decode(descriptors.of::<T>(), bytes);
-    descriptors.rules.check(&message.map_err(|error| ConfigError::new(error.to_string()))?)
+    let mut unknown = Vec::new();
+    let message = message.map_err(|error| ConfigError::new(error.to_string()))?;
+    descriptors.rules.check_noting(&message, &mut unknown)?;
+    Ok(unknown)
 }
 
 fn to_dynamic<T: Message + Name>(message: &T) -> Result<DynamicMessage, ConfigError> {

@@ -30,3 +30,4 @@ pub use descriptors::{Keeping, forget, keep, pool};
 pub use error::{ConfigError, FieldPath, Position, Segment};
 pub use generated::weir::{agent, handoff};
 pub use generated::{cel, envoy, google, io, istio, stats, udpa, xds};
+pub use validate::UnknownFields;

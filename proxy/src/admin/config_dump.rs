@@ -145,9 +145,14 @@ fn parts(admin: &Admin, endpoints: bool, names: Option<&Regex>) -> Vec<Part> {
         Some(http_connection_manager::RouteSpecifier::RouteConfig(routes)) => Some(routes),
         _ => None,
     });
-    let static_routes = routes.filter(|routes| wanted(&routes.name)).map(|routes| item("route_config", any(&routes)));
+    let routes = routes.filter(|routes| wanted(&routes.name));
+    let static_routes =
+        routes.map(|routes| item("route_config", any(&discovered::with_all_hosts(&admin.cells, routes))));
     let inline = dynamic::inline_routes(admin).into_iter().filter(|(routes, _)| wanted(&routes.name));
-    let inline = inline.map(|(routes, at)| json!({ "route_config": any(&routes), "last_updated": time(at) }));
+    let inline = inline.map(|(routes, at)| {
+        let routes = discovered::with_all_hosts(&admin.cells, routes);
+        json!({ "route_config": any(&routes), "last_updated": time(at) })
+    });
     let static_secrets = resources
         .secrets
         .iter()

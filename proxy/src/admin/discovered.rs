@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use weir_proto::envoy::{
     config::{
         core::v3::{TypedExtensionConfig, data_source::Specifier},
-        route::v3::{RouteConfiguration, ScopedRouteConfiguration},
+        route::v3::{RouteConfiguration, ScopedRouteConfiguration, VirtualHost},
     },
     extensions::transport_sockets::tls::v3::{Secret, secret::Type},
     service::discovery::v3::DiscoveryResponse,
@@ -30,7 +30,40 @@ pub(super) fn filters(registry: &Registry, wanted: impl Fn(&str) -> bool) -> Opt
 
 /// `dynamic_route_configs`.
 pub(super) fn routes(registry: &Registry, wanted: impl Fn(&str) -> bool) -> Vec<Value> {
-    told::<RouteConfiguration>(registry, Kind::Routes, "route_config", wanted)
+    let item = |cell: Arc<dyn Feed>| {
+        let told = cell.told();
+        let accepted = with_hosts(told.accepted?, &*cell);
+        let mut item = in_force::<RouteConfiguration>(&accepted, "route_config");
+        item.extend(told.refused.as_ref().map(error_state));
+        Some(Value::from(item))
+    };
+    cells(registry, Kind::Routes, wanted).filter_map(item).collect()
+}
+
+/// A route configuration of a listener with its virtual hosts that have come by themselves.
+pub(super) fn with_all_hosts(registry: &Registry, mut routes: RouteConfiguration) -> RouteConfiguration {
+    if routes.vhds.is_some() {
+        let mut cells = cells(registry, Kind::Hosts, |name| name == routes.name);
+        let came = cells.find_map(|cell| cell.told().accepted);
+        routes.virtual_hosts.extend(came.iter().flat_map(hosts));
+    }
+    routes
+}
+
+/// Virtual hosts as their cell has them.
+fn hosts(came: &Accepted) -> impl Iterator<Item = VirtualHost> + use<> {
+    let came = DiscoveryResponse::decode(came.body.clone()).unwrap_or_default();
+    came.resources.into_iter().filter_map(|any| VirtualHost::decode(&*any.value).ok())
+}
+
+/// A route configuration with its virtual hosts that have come by themselves, of the version that changed it last.
+fn with_hosts(routes: Accepted, cell: &dyn Feed) -> Accepted {
+    let came = cell.further().into_iter().find_map(|cell| cell.told().accepted);
+    let Some(hosts) = came else { return routes };
+    let Ok(mut message) = RouteConfiguration::decode(routes.body.clone()) else { return routes };
+    message.virtual_hosts.extend(self::hosts(&hosts));
+    let latest = if hosts.at > routes.at { (hosts.version, hosts.at) } else { (routes.version, routes.at) };
+    Accepted { body: message.encode_to_vec().into(), version: latest.0, at: latest.1 }
 }
 
 /// `dynamic_scoped_route_configs`.

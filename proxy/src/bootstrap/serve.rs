@@ -214,7 +214,7 @@ fn log_files(snapshot: &Snapshot) -> HashSet<LogFile> {
             let filters = listener.chains().flat_map(|chain| match &chain.terminal {
                 Terminal::Http(manager) => [manager.access_log.as_slice(), &manager.router.upstream_log],
                 Terminal::Tcp(proxy) => [proxy.access_log.as_slice(), &[]],
-                Terminal::Echo | Terminal::DirectResponse(_) => [[].as_slice(), &[]],
+                Terminal::Echo | Terminal::DirectResponse(_) | Terminal::Discovered(_) => [[].as_slice(), &[]],
             });
             listener.access_log.iter().chain(filters.flatten())
         })

@@ -5,6 +5,8 @@
 //! management server) learns of it from the [`Registry`], for as long as somebody holds it, and offers it resources as
 //! they come. What is offered and is no good is refused, and the old value stays.
 
+mod asks;
+mod clusters;
 mod feed;
 mod notes;
 mod one;
@@ -16,9 +18,11 @@ mod subject;
 mod tests;
 
 pub use self::{
+    asks::Asked,
+    clusters::AskedCluster,
     feed::{Feed, Follower, settled},
     notes::Note,
-    one::{Cell, Making, Read},
+    one::{Cell, Making, Read, nothing_further},
     registry::{Registry, Sources},
     reloads::Reloads,
     slot::Slot,

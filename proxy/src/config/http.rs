@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
 pub use self::{
-    routes::{Current, Element, Fragment, Routes, ScopeTable, ScopedRoutes, Scopes, Table},
+    routes::{Current, Element, Fragment, Needed, Routes, ScopeTable, ScopedRoutes, Scopes, Table},
     stats::{HttpStats, OfListener, Served},
 };
 use crate::{

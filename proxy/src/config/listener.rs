@@ -5,7 +5,7 @@ mod filter;
 mod socket;
 mod stats;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -20,7 +20,13 @@ pub use self::{
 };
 use crate::{
     access_log::{AccessLog, Place},
-    config::{cell::Feed, http::HttpConnectionManager, network::NetworkFilter, tcp::TcpProxy, tls::DownstreamTls},
+    config::{
+        cell::{Feed, Slot},
+        http::HttpConnectionManager,
+        network::NetworkFilter,
+        tcp::TcpProxy,
+        tls::DownstreamTls,
+    },
     drain::Drain,
     matcher::tree::Tree,
 };
@@ -166,7 +172,7 @@ pub struct FilterChain {
     /// The TLS handshake must be done within.
     pub handshake_timeout: Option<Duration>,
     /// What is asked first, in this order.
-    pub filters: Vec<NetworkFilter>,
+    pub filters: Vec<Arc<NetworkFilter>>,
     /// What it does.
     pub terminal: Terminal,
     /// What it names and comes by itself.
@@ -186,4 +192,20 @@ pub enum Terminal {
     Echo,
     /// `direct_response`: the client gets this, and that is all.
     DirectResponse(Bytes),
+    /// What it is comes by itself (`config_discovery`).
+    Discovered(Arc<Slot<Terminal>>),
+}
+
+impl FilterChain {
+    /// What is asked first, as it is now. None: not all of it has come.
+    pub fn current_filters(&self) -> Option<Cow<'_, [Arc<NetworkFilter>]>> {
+        let current = |filter: &Arc<NetworkFilter>| match &**filter {
+            NetworkFilter::Discovered(slot) => slot.current(),
+            _ => Some(filter.clone()),
+        };
+        match self.filters.iter().any(|filter| matches!(**filter, NetworkFilter::Discovered(_))) {
+            false => Some(Cow::Borrowed(&self.filters)),
+            true => self.filters.iter().map(current).collect::<Option<_>>().map(Cow::Owned),
+        }
+    }
 }

@@ -13,6 +13,7 @@ use std::{
 
 use crate::{
     config::{
+        cell::Slot,
         filter::local_ratelimit::Bucket,
         filter_state::Setting,
         grpc_service::GrpcService,
@@ -46,6 +47,8 @@ pub enum NetworkFilter {
     SetFilterState(Box<SetFilterState>),
     /// It only tells peers or measures, and nobody reads that yet.
     Telling,
+    /// What it does comes by itself (`config_discovery`).
+    Discovered(Arc<Slot<NetworkFilter>>),
 }
 
 /// The namespace of the metadata that services of authorization want noted of connections.

@@ -2,6 +2,7 @@
 
 mod action;
 mod hash;
+mod hosts;
 mod internal_redirect;
 pub(in crate::config) mod matching;
 mod stats;
@@ -16,6 +17,7 @@ pub use self::{
         PathRewrite, Redirect, RedirectPath, UpgradeRule, WeightedCluster,
     },
     hash::{HashInput, HashPolicy, Hashed, hash},
+    hosts::DiscoveredHosts,
     internal_redirect::{InternalRedirects, RedirectPredicate, Step},
     matching::{CookieMatcher, PathMatch, RouteMatch, TlsMatch},
     stats::{CopyStats, RequestHandles, RequestStats},
@@ -47,12 +49,14 @@ pub struct RouteTable {
     pub internal_only_headers: Vec<HeaderName>,
     /// What it says about filters.
     pub filters: Overrides,
+    /// Further virtual hosts, that come by themselves.
+    pub discovered: Option<DiscoveredHosts<RouteTable>>,
     virtual_hosts: Vec<Arc<VirtualHost>>,
     domains: Domains,
 }
 
 /// Domains in lower case, to indices of virtual hosts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Domains {
     exact: HashMap<Box<str>, usize>,
     /// `*.example.com` by `.example.com`, longest first.
@@ -139,16 +143,48 @@ impl RouteTable {
     /// A table of `virtual_hosts`, each with its domains. Error: a domain that is there twice.
     pub fn new(name: &str, virtual_hosts: Vec<(VirtualHost, Vec<String>)>) -> Result<Self, DuplicateDomain> {
         let mut table = Self { name: name.into(), ..Self::default() };
-        for (index, (host, domains)) in virtual_hosts.into_iter().enumerate() {
-            for (position, domain) in domains.into_iter().enumerate() {
-                if !table.domains.insert(&domain.to_ascii_lowercase(), index) {
-                    return Err(DuplicateDomain { domain, virtual_host: index, position });
-                }
-            }
-            table.virtual_hosts.push(Arc::new(host));
+        for (host, domains) in virtual_hosts {
+            table.add(Arc::new(host), domains)?;
         }
         table.domains.sort();
         Ok(table)
+    }
+
+    /// The same with further virtual hosts, each with its domains. Error: a domain that is there twice.
+    pub fn with_hosts(&self, more: Vec<(Arc<VirtualHost>, Vec<String>)>) -> Result<Self, DuplicateDomain> {
+        let mut table = Self {
+            name: self.name.clone(),
+            headers: self.headers.clone(),
+            most_specific_wins: self.most_specific_wins,
+            ignore_port: self.ignore_port,
+            vhost_header: self.vhost_header.clone(),
+            internal_only_headers: self.internal_only_headers.clone(),
+            filters: self.filters.clone(),
+            discovered: None,
+            virtual_hosts: self.virtual_hosts.clone(),
+            domains: self.domains.clone(),
+        };
+        for (host, domains) in more {
+            table.add(host, domains)?;
+        }
+        table.domains.sort();
+        Ok(table)
+    }
+
+    /// This with the virtual hosts that have come, if any come by themselves.
+    pub fn whole(&self) -> Option<Arc<RouteTable>> {
+        self.discovered.as_ref()?.whole.current()
+    }
+
+    fn add(&mut self, host: Arc<VirtualHost>, domains: Vec<String>) -> Result<(), DuplicateDomain> {
+        let index = self.virtual_hosts.len();
+        for (position, domain) in domains.into_iter().enumerate() {
+            if !self.domains.insert(&domain.to_ascii_lowercase(), index) {
+                return Err(DuplicateDomain { domain, virtual_host: index, position });
+            }
+        }
+        self.virtual_hosts.push(host);
+        Ok(())
     }
 
     /// The virtual hosts.

@@ -7,11 +7,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use prost::Message;
-use prost_types::Any;
-use weir_proto::envoy::service::discovery::v3::DiscoveryResponse;
 
-use super::{common::Common, files::wire, read, wait::Unsettled};
+use super::{common::Common, files::wire, hosts::Hosts, read, wait::Unsettled};
 use crate::{
     config::cell::{self, Feed, Feeder, Note, Registry, Source, State},
     xds::{
@@ -30,6 +27,9 @@ pub(super) struct Cells {
     named: HashMap<(Source, Kind, Arc<str>), u64>,
     /// Scopes of routes, encoded: they are offered all together.
     scopes: HashMap<Source, BTreeMap<Arc<str>, Bytes>>,
+    hosts: Hosts,
+    /// Clusters that are wanted.
+    clusters: Vec<(Source, Arc<str>)>,
     /// Only secrets and runtime values are asked for until the first clusters are there.
     begun: bool,
     /// What is to be asked for then.
@@ -50,6 +50,8 @@ impl Cells {
             followed: HashMap::new(),
             named: HashMap::new(),
             scopes: HashMap::new(),
+            hosts: Hosts::default(),
+            clusters: Vec::new(),
             begun: false,
             later: Vec::new(),
         }
@@ -75,7 +77,15 @@ impl Cells {
         for note in self.registry.take(Feeder::Servers) {
             match note {
                 Note::Wanted(cell) => self.follow(common, cell),
+                Note::Asked(number, name) => {
+                    if let Some(followed) = self.followed.get(&number) {
+                        let handle = common.sources.handle(&followed.key.0, followed.key.1, None);
+                        self.hosts.ask(number, name, &handle);
+                    }
+                }
+                Note::Cluster(source, name) => self.clusters.push((source, name)),
                 Note::Gone(number) => {
+                    self.hosts.end(number);
                     if let Some(followed) = self.followed.remove(&number)
                         && self.named.get(&followed.key) == Some(&number)
                     {
@@ -84,6 +94,11 @@ impl Cells {
                 }
             }
         }
+    }
+
+    /// Clusters that have come to be wanted.
+    pub(super) fn take_clusters(&mut self) -> Vec<(Source, Arc<str>)> {
+        std::mem::take(&mut self.clusters)
     }
 
     fn follow(&mut self, common: &mut Common, weak: Weak<dyn Feed>) {
@@ -96,8 +111,10 @@ impl Cells {
         }
         let kind = wire(subject.kind);
         let handle = common.sources.handle(&subject.source, kind, None);
-        let name = (kind != Kind::ScopedRoutes).then(|| subject.name.clone());
-        let options = Options { timeout: cell.timeout(), stats: Some(SubscriptionStats::register(cell.scope())) };
+        let name = (!has_all(kind)).then(|| subject.name.clone());
+        let stats = Some(SubscriptionStats::register(cell.scope()));
+        let within = (kind == Kind::VirtualHost).then(|| subject.name.clone());
+        let options = Options { timeout: cell.timeout(), stats, within };
         let subscription = handle.subscribe(kind, name, options);
         let key = (subject.source.clone(), kind, subject.name.clone());
         self.named.insert(key.clone(), cell.number());
@@ -106,7 +123,9 @@ impl Cells {
             cell.time_out();
         }
         // What has come on behalf of another cell does not come again.
-        if let Some(scopes) = self.scopes.get(&subject.source).filter(|_| kind == Kind::ScopedRoutes) {
+        if kind == Kind::VirtualHost {
+            self.hosts.begin(&*cell, &handle);
+        } else if let Some(scopes) = self.scopes.get(&subject.source).filter(|_| kind == Kind::ScopedRoutes) {
             let version = handle.store().version(kind).unwrap_or_default();
             let _ = cell.offer(&together(scopes), &version, SystemTime::now());
         } else if let Some(accepted) = handle.store().accepted(kind, &subject.name) {
@@ -124,6 +143,10 @@ impl Cells {
         let now = SystemTime::now();
         if update.kind == Kind::ScopedRoutes {
             return self.update_scopes(source, update, now);
+        }
+        if update.kind == Kind::VirtualHost {
+            let cells: Vec<_> = self.of_kind(source, Kind::VirtualHost).collect();
+            return self.hosts.update(cells.into_iter(), update, now);
         }
         let mut refused = Vec::new();
         let of = |resource: &Resource| self.cell(source, update.kind, &resource.name);
@@ -176,10 +199,12 @@ impl Cells {
     }
 }
 
-/// All scopes as one resource, as their cells take them.
+/// All scopes as one resource.
 fn together(scopes: &BTreeMap<Arc<str>, Bytes>) -> Bytes {
-    let type_url = Kind::ScopedRoutes.type_url();
-    let any = |body: &Bytes| Any { type_url: type_url.to_owned(), value: body.to_vec() };
-    let resources = scopes.values().map(any).collect();
-    DiscoveryResponse { resources, ..DiscoveryResponse::default() }.encode_to_vec().into()
+    read::together(Kind::ScopedRoutes, scopes.values())
+}
+
+/// Whether a cell has all of its source, or of a part of that: names are not known beforehand.
+fn has_all(kind: Kind) -> bool {
+    matches!(kind, Kind::ScopedRoutes | Kind::VirtualHost)
 }

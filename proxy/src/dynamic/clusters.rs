@@ -102,6 +102,10 @@ pub(super) struct Clusters {
     changed: bool,
     /// No longer in force once what has changed is.
     retired: Vec<One>,
+    /// Of which something is known once what has changed is in force.
+    told: Vec<Arc<str>>,
+    /// Asked for on behalf of requests.
+    _on_demand: Vec<Subscription>,
     counts: ClusterCounts,
 }
 
@@ -120,6 +124,8 @@ impl Clusters {
             hold: None,
             changed: false,
             retired: Vec::new(),
+            told: Vec::new(),
+            _on_demand: Vec::new(),
             counts: ClusterCounts::new(stats),
         }
     }
@@ -155,6 +161,15 @@ impl Clusters {
         self.handle = Some(handle);
     }
 
+    /// Asks for one on behalf of a request.
+    pub(super) fn ask(&mut self, common: &mut Common, source: &Source, name: Arc<str>) {
+        let handle = common.sources.handle(source, Kind::Cluster, None);
+        let stats = Some(SubscriptionStats::register(&common.stats.root().scope("cluster_manager.odcds")));
+        // Requests wait as long as their filter says.
+        let options = Options { timeout: None, stats, ..Options::default() };
+        self._on_demand.push(handle.subscribe(Kind::Cluster, Some(name), options));
+    }
+
     /// How many are not warm.
     pub(super) fn cold(&self) -> usize {
         self.warming + self.cold_fixed
@@ -186,6 +201,7 @@ impl Clusters {
         }
         for name in &update.removed {
             reloaded |= self.remove(common, name);
+            self.told.push(name.clone());
         }
         if reloaded {
             self.counts.reloaded(SystemTime::now());
@@ -214,7 +230,11 @@ impl Clusters {
         self.assigned.add(source, service, number);
         let handle = common.sources.handle(source, Kind::LoadAssignment, None);
         let stats = Some(SubscriptionStats::register(&cluster.stats.scope));
-        handle.subscribe(Kind::LoadAssignment, Some(service.clone()), Options { timeout: *timeout, stats })
+        handle.subscribe(
+            Kind::LoadAssignment,
+            Some(service.clone()),
+            Options { timeout: *timeout, stats, ..Options::default() },
+        )
     }
 
     /// A cluster is there that is new, or another than the one of its name.
@@ -363,6 +383,7 @@ impl Clusters {
         self.warming -= 1;
         self.changed = true;
         self.all.insert(name.clone(), one.cluster.clone());
+        self.told.push(name.clone());
         let old = known.active.replace(one);
         common.status.show(Kind::Cluster, &name, |shown| shown.active = shown.warming.take());
         tracing::debug!(cluster = %name, modified = old.is_some(), "cluster is warm");
@@ -406,6 +427,7 @@ impl Clusters {
             let next = common.snapshot.load().with_clusters(self.all.clone());
             common.snapshot.store(Arc::new(next));
         }
+        self.told.drain(..).for_each(|name| common.cells.cluster_is_known(&name));
         for One { cluster, .. } in self.retired.drain(..) {
             if !cluster.has_traffic.load(Ordering::Relaxed) {
                 continue;

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use super::{acts::Act, sources::Sources, status::Status, wait::Wait};
 use crate::{
     cluster,
-    config::{convert::Converter, snapshot::Snapshot},
+    config::{cell::Registry, convert::Converter, snapshot::Snapshot},
     queue::Queue,
     telemetry::stats::Store as Stats,
 };
@@ -23,6 +23,7 @@ pub(super) struct Common {
     pub(super) acts: Queue<Act>,
     /// To whoever runs what clusters have running.
     pub(super) starts: Queue<cluster::Start>,
+    pub(super) cells: Arc<Registry>,
     /// To who waits on behalf of the view.
     pub(super) waits: Queue<Wait>,
 }

@@ -39,6 +39,7 @@ struct File {
 pub fn wire(kind: cell::Kind) -> Kind {
     match kind {
         cell::Kind::Routes => Kind::Routes,
+        cell::Kind::Hosts => Kind::VirtualHost,
         cell::Kind::ScopedRoutes => Kind::ScopedRoutes,
         cell::Kind::Secret => Kind::Secret,
         cell::Kind::Extension => Kind::Extension,
@@ -82,6 +83,8 @@ impl Files {
                 Note::Gone(number) => {
                     self.followed.remove(&number);
                 }
+                // No file is asked anything.
+                Note::Asked(..) | Note::Cluster(..) => {}
             }
         }
         news
@@ -210,7 +213,7 @@ mod tests {
                 0..10 => Ok(body.clone()),
                 _ => Err(Error::at("", "is too long")),
             });
-            Making { timeout: None, scope: scope.scope("s"), read, reloads: None }
+            Making { timeout: None, scope: scope.scope("s"), read, reloads: None, further: cell::nothing_further }
         })
     }
 

@@ -16,6 +16,7 @@ pub mod endpoint_files;
 mod endpoints;
 mod feed;
 pub mod files;
+mod hosts;
 mod init;
 mod listeners;
 mod read;

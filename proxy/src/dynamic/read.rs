@@ -2,8 +2,16 @@
 
 use bytes::Bytes;
 use prost::{Message, Name};
+use prost_types::Any;
+use weir_proto::envoy::service::discovery::v3::DiscoveryResponse;
 
-use crate::xds::update::{Refused, Resource};
+use crate::{
+    telemetry::unknown_fields,
+    xds::{
+        kind::Kind,
+        update::{Refused, Resource},
+    },
+};
 
 /// Fields whose content is a message of its own: what is wrong there is wrong with one resource, not with the response.
 const OF_ITS_OWN: [&str; 2] = ["typed_config", "typed_extension_protocol_options"];
@@ -30,7 +38,7 @@ impl Wrong {
 pub(super) fn message<T: Message + Name + Default>(body: &Bytes) -> Result<T, Wrong> {
     let message = T::decode(body.clone())
         .map_err(|error| Wrong::All(format!("Unable to unpack as {}: {error}", T::full_name())))?;
-    weir_proto::validate_encoded::<T>(body).map_err(|error| {
+    let unknown = weir_proto::validate_encoded::<T>(body).map_err(|error| {
         let apart = error
             .path()
             .segments()
@@ -38,6 +46,7 @@ pub(super) fn message<T: Message + Name + Default>(body: &Bytes) -> Result<T, Wr
         let why = format!("Proto constraint validation failed ({error})");
         if apart { Wrong::This(why) } else { Wrong::All(why) }
     })?;
+    unknown_fields::met(&unknown).map_err(|why| Wrong::All(format!("Protobuf message ({why}) has unknown fields")))?;
     Ok(message)
 }
 
@@ -52,6 +61,13 @@ pub(super) fn messages<T: Message + Name + Default>(resources: &[Resource]) -> R
         Err(Wrong::All(why)) => Err(Refused::All(format!("{}: {why}", resource.name))),
     });
     each.collect()
+}
+
+/// Resources as one, as cells take them that have several.
+pub(super) fn together<'a>(kind: Kind, bodies: impl Iterator<Item = &'a Bytes>) -> Bytes {
+    let any = |body: &Bytes| Any { type_url: kind.type_url().to_owned(), value: body.to_vec() };
+    let resources = bodies.map(any).collect();
+    DiscoveryResponse { resources, ..DiscoveryResponse::default() }.encode_to_vec().into()
 }
 
 /// What a consumer says of resources of which some were refused.

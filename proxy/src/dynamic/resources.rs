@@ -75,7 +75,7 @@ impl Resources {
         if let Some(ConfigSourceSpecifier::ApiConfigSource(server)) = &config.config_source_specifier {
             self.server(bootstrap, server, &format!("{at}.api_config_source"))?;
         }
-        let followed = Sources { ads: self.ads.is_some(), servers: true };
+        let followed = Sources { ads: self.ads.is_some(), ads_sends_deltas: false, servers: true };
         let (source, timeout) = config_source(followed, Some(config), at)?;
         Ok(Everything { source, timeout })
     }

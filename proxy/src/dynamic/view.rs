@@ -83,6 +83,7 @@ impl View {
             acts: around.acts.clone(),
             starts: clusters,
             waits: around.waits.clone(),
+            cells: cells.clone(),
         };
         let view = Self {
             common,
@@ -127,7 +128,7 @@ impl View {
         let handle = self.common.sources.handle(&everything.source, kind, Some(stats.clone()));
         self.common.status.come_from(kind, handle.store());
         if !matches!(everything.source, Source::File(_)) {
-            let options = Options { timeout: everything.timeout, stats: Some(stats) };
+            let options = Options { timeout: everything.timeout, stats: Some(stats), ..Options::default() };
             self.everything.push(handle.subscribe(kind, None, options));
         }
         if kind == Kind::Cluster {
@@ -145,7 +146,7 @@ impl View {
         };
         self.clusters.publish(&mut self.common);
         // What was made names more.
-        self.cells.heed(&mut self.common);
+        self.heed();
         self.answered(update.kind);
         taken
     }
@@ -217,6 +218,9 @@ impl View {
     /// Asks for what others have come to want.
     pub(super) fn heed(&mut self) {
         self.cells.heed(&mut self.common);
+        for (source, name) in self.cells.take_clusters() {
+            self.clusters.ask(&mut self.common, &source, name);
+        }
     }
 
     /// Puts clusters in force that have become warm meanwhile.

@@ -1,8 +1,11 @@
 //! What is waited for on behalf of a view.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::config::cell::{Feed, State};
 
@@ -19,15 +22,14 @@ pub(super) enum Wait {
     Runtime(Unsettled),
 }
 
-/// Cells that are waited for, as long as somebody else keeps them.
+/// Cells that are waited for, and those that their values name, as long as somebody else keeps them.
 #[derive(Debug, Default)]
-pub(super) struct Unsettled(Vec<watch::Receiver<State>>);
+pub(super) struct Unsettled(Vec<Weak<dyn Feed>>);
 
 impl Unsettled {
     /// Those of these for which nothing has come yet.
     pub(super) fn of(cells: &[Arc<dyn Feed>]) -> Self {
-        let states = cells.iter().map(|cell| cell.state());
-        Self(states.filter(|state| *state.borrow() == State::Waiting).collect())
+        Self(cells.iter().filter(|cell| !is_settled(cell)).map(Arc::downgrade).collect())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -36,9 +38,16 @@ impl Unsettled {
 
     /// Resolves once none of them is waited for any longer.
     pub(super) async fn settle(self) {
-        for mut state in self.0 {
+        for cell in self.0 {
             // One that is gone is not waited for.
+            let Some(mut state) = cell.upgrade().map(|cell| cell.state()) else { continue };
             let _ = state.wait_for(|state| *state != State::Waiting).await;
+            let further = cell.upgrade().map(|cell| Self::of(&cell.further())).unwrap_or_default();
+            Box::pin(further.settle()).await;
         }
     }
+}
+
+fn is_settled(cell: &Arc<dyn Feed>) -> bool {
+    *cell.state().borrow() != State::Waiting && cell.further().iter().all(is_settled)
 }

@@ -27,13 +27,13 @@ pub(super) struct Admitted<'a> {
 /// Asks the filters in their order. None: the connection is to be closed now.
 pub(super) async fn admit<'a>(
     worker: &'a Worker,
-    filters: &'a [NetworkFilter],
+    filters: &'a [Arc<NetworkFilter>],
     downstream: &mut Downstream,
     line: Option<&mut Line>,
 ) -> Option<Admitted<'a>> {
     let mut admitted = Admitted::default();
     for filter in filters {
-        let (reason, delay, flag) = match filter {
+        let (reason, delay, flag) = match &**filter {
             NetworkFilter::ConnectionLimit(limit) => match limit.admit(&worker.runtime, &worker.stats) {
                 Ok(seat) => {
                     admitted._seats.extend(seat);
@@ -57,6 +57,8 @@ pub(super) async fn admit<'a>(
             }
             // Asked when the client has said something.
             NetworkFilter::Rbac(_) | NetworkFilter::Authz(_) | NetworkFilter::Telling => continue,
+            // What came by itself is no such thing again.
+            NetworkFilter::Discovered(_) => continue,
         };
         if let Some(delay) = delay {
             tokio::time::sleep(delay).await;
@@ -73,9 +75,9 @@ pub(super) async fn admit<'a>(
 }
 
 /// What is kept once the handshake is done, or was not to come.
-pub(super) fn after_handshake(filters: &[NetworkFilter], downstream: &mut Downstream) {
+pub(super) fn after_handshake(filters: &[Arc<NetworkFilter>], downstream: &mut Downstream) {
     for filter in filters {
-        if let NetworkFilter::SetFilterState(settings) = filter {
+        if let NetworkFilter::SetFilterState(settings) = &**filter {
             keep(&settings.on_handshake, downstream);
         }
     }

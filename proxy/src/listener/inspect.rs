@@ -56,6 +56,7 @@ pub(super) async fn inspect(
     match result {
         Err(Refused::Gone) => shard.inc(listener.stats.downstream_listener_filter_remote_close),
         Err(Refused::Unreadable) => shard.inc(listener.stats.downstream_listener_filter_error),
+        Err(Refused::NotConfigured) => shard.inc(listener.stats.extension_config_missing),
         Ok(()) | Err(Refused::TooSlow | Refused::TooLarge | Refused::NoHeader) => {}
     }
     result
@@ -81,7 +82,15 @@ async fn run(
         if filter.disabled.as_ref().is_some_and(|disabled| disabled.holds(downstream.destination.port())) {
             continue;
         }
-        match &filter.kind {
+        let discovered;
+        let kind = match &filter.kind {
+            ListenerFilterKind::Discovered(slot) => {
+                discovered = slot.current().ok_or(Refused::NotConfigured)?;
+                &*discovered
+            }
+            known => known,
+        };
+        match kind {
             ListenerFilterKind::OriginalDestination => {
                 let (to, from) = match &downstream.origin {
                     Origin::Within { .. } => told_addresses(downstream),
@@ -113,6 +122,8 @@ async fn run(
                     stats.looked(shard, found.http.map(Protocol::index));
                 }
             }
+            // What came by itself is no such thing again.
+            ListenerFilterKind::Discovered(_) => {}
         }
     }
     Ok(())

@@ -177,9 +177,22 @@ async fn serve_chain(
     mut line: Option<Box<Line>>,
 ) {
     let _open = Open::new(&worker, &listener);
+    let discovered;
+    let terminal = match &chain.terminal {
+        Terminal::Discovered(slot) => {
+            discovered = slot.current();
+            discovered.as_deref()
+        }
+        known => Some(known),
+    };
+    let (Some(filters), Some(terminal)) = (chain.current_filters(), terminal) else {
+        worker.stats.inc(listener.stats.network_extension_config_missing);
+        tracing::debug!(connection = downstream.id, listener = %listener.name, "the configuration of a network filter has not come");
+        return;
+    };
     // Counted whatever becomes of it.
     let mut open = None;
-    match &chain.terminal {
+    match terminal {
         Terminal::Tcp(proxy) => {
             worker.stats.inc(proxy.stats.downstream_cx_total);
             let new = || Box::new(Line::new(worker.clone(), &downstream, Some(listener.clone())));
@@ -188,17 +201,18 @@ async fn serve_chain(
         Terminal::Http(manager) => {
             open = Some(connection::Open::new(worker.clone(), manager.clone(), chain.tls.is_some()));
         }
-        Terminal::Echo | Terminal::DirectResponse(_) => {}
+        // What came by itself is no such thing again.
+        Terminal::Echo | Terminal::DirectResponse(_) | Terminal::Discovered(_) => {}
     }
-    let admitted = admit::admit(&worker, &chain.filters, &mut downstream, line.as_deref_mut()).await;
+    let admitted = admit::admit(&worker, &filters, &mut downstream, line.as_deref_mut()).await;
     let Some(mut admitted) = admitted else { return };
-    let limits = match &chain.terminal {
+    let limits = match terminal {
         Terminal::Tcp(proxy) => Limits::new(&proxy.settings),
         _ => Limits::default(),
     };
     if chain.tls.is_some() {
         let expired = async {
-            match (&chain.terminal, &open) {
+            match (terminal, &open) {
                 (Terminal::Tcp(proxy), _) => limits.passed(&worker, proxy).await,
                 (_, Some(open)) => (open.silent_too_long().await, None),
                 _ => std::future::pending().await,
@@ -217,19 +231,20 @@ async fn serve_chain(
             Err(Unsecured::Expired) => return,
         };
     }
-    admit::after_handshake(&chain.filters, &mut downstream);
+    admit::after_handshake(&filters, &mut downstream);
     if let Some(line) = &mut line {
         line.learn(&downstream);
     }
-    let gate = Gate::new(&chain.filters, &worker.stats, &downstream, || authz::asker(&worker, &downstream));
+    let gate = Gate::new(&filters, &worker.stats, &downstream, || authz::asker(&worker, &downstream));
     let chosen = downstream.filter_state.as_ref().and_then(|state| state.get(CLUSTER_KEY));
     let cluster = admitted.cluster.take().or_else(|| chosen.map(|name| name.to_string().into()));
-    let opener = match &chain.terminal {
+    let opener = match terminal {
         Terminal::Tcp(proxy) if proxy.tunnel.is_some() => Some(tunnel::opener(&worker, &downstream)),
         _ => None,
     };
     let asked = Asked { open: opener, gate, cluster, limits };
-    match &chain.terminal {
+    match terminal {
+        Terminal::Discovered(_) => {}
         Terminal::Tcp(proxy) => {
             if let Some(line) = &mut line {
                 Box::pin(tcp::proxy(worker.clone(), downstream, proxy, asked, line)).await;

@@ -15,6 +15,8 @@ pub(super) enum Refused {
     Unreadable,
     #[error("there is no PROXY header that is allowed")]
     NoHeader,
+    #[error("the configuration of a filter has not come")]
+    NotConfigured,
 }
 
 impl From<Stuck> for Refused {

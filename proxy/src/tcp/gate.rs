@@ -40,7 +40,7 @@ pub(crate) type Ask<'a> = Box<dyn Fn(&'a NetworkAuthz, Option<&Metadata>) -> Loc
 
 /// Asks the filters of a chain about one connection: with its first bytes, or, where one of them says so, with all.
 pub(crate) struct Gate<'a> {
-    filters: &'a [NetworkFilter],
+    filters: &'a [Arc<NetworkFilter>],
     shard: &'a Shard,
     local: SocketAddr,
     remote: SocketAddr,
@@ -85,12 +85,12 @@ enum Denied {
 impl<'a> Gate<'a> {
     /// For a connection whose handshake is done. None: there is no such filter.
     pub fn new(
-        filters: &'a [NetworkFilter],
+        filters: &'a [Arc<NetworkFilter>],
         shard: &'a Shard,
         downstream: &Downstream,
         ask: impl FnOnce() -> Ask<'a>,
     ) -> Option<Self> {
-        let any = filters.iter().any(|filter| matches!(filter, NetworkFilter::Rbac(_) | NetworkFilter::Authz(_)));
+        let any = filters.iter().any(|filter| matches!(**filter, NetworkFilter::Rbac(_) | NetworkFilter::Authz(_)));
         any.then(|| Self {
             filters,
             shard,
@@ -216,12 +216,12 @@ impl<'a> Gate<'a> {
 
 impl Watch for Gate<'_> {
     fn is_continuous(&self) -> bool {
-        self.filters.iter().any(|filter| matches!(filter, NetworkFilter::Rbac(rbac) if rbac.continuous))
+        self.filters.iter().any(|filter| matches!(&**filter, NetworkFilter::Rbac(rbac) if rbac.continuous))
     }
 
     fn poll_admits(&self, cx: &mut Context<'_>) -> Poll<bool> {
         while let Some(filter) = self.filters.get(self.passed.get()) {
-            let admitted = match filter {
+            let admitted = match &**filter {
                 NetworkFilter::Rbac(rbac) if !self.asked.get() || rbac.continuous => self.judge(rbac),
                 NetworkFilter::Authz(authz) if !self.asked.get() => ready!(self.poll_authz(authz, cx)),
                 _ => true,

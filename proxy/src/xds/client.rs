@@ -314,8 +314,10 @@ impl<C: Consumer> Client<C> {
                         None => self.handle.store().version(kind).is_some(),
                     };
                     self.mux.subscribe(kind, name.as_ref());
-                    if let Some(name) = name.clone().filter(|_| self.unclaimed.contains_key(&kind)) {
-                        self.claimed.push((kind, name));
+                    if let Some(unclaimed) = self.unclaimed.get(&kind) {
+                        let all = unclaimed.resources.iter().map(|resource| &resource.name);
+                        let wanted = all.filter(|known| name.as_ref().is_none_or(|name| name == *known));
+                        self.claimed.extend(wanted.map(|name| (kind, name.clone())));
                     }
                     self.subscriptions.add(number, kind, name, options, (!there).then(Instant::now));
                 }

@@ -29,6 +29,7 @@ pub(super) struct Subscriptions {
 struct Subscribed {
     wanted: Wanted,
     stats: Option<SubscriptionStats>,
+    within: Option<Arc<str>>,
     deadline: Option<Instant>,
 }
 
@@ -42,14 +43,14 @@ impl Subscriptions {
         options: Options,
         since: Option<Instant>,
     ) {
-        let Options { timeout, stats } = options;
+        let Options { timeout, stats, within } = options;
         if let Some(stats) = &stats {
             stats.attempted();
         }
         let deadline = since.zip(timeout).and_then(|(since, timeout)| since.checked_add(timeout));
         self.deadlines.extend(deadline.map(|at| (at, number)));
         self.numbers.entry((kind, name.clone())).or_default().push(number);
-        self.by_number.insert(number, Subscribed { wanted: (kind, name), stats, deadline });
+        self.by_number.insert(number, Subscribed { wanted: (kind, name), stats, within, deadline });
     }
 
     /// Takes one away; gives what it was to.
@@ -103,27 +104,36 @@ impl Subscriptions {
             _ => HashSet::new(),
         };
         let mut counted = Vec::new();
-        self.count(&(update.kind, None), rejected, &mut counted);
         let came = update.added.iter().chain(&update.unchanged);
         let names = came.flat_map(|resource| {
             let aliases = resource.aliases.iter().map(|alias| Arc::from(alias.as_str()));
             [resource.name.clone()].into_iter().chain(aliases)
         });
         let names: HashSet<Arc<str>> = names.chain(update.removed.iter().cloned()).collect();
-        for name in names {
+        self.count(&(update.kind, None), rejected, &names, &mut counted);
+        for name in names.iter().cloned() {
             let refused = all || refused.contains(&*name);
-            self.count(&(update.kind, Some(name)), refused, &mut counted);
+            self.count(&(update.kind, Some(name)), refused, &names, &mut counted);
         }
         counted
     }
 
-    fn count(&mut self, wanted: &Wanted, refused: bool, counted: &mut Vec<(SubscriptionStats, bool)>) {
+    fn count(
+        &mut self,
+        wanted: &Wanted,
+        refused: bool,
+        names: &HashSet<Arc<str>>,
+        counted: &mut Vec<(SubscriptionStats, bool)>,
+    ) {
         for number in self.numbers.get(wanted).into_iter().flatten() {
             let Some(subscribed) = self.by_number.get_mut(number) else { continue };
             if let Some(at) = subscribed.deadline.take() {
                 self.deadlines.remove(&(at, *number));
             }
-            counted.extend(subscribed.stats.clone().map(|stats| (stats, refused)));
+            let below = |name: &str, of: &str| name.strip_prefix(of).is_some_and(|rest| rest.starts_with('/'));
+            if subscribed.within.as_ref().is_none_or(|within| names.iter().any(|name| below(name, within))) {
+                counted.extend(subscribed.stats.clone().map(|stats| (stats, refused)));
+            }
         }
     }
 
@@ -147,7 +157,7 @@ mod tests {
     use crate::xds::update::{Origin, Resource};
 
     fn options(seconds: u64) -> Options {
-        Options { timeout: Some(Duration::from_secs(seconds)), stats: None }
+        Options { timeout: Some(Duration::from_secs(seconds)), ..Options::default() }
     }
 
     #[test]
@@ -162,7 +172,7 @@ mod tests {
         subscriptions.add(4, kind, name("z"), options(3), Some(now));
         subscriptions.add(5, Kind::Cluster, None, options(6), Some(now));
         subscriptions.add(6, kind, name("there"), options(1), None);
-        subscriptions.add(7, kind, name("patient"), Options { timeout: None, stats: None }, Some(now));
+        subscriptions.add(7, kind, name("patient"), Options { timeout: None, ..Options::default() }, Some(now));
         assert_eq!(subscriptions.next_deadline(), Some(now + Duration::from_secs(3)));
         assert_eq!(subscriptions.remove(4), Some((kind, name("z"))));
         assert_eq!(subscriptions.remove(4), None);

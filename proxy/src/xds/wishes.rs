@@ -33,11 +33,13 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Where it is counted.
     pub stats: Option<SubscriptionStats>,
+    /// Only what is named below this (`NAME/...`) is counted, of a subscription to everything.
+    pub within: Option<Arc<str>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timeout: Some(INITIAL_FETCH_TIMEOUT), stats: None }
+        Self { timeout: Some(INITIAL_FETCH_TIMEOUT), stats: None, within: None }
     }
 }
 

@@ -185,6 +185,11 @@ impl Ads {
         self.shared.state().mute = mute;
     }
 
+    /// Requests of a type are heard and not answered; a change later on is sent.
+    pub fn withhold(&self, kind: &str, withhold: bool) {
+        self.shared.state().withhold = withhold.then(|| world::type_url(kind).to_owned());
+    }
+
     /// New streams are refused, with a status; none: they are welcome.
     pub fn refuse(&self, status: Option<(Code, &str)>) {
         self.shared.state().refuse = status.map(|(code, message)| Status::new(code, message));

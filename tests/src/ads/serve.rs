@@ -61,6 +61,8 @@ pub(super) struct State {
     pub(super) events: Vec<Event>,
     pub(super) delay: Duration,
     pub(super) mute: bool,
+    /// A type of which requests are not answered.
+    pub(super) withhold: Option<String>,
     pub(super) refuse: Option<Status>,
     pub(super) log: Option<Box<dyn io::Write + Send>>,
     began: Instant,
@@ -75,6 +77,7 @@ impl Default for State {
             events: Vec::new(),
             delay: Duration::ZERO,
             mute: false,
+            withhold: None,
             refuse: None,
             log: None,
             began: Instant::now(),
@@ -243,7 +246,8 @@ impl State {
             let live = self.streams.get_mut(&number);
             live.and_then(|live| live.subscriber.sotw(&self.world, &request)).map(Reply::from)
         };
-        if let Some(reply) = reply.filter(|_| !self.mute) {
+        let withheld = |reply: &Reply| self.mute || self.withhold.as_ref() == Some(&reply.type_url);
+        if let Some(reply) = reply.filter(|reply| !withheld(reply)) {
             self.reply(number, reply);
         }
     }

@@ -69,6 +69,8 @@ pub struct World {
     pub partial: bool,
     /// Resources of a response are in reverse.
     pub reversed: bool,
+    /// Further names that virtual hosts are asked for by, to the names of their resources, which may come later.
+    pub aliases: BTreeMap<String, String>,
 }
 
 impl World {
@@ -139,6 +141,9 @@ impl World {
         resources
     }
 }
+
+/// Virtual hosts are of route configurations, and asked for by the hosts of requests.
+const VHDS: &str = KINDS[5].1;
 
 /// What one stream wants of one type.
 #[derive(Debug, Default)]
@@ -274,15 +279,27 @@ impl Subscriber {
         let mut resources = Vec::new();
         for (name, known) in known {
             let version = world.text(known.version);
-            if wants.wanted(name) && wants.has.get(name) != Some(&version) {
+            let is_meant = |alias: &&String| world.aliases.get(*alias) == Some(name);
+            let again = asked.iter().any(|asked| is_meant(&asked));
+            if again || wants.wanted(name) && wants.has.get(name) != Some(&version) {
+                let aliases = wants.names.iter().filter(is_meant).cloned().collect();
                 wants.has.insert(name.clone(), version.clone());
                 let resource = Some(known.body.clone());
-                resources.push(Resource { name: name.clone(), version, resource, ..Resource::default() });
+                resources.push(Resource { name: name.clone(), version, resource, aliases, ..Resource::default() });
             }
         }
+        let absent: Vec<&String> =
+            asked.iter().filter(|name| !known.contains_key(*name) && !world.aliases.contains_key(*name)).collect();
         let mut removed: Vec<String> = wants.has.keys().filter(|name| !known.contains_key(*name)).cloned().collect();
         removed.iter().for_each(|name| drop(wants.has.remove(name)));
-        removed.extend(asked.iter().filter(|name| !known.contains_key(*name)).cloned());
+        if type_url == VHDS {
+            // That there is none is said by a resource without anything in it.
+            let nothing =
+                |name: &String| Resource { name: name.clone(), aliases: vec![name.clone()], ..Resource::default() };
+            resources.extend(absent.into_iter().map(nothing));
+        } else {
+            removed.extend(absent.into_iter().cloned());
+        }
         removed.sort();
         removed.dedup();
         if resources.is_empty() && removed.is_empty() && !first {

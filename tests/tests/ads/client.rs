@@ -237,7 +237,7 @@ fn who_waits_for_what_does_not_come_is_told_and_waits_on() {
     let running = Running::with(
         move || Settings { service: Service::Only(Kind::Secret), ..settings(Protocol::Sotw, in_turn([address])) },
         |handle, told| {
-            let options = Options { timeout: Some(Duration::from_millis(50)), stats: None };
+            let options = Options { timeout: Some(Duration::from_millis(50)), ..Options::default() };
             Waiting { _secret: handle.subscribe(Kind::Secret, Some("s".into()), options), told }
         },
     );

@@ -10,6 +10,7 @@ mod client;
 mod follower;
 mod hostile;
 mod named;
+mod on_demand;
 mod proxy;
 mod recorded;
 mod resources;
@@ -22,6 +23,7 @@ mod status;
 mod stress;
 mod through;
 mod traffic;
+mod unknown;
 
 /// Both protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,5 +38,8 @@ fn the_table_of_differences() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/envoy-differences.md");
     let text = std::fs::read_to_string(path).unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("| **`")?.split_once("`** |"));
-    assert_eq!(rows.map(|(id, _)| id).collect::<Vec<_>>(), [served::KNOWN_ENDPOINTS, scenario::NOTHING_LEFT]);
+    assert_eq!(
+        rows.map(|(id, _)| id).collect::<Vec<_>>(),
+        [served::KNOWN_ENDPOINTS, on_demand::NO_HOSTS, on_demand::NO_ROUTES, scenario::NOTHING_LEFT]
+    );
 }

@@ -89,3 +89,35 @@ fn runtime_values_come_before_all_else_and_change_what_they_are_for() {
         }
     });
 }
+
+#[test]
+fn runtime_values_come_from_a_file_too() {
+    each(|who, protocol| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("runtime.yaml");
+        let write = |layer: &str| {
+            let next = directory.path().join("next");
+            let resource = format!("{{ \"@type\": type.googleapis.com/envoy.service.runtime.v3.Runtime, {layer} }}");
+            std::fs::write(&next, format!("resources: [ {resource} ]\n")).unwrap();
+            std::fs::rename(&next, &path).unwrap();
+        };
+        write("name: rt, layer: { share: 0 }");
+        let layers = LAYERS.replace("ads: {}", &format!("path_config_source: {{ path: {} }}", path.display()));
+        let ads = Ads::start(Listen::anywhere()).unwrap();
+        ads.put([cluster("a"), endpoints("a", backend("cluster")), listener()]);
+        let proxy = Start::new(who, &ads, protocol).also(&layers).start();
+        until(&proxy, "share", &["100", "0"]);
+        let address = proxy.listener("l");
+        assert_eq!(get(address, "/"), (200, "cluster".into()), "{who:?}");
+        write("name: rt, layer: { share: 100 }");
+        until(&proxy, "share", &["100", "100"]);
+        assert_eq!(get(address, "/"), (200, "value".into()), "{who:?}");
+        // What is no good leaves what there is.
+        write("name: other, layer: { share: 0 }");
+        wait_for("the refusal", PATIENCE, || {
+            proxy.stat("runtime.update_rejected").filter(|count| *count > 0).ok_or(())
+        });
+        assert_eq!(get(address, "/"), (200, "value".into()), "{who:?}");
+        assert!(!ads.events().iter().any(|event| event.kind == "rtds"), "{who:?}");
+    });
+}

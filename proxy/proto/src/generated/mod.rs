@@ -186,6 +186,11 @@ pub mod envoy {
                         include!("envoy.extensions.filters.http.local_ratelimit.v3.rs");
                     }
                 }
+                pub mod on_demand {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.on_demand.v3.rs");
+                    }
+                }
                 pub mod rbac {
                     pub mod v3 {
                         include!("envoy.extensions.filters.http.rbac.v3.rs");

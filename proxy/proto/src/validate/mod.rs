@@ -9,25 +9,33 @@ mod check;
 mod rules;
 mod text;
 mod time;
+mod unknown;
 mod unsupported;
 
 use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 
 use crate::error::{ConfigError, Segment};
 pub(crate) use rules::Rules;
+pub use unknown::UnknownFields;
 
 impl Rules {
     /// Checks `message` and everything in it.
     pub fn check(&self, message: &DynamicMessage) -> Result<(), ConfigError> {
+        self.check_noting(message, &mut Vec::new())
+    }
+
+    /// The same, and notes the fields that the message or one in it does not have.
+    pub fn check_noting(&self, message: &DynamicMessage, found: &mut Vec<UnknownFields>) -> Result<(), ConfigError> {
         let descriptor = message.descriptor();
         match descriptor.full_name() {
-            "google.protobuf.Any" => return self.any(message),
+            "google.protobuf.Any" => return self.any(message, found),
             // Envoy refuses them wherever it reads a duration, with or without a rule.
             "google.protobuf.Duration" if time::duration_nanos(message) < 0 => {
                 return Err(ConfigError::new("must not be negative"));
             }
             _ => {}
         }
+        found.extend(unknown::of(message));
         let rules = self.of_message(&descriptor).map_err(ConfigError::new)?;
         for oneof in &rules.required_oneofs {
             if !oneof.fields().any(|field| message.has_field(&field)) {
@@ -47,25 +55,27 @@ impl Rules {
         }
         for (field, value) in message.fields() {
             if !rules.skipped.contains(&field.number()) {
-                self.inside(value).map_err(|error| error.in_field(field.name()))?;
+                let before = found.len();
+                self.inside(value, found).map_err(|error| error.in_field(field.name()))?;
+                unknown::within(&mut found[before..], field.name());
             }
         }
         Ok(())
     }
 
     /// Messages inside a field's value.
-    fn inside(&self, value: &Value) -> Result<(), ConfigError> {
+    fn inside(&self, value: &Value, found: &mut Vec<UnknownFields>) -> Result<(), ConfigError> {
         match value {
-            Value::Message(inner) => self.check(inner),
+            Value::Message(inner) => self.check_noting(inner, found),
             Value::List(items) => {
                 for (index, item) in items.iter().enumerate() {
-                    self.inside(item).map_err(|error| error.inside(Segment::Index(index)))?;
+                    self.inside(item, found).map_err(|error| error.inside(Segment::Index(index)))?;
                 }
                 Ok(())
             }
             Value::Map(entries) => {
                 for (key, value) in entries {
-                    self.inside(value).map_err(|error| error.inside(Segment::Key(check::shown_key(key))))?;
+                    self.inside(value, found).map_err(|error| error.inside(Segment::Key(check::shown_key(key))))?;
                 }
                 Ok(())
             }
@@ -74,14 +84,14 @@ impl Rules {
     }
 
     /// What an `Any` holds, if its type is known: who wants it has to refuse unknown ones.
-    fn any(&self, any: &DynamicMessage) -> Result<(), ConfigError> {
+    fn any(&self, any: &DynamicMessage, found: &mut Vec<UnknownFields>) -> Result<(), ConfigError> {
         let descriptors = any.descriptor();
         let any: prost_types::Any = any.transcode_to().map_err(|error| ConfigError::new(error.to_string()))?;
         let known = descriptors.parent_pool().get_message_by_name(crate::type_name(&any));
         let Some(descriptor) = known else { return Ok(()) };
         let inner = DynamicMessage::decode(descriptor, &any.value[..])
             .map_err(|error| ConfigError::new(format!("is not a {}: {error}", crate::type_name(&any))))?;
-        self.check(&inner)
+        self.check_noting(&inner, found)
     }
 }
 

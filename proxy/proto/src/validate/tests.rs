@@ -17,3 +17,30 @@ fn every_rule_of_the_api_is_implemented() {
     }
     assert!(with_rules > 400, "{with_rules} messages with rules: the options got lost");
 }
+
+#[test]
+fn fields_that_a_type_lacks_are_told_with_their_place() {
+    use prost::Message;
+
+    use crate::envoy::config::{cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment};
+
+    let unknown = |number: u32| {
+        let mut bytes = Vec::new();
+        prost::encoding::uint32::encode(number, &1, &mut bytes);
+        bytes
+    };
+    let assignment = ClusterLoadAssignment { cluster_name: "a".into(), ..ClusterLoadAssignment::default() };
+    let inner = [assignment.encode_to_vec(), unknown(2000)].concat();
+    let mut bytes =
+        [Cluster { name: "a".into(), ..Cluster::default() }.encode_to_vec(), unknown(1001), unknown(1000)].concat();
+    let found = |bytes: &[u8]| {
+        let found = crate::validate_encoded::<Cluster>(bytes).unwrap();
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let own = "type envoy.config.cluster.v3.Cluster(root) with unknown field set {1000, 1001}";
+    assert_eq!(found(&bytes), [own]);
+    prost::encoding::bytes::encode(33, &inner, &mut bytes);
+    let of_inner =
+        "type envoy.config.endpoint.v3.ClusterLoadAssignment(root.load_assignment) with unknown field set {2000}";
+    assert_eq!(found(&bytes), [own, of_inner]);
+}

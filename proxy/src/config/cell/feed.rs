@@ -10,7 +10,10 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::subject::{Refused, State, Subject, Told};
+use super::{
+    asks::Asked,
+    subject::{Refused, State, Subject, Told},
+};
 use crate::{config::error::Error, telemetry::stats::Scope};
 
 /// A cell as those see it who feed it, wait for it or show it.
@@ -39,6 +42,12 @@ pub trait Feed: Any + Send + Sync + fmt::Debug {
     fn withdraw(&self);
     /// Nothing came in time.
     fn time_out(&self);
+    /// Asks for what it has under a name. None: there is nothing to wait for.
+    fn ask(&self, name: &Arc<str>) -> Option<Asked>;
+    /// The source has said what there is of a name that was asked for.
+    fn answer(&self, name: &str);
+    /// Cells that the value in force, or what is made of it, names: who waits for this one waits for them, too.
+    fn further(&self) -> Vec<Arc<dyn Feed>>;
 }
 
 /// What is made from cells, and made anew when one of them changes. Those of one change are prepared one after the other,
@@ -46,6 +55,11 @@ pub trait Feed: Any + Send + Sync + fmt::Debug {
 pub trait Follower: Send + Sync {
     /// Makes it anew; what is given back puts it in force.
     fn prepare(&self) -> Result<Box<dyn FnOnce() + '_>, Error>;
+
+    /// Cells that what was made names.
+    fn further(&self) -> Vec<Arc<dyn Feed>> {
+        Vec::new()
+    }
 }
 
 /// Resolves once none of them is waited for any longer.
@@ -53,5 +67,6 @@ pub async fn settled(cells: &[Arc<dyn Feed>]) {
     for cell in cells {
         // The sender lives in the cell.
         let _ = cell.state().wait_for(|state| *state != State::Waiting).await;
+        Box::pin(settled(&cell.further())).await;
     }
 }

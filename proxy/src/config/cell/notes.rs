@@ -1,8 +1,8 @@
 //! What feeders are told of cells that come and go, from whichever thread.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, ReentrantMutex};
 use tokio::sync::Notify;
 
 use super::{
@@ -17,6 +17,10 @@ pub enum Note {
     Wanted(Weak<dyn Feed>),
     /// The cell of this number is gone.
     Gone(u64),
+    /// A request needs what the cell of this number has under this name.
+    Asked(u64, Arc<str>),
+    /// A request needs a cluster of this name.
+    Cluster(Source, Arc<str>),
 }
 
 /// What feeders are told, and the order of changes.
@@ -24,8 +28,8 @@ pub enum Note {
 pub(super) struct Notes {
     files: Untold,
     servers: Untold,
-    /// Held while something that follows cells is made or changed.
-    pub(super) changing: Mutex<()>,
+    /// Held while something that follows cells is made or changed, in which there may be more that does.
+    pub(super) changing: ReentrantMutex<()>,
 }
 
 #[derive(Debug, Default)]

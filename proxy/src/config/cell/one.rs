@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
+    asks::{Asked, Asks},
     feed::{Feed, Follower},
     notes::{Note, Notes},
     reloads::Reloads,
@@ -32,6 +33,13 @@ pub struct Making<T> {
     pub read: Read<T>,
     /// What is counted of changes; none: nothing.
     pub reloads: Option<Reloads>,
+    /// Cells that a value names.
+    pub further: fn(&T) -> Vec<Arc<dyn Feed>>,
+}
+
+/// Of values that name no cell.
+pub fn nothing_further<T>(_: &T) -> Vec<Arc<dyn Feed>> {
+    Vec::new()
 }
 
 /// A part of the configuration that comes by itself.
@@ -43,6 +51,8 @@ pub struct Cell<T> {
     scope: Scope,
     read: Read<T>,
     reloads: Option<Reloads>,
+    further: fn(&T) -> Vec<Arc<dyn Feed>>,
+    asks: Asks,
     current: ArcSwapOption<T>,
     state: watch::Sender<State>,
     told: Mutex<Told>,
@@ -52,7 +62,7 @@ pub struct Cell<T> {
 
 impl<T> Cell<T> {
     pub(super) fn new(subject: Subject, number: u64, making: Making<T>, notes: Arc<Notes>) -> Self {
-        let Making { timeout, scope, read, reloads } = making;
+        let Making { timeout, scope, read, reloads, further } = making;
         Self {
             subject,
             number,
@@ -61,8 +71,10 @@ impl<T> Cell<T> {
             scope,
             read,
             reloads,
+            further,
+            asks: Asks::default(),
             current: ArcSwapOption::empty(),
-            state: watch::Sender::new(State::Waiting),
+            state: watch::Sender::new(State::Sleeping),
             told: Mutex::default(),
             followers: Mutex::default(),
             notes,
@@ -126,6 +138,23 @@ impl<T> Cell<T> {
             }
         }
         Ok(())
+    }
+}
+
+impl<T: Send + Sync + 'static> Cell<T> {
+    /// Has whoever feeds it told of it, if it was not yet.
+    pub fn want(self: &Arc<Self>) {
+        let was_sleeping = self.state.send_if_modified(|state| {
+            let sleeping = *state == State::Sleeping;
+            if sleeping {
+                *state = State::Waiting;
+            }
+            sleeping
+        });
+        if was_sleeping {
+            let feed: Arc<dyn Feed> = self.clone();
+            self.notes.note(&self.subject.source, Note::Wanted(Arc::downgrade(&feed)));
+        }
     }
 }
 
@@ -218,5 +247,24 @@ impl<T: Send + Sync + 'static> Feed for Cell<T> {
     fn time_out(&self) {
         self.failed();
         self.give_up(State::TimedOut);
+    }
+
+    fn ask(&self, name: &Arc<str>) -> Option<Asked> {
+        let (asked, news) = self.asks.ask(name)?;
+        if news {
+            self.notes.note(&self.subject.source, Note::Asked(self.number, name.clone()));
+        }
+        Some(asked)
+    }
+
+    fn answer(&self, name: &str) {
+        self.asks.answer(name);
+    }
+
+    fn further(&self) -> Vec<Arc<dyn Feed>> {
+        let mut further = self.current().as_deref().map(self.further).unwrap_or_default();
+        let followers: Vec<_> = self.followers.lock().iter().filter_map(Weak::upgrade).collect();
+        further.extend(followers.iter().flat_map(|follower| follower.further()));
+        further
     }
 }

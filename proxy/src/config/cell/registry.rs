@@ -10,13 +10,14 @@ use std::{
 };
 
 use hashbrown::HashMap;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, ReentrantMutexGuard};
 
 use super::{
+    clusters::{AskedCluster, AskedClusters},
     feed::Feed,
     notes::{Note, Notes},
     one::{Cell, Making},
-    subject::{Feeder, Subject},
+    subject::{Feeder, Source, Subject},
 };
 
 /// Which sources somebody follows; a configuration that names others is refused.
@@ -24,6 +25,8 @@ use super::{
 pub struct Sources {
     /// `ads`: the bootstrap has `ads_config`.
     pub ads: bool,
+    /// And that is a stream of deltas.
+    pub ads_sends_deltas: bool,
     /// `api_config_source`.
     pub servers: bool,
 }
@@ -35,6 +38,7 @@ pub struct Registry {
     notes: Arc<Notes>,
     numbers: AtomicU64,
     sources: Mutex<Sources>,
+    clusters: AskedClusters,
 }
 
 impl fmt::Debug for Registry {
@@ -46,6 +50,17 @@ impl fmt::Debug for Registry {
 impl Registry {
     /// The cell of a subject, which `make` says how to make if it is not there.
     pub fn cell<T: Send + Sync + 'static>(&self, subject: Subject, make: impl FnOnce() -> Making<T>) -> Arc<Cell<T>> {
+        let cell = self.sleeping(subject, make);
+        cell.want();
+        cell
+    }
+
+    /// The same, but nobody is told of a new one until it is [wanted](Cell::want).
+    pub fn sleeping<T: Send + Sync + 'static>(
+        &self,
+        subject: Subject,
+        make: impl FnOnce() -> Making<T>,
+    ) -> Arc<Cell<T>> {
         let mut cells = self.cells.lock();
         let known = cells.get(&subject).and_then(Weak::upgrade);
         let known = known.and_then(|known| (known as Arc<dyn Any + Send + Sync>).downcast::<Cell<T>>().ok());
@@ -55,7 +70,6 @@ impl Registry {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let cell = Arc::new(Cell::new(subject.clone(), number, make(), self.notes.clone()));
         let feed: Arc<dyn Feed> = cell.clone();
-        self.notes.note(&subject.source, Note::Wanted(Arc::downgrade(&feed)));
         cells.insert(subject, Arc::downgrade(&feed));
         cell
     }
@@ -78,8 +92,22 @@ impl Registry {
         all
     }
 
+    /// Asks a source for a cluster. None: there is nothing to wait for.
+    pub fn ask_for_cluster(&self, source: &Source, name: &Arc<str>) -> Option<AskedCluster> {
+        let (asked, news) = self.clusters.ask(source, name)?;
+        if news {
+            self.notes.note(source, Note::Cluster(source.clone(), name.clone()));
+        }
+        Some(asked)
+    }
+
+    /// Something is known of a cluster: it is in force, or there is none.
+    pub fn cluster_is_known(&self, name: &str) {
+        self.clusters.answer(name);
+    }
+
     /// No cell changes its value as long as this is kept: for who makes something of cells and then follows them.
-    pub fn still(&self) -> MutexGuard<'_, ()> {
+    pub fn still(&self) -> ReentrantMutexGuard<'_, ()> {
         self.notes.changing.lock()
     }
 

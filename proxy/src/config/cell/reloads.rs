@@ -15,6 +15,8 @@ pub struct Reloads {
     fail: Option<Counter>,
     /// What is the same counts as well.
     always: bool,
+    /// Of what it is a part of, where that counts as other, too.
+    whole: Option<Box<Reloads>>,
 }
 
 impl Reloads {
@@ -27,6 +29,13 @@ impl Reloads {
     /// Of scopes of routes.
     pub fn of_scopes(scope: &Scope) -> Self {
         Self { always: true, ..Self::of_routes(scope) }
+    }
+
+    /// Of virtual hosts, with the route configuration that they are of, where that came by itself.
+    pub fn of_hosts(scope: &Scope, routes: Option<&Scope>) -> Self {
+        // Never counted: what a server does not know of is no update.
+        scope.counter("update_empty");
+        Self { always: true, whole: routes.map(|scope| Box::new(Self::of_routes(scope))), ..Self::new(scope) }
     }
 
     /// Of a filter's configuration, below the scope of one.
@@ -47,6 +56,7 @@ impl Reloads {
             empty: None,
             fail: None,
             always: false,
+            whole: None,
         }
     }
 
@@ -61,8 +71,11 @@ impl Reloads {
     pub(super) fn reloaded(&self, now: SystemTime) {
         self.shared.inc(self.reload);
         if let (Some(store), Some(time)) = (&self.store, self.time) {
-            let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            store.set(time, u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+            let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            store.set(time, u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        }
+        if let Some(whole) = &self.whole {
+            whole.reloaded(now);
         }
     }
 

@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 
 use super::{
     feed::{Feed, Follower},
-    one::Cell,
+    one::{Cell, nothing_further},
     registry::Registry,
 };
 use crate::config::error::Error;
@@ -21,6 +21,7 @@ pub struct Slot<T> {
     current: ArcSwapOption<T>,
     make: Make<T>,
     cell: Arc<dyn Feed>,
+    further: fn(&T) -> Vec<Arc<dyn Feed>>,
 }
 
 impl<T> fmt::Debug for Slot<T> {
@@ -36,11 +37,21 @@ impl<T: Send + Sync + 'static> Slot<T> {
         cell: Arc<Cell<A>>,
         build: impl Fn(Option<&A>) -> Result<Option<T>, Error> + Send + Sync + 'static,
     ) -> Result<Arc<Self>, Error> {
+        Self::naming(registry, cell, build, nothing_further)
+    }
+
+    /// The same of what names further cells.
+    pub fn naming<A: Send + Sync + 'static>(
+        registry: &Registry,
+        cell: Arc<Cell<A>>,
+        build: impl Fn(Option<&A>) -> Result<Option<T>, Error> + Send + Sync + 'static,
+        further: fn(&T) -> Vec<Arc<dyn Feed>>,
+    ) -> Result<Arc<Self>, Error> {
         let _still = registry.still();
         let first = build(cell.current().as_deref()).or_else(|_| build(None))?;
         let (from, feed) = (cell.clone(), cell.clone());
         let make = Box::new(move || build(from.current().as_deref()));
-        let slot = Arc::new(Self { current: ArcSwapOption::new(first.map(Arc::new)), make, cell: feed });
+        let slot = Arc::new(Self { current: ArcSwapOption::new(first.map(Arc::new)), make, cell: feed, further });
         let follower: Weak<Self> = Arc::downgrade(&slot);
         cell.followed_by(follower);
         Ok(slot)
@@ -58,5 +69,9 @@ impl<T: Send + Sync> Follower for Slot<T> {
     fn prepare(&self) -> Result<Box<dyn FnOnce() + '_>, Error> {
         let made = (self.make)()?.map(Arc::new);
         Ok(Box::new(move || self.current.store(made)))
+    }
+
+    fn further(&self) -> Vec<Arc<dyn Feed>> {
+        self.current().as_deref().map(self.further).unwrap_or_default()
     }
 }

@@ -18,6 +18,8 @@ pub const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 pub enum Kind {
     /// A route configuration.
     Routes,
+    /// Virtual hosts of a route configuration, by whose name they are asked for.
+    Hosts,
     /// All scopes of a `ScopedRoutes`, by names that are not known beforehand.
     ScopedRoutes,
     /// A certificate, a validation context, keys of session tickets.
@@ -66,6 +68,8 @@ pub struct Subject {
 /// How a cell stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
+    /// Nobody wants it yet.
+    Sleeping,
     /// Nothing has come yet.
     Waiting,
     /// It has a value.

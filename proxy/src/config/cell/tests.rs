@@ -26,7 +26,13 @@ fn numbers() -> Making<u32> {
         let text = String::from_utf8_lossy(body);
         text.parse().map_err(|_| Error::at("number", format!("\"{text}\" is none")))
     });
-    Making { timeout: Some(INITIAL_FETCH_TIMEOUT), scope: Scope::default(), read, reloads: None }
+    Making {
+        timeout: Some(INITIAL_FETCH_TIMEOUT),
+        scope: Scope::default(),
+        read,
+        reloads: None,
+        further: nothing_further,
+    }
 }
 
 fn offer(cell: &Cell<u32>, text: &'static str, version: &str) -> Result<bool, String> {
@@ -69,24 +75,73 @@ fn who_asks_for_the_same_gets_the_same_cell_for_as_long_as_somebody_has_it() {
     let others = [subject("b", file("f")), subject("a", file("g")), subject("a", Source::Ads)];
     let others = others.map(|subject| registry.cell(subject, numbers));
     assert!(others.iter().all(|other| !Arc::ptr_eq(other, &cell)));
-    let number = |notes: Vec<Note>| -> Vec<String> {
-        let said = notes.into_iter().map(|note| match note {
-            Note::Wanted(feed) => feed.upgrade().map_or("?".into(), |feed| format!("+{}", feed.number())),
-            Note::Gone(number) => format!("-{number}"),
-        });
-        said.collect()
-    };
-    assert_eq!(number(registry.take(Feeder::Files)), ["+0", "+1", "+2"]);
-    assert_eq!(number(registry.take(Feeder::Servers)), ["+3"]);
+    assert_eq!(told(&registry, Feeder::Files), ["+0", "+1", "+2"]);
+    assert_eq!(told(&registry, Feeder::Servers), ["+3"]);
     assert_eq!(registry.all().len(), 4);
     drop(others);
     drop(cell);
-    assert_eq!(number(registry.take(Feeder::Files)), ["-1", "-2"]);
-    assert_eq!(number(registry.take(Feeder::Servers)), ["-3"]);
+    assert_eq!(told(&registry, Feeder::Files), ["-1", "-2"]);
+    assert_eq!(told(&registry, Feeder::Servers), ["-3"]);
     drop(again);
     let cell = registry.cell(subject("a", file("f")), numbers);
-    assert_eq!(number(registry.take(Feeder::Files)), ["-0", "+4"]);
+    assert_eq!(told(&registry, Feeder::Files), ["-0", "+4"]);
     assert_eq!((registry.all().len(), state(&cell)), (1, State::Waiting));
+}
+
+/// What a feeder is told: cells that come and go, names that are asked for.
+fn told(registry: &Registry, feeder: Feeder) -> Vec<String> {
+    let said = registry.take(feeder).into_iter().map(|note| match note {
+        Note::Wanted(feed) => feed.upgrade().map_or("?".into(), |feed| format!("+{}", feed.number())),
+        Note::Gone(number) => format!("-{number}"),
+        Note::Asked(number, name) => format!("{number}: {name}"),
+        Note::Cluster(_, name) => format!("cluster {name}"),
+    });
+    said.collect()
+}
+
+#[test]
+fn a_cell_sleeps_until_it_is_wanted() {
+    let registry = Registry::default();
+    let cell = registry.sleeping(subject("a", Source::Ads), numbers);
+    assert_eq!((told(&registry, Feeder::Servers).len(), state(&cell)), (0, State::Sleeping));
+    cell.want();
+    cell.want();
+    assert_eq!((told(&registry, Feeder::Servers), state(&cell)), (vec!["+0".to_owned()], State::Waiting));
+    // Who asks for it as for any other wants it.
+    let other = registry.sleeping(subject("b", Source::Ads), numbers);
+    let again = registry.cell(subject("b", Source::Ads), numbers);
+    assert!(Arc::ptr_eq(&other, &again) && state(&other) == State::Waiting);
+}
+
+#[test]
+fn names_and_clusters_are_asked_for_once() {
+    let registry = Registry::default();
+    let cell = registry.cell(subject("a", Source::Ads), numbers);
+    let name: Arc<str> = "a/b".into();
+    assert!(cell.ask(&name).is_some() && cell.ask(&name).is_some());
+    assert!(registry.ask_for_cluster(&Source::Ads, &name).is_some());
+    assert!(registry.ask_for_cluster(&Source::Ads, &name).is_some());
+    assert_eq!(told(&registry, Feeder::Servers), ["+0", "0: a/b", "cluster a/b"]);
+    cell.answer("a/b");
+    assert!(cell.ask(&name).is_none());
+}
+
+#[tokio::test]
+async fn who_waits_for_a_cell_waits_for_what_its_value_names() {
+    let registry = Arc::new(Registry::default());
+    let inner = registry.cell(subject("inner", Source::Ads), numbers);
+    let outer = registry.cell(subject("outer", Source::Ads), numbers);
+    let named: Arc<dyn Feed> = inner.clone();
+    // Whatever the outer one has, what is made of it names the inner one.
+    let build = move |number: Option<&u32>| Ok(number.map(|_| named.clone()));
+    let slot = Slot::naming(&registry, outer.clone(), build, |named: &Arc<dyn Feed>| vec![named.clone()]).unwrap();
+    let feeds: [Arc<dyn Feed>; 1] = [outer.clone()];
+    let waiting = tokio::spawn(async move { settled(&feeds).await });
+    offer(&outer, "1", "v1").unwrap();
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished() && slot.current().is_some());
+    offer(&inner, "2", "v1").unwrap();
+    waiting.await.unwrap();
 }
 
 /// Follows a cell, and can't do with odd numbers.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::{Message, Name};
 use prost_types::Any;
 use weir_proto::envoy::{
     config::{
@@ -18,14 +17,15 @@ use weir_proto::envoy::{
 
 use super::{
     context::Context,
+    decoded::decoded,
     fields::{sub, type_name, typed},
-    filter, route,
+    hosts::Discovery,
+    route,
     source::source,
 };
 use crate::config::{
-    cell::{Cell, Kind, Making, Reloads, Slot, Subject},
+    cell::{Cell, Feed, Kind, Making, Reloads, Slot, Subject, nothing_further},
     error::Error,
-    filter::FilterKind,
     route::RouteTable,
 };
 
@@ -36,22 +36,36 @@ pub(super) fn routes(
     stat_prefix: &str,
     at: &str,
 ) -> Result<Arc<Cell<RouteTable>>, Error> {
+    let cell = routes_on_demand(cx, message, stat_prefix, at)?;
+    cell.want();
+    cx.waits.push(cell.clone());
+    Ok(cell)
+}
+
+/// The same of one that comes when a request needs it.
+pub(super) fn routes_on_demand(
+    cx: &mut Context,
+    message: &Rds,
+    stat_prefix: &str,
+    at: &str,
+) -> Result<Arc<Cell<RouteTable>>, Error> {
     cx.only(message, at, &["config_source", "route_config_name"], &[])?;
     let (source, timeout) = source(cx.cells.sources(), message.config_source.as_ref(), &sub(at, "config_source"))?;
     let name = &message.route_config_name;
-    let cell = cx.cells.cell(Subject { kind: Kind::Routes, source, name: name.as_str().into() }, || {
-        let scope = cx.stats.scope("http").scope(stat_prefix).scope("rds").scope(name);
+    Ok(cx.cells.sleeping(Subject { kind: Kind::Routes, source, name: name.as_str().into() }, || {
+        let rds = cx.stats.scope("http").scope(stat_prefix).scope("rds");
+        let scope = rds.scope(name);
         let reloads = Some(Reloads::of_routes(&scope));
         let later = cx.later();
+        let discovery = Discovery::Routes { scope: scope.clone(), hosts: rds.scope("vhds").scope(name) };
         let read = move |body: &Bytes| {
             let message: RouteConfiguration = decoded(body)?;
             let check = message.validate_clusters.unwrap_or(false);
-            later.convert(|cx| route::route_table(cx, &message, check, ""))
+            later.convert(|cx| route::route_table(cx, &message, check, &discovery, ""))
         };
-        Making { timeout, scope, read: Box::new(read), reloads }
-    });
-    cx.waits.push(cell.clone());
-    Ok(cell)
+        let further = |table: &RouteTable| table.discovered.iter().map(|hosts| hosts.cell.clone()).collect();
+        Making { timeout, scope, read: Box::new(read), reloads, further }
+    }))
 }
 
 /// The cell of a secret.
@@ -66,28 +80,31 @@ pub(super) fn secret(cx: &mut Context, message: &SdsSecretConfig, at: &str) -> R
             let message: Secret = decoded(body)?;
             message.r#type.ok_or_else(|| Error::at("", "expected a kind of secret"))
         };
-        Making { timeout, scope, read: Box::new(read), reloads: None }
+        Making { timeout, scope, read: Box::new(read), reloads: None, further: nothing_further }
     }))
 }
 
-/// What a filter does whose configuration comes by itself.
-pub(super) fn http_filter(
+/// What a filter of a family does whose configuration comes by itself: what `make` makes of one of its types,
+/// and which cells that names.
+pub(super) fn extension<T: Send + Sync + 'static>(
     cx: &mut Context,
-    name: &str,
+    (family, name): (&str, &str),
     message: &ExtensionConfigSource,
     at: &str,
-) -> Result<FilterKind, Error> {
+    make: impl Fn(&mut Context, &Any, &str) -> Result<T, Error> + Send + Sync + 'static,
+    further: fn(&T) -> Vec<Arc<dyn Feed>>,
+) -> Result<Arc<Slot<T>>, Error> {
     let supported = ["config_source", "default_config", "apply_default_config_without_warming", "type_urls"];
     cx.only(message, at, &supported, &[])?;
     let (source, timeout) = source(cx.cells.sources(), message.config_source.as_ref(), &sub(at, "config_source"))?;
     let cell = cx.cells.cell(Subject { kind: Kind::Extension, source, name: name.into() }, || {
-        let scope = cx.stats.scope("extension_config_discovery.http_filter").scope(name);
+        let scope = cx.stats.scope("extension_config_discovery").scope(family).scope(name);
         let reloads = Some(Reloads::of_extension(&scope));
         let read = |body: &Bytes| {
             let message: TypedExtensionConfig = decoded(body)?;
             message.typed_config.ok_or_else(|| Error::at("typed_config", "a configuration is required"))
         };
-        Making { timeout, scope, read: Box::new(read), reloads }
+        Making { timeout, scope, read: Box::new(read), reloads, further: nothing_further }
     });
     if !message.apply_default_config_without_warming {
         cx.waits.push(cell.clone());
@@ -102,23 +119,19 @@ pub(super) fn http_filter(
             let message = format!("Error: filter config has type URL {found} but expect {expected}.");
             return Err(Error::at(at, message));
         }
-        let made = filter::filter(cx, any, at)?;
-        made.ok_or_else(|| Error::at(at, format!("HTTP filter {found} is not supported yet")))
+        make(cx, any, at)
     };
-    let default = message.default_config.as_ref();
-    let default = default.map(|any| made(cx, any, &sub(at, "default_config"))).transpose()?;
+    // One that is no good is refused with what it is in.
+    let default = message.default_config.clone();
+    let default_at = sub(at, "default_config");
+    if let Some(any) = &default {
+        made(cx, any, &default_at)?;
+    }
     let later = cx.later();
-    let build = move |any: Option<&Any>| match any {
-        Some(any) => later.convert(|cx| made(cx, any, "")).map(Some),
-        None => Ok(default.clone()),
+    let build = move |any: Option<&Any>| match (any, &default) {
+        (Some(any), _) => later.convert(|cx| made(cx, any, "")).map(Some),
+        (None, Some(default)) => later.convert(|cx| made(cx, default, &default_at)).map(Some),
+        (None, None) => Ok(None),
     };
-    Ok(FilterKind::Discovered(Slot::new(&cx.cells.clone(), cell, build)?))
-}
-
-/// A message that came by itself, of which nothing has been looked at yet.
-pub(super) fn decoded<M: Message + Name + Default>(body: &Bytes) -> Result<M, Error> {
-    let message =
-        M::decode(body.clone()).map_err(|error| Error::at("", format!("not a {}: {error}", M::full_name())))?;
-    weir_proto::validate_encoded::<M>(body).map_err(|error| Error::at("", error.to_string()))?;
-    Ok(message)
+    Slot::naming(&cx.cells.clone(), cell, build, further)
 }

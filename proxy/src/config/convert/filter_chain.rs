@@ -50,8 +50,9 @@ pub(super) fn filter_chain(
         if terminal.is_some() {
             return Err(Error::at(item_before(&at, index), "terminal filter is not the last one of its chain"));
         }
-        match network::filter(cx, filter, buffer_limit, stats, &at)? {
-            Kind::Passing(filter) => filters.push(filter),
+        let is_last = index + 1 == message.filters.len();
+        match network::filter(cx, filter, buffer_limit, stats, is_last, &at)? {
+            Kind::Passing(filter) => filters.push(Arc::new(filter)),
             Kind::Terminal(end) => terminal = Some(end),
         }
     }

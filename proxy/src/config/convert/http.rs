@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
+use prost_types::Any;
 use weir_proto::envoy::{
     config::core::v3 as core,
     extensions::filters::{
@@ -16,13 +17,16 @@ use super::{
     context::Context,
     discovered,
     fields::{cidrs, duration, header_names, item, limit, sub, type_name, typed, unpack},
-    filter, http1, identity, local_reply, node, protocol, route, scopes,
+    filter,
+    hosts::Discovery,
+    http1, identity, local_reply, node, protocol, route, scopes,
 };
 use crate::{
     access_log::{Moments, Wanted},
     config::{
+        cell::nothing_further,
         error::Error,
-        filter::HttpFilter,
+        filter::{FilterKind, HttpFilter},
         http::{
             Codec, EscapedSlashes, HttpConnectionManager, HttpStats, Router, Routes, ServerHeader, StripPort, Table,
             Underscores,
@@ -103,7 +107,7 @@ pub(super) fn connection_manager(
         Some(manager::RouteSpecifier::RouteConfig(routes)) => {
             // Envoy's default for routes that are part of the listener.
             let check = routes.validate_clusters.unwrap_or(true);
-            let table = route::route_table(cx, routes, check, &sub(at, "route_config"))?;
+            let table = route::route_table(cx, routes, check, &Discovery::None, &sub(at, "route_config"))?;
             Routes::One(Table::Fixed(Arc::new(table)))
         }
         Some(manager::RouteSpecifier::Rds(rds)) => {
@@ -341,6 +345,12 @@ fn http1(cx: &mut Context, message: Option<&core::Http1ProtocolOptions>, at: &st
     })
 }
 
+/// A filter whose configuration came by itself.
+fn discovered_filter(cx: &mut Context, any: &Any, at: &str) -> Result<FilterKind, Error> {
+    let made = filter::filter(cx, any, at)?;
+    made.ok_or_else(|| Error::at(at, format!("HTTP filter {} is not supported yet", type_name(any))))
+}
+
 fn http_filters(
     cx: &mut Context,
     messages: &[proto::HttpFilter],
@@ -359,7 +369,16 @@ fn http_filters(
             Some(ConfigType::TypedConfig(any)) => Some(typed(any, &sub(&at, "typed_config"))?),
             Some(ConfigType::ConfigDiscovery(discovery)) => {
                 let name = &message.name;
-                let kind = discovered::http_filter(cx, name, discovery, &sub(&at, "config_discovery"))?;
+                let at = sub(&at, "config_discovery");
+                let slot = discovered::extension(
+                    cx,
+                    ("http_filter", name),
+                    discovery,
+                    &at,
+                    discovered_filter,
+                    nothing_further,
+                )?;
+                let kind = FilterKind::Discovered(slot);
                 filters.push(HttpFilter { name: name.as_str().into(), kind, disabled: message.disabled });
                 continue;
             }

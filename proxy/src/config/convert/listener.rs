@@ -106,6 +106,7 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
     }
     let sockets = sockets(cx, message, &addresses, at)?;
     let filters = listener_filter::filters(cx, &message.listener_filters, at)?;
+    let of_filters = std::mem::take(&mut cx.waits);
     let stats = stats_scope(cx, message, &name, &addresses);
     #[expect(deprecated, reason = "published configurations use it")]
     let bind = message
@@ -148,7 +149,7 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
         return Err(Error::at(at, "no filter chains specified"));
     }
     let chains = filter_chains.iter().chain(&default_filter_chain);
-    let waits = chains.flat_map(|chain| chain.waits.iter().cloned()).collect();
+    let waits = of_filters.into_iter().chain(chains.flat_map(|chain| chain.waits.iter().cloned())).collect();
     Ok(Listener {
         addresses,
         internal,

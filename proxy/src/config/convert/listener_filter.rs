@@ -1,5 +1,6 @@
 //! Listener filters.
 
+use prost_types::Any;
 use weir_proto::envoy::{
     config::listener::v3::{
         self as proto, ListenerFilterChainMatchPredicate,
@@ -16,10 +17,12 @@ use weir_proto::envoy::{
 
 use super::{
     context::Context,
+    discovered::extension,
     fields::{item, sub, type_name, unpack},
 };
 use crate::{
     config::{
+        cell::nothing_further,
         error::Error,
         listener::{
             HttpInspectorStats, ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, ProxyProtocolStats,
@@ -40,7 +43,7 @@ pub(super) fn filters(
     let mut filters = Vec::with_capacity(messages.len());
     for (index, message) in messages.iter().enumerate() {
         let at = item(at, "listener_filters", index);
-        cx.only(message, &at, &["name", "typed_config", "filter_disabled"], &[])?;
+        cx.only(message, &at, &["name", "typed_config", "config_discovery", "filter_disabled"], &[])?;
         let disabled_at = sub(&at, "filter_disabled");
         let disabled = message.filter_disabled.as_ref().map(|message| predicate(message, &disabled_at)).transpose()?;
         filters.push(ListenerFilter { kind: kind(cx, message, &at)?, disabled });
@@ -49,24 +52,32 @@ pub(super) fn filters(
 }
 
 fn kind(cx: &mut Context, message: &proto::ListenerFilter, at: &str) -> Result<ListenerFilterKind, Error> {
-    let any = match &message.config_type {
-        Some(ConfigType::TypedConfig(any)) => Some(any),
-        _ => None,
-    };
-    let typed_at = sub(at, "typed_config");
-    // Older configurations name a filter without configuring it.
-    match any.map_or(message.name.as_str(), type_name) {
+    match &message.config_type {
+        Some(ConfigType::TypedConfig(any)) => made(cx, type_name(any), Some(any), &sub(at, "typed_config")),
+        // Older configurations name a filter without configuring it.
+        None => made(cx, &message.name, None, at),
+        Some(ConfigType::ConfigDiscovery(discovery)) => {
+            let of = ("tcp_listener_filter", message.name.as_str());
+            let make = |cx: &mut Context, any: &Any, at: &str| made(cx, type_name(any), Some(any), at);
+            let slot = extension(cx, of, discovery, &sub(at, "config_discovery"), make, nothing_further)?;
+            Ok(ListenerFilterKind::Discovered(slot))
+        }
+    }
+}
+
+fn made(cx: &mut Context, kind: &str, any: Option<&Any>, typed_at: &str) -> Result<ListenerFilterKind, Error> {
+    match kind {
         "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" | "envoy.filters.listener.original_dst" => {
             if let Some(any) = any {
-                cx.only(&unpack::<OriginalDst>(any, &typed_at)?, &typed_at, &[], &[])?;
+                cx.only(&unpack::<OriginalDst>(any, typed_at)?, typed_at, &[], &[])?;
             }
             Ok(ListenerFilterKind::OriginalDestination)
         }
         "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" | "envoy.filters.listener.tls_inspector" => {
-            let message: TlsInspector = any.map(|any| unpack(any, &typed_at)).transpose()?.unwrap_or_default();
+            let message: TlsInspector = any.map(|any| unpack(any, typed_at)).transpose()?.unwrap_or_default();
             let supported = ["enable_ja3_fingerprinting", "enable_ja4_fingerprinting"];
             // The kernel keeps the bytes that are looked at: there is no buffer to size.
-            cx.only(&message, &typed_at, &supported, &["initial_read_buffer_size"])?;
+            cx.only(&message, typed_at, &supported, &["initial_read_buffer_size"])?;
             let wanted = Wanted {
                 ja3: message.enable_ja3_fingerprinting.unwrap_or(false),
                 ja4: message.enable_ja4_fingerprinting.unwrap_or(false),
@@ -76,16 +87,16 @@ fn kind(cx: &mut Context, message: &proto::ListenerFilter, at: &str) -> Result<L
         "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
         | "envoy.filters.listener.http_inspector" => {
             if let Some(any) = any {
-                cx.only(&unpack::<HttpInspector>(any, &typed_at)?, &typed_at, &[], &[])?;
+                cx.only(&unpack::<HttpInspector>(any, typed_at)?, typed_at, &[], &[])?;
             }
             Ok(ListenerFilterKind::Http(HttpInspectorStats::new(&cx.stats)))
         }
         "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"
         | "envoy.filters.listener.proxy_protocol" => {
-            let message = any.map(|any| unpack(any, &typed_at)).transpose()?.unwrap_or_default();
-            Ok(ListenerFilterKind::ProxyProtocol(Box::new(proxy_protocol(cx, &message, &typed_at)?)))
+            let message = any.map(|any| unpack(any, typed_at)).transpose()?.unwrap_or_default();
+            Ok(ListenerFilterKind::ProxyProtocol(Box::new(proxy_protocol(cx, &message, typed_at)?)))
         }
-        other => Err(Error::at(at, format!("listener filter {other} is not supported yet"))),
+        other => Err(Error::at(typed_at, format!("listener filter {other} is not supported yet"))),
     }
 }
 

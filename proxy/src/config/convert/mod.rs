@@ -11,6 +11,7 @@ mod cluster_tests;
 mod connect;
 mod context;
 mod converter;
+mod decoded;
 mod discovered;
 mod discovery;
 mod dns;
@@ -22,6 +23,7 @@ mod filter_chain;
 mod filter_state;
 mod headers;
 mod health;
+mod hosts;
 mod http;
 mod http1;
 mod identity;
@@ -53,7 +55,10 @@ mod tree;
 
 use std::{collections::HashSet, sync::Arc};
 
-use weir_proto::envoy::config::bootstrap::v3::{Bootstrap, ClusterManager};
+use weir_proto::envoy::config::{
+    bootstrap::v3::{Bootstrap, ClusterManager},
+    core::v3::api_config_source::ApiType,
+};
 
 #[cfg(test)]
 pub(crate) use self::outlier::defaults as outlier_defaults;
@@ -168,8 +173,9 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
     };
     cx.only(bootstrap, "", &BOOTSTRAP, &BOOTSTRAP_HARMLESS)?;
     bootstrap_extensions(bootstrap)?;
-    let ads = bootstrap.dynamic_resources.as_ref().is_some_and(|dynamic| dynamic.ads_config.is_some());
-    cx.cells.follows(Sources { ads, servers: true });
+    let ads = bootstrap.dynamic_resources.as_ref().and_then(|dynamic| dynamic.ads_config.as_ref());
+    let ads_sends_deltas = ads.is_some_and(|ads| ads.api_type() == ApiType::DeltaGrpc);
+    cx.cells.follows(Sources { ads: ads.is_some(), ads_sends_deltas, servers: true });
     if let Some(manager) = &bootstrap.overload_manager {
         cx.ceiling = Arc::new(overload::ceiling(&mut cx, manager, "overload_manager")?);
     }

@@ -3,8 +3,13 @@
 use std::sync::Arc;
 
 use prost::Message;
+use prost_types::Any;
 use weir_proto::envoy::{
-    config::{cluster::v3::Cluster as ClusterProto, core::v3::RuntimeFeatureFlag, listener::v3 as proto},
+    config::{
+        cluster::v3::Cluster as ClusterProto,
+        core::v3::{ExtensionConfigSource, RuntimeFeatureFlag},
+        listener::v3::{self as proto, filter::ConfigType},
+    },
     extensions::filters::network::{
         connection_limit::v3::ConnectionLimit as LimitProto,
         direct_response::v3::Config as ResponseProto,
@@ -19,12 +24,14 @@ use weir_proto::envoy::{
 
 use super::{
     context::Context,
+    discovered::extension,
     fields::{data_source, duration, item, limit, sub, type_name, typed, unpack},
     filter, filter_state, http, istio, rbac, tcp,
     tree::Inputs,
 };
 use crate::{
     config::{
+        cell::nothing_further,
         error::Error,
         listener::Terminal,
         network::{ConnectionLimit, ConnectionRate, NetworkFilter, NetworkRbac, RbacStats, Switch},
@@ -45,63 +52,99 @@ pub(super) fn filter(
     message: &proto::Filter,
     buffer_limit: usize,
     stats: &Scope,
+    is_last: bool,
     at: &str,
 ) -> Result<Kind, Error> {
-    let Some(proto::filter::ConfigType::TypedConfig(any)) = &message.config_type else {
-        return Err(Error::at(sub(at, "typed_config"), "a configuration is required"));
+    match &message.config_type {
+        Some(ConfigType::TypedConfig(any)) => made(cx, any, buffer_limit, stats, &sub(at, "typed_config")),
+        Some(ConfigType::ConfigDiscovery(discovery)) => {
+            let at = sub(at, "config_discovery");
+            discovered(cx, (&message.name, is_last), discovery, (buffer_limit, stats), &at)
+        }
+        None => Err(Error::at(sub(at, "typed_config"), "a configuration is required")),
+    }
+}
+
+/// A filter whose configuration comes by itself: the last of its chain, or another.
+fn discovered(
+    cx: &mut Context,
+    (name, is_last): (&str, bool),
+    discovery: &ExtensionConfigSource,
+    (buffer_limit, stats): (usize, &Scope),
+    at: &str,
+) -> Result<Kind, Error> {
+    let (of, stats) = (("network_filter", name), stats.clone());
+    if is_last {
+        let make = move |cx: &mut Context, any: &Any, at: &str| match made(cx, any, buffer_limit, &stats, at)? {
+            Kind::Terminal(terminal) => Ok(terminal),
+            Kind::Passing(_) => Err(Error::at(at, "the last filter of a chain must be a terminal one")),
+        };
+        let further = |terminal: &Terminal| match terminal {
+            Terminal::Http(manager) => manager.routes.cells(),
+            _ => Vec::new(),
+        };
+        return Ok(Kind::Terminal(Terminal::Discovered(extension(cx, of, discovery, at, make, further)?)));
+    }
+    let make = move |cx: &mut Context, any: &Any, at: &str| match made(cx, any, buffer_limit, &stats, at)? {
+        Kind::Passing(filter) => Ok(filter),
+        Kind::Terminal(_) => Err(Error::at(at, "terminal filter is not the last one of its chain")),
     };
-    let at = sub(at, "typed_config");
-    let any = &*typed(any, &at)?;
+    let slot = extension(cx, of, discovery, at, make, nothing_further)?;
+    Ok(Kind::Passing(NetworkFilter::Discovered(slot)))
+}
+
+fn made(cx: &mut Context, any: &Any, buffer_limit: usize, stats: &Scope, at: &str) -> Result<Kind, Error> {
+    let any = &*typed(any, at)?;
     Ok(match type_name(any) {
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
-            let manager: HttpProto = unpack(any, &at)?;
-            let manager = http::connection_manager(cx, &manager, buffer_limit, stats, &at)?;
+            let manager: HttpProto = unpack(any, at)?;
+            let manager = http::connection_manager(cx, &manager, buffer_limit, stats, at)?;
             Kind::Terminal(Terminal::Http(Arc::new(manager)))
         }
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
-            let proxy: TcpProto = unpack(any, &at)?;
-            Kind::Terminal(Terminal::Tcp(Arc::new(tcp::proxy(cx, &proxy, &at)?)))
+            let proxy: TcpProto = unpack(any, at)?;
+            Kind::Terminal(Terminal::Tcp(Arc::new(tcp::proxy(cx, &proxy, at)?)))
         }
         "envoy.extensions.filters.network.echo.v3.Echo" => {
-            cx.only(&unpack::<Echo>(any, &at)?, &at, &[], &[])?;
+            cx.only(&unpack::<Echo>(any, at)?, at, &[], &[])?;
             Kind::Terminal(Terminal::Echo)
         }
         "envoy.extensions.filters.network.direct_response.v3.Config" => {
-            let message: ResponseProto = unpack(any, &at)?;
-            cx.only(&message, &at, &["response"], &[])?;
-            let at = sub(&at, "response");
-            let response = message.response.as_ref().map(|source| data_source(source, &at)).transpose()?;
+            let message: ResponseProto = unpack(any, at)?;
+            cx.only(&message, at, &["response"], &[])?;
+            let at = &sub(at, "response");
+            let response = message.response.as_ref().map(|source| data_source(source, at)).transpose()?;
             Kind::Terminal(Terminal::DirectResponse(response.unwrap_or_default().into()))
         }
         "envoy.extensions.filters.network.sni_cluster.v3.SniCluster" => {
-            cx.only(&unpack::<SniCluster>(any, &at)?, &at, &[], &[])?;
+            cx.only(&unpack::<SniCluster>(any, at)?, at, &[], &[])?;
             Kind::Passing(NetworkFilter::SniCluster)
         }
         "envoy.extensions.filters.network.rbac.v3.RBAC" => {
-            let message: RbacProto = unpack(any, &at)?;
-            Kind::Passing(NetworkFilter::Rbac(Box::new(network_rbac(cx, &message, &at)?)))
+            let message: RbacProto = unpack(any, at)?;
+            Kind::Passing(NetworkFilter::Rbac(Box::new(network_rbac(cx, &message, at)?)))
         }
         "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit" => {
-            let message: RateProto = unpack(any, &at)?;
-            Kind::Passing(NetworkFilter::LocalRateLimit(Box::new(local_ratelimit(cx, &message, &at)?)))
+            let message: RateProto = unpack(any, at)?;
+            Kind::Passing(NetworkFilter::LocalRateLimit(Box::new(local_ratelimit(cx, &message, at)?)))
         }
         "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit" => {
-            let message: LimitProto = unpack(any, &at)?;
-            Kind::Passing(NetworkFilter::ConnectionLimit(Box::new(connection_limit(cx, &message, &at)?)))
+            let message: LimitProto = unpack(any, at)?;
+            Kind::Passing(NetworkFilter::ConnectionLimit(Box::new(connection_limit(cx, &message, at)?)))
         }
         "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz" => {
-            Kind::Passing(NetworkFilter::Authz(Box::new(filter::connection_authz(cx, &unpack(any, &at)?, &at)?)))
+            Kind::Passing(NetworkFilter::Authz(Box::new(filter::connection_authz(cx, &unpack(any, at)?, at)?)))
         }
         "envoy.extensions.filters.network.set_filter_state.v3.Config" => {
-            let settings = filter_state::of_connections(cx, &unpack(any, &at)?, &at)?;
+            let settings = filter_state::of_connections(cx, &unpack(any, at)?, at)?;
             Kind::Passing(NetworkFilter::SetFilterState(Box::new(settings)))
         }
         "envoy.tcp.metadataexchange.config.MetadataExchange" => {
-            istio::metadata_exchange(cx, &unpack(any, &at)?, &at)?;
+            istio::metadata_exchange(cx, &unpack(any, at)?, at)?;
             Kind::Passing(NetworkFilter::Telling)
         }
         "stats.PluginConfig" => {
-            istio::stats(cx, &unpack(any, &at)?, &at)?;
+            istio::stats(cx, &unpack(any, at)?, at)?;
             Kind::Passing(NetworkFilter::Telling)
         }
         other => return Err(Error::at(at, format!("network filter {other} is not supported yet"))),

@@ -16,6 +16,7 @@ use super::{
     fields::{header_name, header_names, item, sub},
     filter,
     headers::{header_fields, with_headers},
+    hosts::{self, Discovery},
     matcher, metadata,
     retry::retry,
 };
@@ -31,11 +32,13 @@ use crate::{
 /// Envoy's default of `max_direct_response_body_size_bytes`.
 const MAX_DIRECT_BODY: usize = 4096;
 
-/// Converts a route configuration. With `check_clusters`, the clusters that it names must exist.
+/// Converts a route configuration. With `check_clusters`, the clusters that it names must exist. `discovery` is how it came
+/// itself.
 pub(super) fn route_table(
     cx: &mut Context,
     message: &proto::RouteConfiguration,
     check_clusters: bool,
+    discovery: &Discovery,
     at: &str,
 ) -> Result<RouteTable, Error> {
     let supported = with_headers(&[
@@ -49,6 +52,7 @@ pub(super) fn route_table(
         "vhost_header",
         "typed_per_filter_config",
         "request_mirror_policies",
+        "vhds",
     ]);
     cx.only(message, at, &supported, &["metadata"])?;
     let mut inherited = Inherited {
@@ -78,6 +82,8 @@ pub(super) fn route_table(
     };
     table.filters = filter::overrides(cx, &message.typed_per_filter_config, at)?;
     table.internal_only_headers = header_names(&message.internal_only_headers, at, "internal_only_headers")?;
+    let make = move |cx: &mut Context, host: &proto::VirtualHost| virtual_host(cx, host, &inherited, &host.name);
+    table.discovered = hosts::discovered(cx, message, &table, make, discovery, at)?;
     Ok(table)
 }
 

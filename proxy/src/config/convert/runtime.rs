@@ -15,10 +15,10 @@ use weir_proto::envoy::{
     service::runtime::v3::Runtime as Message,
 };
 
-use super::{discovered::decoded, fields::sub, source::source};
+use super::{decoded::decoded, fields::sub, source::source};
 use crate::{
     config::{
-        cell::{self, Cell, Follower, Making, Registry, Subject},
+        cell::{self, Cell, Follower, Making, Registry, Subject, nothing_further},
         error::Error,
     },
     runtime::{self, Layer, Runtime, Value},
@@ -79,7 +79,7 @@ fn discovered(message: &RtdsLayer, cells: &Registry, stats: &Scope, at: &str) ->
             flatten(&message.layer.unwrap_or_default(), "", &mut values);
             Ok(values)
         };
-        Making { timeout, scope: stats.scope("runtime"), read: Box::new(read), reloads: None }
+        Making { timeout, scope: stats.scope("runtime"), read: Box::new(read), reloads: None, further: nothing_further }
     }))
 }
 

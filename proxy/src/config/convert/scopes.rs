@@ -27,14 +27,16 @@ use weir_proto::envoy::{
 
 use super::{
     context::Context,
+    decoded::decoded,
     discovered,
     fields::{header_name, item, sub},
+    hosts::Discovery,
     route,
     source::source,
 };
 use crate::{
     config::{
-        cell::{Cell, Kind, Making, Reloads, Slot, Subject},
+        cell::{Cell, Kind, Making, Reloads, Slot, Subject, nothing_further},
         error::Error,
         http::{Element, Fragment, ScopeTable, ScopedRoutes, Scopes, Table},
     },
@@ -70,7 +72,7 @@ pub(super) fn scoped_routes(
                 let Some(scopes) = scopes else { return Ok(None) };
                 later.convert(|cx| of.table(cx, scopes, "resources")).map(Some)
             };
-            Scopes::Discovered(Slot::new(&cx.cells.clone(), cell, build)?)
+            Scopes::Discovered(Slot::naming(&cx.cells.clone(), cell, build, ScopeTable::cells)?)
         }
         None => return Err(Error::at(at, "expected scoped_route_configurations_list or scoped_rds")),
     };
@@ -120,10 +122,10 @@ impl OfManager {
     }
 
     fn routes(&self, cx: &mut Context, scope: &ScopedRouteConfiguration, at: &str) -> Result<Table, Error> {
-        cx.only(scope, at, &["name", "route_configuration_name", "route_configuration", "key"], &[])?;
+        cx.only(scope, at, &["name", "route_configuration_name", "route_configuration", "key", "on_demand"], &[])?;
         if let Some(routes) = &scope.route_configuration {
             let check = routes.validate_clusters.unwrap_or(true);
-            let table = route::route_table(cx, routes, check, &sub(at, "route_configuration"))?;
+            let table = route::route_table(cx, routes, check, &Discovery::None, &sub(at, "route_configuration"))?;
             return Ok(Table::Fixed(Arc::new(table)));
         }
         if self.routes.is_none() {
@@ -132,7 +134,11 @@ impl OfManager {
         }
         let route_config_name = scope.route_configuration_name.clone();
         let rds = Rds { config_source: self.routes.clone(), route_config_name };
-        Ok(Table::Discovered(discovered::routes(cx, &rds, &self.stat_prefix, at)?))
+        let cell = match scope.on_demand {
+            true => discovered::routes_on_demand(cx, &rds, &self.stat_prefix, at)?,
+            false => discovered::routes(cx, &rds, &self.stat_prefix, at)?,
+        };
+        Ok(Table::Discovered(cell))
     }
 }
 
@@ -186,7 +192,7 @@ fn cell(
             numbers.show(&scopes);
             Ok(scopes)
         };
-        Making { timeout, scope, read: Box::new(read), reloads }
+        Making { timeout, scope, read: Box::new(read), reloads, further: nothing_further }
     });
     cx.waits.push(cell.clone());
     Ok(cell)
@@ -195,7 +201,7 @@ fn cell(
 /// All scopes, as they come in one response.
 fn scopes(body: &Bytes) -> Result<Vec<ScopedRouteConfiguration>, Error> {
     let response = DiscoveryResponse::decode(body.clone()).map_err(|error| Error::at("", error.to_string()))?;
-    response.resources.into_iter().map(|any| discovered::decoded(&any.value.into())).collect()
+    response.resources.into_iter().map(|any| decoded(&any.value.into())).collect()
 }
 
 /// How many scopes there are.
@@ -203,23 +209,25 @@ struct Numbers {
     store: Option<Store>,
     all: Gauge,
     active: Gauge,
+    on_demand: Gauge,
     /// What the handles belong to.
     _scope: Scope,
 }
 
 impl Numbers {
     fn new(scope: &Scope) -> Self {
-        // Scopes on demand are refused.
-        scope.gauge("on_demand_scopes");
-        let (all, active) = (scope.gauge("all_scopes"), scope.gauge("active_scopes"));
-        Self { store: Store::of(scope), all, active, _scope: scope.clone() }
+        let [all, active, on_demand] =
+            ["all_scopes", "active_scopes", "on_demand_scopes"].map(|name| scope.gauge(name));
+        Self { store: Store::of(scope), all, active, on_demand, _scope: scope.clone() }
     }
 
     fn show(&self, scopes: &[ScopedRouteConfiguration]) {
         let Some(store) = &self.store else { return };
         store.set(self.all, scopes.len() as u64);
-        // As Envoy counts them: those whose routes come by themselves.
-        let active = scopes.iter().filter(|scope| scope.route_configuration.is_none()).count();
-        store.set(self.active, active as u64);
+        // As Envoy counts them: those whose routes come by themselves. Of those on demand, nobody counts which have come.
+        let discovered = scopes.iter().filter(|scope| scope.route_configuration.is_none());
+        let (on_demand, active): (Vec<_>, Vec<_>) = discovered.partition(|scope| scope.on_demand);
+        store.set(self.active, active.len() as u64);
+        store.set(self.on_demand, on_demand.len() as u64);
     }
 }

@@ -3,13 +3,27 @@
 use std::time::Duration;
 
 use prost::Message;
-use weir_proto::envoy::config::core::v3::{ConfigSource, config_source::ConfigSourceSpecifier as Specifier};
+use weir_proto::envoy::config::core::v3::{
+    ApiConfigSource, ConfigSource, api_config_source::ApiType, config_source::ConfigSourceSpecifier as Specifier,
+};
 
 use super::fields::{limit, sub};
 use crate::config::{
     cell::{INITIAL_FETCH_TIMEOUT, Source, Sources},
     error::Error,
 };
+
+/// Whether what comes from there comes as deltas.
+pub(super) fn sends_deltas(followed: Sources, source: &Source) -> bool {
+    match source {
+        Source::Ads => followed.ads_sends_deltas,
+        Source::Server(message) => {
+            let message = ApiConfigSource::decode(message.clone());
+            message.is_ok_and(|message| message.api_type() == ApiType::DeltaGrpc)
+        }
+        Source::File(_) => false,
+    }
+}
 
 /// Where it comes from, and how long is waited for it to come first; none: for ever. It must be one that is `followed`.
 pub(crate) fn source(

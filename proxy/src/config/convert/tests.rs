@@ -155,7 +155,18 @@ fn what_is_refused_names_the_field() {
             format!("{host}.response_headers_to_add[0].header.key"),
             ":-prefixed or host headers may not be modified",
         ),
-        ("table", "vhds: { config_source: { ads: {} } }", format!("{table}.vhds"), "not supported yet"),
+        (
+            "table",
+            "vhds: { config_source: { ads: {} } }",
+            format!("{table}.vhds.config_source.ads"),
+            "ADS must be configured to support an ADS config source",
+        ),
+        (
+            "table",
+            "vhds: { config_source: { api_config_source: { api_type: GRPC, grpc_services: [ { envoy_grpc: { cluster_name: c } } ] } } }",
+            format!("{table}.vhds"),
+            "only 'DELTA_GRPC' or 'ADS' (which uses Delta xDS) is supported as a config source.",
+        ),
         (
             "filters",
             "{ name: envoy.filters.http.router },",

@@ -9,6 +9,7 @@ pub mod header_mutation;
 pub mod health_check;
 pub mod jwt_authn;
 pub mod local_ratelimit;
+pub mod on_demand;
 pub mod peer_metadata;
 pub mod rbac;
 pub mod set_filter_state;
@@ -18,7 +19,8 @@ use std::{borrow::Cow, sync::Arc};
 
 use self::{
     cors::CorsPolicy, ext_authz::ExtAuthz, fault::Fault, grpc_stats::GrpcStats, header_mutation::HeaderMutation,
-    health_check::HealthCheck, jwt_authn::JwtAuthn, local_ratelimit::LocalRateLimit, rbac::Rbac, stats::Counted,
+    health_check::HealthCheck, jwt_authn::JwtAuthn, local_ratelimit::LocalRateLimit, on_demand::OnDemand, rbac::Rbac,
+    stats::Counted,
 };
 use crate::config::cell::Slot;
 
@@ -60,6 +62,8 @@ pub enum FilterKind {
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Only measures, and nobody reads that yet.
     Measuring,
+    /// Asks for what a request needs and has not come.
+    OnDemand(Arc<OnDemand>),
     /// Takes out headers of proxies among themselves.
     PeerMetadata(peer_metadata::PeerHeaders),
     /// Lets requests pass by policy.
@@ -108,6 +112,8 @@ pub enum RouteFilter {
     JwtAuthn(Arc<jwt_authn::OfRoute>),
     /// Instead of the filter's own.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// Instead of the filter's own.
+    OnDemand(Arc<OnDemand>),
     /// Instead of the filter's own.
     Rbac(Arc<Rbac>),
 }

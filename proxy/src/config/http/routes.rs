@@ -7,9 +7,10 @@ use arc_swap::Guard;
 use hashbrown::{Equivalent, HashMap};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
+use tokio::sync::watch;
 
 use crate::config::{
-    cell::{Cell, Slot},
+    cell::{Asked, Cell, Feed, Slot, State},
     route::RouteTable,
 };
 
@@ -88,20 +89,82 @@ pub enum Current<'a> {
     Known(Option<&'a Arc<RouteTable>>),
     /// What came last.
     Loaded(Guard<Option<Arc<RouteTable>>>),
-    /// What came last with its scope.
-    Scoped(Arc<RouteTable>),
+    /// What came last of parts that come by themselves.
+    Whole(Arc<RouteTable>),
 }
 
 impl Table {
     fn current(&self) -> Current<'_> {
         match self {
-            Self::Fixed(table) => Current::Known(Some(table)),
-            Self::Discovered(cell) => Current::Loaded(cell.current()),
+            Self::Fixed(table) => table.whole().map_or(Current::Known(Some(table)), Current::Whole),
+            Self::Discovered(cell) => Current::of(cell),
+        }
+    }
+
+    /// The cell that it is in, or parts of it are.
+    fn cell(&self) -> Option<Arc<dyn Feed>> {
+        match self {
+            Self::Fixed(table) => table.discovered.as_ref().map(|hosts| hosts.cell.clone()),
+            Self::Discovered(cell) => Some(cell.clone()),
+        }
+    }
+
+    /// The same, for who does not keep this.
+    fn to_current(&self) -> Current<'static> {
+        match self {
+            Self::Fixed(table) => Current::Whole(table.whole().unwrap_or_else(|| table.clone())),
+            Self::Discovered(cell) => Current::of(cell),
+        }
+    }
+
+    /// Asks for what a request lacks. None: there is nothing to wait for.
+    fn ask(&self, authority: &[u8]) -> Option<Needed> {
+        let of_table = |table: &RouteTable| table.discovered.as_ref()?.ask(authority).map(Needed::Host);
+        match self {
+            Self::Fixed(table) => of_table(table),
+            Self::Discovered(cell) => {
+                cell.want();
+                match cell.current().as_deref() {
+                    Some(table) => of_table(table),
+                    None => Some(cell.state()).filter(|state| *state.borrow() == State::Waiting).map(Needed::Table),
+                }
+            }
+        }
+    }
+}
+
+/// What a request lacks that has been asked for.
+#[derive(Debug)]
+pub enum Needed {
+    /// Its virtual host.
+    Host(Asked),
+    /// The table of its scope.
+    Table(watch::Receiver<State>),
+}
+
+impl Needed {
+    /// Resolves when it is there, or is known not to be.
+    pub async fn answered(self) {
+        match self {
+            Self::Host(asked) => asked.answered().await,
+            // One that is gone is not waited for.
+            Self::Table(mut state) => drop(state.wait_for(|state| *state != State::Waiting).await),
         }
     }
 }
 
 impl Routes {
+    /// Cells that they are in.
+    pub fn cells(&self) -> Vec<Arc<dyn Feed>> {
+        match self {
+            Self::One(table) => table.cell().into_iter().collect(),
+            Self::Scoped(scoped) => match &scoped.scopes {
+                Scopes::Fixed(scopes) => scopes.cells(),
+                Scopes::Discovered(slot) => slot.current().map(|scopes| scopes.cells()).unwrap_or_default(),
+            },
+        }
+    }
+
     /// The routes in force for a request with these headers.
     pub fn current(&self, headers: &HeaderMap) -> Current<'_> {
         match self {
@@ -109,18 +172,28 @@ impl Routes {
             Self::Scoped(scoped) => scoped.current(headers).unwrap_or(Current::Known(None)),
         }
     }
+
+    /// Asks for what a request without a route lacks. None: there is nothing to wait for.
+    pub fn ask(&self, headers: &HeaderMap, authority: &[u8]) -> Option<Needed> {
+        match self {
+            Self::One(table) => table.ask(authority),
+            Self::Scoped(scoped) => scoped.with(headers, |table| table.ask(authority))?,
+        }
+    }
 }
 
 impl ScopedRoutes {
     fn current(&self, headers: &HeaderMap) -> Option<Current<'_>> {
+        self.with(headers, Table::to_current)
+    }
+
+    /// Looks at the table of a request's scope, if it has one.
+    fn with<T>(&self, headers: &HeaderMap, look: impl FnOnce(&Table) -> T) -> Option<T> {
         let key = self.key.iter().map(|fragment| fragment.find(headers));
         let key: SmallVec<[&[u8]; 4]> = key.collect::<Option<_>>()?;
         match &self.scopes {
-            Scopes::Fixed(scopes) => Some(scopes.find(&key)?.current()),
-            Scopes::Discovered(slot) => match slot.current()?.find(&key)? {
-                Table::Fixed(table) => Some(Current::Scoped(table.clone())),
-                Table::Discovered(cell) => Some(Current::Loaded(cell.current())),
-            },
+            Scopes::Fixed(scopes) => scopes.find(&key).map(look),
+            Scopes::Discovered(slot) => slot.current()?.find(&key).map(look),
         }
     }
 }
@@ -130,6 +203,11 @@ impl ScopeTable {
     pub fn add(&mut self, key: &[&str], table: Table) {
         let key = key.iter().map(|part| part.as_bytes().into()).collect();
         self.0.insert(key, table);
+    }
+
+    /// Cells that its tables are in.
+    pub fn cells(&self) -> Vec<Arc<dyn Feed>> {
+        self.0.values().filter_map(Table::cell).collect()
     }
 
     fn find(&self, key: &[&[u8]]) -> Option<&Table> {
@@ -181,12 +259,20 @@ fn split<'a, 's>(value: &'a [u8], separator: &'s [u8]) -> impl Iterator<Item = &
 }
 
 impl Current<'_> {
+    fn of(cell: &Cell<RouteTable>) -> Self {
+        let loaded = cell.current();
+        match loaded.as_ref().and_then(|table| table.whole()) {
+            Some(whole) => Self::Whole(whole),
+            None => Self::Loaded(loaded),
+        }
+    }
+
     /// The table; none: there is none for the request, or none has come yet.
     pub fn table(&self) -> Option<&Arc<RouteTable>> {
         match self {
             Self::Known(table) => *table,
             Self::Loaded(loaded) => loaded.as_ref(),
-            Self::Scoped(table) => Some(table),
+            Self::Whole(table) => Some(table),
         }
     }
 }

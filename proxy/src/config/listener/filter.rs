@@ -1,6 +1,9 @@
 //! Listener filters: what looks at a connection before its filter chain is chosen.
 
+use std::sync::Arc;
+
 use crate::{
+    config::cell::Slot,
     telemetry::stats::{Counter, Scope, Shard},
     tls::{fingerprint::Wanted, stats::InspectorStats},
 };
@@ -25,6 +28,8 @@ pub enum ListenerFilterKind {
     Tls(InspectorStats, Wanted),
     /// `http_inspector`: learn the application protocol. Its counters.
     Http(HttpInspectorStats),
+    /// What it does comes by itself (`config_discovery`).
+    Discovered(Arc<Slot<ListenerFilterKind>>),
 }
 
 /// `ListenerFilterChainMatchPredicate`.

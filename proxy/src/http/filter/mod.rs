@@ -19,6 +19,7 @@ mod health_check;
 mod jwt_authn;
 mod local_ratelimit;
 pub(in crate::http) mod local_reply;
+mod on_demand;
 mod peer_metadata;
 mod rbac;
 mod set_filter_state;
@@ -67,7 +68,9 @@ pub(super) async fn on_request(
             return Passed::Answered(reply);
         }
         if std::mem::take(&mut stream.reroute) {
-            return Passed::Reroute(filters.len() - index - 1);
+            // What has come may need more.
+            let again = usize::from(matches!(*kind, FilterKind::OnDemand(_)));
+            return Passed::Reroute(filters.len() - index - 1 + again);
         }
     }
     Passed::All
@@ -149,6 +152,7 @@ async fn pass(
             None
         }
         (FilterKind::Measuring, _) => None,
+        (FilterKind::OnDemand(own), said) => Box::pin(on_demand::on_request(own, said, stream, exchange)).await,
         // What came by itself is no such thing again.
         (FilterKind::Discovered(_), _) => None,
         (FilterKind::GrpcStats(stats), _) => {

@@ -9,6 +9,7 @@ pub(super) mod header_mutation;
 mod http_uri;
 mod jwt_authn;
 mod local_ratelimit;
+mod on_demand;
 #[cfg(test)]
 mod tests;
 
@@ -74,6 +75,10 @@ pub(super) fn filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<Fil
         "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
             FilterKind::LocalRateLimit(Arc::new(local_ratelimit::local_ratelimit(cx, &unpack(any, at)?, at)?))
         }
+        "envoy.extensions.filters.http.on_demand.v3.OnDemand" => {
+            let message: http::on_demand::v3::OnDemand = unpack(any, at)?;
+            FilterKind::OnDemand(Arc::new(on_demand::on_demand(cx, message.odcds.as_ref(), at)?))
+        }
         "envoy.extensions.filters.http.rbac.v3.RBAC" => {
             FilterKind::Rbac(Arc::new(http_rbac(cx, &unpack(any, at)?, at)?))
         }
@@ -126,6 +131,10 @@ fn route_filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<RouteFil
         }
         "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
             RouteFilter::LocalRateLimit(Arc::new(local_ratelimit::local_ratelimit(cx, &unpack(any, at)?, at)?))
+        }
+        "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig" => {
+            let message: http::on_demand::v3::PerRouteConfig = unpack(any, at)?;
+            RouteFilter::OnDemand(Arc::new(on_demand::on_demand(cx, message.odcds.as_ref(), at)?))
         }
         "envoy.extensions.filters.http.rbac.v3.RBACPerRoute" => {
             let message: http::rbac::v3::RbacPerRoute = unpack(any, at)?;

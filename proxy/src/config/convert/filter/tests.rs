@@ -50,6 +50,24 @@ fn what_is_refused_of_filters_names_the_field() {
             "input envoy.extensions.matching.common_inputs.network.v3.TransportProtocolInput is not supported here",
         ),
         (
+            "on_demand.v3.OnDemand",
+            "odcds: { source: { ads: {} } }",
+            ".typed_config.odcds.source.ads",
+            "ADS must be configured to support an ADS config source",
+        ),
+        (
+            "on_demand.v3.OnDemand",
+            "odcds: { source: { api_config_source: { api_type: GRPC, grpc_services: [{ envoy_grpc: { cluster_name: c } }] } } }",
+            ".typed_config.odcds.source",
+            "clusters are asked for one by one by deltas only: expected DELTA_GRPC, here or of ads_config",
+        ),
+        (
+            "on_demand.v3.OnDemand",
+            "odcds: { resources_locator: 'xdstp://a/b' }",
+            ".typed_config.odcds.resources_locator",
+            "not supported yet",
+        ),
+        (
             "local_ratelimit.v3.LocalRateLimit",
             "stat_prefix: x, token_bucket: { max_tokens: 1, fill_interval: 0.01s }",
             ".typed_config.token_bucket.fill_interval",
