@@ -87,7 +87,7 @@ impl Sleep {
 
     /// As often as that, by several clients at once.
     fn many(&self, times: usize, path: &str) -> Vec<Answer> {
-        const CLIENTS: usize = 15;
+        const CLIENTS: usize = 5;
         thread::scope(|scope| {
             let client = || (0..times / CLIENTS).map(|_| self.get(path, &[])).collect::<Vec<_>>();
             let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
