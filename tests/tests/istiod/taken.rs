@@ -102,15 +102,16 @@ fn what_a_real_istiod_sent_is_taken_by_the_state_of_the_world() {
     all_is_taken(Protocol::Sotw);
 }
 
-/// The listener with the Lua filter.
+/// The listener with the Lua filter, besides what is not supported of any node.
 #[test]
 fn what_is_not_taken_of_it_is_refused_by_name() {
     let place = Place::new();
     let control = control(Protocol::Delta, "sidecar-httpbin", "side/httpbin", true);
     let _proxy = control.proxy(&place.node.netns);
     wait_until_ready(&place.node.netns);
-    let wanted = [("virtualInbound", "envoy.extensions.filters.http.lua.v3.Lua")];
-    wait_for("the refusal", PATIENCE, || {
+    let lua = ("virtualInbound", "envoy.extensions.filters.http.lua.v3.Lua");
+    let wanted: Vec<(&str, &str)> = REFUSED.into_iter().chain([lua]).collect();
+    wait_for("the refusals", PATIENCE, || {
         let Taken { refused, .. } = taken(&place.node.netns);
         let said =
             |(name, word): &(&str, &str)| refused.iter().any(|(of, why)| of.contains(name) && why.contains(word));
