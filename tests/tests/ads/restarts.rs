@@ -50,6 +50,11 @@ fn come_and_go(protocol: Protocol, replaced: bool) {
     ads.put([cluster("a"), endpoints("a", backends[0]), listener_at("l", address, "a")]);
     let mut proxy = start(&ads, protocol, state.path());
     until_answered(address, names[0]);
+    // Whoever comes next begins with it.
+    wait_for("what is saved", PATIENCE, || {
+        let saved = ["cds", "eds", "lds"].map(|kind| state.path().join(format!("ads/{kind}.xds")).exists());
+        if saved == [true; 3] { Ok(()) } else { Err(saved) }
+    });
     let load = stress::load(address, RATE);
     let mut recoveries = Vec::new();
     let end = Instant::now() + stress::duration();
