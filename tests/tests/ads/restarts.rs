@@ -14,7 +14,7 @@ use weir_tests::{
 
 use crate::{
     Protocol,
-    proxy::{PATIENCE, Proxy, Start, get},
+    proxy::{PATIENCE, Proxy, Start, get, wait_saved},
     resources::{cluster, endpoints, listener_at},
     scenario::Who,
     stress,
@@ -51,10 +51,7 @@ fn come_and_go(protocol: Protocol, replaced: bool) {
     let mut proxy = start(&ads, protocol, state.path());
     until_answered(address, names[0]);
     // Whoever comes next begins with it.
-    wait_for("what is saved", PATIENCE, || {
-        let saved = ["cds", "eds", "lds"].map(|kind| state.path().join(format!("ads/{kind}.xds")).exists());
-        if saved == [true; 3] { Ok(()) } else { Err(saved) }
-    });
+    wait_saved(state.path());
     let load = stress::load(address, RATE);
     let mut recoveries = Vec::new();
     let end = Instant::now() + stress::duration();

@@ -13,7 +13,7 @@ use weir_tests::{
 
 use crate::{
     Protocol,
-    proxy::{Proxy, Start, get},
+    proxy::{Proxy, Start, get, wait_saved},
     resources::{
         bad_cluster, badly_routed, cluster, cluster_from, endpoints, listener_at, one, patient_cluster, routed,
     },
@@ -310,10 +310,7 @@ fn what_was_accepted_is_served_by_the_next_process_before_its_server_is_there() 
         let mut ads = small(backend("one"));
         let proxy = Start::new(Who::Weir, &ads, protocol).arguments(&arguments).start();
         until_answered(&proxy, "l", "one");
-        wait_for("what is saved", PATIENCE, || {
-            let saved = ["cds", "eds", "lds"].map(|kind| directory.path().join(format!("ads/{kind}.xds")).exists());
-            if saved == [true; 3] { Ok(()) } else { Err(saved) }
-        });
+        wait_saved(directory.path());
         drop(proxy);
         ads.stop();
         let proxy = Start::new(Who::Weir, &ads, protocol).arguments(&arguments).start();
