@@ -1,9 +1,12 @@
 //! Cipher suites of TLS 1.3, with a key schedule (RFC 8446 section 7.1) that hashes no more than it must.
 //!
 //! They are aws-lc-rs's but for HKDF, which there extracts anew for every secret and prepares the same HMAC key for each
-//! that comes of it: a third of what a resumed handshake hashes, which is most of what it computes.
+//! that comes of it: a third of what a resumed handshake hashes, which is most of what it computes. HMAC is `hmac`'s, whose
+//! keys are a fifth of the size of aws-lc-rs's: each of the two dozen signatures of a handshake copies one.
 
-use aws_lc_rs::hmac;
+use std::marker::PhantomData;
+
+use hmac::{KeyInit, Mac};
 use rustls::{
     CipherSuiteCommon, SupportedCipherSuite, Tls13CipherSuite,
     crypto::{
@@ -12,6 +15,7 @@ use rustls::{
         tls13::{Hkdf, HkdfUsingHmac},
     },
 };
+use sha2::{Sha256, Sha384};
 
 /// All of them. AES-128 first: the cheapest that is strong enough.
 pub const SUITES: [SupportedCipherSuite; 3] = [
@@ -24,8 +28,8 @@ static AES_128_GCM_SHA256: Tls13CipherSuite = with_hkdf(suite::TLS13_AES_128_GCM
 static AES_256_GCM_SHA384: Tls13CipherSuite = with_hkdf(suite::TLS13_AES_256_GCM_SHA384, &HKDF_SHA384);
 static CHACHA20_POLY1305_SHA256: Tls13CipherSuite = with_hkdf(suite::TLS13_CHACHA20_POLY1305_SHA256, &HKDF_SHA256);
 
-static HKDF_SHA256: HkdfUsingHmac<'static> = HkdfUsingHmac(&Algorithm(hmac::HMAC_SHA256));
-static HKDF_SHA384: HkdfUsingHmac<'static> = HkdfUsingHmac(&Algorithm(hmac::HMAC_SHA384));
+static HKDF_SHA256: HkdfUsingHmac<'static> = HkdfUsingHmac(&Algorithm(PhantomData::<hmac::Hmac<Sha256>>));
+static HKDF_SHA384: HkdfUsingHmac<'static> = HkdfUsingHmac(&Algorithm(PhantomData::<hmac::Hmac<Sha384>>));
 
 const fn with_hkdf(suite: SupportedCipherSuite, hkdf_provider: &'static dyn Hkdf) -> Tls13CipherSuite {
     let SupportedCipherSuite::Tls13(suite) = suite else { panic!("a suite of TLS 1.3") };
@@ -38,32 +42,33 @@ const fn with_hkdf(suite: SupportedCipherSuite, hkdf_provider: &'static dyn Hkdf
     }
 }
 
-struct Algorithm(hmac::Algorithm);
+/// HMAC with a digest.
+struct Algorithm<M>(PhantomData<M>);
 
-impl Hmac for Algorithm {
+impl<M: Mac + KeyInit + Clone + Send + Sync + 'static> Hmac for Algorithm<M> {
     fn with_key(&self, key: &[u8]) -> Box<dyn Key> {
-        Box::new(Prepared(hmac::Key::new(self.0, key)))
+        Box::new(Prepared(M::new_from_slice(key).expect("HMAC takes keys of any length")))
     }
 
     fn hash_output_len(&self) -> usize {
-        self.0.digest_algorithm().output_len()
+        M::output_size()
     }
 }
 
 /// A key with which hashing has begun.
-struct Prepared(hmac::Key);
+struct Prepared<M>(M);
 
-impl Key for Prepared {
+impl<M: Mac + Clone + Send + Sync> Key for Prepared<M> {
     fn sign_concat(&self, first: &[u8], middle: &[&[u8]], last: &[u8]) -> Tag {
-        let mut signing = hmac::Context::with_key(&self.0);
+        let mut signing = self.0.clone();
         signing.update(first);
         middle.iter().for_each(|part| signing.update(part));
         signing.update(last);
-        Tag::new(signing.sign().as_ref())
+        Tag::new(&signing.finalize().into_bytes())
     }
 
     fn tag_len(&self) -> usize {
-        self.0.algorithm().digest_algorithm().output_len()
+        M::output_size()
     }
 }
 
