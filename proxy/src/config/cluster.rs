@@ -238,6 +238,8 @@ pub struct NameServers {
 pub struct DnsName {
     /// The name.
     pub host: Box<str>,
+    /// What its hosts are called: the endpoint's `hostname`, or the name.
+    pub hostname: Arc<str>,
     /// What its addresses become.
     pub port: u16,
     /// Weight, priority and health of each.

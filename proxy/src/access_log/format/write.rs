@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use percent_encoding::percent_decode;
+
 use super::{
     field::{Bytes, Field, Flow, GrpcForm, Headers, Limited, Part, Piece, Point, Precision, Selected, Span, Tried},
     filter_state, grpc, metadata,
@@ -271,29 +273,12 @@ fn write_parameter(out: &mut Vec<u8>, query: &[u8], name: &str) -> bool {
     for pair in query.split(|byte| *byte == b'&') {
         let at = pair.iter().position(|byte| *byte == b'=');
         let (key, value) = at.map_or((pair, &b""[..]), |at| (&pair[..at], &pair[at + 1..]));
-        if decoded(key).eq(name.bytes()) {
-            out.extend(decoded(value));
+        if percent_decode(key).eq(name.bytes()) {
+            out.extend(percent_decode(value));
             return true;
         }
     }
     false
-}
-
-/// The bytes that a percent-encoded text stands for.
-fn decoded(text: &[u8]) -> impl Iterator<Item = u8> + '_ {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let byte = *text.get(at)?;
-        let digit = |index: usize| char::from(*text.get(index)?).to_digit(16);
-        if byte == b'%'
-            && let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2))
-        {
-            at += 3;
-            return u8::try_from(high * 16 + low).ok();
-        }
-        at += 1;
-        Some(byte)
-    })
 }
 
 fn without_port(host: &[u8]) -> &[u8] {

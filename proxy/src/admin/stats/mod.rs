@@ -32,7 +32,7 @@ pub(super) fn stats(store: &Store, settings: &StatsSettings, counts: &Counts, qu
     let reply = match format {
         None | Some("text") => Reply::text(Status::OK, text::render(store, settings, &wanted)),
         Some("json") => Reply::json(json::render(store, settings, &wanted)),
-        Some("prometheus") => Reply::text(Status::OK, prometheus::render(store, settings, &wanted)),
+        Some("prometheus") => Reply::text(Status::OK, prometheus::render(store, settings, wanted)),
         Some("html" | "active-html") => Reply::html(html::render(&text::render(store, settings, &wanted))),
         Some(_) => {
             let usage = "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n";
@@ -47,7 +47,7 @@ pub(super) fn prometheus(store: &Store, settings: &StatsSettings, counts: &Count
     match Wanted::parse(query) {
         Ok(wanted) => {
             counts.answered(Status::OK);
-            let reply = Reply::text(Status::OK, prometheus::render(store, settings, &wanted));
+            let reply = Reply::text(Status::OK, prometheus::render(store, settings, wanted));
             Reply { counted: true, ..reply }
         }
         Err(refusal) => refusal,

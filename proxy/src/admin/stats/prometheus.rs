@@ -12,7 +12,9 @@ use crate::{
     telemetry::stats::{Kind, Metric, QUANTILES, Store, Value},
 };
 
-pub(super) fn render(store: &Store, settings: &StatsSettings, wanted: &Wanted) -> String {
+pub(super) fn render(store: &Store, settings: &StatsSettings, wanted: Wanted) -> String {
+    // As in Envoy, Prometheus gets metrics of all types.
+    let wanted = &Wanted { kind: None, ..wanted };
     let mut out = String::new();
     let mut kinds = vec![(Kind::Counter, "counter"), (Kind::Gauge, "gauge")];
     if wanted.text_readouts {

@@ -159,7 +159,6 @@ fn store(cluster: &Cluster, dns: &Dns, known: &[Option<Answer>]) {
 }
 
 fn endpoints(name: &DnsName, addresses: &[IpAddr]) -> Vec<Endpoint> {
-    let hostname: Arc<str> = Arc::from(&*name.host);
     let mut sorted = addresses.to_vec();
     if addresses.len() > 1 {
         sorted.sort_unstable();
@@ -168,7 +167,7 @@ fn endpoints(name: &DnsName, addresses: &[IpAddr]) -> Vec<Endpoint> {
     sorted
         .into_iter()
         .map(|ip| Endpoint {
-            hostname: hostname.clone(),
+            hostname: name.hostname.clone(),
             template: name.template.clone(),
             ..Endpoint::at(SocketAddr::new(ip, name.port))
         })
@@ -199,7 +198,7 @@ mod tests {
         let mut cluster = Cluster::fixed("c", EndpointSet::default());
         cluster.discovery = Discovery::Dns(Dns {
             strict,
-            names: vec![DnsName { host: "h".into(), port: 80, template: Arc::default() }],
+            names: vec![DnsName { host: "h".into(), hostname: "h".into(), port: 80, template: Arc::default() }],
             weights: Box::new([]),
             policy: AssignmentPolicy::default(),
             family: DnsFamily::Auto,

@@ -1,6 +1,6 @@
 //! Clusters whose endpoints DNS finds.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use weir_proto::envoy::{
     config::{cluster::v3 as proto, core::v3 as core},
@@ -155,7 +155,11 @@ pub(super) fn dns(
         names: assignment
             .endpoints
             .into_iter()
-            .map(|assigned| DnsName { host: assigned.host.into(), port: assigned.port, template: assigned.template })
+            .map(|assigned| {
+                let hostname = if assigned.hostname.is_empty() { &assigned.host } else { &assigned.hostname };
+                let hostname = Arc::from(hostname.as_str());
+                DnsName { host: assigned.host.into(), hostname, port: assigned.port, template: assigned.template }
+            })
             .collect(),
         family: match family {
             DnsLookupFamily::Auto => DnsFamily::Auto,

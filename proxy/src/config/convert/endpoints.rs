@@ -26,7 +26,7 @@ const MAX_PRIORITY: u32 = 128;
 pub(super) struct Assigned {
     pub host: String,
     pub port: u16,
-    hostname: String,
+    pub hostname: String,
     pub template: Arc<Template>,
     at: String,
 }

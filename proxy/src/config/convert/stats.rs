@@ -76,6 +76,9 @@ impl StatsSettings {
         self.tags = TagRules::new(message.use_all_default_tags.unwrap_or(true));
         for (index, specifier) in message.stats_tags.iter().enumerate() {
             let at = item(at, "stats_tags", index);
+            if specifier.tag_name.is_empty() {
+                return Err(Error::at(sub(&at, "tag_name"), "a name is required"));
+            }
             let pattern = match &specifier.tag_value {
                 Some(TagValue::FixedValue(value)) => {
                     self.tags.fix(&specifier.tag_name, value);

@@ -7,8 +7,6 @@ pub struct GrpcStats {
     pub methods: Methods,
     /// Time the upstream too.
     pub upstream_times: bool,
-    /// Dots of service names become underscores in names of statistics.
-    pub replace_dots: bool,
 }
 
 /// Which methods have counters of their own.
@@ -18,20 +16,26 @@ pub enum Methods {
     #[default]
     None,
     /// All.
-    All,
+    All {
+        /// Dots of service names become underscores in names of statistics.
+        replace_dots: bool,
+    },
     /// These: a service and its methods.
     Listed(Vec<(Box<str>, Vec<Box<str>>)>),
 }
 
 impl Methods {
-    /// Whether a method has counters of its own.
-    pub fn has(&self, service: &str, method: &str) -> bool {
+    /// What precedes the names of a method's statistics.
+    pub fn prefix(&self, service: &str, method: &str) -> Box<str> {
         match self {
-            Self::None => false,
-            Self::All => true,
-            Self::Listed(list) => list
-                .iter()
-                .any(|(known, methods)| **known == *service && methods.iter().any(|known| **known == *method)),
+            Self::All { replace_dots: true } => format!("grpc.{}.{method}.", service.replace('.', "_")).into(),
+            Self::All { replace_dots: false } => format!("grpc.{service}.{method}.").into(),
+            Self::Listed(list) if lists(list, service, method) => format!("grpc.{service}.{method}.").into(),
+            Self::None | Self::Listed(_) => "grpc.".into(),
         }
     }
+}
+
+fn lists(list: &[(Box<str>, Vec<Box<str>>)], service: &str, method: &str) -> bool {
+    list.iter().any(|(known, methods)| **known == *service && methods.iter().any(|known| **known == *method))
 }

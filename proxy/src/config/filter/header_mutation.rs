@@ -3,6 +3,7 @@
 use http::HeaderName;
 
 use crate::{
+    access_log::format::Format,
     config::headers::{Addition, Append},
     matcher::StringMatcher,
 };
@@ -36,6 +37,6 @@ pub enum Mutation {
 pub enum QueryMutation {
     /// It goes.
     Remove(Box<str>),
-    /// It is added or replaced.
-    Append(Box<str>, Box<str>, Append),
+    /// It is added or replaced, with a value that is percent-encoded.
+    Append(Box<str>, Box<Format>, Append),
 }

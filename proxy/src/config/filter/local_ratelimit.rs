@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,6 +11,8 @@ use std::{
 };
 
 use http::StatusCode;
+use lru::LruCache;
+use parking_lot::Mutex;
 
 use crate::{
     config::{
@@ -29,7 +32,7 @@ pub struct LocalRateLimit {
     pub status: StatusCode,
     /// Requests without a descriptor of their own.
     pub bucket: Option<Bucket>,
-    /// Requests with these entries.
+    /// Requests with these entries. Those for any value come last.
     pub descriptors: Vec<Descriptor>,
     /// Share of the requests that are looked at.
     pub enabled: RuntimeFraction,
@@ -88,10 +91,39 @@ pub enum VhostLimits {
 /// Entries of a request, and their limit.
 #[derive(Clone, Debug)]
 pub struct Descriptor {
-    /// Key and value.
-    pub entries: Vec<(Box<str>, Box<str>)>,
+    /// Key and value; an empty value stands for any.
+    entries: Entries,
     /// The limit.
-    pub bucket: Bucket,
+    bucket: Bucket,
+    /// The limits of those that it stands for, where it stands for several.
+    each: Option<Arc<Mutex<LruCache<Entries, Bucket>>>>,
+}
+
+impl Descriptor {
+    /// `most`: how many limits there are at most for what an entry without a value stands for.
+    pub fn new(entries: Entries, bucket: Bucket, most: NonZeroUsize) -> Self {
+        let any = entries.iter().any(|(_, value)| value.is_empty());
+        Self { entries, bucket, each: any.then(|| Arc::new(Mutex::new(LruCache::new(most)))) }
+    }
+
+    /// Whether it stands for any value.
+    pub fn is_for_any(&self) -> bool {
+        self.each.is_some()
+    }
+
+    fn limit(&self, made: &Entries) -> Option<Bucket> {
+        let Some(each) = &self.each else { return (self.entries == *made).then(|| self.bucket.clone()) };
+        let stands_for = self.entries.len() == made.len()
+            && self.entries.iter().zip(made).all(|((key, value), (made_key, made_value))| {
+                key == made_key && (value.is_empty() || value == made_value)
+            });
+        stands_for.then(|| each.lock().get_or_insert_ref(made, || self.bucket.fresh()).clone())
+    }
+
+    fn fresh(&self) -> Self {
+        let each = self.each.as_ref().map(|each| Arc::new(Mutex::new(LruCache::new(each.lock().cap()))));
+        Self { entries: self.entries.clone(), bucket: self.bucket.fresh(), each }
+    }
 }
 
 /// A token bucket, which fills continuously. Shared by all workers.
@@ -239,10 +271,13 @@ impl LocalRateLimit {
     pub fn fresh(&self) -> Self {
         let mut fresh = Self { identity: Identity::default(), ..self.clone() };
         fresh.bucket = self.bucket.as_ref().map(Bucket::fresh);
-        for descriptor in &mut fresh.descriptors {
-            descriptor.bucket = descriptor.bucket.fresh();
-        }
+        fresh.descriptors = self.descriptors.iter().map(Descriptor::fresh).collect();
         fresh
+    }
+
+    /// The limit for what a request was found to be.
+    pub fn limit(&self, made: &Entries) -> Option<Bucket> {
+        self.descriptors.iter().find_map(|known| known.limit(made))
     }
 }
 

@@ -129,6 +129,8 @@ impl ClientBody {
             }
         }
         self.source = Source::Read { chunks, trailers, open: false };
+        // They are counted, and pass once more.
+        self.counting = None;
         Ok(length)
     }
 

@@ -84,7 +84,9 @@ impl Watched {
         connection.count_read(length);
         if length == 0 {
             self.saw_end = buffer.remaining() > 0;
-            connection.open.ended_remotely.set(self.saw_end);
+            if self.saw_end {
+                connection.open.client_ended();
+            }
         } else if !connection.multiplexed && connection.manager.request_headers_timeout.is_some() {
             self.came_early = connection.unflushed.get();
             if !self.came_early {

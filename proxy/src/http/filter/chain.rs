@@ -30,7 +30,7 @@ pub(super) enum State {
     Cors(cors::Allowed),
     HeaderMutation(header_mutation::Lists),
     LocalRateLimit(local_ratelimit::Shown),
-    HealthCheck(health_check::Checked),
+    HealthCheck(health_check::Responds),
     ExtAuthz(ext_authz::Responds),
     PeerMetadata(peer_metadata::OfResponse),
     /// A fault that counts as active.
@@ -83,7 +83,7 @@ impl Chain {
                 State::Cors(allowed) => allowed.on_response(headers),
                 State::HeaderMutation(lists) => lists.on_response(headers, &view),
                 State::LocalRateLimit(shown) => shown.on_response(headers),
-                State::HealthCheck(checked) => checked.on_response(status, headers),
+                State::HealthCheck(responds) => responds.on_response(stream, status, headers),
                 State::ExtAuthz(responds) => responds.on_response(headers),
                 State::PeerMetadata(taken) => taken.on_response(headers),
                 State::Fault(_) => {}

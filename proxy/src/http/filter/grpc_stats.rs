@@ -40,11 +40,7 @@ pub(super) fn on_request(config: &GrpcStats, stream: &Stream, exchange: &mut Exc
     }
     let cluster = stream.cluster.clone()?;
     let (service, method) = service_and_method(exchange.parts.uri.path())?;
-    let prefix = match (config.methods.has(service, method), config.replace_dots) {
-        (false, _) => "grpc.".into(),
-        (true, false) => format!("grpc.{service}.{method}.").into(),
-        (true, true) => format!("grpc.{}.{method}.", service.replace('.', "_")).into(),
-    };
+    let prefix = config.methods.prefix(service, method);
     let shard = stream.connection.worker.stats.clone();
     let place = Rc::new(Place { shard, cluster, prefix, upstream_times: config.upstream_times });
     let name = Some("request_message_count");

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Uri, uri::PathAndQuery};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, percent_encode, utf8_percent_encode};
 use smallvec::SmallVec;
 
 use super::exchange::{Exchange, levels};
 use crate::{
-    access_log::{Live, View},
+    access_log::{Live, View, format::Format},
     config::{
         filter::{
             Overrides, RouteFilter,
@@ -60,7 +61,11 @@ pub(super) fn on_request(own: &Arc<HeaderMutation>, name: &str, stream: &Stream,
             });
         }
         if !list.query.is_empty()
-            && let Some(changed) = query(&parts.uri, &list.query)
+            && let Some(changed) = query(&parts.uri, &list.query, |out, format| {
+                let live =
+                    Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers: &parts.headers };
+                format.write_header(out, &View::live(&stream.record.entry, live));
+            })
         {
             parts.uri = changed;
         }
@@ -72,7 +77,7 @@ pub(in crate::http) fn apply(
     mutation: &Mutation,
     of: Of,
     headers: &mut HeaderMap,
-    format: impl Fn(&mut Vec<u8>, &crate::access_log::format::Format, &HeaderMap),
+    format: impl Fn(&mut Vec<u8>, &Format, &HeaderMap),
 ) {
     match mutation {
         Mutation::Remove(name) => {
@@ -89,42 +94,63 @@ pub(in crate::http) fn apply(
     }
 }
 
-/// The target with its query changed. None: it would not be valid.
-fn query(uri: &Uri, mutations: &[QueryMutation]) -> Option<Uri> {
-    let mut pairs: Vec<(String, String)> = uri
-        .query()
-        .unwrap_or_default()
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (key.to_owned(), value.to_owned())
-        })
-        .collect();
+/// What Envoy encodes of a value that it adds to a query.
+const VALUE: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
+/// What a request's target can't have in its query as it is.
+const QUERY: AsciiSet = CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>');
+
+/// A parameter of a query.
+struct Parameter {
+    /// Its name, decoded.
+    name: String,
+    /// The name and the value, as they are sent.
+    sent: (String, String),
+}
+
+impl Parameter {
+    fn received(piece: &str) -> Self {
+        let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
+        let decoded = percent_decode_str(name).decode_utf8_lossy().into_owned();
+        Self { name: decoded, sent: (name.to_owned(), value.to_owned()) }
+    }
+
+    fn made(name: &str, value: &[u8]) -> Self {
+        let sent = (utf8_percent_encode(name, &QUERY).to_string(), percent_encode(value, &VALUE).to_string());
+        Self { name: name.to_owned(), sent }
+    }
+}
+
+/// The target with its query changed; `format` writes a value. None: it would not be valid.
+fn query(uri: &Uri, mutations: &[QueryMutation], format: impl Fn(&mut Vec<u8>, &Format)) -> Option<Uri> {
+    let pieces = uri.query().unwrap_or_default();
+    let mut parameters: Vec<Parameter> = pieces.split('&').map(Parameter::received).collect();
+    // What a separator ends with is nothing.
+    parameters.pop_if(|last| last.sent == Default::default());
     for mutation in mutations {
         match mutation {
-            QueryMutation::Remove(name) => pairs.retain(|(key, _)| **key != **name),
+            QueryMutation::Remove(name) => parameters.retain(|parameter| *parameter.name != **name),
             QueryMutation::Append(name, value, append) => {
-                let present = pairs.iter().any(|(key, _)| **key == **name);
-                let replace = match append {
-                    Append::AppendIfExistsOrAdd => false,
+                let present = parameters.iter().any(|parameter| *parameter.name == **name);
+                match append {
                     Append::AddIfAbsent if present => continue,
                     Append::OverwriteIfExists if !present => continue,
-                    Append::AddIfAbsent | Append::OverwriteIfExists | Append::OverwriteIfExistsOrAdd => true,
-                };
-                if replace {
-                    pairs.retain(|(key, _)| **key != **name);
+                    Append::AppendIfExistsOrAdd | Append::AddIfAbsent => {}
+                    Append::OverwriteIfExists | Append::OverwriteIfExistsOrAdd => {
+                        parameters.retain(|parameter| *parameter.name != **name);
+                    }
                 }
-                pairs.push((name.to_string(), value.to_string()));
+                let mut written = Vec::new();
+                format(&mut written, value);
+                parameters.push(Parameter::made(name, &written));
             }
         }
     }
     // As Envoy keeps them.
-    pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
+    parameters.sort_by(|one, other| one.name.cmp(&other.name));
     let mut target = uri.path().to_owned();
-    for (index, (key, value)) in pairs.iter().enumerate() {
+    for (index, Parameter { sent: (name, value), .. }) in parameters.iter().enumerate() {
         target.push(if index == 0 { '?' } else { '&' });
-        target.push_str(key);
+        target.push_str(name);
         target.push('=');
         target.push_str(value);
     }
@@ -137,18 +163,24 @@ mod tests {
 
     #[test]
     fn queries_change() {
-        let append = |key: &str, value: &str, how| QueryMutation::Append(key.into(), value.into(), how);
-        let uri = Uri::from_static("/p?a=1&b=2");
-        let changed = query(
-            &uri,
-            &[
-                QueryMutation::Remove("a".into()),
-                append("b", "3", Append::AppendIfExistsOrAdd),
-                append("c", "4", Append::AddIfAbsent),
-                append("d", "5", Append::OverwriteIfExists),
-            ],
-        );
-        assert_eq!(changed.unwrap(), "/p?b=2&b=3&c=4");
-        assert_eq!(query(&uri, &[append("a", "9", Append::OverwriteIfExistsOrAdd)]).unwrap(), "/p?a=9&b=2");
+        let append = |key: &str, value: &str, how| {
+            QueryMutation::Append(key.into(), Box::new(Format::text(value).unwrap()), how)
+        };
+        let change = |target: &str, mutations: &[QueryMutation]| {
+            let format = |out: &mut Vec<u8>, format: &Format| out.extend(format.as_literal().unwrap().bytes());
+            query(&target.parse().unwrap(), mutations, format).unwrap().to_string()
+        };
+        let mutations = [
+            QueryMutation::Remove("a".into()),
+            append("b", "3", Append::AppendIfExistsOrAdd),
+            append("c", "a b&c", Append::AddIfAbsent),
+            append("d", "5", Append::OverwriteIfExists),
+        ];
+        assert_eq!(change("/p?a=1&b=2", &mutations), "/p?b=2&b=3&c=a%20b%26c");
+        assert_eq!(change("/p?a=1&b=2", &[append("a", "9", Append::OverwriteIfExistsOrAdd)]), "/p?a=9&b=2");
+        // Names are compared decoded, and sent as they came.
+        assert_eq!(change("/p?%61=1&b=%26c", &[append("a", "9", Append::AddIfAbsent)]), "/p?%61=1&b=%26c");
+        assert_eq!(change("/p?&b&", &[append("k /", "", Append::AddIfAbsent)]), "/p?=&b=&k%20/=");
+        assert_eq!(change("/p?", &[QueryMutation::Remove("a".into())]), "/p");
     }
 }

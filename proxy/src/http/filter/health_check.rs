@@ -28,13 +28,18 @@ const FAIL: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check
 /// When this process began to look at health checks: what cached answers count from.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// A health check under way.
+/// What is to be done with a response.
 #[derive(Debug)]
-pub(super) struct Checked {
-    /// What the response says of where it comes from.
-    cluster: HeaderValue,
-    /// Its upstream's answer is remembered, for so long.
-    remember: Option<(Arc<Cached>, Duration)>,
+pub(super) enum Responds {
+    /// It answers a health check, which the upstream was asked.
+    Checked {
+        /// What the response says of where it comes from.
+        cluster: HeaderValue,
+        /// It is remembered, for so long.
+        remember: Option<(Arc<Cached>, Duration)>,
+    },
+    /// It answers another request: it tells whether this proxy is to be left.
+    Other,
 }
 
 impl Cached {
@@ -52,12 +57,20 @@ impl Cached {
     }
 }
 
-impl Checked {
-    pub fn on_response(&mut self, status: StatusCode, headers: &mut HeaderMap) {
-        if let Some((cached, lifetime)) = self.remember.take() {
-            cached.store(status, lifetime);
+impl Responds {
+    pub fn on_response(&mut self, stream: &Stream, status: StatusCode, headers: &mut HeaderMap) {
+        match self {
+            Self::Checked { cluster, remember } => {
+                if let Some((cached, lifetime)) = remember.take() {
+                    cached.store(status, lifetime);
+                }
+                headers.insert(CHECKED_CLUSTER, cluster.clone());
+            }
+            Self::Other if stream.connection.worker.lifecycle.health_check_failed() => {
+                headers.insert(FAIL, HeaderValue::from_static("true"));
+            }
+            Self::Other => {}
         }
-        headers.insert(CHECKED_CLUSTER, self.cluster.clone());
     }
 }
 
@@ -101,10 +114,10 @@ pub(super) async fn on_request(
     check: &HealthCheck,
     stream: &mut Stream,
     exchange: &mut Exchange<'_>,
-) -> Decided<Checked> {
+) -> Decided<Responds> {
     let view = stream.view(exchange.parts);
     if !check.headers.iter().all(|matcher| header_matches(matcher, &view)) {
-        return Decided::PASSED;
+        return Decided { reply: None, left: Some(Responds::Other) };
     }
     stream.record.health_check = true;
     let connection = stream.connection.clone();
@@ -118,8 +131,8 @@ pub(super) async fn on_request(
         match check.cache_time.and_then(|_| check.cached.load()) {
             None => {
                 let remember = check.cache_time.map(|lifetime| (check.cached.clone(), lifetime));
-                let checked = Checked { cluster: connection.manager.service_cluster.clone(), remember };
-                return Decided { reply: None, left: Some(checked) };
+                let cluster = connection.manager.service_cluster.clone();
+                return Decided { reply: None, left: Some(Responds::Checked { cluster, remember }) };
             }
             Some(status) => {
                 shard.inc(stats.cached_response);

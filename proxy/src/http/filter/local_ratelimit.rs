@@ -41,22 +41,17 @@ struct Made {
 }
 
 /// The limits that apply, and whether they let a request pass. The bucket is the one that decided.
-fn decide<'a>(limit: &'a LocalRateLimit, descriptors: &[Made], now: Instant) -> (bool, Option<&'a Bucket>) {
-    let mut matched: Vec<(&Bucket, u32)> = descriptors
-        .iter()
-        .filter_map(|made| {
-            let known = limit.descriptors.iter().find(|known| known.entries == made.entries)?;
-            Some((&known.bucket, made.hits))
-        })
-        .collect();
+fn decide(limit: &LocalRateLimit, descriptors: &[Made], now: Instant) -> (bool, Option<Bucket>) {
+    let mut matched: Vec<(Bucket, u32)> =
+        descriptors.iter().filter_map(|made| Some((limit.limit(&made.entries)?, made.hits))).collect();
     matched.sort_by(|(one, _), (other, _)| one.rate.total_cmp(&other.rate));
     if let Some((empty, _)) = matched.iter().find(|(bucket, hits)| !bucket.take(*hits, now)) {
-        return (false, Some(empty));
+        return (false, Some(empty.clone()));
     }
-    let first = matched.first().map(|(bucket, _)| *bucket);
+    let first = matched.into_iter().next().map(|(bucket, _)| bucket);
     match &limit.bucket {
         Some(bucket) if first.is_none() || limit.always_consume_default => {
-            (bucket.take(1, now), Some(first.unwrap_or(bucket)))
+            (bucket.take(1, now), Some(first.unwrap_or_else(|| bucket.clone())))
         }
         _ => (true, first),
     }
@@ -77,7 +72,7 @@ pub(super) fn on_request(limit: &LocalRateLimit, stream: &Stream, exchange: &mut
         limit
     };
     let (allowed, bucket) = decide(limit, &descriptors, Instant::now());
-    let left = bucket.filter(|_| limit.limit_headers).map(|bucket| Shown(bucket.clone()));
+    let left = bucket.filter(|_| limit.limit_headers).map(Shown);
     if allowed {
         worker.stats.inc(stats.ok);
         return Decided { reply: None, left };

@@ -16,8 +16,8 @@ pub struct Open {
     began: Instant,
     /// Its requests.
     pub(in crate::http) activity: Rc<Activity>,
-    /// The client ended it.
-    pub(in crate::http) ended_remotely: Cell<bool>,
+    /// The client ended it, with so many requests under way.
+    ended_remotely: Cell<Option<usize>>,
 }
 
 impl Open {
@@ -31,7 +31,7 @@ impl Open {
             http2: Cell::new(None),
             began: Instant::now(),
             activity: Rc::new(Activity::new()),
-            ended_remotely: Cell::new(false),
+            ended_remotely: Cell::new(None),
         }
     }
 
@@ -69,15 +69,18 @@ impl Open {
 
     /// The client ended it, or had it end.
     pub fn client_ended(&self) {
-        self.ended_remotely.set(true);
+        if self.ended_remotely.get().is_none() {
+            self.ended_remotely.set(Some(self.activity.active()));
+        }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         let lasted = self.began.elapsed();
-        let local = !self.ended_remotely.get();
+        let ended_remotely = self.ended_remotely.get();
+        let active = ended_remotely.unwrap_or_else(|| self.activity.active());
         let kind = (self.http2.get(), self.tls);
-        self.manager.stats.disconnected(&self.worker.stats, kind, lasted, self.activity.active(), local);
+        self.manager.stats.disconnected(&self.worker.stats, kind, lasted, active, ended_remotely.is_none());
     }
 }

@@ -36,8 +36,6 @@ pub enum TagError {
 /// Which tags are taken out of names.
 #[derive(Debug, Default)]
 pub struct TagRules {
-    /// Tags that every metric has.
-    fixed: Vec<(String, String)>,
     /// Tried on every name.
     anywhere: Vec<Extractor>,
     /// Tried on names whose first part is the key.
@@ -56,16 +54,18 @@ struct Extractor {
 
 #[derive(Debug)]
 enum Pattern {
+    /// This value, whatever the name.
+    Fixed(String),
     /// Parts between dots: `*` is any one, `**` one or more, `$` the one that is the tag's value.
     Parts(Vec<&'static str>),
     /// The first group is taken out; the second one, or else the first, is the tag's value.
     Regex(Regex),
 }
 
-/// What a pattern found: the bytes to take out, and those of the value.
-struct Found {
+/// What a pattern found: the bytes to take out of the name, and the value.
+struct Found<'a> {
     out: (usize, usize),
-    value: (usize, usize),
+    value: &'a str,
 }
 
 impl TagRules {
@@ -82,7 +82,8 @@ impl TagRules {
 
     /// A tag that every metric has.
     pub fn fix(&mut self, tag: &str, value: &str) {
-        self.fixed.push((tag.to_owned(), value.to_owned()));
+        let pattern = Pattern::Fixed(value.to_owned());
+        self.anywhere.push(Extractor { tag: tag.to_owned(), pattern, must: "", must_not: "" });
     }
 
     /// A tag found by a regular expression; an empty one means the default of that name.
@@ -129,7 +130,7 @@ impl TagRules {
 
     /// Takes the tags out of a name. Every pattern sees the whole name; the first one to find a tag wins.
     pub fn apply(&self, name: &str) -> Tagged {
-        let mut tags = self.fixed.clone();
+        let mut tags = Vec::new();
         let mut seen = HashSet::new();
         let mut out: Vec<(usize, usize)> = Vec::new();
         let first = name.split('.').next().unwrap_or_default();
@@ -137,7 +138,7 @@ impl TagRules {
         for extractor in self.anywhere.iter().chain(by_prefix) {
             let Some(found) = extractor.find(name) else { continue };
             if seen.insert(&extractor.tag) {
-                tags.push((extractor.tag.clone(), name[found.value.0..found.value.1].to_owned()));
+                tags.push((extractor.tag.clone(), found.value.to_owned()));
                 out.push(found.out);
             }
         }
@@ -154,25 +155,26 @@ impl TagRules {
 }
 
 impl Extractor {
-    fn find(&self, name: &str) -> Option<Found> {
+    fn find<'a>(&'a self, name: &'a str) -> Option<Found<'a>> {
         if !name.contains(self.must) || (!self.must_not.is_empty() && name.starts_with(self.must_not)) {
             return None;
         }
         match &self.pattern {
+            Pattern::Fixed(value) => Some(Found { out: (0, 0), value }),
             Pattern::Parts(pattern) => find_part(pattern, name),
             Pattern::Regex(regex) => {
                 let mut captures: Captures = regex.create_captures();
                 regex.captures(name, &mut captures);
                 let out = captures.get_group(1)?;
                 let value = captures.get_group(2).unwrap_or(out);
-                Some(Found { out: (out.start, out.end), value: (value.start, value.end) })
+                Some(Found { out: (out.start, out.end), value: &name[value.range()] })
             }
         }
     }
 }
 
 /// The `$` part of a name that fits the pattern, to be taken out with one of its dots.
-fn find_part(pattern: &[&str], name: &str) -> Option<Found> {
+fn find_part<'a>(pattern: &[&str], name: &'a str) -> Option<Found<'a>> {
     let mut starts = Vec::new();
     let mut at = 0;
     let parts: Vec<&str> = name
@@ -186,7 +188,7 @@ fn find_part(pattern: &[&str], name: &str) -> Option<Found> {
     let (start, end) = (starts[index], starts[index] + parts[index].len());
     // The dot after it, or at the end the one before.
     let out = if end < name.len() { (start, end + 1) } else { (start.saturating_sub(1), end) };
-    Some(Found { out, value: (start, end) })
+    Some(Found { out, value: &name[start..end] })
 }
 
 /// None: does not fit. Else the index of the part that `$` stands for.

@@ -29,18 +29,16 @@ pub(super) fn grpc_stats(cx: &mut Context, message: &grpc::FilterConfig, at: &st
     cx.only(message, at, &supported, &["emit_filter_state"])?;
     let methods = match &message.per_method_stat_specifier {
         None | Some(PerMethodStatSpecifier::StatsForAllMethods(false)) => Methods::None,
-        Some(PerMethodStatSpecifier::StatsForAllMethods(true)) => Methods::All,
+        Some(PerMethodStatSpecifier::StatsForAllMethods(true)) => {
+            Methods::All { replace_dots: message.replace_dots_in_grpc_service_name }
+        }
         Some(PerMethodStatSpecifier::IndividualMethodStatsAllowlist(list)) => {
             let names = |methods: &[String]| methods.iter().map(|name| name.as_str().into()).collect();
             let services = list.services.iter();
             Methods::Listed(services.map(|entry| (entry.name.as_str().into(), names(&entry.method_names))).collect())
         }
     };
-    Ok(GrpcStats {
-        methods,
-        upstream_times: message.enable_upstream_stats,
-        replace_dots: message.replace_dots_in_grpc_service_name,
-    })
+    Ok(GrpcStats { methods, upstream_times: message.enable_upstream_stats })
 }
 
 pub(super) fn health_check(cx: &mut Context, message: &health::HealthCheck, at: &str) -> Result<HealthCheck, Error> {

@@ -8,15 +8,18 @@ use weir_proto::envoy::{
     extensions::filters::http::header_mutation::v3 as proto,
 };
 
-use crate::config::{
-    convert::{
-        context::Context,
-        fields::{header_name, item, sub},
-        headers, matcher,
+use crate::{
+    access_log::format::Format,
+    config::{
+        convert::{
+            context::Context,
+            fields::{header_name, item, sub},
+            headers, matcher,
+        },
+        error::Error,
+        filter::header_mutation::{HeaderMutation, Mutation, QueryMutation},
+        headers::Append,
     },
-    error::Error,
-    filter::header_mutation::{HeaderMutation, Mutation, QueryMutation},
-    headers::Append,
 };
 
 pub(super) fn mutations(
@@ -91,5 +94,6 @@ fn query(message: &core::KeyValueMutation, at: &str) -> Result<QueryMutation, Er
         (None, Some(entry)) => (entry.key.clone(), String::from_utf8_lossy(&entry.value).into_owned()),
         (None, None) => return Err(Error::at(sub(&at, "record"), "a key and a value are required")),
     };
-    Ok(QueryMutation::Append(key.into(), value.into(), action))
+    let value = Format::text(&value).map_err(|error| Error::at(&at, error.to_string()))?;
+    Ok(QueryMutation::Append(key.into(), Box::new(value), action))
 }

@@ -1,5 +1,7 @@
 //! Limiting the rate of requests.
 
+use std::num::NonZeroUsize;
+
 use http::StatusCode;
 use weir_proto::envoy::{
     config::route::v3::{self as route, rate_limit::action::ActionSpecifier},
@@ -29,6 +31,9 @@ use crate::{
 /// The least interval at which Envoy fills a bucket.
 const LEAST_INTERVAL: std::time::Duration = std::time::Duration::from_millis(50);
 
+/// How many limits there are for what one entry without a value stands for, if nothing is said.
+const DYNAMIC_DESCRIPTORS: NonZeroUsize = NonZeroUsize::new(20).unwrap();
+
 pub(super) fn local_ratelimit(
     cx: &mut Context,
     message: &proto::LocalRateLimit,
@@ -50,26 +55,27 @@ pub(super) fn local_ratelimit(
         "always_consume_default_token_bucket",
         "rate_limited_as_resource_exhausted",
         "rate_limits",
+        "max_dynamic_descriptors",
     ];
-    cx.only(message, at, &supported, &["max_dynamic_descriptors"])?;
+    cx.only(message, at, &supported, &[])?;
     let status = message.status.as_ref().map_or(0, |status| status.code);
     let status = u16::try_from(status).ok().filter(|status| *status >= 400);
     let bucket = message.token_bucket.as_ref();
+    let most = message.max_dynamic_descriptors.map_or(DYNAMIC_DESCRIPTORS, |most| {
+        NonZeroUsize::new(usize::try_from(most).unwrap_or(usize::MAX)).unwrap_or(NonZeroUsize::MIN)
+    });
     let mut descriptors = Vec::new();
     for (index, descriptor) in message.descriptors.iter().enumerate() {
         let at = item(at, "descriptors", index);
         cx.only(descriptor, &at, &["entries", "token_bucket"], &[])?;
         let bucket_at = sub(&at, "token_bucket");
         let bucket = descriptor.token_bucket.as_ref().ok_or_else(|| Error::at(&bucket_at, "a bucket is required"))?;
-        if let Some(index) = descriptor.entries.iter().position(|entry| entry.value.is_empty()) {
-            return Err(Error::at(item(&at, "entries", index), "an entry for any value is not supported yet"));
-        }
         let entries = descriptor.entries.iter();
-        descriptors.push(Descriptor {
-            entries: entries.map(|entry| (entry.key.as_str().into(), entry.value.as_str().into())).collect(),
-            bucket: self::bucket(bucket, &bucket_at)?,
-        });
+        let entries = entries.map(|entry| (entry.key.as_str().into(), entry.value.as_str().into())).collect();
+        descriptors.push(Descriptor::new(entries, self::bucket(bucket, &bucket_at)?, most));
     }
+    // What is limited by its very values is not limited as any.
+    descriptors.sort_by_key(Descriptor::is_for_any);
     let request_field = "request_headers_to_add_when_not_enforced";
     Ok(LocalRateLimit {
         stats: Counted::<stats::LocalRateLimit>::new(

@@ -1,6 +1,7 @@
 //! Where tokens are in a request.
 
 use http::{Uri, request::Parts, uri::PathAndQuery};
+use percent_encoding::percent_decode_str;
 
 use crate::{
     config::{
@@ -60,22 +61,7 @@ fn after(text: &str, prefix: &str) -> Option<String> {
 
 /// `%41` as `A`.
 fn unescape(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let escaped = tail.get(..2).and_then(|two| std::str::from_utf8(two).ok());
-        match escaped.and_then(|two| u8::from_str_radix(two, 16).ok()).filter(|_| *first == b'%') {
-            Some(byte) => {
-                out.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// Takes what is at a place out of the request. As in Envoy, cookies stay.
