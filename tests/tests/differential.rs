@@ -26,7 +26,7 @@
 //!   said: { proxy_protocol: true }  # reads a PROXY header first
 //! certificates:                     # ${cert:server} ${key:server} ${crl:ca} in the bootstrap
 //!   ca: { authority: true, revokes: [client] }
-//!   server: { issuer: ca, names: [a.test, "*.b.test", 127.0.0.1, "spiffe://c/d"] }      # also common_name, expired
+//!   server: { issuer: ca, names: [a.test, "*.b.test", 127.0.0.1, "spiffe://c/d"] }      # also common_name, expired, usages, key, first_version
 //!                                 # in requests: ${x:70000} is so many x, ${headers:150} so many header lines
 //! files: { endpoints.json: "..." }  # beside the bootstrap: ${file:endpoints.json}
 //! to: main                          # the listener that steps go to: ${port:main} (the default)

@@ -66,6 +66,11 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
+    /// Whether it signs with ECDSA.
+    pub fn is_ecdsa(self) -> bool {
+        matches!(self, Self::P256 | Self::P384 | Self::P521)
+    }
+
     /// The signature algorithm that such a key signs a handshake with first, by its IANA name: `ssl.sigalgs.*`.
     pub fn signature(self) -> Option<&'static str> {
         Some(match self {

@@ -98,7 +98,7 @@ impl ClientContext {
         let certificate =
             settings.certificate.as_ref().and_then(|pair| pair.chain.first()).cloned().map(Certificate::from);
         let mut configured = match settings.certificate {
-            Some(KeyPair { chain, key, .. }) => builder.with_client_auth_cert(chain, key)?,
+            Some(pair) => builder.with_client_cert_resolver(pair.certified(&settings.provider)?),
             None => builder.with_no_client_auth(),
         };
         configured.alpn_protocols = settings.protocols.clone();

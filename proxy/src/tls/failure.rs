@@ -7,7 +7,7 @@ use std::{fmt, io};
 
 use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 
-use super::verify::Untrusted;
+use super::verify::{KEY_USAGE, Untrusted};
 
 /// `ERR_LIB_SSL << 24`.
 const LIBRARY: u32 = 16 << 24;
@@ -104,6 +104,7 @@ impl Failure {
             Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol) => {
                 connection((267, "INVALID_ALPN_PROTOCOL"))
             }
+            Error::PeerMisbehaved(what) if *what == KEY_USAGE => connection((302, "KEY_USAGE_BIT_INCORRECT")),
             Error::PeerMisbehaved(_) => connection((137, "DECODE_ERROR")),
             Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => {
                 connection((247, "WRONG_VERSION_NUMBER"))

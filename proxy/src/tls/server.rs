@@ -3,16 +3,17 @@
 use std::{net::IpAddr, sync::Arc};
 
 use rustls::{
-    CipherSuite, ServerConfig, SignatureScheme,
+    CipherSuite, InconsistentKeys, ServerConfig, SignatureScheme,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer},
     server::{NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache},
+    sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
 use tokio_rustls::TlsStream;
 
 use super::{
-    certificate::{Certificate, KeyKind},
+    certificate::Certificate,
     failure::Failure,
     greeting,
     key_log::{KeyLogFile, KeyLogRange},
@@ -41,6 +42,20 @@ pub struct KeyPair {
 impl Clone for KeyPair {
     fn clone(&self) -> Self {
         Self { chain: self.chain.clone(), key: self.key.clone_key(), ocsp: self.ocsp.clone() }
+    }
+}
+
+impl KeyPair {
+    /// As rustls shows it. An error: the key is none, or another certificate's. rustls's own check cannot read certificates
+    /// of X.509 v1.
+    pub fn certified(self, provider: &CryptoProvider) -> Result<Arc<SingleCertAndKey>, rustls::Error> {
+        let leaf = Certificate::from(self.chain.first().cloned().unwrap_or_else(|| Vec::new().into()));
+        let key = provider.key_provider.load_private_key(self.key)?;
+        if key.public_key().is_some_and(|public| *public != *leaf.content().public_key) {
+            return Err(InconsistentKeys::KeyMismatch.into());
+        }
+        let ocsp = Some(self.ocsp).filter(|ocsp| !ocsp.is_empty());
+        Ok(Arc::new(SingleCertAndKey::from(CertifiedKey { ocsp, ..CertifiedKey::new(self.chain, key) })))
     }
 }
 
@@ -135,10 +150,10 @@ impl ServerContext {
             } else {
                 builder.with_no_client_auth()
             };
-            let KeyPair { chain, key, ocsp } = pair.clone();
-            let stapled = !ocsp.is_empty();
-            let certificate = Certificate::from(chain.first().cloned().unwrap_or_else(|| Vec::new().into()));
-            let mut config = builder.with_single_cert_with_ocsp(chain, key, ocsp).map_err(failed)?;
+            let stapled = !pair.ocsp.is_empty();
+            let certificate = Certificate::from(pair.chain.first().cloned().unwrap_or_else(|| Vec::new().into()));
+            let shown = pair.clone().certified(&settings.provider).map_err(failed)?;
+            let mut config = builder.with_cert_resolver(shown);
             config.alpn_protocols = settings.protocols.clone();
             config.send_tls13_tickets = TICKETS;
             match &settings.resumption.tickets {
@@ -157,7 +172,7 @@ impl ServerContext {
                 // As Envoy: the common name counts where there is no DNS name.
                 names.extend(content.common_names.iter().map(|name| name.to_ascii_lowercase()));
             }
-            let ecdsa = matches!(content.key, KeyKind::P256 | KeyKind::P384 | KeyKind::P521);
+            let ecdsa = content.key.is_ecdsa();
             choices.push(Choice {
                 config: Arc::new(config),
                 client_order: Arc::new(client_order),

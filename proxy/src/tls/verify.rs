@@ -8,10 +8,10 @@ use std::{cell::RefCell, sync::Arc};
 
 use aws_lc_rs::digest;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime},
+    pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, TrustAnchor, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use webpki::{
@@ -21,8 +21,13 @@ use webpki::{
 
 use super::{
     certificate::{Certificate, Name},
+    key_usage,
+    recast::Recast,
     san::NameMatcher,
 };
+
+/// A peer whose key is not for signing (`keyUsage`). rustls has no word for it; this one it has for QUIC only.
+pub const KEY_USAGE: PeerMisbehaved = PeerMisbehaved::MissingQuicTransportParameters;
 
 /// What is asked of a peer's certificate.
 #[derive(Debug, Default)]
@@ -43,7 +48,7 @@ pub struct Validation {
     pub allow_expired: bool,
     /// `ACCEPT_UNTRUSTED`: a certificate that fails is accepted, and known to have failed.
     pub accept_untrusted: bool,
-    /// At most so many intermediate certificates.
+    /// At most so many certificates above the peer's own, the trusted one among them; one is always good.
     pub max_depth: Option<u32>,
 }
 
@@ -270,20 +275,37 @@ impl Verifier {
                 let then = u64::try_from(content.content().not_after).unwrap_or_default().saturating_sub(1);
                 self.build_chain(leaf, rest, UnixTime::since_unix_epoch(std::time::Duration::from_secs(then)))
             }
-            // A certificate that is trusted by itself: webpki refuses those of authorities as a peer's own.
-            Err(Problem::CaUsedAsEndEntity | Problem::UnknownIssuer)
-                if validation.roots.iter().any(|root| root.certificate.der() == leaf) =>
-            {
+            // A certificate that is trusted by itself, whoever has issued it.
+            Err(Problem::UnknownIssuer) if validation.roots.iter().any(|root| root.certificate.der() == leaf) => {
                 check_dates(leaf, now, validation.allow_expired)
             }
             other => other,
         };
-        outcome.map_err(|error| explain(&error, leaf, rest, now))
+        outcome.map_err(|error| explain(&error, presented_chain(leaf, rest, validation.max_depth), now))
     }
 
     fn build_chain(
         &self,
         leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), webpki::Error> {
+        use webpki::Error as Problem;
+        let outcome = self.build_chain_of(leaf, self.algorithms.all, rest, now);
+        if !matches!(outcome, Err(Problem::CaUsedAsEndEntity | Problem::UnsupportedCertVersion)) {
+            return outcome;
+        }
+        let Some(recast) = Recast::of(leaf) else { return outcome };
+        let algorithms = recast.algorithms(self.algorithms.all);
+        let algorithms: Vec<&dyn SignatureVerificationAlgorithm> =
+            algorithms.iter().map(|algorithm| algorithm as _).collect();
+        self.build_chain_of(recast.certificate(), &algorithms, rest, now)
+    }
+
+    fn build_chain_of(
+        &self,
+        leaf: &CertificateDer<'_>,
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
         rest: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), webpki::Error> {
@@ -304,13 +326,43 @@ impl Verifier {
             Role::Server => KeyUsage::server_auth(),
             Role::Client => KeyUsage::client_auth(),
         };
-        let path = parsed.verify_for_usage(self.algorithms.all, &anchors, rest, now, usage, revocation, None)?;
+        let path = parsed.verify_for_usage(algorithms, &anchors, rest, now, usage, revocation, None)?;
         let intermediates = path.intermediate_certificates().count();
         match validation.max_depth {
-            Some(most) if intermediates > most as usize => Err(webpki::Error::MaximumPathDepthExceeded),
+            Some(most) if intermediates > intermediates_of(most) => Err(webpki::Error::UnknownIssuer),
             _ => Ok(()),
         }
     }
+
+    /// Whether a handshake is signed with the key of a certificate, and that is for signing.
+    fn check_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+        tls12: bool,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let verify = if tls12 { verify_tls12_signature } else { verify_tls13_signature };
+        if !key_usage::may_sign(certificate) {
+            // Over TLS 1.2 a client's chain is looked at first, which then has another purpose.
+            let of_chain = tls12 && self.role == Role::Client && !self.validation.roots.is_empty();
+            return Err(match of_chain {
+                true => Untrusted::Chain { depth: 0, what: "unsupported certificate purpose" }.into_rustls(),
+                false => KEY_USAGE.into(),
+            });
+        }
+        match verify(message, certificate, signature, &self.algorithms) {
+            Err(Error::InvalidCertificate(_)) if let Some(recast) = Recast::of(certificate) => {
+                verify(message, recast.certificate(), signature, &self.algorithms)
+            }
+            verified => verified,
+        }
+    }
+}
+
+/// How many certificates may come between the peer's own and the trusted one.
+fn intermediates_of(max_depth: u32) -> usize {
+    (max_depth as usize).saturating_sub(1)
 }
 
 fn borrow<'a>(anchor: &'a TrustAnchor<'static>) -> TrustAnchor<'a> {
@@ -339,9 +391,8 @@ fn check_dates(leaf: &CertificateDer<'_>, now: UnixTime, allow_expired: bool) ->
 }
 
 /// The problem in BoringSSL's words, and which certificate of the chain has it.
-fn explain(error: &webpki::Error, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Untrusted {
+fn explain(error: &webpki::Error, chain: Vec<Certificate>, now: UnixTime) -> Untrusted {
     use webpki::Error as Problem;
-    let chain = presented_chain(leaf, rest);
     let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     let first_where = |wrong: &dyn Fn(&Certificate) -> bool| chain.iter().position(wrong).unwrap_or(0);
     let last = chain.len() - 1;
@@ -370,18 +421,19 @@ fn explain(error: &webpki::Error, leaf: &CertificateDer<'_>, rest: &[Certificate
         }
         Problem::NameConstraintViolation => (0, "permitted subtree violation"),
         Problem::UnsupportedCriticalExtension => (0, "unhandled critical extension"),
-        Problem::CaUsedAsEndEntity => (0, "unsupported certificate purpose"),
         _ => (0, "unspecified certificate verification error"),
     };
     Untrusted::Chain { depth, what }
 }
 
-/// The certificates that lead up from the peer's own, as far as the peer sent them.
-fn presented_chain(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Vec<Certificate> {
+/// The certificates that lead up from the peer's own, as far as the peer sent them and anybody looks.
+fn presented_chain(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], max_depth: Option<u32>) -> Vec<Certificate> {
+    let most = max_depth.map_or(usize::MAX, |most| most.max(1) as usize);
     let mut chain = vec![Certificate::from(leaf.clone().into_owned())];
     let mut left: Vec<Certificate> = rest.iter().map(|der| Certificate::from(der.clone().into_owned())).collect();
     while let Some(last) = chain.last().map(Certificate::content)
         && !last.self_issued
+        && chain.len() <= most
         && let Some(next) = left.iter().position(|one| one.content().subject == last.issuer)
     {
         chain.push(left.swap_remove(next));
@@ -415,7 +467,7 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
+        self.check_signature(message, cert, dss, true)
     }
 
     fn verify_tls13_signature(
@@ -424,7 +476,7 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
+        self.check_signature(message, cert, dss, false)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -456,7 +508,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
+        self.check_signature(message, cert, dss, true)
     }
 
     fn verify_tls13_signature(
@@ -465,7 +517,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
+        self.check_signature(message, cert, dss, false)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -515,16 +567,37 @@ mod tests {
         assert_eq!(verify(trust(&ca), &below, &sent), Ok(()));
         assert_eq!(verify(trust(&ca), &below, &[]).unwrap_err(), unknown);
         assert_eq!(verify(trust(&other), &below, &sent).unwrap_err(), unknown.replace("depth 0", "depth 1"));
-        let shallow = Validation { max_depth: Some(0), ..trust(&ca) };
-        assert!(verify(shallow, &below, &sent).unwrap_err().ends_with("certificate chain too long"));
+        let deep = |most| Validation { max_depth: Some(most), ..trust(&ca) };
+        assert_eq!(verify(deep(2), &below, &sent), Ok(()));
+        assert_eq!(verify(deep(0), &direct, &[]), Ok(()));
+        assert!(verify(deep(1), &below, &sent).unwrap_err().ends_with("unable to get local issuer certificate"));
         assert_eq!(
             verify(trust(&other), ca.der(), &[]).unwrap_err(),
-            "X509_verify_cert: certificate verification error at depth 0: unsupported certificate purpose"
+            "X509_verify_cert: certificate verification error at depth 0: self signed certificate"
         );
         // Trusted by itself.
         assert_eq!(verify(trust(&ca), ca.der(), &[]), Ok(()));
+        let alone = Validation { max_depth: Some(0), ..trust(&ca) };
+        assert_eq!(verify(alone, ca.der(), &[]), Ok(()));
         let untrusted = Validation { accept_untrusted: true, ..trust(&other) };
         assert_eq!(verify(untrusted, &direct, &[]), Ok(()));
+    }
+
+    #[test]
+    fn authorities_may_be_peers() {
+        let (ca, other) = (authority("ca"), authority("other"));
+        let trust = |ca| Validation { roots: vec![root(ca)], ..Validation::default() };
+        let middle = intermediate(&ca, "middle");
+        assert_eq!(verify(trust(&ca), middle.der(), &[]), Ok(()));
+        assert!(
+            verify(trust(&other), middle.der(), &[]).unwrap_err().ends_with("unable to get local issuer certificate")
+        );
+        // What was signed counts, not what is read.
+        let mut forged = middle.der().to_vec();
+        let at = forged.windows(6).position(|bytes| bytes == b"middle").unwrap();
+        forged[at] = b'M';
+        let signature = "certificate verification error at depth 0: certificate signature failure";
+        assert!(verify(trust(&ca), &forged.into(), &[]).unwrap_err().ends_with(signature));
     }
 
     #[test]

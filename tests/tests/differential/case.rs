@@ -198,6 +198,12 @@ pub struct Certificate {
     pub expired: bool,
     /// Whether it may sign others.
     pub authority: bool,
+    /// What its key is for instead (`keyUsage`, by rcgen's names).
+    pub usages: Option<Vec<String>>,
+    /// What kind of key it has instead of one on P-256: p521, rsa, ed25519.
+    pub key: Option<String>,
+    /// Whether it is one of X.509 v1, which has no extensions.
+    pub first_version: bool,
     /// Those that it revokes (makes `${crl:NAME}`).
     pub revokes: Vec<String>,
 }

@@ -5,9 +5,11 @@ use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
-    SerialNumber, date_time_ymd,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P521_SHA512, PKCS_ED25519,
+    PKCS_RSA_SHA256, RevokedCertParams, SanType, SerialNumber, SigningKey as _, date_time_ymd,
 };
+use rustls::pki_types::CertificateDer;
+use weir_proxy::tls::der;
 
 use super::case::Certificate;
 
@@ -15,7 +17,7 @@ use super::case::Certificate;
 pub fn make(certificates: &BTreeMap<String, Certificate>, directory: &Path) {
     fs::create_dir_all(directory).expect("a directory of this test");
     let keys: BTreeMap<&String, KeyPair> =
-        certificates.keys().map(|name| (name, KeyPair::generate().expect("a key"))).collect();
+        certificates.iter().map(|(name, certificate)| (name, key(certificate.key.as_deref()))).collect();
     let write = |name: &str, kind: &str, text: String| {
         fs::write(directory.join(format!("{name}.{kind}")), text).expect("write a certificate");
     };
@@ -25,8 +27,9 @@ pub fn make(certificates: &BTreeMap<String, Certificate>, directory: &Path) {
         let mut chain = match &certificate.issuer {
             Some(issuer) => {
                 let known = known(certificates, issuer);
-                let issuer = Issuer::from_params(&known.1, &keys[issuer]);
-                parameters.signed_by(key, &issuer).expect("a certificate").pem()
+                let signer = Issuer::from_params(&known.1, &keys[issuer]);
+                let signed = parameters.signed_by(key, &signer).expect("a certificate");
+                if certificate.first_version { first_version(signed.der(), &keys[issuer]) } else { signed.pem() }
             }
             None => parameters.self_signed(key).expect("a certificate").pem(),
         };
@@ -47,6 +50,28 @@ pub fn make(certificates: &BTreeMap<String, Certificate>, directory: &Path) {
             write(name, "crl", revocations(certificates, name, &keys));
         }
     }
+}
+
+fn key(kind: Option<&str>) -> KeyPair {
+    let algorithm = match kind {
+        None => return KeyPair::generate().expect("a key"),
+        Some("p521") => &PKCS_ECDSA_P521_SHA512,
+        Some("rsa") => &PKCS_RSA_SHA256,
+        Some("ed25519") => &PKCS_ED25519,
+        Some(other) => panic!("no kind of key is named `{other}`"),
+    };
+    KeyPair::generate_for(algorithm).expect("a key")
+}
+
+/// The same certificate as X.509 v1, in PEM.
+fn first_version(certificate: &[u8], issuer: &KeyPair) -> String {
+    let (signed, rest) = der::to_be_signed(certificate).expect("a certificate");
+    let kept = signed.parts().filter(|part| ![der::VERSION, der::EXTENSIONS].contains(&part.tag));
+    let signed = der::write(der::SEQUENCE, &kept.map(|part| part.whole).collect::<Vec<_>>().concat());
+    let (algorithm, _) = der::read(rest).expect("an algorithm");
+    let signature = [&[0], &*issuer.sign(&signed).expect("a signature")].concat();
+    let whole = [&*signed, algorithm.whole, &der::write(der::BIT_STRING, &signature)].concat();
+    weir_proxy::tls::certificate::Certificate::from(CertificateDer::from(der::write(der::SEQUENCE, &whole))).pem()
 }
 
 fn known<'a>(certificates: &'a BTreeMap<String, Certificate>, name: &str) -> (&'a Certificate, CertificateParams) {
@@ -80,7 +105,20 @@ fn parameters(name: &str, index: usize, certificate: &Certificate) -> Certificat
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         parameters.use_authority_key_identifier_extension = certificate.issuer.is_some();
     }
+    if let Some(usages) = &certificate.usages {
+        parameters.key_usages = usages.iter().map(|usage| key_usage(usage)).collect();
+    }
     parameters
+}
+
+fn key_usage(name: &str) -> KeyUsagePurpose {
+    match name {
+        "DigitalSignature" => KeyUsagePurpose::DigitalSignature,
+        "KeyEncipherment" => KeyUsagePurpose::KeyEncipherment,
+        "KeyCertSign" => KeyUsagePurpose::KeyCertSign,
+        "CrlSign" => KeyUsagePurpose::CrlSign,
+        other => panic!("no use of a key is named `{other}`"),
+    }
 }
 
 fn alternative(name: &str) -> SanType {

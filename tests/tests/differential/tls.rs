@@ -17,6 +17,7 @@ use rustls::{
         WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -33,6 +34,12 @@ fn chain(path: &Path) -> Vec<CertificateDer<'static>> {
 
 fn key(path: &Path) -> PrivateKeyDer<'static> {
     PrivateKeyDer::from_pem_file(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A certificate with its key, whatever version it is of: rustls would look into it.
+fn shown(certificate: &Path, private: &Path) -> Result<Arc<SingleCertAndKey>, String> {
+    let key = provider().key_provider.load_private_key(key(private)).map_err(|error| error.to_string())?;
+    Ok(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain(certificate), key))))
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -149,9 +156,7 @@ pub async fn connect(tcp: TcpStream, how: &TlsClient, certificates: &Path) -> Re
         .with_custom_certificate_verifier(Arc::new(Anything));
     let file = |name: &str, kind: &str| certificates.join(format!("{name}.{kind}"));
     let mut config = match &how.certificate {
-        Some(name) => builder
-            .with_client_auth_cert(chain(&file(name, "pem")), key(&file(name, "key")))
-            .map_err(|error| error.to_string())?,
+        Some(name) => builder.with_client_cert_resolver(shown(&file(name, "pem"), &file(name, "key"))?),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = how.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect();
@@ -185,9 +190,7 @@ pub async fn accept(
         None => builder.with_no_client_auth(),
     };
     let name = script.certificate.as_deref().unwrap_or_default();
-    let mut config = builder
-        .with_single_cert(chain(&file(name, "pem")), key(&file(name, "key")))
-        .map_err(|error| error.to_string())?;
+    let mut config = builder.with_cert_resolver(shown(&file(name, "pem"), &file(name, "key"))?);
     config.alpn_protocols = script.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect();
     let stream = TlsAcceptor::from(Arc::new(config)).accept(tcp).await.map_err(|error| reason(&error))?;
     let state = stream.get_ref().1;

@@ -10,7 +10,7 @@ use crate::{
         error::Error,
         tls::ShownCertificate,
     },
-    tls::{certificate::Certificate, server::KeyPair},
+    tls::{certificate::Certificate, key_usage, server::KeyPair},
 };
 
 impl Loading {
@@ -27,7 +27,14 @@ impl Loading {
             return Err(Error::at(chain_at, "failed to load certificate chain: there is no certificate in PEM"));
         };
         let leaf = Certificate::from(leaf.clone());
-        leaf.checked().map_err(|error| Error::at(&chain_at, format!("failed to load certificate chain: {error}")))?;
+        let content = leaf.checked();
+        let content =
+            content.map_err(|error| Error::at(&chain_at, format!("failed to load certificate chain: {error}")))?;
+        // As BoringSSL, which thinks of no key but RSA's that could do anything else.
+        if content.key.is_ecdsa() && !key_usage::may_sign(leaf.der()) {
+            let message = "failed to load certificate chain: keyUsage lacks digitalSignature";
+            return Err(Error::at(chain_at, message));
+        }
         let key_at = sub(at, "private_key");
         let key = self.source(message.private_key.as_ref(), &key_at)?;
         if String::from_utf8_lossy(&key).contains("ENCRYPTED") {

@@ -44,7 +44,10 @@ impl Loading {
             "max_verify_depth",
             "suppress_client_ca_list",
         ];
-        self.cx.only(message, at, &supported, &[])?;
+        if message.require_signed_certificate_timestamp == Some(true) {
+            return Err(Error::at(sub(at, "require_signed_certificate_timestamp"), "not supported"));
+        }
+        self.cx.only(message, at, &supported, &["require_signed_certificate_timestamp"])?;
         let roots = self.roots(message, secret, at)?;
         let names = names(message, at)?;
         if !names.is_empty() && roots.is_empty() {
