@@ -81,6 +81,17 @@ impl Failure {
         Self::Io { text: why.into(), errno: None }
     }
 
+    /// Of what a client begins with, which rustls refuses.
+    pub(super) fn of_greeting(error: &Error, first: &[u8]) -> Self {
+        let reason = match first {
+            [b'G', b'E', b'T', b' ', ..] | [b'P', b'U', b'T', b' ', ..] => (156, "HTTP_REQUEST"),
+            [b'P', b'O', b'S', b'T', b' ', ..] | [b'H', b'E', b'A', b'D', b' ', ..] => (156, "HTTP_REQUEST"),
+            [b'C', b'O', b'N', b'N', b'E', ..] => (155, "HTTPS_PROXY_REQUEST"),
+            _ => return Self::of_tls(error),
+        };
+        Self::Tls { reason, detail: String::new(), kind: Kind::Connection }
+    }
+
     /// Of what rustls says.
     pub(super) fn of_tls(error: &Error) -> Self {
         let connection = |reason| Self::Tls { reason, detail: String::new(), kind: Kind::Connection };
@@ -162,6 +173,8 @@ fn incompatible(what: &PeerIncompatible) -> (u32, &'static str) {
         PeerIncompatible::NoSignatureSchemesInCommon => (253, "NO_COMMON_SIGNATURE_ALGORITHMS"),
         PeerIncompatible::ServerDoesNotSupportTls12Or13
         | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+        // All later than TLS 1.1 send it.
+        | PeerIncompatible::SignatureAlgorithmsExtensionRequired
         | PeerIncompatible::SupportedVersionsExtensionRequired
         | PeerIncompatible::Tls12NotOffered
         | PeerIncompatible::Tls12NotOfferedOrEnabled

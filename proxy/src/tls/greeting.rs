@@ -21,6 +21,7 @@ pub(super) async fn read(mut bare: Bare) -> Result<(StartHandshake<Deferring>, H
     let mut acceptor = Acceptor::default();
     // Kept only when one read does not bring all of it.
     let mut earlier = Vec::new();
+    let mut read_last = 0;
     loop {
         bare.readable().await.map_err(|error| Failure::of(&error))?;
         let read: io::Result<Seen> = BYTES.with_borrow_mut(|bytes| {
@@ -28,6 +29,7 @@ pub(super) async fn read(mut bare: Bare) -> Result<(StartHandshake<Deferring>, H
             if length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            read_last = length;
             let mut rest = &bytes[..length];
             while !rest.is_empty() {
                 if acceptor.read_tls(&mut rest)? == 0 {
@@ -60,12 +62,13 @@ pub(super) async fn read(mut bare: Bare) -> Result<(StartHandshake<Deferring>, H
             }
             Ok(None) => {}
             Err((error, mut alert)) => {
+                let failure = BYTES.with_borrow(|bytes| Failure::of_greeting(&error, &bytes[..read_last]));
                 let mut bytes = Vec::new();
                 if alert.write_all(&mut bytes).is_ok() {
                     // Whoever is gone does not hear it.
                     let _ = bare.write_all(&bytes).await;
                 }
-                return Err(Failure::of_tls(&error));
+                return Err(failure);
             }
         }
     }
