@@ -118,6 +118,13 @@ pub struct HttpConnectionManager {
     pub xff_num_trusted_hops: u32,
     /// Leave `x-forwarded-for` alone.
     pub skip_xff_append: bool,
+    /// Say in `x-forwarded-port` which port the client came to.
+    pub append_port: bool,
+    /// The scheme that requests have whatever they say.
+    pub scheme: Option<&'static str>,
+    /// Say in `x-envoy-downstream-service-cluster` and `-node` who passes requests on, and in `user-agent` where there is
+    /// none; the value of the first.
+    pub tells_itself: Option<HeaderValue>,
     /// This host's address, for `x-forwarded-for` of local clients.
     pub node_address: IpAddr,
     /// Addresses that count as internal.
@@ -191,6 +198,8 @@ pub struct HttpConnectionManager {
     pub modify_only: bool,
     /// The cluster that this process belongs to; empty: none.
     pub service_cluster: HeaderValue,
+    /// The node's id.
+    pub service_node: HeaderValue,
 }
 
 impl HttpConnectionManager {

@@ -33,6 +33,9 @@ pub(super) fn manager() -> HttpConnectionManager {
         detection: Vec::new(),
         xff_num_trusted_hops: 0,
         skip_xff_append: false,
+        append_port: false,
+        scheme: None,
+        tells_itself: None,
         node_address: [192, 0, 2, 1].into(),
         internal_addresses: Vec::new(),
         via: None,
@@ -69,5 +72,6 @@ pub(super) fn manager() -> HttpConnectionManager {
         buffer_limit: 1 << 20,
         modify_only: false,
         service_cluster: HeaderValue::from_static(""),
+        service_node: HeaderValue::from_static(""),
     }
 }

@@ -80,6 +80,8 @@ pub(super) struct Context {
     pub clusters: Clusters,
     /// The cluster that this process belongs to: `node.cluster`.
     pub service_cluster: String,
+    /// The node's id.
+    pub service_node: String,
     /// What comes by itself.
     pub cells: Arc<Registry>,
     /// The cells that what is being converted names: it waits for them.

@@ -36,7 +36,7 @@ use crate::{
     telemetry::stats::Scope,
 };
 
-const SUPPORTED: [&str; 44] = [
+const SUPPORTED: [&str; 47] = [
     "tracing",
     "request_id_extension",
     "original_ip_detection_extensions",
@@ -81,6 +81,9 @@ const SUPPORTED: [&str; 44] = [
     "strip_trailing_host_dot",
     "path_with_escaped_slashes_action",
     "proxy_100_continue",
+    "add_user_agent",
+    "append_x_forwarded_port",
+    "scheme_header_transformation",
 ];
 
 /// They change when connections end, or say how to speak what is not spoken.
@@ -164,6 +167,12 @@ pub(super) fn connection_manager(
         detection: identity::detection(cx, message, at)?,
         xff_num_trusted_hops: message.xff_num_trusted_hops,
         skip_xff_append: message.skip_xff_append,
+        append_port: message.append_x_forwarded_port,
+        scheme: scheme(cx, message.scheme_header_transformation.as_ref(), at)?,
+        tells_itself: match message.add_user_agent.unwrap_or(false) {
+            true => Some(text(&cx.service_cluster, "add_user_agent")?),
+            false => None,
+        },
         node_address: node::address(),
         internal_addresses: match &message.internal_address_config {
             None => Vec::new(),
@@ -244,7 +253,30 @@ pub(super) fn connection_manager(
         buffer_limit,
         modify_only: cx.modify_only,
         service_cluster: text(&cx.service_cluster, "cluster")?,
+        service_node: text(&cx.service_node, "node")?,
     })
+}
+
+/// The scheme that requests have whatever they say.
+fn scheme(
+    cx: &mut Context,
+    message: Option<&core::SchemeHeaderTransformation>,
+    at: &str,
+) -> Result<Option<&'static str>, Error> {
+    use core::scheme_header_transformation::Transformation;
+    let Some(message) = message else { return Ok(None) };
+    let at = sub(at, "scheme_header_transformation");
+    cx.only(message, &at, &["scheme_to_overwrite"], &[])?;
+    match &message.transformation {
+        None => Ok(None),
+        Some(Transformation::SchemeToOverwrite(scheme)) => match scheme.as_str() {
+            "http" => Ok(Some("http")),
+            "https" => Ok(Some("https")),
+            other => {
+                Err(Error::at(sub(&at, "scheme_to_overwrite"), format!("expected http or https, got \"{other}\"")))
+            }
+        },
+    }
 }
 
 fn upgrades(cx: &mut Context, messages: &[manager::UpgradeConfig], at: &str) -> Result<Vec<Box<str>>, Error> {

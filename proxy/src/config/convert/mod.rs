@@ -168,6 +168,7 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         stats: stats.clone(),
         local: bootstrap.node.as_ref().and_then(|node| node.locality.as_ref()).map(endpoints::locality),
         local_cluster: Some(local_cluster).filter(|name| !name.is_empty()).map(Into::into),
+        service_node: bootstrap.node.as_ref().map(|node| node.id.clone()).unwrap_or_default(),
         service_cluster: bootstrap.node.as_ref().map(|node| node.cluster.clone()).unwrap_or_default(),
         ..Context::default()
     };

@@ -20,7 +20,7 @@ use super::{
     },
     filter::{self, Passed, chain::Chain, exchange::Exchange, local_reply},
     headers::{
-        forwarded::{NOT_DETECTED, X_FORWARDED_PROTO},
+        forwarded::{self, NOT_DETECTED, X_FORWARDED_PROTO},
         request_id::{self, Trace},
         rewrite,
     },
@@ -61,7 +61,10 @@ pub(super) async fn handle(
     }
     let manager = stream.connection.manager.clone();
     let Connection { peer, local, .. } = *stream.connection;
-    let prepared = match prepare::request(&manager, &mut parts, peer, local, stream.scheme) {
+    let says_scheme = multiplexed || parts.uri.scheme().is_some();
+    let prepared = prepare::request(&manager, &mut parts, peer, local, stream.scheme);
+    stream.scheme = forwarded::scheme(&manager, &parts.headers, says_scheme, stream.scheme);
+    let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(reply) => {
             // What breaks the protocol is not known as a request.

@@ -75,7 +75,7 @@ pub(in crate::http) fn request(
         // This hop has said so, or will when the body is read.
         parts.headers.remove(header::EXPECT);
     }
-    let client = forwarded::identify(manager, peer, &mut parts.headers, scheme)
+    let client = forwarded::identify(manager, (peer, local.port()), &mut parts.headers, scheme)
         .map_err(|status| refusal(status, "", None, forwarded::NOT_DETECTED))?;
     if let Some(via) = &manager.via {
         mutate::append_via(&mut parts.headers, via);

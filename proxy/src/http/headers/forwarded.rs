@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use ipnet::IpNet;
 
 use crate::config::http::{Detection, HttpConnectionManager, Trust};
@@ -11,6 +11,9 @@ pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwar
 pub(in crate::http) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(in crate::http) const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_ENVOY_DOWNSTREAM_CLUSTER: HeaderName = HeaderName::from_static("x-envoy-downstream-service-cluster");
+const X_ENVOY_DOWNSTREAM_NODE: HeaderName = HeaderName::from_static("x-envoy-downstream-service-node");
 const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
 /// Headers by which a client of the mesh itself may steer it; from outside they are removed.
@@ -54,10 +57,10 @@ pub(in crate::http) struct Client {
     pub edge: bool,
 }
 
-/// Finds out who the client is, and rewrites the headers that say so. Error: the status for those who do not say it.
+/// Finds out who the client is that came to a port, and rewrites the headers that say so. Error: the status for those who do not say it.
 pub(in crate::http) fn identify(
     manager: &HttpConnectionManager,
-    peer: SocketAddr,
+    (peer, port): (SocketAddr, u16),
     headers: &mut HeaderMap,
     scheme: &'static str,
 ) -> Result<Client, StatusCode> {
@@ -77,6 +80,9 @@ pub(in crate::http) fn identify(
         if hops == 0 {
             headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
         }
+        if manager.append_port && hops == 0 {
+            headers.insert(X_FORWARDED_PORT, port.into());
+        }
     } else if !manager.detection.is_empty() {
         if let Some((detected, trusted)) = detect(manager, peer, headers)? {
             address = SocketAddr::new(detected, 0);
@@ -89,13 +95,48 @@ pub(in crate::http) fn identify(
     if !headers.contains_key(&X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
+    if manager.append_port && !headers.contains_key(&X_FORWARDED_PORT) {
+        headers.insert(X_FORWARDED_PORT, port.into());
+    }
+    if let Some(scheme) = manager.scheme {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
     let internal = single && manager.internal_addresses.iter().any(|net| net.contains(&address.ip()));
     let edge = !internal && manager.use_remote_address;
     sanitize(manager, headers, internal, edge);
     if edge && let Ok(value) = HeaderValue::from_str(&address.ip().to_string()) {
         headers.insert(X_ENVOY_EXTERNAL_ADDRESS, value);
     }
+    if let Some(name) = &manager.tells_itself {
+        tell(name, &manager.service_node, headers);
+    }
     Ok(Client { address, internal, edge })
+}
+
+/// A request's scheme, where it says none itself (`says`): what it is known to have come with before it `arrived`.
+pub(in crate::http) fn scheme(
+    manager: &HttpConnectionManager,
+    headers: &HeaderMap,
+    says: bool,
+    arrived: &'static str,
+) -> &'static str {
+    match (manager.scheme, headers.get(&X_FORWARDED_PROTO).map(HeaderValue::as_bytes)) {
+        (Some(scheme), _) => scheme,
+        (None, Some(b"http")) if !says => "http",
+        (None, Some(b"https")) if !says => "https",
+        _ => arrived,
+    }
+}
+
+/// Says who passes a request on.
+fn tell(cluster: &HeaderValue, node: &HeaderValue, headers: &mut HeaderMap) {
+    headers.insert(X_ENVOY_DOWNSTREAM_CLUSTER, cluster.clone());
+    if headers.get(header::USER_AGENT).is_none_or(HeaderValue::is_empty) {
+        headers.insert(header::USER_AGENT, cluster.clone());
+    }
+    if !node.is_empty() {
+        headers.insert(X_ENVOY_DOWNSTREAM_NODE, node.clone());
+    }
 }
 
 /// Asks the extensions who the client is, and whether it may count as internal.
@@ -240,7 +281,7 @@ mod tests {
     #[test]
     fn a_middle_hop_trusts_the_header_and_appends_nothing() {
         let mut headers = headers(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2"), ("x-forwarded-proto", "https")]);
-        let client = identify(&manager(), peer(), &mut headers, "http").unwrap();
+        let client = identify(&manager(), (peer(), 80), &mut headers, "http").unwrap();
         assert_eq!(client.address, "2.2.2.2:0".parse().unwrap());
         assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 2.2.2.2");
         assert_eq!(headers["x-forwarded-proto"], "https");
@@ -257,7 +298,7 @@ mod tests {
             ("x-envoy-original-path", "/x"),
             ("x-envoy-max-retries", "9"),
         ]);
-        let client = identify(&manager, peer(), &mut headers, "http").unwrap();
+        let client = identify(&manager, (peer(), 80), &mut headers, "http").unwrap();
         assert_eq!(client.address, peer());
         assert!(client.edge);
         assert_eq!(headers["x-forwarded-for"], "1.1.1.1,10.9.9.9");
@@ -272,7 +313,7 @@ mod tests {
         manager.use_remote_address = true;
         manager.xff_num_trusted_hops = 1;
         let mut headers = headers(&[("x-forwarded-for", "1.1.1.1,2.2.2.2"), ("x-forwarded-proto", "https")]);
-        let client = identify(&manager, peer(), &mut headers, "http").unwrap();
+        let client = identify(&manager, (peer(), 80), &mut headers, "http").unwrap();
         assert_eq!(client.address.ip(), "2.2.2.2".parse::<IpAddr>().unwrap());
         assert_eq!(headers["x-forwarded-proto"], "https");
     }
@@ -283,7 +324,7 @@ mod tests {
         manager.internal_addresses = vec!["10.0.0.0/8".parse().unwrap()];
         let mut headers = headers(&[("x-envoy-max-retries", "9")]);
         headers.insert(X_FORWARDED_FOR, HeaderValue::from_static("10.0.0.1"));
-        assert!(identify(&manager, peer(), &mut headers, "http").unwrap().internal);
+        assert!(identify(&manager, (peer(), 80), &mut headers, "http").unwrap().internal);
         assert_eq!(headers["x-envoy-max-retries"], "9");
         assert_eq!(headers["x-envoy-internal"], "true");
     }
