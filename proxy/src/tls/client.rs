@@ -167,7 +167,8 @@ impl ClientContext {
             true => connector.connect(name, under),
             false => connector.with_alpn(protocols).connect(name, under),
         };
-        let stream = connecting.await.map_err(|error| Failure::of(&error))?;
+        let connected = connecting.into_fallible().await;
+        let stream = connected.map_err(|(error, under)| Failure::of_answer(&error, under.received()))?;
         let connection = stream.get_ref().1;
         let session = PeerTls::new(connection, sent, self.certificate.clone(), self.validation.clone());
         Ok((Io::Tls(Box::new(TlsStream::Client(stream))), session))

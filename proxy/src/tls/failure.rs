@@ -7,7 +7,7 @@ use std::{fmt, io};
 
 use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 
-use super::verify::{KEY_USAGE, Untrusted};
+use super::untrusted::{KEY_USAGE, Untrusted};
 
 /// `ERR_LIB_SSL << 24`.
 const LIBRARY: u32 = 16 << 24;
@@ -15,6 +15,13 @@ const LIBRARY: u32 = 16 << 24;
 const SYSTEM: u32 = 2 << 24;
 /// Alerts are reasons from here on, by their number.
 const FIRST_ALERT: u32 = 1000;
+
+/// A record with an alert that is not encrypted.
+const ALERT_BYTES: usize = 7;
+const HANDSHAKE_FAILURE: &str = "SSLV3_ALERT_HANDSHAKE_FAILURE";
+/// The same where a server answers a ClientHello so: BoringSSL's queue then holds two errors.
+const HANDSHAKE_FAILURE_AT_ONCE: &str =
+    "SSLV3_ALERT_HANDSHAKE_FAILURE|268435610:SSL routines:OPENSSL_internal:HANDSHAKE_FAILURE_ON_CLIENT_HELLO";
 
 /// A handshake, or a connection, that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +81,18 @@ impl Failure {
             Some(error) => Self::of_tls(error),
             None => Self::Io { text: error.to_string(), errno: error.raw_os_error() },
         }
+    }
+
+    /// Of a handshake with a server, which has said `received` bytes.
+    pub(super) fn of_answer(error: &io::Error, received: usize) -> Self {
+        let mut failure = Self::of(error);
+        if let Self::Tls { reason, .. } = &mut failure
+            && *reason == (FIRST_ALERT + 40, HANDSHAKE_FAILURE)
+            && received == ALERT_BYTES
+        {
+            reason.1 = HANDSHAKE_FAILURE_AT_ONCE;
+        }
+        failure
     }
 
     /// The connection ends for a reason that BoringSSL has no words for.
@@ -191,7 +210,7 @@ fn alert_name(alert: AlertDescription) -> &'static str {
         AlertDescription::UnexpectedMessage => "SSLV3_ALERT_UNEXPECTED_MESSAGE",
         AlertDescription::BadRecordMac => "SSLV3_ALERT_BAD_RECORD_MAC",
         AlertDescription::RecordOverflow => "TLSV1_ALERT_RECORD_OVERFLOW",
-        AlertDescription::HandshakeFailure => "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        AlertDescription::HandshakeFailure => HANDSHAKE_FAILURE,
         AlertDescription::NoCertificate => "SSLV3_ALERT_NO_CERTIFICATE",
         AlertDescription::BadCertificate => "SSLV3_ALERT_BAD_CERTIFICATE",
         AlertDescription::UnsupportedCertificate => "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",

@@ -27,6 +27,7 @@ pub(crate) mod testing;
 mod tests;
 pub mod tickets;
 pub mod tls13;
+pub mod untrusted;
 mod vectors;
 pub mod verify;
 

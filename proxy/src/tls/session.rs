@@ -4,11 +4,7 @@ use std::{cell::OnceCell, sync::Arc};
 
 use rustls::{CommonState, HandshakeKind};
 
-use super::{
-    certificate::Certificate,
-    names,
-    verify::{Untrusted, Validation},
-};
+use super::{certificate::Certificate, names, untrusted::Untrusted, verify::Validation};
 
 /// One side's view of an established TLS connection. Certificates are read when somebody asks for them.
 #[derive(Debug)]

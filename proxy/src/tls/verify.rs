@@ -4,11 +4,11 @@
 //! hashes. Nothing configured means nothing checked. [`Verifier`] is a pure function of the certificates and the time;
 //! rustls calls it through its two traits.
 
-use std::{cell::RefCell, sync::Arc};
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved, SignatureScheme,
+    DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, TrustAnchor, UnixTime},
@@ -24,10 +24,8 @@ use super::{
     key_usage,
     recast::Recast,
     san::NameMatcher,
+    untrusted::{KEY_USAGE, Untrusted, explain, presented_chain},
 };
-
-/// A peer whose key is not for signing (`keyUsage`). rustls has no word for it; this one it has for QUIC only.
-pub const KEY_USAGE: PeerMisbehaved = PeerMisbehaved::MissingQuicTransportParameters;
 
 /// What is asked of a peer's certificate.
 #[derive(Debug, Default)]
@@ -90,71 +88,6 @@ impl Validation {
     }
 }
 
-/// Why a certificate is not trusted. The texts are BoringSSL's and Envoy's.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Untrusted {
-    /// `fail_verify_error`.
-    #[error("X509_verify_cert: certificate verification error at depth {depth}: {what}")]
-    Chain {
-        /// Which certificate, the peer's own being 0.
-        depth: usize,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// `fail_verify_san`.
-    #[error("SAN matcher, certificate SANs are [{0}]")]
-    Names(String),
-    /// `fail_verify_san`, of a name that was asked for.
-    #[error("verify SAN list, expected SANs: [{asked}], certificate SANs: [{presented}]")]
-    Asked {
-        /// The name.
-        asked: String,
-        /// Those that the certificate has.
-        presented: String,
-    },
-    /// `fail_verify_cert_hash`.
-    #[error("cert hash and spki")]
-    Hash,
-}
-
-thread_local! {
-    /// What a verifier on this thread found last: rustls passes on a kind of error, which decides the alert, or a text,
-    /// not both. A failed verification comes out of the very call that led to it.
-    static FOUND: RefCell<Option<Untrusted>> = const { RefCell::new(None) };
-}
-
-impl Untrusted {
-    /// What it was that rustls reports as a bad certificate.
-    pub fn find(error: &Error) -> Option<Self> {
-        match error {
-            Error::InvalidCertificate(_) => FOUND.take(),
-            _ => None,
-        }
-    }
-
-    /// What was overlooked in the handshake that has just succeeded on this thread.
-    pub fn overlooked() -> Option<Self> {
-        FOUND.take()
-    }
-
-    /// As BoringSSL tells peers of it.
-    fn into_rustls(self) -> Error {
-        let kind = match &self {
-            Self::Chain { what, .. } if what.contains("expired") || what.contains("not yet valid") => {
-                CertificateError::Expired
-            }
-            Self::Chain { what: "certificate revoked", .. } => CertificateError::Revoked,
-            Self::Chain { what: "unsupported certificate purpose", .. } => CertificateError::InvalidPurpose,
-            Self::Chain { .. } => CertificateError::UnknownIssuer,
-            Self::Names(_) | Self::Asked { .. } | Self::Hash => {
-                CertificateError::Other(OtherError(Arc::new(self.clone())))
-            }
-        };
-        FOUND.set(Some(self));
-        Error::InvalidCertificate(kind)
-    }
-}
-
 /// Which side the certificate is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -211,7 +144,7 @@ impl Verifier {
         let checked = self.check(leaf, rest, name, now);
         match checked {
             Err(untrusted) if self.validation.accept_untrusted => {
-                FOUND.set(Some(untrusted));
+                untrusted.overlook();
                 Ok(())
             }
             checked => checked,
@@ -388,57 +321,6 @@ fn check_dates(leaf: &CertificateDer<'_>, now: UnixTime, allow_expired: bool) ->
     } else {
         webpki::Error::CertExpired { time: now, not_after: time(content.not_after) }
     })
-}
-
-/// The problem in BoringSSL's words, and which certificate of the chain has it.
-fn explain(error: &webpki::Error, chain: Vec<Certificate>, now: UnixTime) -> Untrusted {
-    use webpki::Error as Problem;
-    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let first_where = |wrong: &dyn Fn(&Certificate) -> bool| chain.iter().position(wrong).unwrap_or(0);
-    let last = chain.len() - 1;
-    let (depth, what) = match error {
-        Problem::CertExpired { .. } => {
-            (first_where(&|one| one.content().not_after < seconds), "certificate has expired")
-        }
-        Problem::CertNotValidYet { .. } => {
-            (first_where(&|one| one.content().not_before > seconds), "certificate is not yet valid")
-        }
-        Problem::UnknownIssuer => match (last, chain[last].content().self_issued) {
-            (0, true) => (0, "self signed certificate"),
-            (depth, true) => (depth, "self signed certificate in certificate chain"),
-            (depth, false) => (depth, "unable to get local issuer certificate"),
-        },
-        Problem::CertRevoked => (0, "certificate revoked"),
-        Problem::UnknownRevocationStatus => (0, "unable to get certificate CRL"),
-        Problem::CrlExpired { .. } => (0, "CRL has expired"),
-        Problem::InvalidSignatureForPublicKey => (0, "certificate signature failure"),
-        Problem::InvalidCrlSignatureForPublicKey => (0, "CRL signature failure"),
-        Problem::RequiredEkuNotFoundContext(_) => (0, "unsupported certificate purpose"),
-        Problem::EndEntityUsedAsCa => (last.min(1), "invalid CA certificate"),
-        Problem::PathLenConstraintViolated => (last, "path length constraint exceeded"),
-        Problem::MaximumPathDepthExceeded | Problem::MaximumPathBuildCallsExceeded => {
-            (last, "certificate chain too long")
-        }
-        Problem::NameConstraintViolation => (0, "permitted subtree violation"),
-        Problem::UnsupportedCriticalExtension => (0, "unhandled critical extension"),
-        _ => (0, "unspecified certificate verification error"),
-    };
-    Untrusted::Chain { depth, what }
-}
-
-/// The certificates that lead up from the peer's own, as far as the peer sent them and anybody looks.
-fn presented_chain(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], max_depth: Option<u32>) -> Vec<Certificate> {
-    let most = max_depth.map_or(usize::MAX, |most| most.max(1) as usize);
-    let mut chain = vec![Certificate::from(leaf.clone().into_owned())];
-    let mut left: Vec<Certificate> = rest.iter().map(|der| Certificate::from(der.clone().into_owned())).collect();
-    while let Some(last) = chain.last().map(Certificate::content)
-        && !last.self_issued
-        && chain.len() <= most
-        && let Some(next) = left.iter().position(|one| one.content().subject == last.issuer)
-    {
-        chain.push(left.swap_remove(next));
-    }
-    chain
 }
 
 impl ClientCertVerifier for Verifier {

@@ -21,12 +21,13 @@ pub struct Deferring {
     deferred: Vec<u8>,
     /// Whether a handshake is under way whose writes wait until it reads.
     shaking: bool,
+    received: usize,
 }
 
 impl Deferring {
     /// Nothing waits.
     pub fn new(bare: Bare) -> Self {
-        Self { bare, deferred: Vec::new(), shaking: false }
+        Self { bare, deferred: Vec::new(), shaking: false, received: 0 }
     }
 
     /// A handshake begins that ends with what no client waits for: from here on what is written waits until something is
@@ -38,6 +39,11 @@ impl Deferring {
     /// What is underneath.
     pub fn bare(&self) -> &Bare {
         &self.bare
+    }
+
+    /// How many bytes were read.
+    pub fn received(&self) -> usize {
+        self.received
     }
 
     /// The handshake is done.
@@ -84,7 +90,10 @@ impl AsyncRead for Deferring {
         if this.shaking {
             ready!(this.poll_write_after(cx, &[]))?;
         }
-        Pin::new(&mut this.bare).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.bare).poll_read(cx, buffer))?;
+        this.received += buffer.filled().len() - before;
+        Poll::Ready(Ok(()))
     }
 }
 
