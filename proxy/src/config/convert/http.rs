@@ -168,7 +168,7 @@ pub(super) fn connection_manager(
         xff_num_trusted_hops: message.xff_num_trusted_hops,
         skip_xff_append: message.skip_xff_append,
         append_port: message.append_x_forwarded_port,
-        scheme: scheme(cx, message.scheme_header_transformation.as_ref(), at)?,
+        scheme: identity::scheme(cx, message.scheme_header_transformation.as_ref(), at)?,
         tells_itself: match message.add_user_agent.unwrap_or(false) {
             true => Some(text(&cx.service_cluster, "add_user_agent")?),
             false => None,
@@ -255,28 +255,6 @@ pub(super) fn connection_manager(
         service_cluster: text(&cx.service_cluster, "cluster")?,
         service_node: text(&cx.service_node, "node")?,
     })
-}
-
-/// The scheme that requests have whatever they say.
-fn scheme(
-    cx: &mut Context,
-    message: Option<&core::SchemeHeaderTransformation>,
-    at: &str,
-) -> Result<Option<&'static str>, Error> {
-    use core::scheme_header_transformation::Transformation;
-    let Some(message) = message else { return Ok(None) };
-    let at = sub(at, "scheme_header_transformation");
-    cx.only(message, &at, &["scheme_to_overwrite"], &[])?;
-    match &message.transformation {
-        None => Ok(None),
-        Some(Transformation::SchemeToOverwrite(scheme)) => match scheme.as_str() {
-            "http" => Ok(Some("http")),
-            "https" => Ok(Some("https")),
-            other => {
-                Err(Error::at(sub(&at, "scheme_to_overwrite"), format!("expected http or https, got \"{other}\"")))
-            }
-        },
-    }
 }
 
 fn upgrades(cx: &mut Context, messages: &[manager::UpgradeConfig], at: &str) -> Result<Vec<Box<str>>, Error> {

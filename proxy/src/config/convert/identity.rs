@@ -127,3 +127,25 @@ fn one(cx: &mut Context, message: &core::TypedExtensionConfig, at: &str) -> Resu
         other => Err(Error::at(at, format!("{other} is not supported yet"))),
     }
 }
+
+/// The scheme that requests have whatever they say.
+pub(super) fn scheme(
+    cx: &mut Context,
+    message: Option<&core::SchemeHeaderTransformation>,
+    at: &str,
+) -> Result<Option<&'static str>, Error> {
+    use core::scheme_header_transformation::Transformation;
+    let Some(message) = message else { return Ok(None) };
+    let at = sub(at, "scheme_header_transformation");
+    cx.only(message, &at, &["scheme_to_overwrite"], &[])?;
+    match &message.transformation {
+        None => Ok(None),
+        Some(Transformation::SchemeToOverwrite(scheme)) => match scheme.as_str() {
+            "http" => Ok(Some("http")),
+            "https" => Ok(Some("https")),
+            other => {
+                Err(Error::at(sub(&at, "scheme_to_overwrite"), format!("expected http or https, got \"{other}\"")))
+            }
+        },
+    }
+}
