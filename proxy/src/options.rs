@@ -124,8 +124,8 @@ pub struct Options {
     /// What to do when another proxy accepts instead
     #[arg(long, value_enum, default_value_t = WhenSuperseded::Exit)]
     pub when_superseded: WhenSuperseded,
-    /// User and group id to become when started as root
-    #[arg(long, value_name = "UID", default_value_t = USER, value_parser = clap::value_parser!(u32).range(1..))]
+    /// User and group id to become when started as root; 0: stay root, without capabilities, for files that are only root's
+    #[arg(long, value_name = "UID", default_value_t = USER)]
     pub user: u32,
     /// What follows `--` is ignored
     #[arg(last = true, hide = true)]
@@ -422,7 +422,8 @@ mod tests {
             let error = parse(&[&["-c", "a"], arguments].concat()).unwrap_err();
             assert!(error.contains(message), "{error}");
         }
-        let error = parse(&["-c", "a", "--user", "0"]).unwrap_err();
-        assert!(error.contains("0 is not in 1..=4294967295"), "{error}");
+        assert_eq!(parse(&["-c", "a", "--user", "0"]).unwrap().user, 0);
+        let error = parse(&["-c", "a", "--user", "-1"]).unwrap_err();
+        assert!(error.contains("'-1'"), "{error}");
     }
 }

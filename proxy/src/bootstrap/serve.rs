@@ -77,6 +77,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     let passthrough_log = options.passthrough_log();
     let files = log_files(&snapshot).into_iter().chain(admin_logs).chain(passthrough_log.clone());
     let mut logs = LogFiles::open(files)?;
+    logs.give_to(options.user);
     let bound = bound::bind(&snapshot, options.workers())?;
     let admin_address_path = options.admin_address_path.as_deref();
     let admin_listener =

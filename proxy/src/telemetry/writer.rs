@@ -4,15 +4,20 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet, hash_map::Entry},
-    fs::{File, OpenOptions},
+    fs::{File, Metadata, OpenOptions},
     io::{self, Write},
-    os::fd::{AsFd, BorrowedFd},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::{MetadataExt, fchown},
+    },
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
 };
+
+use nix::unistd::geteuid;
 
 use crate::telemetry::stats::{Shard, Shared, process};
 
@@ -74,6 +79,22 @@ impl LogFiles {
             }
         }
         Ok(Self { files, gathered: BUFFER_BYTES })
+    }
+
+    /// Makes them a user's, who is to open them again: a rotation that makes a new file gives it to the old one's owner
+    /// (`create` of logrotate). Only as root, and only files that are root's: others are somebody's.
+    pub fn give_to(&self, user: u32) {
+        if !geteuid().is_root() {
+            return;
+        }
+        for (log, file) in &self.files {
+            let of_root = |about: &Metadata| about.is_file() && about.uid() == 0;
+            if file.metadata().is_ok_and(|about| of_root(&about))
+                && let Err(error) = fchown(file, Some(user), Some(user))
+            {
+                tracing::debug!(path = log.path(), %error, "access log stays root's");
+            }
+        }
     }
 
     /// How many bytes workers gather at most.
@@ -239,7 +260,7 @@ fn run(mut files: HashMap<LogFile, File>, queue: Receiver<Command>, stats: &Shar
                         Ok(opened) => *file = opened,
                         Err(error) => {
                             stats.inc(process::FILESYSTEM_REOPEN_FAILED);
-                            tracing::warn!(path = log.path(), %error, "access log not reopened; the old file stays");
+                            tracing::warn!(path = log.path(), %error, "access log not reopened; the old file stays (what is only root's takes --user 0)");
                         }
                     }
                 }
