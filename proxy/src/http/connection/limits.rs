@@ -1,21 +1,37 @@
 //! The limits of a connection: how long it may idle and exist, which is followed by a drain, and how long its client may
 //! keep it waiting.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
-use crate::http::stream::connection::Connection;
+use crate::{
+    config::http::HttpConnectionManager,
+    http::stream::{connection::Connection, timers::Expired},
+};
 
 /// Which limit passed that a client overstepped.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Limit {
-    Head,
+    Head(SlowHead),
+    /// One of a response, of which nothing is asked for.
+    Response,
     Blocked,
+}
+
+/// For which limit a request's head has been coming for too long.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SlowHead {
+    /// Its own.
+    Itself,
+    /// One that is its stream's.
+    Stream(Expired),
 }
 
 /// Resolves when the client has kept an HTTP/1 connection waiting for too long.
 pub(super) async fn passed(connection: &Connection) -> Limit {
     tokio::select! {
-        () = slow_head(connection) => Limit::Head,
+        slow = slow_head(connection) => Limit::Head(slow),
         () = blocked(connection) => Limit::Blocked,
     }
 }
@@ -62,24 +78,35 @@ async fn idle(connection: &Connection) {
     }
 }
 
+/// How long a request's head may be coming: a stream begins with its first byte, and the limits of streams with that.
+fn head_limit(manager: &HttpConnectionManager) -> Option<(Duration, SlowHead)> {
+    let limits = [
+        (manager.request_headers_timeout, SlowHead::Itself),
+        (manager.request_timeout, SlowHead::Stream(Expired::Request)),
+        (manager.stream_idle_timeout, SlowHead::Stream(Expired::Idle)),
+        (manager.max_stream_duration, SlowHead::Stream(Expired::MaxDuration)),
+    ];
+    limits.into_iter().filter_map(|(limit, slow)| Some((limit?, slow))).min_by_key(|(limit, _)| *limit)
+}
+
 /// Resolves when a request's head has been coming for too long.
-async fn slow_head(connection: &Connection) {
-    let Some(timeout) = connection.manager.request_headers_timeout else { return std::future::pending().await };
+async fn slow_head(connection: &Connection) -> SlowHead {
+    let Some((timeout, slow)) = head_limit(&connection.manager) else { return std::future::pending().await };
     loop {
         match connection.activity.head_began() {
             None => connection.activity.head_begins().await,
             Some(began) => {
                 tokio::time::sleep_until(began + timeout).await;
                 if connection.activity.head_began() == Some(began) {
-                    return;
+                    return slow;
                 }
             }
         }
     }
 }
 
-/// Resolves when the client has taken no bytes for as long as a stream may be idle: its responses are not asked for
-/// more meanwhile, so that their own timers stand still.
+/// Resolves when the client has taken no bytes for as long as a stream may be idle, and no response is under way that has
+/// limits of its own: what is left is the last of one.
 pub(super) async fn blocked(connection: &Connection) {
     let Some(timeout) = connection.manager.stream_idle_timeout else { return std::future::pending().await };
     loop {
@@ -87,8 +114,11 @@ pub(super) async fn blocked(connection: &Connection) {
             None => connection.activity.blocks().await,
             Some(since) => {
                 tokio::time::sleep_until(since + timeout).await;
-                if connection.activity.blocked_since() == Some(since) {
-                    return;
+                while connection.activity.blocked_since() == Some(since) {
+                    if connection.activity.active() == 0 {
+                        return;
+                    }
+                    tokio::time::sleep(timeout).await;
                 }
             }
         }

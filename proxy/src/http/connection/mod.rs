@@ -4,9 +4,10 @@
 
 mod limits;
 mod rest;
+mod streams;
 mod watched;
 
-use std::{rc::Rc, time::Duration};
+use std::{future::poll_fn, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -18,19 +19,25 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use self::{limits::Limit, watched::Watched};
+use self::{
+    limits::{Limit, SlowHead},
+    streams::Streams,
+    watched::Watched,
+};
 pub use super::stream::open::Open;
 use super::{
     codec::{http2::broke_protocol, trailers::Trailing},
     dispatch,
     filter::local_reply,
-    stream::{Stream, connection::Connection, record::Record, reply::Reply, response_body::ResponseBody},
+    stream::{
+        Stream, connection::Connection, record::Record, reply::Reply, response_body::ResponseBody, running::Running,
+    },
 };
 use crate::{
     access_log::{self, Flag, LogType},
     config::{http::Codec, http1::HeaderNames},
     downstream::Downstream,
-    wire::{executor::LocalExecutor, io::Io, seldom::Seldom},
+    wire::{io::Io, seldom::Seldom},
 };
 
 /// How long a connection that drains is open for one more request, so that a client that is just sending one does not
@@ -76,10 +83,11 @@ async fn serve_http1(connection: &Rc<Connection>, mut watched: Watched, drain: i
     let mut limits = std::pin::pin!(Seldom::new(limits::passed(connection)));
     let mut draining = false;
     let (ended, watched, unread) = loop {
+        let running = Rc::new(Running::default());
         let service = {
-            let connection = connection.clone();
+            let (connection, running) = (connection.clone(), running.clone());
             // hyper gives the connection back (for upgrades) only from services whose futures are not pinned in it.
-            service_fn(move |request| Box::pin(dispatch::handle(connection.clone(), request)))
+            service_fn(move |request| Box::pin(dispatch::handle(connection.clone(), running.clone(), request)))
         };
         let io = TokioIo::new(Trailing::new(watched, connection.trailers()));
         let mut serving = Box::new(
@@ -96,7 +104,9 @@ async fn serve_http1(connection: &Rc<Connection>, mut watched: Watched, drain: i
         let ended = loop {
             tokio::select! {
                 biased;
-                ended = std::future::poll_fn(|cx| serving.poll_without_shutdown(cx)) => break Some(Ok(ended)),
+                ended = poll_fn(|cx| running.poll_beside(cx, |cx| serving.poll_without_shutdown(cx))) => {
+                    break Some(ended.ok_or(Limit::Response));
+                }
                 () = &mut drain, if !draining => {
                     draining = true;
                     std::pin::Pin::new(&mut *serving).graceful_shutdown();
@@ -140,24 +150,28 @@ async fn serve_http1(connection: &Rc<Connection>, mut watched: Watched, drain: i
                 linger(connection, watched.stream).await;
             }
         }
+        Err(Limit::Response) => {
+            tracing::debug!(connection = connection.id, peer = %connection.peer, "response took too long");
+        }
         Err(Limit::Blocked) => {
             tracing::debug!(connection = connection.id, peer = %connection.peer, "client does not read");
         }
-        Err(Limit::Head) => {
+        Err(Limit::Head(slow)) => {
             tracing::debug!(connection = connection.id, peer = %connection.peer, "request headers took too long");
-            Box::pin(answer_slow_head(connection, watched.stream)).await;
+            Box::pin(answer_slow_head(connection, slow, watched.stream)).await;
         }
     }
 }
 
 async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: impl Future<Output = ()>) {
     let manager = &connection.manager;
+    let streams = Streams::new(connection.id);
     let service = {
-        let connection = connection.clone();
+        let (connection, streams) = (connection.clone(), streams.clone());
         // hyper moves the future about, and into a task of its own.
-        service_fn(move |request| Box::pin(dispatch::handle(connection.clone(), request)))
+        service_fn(move |request| Box::pin(dispatch::handle(connection.clone(), streams.begin(), request)))
     };
-    let mut builder = http2::Builder::new(LocalExecutor { connection: Some(connection.id) });
+    let mut builder = http2::Builder::new(streams);
     if manager.http2.allow_connect {
         builder.enable_connect_protocol();
     }
@@ -217,10 +231,16 @@ async fn linger(connection: &Connection, mut stream: Io) {
 }
 
 /// A request's head has been coming for too long. hyper answers nothing that it has not seen whole.
-async fn answer_slow_head(connection: &Rc<Connection>, mut stream: Io) {
+async fn answer_slow_head(connection: &Rc<Connection>, slow: SlowHead, mut stream: Io) {
     let parts = http::Request::new(()).into_parts().0;
-    let reply = Reply::new(StatusCode::REQUEST_TIMEOUT, "request header timeout", None, "request_header_timeout");
-    let answer = written(local_reply::refuse(Stream::new(connection.clone(), &parts, true), reply)).await;
+    let stream_of_head = Stream::new(connection.clone(), Rc::default(), &parts, true);
+    let reply = match slow {
+        SlowHead::Itself => {
+            Reply::new(StatusCode::REQUEST_TIMEOUT, "request header timeout", None, "request_header_timeout")
+        }
+        SlowHead::Stream(expired) => stream_of_head.expired(expired),
+    };
+    let answer = written(local_reply::refuse(stream_of_head, reply)).await;
     connection.count_written(answer.len());
     let limit = connection.manager.delayed_close_timeout.unwrap_or(LAST_WORDS);
     if let Ok(Ok(())) = tokio::time::timeout(limit, stream.write_all(&answer)).await {
@@ -248,7 +268,7 @@ async fn written(response: Response<ResponseBody>) -> Vec<u8> {
 fn log_unfinished_head(connection: &Connection) {
     let mut entry = connection.entry();
     entry.protocol = Some("HTTP/1.1");
-    drop(Record::new(connection.worker.clone(), connection.manager.clone(), entry, false));
+    drop(Record::new(connection.worker.clone(), connection.manager.clone(), entry, false, Rc::default()));
 }
 
 fn log_protocol_error(connection: &Connection, error: &hyper::Error) {

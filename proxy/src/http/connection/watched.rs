@@ -34,7 +34,7 @@ pub(super) struct Watched {
     framing: Option<Framing>,
     /// What framing let pass in other words and hyper has not taken.
     passed: Bytes,
-    /// Bytes came while the last response was still on its way: hyper reads no head in them before that is gone.
+    /// Part of a head came while the last response was still on its way: hyper reads no head before that is gone.
     came_early: bool,
     /// The client closed its side.
     pub saw_end: bool,
@@ -87,11 +87,6 @@ impl Watched {
             if self.saw_end {
                 connection.open.client_ended();
             }
-        } else if !connection.multiplexed && connection.manager.request_headers_timeout.is_some() {
-            self.came_early = connection.unflushed.get();
-            if !self.came_early {
-                connection.activity.bytes_came();
-            }
         }
         Poll::Ready(Ok(length))
     }
@@ -133,6 +128,12 @@ impl AsyncRead for Watched {
             let Poll::Ready(length) = this.poll_stream(cx, buffer) else {
                 let between = this.framing.as_ref().is_some_and(Framing::between_requests);
                 this.connection.between_requests.set(between);
+                if this.in_head() {
+                    this.came_early = this.connection.unflushed.get();
+                    if !this.came_early {
+                        this.connection.activity.head_comes();
+                    }
+                }
                 return Poll::Pending;
             };
             let length = length?;
@@ -160,7 +161,7 @@ impl AsyncWrite for Watched {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         self.connection.unflushed.set(flushed.is_pending());
         if flushed.is_ready() && std::mem::take(&mut self.came_early) {
-            self.connection.activity.bytes_came();
+            self.connection.activity.head_comes();
         }
         flushed
     }

@@ -24,14 +24,18 @@ use super::{
         request_id::{self, Trace},
         rewrite,
     },
-    router,
-    router::answer::{Answer, Redirected},
+    router::{
+        self,
+        answer::{Answer, Redirected},
+    },
     stream::{
         Stream,
         connection::Connection,
         reply::Reply,
         response_body::ResponseBody,
         route::{self, CONNECT, Routed},
+        running::Running,
+        timers::Timers,
     },
 };
 use crate::{
@@ -39,16 +43,17 @@ use crate::{
     config::route::{Action, RequireTls},
 };
 
-/// Answers a request, or resets its stream.
+/// Answers a request, or resets its stream. `running`: what limits its response.
 pub(super) async fn handle(
     connection: Rc<Connection>,
+    running: Rc<Running>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Malformed> {
     let active = connection.begin_request();
     let multiplexed = connection.multiplexed;
     let verdict = connection.verdict();
     let (mut parts, incoming) = request.into_parts();
-    let mut stream = Stream::new(connection, &parts, !incoming.is_end_stream());
+    let mut stream = Stream::new(connection, running, &parts, !incoming.is_end_stream());
     if multiplexed && let Err(malformed) = malformed::check(&parts, stream.connection.manager.max_headers) {
         stream.reset(&malformed);
         return Err(malformed);
@@ -136,6 +141,7 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
     }
     let manager = stream.connection.manager.clone();
     let mut chain = Chain::new(&manager.filters, routed.as_ref());
+    let mut timers = limits(&stream, routed.as_ref(), &parts);
     if let Some(upgrade) = &prepared.upgrade {
         if upgrade_allowed(&manager.upgrades, routed.as_ref(), upgrade) {
             stream.record.upgraded();
@@ -150,7 +156,10 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
     while !filters.is_empty() {
         let of_route = routed.as_ref();
         let mut exchange = Exchange { parts: &mut parts, body: &mut body, routed: of_route, client: prepared.client };
-        match filter::on_request(filters, &mut stream, &mut chain, &mut exchange).await {
+        let passing = filter::on_request(filters, &mut stream, &mut chain, &mut exchange);
+        // One that waits for too long is given up.
+        let passed = timers.during(passing).await.unwrap_or_else(|expired| Passed::Answered(stream.expired(expired)));
+        match passed {
             Passed::All => break,
             Passed::Answered(reply) => {
                 stream.keep_request(&parts);
@@ -161,6 +170,8 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
                 filters = &filters[filters.len() - left..];
                 stream.forget_route();
                 (routed, redirected) = choose(&mut stream, &parts, prepared);
+                timers = limits(&stream, routed.as_ref(), &parts);
+                timers.moved();
             }
         }
     }
@@ -173,7 +184,10 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
         return local_reply::answer(stream, chain, reply, None, &parts).into();
     };
     match &routed.route.action {
-        Action::Forward(_) => router::forward(stream, chain, &routed, parts, body, prepared.upgrade.is_some()).await,
+        Action::Forward(_) => {
+            let upgrade = prepared.upgrade.is_some();
+            router::forward((stream, timers), chain, &routed, parts, body, upgrade).await
+        }
         Action::Direct(direct) => {
             shard.inc(stats.rq_direct_response);
             stream.keep_request(&parts);
@@ -220,6 +234,18 @@ fn choose(stream: &mut Stream, parts: &Parts, prepared: &Prepared) -> (Option<Ro
         stream.routed(routed);
     }
     (routed, redirected)
+}
+
+/// The limits of a request up to its response, as far as they are known before it is forwarded: its route's, else those of
+/// the manager.
+fn limits(stream: &Stream, routed: Option<&Routed>, parts: &Parts) -> Timers {
+    let manager = &stream.connection.manager;
+    let forward = routed.and_then(Routed::forward);
+    let idle = forward.and_then(|forward| forward.idle_timeout).unwrap_or(manager.stream_idle_timeout);
+    let lasts = forward.and_then(|forward| {
+        router::timeouts::stream_deadline(forward, &parts.headers).map(Some).or(forward.max_stream_duration)
+    });
+    stream.timers(idle, lasts.unwrap_or(manager.max_stream_duration))
 }
 
 /// Whether a request may switch protocols: what its route says, else what the manager does.

@@ -21,6 +21,7 @@ use crate::{
         request::header_matches,
     },
     http::{
+        body::ReadAhead,
         body::throttle::Throttle,
         stream::{Stream, reply::Reply},
     },
@@ -189,7 +190,7 @@ pub(super) async fn on_request(
     name: &str,
     stream: &mut Stream,
     throttle: &mut Option<Throttle>,
-    exchange: &Exchange<'_>,
+    exchange: &mut Exchange<'_>,
 ) -> Decided<Active> {
     let stats = &own.stats;
     if !concerns(fault, exchange, stream) {
@@ -223,7 +224,8 @@ pub(super) async fn on_request(
         by_caller("delays_injected");
         stream.record.entry.raise(Flag::DelayInjected);
         note(fault, name, stream);
-        stream.record.while_logging(tokio::time::sleep(duration)).await;
+        let waiting = exchange.body.ahead_while(tokio::time::sleep(duration));
+        stream.record.while_logging(waiting).await;
     }
     let reply = said.abort().filter(|_| activate());
     if reply.is_some() {

@@ -152,7 +152,10 @@ async fn pass(
             None
         }
         (FilterKind::Measuring, _) => None,
-        (FilterKind::OnDemand(own), said) => Box::pin(on_demand::on_request(own, said, stream, exchange)).await,
+        (FilterKind::OnDemand(own), said) => {
+            Box::pin(on_demand::on_request(own, said, stream, exchange)).await;
+            None
+        }
         // What came by itself is no such thing again.
         (FilterKind::Discovered(_), _) => None,
         (FilterKind::GrpcStats(stats), _) => {

@@ -29,7 +29,6 @@ use crate::{
     http::{
         body::{BodySource, ReadAhead, RequestBody},
         call::{
-            EXPECTED_TIMEOUT,
             charge::{self, By, Ended},
             once::want,
         },
@@ -127,6 +126,7 @@ impl Attempts<'_> {
             if let Err(expired) = self.pause(again.asked, body).await {
                 return Attempted::Expired(expired);
             }
+            self.retried(again.asked.is_some());
             let (connection, stream) = (self.stream.connection.id, self.stream.record.name());
             tracing::debug!(connection, stream, "performing retry");
         }
@@ -154,7 +154,7 @@ impl Attempts<'_> {
         charge::attempt(&self.cluster, self.chosen(), endpoint, &self.stream.connection.worker.stats, ended);
     }
 
-    /// Whether another attempt follows this one; counts that it does, or why it does not though it should.
+    /// Whether another attempt follows this one; counts why it does not though it should.
     fn again(&mut self, attempted: &Attempted, body: &BodySource) -> Option<Again> {
         let outcome = match attempted {
             Attempted::Response(response, ..) => Outcome::Response(response.status(), response.headers()),
@@ -188,14 +188,8 @@ impl Attempts<'_> {
             }
             _ => None,
         };
-        self.count(stats.upstream_rq_retry, |group| group.upstream_rq_retry);
-        let shard = &self.stream.connection.worker.stats;
-        shard.inc(match asked {
-            Some(_) => stats.upstream_rq_retry_backoff_ratelimited,
-            None => stats.upstream_rq_retry_backoff_exponential,
-        });
         if let Attempted::Response(response, ..) = attempted {
-            stats.retry.charge(shard, response.status().as_u16());
+            stats.retry.charge(&self.stream.connection.worker.stats, response.status().as_u16());
             let body = response.body().size_hint().exact().unwrap_or_default();
             self.stream.record.entry.meters.upstream_received.wire += body;
         }
@@ -207,6 +201,17 @@ impl Attempts<'_> {
             self.parts.headers.insert(IS_TIMEOUT_RETRY, HeaderValue::from_static(timed_out));
         }
         Some(Again { _retrying: retrying, asked })
+    }
+
+    /// Counts another attempt. `asked`: it has waited for as long as the upstream wanted.
+    fn retried(&self, asked: bool) {
+        let stats = &self.cluster.stats;
+        self.count(stats.upstream_rq_retry, |group| group.upstream_rq_retry);
+        self.stream.connection.worker.stats.inc(if asked {
+            stats.upstream_rq_retry_backoff_ratelimited
+        } else {
+            stats.upstream_rq_retry_backoff_exponential
+        });
     }
 
     /// What is known of the endpoint of the last attempt.
@@ -313,17 +318,9 @@ impl Attempts<'_> {
 
     /// A retry has what is left of the whole request's time.
     fn lower_expected_timeout(&mut self) {
-        let router = &self.stream.connection.manager.router;
-        let (None, Some(global), false) = (self.timeouts.per_try, self.timeouts.global, router.suppress_envoy_headers)
-        else {
-            return;
-        };
-        if router.respect_expected_rq_timeout {
-            return;
-        }
         let spent = self.stream.record.request_completed().map_or(Duration::ZERO, |completed| completed.elapsed());
-        let millis = u64::try_from(global.saturating_sub(spent).as_millis()).unwrap_or(u64::MAX);
-        self.parts.headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis));
+        let expected = !self.stream.connection.manager.router.suppress_envoy_headers;
+        self.timeouts.tell(&mut self.parts.headers, spent, expected);
     }
 
     async fn attempt(&mut self, endpoint: &Arc<Endpoint>, body: RequestBody, last: bool) -> Attempted {
@@ -395,7 +392,7 @@ impl Attempts<'_> {
                 }
                 Reply::failed(failure, self.retries > 0)
             }
-            Attempted::Expired(expired) => Reply::expired(*expired).or_nothing(self.timeouts.alternative),
+            Attempted::Expired(expired) => self.stream.expired(*expired).or_nothing(self.timeouts.alternative),
         };
         let charged = match &attempted {
             Attempted::Expired(expired) => self.tries && charge::is_charged(*expired),
@@ -475,7 +472,6 @@ impl Attempts<'_> {
         let from = FromUpstream {
             incoming,
             lease: Some(lease),
-            timers: self.timers,
             late: self.endpoint.map(|endpoint| Late::new(self.cluster.clone(), self.member, endpoint, &self.groups)),
             trailers,
             sent,
@@ -483,7 +479,7 @@ impl Attempts<'_> {
             counting,
             broken: None,
         };
-        let mut response = Response::from_parts(parts, ResponseBody::upstream(from, self.stream.record));
+        let mut response = Response::from_parts(parts, ResponseBody::upstream(from, self.timers, self.stream.record));
         response::set_reason(&mut response);
         response
     }

@@ -13,11 +13,11 @@ mod internal_redirect;
 mod mirror;
 mod retry;
 mod strict;
-mod timeouts;
+pub(super) mod timeouts;
 mod upgrade;
 mod upstream;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts};
 use smallvec::SmallVec;
@@ -28,15 +28,13 @@ use self::{
     hashing::hashed,
     retry::{RETRY_GRPC_ON, RETRY_ON},
     timeouts::{
-        ALTERNATIVE, GRPC_TIMEOUT, PER_TRY_TIMEOUT, STREAM_DURATION, TIMEOUT, Timeouts, asked_by_grpc, to_grpc_timeout,
+        ALTERNATIVE, GRPC_TIMEOUT, PER_TRY_TIMEOUT, STREAM_DURATION, TIMEOUT, Timeouts, stream_deadline,
+        to_grpc_timeout,
     },
 };
 use super::{
     body::{BodySource, client::ClientBody, kept::Kept},
-    call::{
-        EXPECTED_TIMEOUT,
-        charge::{self, By},
-    },
+    call::charge::{self, By},
     filter::{chain::Chain, local_reply},
     headers::{
         forwarded::has_envoys_own,
@@ -64,9 +62,9 @@ const RETRIABLE_HEADER_NAMES: HeaderName = HeaderName::from_static("x-envoy-retr
 const HEDGE_ON_PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-hedge-on-per-try-timeout");
 const ALT_STAT_NAME: HeaderName = HeaderName::from_static("x-envoy-upstream-alt-stat-name");
 
-/// Forwards a request by a route whose action is to forward.
+/// Forwards a request by a route whose action is to forward, within the limits that run already.
 pub(super) async fn forward(
-    mut stream: Stream,
+    (mut stream, mut timers): (Stream, Timers),
     chain: Chain,
     routed: &Routed,
     mut parts: Parts,
@@ -112,9 +110,9 @@ pub(super) async fn forward(
     let steered = has_envoys_own(&parts.headers);
     let configured = cluster.policies.retry.as_ref().or(forward.retry.as_ref());
     let policy = retry_policy(configured, &stream, &parts, steered);
-    let timeouts = Timeouts::of(forward, stream.is_grpc(), &parts.headers, steered);
-    let stream_deadline = forward.grpc_stream.and_then(|deadline| Some(deadline.apply(asked_by_grpc(&parts.headers)?)));
-    if let Some(deadline) = stream_deadline {
+    let respects = stream.connection.manager.router.respect_expected_rq_timeout;
+    let timeouts = Timeouts::of(forward, stream.is_grpc(), &parts.headers, (steered, respects));
+    if let Some(deadline) = stream_deadline(forward, &parts.headers) {
         parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(deadline));
     }
     let hashed = hashed(&stream, &cluster, forward, &parts);
@@ -140,15 +138,7 @@ pub(super) async fn forward(
         mirror::start(&stream, mirrors, &parts, &mut body, timeouts.global);
     }
     let mut body = body_source(&stream, routed, policy.is_some() || forward.internal_redirects.is_some(), body);
-    let manager = &stream.connection.manager;
-    let timers = Timers::new(
-        stream.began,
-        stream.record.progress.as_ref(),
-        timeouts.global,
-        forward.idle_timeout.unwrap_or(manager.stream_idle_timeout),
-        stream_deadline.or_else(|| forward.max_stream_duration.unwrap_or(manager.max_stream_duration)),
-    )
-    .with_request_timeout(manager.request_timeout);
+    timers.respond_within(timeouts.global);
     let by = By::routed(&stream, &parts.headers, alternative);
     let mut attempts = Attempts {
         changes,
@@ -254,17 +244,7 @@ fn finalize(
     parts: &mut Parts,
 ) {
     let router = &stream.connection.manager.router;
-    let respected = router.respect_expected_rq_timeout && parts.headers.contains_key(EXPECTED_TIMEOUT);
-    if !router.suppress_envoy_headers
-        && !respected
-        && let Some(expected) = timeouts.per_try.or(timeouts.global)
-    {
-        let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
-        parts.headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis));
-    }
-    if let (true, Some(expected)) = (timeouts.grpc, timeouts.per_try.or(timeouts.global)) {
-        parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(expected));
-    }
+    timeouts.tell(&mut parts.headers, Duration::ZERO, !router.suppress_envoy_headers);
     let Parts { method, uri, headers, .. } = parts;
     let apply = |changes: &HeaderChanges, headers: &mut HeaderMap| {
         mutate::apply(&changes.request, Of::Request, headers, |out, format, headers| {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::config::route::Forward;
+use crate::{config::route::Forward, http::call::EXPECTED_TIMEOUT};
 
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 pub(super) const PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
@@ -27,7 +27,8 @@ pub(super) struct Timeouts {
 
 impl Timeouts {
     /// Of a request with these headers. `steered`: some of them are Envoy's own, which only an internal client can have.
-    pub fn of(forward: &Forward, grpc: bool, headers: &HeaderMap, steered: bool) -> Self {
+    /// `respects`: what another Envoy has made known as its timeout is this one's.
+    pub fn of(forward: &Forward, grpc: bool, headers: &HeaderMap, (steered, respects): (bool, bool)) -> Self {
         let millis = |name: &HeaderName| if steered { headers.get(name)?.to_str().ok()?.parse().ok() } else { None };
         let mut timeouts = Timeouts {
             global: forward.timeout,
@@ -49,7 +50,8 @@ impl Timeouts {
             };
             timeouts.grpc = true;
         }
-        if let Some(asked) = millis(&TIMEOUT) {
+        let asked = if respects && headers.contains_key(&EXPECTED_TIMEOUT) { &EXPECTED_TIMEOUT } else { &TIMEOUT };
+        if let Some(asked) = millis(asked) {
             timeouts.global = Some(Duration::from_millis(asked)).filter(|asked| !asked.is_zero());
         }
         if let Some(asked) = millis(&PER_TRY_TIMEOUT) {
@@ -63,10 +65,38 @@ impl Timeouts {
         }
         timeouts
     }
+
+    /// Tells the upstream what is left for an attempt when `spent` has passed since the request was complete. `expected`:
+    /// in Envoy's own header, too.
+    pub fn tell(&self, headers: &mut HeaderMap, spent: Duration, expected: bool) {
+        let Some(left) = self.left(spent) else { return };
+        if expected {
+            let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis));
+        }
+        if self.grpc {
+            headers.insert(GRPC_TIMEOUT, to_grpc_timeout(left));
+        }
+    }
+
+    /// How long an attempt may take that begins when `spent` of the whole has passed; none: as long as it wants.
+    fn left(&self, spent: Duration) -> Option<Duration> {
+        // 0 would be any time.
+        let of_all = self.global.map(|global| global.saturating_sub(spent).max(Duration::from_millis(1)));
+        match (self.per_try, of_all) {
+            (Some(per_try), Some(of_all)) => Some(per_try.min(of_all)),
+            (per_try, of_all) => per_try.or(of_all),
+        }
+    }
+}
+
+/// How long a stream may last whose client asks for that by `grpc-timeout`, where the route has it so.
+pub(in crate::http) fn stream_deadline(forward: &Forward, headers: &HeaderMap) -> Option<Duration> {
+    forward.grpc_stream.and_then(|deadline| Some(deadline.apply(asked_by_grpc(headers)?)))
 }
 
 /// What `grpc-timeout` asks for.
-pub(super) fn asked_by_grpc(headers: &HeaderMap) -> Option<Duration> {
+fn asked_by_grpc(headers: &HeaderMap) -> Option<Duration> {
     grpc_timeout(headers.get(&GRPC_TIMEOUT)?.as_bytes())
 }
 
@@ -102,6 +132,21 @@ fn grpc_timeout(value: &[u8]) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attempt_has_what_is_left() {
+        let left = |per_try: Option<u64>, global: Option<u64>| {
+            let [per_try, global] = [per_try, global].map(|millis| millis.map(Duration::from_millis));
+            let timeouts = Timeouts { global, per_try, stream: None, grpc: false, alternative: false };
+            timeouts.left(Duration::from_millis(300)).map(|left| left.as_millis())
+        };
+        assert_eq!(left(None, Some(1000)), Some(700));
+        assert_eq!(left(Some(500), Some(1000)), Some(500));
+        assert_eq!(left(Some(800), Some(1000)), Some(700));
+        assert_eq!(left(None, Some(300)), Some(1));
+        assert_eq!(left(Some(500), None), Some(500));
+        assert_eq!(left(None, None), None);
+    }
 
     #[test]
     fn grpc_timeouts() {

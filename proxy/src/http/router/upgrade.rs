@@ -143,7 +143,9 @@ impl Upgrade<'_> {
                 self.pass_on(answer, incoming, held, (timers, late), chosen.http1.trailers)
             }
             (Some(Upstream::Tunnel(io)), Held::Tunnel(counted)) if post => {
-                let payload = Payload::new(io, (connection, body), timers, counted);
+                let running = self.stream.record.running.clone();
+                running.begin(timers);
+                let payload = Payload::new(io, (connection, body), running, counted);
                 self.pass_payload(answer, payload)
             }
             (Some(upstream), held) => self.switch(answer, tunnel, (upstream, held, idle)),
@@ -181,7 +183,7 @@ impl Upgrade<'_> {
 
     fn give_up(mut self, why: &NoAnswer, chosen: &Cluster, endpoint: &Endpoint) -> Response<ResponseBody> {
         let (ended, reply) = match why {
-            NoAnswer::Expired(expired) => (Ended::Expired(*expired), Reply::expired(*expired)),
+            NoAnswer::Expired(expired) => (Ended::Expired(*expired), self.stream.expired(*expired)),
             NoAnswer::Failed(failure) => {
                 if let Some(reason) = failure.transport() {
                     self.stream.record.entry.transport_failure = reason.into();
@@ -245,7 +247,6 @@ impl Upgrade<'_> {
                 let from = FromUpstream {
                     incoming,
                     lease: Some(lease),
-                    timers,
                     late: Some(late),
                     trailers,
                     sent,
@@ -253,7 +254,7 @@ impl Upgrade<'_> {
                     counting: None,
                     broken: None,
                 };
-                ResponseBody::upstream(from, self.stream.record)
+                ResponseBody::upstream(from, timers, self.stream.record)
             }
             _ => ResponseBody::local(Bytes::new(), false, self.stream.record),
         };

@@ -50,8 +50,8 @@ impl Activity {
         Active(self.clone())
     }
 
-    /// Bytes came: outside a request they begin the head of one.
-    pub fn bytes_came(&self) {
+    /// Part of a head has come, and more is waited for.
+    pub fn head_comes(&self) {
         if self.active.get() == 0 && self.head_began.get().is_none() {
             self.head_began.set(Some(Instant::now()));
             self.head_begins.notify_one();
@@ -96,7 +96,7 @@ impl Activity {
         self.requests.get()
     }
 
-    /// When the first byte of a request's head came, while the rest has not.
+    /// When part of a request's head had come, while the rest has not.
     pub fn head_began(&self) -> Option<Instant> {
         self.head_began.get()
     }

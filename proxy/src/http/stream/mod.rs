@@ -1,5 +1,6 @@
 //! A request under way ([`Stream`]), and what it is made of: its client's `connection` and what is going on there
-//! (`activity`, `open`, `upgraded`), its `record`, where it goes (`route`), how long it may take (`timers`), and how it ends: with
+//! (`activity`, `open`, `upgraded`), its `record`, where it goes (`route`), how long it may take (`timers`, and
+//! `running` once its response has begun), and how it ends: with
 //! a `response_body`, a `reply` made here, or a `failure`.
 //!
 //! The vocabulary of all that follows a request. Streams know the pool, whose connections their bodies hold, and nothing
@@ -16,17 +17,26 @@ pub(in crate::http) mod record;
 pub(in crate::http) mod reply;
 pub(in crate::http) mod response_body;
 pub(in crate::http) mod route;
+pub(in crate::http) mod running;
 pub(in crate::http) mod timers;
 pub(in crate::http) mod upgraded;
 pub(in crate::http) mod upstream_line;
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
-use self::{connection::Connection, record::Record, route::Routed, upstream_line::UpstreamLine};
+use self::{
+    connection::Connection,
+    record::Record,
+    reply::Reply,
+    route::Routed,
+    running::Running,
+    timers::{Expired, Timers},
+    upstream_line::UpstreamLine,
+};
 use super::{
     body::progress::Progress,
     codec::{malformed::Malformed, meters},
@@ -80,8 +90,8 @@ pub(in crate::http) struct Followed {
 }
 
 impl Stream {
-    /// A request whose head has come.
-    pub fn new(connection: Rc<Connection>, parts: &Parts, has_body: bool) -> Self {
+    /// A request whose head has come. `running`: what limits its response.
+    pub fn new(connection: Rc<Connection>, running: Rc<Running>, parts: &Parts, has_body: bool) -> Self {
         let mut entry = connection.entry();
         let began = Instant::from_std(entry.start);
         entry.protocol = Some(match parts.version {
@@ -92,8 +102,13 @@ impl Stream {
         if connection.manager.wanted.meters {
             entry.meters.downstream_received = meters::request_read(parts);
         }
-        let mut record =
-            Box::new(Record::new(connection.worker.clone(), connection.manager.clone(), entry, connection.multiplexed));
+        let mut record = Box::new(Record::new(
+            connection.worker.clone(),
+            connection.manager.clone(),
+            entry,
+            connection.multiplexed,
+            running,
+        ));
         if has_body {
             record.progress = Some(Rc::new(Progress::new()));
         }
@@ -180,9 +195,9 @@ impl Stream {
         // As in Envoy, the body counts once more.
         let received = old.progress.as_ref().map_or(0, |progress| progress.received());
         next.bytes_received = received;
-        let connection = &self.connection;
+        let (connection, running) = (&self.connection, old.running.clone());
         let mut record =
-            Record::new(connection.worker.clone(), connection.manager.clone(), next, connection.multiplexed);
+            Record::new(connection.worker.clone(), connection.manager.clone(), next, connection.multiplexed, running);
         if let Some(length) = length {
             let progress = Progress::new();
             progress.add(usize::try_from(received + length).unwrap_or(usize::MAX));
@@ -229,6 +244,17 @@ impl Stream {
     /// The id to send back, if any.
     pub fn request_id(&mut self) -> Option<HeaderValue> {
         self.request_id.take()
+    }
+
+    /// The limits of a request that goes where `idle` and `lasts` are said of, up to its response.
+    pub fn timers(&self, idle: Option<Duration>, lasts: Option<Duration>) -> Timers {
+        Timers::new(self.began, self.record.progress.as_ref(), None, idle, lasts)
+            .with_request_timeout(self.connection.manager.request_timeout)
+    }
+
+    /// The answer to a request of which a limit has passed before there was a response.
+    pub fn expired(&self, which: Expired) -> Reply {
+        Reply::expired(which, self.record.request_completed().is_some())
     }
 
     /// What routing looks at of a request.

@@ -12,10 +12,7 @@ use bytes::{Buf, Bytes};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{
-    connection::Connection,
-    timers::{Expired, Timers},
-};
+use super::{connection::Connection, running::Running};
 use crate::{
     http::{
         body::{client::ClientBody, error::BodyError},
@@ -36,8 +33,6 @@ pub(super) enum Broken {
     Request(BodyError, Option<Refusal>),
     /// The connection to the upstream failed.
     Upstream(io::Error),
-    /// A limit has passed.
-    Expired(Expired),
 }
 
 /// The payload of a request on its way to the upstream, and of the response on its way back. Both move while the
@@ -52,17 +47,17 @@ pub(in crate::http) struct Payload {
     told: bool,
     /// Of it, what the upstream has not taken.
     waiting: Bytes,
-    timers: Timers,
+    running: Rc<Running>,
     counted: Counted,
     sent: u64,
     received: u64,
 }
 
 impl Payload {
-    /// `io` belongs to the payload from now on.
-    pub fn new(io: Io, (client, body): (Rc<Connection>, ClientBody), timers: Timers, counted: Counted) -> Self {
+    /// `io` belongs to the payload from now on, and the limits of the response run.
+    pub fn new(io: Io, (client, body): (Rc<Connection>, ClientBody), running: Rc<Running>, counted: Counted) -> Self {
         let waiting = Bytes::new();
-        Self { io, client, body: Some(body), told: false, waiting, timers, counted, sent: 0, received: 0 }
+        Self { io, client, body: Some(body), told: false, waiting, running, counted, sent: 0, received: 0 }
     }
 
     /// The next piece of the response; none: the upstream has ended it.
@@ -79,15 +74,12 @@ impl Payload {
                 if read == 0 {
                     return Poll::Ready(None);
                 }
-                self.timers.moved();
+                self.running.moved();
                 self.received += read as u64;
                 piece.truncate(read);
                 Poll::Ready(Some(Ok(piece.into())))
             }
-            Poll::Pending => {
-                let expired = ready!(self.timers.poll(cx));
-                Poll::Ready(Some(Err(Broken::Expired(expired))))
-            }
+            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -98,7 +90,7 @@ impl Payload {
                 let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.waiting)).map_err(Broken::Upstream)?;
                 self.waiting.advance(written);
                 self.sent += written as u64;
-                self.timers.moved();
+                self.running.moved();
             }
             let Some(body) = &mut self.body else {
                 if !self.told {

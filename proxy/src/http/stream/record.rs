@@ -15,7 +15,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::upstream_line::UpstreamLine;
+use super::{running::Running, upstream_line::UpstreamLine};
 use crate::{
     access_log::{self, Entry, Flag, LogType},
     config::http::HttpConnectionManager,
@@ -38,6 +38,8 @@ pub(in crate::http) struct Record {
     pub id: Option<HeaderValue>,
     /// The request's body, if it has one.
     pub progress: Option<Rc<Progress>>,
+    /// What limits its response, once that is under way.
+    pub running: Rc<Running>,
     /// The bytes of the tunnel that the request became, if it did.
     pub tunnel: Option<Rc<Meter>>,
     /// The request to an upstream that is under way, where the router logs them.
@@ -58,7 +60,14 @@ pub(in crate::http) struct Record {
 }
 
 impl Record {
-    pub fn new(worker: Rc<Worker>, manager: Arc<HttpConnectionManager>, entry: Entry, multiplexed: bool) -> Self {
+    /// A request begins, whose response `running` limits.
+    pub fn new(
+        worker: Rc<Worker>,
+        manager: Arc<HttpConnectionManager>,
+        entry: Entry,
+        multiplexed: bool,
+        running: Rc<Running>,
+    ) -> Self {
         manager.stats.began(&worker.stats, multiplexed);
         let ticks = manager.log.interval.filter(|_| !manager.access_log.is_empty()).map(|interval| {
             let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
@@ -71,6 +80,7 @@ impl Record {
             entry,
             id: None,
             progress: None,
+            running,
             tunnel: None,
             upstream: None,
             ticks,

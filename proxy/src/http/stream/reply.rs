@@ -129,9 +129,11 @@ impl Reply {
         reply
     }
 
-    /// A limit passed before the response began.
-    pub fn expired(which: Expired) -> Self {
+    /// A limit passed before the response began. `complete`: the whole request had come.
+    pub fn expired(which: Expired, complete: bool) -> Self {
         let status = StatusCode::GATEWAY_TIMEOUT;
+        // Where the client, too, may be to blame.
+        let either = if complete { status } else { StatusCode::REQUEST_TIMEOUT };
         let timeout = "upstream request timeout";
         match which {
             Expired::Global => Self::new(status, timeout, Flag::UpstreamRequestTimeout, "response_timeout"),
@@ -139,18 +141,18 @@ impl Reply {
             Expired::PerTryIdle => {
                 Self::new(status, timeout, Flag::UpstreamRequestTimeout, "upstream_per_try_idle_timeout")
             }
-            Expired::Idle => Self::new(status, "stream timeout", Flag::StreamIdleTimeout, "stream_idle_timeout"),
+            Expired::Idle => Self::new(either, "stream timeout", Flag::StreamIdleTimeout, "stream_idle_timeout"),
             Expired::Request => {
                 Self::new(StatusCode::REQUEST_TIMEOUT, "request timeout", None, "request_overall_timeout")
             }
             Expired::StreamDuration => Self::new(
-                status,
+                either,
                 "upstream max stream duration reached",
                 Flag::UpstreamMaxStreamDurationReached,
                 "upstream_max_stream_duration_reached",
             ),
             Expired::MaxDuration => {
-                let reply = Self::new(status, "downstream duration timeout", None, "max_duration_timeout");
+                let reply = Self::new(either, "downstream duration timeout", None, "max_duration_timeout");
                 Self { grpc_status: Some(DEADLINE_EXCEEDED), ..reply }
             }
         }
@@ -267,7 +269,7 @@ mod tests {
 
     #[test]
     fn grpc_clients_get_200_and_a_grpc_status() {
-        let reply = Reply::expired(Expired::Global).into_grpc();
+        let reply = Reply::expired(Expired::Global, true).into_grpc();
         assert_eq!((reply.status, reply.body.len()), (StatusCode::OK, 0));
         assert_eq!(reply.headers["grpc-status"], "14");
         assert_eq!(reply.headers["grpc-message"], "upstream request timeout");

@@ -3,7 +3,8 @@
 use std::{
     borrow::Cow,
     pin::Pin,
-    task::{Context, Poll, ready},
+    rc::Rc,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use super::{
     payload::{Broken, Payload},
     record::Record,
     reply::Reply,
+    running::Running,
     timers::{Expired, Timers},
 };
 use crate::{
@@ -34,6 +36,8 @@ pub struct ResponseBody {
     source: Source,
     record: Option<Box<Record>>,
     active: Option<Active>,
+    /// Its limits, while they run.
+    running: Option<Rc<Running>>,
 }
 
 #[derive(Debug)]
@@ -46,12 +50,11 @@ enum Source {
     Payload(Box<Payload>),
 }
 
-/// A response body from upstream, with the connection it comes over and the limits that still run.
+/// A response body from upstream, with the connection it comes over.
 #[derive(Debug)]
 pub(in crate::http) struct FromUpstream {
     pub incoming: Incoming,
     pub lease: Option<Lease>,
-    pub timers: Timers,
     /// Who hears of it if it takes too long.
     pub late: Option<Late>,
     /// Trailers are taken from the upstream.
@@ -103,28 +106,31 @@ impl ResponseBody {
             record.complete();
         }
         let source = if head || body.is_empty() { Source::Empty } else { Source::Full(Some(body)) };
-        Self { source, record: Some(record), active: None }
+        Self { source, record: Some(record), active: None, running: None }
     }
 
     /// None, and the record is kept elsewhere.
     pub(in crate::http) fn detached() -> Self {
-        Self { source: Source::Empty, record: None, active: None }
+        Self { source: Source::Empty, record: None, active: None, running: None }
     }
 
-    /// From upstream.
-    pub(in crate::http) fn upstream(from: FromUpstream, record: Box<Record>) -> Self {
+    /// From upstream, within the limits that still run.
+    pub(in crate::http) fn upstream(from: FromUpstream, timers: Timers, record: Box<Record>) -> Self {
         if from.incoming.is_end_stream() {
             if let Some(lease) = from.lease.filter(|_| record.request_completed().is_some()) {
                 lease.release();
             }
-            return Self { source: Source::Empty, record: Some(record), active: None };
+            return Self { source: Source::Empty, record: Some(record), active: None, running: None };
         }
-        Self { source: Source::Upstream(Box::new(from)), record: Some(record), active: None }
+        let running = Some(record.running.clone());
+        record.running.begin(timers);
+        Self { source: Source::Upstream(Box::new(from)), record: Some(record), active: None, running }
     }
 
     /// What the upstream sends, as it is.
     pub(in crate::http) fn payload(payload: Payload, record: Box<Record>) -> Self {
-        Self { source: Source::Payload(Box::new(payload)), record: Some(record), active: None }
+        let running = Some(record.running.clone());
+        Self { source: Source::Payload(Box::new(payload)), record: Some(record), active: None, running }
     }
 
     /// Of what is empty the head says a length. hyper would not pass that on.
@@ -140,6 +146,7 @@ impl ResponseBody {
     }
 
     fn ended(&mut self) {
+        self.stop();
         if let Source::Upstream(from) = &mut self.source
             && let Some(lease) = from.lease.take()
             // A request that is still being sent keeps its connection busy: no use to others.
@@ -152,16 +159,40 @@ impl ResponseBody {
         }
     }
 
-    fn broke(&mut self, flag: Flag, details: impl Into<Cow<'static, str>>) {
+    /// Its limits run no more.
+    fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.end();
+        }
+    }
+
+    /// The limit that has passed, if one has: the response breaks off.
+    fn take_expired(&mut self) -> Option<BodyError> {
+        let expired = self.running.as_ref()?.expired()?;
+        if let (Source::Upstream(from), Some(record)) = (&self.source, &self.record)
+            && let Some(late) = &from.late
+        {
+            late.charge(record.shard(), expired);
+        }
+        let (flag, details) = after_expiry(expired);
+        self.broke(flag, details);
+        Some(BodyError::TimedOut)
+    }
+
+    fn broke(&mut self, flag: impl Into<Option<Flag>>, details: impl Into<Cow<'static, str>>) {
+        self.stop();
+        let flag = flag.into();
         if let Source::Upstream(from) = &mut self.source {
             // The connection is of no use any more.
             from.lease = None;
         }
         if let Some(record) = &mut self.record {
-            if flag != Flag::DownstreamProtocolError {
+            if flag != Some(Flag::DownstreamProtocolError) {
                 record.resets();
             }
-            record.entry.raise(flag);
+            if let Some(flag) = flag {
+                record.entry.raise(flag);
+            }
             record.entry.details = details.into();
             record.complete();
         }
@@ -174,6 +205,9 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some(error) = this.take_expired() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let from = match &mut this.source {
             Source::Empty | Source::Announced => {
                 this.ended();
@@ -205,11 +239,6 @@ impl Body for ResponseBody {
                         }
                         Some(Ok(Frame::data(piece)))
                     }
-                    Some(Err(Broken::Expired(expired))) => {
-                        let (flag, details) = after_expiry(expired);
-                        this.broke(flag, details);
-                        Some(Err(BodyError::TimedOut))
-                    }
                     Some(Err(Broken::Request(error, refusal))) => {
                         // Else the record tells that the client is gone.
                         if let Some(refusal) = refusal {
@@ -240,7 +269,9 @@ impl Body for ResponseBody {
                 }
                 return Poll::Pending;
             };
-            from.timers.moved();
+            if let Some(running) = &this.running {
+                running.moved();
+            }
             if let Some(record) = &mut this.record {
                 record.sent(piece.len());
             }
@@ -253,15 +284,11 @@ impl Body for ResponseBody {
             if let Some(record) = &mut this.record {
                 record.poll_log(cx);
             }
-            let expired = ready!(from.timers.poll(cx));
-            if let (Some(late), Some(record)) = (&from.late, &this.record) {
-                late.charge(record.shard(), expired);
-            }
-            let (flag, details) = after_expiry(expired);
-            this.broke(flag, details);
-            return Poll::Ready(Some(Err(BodyError::TimedOut)));
+            return Poll::Pending;
         };
-        from.timers.moved();
+        if let Some(running) = &this.running {
+            running.moved();
+        }
         let http2 = from.lease.as_ref().is_some_and(Lease::is_http2);
         match frame {
             None if http2 && !ended => {
@@ -337,6 +364,9 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        if self.take_expired().is_some() {
+            return;
+        }
         // A body without frames is never polled; one that was read to its end is complete already.
         let whole = match &self.source {
             Source::Upstream(from) => from.came_whole(),
@@ -346,17 +376,21 @@ impl Drop for ResponseBody {
         if whole || self.is_end_stream() {
             self.ended();
         }
+        self.stop();
     }
 }
 
 /// The flag and details of a response that took too long after its headers.
-fn after_expiry(expired: Expired) -> (Flag, &'static str) {
+fn after_expiry(expired: Expired) -> (Option<Flag>, &'static str) {
     match expired {
-        Expired::Global => (Flag::UpstreamRequestTimeout, "response_timeout"),
+        Expired::Global => (Some(Flag::UpstreamRequestTimeout), "response_timeout"),
         // An attempt's other limit ends with the response's headers.
-        Expired::PerTry | Expired::PerTryIdle => (Flag::UpstreamRequestTimeout, "upstream_per_try_idle_timeout"),
-        Expired::Idle | Expired::Request => (Flag::StreamIdleTimeout, "stream_idle_timeout"),
-        Expired::StreamDuration => (Flag::UpstreamMaxStreamDurationReached, "upstream_max_stream_duration_reached"),
-        Expired::MaxDuration => (Flag::UpstreamMaxStreamDurationReached, "max_duration_timeout"),
+        Expired::PerTry | Expired::PerTryIdle => (Some(Flag::UpstreamRequestTimeout), "upstream_per_try_idle_timeout"),
+        Expired::Idle => (Some(Flag::StreamIdleTimeout), "stream_idle_timeout"),
+        Expired::Request => (None, "request_overall_timeout"),
+        Expired::StreamDuration => {
+            (Some(Flag::UpstreamMaxStreamDurationReached), "upstream_max_stream_duration_reached")
+        }
+        Expired::MaxDuration => (None, "max_duration_timeout"),
     }
 }

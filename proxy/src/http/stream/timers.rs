@@ -93,6 +93,11 @@ impl Timers {
         Self { request_by: limit.map(|limit| self.start + limit), ..self }
     }
 
+    /// The response must be complete so long after the request.
+    pub fn respond_within(&mut self, limit: Option<Duration>) {
+        self.global = limit;
+    }
+
     /// An attempt begins, with a timeout of its own.
     pub fn attempt(&mut self, timeout: Option<Duration>, idle: Option<Duration>) {
         self.per_try = timeout.map(|timeout| (timeout, Instant::now()));
@@ -119,6 +124,16 @@ impl Timers {
         if self.idle.is_some() {
             self.moved = Instant::now();
         }
+    }
+
+    /// Runs `future` until it is done or a limit passes.
+    pub async fn during<F: Future>(&mut self, future: F) -> Result<F::Output, Expired> {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => self.poll(cx).map(Err),
+        })
+        .await
     }
 
     /// Ready when a limit has passed.
@@ -175,15 +190,7 @@ pub(in crate::http) async fn within<F: Future>(
     record: &mut Record,
     future: F,
 ) -> Result<F::Output, Expired> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = future.as_mut().poll(cx) {
-            return Poll::Ready(Ok(output));
-        }
-        record.poll_log(cx);
-        timers.poll(cx).map(Err)
-    })
-    .await
+    timers.during(record.while_logging(future)).await
 }
 
 #[cfg(test)]
