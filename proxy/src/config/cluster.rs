@@ -43,7 +43,7 @@ pub use self::{
     tally::Tally,
     zones::{LocalZones, Zones},
 };
-use super::{cell::Source, http1::Http1, http2::Http2};
+use super::{cell::Source, heads::HeadLimits, http1::Http1, http2::Http2};
 use crate::{
     access_log::ClusterNames,
     config::tls::Transports,
@@ -93,6 +93,10 @@ pub struct Cluster {
     pub idle_timeout: Option<Duration>,
     /// Take a pooled connection out of use after so long; none: never.
     pub max_connection_duration: Option<Duration>,
+    /// A request and its response may last so long, from when there is a connection for it; none: any time.
+    pub max_stream_duration: Option<Duration>,
+    /// How large the heads of its responses may be.
+    pub response_heads: HeadLimits,
     /// What sockets are given before they connect.
     pub socket: SocketSettings,
     /// Which of an endpoint's addresses are tried first.
@@ -316,6 +320,8 @@ impl Cluster {
             http1: Http1::default(),
             idle_timeout: Some(Self::DEFAULT_IDLE),
             max_connection_duration: None,
+            max_stream_duration: None,
+            response_heads: HeadLimits::default(),
             socket: SocketSettings::default(),
             preference: Preference::default(),
             max_requests_per_connection: 0,

@@ -13,6 +13,7 @@ pub mod filter;
 pub mod filter_state;
 pub mod grpc_service;
 pub mod headers;
+pub mod heads;
 pub mod http;
 pub mod http1;
 pub mod http2;

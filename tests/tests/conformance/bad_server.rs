@@ -273,8 +273,8 @@ fn servers() -> Vec<Bad> {
                 frame(CONTINUATION, END_HEADERS, 1, &large),
                 hello(),
             ],
-            PROTOCOL,
-        ).envoy("h2-responses", "503 remote reset; 503 UR upstream_reset_before_response_started{remote_reset}"),
+            "503 remote reset; 503 UR upstream_reset_before_response_started{remote_reset}",
+        ),
     ]
 }
 

@@ -1,6 +1,7 @@
 //! The built-in script: what a scripted server answers where no rule says otherwise, by the path.
 //!
-//! `/status/CODE`, `/slow/MS`, `/delay/SECONDS`, `/flaky/N/KEY` (503 N times for this path), `/size/BYTES`, `/echo`
+//! `/status/CODE`, `/slow/MS`, `/delay/SECONDS`, `/flaky/N/KEY` (503 N times for this path), `/size/BYTES`, `/head/BYTES`
+//! (a header of so many bytes), `/heads/N` (so many headers), `/echo`
 //! (what it saw), `/headers` (as httpbin), `/special/KIND` (answers that break the rules, or keep seldom kept ones),
 //! `/websocket` (an echo after the upgrade; `/websocket/at-end` once the client has ended); everything else gets 200 and `ok`.
 
@@ -118,6 +119,17 @@ pub async fn answer(path: &str, request: &Request, shared: &Shared) -> Option<An
         }
         "flaky" if shared.count(path) <= argument.parse().unwrap_or(0) => Response::plain(503, "flaky"),
         "flaky" => Response::plain(200, echo(request)),
+        "head" => {
+            let mut response = Response::plain(200, "head");
+            response.headers.push(("x-head".to_owned(), "x".repeat(argument.parse().unwrap_or_default())));
+            response
+        }
+        "heads" => {
+            let mut response = Response::plain(200, "heads");
+            let count = argument.parse().unwrap_or_default();
+            response.headers.extend((0..count).map(|number: usize| (format!("x-{number}"), "1".to_owned())));
+            response
+        }
         "size" => Response::plain(200, vec![b'x'; argument.parse().unwrap_or(0)]),
         "special" => return special(argument, request),
         _ => Response::plain(200, "ok"),

@@ -162,6 +162,8 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         http1: protocol.http1,
         idle_timeout: protocol.idle_timeout,
         max_connection_duration: protocol.max_connection_duration,
+        max_stream_duration: protocol.max_stream_duration,
+        response_heads: protocol.response_heads,
         socket: connect::settings(cx, message, at)?,
         preference: connect::preference(message.upstream_connection_options.as_ref()),
         max_requests_per_connection: protocol.max_requests_per_connection,

@@ -17,9 +17,13 @@ use super::{
 use crate::config::{
     cluster::{AutoNames, Cluster, RoutePolicies, UpstreamProtocol},
     error::Error,
+    heads::HeadLimits,
     http1::Http1,
     http2::{Http2, Keepalive},
 };
+
+/// Envoy's own bound of `max_response_headers_kb`.
+const MOST_HEADERS_KB: u32 = 8192;
 
 /// How HTTP is spoken to a cluster.
 pub(super) struct Protocol {
@@ -28,6 +32,8 @@ pub(super) struct Protocol {
     pub http1: Http1,
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
+    pub max_stream_duration: Option<Duration>,
+    pub response_heads: HeadLimits,
     pub max_requests_per_connection: u32,
     pub auto_names: Option<AutoNames>,
     pub policies: RoutePolicies,
@@ -53,6 +59,8 @@ pub(super) fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> 
         http1: http1::upstream(cx, old_http1, &sub(at, "http_protocol_options"))?,
         idle_timeout: idle(cx, common, &sub(at, "common_http_protocol_options"))?,
         max_connection_duration: lifetime(common, &sub(at, "common_http_protocol_options"))?,
+        max_stream_duration: stream_duration(common, &sub(at, "common_http_protocol_options"))?,
+        response_heads: response_heads(common, &sub(at, "common_http_protocol_options"))?,
         max_requests_per_connection: max_requests
             .or(common.and_then(|common| common.max_requests_per_connection))
             .unwrap_or(0),
@@ -101,6 +109,8 @@ fn typed_protocol(
         let at = sub(at, "common_http_protocol_options");
         protocol.idle_timeout = idle(cx, Some(common), &at)?;
         protocol.max_connection_duration = lifetime(Some(common), &at)?;
+        protocol.max_stream_duration = stream_duration(Some(common), &at)?;
+        protocol.response_heads = response_heads(Some(common), &at)?;
         protocol.max_requests_per_connection = common.max_requests_per_connection.unwrap_or(0);
     }
     match &message.upstream_protocol_options {
@@ -165,15 +175,45 @@ fn auto_names(
 
 fn idle(cx: &mut Context, message: Option<&core::HttpProtocolOptions>, at: &str) -> Result<Option<Duration>, Error> {
     let Some(message) = message else { return Ok(Some(Cluster::DEFAULT_IDLE)) };
-    let supported = ["idle_timeout", "max_requests_per_connection", "max_connection_duration"];
-    let harmless = ["max_headers_count", "max_response_headers_kb", "headers_with_underscores_action"];
-    cx.only(message, at, &supported, &harmless)?;
+    let supported = [
+        "idle_timeout",
+        "max_requests_per_connection",
+        "max_connection_duration",
+        "max_stream_duration",
+        "max_headers_count",
+        "max_response_headers_kb",
+    ];
+    cx.only(message, at, &supported, &["headers_with_underscores_action"])?;
     limit(message.idle_timeout.as_ref(), Some(Cluster::DEFAULT_IDLE), &sub(at, "idle_timeout"))
 }
 
 fn lifetime(message: Option<&core::HttpProtocolOptions>, at: &str) -> Result<Option<Duration>, Error> {
     let duration = message.and_then(|message| message.max_connection_duration.as_ref());
     limit(duration, None, &sub(at, "max_connection_duration"))
+}
+
+fn stream_duration(message: Option<&core::HttpProtocolOptions>, at: &str) -> Result<Option<Duration>, Error> {
+    let duration = message.and_then(|message| message.max_stream_duration.as_ref());
+    limit(duration, None, &sub(at, "max_stream_duration"))
+}
+
+fn response_heads(message: Option<&core::HttpProtocolOptions>, at: &str) -> Result<HeadLimits, Error> {
+    let mut limits = HeadLimits::default();
+    let Some(message) = message else { return Ok(limits) };
+    if let Some(kb) = message.max_response_headers_kb {
+        if !(1..=MOST_HEADERS_KB).contains(&kb) {
+            let expected = format!("expected 1 to {MOST_HEADERS_KB}");
+            return Err(Error::at(sub(at, "max_response_headers_kb"), expected));
+        }
+        limits.bytes = Some(kb * 1024);
+    }
+    if let Some(count) = message.max_headers_count {
+        if count == 0 {
+            return Err(Error::at(sub(at, "max_headers_count"), "expected 1 or more"));
+        }
+        limits.fields = count;
+    }
+    Ok(limits)
 }
 
 /// HTTP/2 settings of either side.

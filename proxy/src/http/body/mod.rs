@@ -146,6 +146,11 @@ impl BodySource {
         }
     }
 
+    /// Whether it was to be kept, and more has come than is kept.
+    pub fn is_abandoned(&self) -> bool {
+        matches!(self, Self::Kept(_)) && !self.can_replay()
+    }
+
     /// Whether another attempt may follow.
     pub fn can_replay(&self) -> bool {
         match self {

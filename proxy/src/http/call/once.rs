@@ -55,6 +55,12 @@ pub(in crate::http) async fn send_once(connection: u64, lease: &mut Lease, reque
         Ok(response) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
             return Sent::Failed(Failure::Protocol);
         }
+        Ok(response) if !lease.takes(response.headers()) => {
+            // As in Envoy, whose HTTP/2 takes its own reset of a head that is too large for the upstream's.
+            let failure = Failure::Reset;
+            failure.end(lease);
+            return Sent::Failed(failure);
+        }
         Ok(mut response) => {
             Of::Response.join(response.headers_mut());
             return Sent::Answered(response);

@@ -43,12 +43,23 @@ use crate::{
     config::route::{Action, RequireTls},
 };
 
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unanswered {
+    /// Its stream is reset.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// Nobody reads it.
+    #[error("the client is gone")]
+    Gone,
+}
+
 /// Answers a request, or resets its stream. `running`: what limits its response.
 pub(super) async fn handle(
     connection: Rc<Connection>,
     running: Rc<Running>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Malformed> {
+) -> Result<Response<ResponseBody>, Unanswered> {
     let active = connection.begin_request();
     let multiplexed = connection.multiplexed;
     let verdict = connection.verdict();
@@ -56,7 +67,7 @@ pub(super) async fn handle(
     let mut stream = Stream::new(connection, running, &parts, !incoming.is_end_stream());
     if multiplexed && let Err(malformed) = malformed::check(&parts, stream.connection.manager.max_headers) {
         stream.reset(&malformed);
-        return Err(malformed);
+        return Err(malformed.into());
     }
     match verdict {
         Some(Verdict::Refused(refusal)) => return Ok(local_reply::refuse(stream, Reply::refused(refusal))),
@@ -114,6 +125,7 @@ pub(super) async fn handle(
     let mut response = loop {
         match route(stream, parts, body, &prepared).await {
             Answer::Response(response) => break response,
+            Answer::None => return Err(Unanswered::Gone),
             Answer::Redirected(again) => Redirected { stream, parts, body } = *again,
         }
     };

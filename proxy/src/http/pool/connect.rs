@@ -18,7 +18,7 @@ use crate::{
         account::Counted,
         dial::{Secured, Way},
     },
-    config::{self, http1::HeaderNames},
+    config::{self, heads::HeadLimits, http1::HeaderNames},
     http::{
         body::RequestBody,
         codec::{http2::broke_protocol, trailers::Trailing},
@@ -46,8 +46,13 @@ pub(super) async fn dial(want: &Want<'_>) -> Result<Secured, ConnectError> {
     Way { transport: want.transport, filter_state: want.filter_state, ..way }.connect().await
 }
 
-fn http1_builder(settings: &config::http1::Http1) -> http1::Builder {
+fn http1_builder(settings: &config::http1::Http1, heads: HeadLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
+    builder.max_header_size(heads.http1_bytes());
+    if heads.fields != HeadLimits::default().fields {
+        // hyper's own default too, for which it has a place without an allocation for each response.
+        builder.max_headers(heads.fields as usize);
+    }
     builder.title_case_headers(settings.names == HeaderNames::Words).preserve_header_case(settings.names.kept());
     // As Envoy does: passed on in one line.
     builder.allow_obsolete_multiline_headers_in_responses(true);
@@ -61,9 +66,9 @@ pub(super) async fn start_http1(
     room: Room,
 ) -> Result<Http1, PoolError> {
     let number = secured.made.number;
-    let connection = Connection::new(&secured, room, want.cluster.http1.trailers);
+    let connection = Connection::new(want.cluster, &secured, room, want.cluster.http1.trailers);
     let io = Counted { io: secured.io, account: host.account.clone() };
-    let (sender, driver) = http1_builder(&want.cluster.http1)
+    let (sender, driver) = http1_builder(&want.cluster.http1, want.cluster.response_heads)
         .handshake(TokioIo::new(Trailing::new(io, connection.trailers.clone())))
         .await
         .map_err(|_| PoolError::Handshake)?;
@@ -182,12 +187,13 @@ pub(super) async fn start_http2(
     room: Room,
 ) -> Result<Http2, PoolError> {
     let number = secured.made.number;
-    let connection = Connection::new(&secured, room, false);
+    let connection = Connection::new(want.cluster, &secured, room, false);
     let io = Counted { io: secured.io, account: host.account.clone() };
     let settings = &want.cluster.http2;
     let mut builder = http2::Builder::new(LocalExecutor { connection: Some(number) });
     builder
         .timer(TokioTimer::new())
+        .max_header_list_size(want.cluster.response_heads.list_size())
         .initial_stream_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window);
     if let Some(keepalive) = settings.keepalive {
@@ -206,7 +212,12 @@ pub(super) async fn start_http2(
         let driving = poll_fn(|cx| {
             let ended = Pin::new(&mut driver).poll(cx);
             if let Some(connection) = shared.upgrade() {
-                connection.max_streams.set(driver.current_max_send_streams().min(limit).max(1));
+                let most = driver.current_max_send_streams().min(limit).max(1);
+                if most > connection.max_streams.replace(most)
+                    && let Some(host) = host.upgrade()
+                {
+                    host.streams.wake_one();
+                }
             }
             match ended {
                 Poll::Ready(ended) => Poll::Ready(ended),
@@ -224,38 +235,50 @@ pub(super) async fn start_http2(
                     connection.broke_protocol.set(ended.is_err_and(|error| broke_protocol(&error)));
                 }
             }
-            () = Seldom::new(shared_idle_too_long(&shared, idle_timeout)) => idled(&host),
+            why = Seldom::new(shared_is_over(&shared, idle_timeout)) => {
+                if why == Over::Idle {
+                    idled(&host);
+                }
+            }
             () = Seldom::new(retired(&host, &shared, lifetime)) => {}
         }
         if let Some(host) = host.upgrade() {
-            host.shared.borrow_mut().retain(|two| !two.sender.is_closed());
+            // Its sender does not know yet, before the driver is gone.
+            host.shared.borrow_mut().retain(|two| Rc::as_ptr(&two.connection) != shared.as_ptr());
         }
     });
     Ok(Http2 { sender, connection })
 }
 
+/// Why an HTTP/2 connection without streams is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// It has had none for too long.
+    Idle,
+    /// It takes no more.
+    Spent,
+}
+
 /// Resolves when an HTTP/2 connection has had no stream for `timeout`, or is spent and has none.
-async fn shared_idle_too_long(connection: &Weak<Connection>, timeout: Option<Duration>) {
+async fn shared_is_over(connection: &Weak<Connection>, timeout: Option<Duration>) -> Over {
     let mut wait = timeout.unwrap_or(Duration::MAX);
     loop {
-        let Some(connection) = connection.upgrade() else { return };
-        // Who holds the connection here keeps it alive no longer than the pool does: it is given up before waiting.
-        let done = {
-            let spent = connection.spent.get() && connection.active.get() == 0;
-            let idle = connection.idle_since.get().elapsed();
-            match timeout {
-                Some(timeout) if connection.active.get() == 0 && idle >= timeout => true,
-                Some(timeout) => {
-                    wait = if connection.active.get() == 0 { timeout - idle } else { timeout };
-                    spent
-                }
-                None => spent,
-            }
-        };
-        if done {
-            connection.spent.set(true);
-            return;
+        let Some(connection) = connection.upgrade() else { return Over::Spent };
+        let is_idle = connection.active.get() == 0;
+        if is_idle && connection.spent.get() {
+            return Over::Spent;
         }
-        let _ = tokio::time::timeout(wait, connection.done.notified()).await;
+        if let Some(timeout) = timeout {
+            let idle = connection.idle_since.get().elapsed();
+            if is_idle && idle >= timeout {
+                connection.spent.set(true);
+                return Over::Idle;
+            }
+            wait = if is_idle { timeout - idle } else { timeout };
+        }
+        // The connection itself is given up before waiting: it lives no longer than the pool and its streams have it.
+        let done = connection.done.clone();
+        drop(connection);
+        let _ = tokio::time::timeout(wait, done.notified()).await;
     }
 }

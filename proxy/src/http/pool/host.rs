@@ -19,6 +19,7 @@ use crate::{
     },
     config::{
         cluster::{Cluster, Endpoint, InUse, RoutingPriority, UpstreamProtocol},
+        heads::HeadLimits,
         tls::Transport,
     },
     filter_state::FilterState,
@@ -38,6 +39,8 @@ pub(super) struct Host {
     pub idle: RefCell<Vec<Http1>>,
     pub shared: RefCell<Vec<Rc<Http2>>>,
     pub waiting: RefCell<VecDeque<oneshot::Sender<Option<Http1>>>>,
+    /// Who waits for a stream of HTTP/2.
+    pub streams: Streams,
     pub connecting: Cell<bool>,
     pub connected: tokio::sync::Notify,
     /// Counts attempts at an HTTP/2 connection.
@@ -82,8 +85,10 @@ pub(super) struct Connection {
     /// It ended because the upstream broke the protocol of HTTP/2.
     pub broke_protocol: Cell<bool>,
     /// Wakes the task when the connection is spent and idle.
-    pub done: tokio::sync::Notify,
+    pub done: Rc<tokio::sync::Notify>,
     pub room: Room,
+    /// How large the heads of its responses may be.
+    pub response_heads: HeadLimits,
     /// Trailers of the request that is being written, if any are sent.
     pub trailers: Option<Rc<Trailers>>,
     /// Who gets its bytes when the upstream switches protocols.
@@ -112,6 +117,7 @@ impl Drop for Room {
                 *host.counted.borrow_mut() = None;
             }
             host.wake_one();
+            host.streams.wake_one();
         }
     }
 }
@@ -284,6 +290,7 @@ impl Host {
         None
     }
 
+    /// A connection of HTTP/2 that has room for a stream.
     pub fn shared(&self) -> Option<Rc<Http2>> {
         let mut shared = self.shared.borrow_mut();
         shared.retain(|two| !two.sender.is_closed() && !two.connection.spent.get());
@@ -296,6 +303,45 @@ impl Host {
         self.idle.borrow_mut().retain(|one| !one.sender.is_closed());
         self.shared.borrow_mut().retain(|two| !two.sender.is_closed());
         self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
+    }
+}
+
+/// Requests that wait for a stream of HTTP/2, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    waiting: Cell<usize>,
+    woken: tokio::sync::Notify,
+}
+
+impl Streams {
+    /// Whether somebody waits, who is to have what becomes free before who comes now.
+    pub fn are_waited_for(&self) -> bool {
+        self.waiting.get() > 0
+    }
+
+    /// Lets one who waits look for a stream, or for room for another connection.
+    pub fn wake_one(&self) {
+        if self.are_waited_for() {
+            self.woken.notify_one();
+        }
+    }
+
+    /// Lets all who wait look: it is known now what the upstream speaks.
+    pub fn wake_all(&self) {
+        self.woken.notify_waiters();
+    }
+
+    /// Waits for a turn. One that is not taken, as who waited is gone, goes to the next.
+    pub async fn turn(&self) {
+        struct Place<'a>(&'a Cell<usize>);
+        impl Drop for Place<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let _place = Place(&self.waiting);
+        self.woken.notified().await;
     }
 }
 
@@ -350,6 +396,13 @@ impl Connection {
         }
     }
 
+    /// It ends because of what this side does, whatever its task takes that for.
+    pub fn ended_here(&self) {
+        if let Some(counted) = &self.room.counted {
+            counted.remote.set(false);
+        }
+    }
+
     /// It ends while a request is under way.
     pub fn interrupt(&self) {
         if let Some(counted) = &self.room.counted {
@@ -357,8 +410,8 @@ impl Connection {
         }
     }
 
-    /// `trailers`: they are sent.
-    pub fn new(secured: &Secured, room: Room, trailers: bool) -> Rc<Self> {
+    /// To `cluster`. `trailers`: they are sent.
+    pub fn new(cluster: &Cluster, secured: &Secured, room: Room, trailers: bool) -> Rc<Self> {
         Rc::new(Self {
             local: secured.io.local_addr().ok(),
             made: secured.made,
@@ -369,8 +422,9 @@ impl Connection {
             max_streams: Cell::new(usize::MAX),
             spent: Cell::new(false),
             broke_protocol: Cell::new(false),
-            done: tokio::sync::Notify::new(),
+            done: Rc::default(),
             room,
+            response_heads: cluster.response_heads,
             trailers: trailers.then(Rc::default),
             switch: RefCell::default(),
         })

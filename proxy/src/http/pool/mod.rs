@@ -8,6 +8,7 @@
 
 mod connect;
 mod host;
+mod lease;
 pub(super) mod names;
 pub(super) mod tunnel;
 
@@ -15,32 +16,24 @@ use std::{
     cell::RefCell,
     hash::{Hash, Hasher},
     net::SocketAddr,
-    rc::{Rc, Weak},
+    rc::Rc,
     sync::Arc,
 };
 
 use hashbrown::{Equivalent, HashMap};
-use http::header;
-use hyper::client::conn::TrySendError;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 
 pub(super) use self::host::{PoolError, Speaks, Switched, Want};
+pub use self::lease::Lease;
 use self::{
     connect::{dial_for, start_http1, start_http2},
     host::{Connecting, Host, Http1, Http2, Room, Waiting},
-};
-use super::{
-    body::RequestBody,
-    codec::trailers::{Sent, Trailers},
+    lease::Sender,
 };
 use crate::{
-    cluster::{
-        account::{Account, ActiveRequest, PendingRequest},
-        dial::Made,
-    },
+    cluster::account::{Account, PendingRequest},
     config::cluster::{Cluster, InUse, RoutingPriority},
     filter_state::FilterState,
-    tls::PeerTls,
     wire::{dial::PoolScope, proxy_header::Client},
 };
 
@@ -115,178 +108,13 @@ impl Equivalent<Key> for KeyRef<'_> {
     }
 }
 
-/// The use of a connection by one request. Dropping it without releasing it means that the response was not read
-/// to its end.
-#[derive(Debug)]
-pub struct Lease {
-    sender: Sender,
-    host: Weak<Host>,
-    /// Counts the request.
-    _active: Option<ActiveRequest>,
-    _in_use: InUse,
-    max_requests: u32,
-    pub(super) reused: bool,
-    /// Request and response have ended: there is nothing to reset.
-    over: bool,
-}
-
-#[derive(Debug)]
-enum Sender {
-    Http1(Option<Http1>),
-    Http2(Rc<Http2>),
-}
-
-impl Lease {
-    /// This side's address.
-    pub(crate) fn local(&self) -> Option<SocketAddr> {
-        match &self.sender {
-            Sender::Http1(one) => one.as_ref().and_then(|one| one.connection.local),
-            Sender::Http2(two) => two.connection.local,
-        }
-    }
-
-    /// How it came to be.
-    pub(crate) fn made(&self) -> Option<&Made> {
-        match &self.sender {
-            Sender::Http1(one) => one.as_ref().map(|one| &one.connection.made),
-            Sender::Http2(two) => Some(&two.connection.made),
-        }
-    }
-
-    /// Its TLS; none: it is bare.
-    pub(crate) fn tls(&self) -> Option<&Rc<PeerTls>> {
-        match &self.sender {
-            Sender::Http1(one) => one.as_ref().and_then(|one| one.connection.tls.as_ref()),
-            Sender::Http2(two) => two.connection.tls.as_ref(),
-        }
-    }
-
-    /// Whether the connection ended because the upstream broke the protocol of HTTP/2.
-    pub(super) fn broke_protocol(&self) -> bool {
-        matches!(&self.sender, Sender::Http2(two) if two.connection.broke_protocol.get())
-    }
-
-    /// Whether it is HTTP/2.
-    pub(super) fn is_http2(&self) -> bool {
-        matches!(self.sender, Sender::Http2(_))
-    }
-
-    /// The connection's bytes, once the upstream has switched protocols; none: HTTP/2 switches none.
-    pub(super) fn switching(&self) -> Option<oneshot::Receiver<Switched>> {
-        let Sender::Http1(Some(one)) = &self.sender else { return None };
-        let (switch, switched) = oneshot::channel();
-        *one.connection.switch.borrow_mut() = Some(switch);
-        Some(switched)
-    }
-
-    /// Counts bytes that passed after a switch of protocols; those of an HTTP/2 connection are counted as they pass.
-    pub(super) fn passed(&self, sent: u64, received: u64) {
-        if !self.is_http2()
-            && let Some(account) = self.host.upgrade().as_ref().and_then(|host| host.account.as_ref())
-        {
-            account.shard.add(account.cluster.stats.upstream_cx_tx_bytes_total, sent);
-            account.shard.add(account.cluster.stats.upstream_cx_rx_bytes_total, received);
-        }
-    }
-
-    /// Sends a request. An error holds the request if nothing of it was sent.
-    pub(super) async fn send(
-        &mut self,
-        request: http::Request<RequestBody>,
-    ) -> Result<http::Response<hyper::body::Incoming>, TrySendError<http::Request<RequestBody>>> {
-        match &mut self.sender {
-            Sender::Http1(Some(one)) => {
-                let request = with_trailers(request, one.connection.trailers.as_ref());
-                one.sender.try_send_request(request).await
-            }
-            Sender::Http1(None) => std::future::pending().await,
-            // It may have been meant for HTTP/1 before.
-            Sender::Http2(two) => two.sender.clone().try_send_request(request.map(RequestBody::untrailed)).await,
-        }
-    }
-
-    /// The upstream has ended the exchange before its end; `reset`: the stream only.
-    pub(super) fn lost(&mut self, reset: bool) {
-        self.over = true;
-        if let Some(host) = self.host.upgrade().filter(|_| reset)
-            && let Some(account) = &host.account
-        {
-            let stats = &account.cluster.stats;
-            account.shard.inc(stats.upstream_rq_rx_reset);
-            if matches!(self.sender, Sender::Http2(_)) {
-                account.shard.inc(stats.codecs.http2().rx_reset);
-            }
-        }
-    }
-
-    /// The response has been read to its end: the connection may serve another request.
-    pub(super) fn release(mut self) {
-        self.over = true;
-        if let Sender::Http1(one) = &mut self.sender
-            && let Some(one) = one.take()
-            && let Some(host) = self.host.upgrade()
-        {
-            one.connection.idle_since.set(Instant::now());
-            let full = self.max_requests > 0 && one.connection.requests.get() >= self.max_requests;
-            if !full && !one.connection.spent.get() && !one.sender.is_closed() {
-                host.offer(one);
-            } else if let Some(account) = host.account.as_ref().filter(|_| full) {
-                account.shard.inc(account.cluster.stats.upstream_cx_max_requests);
-            }
-        }
-    }
-}
-
-/// A request whose trailers are sent as HTTP/1 does: announced there, if at all.
-fn with_trailers(request: http::Request<RequestBody>, announced: Option<&Rc<Trailers>>) -> http::Request<RequestBody> {
-    let headers = request.headers();
-    // Only a body in chunks has them.
-    let sent = match announced.filter(|_| !headers.contains_key(header::CONTENT_LENGTH)) {
-        Some(trailers) => Sent::Announced(trailers.clone()),
-        // hyper sends those that are named here.
-        None if headers.contains_key(header::TRAILER) => Sent::Never,
-        None => return request,
-    };
-    request.map(|body| body.trailed(sent))
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        match &mut self.sender {
-            // Not released: dropping the sender closes the connection, and somebody else may open one.
-            Sender::Http1(one) => {
-                if let Some(one) = one {
-                    one.connection.interrupt();
-                }
-            }
-            Sender::Http2(two) => {
-                if let Some(account) = self.host.upgrade().as_ref().and_then(|host| host.account.as_ref()) {
-                    let (shard, stats) = (&account.shard, &account.cluster.stats);
-                    let codec = stats.codecs.http2();
-                    shard.gauge_add(codec.streams_active, -1);
-                    if !self.over {
-                        shard.inc(stats.upstream_rq_tx_reset);
-                        shard.inc(codec.tx_reset);
-                    }
-                }
-                let connection = &two.connection;
-                connection.active.set(connection.active.get() - 1);
-                connection.idle_since.set(Instant::now());
-                if connection.spent.get() && connection.active.get() == 0 {
-                    connection.done.notify_one();
-                }
-            }
-        }
-    }
-}
-
 impl Pools {
     /// A connection, pooled or new.
     pub(super) async fn acquire(&self, want: Want<'_>) -> Result<Lease, PoolError> {
         let host = self.host(&want);
         match (want.speaks, host.negotiated.get()) {
-            (Speaks::Http1, _) | (Speaks::Negotiated, Some(false)) => http1_lease(&host, &want).await,
-            (Speaks::Http2, _) | (Speaks::Negotiated, Some(true)) => http2_lease(&host, &want).await,
+            (Speaks::Http1, _) | (Speaks::Negotiated, Some(false)) => http1_lease(&host, &want, None).await,
+            (Speaks::Http2, _) | (Speaks::Negotiated, Some(true)) => http2_lease(&host, &want, None).await,
             (Speaks::Negotiated, None) => Box::pin(negotiated_lease(&host, &want)).await,
         }
     }
@@ -355,7 +183,10 @@ fn admit(want: &Want<'_>) -> Result<InUse, PoolError> {
 }
 
 /// A place among the requests that wait for a connection.
-fn queue(host: &Rc<Host>, want: &Want<'_>) -> Result<(InUse, Option<PendingRequest>), PoolError> {
+type Pending = (InUse, Option<PendingRequest>);
+
+/// Takes such a place.
+fn queue(host: &Rc<Host>, want: &Want<'_>) -> Result<Pending, PoolError> {
     let (limits, usage) = want.cluster.limits(want.priority);
     let Some(place) = usage.pending.take(limits.max_pending) else {
         want.shard.inc(want.cluster.stats.upstream_rq_pending_overflow);
@@ -364,7 +195,7 @@ fn queue(host: &Rc<Host>, want: &Want<'_>) -> Result<(InUse, Option<PendingReque
     Ok((place, host.account.as_ref().map(Account::pending)))
 }
 
-async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolError> {
+async fn http1_lease(host: &Rc<Host>, want: &Want<'_>, mut pending: Option<Pending>) -> Result<Lease, PoolError> {
     let lease = |one: Http1, reused: bool| {
         let _in_use = match admit(want) {
             Ok(in_use) => in_use,
@@ -384,7 +215,6 @@ async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
             over: false,
         })
     };
-    let mut pending = None;
     loop {
         if let Some(mut one) = host.idle() {
             if one.sender.is_ready() || one.sender.ready().await.is_ok() {
@@ -413,16 +243,28 @@ async fn http1_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
 
 /// The first connection, which finds out what the upstream speaks.
 async fn negotiated_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolError> {
-    let _pending = queue(host, want)?;
-    let room = host.room(want.cluster, want.priority, true).ok_or(PoolError::Overflow)?;
+    let pending = queue(host, want)?;
+    let room = loop {
+        if let Some(room) = host.room(want.cluster, want.priority, true) {
+            break room;
+        }
+        host.streams.turn().await;
+        match host.negotiated.get() {
+            Some(true) => return http2_lease(host, want, Some(pending)).await,
+            Some(false) => return http1_lease(host, want, Some(pending)).await,
+            None => {}
+        }
+    };
     let secured = dial_for(want, &room).await?;
     if host.learn(&secured) {
         let two = start_http2(host, want, secured, room).await?;
         host.shared.borrow_mut().push(Rc::new(two));
-        http2_lease(host, want).await
+        host.streams.wake_all();
+        http2_lease(host, want, Some(pending)).await
     } else {
         host.offer(start_http1(host, want, secured, room).await?);
-        http1_lease(host, want).await
+        host.streams.wake_all();
+        http1_lease(host, want, Some(pending)).await
     }
 }
 
@@ -441,25 +283,37 @@ async fn connect_http2(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<H
     start_http2(host, want, secured, room).await
 }
 
-async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolError> {
-    let mut pending = None;
+/// A stream of a connection that has room for it.
+fn lease_stream(host: &Rc<Host>, want: &Want<'_>, two: Rc<Http2>) -> Result<Lease, PoolError> {
+    let connection = &two.connection;
+    let _in_use = admit(want)?;
+    let reused = connection.requests.get() > 0;
+    connection.use_once();
+    connection.active.set(connection.active.get() + 1);
+    let max_requests = want.cluster.max_requests_per_connection;
+    if max_requests > 0 && connection.requests.get() >= max_requests {
+        connection.spent.set(true);
+        want.shard.inc(want.cluster.stats.upstream_cx_max_requests);
+    }
+    let _active = host.account.as_ref().map(Account::request);
+    if let Some(account) = &host.account {
+        account.shard.gauge_add(account.cluster.stats.codecs.http2().streams_active, 1);
+    }
+    let host = Rc::downgrade(host);
+    Ok(Lease { sender: Sender::Http2(two), _active, _in_use, host, max_requests, reused, over: false })
+}
+
+async fn http2_lease(host: &Rc<Host>, want: &Want<'_>, mut pending: Option<Pending>) -> Result<Lease, PoolError> {
     loop {
-        if let Some(two) = host.shared() {
-            let connection = &two.connection;
-            let _in_use = admit(want)?;
-            let reused = connection.requests.get() > 0;
-            connection.use_once();
-            connection.active.set(connection.active.get() + 1);
-            let max_requests = want.cluster.max_requests_per_connection;
-            if max_requests > 0 && connection.requests.get() >= max_requests {
-                connection.spent.set(true);
+        // Who comes now has none before those who wait.
+        let barred = pending.is_none() && host.streams.are_waited_for();
+        if let Some(two) = host.shared().filter(|_| !barred) {
+            let leased = lease_stream(host, want, two);
+            if host.streams.are_waited_for() && host.shared().is_some() {
+                // There is one more.
+                host.streams.wake_one();
             }
-            let _active = host.account.as_ref().map(Account::request);
-            if let Some(account) = &host.account {
-                account.shard.gauge_add(account.cluster.stats.codecs.http2().streams_active, 1);
-            }
-            let host = Rc::downgrade(host);
-            return Ok(Lease { sender: Sender::Http2(two), _active, _in_use, host, max_requests, reused, over: false });
+            return leased;
         }
         if pending.is_none() {
             pending = Some(queue(host, want)?);
@@ -473,7 +327,10 @@ async fn http2_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolErro
                 _ => continue,
             }
         }
-        let room = host.room(want.cluster, want.priority, true).ok_or(PoolError::Overflow)?;
+        let Some(room) = host.room(want.cluster, want.priority, true) else {
+            host.streams.turn().await;
+            continue;
+        };
         let _connecting = Connecting::new(host);
         match Box::pin(connect_http2(host, want, room)).await {
             Ok(two) => host.shared.borrow_mut().push(Rc::new(two)),

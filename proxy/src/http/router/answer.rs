@@ -10,6 +10,8 @@ use crate::http::{
 /// What becomes of a request.
 pub(in crate::http) enum Answer {
     Response(Response<ResponseBody>),
+    /// None: the client is gone.
+    None,
     /// It begins anew.
     Redirected(Box<Redirected>),
 }

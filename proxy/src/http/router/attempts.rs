@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, Request, Response, Version, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header, request::Parts};
 use hyper::{
     body::{Body, Incoming},
     ext::ReasonPhrase,
@@ -86,6 +86,12 @@ pub(super) struct Attempts<'a> {
     pub tries: bool,
 }
 
+/// Where a request says that it goes, if its cluster asks it.
+pub(super) fn named_destination<'a>(cluster: &Cluster, headers: &'a HeaderMap) -> Option<&'a str> {
+    let Discovery::OriginalDestination { header: Some(name), .. } = &cluster.discovery else { return None };
+    headers.get(name)?.to_str().ok()
+}
+
 /// Another attempt is to follow.
 struct Again {
     /// Counts among the cluster's retries until then.
@@ -114,6 +120,11 @@ impl Attempts<'_> {
             self.tries = true;
             self.stream.keep_request(&self.parts);
             let attempted = self.attempt(&endpoint, attempt_body, last).await;
+            if body.is_abandoned() {
+                // As in Envoy, which does not ask any more whether there is to be another.
+                self.stream.connection.worker.stats.inc(self.cluster.stats.retry_or_shadow_abandoned);
+                self.policy = None;
+            }
             self.ended(&attempted, &endpoint);
             self.endpoint = Some(endpoint);
             let Some(again) = self.again(&attempted, body) else { return attempted };
@@ -138,7 +149,8 @@ impl Attempts<'_> {
         let ended = match attempted {
             Attempted::Response(response, ..) => Ended::Response(response.status(), response.headers()),
             Attempted::Failed(failure) => {
-                self.stream.record.upstream_ended(Some(failure.flag()));
+                let flag = Some(failure.flag()).filter(|_| *failure != Failure::Downstream);
+                self.stream.record.upstream_ended(flag);
                 Ended::Failed(failure)
             }
             Attempted::Expired(expired) => {
@@ -159,7 +171,7 @@ impl Attempts<'_> {
         let outcome = match attempted {
             Attempted::Response(response, ..) => Outcome::Response(response.status(), response.headers()),
             Attempted::Failed(failure) => Outcome::Failed(failure),
-            Attempted::Expired(Expired::PerTry | Expired::PerTryIdle) => Outcome::TimedOut,
+            Attempted::Expired(Expired::PerTry | Expired::PerTryIdle | Expired::StreamDuration) => Outcome::TimedOut,
             Attempted::Expired(_) | Attempted::NoHost => return None,
         };
         let stats = &self.cluster.stats;
@@ -197,7 +209,9 @@ impl Attempts<'_> {
         self.retries += 1;
         self.tries = false;
         if self.routed.virtual_host.timeout_retry_header {
-            let timed_out = if matches!(attempted, Attempted::Expired(_)) { "true" } else { "false" };
+            // Of an old stream Envoy says so just as little as of a reset one.
+            let in_time = !matches!(attempted, Attempted::Expired(Expired::PerTry | Expired::PerTryIdle));
+            let timed_out = if in_time { "false" } else { "true" };
             self.parts.headers.insert(IS_TIMEOUT_RETRY, HeaderValue::from_static(timed_out));
         }
         Some(Again { _retrying: retrying, asked })
@@ -254,15 +268,9 @@ impl Attempts<'_> {
             self.hashed.cookies.extend(again.cookies);
         }
         let connection = &self.stream.connection;
-        let header = match &self.cluster.discovery {
-            Discovery::OriginalDestination { header: Some(name), .. } => {
-                self.parts.headers.get(name).and_then(|value| value.to_str().ok())
-            }
-            _ => None,
-        };
         let mut context = PickContext {
             destination: connection.original_destination(),
-            destination_header: header,
+            destination_header: named_destination(&self.cluster, &self.parts.headers),
             metadata: [self.stream.record.entry.metadata.as_deref(), connection.metadata.as_deref()],
             filter_state: self.stream.record.entry.filter_state.as_deref(),
             hash: self.hashed.hash,
@@ -327,7 +335,7 @@ impl Attempts<'_> {
         let connection = self.stream.connection.clone();
         let idle = self.forward.retry.as_ref().and_then(|policy| policy.per_try_idle_timeout);
         self.timers.attempt(self.timeouts.per_try, idle);
-        self.timers.stream_may_last(self.timeouts.stream);
+        self.timers.stream_may_last(self.timeouts.stream.or(self.chosen().max_stream_duration));
         let name = naming_header(&self.cluster, &self.parts.headers);
         let request = self.request(body, last);
         let head = (request.method(), request.uri(), request.headers());
@@ -374,18 +382,20 @@ impl Attempts<'_> {
                     None => self.respond(response, lease).into(),
                 }
             }
-            other => self.give_up(other).into(),
+            other => self.give_up(other),
         }
     }
 
-    fn give_up(mut self, attempted: Attempted) -> Response<ResponseBody> {
+    fn give_up(mut self, attempted: Attempted) -> Answer {
         let mut reply = match &attempted {
             Attempted::NoHost | Attempted::Response(..) => Reply::no_host(),
             Attempted::Failed(failure) => {
-                if let (Failure::Downstream, Some(refusal)) = (failure, self.stream.connection.broken_body()) {
-                    let mut reply = Reply::refused(refusal);
-                    reply.close = true;
-                    return local_reply::answer(self.stream, self.chain, reply, Some(&self.changes), &self.parts);
+                if *failure == Failure::Downstream {
+                    // Else the record tells that the client is gone.
+                    let Some(refusal) = self.stream.connection.broken_body() else { return Answer::None };
+                    let reply = Reply { close: true, ..Reply::refused(refusal) };
+                    return local_reply::answer(self.stream, self.chain, reply, Some(&self.changes), &self.parts)
+                        .into();
                 }
                 if let Some(reason) = failure.transport() {
                     self.stream.record.entry.transport_failure = reason.into();
@@ -405,7 +415,7 @@ impl Attempts<'_> {
         if self.routed.virtual_host.attempt_count_in_response && self.stream.record.entry.attempts > 0 {
             reply.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.stream.record.entry.attempts));
         }
-        local_reply::answer(self.stream, self.chain, reply, Some(&self.changes), &self.parts)
+        local_reply::answer(self.stream, self.chain, reply, Some(&self.changes), &self.parts).into()
     }
 
     fn respond(mut self, response: Response<Incoming>, lease: Lease) -> Response<ResponseBody> {

@@ -14,6 +14,8 @@ pub(in crate::http) struct Activity {
     head_begins: tokio::sync::Notify,
     blocked_since: Cell<Option<Instant>>,
     blocks: tokio::sync::Notify,
+    /// The client ended the connection, with so many requests under way.
+    left: Cell<Option<usize>>,
 }
 
 /// A request under way on a connection.
@@ -39,6 +41,7 @@ impl Activity {
             head_begins: tokio::sync::Notify::new(),
             blocked_since: Cell::new(None),
             blocks: tokio::sync::Notify::new(),
+            left: Cell::new(None),
         }
     }
 
@@ -79,6 +82,18 @@ impl Activity {
     /// Resolves when [`Self::blocked_since`] changes from none.
     pub async fn blocks(&self) {
         self.blocks.notified().await;
+    }
+
+    /// The client has ended the connection, or had it end.
+    pub fn client_ended(&self) {
+        if self.left.get().is_none() {
+            self.left.set(Some(self.active()));
+        }
+    }
+
+    /// How many requests were under way when the client ended the connection; none: it has not.
+    pub fn left(&self) -> Option<usize> {
+        self.left.get()
     }
 
     /// Requests under way.

@@ -69,6 +69,9 @@ impl Failure {
         } else if error.is_go_away() || error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
             // GOAWAY names the last stream that was taken, and this one came later (RFC 9113 section 6.8).
             Some(Self::RefusedStream)
+        } else if error.is_reset() && !error.is_remote() {
+            // From here, as the client's body ended before its end.
+            Some(Self::Downstream)
         } else {
             error.is_reset().then_some(Self::Reset)
         }
@@ -82,9 +85,11 @@ impl Failure {
 
     /// It ended what was under way over `lease`.
     pub fn end(&self, lease: &mut Lease) {
-        // What was found here to break the protocol is reset from here.
-        if *self != Self::Protocol {
-            lease.lost(*self == Self::Reset);
+        match self {
+            // What was found here to break the protocol is reset from here.
+            Self::Protocol => {}
+            Self::Downstream => lease.broken_off(),
+            _ => lease.lost(*self == Self::Reset),
         }
     }
 

@@ -102,13 +102,7 @@ impl Stream {
         if connection.manager.wanted.meters {
             entry.meters.downstream_received = meters::request_read(parts);
         }
-        let mut record = Box::new(Record::new(
-            connection.worker.clone(),
-            connection.manager.clone(),
-            entry,
-            connection.multiplexed,
-            running,
-        ));
+        let mut record = Box::new(Record::new(&connection, entry, running));
         if has_body {
             record.progress = Some(Rc::new(Progress::new()));
         }
@@ -195,9 +189,7 @@ impl Stream {
         // As in Envoy, the body counts once more.
         let received = old.progress.as_ref().map_or(0, |progress| progress.received());
         next.bytes_received = received;
-        let (connection, running) = (&self.connection, old.running.clone());
-        let mut record =
-            Record::new(connection.worker.clone(), connection.manager.clone(), next, connection.multiplexed, running);
+        let mut record = Record::new(&self.connection, next, old.running.clone());
         if let Some(length) = length {
             let progress = Progress::new();
             progress.add(usize::try_from(received + length).unwrap_or(usize::MAX));

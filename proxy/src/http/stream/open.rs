@@ -16,23 +16,13 @@ pub struct Open {
     began: Instant,
     /// Its requests.
     pub(in crate::http) activity: Rc<Activity>,
-    /// The client ended it, with so many requests under way.
-    ended_remotely: Cell<Option<usize>>,
 }
 
 impl Open {
     /// A connection begins; `tls`: it is to be under TLS.
     pub fn new(worker: Rc<Worker>, manager: Arc<HttpConnectionManager>, tls: bool) -> Self {
         manager.stats.connected(&worker.stats, tls);
-        Self {
-            worker,
-            manager,
-            tls,
-            http2: Cell::new(None),
-            began: Instant::now(),
-            activity: Rc::new(Activity::new()),
-            ended_remotely: Cell::new(None),
-        }
+        Self { worker, manager, tls, http2: Cell::new(None), began: Instant::now(), activity: Rc::new(Activity::new()) }
     }
 
     /// It speaks HTTP/2, or HTTP/1.
@@ -69,18 +59,16 @@ impl Open {
 
     /// The client ended it, or had it end.
     pub fn client_ended(&self) {
-        if self.ended_remotely.get().is_none() {
-            self.ended_remotely.set(Some(self.activity.active()));
-        }
+        self.activity.client_ended();
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         let lasted = self.began.elapsed();
-        let ended_remotely = self.ended_remotely.get();
-        let active = ended_remotely.unwrap_or_else(|| self.activity.active());
+        let left = self.activity.left();
+        let active = left.unwrap_or_else(|| self.activity.active());
         let kind = (self.http2.get(), self.tls);
-        self.manager.stats.disconnected(&self.worker.stats, kind, lasted, active, ended_remotely.is_none());
+        self.manager.stats.disconnected(&self.worker.stats, kind, lasted, active, left.is_none());
     }
 }

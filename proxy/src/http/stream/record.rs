@@ -15,7 +15,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::{running::Running, upstream_line::UpstreamLine};
+use super::{activity::Activity, connection::Connection, running::Running, upstream_line::UpstreamLine};
 use crate::{
     access_log::{self, Entry, Flag, LogType},
     config::http::HttpConnectionManager,
@@ -32,6 +32,8 @@ const LAST_CHUNK: u64 = 5;
 #[derive(Debug)]
 pub(in crate::http) struct Record {
     worker: Rc<Worker>,
+    /// Of its connection.
+    activity: Rc<Activity>,
     pub manager: Arc<HttpConnectionManager>,
     pub entry: Entry,
     /// What component logs call it; none: nobody asks.
@@ -60,14 +62,10 @@ pub(in crate::http) struct Record {
 }
 
 impl Record {
-    /// A request begins, whose response `running` limits.
-    pub fn new(
-        worker: Rc<Worker>,
-        manager: Arc<HttpConnectionManager>,
-        entry: Entry,
-        multiplexed: bool,
-        running: Rc<Running>,
-    ) -> Self {
+    /// Of a request on `connection`, whose response `running` limits.
+    pub fn new(connection: &Connection, entry: Entry, running: Rc<Running>) -> Self {
+        let (worker, manager, multiplexed) =
+            (connection.worker.clone(), connection.manager.clone(), connection.multiplexed);
         manager.stats.began(&worker.stats, multiplexed);
         let ticks = manager.log.interval.filter(|_| !manager.access_log.is_empty()).map(|interval| {
             let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
@@ -76,6 +74,7 @@ impl Record {
         });
         Self {
             worker,
+            activity: connection.activity.clone(),
             manager,
             entry,
             id: None,
@@ -304,7 +303,7 @@ fn sum_up(entry: &mut Entry, totals: &Totals, chunked: bool, lasted: Duration) {
 impl Drop for Record {
     fn drop(&mut self) {
         if !self.complete {
-            if self.multiplexed {
+            if self.multiplexed && self.activity.left().is_none() {
                 self.entry.raise(Flag::DownstreamRemoteReset);
                 self.entry.details = "http2.remote_reset".into();
             } else {

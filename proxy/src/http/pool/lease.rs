@@ -1,0 +1,204 @@
+//! The use of a connection by one request.
+
+use std::{
+    net::SocketAddr,
+    rc::{Rc, Weak},
+};
+
+use http::{HeaderMap, header};
+use hyper::client::conn::TrySendError;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::host::{Host, Http1, Http2, Switched};
+use crate::{
+    cluster::{account::ActiveRequest, dial::Made},
+    config::cluster::InUse,
+    http::{
+        body::RequestBody,
+        codec::trailers::{Sent, Trailers},
+    },
+    tls::PeerTls,
+};
+
+/// The use of a connection by one request. Dropping it without releasing it means that the response was not read
+/// to its end.
+#[derive(Debug)]
+pub struct Lease {
+    pub(super) sender: Sender,
+    pub(super) host: Weak<Host>,
+    /// Counts the request.
+    pub(super) _active: Option<ActiveRequest>,
+    pub(super) _in_use: InUse,
+    pub(super) max_requests: u32,
+    pub(in crate::http) reused: bool,
+    /// Request and response have ended: there is nothing to reset.
+    pub(super) over: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Sender {
+    Http1(Option<Http1>),
+    Http2(Rc<Http2>),
+}
+
+impl Lease {
+    /// This side's address.
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        match &self.sender {
+            Sender::Http1(one) => one.as_ref().and_then(|one| one.connection.local),
+            Sender::Http2(two) => two.connection.local,
+        }
+    }
+
+    /// How it came to be.
+    pub(crate) fn made(&self) -> Option<&Made> {
+        match &self.sender {
+            Sender::Http1(one) => one.as_ref().map(|one| &one.connection.made),
+            Sender::Http2(two) => Some(&two.connection.made),
+        }
+    }
+
+    /// Its TLS; none: it is bare.
+    pub(crate) fn tls(&self) -> Option<&Rc<PeerTls>> {
+        match &self.sender {
+            Sender::Http1(one) => one.as_ref().and_then(|one| one.connection.tls.as_ref()),
+            Sender::Http2(two) => two.connection.tls.as_ref(),
+        }
+    }
+
+    /// Whether the connection ended because the upstream broke the protocol of HTTP/2.
+    pub(in crate::http) fn broke_protocol(&self) -> bool {
+        matches!(&self.sender, Sender::Http2(two) if two.connection.broke_protocol.get())
+    }
+
+    /// Whether the head of a response is one that the cluster takes. That of HTTP/1 was judged as it came.
+    pub(in crate::http) fn takes(&self, headers: &HeaderMap) -> bool {
+        match &self.sender {
+            Sender::Http1(_) => true,
+            Sender::Http2(two) => two.connection.response_heads.take(headers),
+        }
+    }
+
+    /// Whether it is HTTP/2.
+    pub(in crate::http) fn is_http2(&self) -> bool {
+        matches!(self.sender, Sender::Http2(_))
+    }
+
+    /// The connection's bytes, once the upstream has switched protocols; none: HTTP/2 switches none.
+    pub(in crate::http) fn switching(&self) -> Option<oneshot::Receiver<Switched>> {
+        let Sender::Http1(Some(one)) = &self.sender else { return None };
+        let (switch, switched) = oneshot::channel();
+        *one.connection.switch.borrow_mut() = Some(switch);
+        Some(switched)
+    }
+
+    /// Counts bytes that passed after a switch of protocols; those of an HTTP/2 connection are counted as they pass.
+    pub(in crate::http) fn passed(&self, sent: u64, received: u64) {
+        if !self.is_http2()
+            && let Some(account) = self.host.upgrade().as_ref().and_then(|host| host.account.as_ref())
+        {
+            account.shard.add(account.cluster.stats.upstream_cx_tx_bytes_total, sent);
+            account.shard.add(account.cluster.stats.upstream_cx_rx_bytes_total, received);
+        }
+    }
+
+    /// Sends a request. An error holds the request if nothing of it was sent.
+    pub(in crate::http) async fn send(
+        &mut self,
+        request: http::Request<RequestBody>,
+    ) -> Result<http::Response<hyper::body::Incoming>, TrySendError<http::Request<RequestBody>>> {
+        match &mut self.sender {
+            Sender::Http1(Some(one)) => {
+                let request = with_trailers(request, one.connection.trailers.as_ref());
+                one.sender.try_send_request(request).await
+            }
+            Sender::Http1(None) => std::future::pending().await,
+            // It may have been meant for HTTP/1 before.
+            Sender::Http2(two) => two.sender.clone().try_send_request(request.map(RequestBody::untrailed)).await,
+        }
+    }
+
+    /// The upstream has ended the exchange before its end; `reset`: the stream only.
+    pub(in crate::http) fn lost(&mut self, reset: bool) {
+        self.over = true;
+        if let Some(host) = self.host.upgrade().filter(|_| reset)
+            && let Some(account) = &host.account
+        {
+            let stats = &account.cluster.stats;
+            account.shard.inc(stats.upstream_rq_rx_reset);
+            if matches!(self.sender, Sender::Http2(_)) {
+                account.shard.inc(stats.codecs.http2().rx_reset);
+            }
+        }
+    }
+
+    /// The client's body broke off, and HTTP/1 has no other end for that than the connection's.
+    pub(in crate::http) fn broken_off(&self) {
+        if let Sender::Http1(Some(one)) = &self.sender {
+            one.connection.ended_here();
+        }
+    }
+
+    /// The response has been read to its end: the connection may serve another request.
+    pub(in crate::http) fn release(mut self) {
+        self.over = true;
+        if let Sender::Http1(one) = &mut self.sender
+            && let Some(one) = one.take()
+            && let Some(host) = self.host.upgrade()
+        {
+            one.connection.idle_since.set(Instant::now());
+            let full = self.max_requests > 0 && one.connection.requests.get() >= self.max_requests;
+            if !full && !one.connection.spent.get() && !one.sender.is_closed() {
+                host.offer(one);
+            } else if let Some(account) = host.account.as_ref().filter(|_| full) {
+                account.shard.inc(account.cluster.stats.upstream_cx_max_requests);
+            }
+        }
+    }
+}
+
+/// A request whose trailers are sent as HTTP/1 does: announced there, if at all.
+fn with_trailers(request: http::Request<RequestBody>, announced: Option<&Rc<Trailers>>) -> http::Request<RequestBody> {
+    let headers = request.headers();
+    // Only a body in chunks has them.
+    let sent = match announced.filter(|_| !headers.contains_key(header::CONTENT_LENGTH)) {
+        Some(trailers) => Sent::Announced(trailers.clone()),
+        // hyper sends those that are named here.
+        None if headers.contains_key(header::TRAILER) => Sent::Never,
+        None => return request,
+    };
+    request.map(|body| body.trailed(sent))
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        match &mut self.sender {
+            // Not released: dropping the sender closes the connection, and somebody else may open one.
+            Sender::Http1(one) => {
+                if let Some(one) = one {
+                    one.connection.interrupt();
+                }
+            }
+            Sender::Http2(two) => {
+                if let Some(account) = self.host.upgrade().as_ref().and_then(|host| host.account.as_ref()) {
+                    let (shard, stats) = (&account.shard, &account.cluster.stats);
+                    let codec = stats.codecs.http2();
+                    shard.gauge_add(codec.streams_active, -1);
+                    if !self.over {
+                        shard.inc(stats.upstream_rq_tx_reset);
+                        shard.inc(codec.tx_reset);
+                    }
+                }
+                if let Some(host) = self.host.upgrade() {
+                    host.streams.wake_one();
+                }
+                let connection = &two.connection;
+                connection.active.set(connection.active.get() - 1);
+                connection.idle_since.set(Instant::now());
+                if connection.spent.get() && connection.active.get() == 0 {
+                    connection.done.notify_one();
+                }
+            }
+        }
+    }
+}
