@@ -11,7 +11,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use smallvec::SmallVec;
 use tokio::{io::AsyncWriteExt, time::Instant};
 
-use super::attempts::ATTEMPT_COUNT;
+use super::attempts::{ATTEMPT_COUNT, named_destination};
 use crate::{
     access_log::{LogType, View},
     cluster::PickContext,
@@ -98,6 +98,7 @@ impl Upgrade<'_> {
         let (destination, hash) = (connection.original_destination(), self.hashed.hash);
         let context = PickContext {
             destination,
+            destination_header: named_destination(&self.cluster, &self.parts.headers),
             metadata: [self.stream.record.entry.metadata.as_deref(), connection.metadata.as_deref()],
             filter_state: self.stream.record.entry.filter_state.as_deref(),
             hash,
@@ -111,7 +112,8 @@ impl Upgrade<'_> {
         self.prepare(endpoint);
         let start = Instant::from_std(self.stream.record.entry.start);
         let idle = self.forward.idle_timeout.unwrap_or(connection.manager.stream_idle_timeout);
-        let mut timers = Timers::new(start, None, self.forward.timeout, idle, None);
+        let longest = self.forward.max_stream_duration.unwrap_or(connection.manager.max_stream_duration);
+        let mut timers = Timers::new(start, None, self.forward.timeout, idle, longest);
         let asked = body.ahead_while(self.ask(&chosen, endpoint, &mut timers)).await;
         if matches!(&asked, Err(NoAnswer::Failed(failure)) if *failure != Failure::Overflow) {
             body.read_arrived().await;
@@ -148,7 +150,9 @@ impl Upgrade<'_> {
                 let payload = Payload::new(io, (connection, body), running, counted);
                 self.pass_payload(answer, payload)
             }
-            (Some(upstream), held) => self.switch(answer, tunnel, (upstream, held, idle)),
+            (Some(upstream), held) => {
+                self.switch(answer, tunnel, (upstream, held), (idle, longest.map(|longest| start + longest)))
+            }
         }
     }
 
@@ -183,7 +187,8 @@ impl Upgrade<'_> {
 
     fn give_up(mut self, why: &NoAnswer, chosen: &Cluster, endpoint: &Endpoint) -> Response<ResponseBody> {
         let (ended, reply) = match why {
-            NoAnswer::Expired(expired) => (Ended::Expired(*expired), self.stream.expired(*expired)),
+            // No request for an upgrade ends.
+            NoAnswer::Expired(expired) => (Ended::Expired(*expired), Reply::expired(*expired, false)),
             NoAnswer::Failed(failure) => {
                 if let Some(reason) = failure.transport() {
                     self.stream.record.entry.transport_failure = reason.into();
@@ -273,7 +278,8 @@ impl Upgrade<'_> {
         mut self,
         mut answer: response::Parts,
         tunnel: bool,
-        (upstream, held, idle): (Upstream, Held, Option<Duration>),
+        (upstream, held): (Upstream, Held),
+        (idle, until): (Option<Duration>, Option<Instant>),
     ) -> Response<ResponseBody> {
         let connection = self.stream.connection.clone();
         answer.headers.remove(header::CONTENT_LENGTH);
@@ -282,7 +288,7 @@ impl Upgrade<'_> {
             self.stream.record.log_now(LogType::DownstreamTunnelSuccessfullyEstablished);
         }
         let drain = connection.outer.clone();
-        let accepted = Accepted { record: self.stream.record, upstream, idle, held, drain };
+        let accepted = Accepted { record: self.stream.record, upstream, idle, until, held, drain };
         if connection.multiplexed {
             answer.headers.remove(header::CONNECTION);
             answer.headers.remove(header::UPGRADE);

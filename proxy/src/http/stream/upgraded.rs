@@ -53,6 +53,8 @@ pub(in crate::http) struct Accepted {
     pub record: Box<Record>,
     pub upstream: Upstream,
     pub idle: Option<Duration>,
+    /// It may last until then.
+    pub until: Option<Instant>,
     pub held: Held,
     /// Of the client's connection.
     pub drain: DrainWatch,
@@ -100,7 +102,7 @@ impl Accepted {
     }
 
     async fn carry(self, mut client: End, read: Bytes) {
-        let Self { mut record, upstream, idle, held, drain } = self;
+        let Self { mut record, upstream, idle, until, held, drain } = self;
         let Some((mut upstream, first)) = upstream.end().await else { return };
         let meter = record.tunnel.insert(Rc::default()).clone();
         meter.add(read.len() as u64, first.len() as u64);
@@ -116,7 +118,15 @@ impl Accepted {
                 () = Seldom::new(drain.forced_within(CUT)) => Ended::Cut,
             }
         };
-        let ended = record.while_logging(passing).await;
+        let ended = tokio::select! {
+            ended = record.while_logging(passing) => Some(ended),
+            () = Seldom::new(too_old(until)) => None,
+        };
+        let Some(ended) = ended else {
+            record.entry.details = "max_duration_timeout".into();
+            held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
+            return record.complete();
+        };
         if matches!(ended, Ended::Failed(..) | Ended::Cut) {
             // Neither end may take what it has for the whole. A stream of HTTP/2 is reset when it is dropped.
             for end in [&client, &upstream] {
@@ -198,6 +208,14 @@ async fn write((side, to): (Side, &mut (impl AsyncWrite + Unpin)), bytes: &[u8])
         to.flush().await
     };
     written.await.map_err(|error| (side, error))
+}
+
+/// Resolves when it is time.
+async fn too_old(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Resolves when nothing has moved for `limit`.
