@@ -52,16 +52,22 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct ClientContext {
     /// As configured.
-    configured: Arc<ClientConfig>,
+    configured: Checked,
     /// The same, where the certificate must be for the name asked for.
-    named: Arc<ClientConfig>,
+    named: Checked,
     server_name: Option<ServerName<'static>>,
     host_server_name: bool,
     validate_server_name: bool,
     has_protocols: bool,
     certificate: Option<Certificate>,
-    validation: Arc<Validation>,
     key_log: Option<(Arc<KeyLogFile>, KeyLogRange)>,
+}
+
+/// A configuration, and what checks the certificates of its peers.
+#[derive(Debug)]
+struct Checked {
+    config: Arc<ClientConfig>,
+    verifier: Arc<Verifier>,
 }
 
 /// What one connection asks for beyond the configuration.
@@ -91,10 +97,11 @@ impl ClientContext {
         }
         let algorithms = settings.provider.signature_verification_algorithms;
         let verifier = |named| Arc::new(Verifier::of_servers(settings.validation.clone(), algorithms, named));
+        let (unnamed_verifier, named_verifier) = (verifier(false), verifier(true));
         let builder = ClientConfig::builder_with_provider(settings.provider.clone())
             .with_protocol_versions(&versions)?
             .dangerous()
-            .with_custom_certificate_verifier(verifier(false));
+            .with_custom_certificate_verifier(unnamed_verifier.clone());
         let certificate =
             settings.certificate.as_ref().and_then(|pair| pair.chain.first()).cloned().map(Certificate::from);
         let mut configured = match settings.certificate {
@@ -107,21 +114,20 @@ impl ClientContext {
             sessions => Resumption::in_memory_sessions(sessions),
         };
         let mut named = configured.clone();
-        named.dangerous().set_certificate_verifier(verifier(true));
+        named.dangerous().set_certificate_verifier(named_verifier.clone());
         // A session's certificate was checked by the one that began it.
         named.resumption = match settings.sessions {
             0 => Resumption::disabled(),
             sessions => Resumption::in_memory_sessions(sessions),
         };
         Ok(Self {
-            configured: Arc::new(configured),
-            named: Arc::new(named),
+            configured: Checked { config: Arc::new(configured), verifier: unnamed_verifier },
+            named: Checked { config: Arc::new(named), verifier: named_verifier },
             server_name: server_name(&settings.server_name),
             host_server_name: settings.host_server_name,
             validate_server_name: settings.validate_server_name,
             has_protocols: !settings.protocols.is_empty(),
             certificate,
-            validation: settings.validation,
             key_log: settings.key_log,
         })
     }
@@ -133,17 +139,16 @@ impl ClientContext {
 
     /// The certificates that servers' must lead to.
     pub fn roots(&self) -> impl Iterator<Item = &Certificate> {
-        self.validation.roots.iter().map(|root| &root.certificate)
+        self.configured.verifier.validation().roots.iter().map(|root| &root.certificate)
     }
 
     /// Shakes hands with a server.
     pub async fn connect(&self, bare: Bare, asked: Asked<'_>) -> Result<(Io, PeerTls), Failure> {
         let host = Some(asked.hostname).filter(|host| self.host_server_name && !host.is_empty());
         let name = asked.server_name.or(host).and_then(server_name).or_else(|| self.server_name.clone());
-        let mut config = match asked.validate || self.validate_server_name {
-            true => self.named.clone(),
-            false => self.configured.clone(),
-        };
+        let Checked { config, verifier } =
+            if asked.validate || self.validate_server_name { &self.named } else { &self.configured };
+        let mut config = config.clone();
         let addresses = bare.tcp().and_then(|tcp| Some((tcp.local_addr().ok()?, tcp.peer_addr().ok()?)));
         if let (Some((file, range)), Some((local, remote))) = (&self.key_log, addresses)
             && range.contains(local.ip(), remote.ip())
@@ -170,7 +175,7 @@ impl ClientContext {
         let connected = connecting.into_fallible().await;
         let stream = connected.map_err(|(error, under)| Failure::of_answer(&error, under.received()))?;
         let connection = stream.get_ref().1;
-        let session = PeerTls::new(connection, sent, self.certificate.clone(), self.validation.clone());
+        let session = PeerTls::new(connection, sent.clone(), self.certificate.clone(), verifier, sent.as_deref());
         Ok((Io::Tls(Box::new(TlsStream::Client(stream))), session))
     }
 }

@@ -103,7 +103,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct ServerContext {
     choices: Vec<Choice>,
-    validation: Arc<Validation>,
+    verifier: Arc<Verifier>,
     tls13: bool,
     require_server_name: bool,
     full_scan: bool,
@@ -127,6 +127,12 @@ impl ServerContext {
     pub fn new(settings: &Settings) -> Result<Self, (usize, rustls::Error)> {
         let mut choices = Vec::new();
         let sessions = ServerSessionMemoryCache::new(SESSIONS);
+        let verifier = Arc::new(Verifier::of_clients(
+            settings.validation.clone(),
+            settings.provider.signature_verification_algorithms,
+            settings.require_client_certificate || settings.validation.names_certificates(),
+            settings.tell_roots,
+        ));
         for (index, pair) in settings.certificates.iter().enumerate() {
             let failed = |error| (index, error);
             let mut versions = Vec::new();
@@ -139,14 +145,8 @@ impl ServerContext {
             let builder = ServerConfig::builder_with_provider(settings.provider.clone())
                 .with_protocol_versions(&versions)
                 .map_err(failed)?;
-            let algorithms = settings.provider.signature_verification_algorithms;
             let builder = if settings.validation.asks() || settings.require_client_certificate {
-                builder.with_client_cert_verifier(Arc::new(Verifier::of_clients(
-                    settings.validation.clone(),
-                    algorithms,
-                    settings.require_client_certificate || settings.validation.names_certificates(),
-                    settings.tell_roots,
-                )))
+                builder.with_client_cert_verifier(verifier.clone())
             } else {
                 builder.with_no_client_auth()
             };
@@ -184,7 +184,7 @@ impl ServerContext {
         }
         Ok(Self {
             choices,
-            validation: settings.validation.clone(),
+            verifier,
             tls13: settings.tls13,
             require_server_name: settings.require_server_name,
             full_scan: settings.full_scan,
@@ -199,7 +199,7 @@ impl ServerContext {
 
     /// The certificates that clients' must lead to.
     pub fn roots(&self) -> impl Iterator<Item = &Certificate> {
-        self.validation.roots.iter().map(|root| &root.certificate)
+        self.verifier.validation().roots.iter().map(|root| &root.certificate)
     }
 
     /// Shakes hands with a client. `staple` learns whether one that asks for a stapled OCSP response gets it.
@@ -251,7 +251,7 @@ impl ServerContext {
         stream.get_mut().0.go_on();
         let connection = stream.get_ref().1;
         let name = connection.server_name().map(|name| Arc::from(name.to_ascii_lowercase()));
-        let session = PeerTls::new(connection, name, Some(choice.certificate.clone()), self.validation.clone());
+        let session = PeerTls::new(connection, name, Some(choice.certificate.clone()), &self.verifier, None);
         Ok((Io::Tls(Box::new(TlsStream::Server(stream))), session))
     }
 

@@ -2,9 +2,14 @@
 
 use std::{cell::OnceCell, sync::Arc};
 
-use rustls::{CommonState, HandshakeKind};
+use rustls::{CommonState, HandshakeKind, pki_types::UnixTime};
 
-use super::{certificate::Certificate, names, untrusted::Untrusted, verify::Validation};
+use super::{
+    certificate::Certificate,
+    names,
+    untrusted::Untrusted,
+    verify::{Validation, Verifier},
+};
 
 /// One side's view of an established TLS connection. Certificates are read when somebody asks for them.
 #[derive(Debug)]
@@ -32,12 +37,13 @@ pub struct PeerTls {
 }
 
 impl PeerTls {
-    /// Of a connection whose handshake is done.
+    /// Of a connection whose handshake is done. `verifier` is that of its peers; `asked` the name it checks them against.
     pub fn new(
         state: &CommonState,
         server_name: Option<Arc<str>>,
         local: Option<Certificate>,
-        validation: Arc<Validation>,
+        verifier: &Verifier,
+        asked: Option<&str>,
     ) -> Self {
         let certificates = state.peer_certificates().unwrap_or_default();
         Self {
@@ -46,11 +52,11 @@ impl PeerTls {
             group: state.negotiated_key_exchange_group().map_or("", |group| names::group_name(group.name())),
             server_name,
             protocol: state.alpn_protocol().map(|name| String::from_utf8_lossy(name).into()),
-            overlooked: Untrusted::overlooked(),
+            overlooked: verifier.overlooked(certificates, asked, UnixTime::now()),
             resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
             local,
             sent: certificates.iter().cloned().map(Certificate::from).collect(),
-            validation,
+            validation: verifier.validation().clone(),
             principals: OnceCell::new(),
         }
     }

@@ -65,7 +65,8 @@ impl SslStats {
         if session.resumed {
             shard.inc(self.session_reused);
         }
-        if let Some(untrusted) = &session.overlooked {
+        // As Envoy counts them, which looks at no certificate twice.
+        if let Some(untrusted) = session.overlooked.as_ref().filter(|_| !session.resumed) {
             self.count_failure(shard, Kind::of(untrusted));
         }
         let signature = match session.peer() {

@@ -128,6 +128,97 @@ async fn sessions_are_resumed() {
     }
 }
 
+/// Accepts who is not trusted, and knows it.
+fn lenient(ca: &Authority) -> Arc<Validation> {
+    let roots = trust(ca).roots.clone();
+    Arc::new(Validation { roots, accept_untrusted: true, ..Validation::default() })
+}
+
+#[tokio::test]
+async fn who_is_not_trusted_is_not_in_a_resumed_session_either() {
+    let (ca, other) = (authority("ca"), authority("other"));
+    let theirs = named(&ca, &["a.test"]);
+    let server = ServerContext::new(&server(&[&theirs], lenient(&ca), false)).unwrap();
+    for (issuer, good) in [(&ca, true), (&other, false)] {
+        let ours = named(issuer, &["client.test"]);
+        for tls13 in [true, false] {
+            // The server's own certificate leads to no root of the client's either, for both sides to be seen.
+            let settings = client::Settings { tls13, ..client(Some(&ours), lenient(&other), "a.test") };
+            let client = ClientContext::new(settings).unwrap();
+            for resumed in [false, true, true] {
+                let (at_server, at_client) = shake(&server, &client, Asked::default()).await;
+                let ((mut served, at_server), (mut used, at_client)) = (at_server.unwrap(), at_client.unwrap());
+                assert_eq!((at_server.resumed, at_client.resumed), (resumed, resumed));
+                assert_eq!((at_server.validated(), at_client.validated()), (good, false), "resumed: {resumed}");
+                // The ticket comes with the first bytes.
+                served.write_all(b"x").await.unwrap();
+                used.read_exact(&mut [0]).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_found_of_one_client_is_not_said_of_another() {
+    let (ca, other) = (authority("ca"), authority("other"));
+    let (theirs, rogue, good) =
+        (named(&ca, &["a.test"]), named(&other, &["client.test"]), named(&ca, &["client.test"]));
+    let server = ServerContext::new(&server(&[&theirs], lenient(&ca), false)).unwrap();
+    let good = ClientContext::new(client(Some(&good), trust(&ca), "a.test")).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut to = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (from, _) = listener.accept().await.unwrap();
+    // The rogue's certificate comes in other records than the end of its handshake.
+    let mut rogue = in_small_records(&ca, &rogue);
+    let slow = async {
+        let mut flight = Vec::new();
+        rogue.write_tls(&mut flight).unwrap();
+        to.write_all(&flight).await.unwrap();
+        while rogue.is_handshaking() {
+            let mut bytes = [0; 1024];
+            let count = to.read(&mut bytes).await.unwrap();
+            rogue.read_tls(&mut &bytes[..count]).unwrap();
+            rogue.process_new_packets().unwrap();
+        }
+        flight.clear();
+        while rogue.wants_write() {
+            rogue.write_tls(&mut flight).unwrap();
+        }
+        let end = flight.split_off(last_record(&flight));
+        to.write_all(&flight).await.unwrap();
+        let (at_server, _) = shake(&server, &good, Asked::default()).await;
+        assert!(at_server.unwrap().1.validated());
+        to.write_all(&end).await.unwrap();
+    };
+    let (at_server, ()) = tokio::join!(server.accept(Bare::Tcp(from), LOOPBACK, LOOPBACK, |_| {}), slow);
+    assert!(!at_server.unwrap().1.validated());
+}
+
+fn in_small_records(ca: &Authority, issued: &Issued) -> rustls::ClientConnection {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.der().clone()).unwrap();
+    let mut config = rustls::ClientConfig::builder_with_provider(suites())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![issued.certificate.clone()], issued.key.clone_key())
+        .unwrap();
+    config.max_fragment_size = Some(64);
+    rustls::ClientConnection::new(Arc::new(config), "a.test".try_into().unwrap()).unwrap()
+}
+
+/// Where the last TLS record of these begins.
+fn last_record(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    loop {
+        let next = at + 5 + usize::from(u16::from_be_bytes([bytes[at + 3], bytes[at + 4]]));
+        if next == bytes.len() {
+            return at;
+        }
+        at = next;
+    }
+}
+
 #[tokio::test]
 async fn who_prefers_aes_256_gets_aes_128_but_by_configuration() {
     let ca = authority("ca");

@@ -40,8 +40,9 @@ pub enum Untrusted {
 }
 
 thread_local! {
-    /// What a verifier on this thread found last: rustls passes on a kind of error, which decides the alert, or a text,
-    /// not both. A failed verification comes out of the very call that led to it.
+    /// Why a verifier on this thread refused a certificate last: rustls passes on a kind of error, which decides the alert,
+    /// or a text, not both. A refusal comes out of the very call that led to it; nothing else is ever left here, as what
+    /// else a handshake does may be interrupted by others' handshakes.
     static FOUND: RefCell<Option<Untrusted>> = const { RefCell::new(None) };
 }
 
@@ -49,24 +50,14 @@ impl Untrusted {
     /// What it was that rustls reports as a bad certificate.
     pub fn find(error: &Error) -> Option<Self> {
         match error {
-            Error::InvalidCertificate(_) => FOUND.take(),
+            Error::InvalidCertificate(kind) => FOUND.take().filter(|found| found.kind() == *kind),
             _ => None,
         }
     }
 
-    /// What was overlooked in the handshake that has just succeeded on this thread.
-    pub fn overlooked() -> Option<Self> {
-        FOUND.take()
-    }
-
-    /// The handshake goes on nevertheless.
-    pub(super) fn overlook(self) {
-        FOUND.set(Some(self));
-    }
-
     /// As BoringSSL tells peers of it.
-    pub(super) fn into_rustls(self) -> Error {
-        let kind = match &self {
+    fn kind(&self) -> CertificateError {
+        match self {
             Self::Chain { what, .. } if what.contains("expired") || what.contains("not yet valid") => {
                 CertificateError::Expired
             }
@@ -76,7 +67,11 @@ impl Untrusted {
             Self::Names(_) | Self::Asked { .. } | Self::Hash => {
                 CertificateError::Other(OtherError(Arc::new(self.clone())))
             }
-        };
+        }
+    }
+
+    pub(super) fn into_rustls(self) -> Error {
+        let kind = self.kind();
         FOUND.set(Some(self));
         Error::InvalidCertificate(kind)
     }

@@ -133,22 +133,27 @@ impl Verifier {
         Self { validation, role: Role::Client, algorithms, mandatory, hints, match_server_name: false }
     }
 
-    /// Whether the certificate is trusted. `name` is what a server was asked for.
-    pub fn verify(
+    /// What is asked of peers.
+    pub fn validation(&self) -> &Arc<Validation> {
+        &self.validation
+    }
+
+    /// Whether the handshake may go on. `name` is what a server was asked for.
+    fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
         name: Option<&str>,
         now: UnixTime,
     ) -> Result<(), Untrusted> {
-        let checked = self.check(leaf, rest, name, now);
-        match checked {
-            Err(untrusted) if self.validation.accept_untrusted => {
-                untrusted.overlook();
-                Ok(())
-            }
-            checked => checked,
-        }
+        if self.validation.accept_untrusted { Ok(()) } else { self.check(leaf, rest, name, now) }
+    }
+
+    /// What is wrong with a peer that was accepted, `sent` being its certificates, its own first. It is for when the
+    /// handshake is done: a session that is resumed has certificates too, and no verifier saw them.
+    pub fn overlooked(&self, sent: &[CertificateDer<'_>], name: Option<&str>, now: UnixTime) -> Option<Untrusted> {
+        let (leaf, rest) = sent.split_first().filter(|_| self.validation.accept_untrusted)?;
+        self.check(leaf, rest, name, now).err()
     }
 
     fn check(
@@ -463,6 +468,13 @@ mod tests {
         assert_eq!(verify(alone, ca.der(), &[]), Ok(()));
         let untrusted = Validation { accept_untrusted: true, ..trust(&other) };
         assert_eq!(verify(untrusted, &direct, &[]), Ok(()));
+        let overlooked = |validation: Validation| {
+            let algorithms = default_provider().signature_verification_algorithms;
+            let verifier = Verifier::of_clients(Arc::new(validation), algorithms, true, true);
+            verifier.overlooked(std::slice::from_ref(&direct), None, UnixTime::now()).map(|why| why.to_string())
+        };
+        assert_eq!(overlooked(Validation { accept_untrusted: true, ..trust(&other) }).as_deref(), Some(unknown));
+        assert_eq!(overlooked(Validation { accept_untrusted: true, ..trust(&ca) }), None);
     }
 
     #[test]
