@@ -184,6 +184,8 @@ pub struct HttpConnectionManager {
     pub merge_slashes: bool,
     /// What happens to encoded slashes in paths.
     pub escaped_slashes: EscapedSlashes,
+    /// A target that is a whole URL is none, over HTTP/1.
+    pub refuses_absolute_urls: bool,
     /// What happens to headers with underscores in their names.
     pub underscores: Underscores,
     /// Over HTTP/1, an answer of 400 made here ends the connection: what the client says is not understood.

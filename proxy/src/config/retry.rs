@@ -147,7 +147,7 @@ impl RateLimitedBackOff {
             let pause = match format {
                 ResetFormat::Seconds => Duration::from_secs(number),
                 ResetFormat::UnixTimestamp => {
-                    (SystemTime::UNIX_EPOCH + Duration::from_secs(number)).duration_since(now).ok()?
+                    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(number))?.duration_since(now).ok()?
                 }
             };
             (pause <= self.max_interval && !pause.is_zero()).then_some(pause)
@@ -258,6 +258,7 @@ mod tests {
         assert_eq!(pause("retry-after", "x"), None);
         assert_eq!(pause("reset", "1005"), Some(Duration::from_secs(5)));
         assert_eq!(pause("reset", "999"), None);
+        assert_eq!(pause("reset", "18446744073709551615"), None);
     }
 
     #[test]

@@ -65,6 +65,7 @@ pub(super) fn manager() -> HttpConnectionManager {
         normalize_path: false,
         merge_slashes: false,
         escaped_slashes: Default::default(),
+        refuses_absolute_urls: false,
         underscores: Default::default(),
         closes_on_bad_request: true,
         custom_methods: false,

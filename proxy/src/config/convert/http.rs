@@ -239,6 +239,10 @@ pub(super) fn connection_manager(
                 Escaped::UnescapeAndForward => EscapedSlashes::Forward,
             }
         },
+        refuses_absolute_urls: message
+            .http_protocol_options
+            .as_ref()
+            .is_some_and(|http1| http1.allow_absolute_url == Some(false)),
         underscores: common.underscores,
         closes_on_bad_request: !client_http1
             .stream_error

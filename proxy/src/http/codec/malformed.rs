@@ -2,8 +2,9 @@
 //! section 8.1.1 and Envoy do not.
 
 use h2::Reason;
-use http::{Method, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 
+use super::framing;
 use crate::access_log::Flag;
 
 /// Why a request's stream is reset.
@@ -40,7 +41,20 @@ pub(in crate::http) fn check(parts: &Parts, most: usize) -> Result<(), Malformed
         let details = "http2.violation.of.messaging.rule";
         return Err(Malformed::new(Reason::PROTOCOL_ERROR, Flag::DownstreamProtocolError, details));
     }
+    if authority.is_none() && !has_valid_hosts(&parts.headers) {
+        let details = "http2.invalid.header.field";
+        return Err(Malformed::new(Reason::PROTOCOL_ERROR, Flag::DownstreamProtocolError, details));
+    }
     Ok(())
+}
+
+/// Whether what goes on as the authority, where there is none, may be one.
+fn has_valid_hosts(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let valid = |host: &HeaderValue| {
+        !host.is_empty() && host.as_bytes().iter().all(|byte| framing::is_authority(*byte) && *byte != b'@')
+    };
+    hosts.next().is_none_or(valid) && hosts.next().is_none()
 }
 
 /// How many fields its head has.
@@ -72,6 +86,25 @@ mod tests {
             ("CONNECT", "/", false),
         ] {
             assert_eq!(check(&parts(method, uri), 100).is_ok(), passes, "{method} {uri}");
+        }
+    }
+
+    #[test]
+    fn a_host_in_place_of_the_authority_is_one() {
+        for (hosts, passes) in [
+            (&[][..], true),
+            (&[&b"a.test:80"[..]], true),
+            (&[b"a b/c?d"], false),
+            (&[b"u@a.test"], false),
+            (&[b"a\xff"], false),
+            (&[b""], false),
+            (&[b"a.test", b"b.test"], false),
+        ] {
+            let mut parts = parts("GET", "/");
+            for host in hosts {
+                parts.headers.append(header::HOST, HeaderValue::from_bytes(host).unwrap());
+            }
+            assert_eq!(check(&parts, 100).is_ok(), passes, "{hosts:?}");
         }
     }
 

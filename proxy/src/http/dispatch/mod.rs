@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::{Body, Incoming};
 
-use self::prepare::Prepared;
+use self::prepare::{PATH_NOT_NORMAL, Prepared};
 use super::{
     body::client::ClientBody,
     codec::{
@@ -87,6 +87,7 @@ pub(super) async fn handle(
             if reply.flag != Some(Flag::DownstreamProtocolError) {
                 stream.keep_request(&parts);
             }
+            count_path(&stream.connection, &reply);
             return Ok(match &*reply.details {
                 NOT_DETECTED => local_reply::reject(stream, *reply),
                 // One that keeps to the protocol ends with the answer.
@@ -101,10 +102,7 @@ pub(super) async fn handle(
     }
     if verdict == Some(Verdict::Fragment) {
         stream.keep_request(&parts);
-        return Ok(local_reply::refuse(
-            stream,
-            Reply::new(StatusCode::BAD_REQUEST, "", None, "path_normalization_failed"),
-        ));
+        return Ok(local_reply::refuse(stream, Reply::new(StatusCode::BAD_REQUEST, "", None, PATH_NOT_NORMAL)));
     }
     if let Some(sampling) = &manager.tracing {
         let runtime = &stream.connection.worker.runtime;
@@ -137,9 +135,22 @@ pub(super) async fn handle(
     Ok(response)
 }
 
+/// Counts a request that is refused for its path, or sent to another.
+fn count_path(connection: &Connection, reply: &Reply) {
+    if reply.details == PATH_NOT_NORMAL {
+        let own = &connection.manager.stats.own;
+        connection.worker.stats.inc(match reply.status.is_redirection() {
+            true => own.downstream_rq_redirected_with_normalized_path,
+            false => own.downstream_rq_failed_path_normalization,
+        });
+    }
+}
+
 async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepared: &Prepared) -> Answer {
-    if parts.uri.path() == "*" {
+    if !parts.uri.path().is_empty() && !parts.uri.path().starts_with('/') {
         // As in Envoy, which has no routes for what is no path.
+        let Connection { worker, manager, .. } = &*stream.connection;
+        worker.stats.inc(manager.stats.own.downstream_rq_non_relative_path);
         stream.keep_request(&parts);
         let reply = Reply::new(StatusCode::NOT_FOUND, "", None, "absolute_path_rejected");
         return local_reply::answer(stream, Chain::default(), reply, None, &parts).into();

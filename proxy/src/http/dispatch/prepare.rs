@@ -20,11 +20,14 @@ use crate::{
         codec::framing,
         headers::{
             forwarded::{self, Client},
-            lines, mutate, nominated, request_id, rewrite,
+            lines, mutate, nominated, normal_path, request_id, rewrite,
         },
         stream::{reply::Reply, route::CONNECT},
     },
 };
+
+/// Details of requests whose path has no form that routes are for, and of those that are sent where it has.
+pub(in crate::http) const PATH_NOT_NORMAL: &str = "path_normalization_failed";
 
 /// The prepared request's particulars.
 #[derive(Clone, Debug)]
@@ -91,7 +94,7 @@ fn refusal(status: StatusCode, body: &'static str, flag: impl Into<Option<Flag>>
 fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: SocketAddr) -> Result<(), Box<Reply>> {
     let missing = || refusal(StatusCode::BAD_REQUEST, "", None, "missing_host_header");
     let old = parts.version < Version::HTTP_11;
-    if let Some(authority) = parts.uri.authority() {
+    if let Some(authority) = parts.uri.authority().filter(|_| !keeps_absolute_form(manager, parts)) {
         let value = HeaderValue::from_str(authority.as_str()).map_err(|_| missing())?;
         parts.headers.insert(header::HOST, value);
     } else if parts.headers.get_all(header::HOST).iter().nth(1).is_some() {
@@ -141,70 +144,64 @@ fn join_hosts(headers: &mut HeaderMap) {
     }
 }
 
+/// Makes the target a path and query, in the form that the manager wants. It keeps what it comes to where it is refused:
+/// that is what is logged.
 fn set_path(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Box<Reply>> {
-    if manager.escaped_slashes != EscapedSlashes::Keep {
-        unescape_slashes(manager.escaped_slashes, parts)?;
+    if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
+        let path = if keeps_absolute_form(manager, parts) {
+            PathAndQuery::try_from(parts.uri.to_string()).ok()
+        } else {
+            parts.uri.path_and_query().cloned()
+        };
+        parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     }
-    let path = if manager.normalize_path || manager.merge_slashes {
-        let bad = || refusal(StatusCode::BAD_REQUEST, "", None, "path_normalization_failed");
-        Some(rewrite::normalize(&parts.uri, manager.normalize_path, manager.merge_slashes).ok_or_else(bad)?)
-    } else if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
-        Some(parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")))
-    } else {
-        None
+    if !parts.uri.path().starts_with('/') {
+        return Ok(());
+    }
+    let bad = || refusal(StatusCode::BAD_REQUEST, "", None, PATH_NOT_NORMAL);
+    let unescaped = match manager.escaped_slashes {
+        EscapedSlashes::Keep => None,
+        _ => normal_path::unescape_slashes(parts.uri.path()),
     };
-    if let Some(path) = path {
-        parts.uri = Uri::from(path);
+    let action = if unescaped.is_some() { manager.escaped_slashes } else { EscapedSlashes::Keep };
+    if let Some(path) = unescaped {
+        replace_path(parts, path)?;
+    }
+    if action == EscapedSlashes::Reject {
+        return Err(bad());
+    }
+    if manager.normalize_path {
+        let path = normal_path::canonical(parts.uri.path()).ok_or_else(bad)?;
+        replace_path(parts, path)?;
+    }
+    if manager.merge_slashes && parts.uri.path().contains("//") {
+        let path = normal_path::merge_slashes(parts.uri.path());
+        replace_path(parts, path)?;
+    }
+    match action {
+        // Whoever calls by gRPC follows no redirects.
+        EscapedSlashes::Redirect if is_grpc(&parts.headers) => Err(bad()),
+        EscapedSlashes::Redirect => {
+            let mut reply = refusal(StatusCode::TEMPORARY_REDIRECT, "", None, PATH_NOT_NORMAL);
+            let path = parts.uri.path_and_query().and_then(|path| HeaderValue::from_str(path.as_str()).ok());
+            reply.headers.extend(path.map(|path| (header::LOCATION, path)));
+            Err(reply)
+        }
+        EscapedSlashes::Keep | EscapedSlashes::Reject | EscapedSlashes::Forward => Ok(()),
+    }
+}
+
+fn replace_path(parts: &mut Parts, path: String) -> Result<(), Box<Reply>> {
+    if path != parts.uri.path() {
+        let bad = || refusal(StatusCode::BAD_REQUEST, "", None, PATH_NOT_NORMAL);
+        parts.uri = Uri::from(rewrite::with_query(path.into_bytes(), parts.uri.query()).ok_or_else(bad)?);
     }
     Ok(())
 }
 
-/// `%2F` and `%5C` in a path are slashes to some servers and not to others.
-fn unescape_slashes(action: EscapedSlashes, parts: &mut Parts) -> Result<(), Box<Reply>> {
-    let path = parts.uri.path();
-    let escaped = |at: usize| match path.as_bytes().get(at..at + 3) {
-        Some(b"%2f" | b"%2F") => Some('/'),
-        Some(b"%5c" | b"%5C") => Some('\\'),
-        _ => None,
-    };
-    if !path.match_indices('%').any(|(at, _)| escaped(at).is_some()) {
-        return Ok(());
-    }
-    let details = "path_normalization_failed";
-    let bad = || refusal(StatusCode::BAD_REQUEST, "", None, details);
-    let mut target = String::with_capacity(path.len());
-    let mut rest = 0;
-    while let Some(next) = path[rest..].find('%') {
-        let at = rest + next;
-        target.push_str(&path[rest..at]);
-        match escaped(at) {
-            Some(slash) => {
-                target.push(slash);
-                rest = at + 3;
-            }
-            None => {
-                target.push('%');
-                rest = at + 1;
-            }
-        }
-    }
-    target.push_str(&path[rest..]);
-    if let Some(query) = parts.uri.query() {
-        target.push('?');
-        target.push_str(query);
-    }
-    match action {
-        EscapedSlashes::Forward => {
-            parts.uri = Uri::from(PathAndQuery::try_from(target).map_err(|_| bad())?);
-            Ok(())
-        }
-        EscapedSlashes::Redirect if !is_grpc(&parts.headers) => {
-            let mut reply = refusal(StatusCode::TEMPORARY_REDIRECT, "", None, details);
-            reply.headers.insert(header::LOCATION, HeaderValue::try_from(target).map_err(|_| bad())?);
-            Err(reply)
-        }
-        EscapedSlashes::Keep | EscapedSlashes::Reject | EscapedSlashes::Redirect => Err(bad()),
-    }
+/// Whether a target that is a whole URL stays one, for which there are no routes (`allow_absolute_url`).
+fn keeps_absolute_form(manager: &HttpConnectionManager, parts: &Parts) -> bool {
+    manager.refuses_absolute_urls && parts.version < Version::HTTP_2 && parts.method != Method::CONNECT
 }
 
 /// Headers with underscores look like others to servers that turn dashes into underscores. How many were dropped.

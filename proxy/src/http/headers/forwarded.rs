@@ -186,7 +186,7 @@ fn within(networks: &[IpNet], address: IpAddr) -> bool {
 fn first_untrusted(headers: &HeaderMap, networks: &[IpNet]) -> Option<IpAddr> {
     let mut last = None;
     for element in addresses(headers) {
-        let address = element.parse().ok()?;
+        let address = address(element)?;
         last = Some(address);
         if !within(networks, address) {
             break;
@@ -230,29 +230,32 @@ pub(in crate::http) fn from_here(node: IpAddr, headers: &mut HeaderMap) {
     append_xff(headers, node, node);
 }
 
-/// The elements of `x-forwarded-for`, the last one first.
-fn addresses(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    headers
-        .get_all(&X_FORWARDED_FOR)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .rev()
-        .flat_map(|value| value.rsplit(','))
-        .map(str::trim)
+/// The values of `x-forwarded-for` that say anything.
+fn forwarded_for(headers: &HeaderMap) -> impl DoubleEndedIterator<Item = &[u8]> {
+    headers.get_all(&X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).filter(|value| !value.is_empty())
+}
+
+/// The elements of `x-forwarded-for`, the last one first. They need not be text: anybody may send the first ones.
+fn addresses(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    forwarded_for(headers).rev().flat_map(|value| value.rsplit(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+}
+
+/// An element that is an address, and nothing else: one with a port is none, as in Envoy.
+fn address(element: &[u8]) -> Option<IpAddr> {
+    std::str::from_utf8(element).ok()?.parse().ok()
 }
 
 /// The address `skip` elements before the last of `x-forwarded-for`.
 fn from_xff(headers: &HeaderMap, skip: usize) -> Option<IpAddr> {
-    let element = addresses(headers).nth(skip)?;
-    element.parse().ok().or_else(|| element.parse::<SocketAddr>().ok().map(|address| address.ip()))
+    address(addresses(headers).nth(skip)?)
 }
 
 fn append_xff(headers: &mut HeaderMap, node: IpAddr, peer: IpAddr) {
     // The loopback address says nothing to other hosts: Envoy sends its node's own.
     let address = if peer.is_loopback() { node } else { peer };
     let mut value = Vec::new();
-    for known in headers.get_all(&X_FORWARDED_FOR) {
-        value.extend_from_slice(known.as_bytes());
+    for known in forwarded_for(headers) {
+        value.extend_from_slice(known);
         value.push(b',');
     }
     value.extend_from_slice(address.to_string().as_bytes());

@@ -302,7 +302,8 @@ fn sum_up(entry: &mut Entry, totals: &Totals, chunked: bool, lasted: Duration) {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if !self.complete {
+        // What panicked here is not the client's doing.
+        if !self.complete && !std::thread::panicking() {
             if self.multiplexed && self.activity.left().is_none() {
                 self.entry.raise(Flag::DownstreamRemoteReset);
                 self.entry.details = "http2.remote_reset".into();
