@@ -131,13 +131,14 @@ impl Of {
     }
 }
 
-/// Puts the values of a header into one line.
+/// Puts the values of a header into one line; those that say nothing leave nothing, as in Envoy.
 pub(in crate::http) fn join(headers: &mut HeaderMap, name: &HeaderName, separator: &str) {
     let values = headers.get_all(name);
     if values.iter().nth(1).is_none() {
         return;
     }
-    let joined = values.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(separator.as_bytes());
+    let values = values.iter().map(HeaderValue::as_bytes).filter(|value| !value.is_empty());
+    let joined = values.collect::<Vec<_>>().join(separator.as_bytes());
     if let Ok(joined) = HeaderValue::from_bytes(&joined) {
         headers.insert(name, joined);
     }
