@@ -1,6 +1,6 @@
 //! Why a certificate is not trusted, in BoringSSL's words.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::RefCell, mem::discriminant, sync::Arc};
 
 use rustls::{
     CertificateError, Error, OtherError, PeerMisbehaved,
@@ -50,7 +50,9 @@ impl Untrusted {
     /// What it was that rustls reports as a bad certificate.
     pub fn find(error: &Error) -> Option<Self> {
         match error {
-            Error::InvalidCertificate(kind) => FOUND.take().filter(|found| found.kind() == *kind),
+            Error::InvalidCertificate(kind) => {
+                FOUND.take().filter(|found| discriminant(&found.kind()) == discriminant(kind))
+            }
             _ => None,
         }
     }

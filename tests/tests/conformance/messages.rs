@@ -40,6 +40,11 @@ fn bad_heads() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             request("/echo").into_iter().map(|field| if field.0 == name { (name, value) } else { field }).collect();
         whole(fields)
     };
+    let lone_hosts = |hosts: &[&'static str]| {
+        let mut fields = without(request("/echo"), ":authority");
+        fields.extend(hosts.iter().map(|host| ("host", *host)));
+        whole(fields)
+    };
     let raw = |name: &[u8], value: &[u8]| {
         let mut bytes = block(&request("/echo"));
         bytes.extend(block(&[(name, value)]));
@@ -104,6 +109,11 @@ fn bad_heads() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("8.3.1", "an :authority with CR LF", instead(":authority", "a\r\nx-smuggled: 1")),
         ("8.3.1", "an :authority with a slash", instead(":authority", "a/b")),
         ("8.3.1", "an :authority with a user", instead(":authority", "u@any.test")),
+        ("8.3.1", "a lone host with a space", lone_hosts(&["a b"])),
+        ("8.3.1", "a lone host with a path", lone_hosts(&["a/c?d"])),
+        ("8.3.1", "a lone host with a user", lone_hosts(&["u@any.test"])),
+        ("8.3.1", "a lone host that is empty", lone_hosts(&[""])),
+        ("8.3.1", "two lone hosts", lone_hosts(&["any.test", "other.test"])),
         (
             "8.5",
             "CONNECT with a :path",

@@ -255,6 +255,10 @@ impl HttpStats {
             "request_overall_timeout" => shard.inc(own.downstream_rq_timeout),
             "max_duration_timeout" => shard.inc(own.downstream_rq_max_duration_reached),
             "request_payload_too_large" => shard.inc(own.downstream_rq_too_large),
+            "path_normalization_failed" if (300..400).contains(&status) => {
+                shard.inc(own.downstream_rq_redirected_with_normalized_path);
+            }
+            "absolute_path_rejected" => shard.inc(own.downstream_rq_non_relative_path),
             "path_normalization_failed" => shard.inc(own.downstream_rq_failed_path_normalization),
             "rejecting_because_detection_failed" => shard.inc(own.downstream_rq_rejected_via_ip_detection),
             "upgrade_failed" => shard.inc(own.downstream_rq_ws_on_non_ws_route),

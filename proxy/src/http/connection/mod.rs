@@ -268,7 +268,7 @@ async fn written(response: Response<ResponseBody>) -> Vec<u8> {
 fn log_unfinished_head(connection: &Connection) {
     let mut entry = connection.entry();
     entry.protocol = Some("HTTP/1.1");
-    drop(Record::new(connection, entry, Rc::default()));
+    drop(Record::new(&connection.open, entry, false, Rc::default()));
 }
 
 fn log_protocol_error(connection: &Connection, error: &hyper::Error) {

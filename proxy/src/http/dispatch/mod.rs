@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::{Body, Incoming};
 
-use self::prepare::{PATH_NOT_NORMAL, Prepared};
+use self::prepare::{NO_PATH, PATH_NOT_NORMAL, Prepared};
 use super::{
     body::client::ClientBody,
     codec::{
@@ -87,10 +87,12 @@ pub(super) async fn handle(
             if reply.flag != Some(Flag::DownstreamProtocolError) {
                 stream.keep_request(&parts);
             }
-            count_path(&stream.connection, &reply);
             return Ok(match &*reply.details {
                 NOT_DETECTED => local_reply::reject(stream, *reply),
                 // One that keeps to the protocol ends with the answer.
+                // A client that is sent elsewhere, or that asks for what is nowhere, is not at odds with this side.
+                NO_PATH => local_reply::reject(stream, *reply),
+                _ if reply.status.is_redirection() => local_reply::reject(stream, *reply),
                 _ if reply.flag.is_none() && !manager.closes_on_bad_request => local_reply::reject(stream, *reply),
                 _ => local_reply::refuse(stream, *reply),
             });
@@ -135,24 +137,11 @@ pub(super) async fn handle(
     Ok(response)
 }
 
-/// Counts a request that is refused for its path, or sent to another.
-fn count_path(connection: &Connection, reply: &Reply) {
-    if reply.details == PATH_NOT_NORMAL {
-        let own = &connection.manager.stats.own;
-        connection.worker.stats.inc(match reply.status.is_redirection() {
-            true => own.downstream_rq_redirected_with_normalized_path,
-            false => own.downstream_rq_failed_path_normalization,
-        });
-    }
-}
-
 async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepared: &Prepared) -> Answer {
     if !parts.uri.path().is_empty() && !parts.uri.path().starts_with('/') {
         // As in Envoy, which has no routes for what is no path.
-        let Connection { worker, manager, .. } = &*stream.connection;
-        worker.stats.inc(manager.stats.own.downstream_rq_non_relative_path);
+        let reply = Reply::new(StatusCode::NOT_FOUND, "", None, NO_PATH);
         stream.keep_request(&parts);
-        let reply = Reply::new(StatusCode::NOT_FOUND, "", None, "absolute_path_rejected");
         return local_reply::answer(stream, Chain::default(), reply, None, &parts).into();
     }
     let (mut routed, mut redirected) = choose(&mut stream, &parts, prepared);

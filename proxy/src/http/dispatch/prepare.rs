@@ -28,6 +28,8 @@ use crate::{
 
 /// Details of requests whose path has no form that routes are for, and of those that are sent where it has.
 pub(in crate::http) const PATH_NOT_NORMAL: &str = "path_normalization_failed";
+/// Details of a target that is no path, or must not be more than one (`allow_absolute_url`).
+pub(in crate::http) const NO_PATH: &str = "absolute_path_rejected";
 
 /// The prepared request's particulars.
 #[derive(Clone, Debug)]
@@ -94,7 +96,7 @@ fn refusal(status: StatusCode, body: &'static str, flag: impl Into<Option<Flag>>
 fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: SocketAddr) -> Result<(), Box<Reply>> {
     let missing = || refusal(StatusCode::BAD_REQUEST, "", None, "missing_host_header");
     let old = parts.version < Version::HTTP_11;
-    if let Some(authority) = parts.uri.authority().filter(|_| !keeps_absolute_form(manager, parts)) {
+    if let Some(authority) = parts.uri.authority() {
         let value = HeaderValue::from_str(authority.as_str()).map_err(|_| missing())?;
         parts.headers.insert(header::HOST, value);
     } else if parts.headers.get_all(header::HOST).iter().nth(1).is_some() {
@@ -148,12 +150,11 @@ fn join_hosts(headers: &mut HeaderMap) {
 /// that is what is logged.
 fn set_path(manager: &HttpConnectionManager, parts: &mut Parts) -> Result<(), Box<Reply>> {
     if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
-        let path = if keeps_absolute_form(manager, parts) {
-            PathAndQuery::try_from(parts.uri.to_string()).ok()
-        } else {
-            parts.uri.path_and_query().cloned()
-        };
+        let path = parts.uri.path_and_query().cloned();
         parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        if manager.refuses_absolute_urls && parts.version < Version::HTTP_2 {
+            return Err(refusal(StatusCode::NOT_FOUND, "", None, NO_PATH));
+        }
     }
     if !parts.uri.path().starts_with('/') {
         return Ok(());
@@ -197,11 +198,6 @@ fn replace_path(parts: &mut Parts, path: String) -> Result<(), Box<Reply>> {
         parts.uri = Uri::from(rewrite::with_query(path.into_bytes(), parts.uri.query()).ok_or_else(bad)?);
     }
     Ok(())
-}
-
-/// Whether a target that is a whole URL stays one, for which there are no routes (`allow_absolute_url`).
-fn keeps_absolute_form(manager: &HttpConnectionManager, parts: &Parts) -> bool {
-    manager.refuses_absolute_urls && parts.version < Version::HTTP_2 && parts.method != Method::CONNECT
 }
 
 /// Headers with underscores look like others to servers that turn dashes into underscores. How many were dropped.

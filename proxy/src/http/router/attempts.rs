@@ -46,7 +46,7 @@ use crate::{
             reply::Reply,
             response_body::{FromUpstream, ResponseBody},
             route::Routed,
-            timers::{Expired, Timers, within},
+            timers::{Expired, Timers},
         },
     },
     telemetry::stats::Counter,
@@ -257,7 +257,7 @@ impl Attempts<'_> {
         let pause = asked.unwrap_or_else(|| policy.pause(self.retries, fastrand::f64()));
         self.timers.attempt(None, None);
         let pausing = body.ahead_while(tokio::time::sleep(pause));
-        within(&mut self.timers, &mut self.stream.record, pausing).await
+        self.stream.record.within(&mut self.timers, pausing).await
     }
 
     fn pick(&mut self) -> Option<Arc<Endpoint>> {

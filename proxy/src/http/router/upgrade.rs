@@ -41,7 +41,7 @@ use crate::{
             payload::Payload,
             reply::Reply,
             response_body::{FromUpstream, ResponseBody},
-            timers::{Expired, Timers, within},
+            timers::{Expired, Timers},
             upgraded::{Accepted, Held, Upstream},
         },
     },
@@ -326,13 +326,13 @@ impl Upgrade<'_> {
         }
         loop {
             let record = &mut self.stream.record;
-            let acquired = within(timers, record, connection.worker.pools.acquire(want)).await;
+            let acquired = record.within(timers, connection.worker.pools.acquire(want)).await;
             let mut lease = acquired.map_err(NoAnswer::Expired)?.map_err(|error| NoAnswer::Failed(error.into()))?;
             let request = self.request(&lease).ok_or(NoAnswer::Failed(Failure::Protocol))?;
             let switched = lease.switching().map(Upstream::Connection);
             self.has(&lease, &request);
             let sent = send_once(connection.id, &mut lease, request);
-            match within(timers, &mut self.stream.record, sent).await.map_err(NoAnswer::Expired)? {
+            match self.stream.record.within(timers, sent).await.map_err(NoAnswer::Expired)? {
                 Sent::Failed(failure) => return Err(NoAnswer::Failed(failure)),
                 Sent::Back(_) => {}
                 Sent::Answered(mut answered) => {
@@ -381,7 +381,7 @@ fn fails_handshake(request: &HeaderMap, status: StatusCode) -> bool {
 /// A connection that gets the bytes of the tunnel: the upstream is asked nothing.
 async fn open(stream: &mut Stream, connect: &Connect, want: Want<'_>, timers: &mut Timers) -> Result<Asked, NoAnswer> {
     let record = &mut stream.record;
-    let tunnel = within(timers, record, pool::tunnel::connect(want)).await.map_err(NoAnswer::Expired)?;
+    let tunnel = record.within(timers, pool::tunnel::connect(want)).await.map_err(NoAnswer::Expired)?;
     let mut tunnel = tunnel.map_err(|error: PoolError| NoAnswer::Failed(error.into()))?;
     if let Some(header) = &connect.proxy_header {
         let header = header.bytes(Some(want.client), want.client);

@@ -18,7 +18,7 @@ use crate::{
         stream::{
             Stream,
             failure::Failure,
-            timers::{Expired, Timers, within},
+            timers::{Expired, Timers},
         },
     },
 };
@@ -68,7 +68,7 @@ pub(super) async fn exchange(
     loop {
         stream.record.entry.timing.asked = now();
         let acquiring = stream.connection.worker.pools.acquire(want);
-        let acquired = within(timers, &mut stream.record, request.body_mut().ahead_while(acquiring)).await;
+        let acquired = stream.record.within(timers, request.body_mut().ahead_while(acquiring)).await;
         stream.record.entry.timing.ready = now();
         let mut lease = match acquired {
             Err(expired) => return Attempted::Expired(expired),
@@ -110,7 +110,7 @@ pub(super) async fn exchange(
         if stream.connection.manager.wanted.meters {
             stream.record.entry.meters.upstream_sent += meters::request_written(&request);
         }
-        match within(timers, &mut stream.record, send_once(connection.id, &mut lease, request)).await {
+        match stream.record.within(timers, send_once(connection.id, &mut lease, request)).await {
             Err(expired) => return Attempted::Expired(expired),
             Ok(Sent::Failed(failure)) => return Attempted::Failed(failure),
             Ok(Sent::Back(unsent)) => request = *unsent,

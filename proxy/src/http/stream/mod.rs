@@ -102,7 +102,7 @@ impl Stream {
         if connection.manager.wanted.meters {
             entry.meters.downstream_received = meters::request_read(parts);
         }
-        let mut record = Box::new(Record::new(&connection, entry, running));
+        let mut record = Box::new(Record::new(&connection.open, entry, connection.multiplexed, running));
         if has_body {
             record.progress = Some(Rc::new(Progress::new()));
         }
@@ -189,7 +189,8 @@ impl Stream {
         // As in Envoy, the body counts once more.
         let received = old.progress.as_ref().map_or(0, |progress| progress.received());
         next.bytes_received = received;
-        let mut record = Record::new(&self.connection, next, old.running.clone());
+        let (connection, running) = (&self.connection, old.running.clone());
+        let mut record = Record::new(&connection.open, next, connection.multiplexed, running);
         if let Some(length) = length {
             let progress = Progress::new();
             progress.add(usize::try_from(received + length).unwrap_or(usize::MAX));

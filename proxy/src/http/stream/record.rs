@@ -15,7 +15,13 @@ use std::{
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::{activity::Activity, connection::Connection, running::Running, upstream_line::UpstreamLine};
+use super::{
+    activity::Activity,
+    open::Open,
+    running::Running,
+    timers::{Expired, Timers},
+    upstream_line::UpstreamLine,
+};
 use crate::{
     access_log::{self, Entry, Flag, LogType},
     config::http::HttpConnectionManager,
@@ -62,10 +68,9 @@ pub(in crate::http) struct Record {
 }
 
 impl Record {
-    /// Of a request on `connection`, whose response `running` limits.
-    pub fn new(connection: &Connection, entry: Entry, running: Rc<Running>) -> Self {
-        let (worker, manager, multiplexed) =
-            (connection.worker.clone(), connection.manager.clone(), connection.multiplexed);
+    /// Of a request on a connection, whose response `running` limits.
+    pub fn new(open: &Open, entry: Entry, multiplexed: bool, running: Rc<Running>) -> Self {
+        let (worker, manager) = (open.worker.clone(), open.manager.clone());
         manager.stats.began(&worker.stats, multiplexed);
         let ticks = manager.log.interval.filter(|_| !manager.access_log.is_empty()).map(|interval| {
             let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
@@ -74,7 +79,7 @@ impl Record {
         });
         Self {
             worker,
-            activity: connection.activity.clone(),
+            activity: open.activity.clone(),
             manager,
             entry,
             id: None,
@@ -188,6 +193,11 @@ impl Record {
             polled
         })
         .await
+    }
+
+    /// Waits for `future`, or until a limit passes; lines are written meanwhile.
+    pub async fn within<F: Future>(&mut self, timers: &mut Timers, future: F) -> Result<F::Output, Expired> {
+        timers.during(self.while_logging(future)).await
     }
 
     /// What component logs call it: what `%STREAM_ID%` is.

@@ -11,7 +11,6 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-use super::record::Record;
 use crate::http::body::progress::Progress;
 
 /// Which limit has passed.
@@ -182,15 +181,6 @@ impl Timers {
         .flatten()
         .min_by_key(|(at, _)| *at)
     }
-}
-
-/// Runs `future` until it is done or a limit passes; `record` gets its lines meanwhile.
-pub(in crate::http) async fn within<F: Future>(
-    timers: &mut Timers,
-    record: &mut Record,
-    future: F,
-) -> Result<F::Output, Expired> {
-    timers.during(record.while_logging(future)).await
 }
 
 #[cfg(test)]
