@@ -31,7 +31,8 @@ pub fn raise_open_files() -> Result<u64, Error> {
     Ok(hard)
 }
 
-/// Gives up everything; as root becomes `user` first. As user 0 it may do what root's files let their owner do, and no more. Proves it from /proc. What keeps other processes of the user apart.
+/// Gives up everything; as root becomes `user` first. As user 0 it may do what root's files let their owner do, and no
+/// more. Proves it from /proc. What keeps other processes of the user apart.
 /// `keeping`: resources are kept in a directory.
 pub fn drop_all(user: u32, keeping: bool) -> Result<Apart, Error> {
     let root = geteuid().is_root();

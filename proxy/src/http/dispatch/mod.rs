@@ -89,10 +89,10 @@ pub(super) async fn handle(
             }
             return Ok(match &*reply.details {
                 NOT_DETECTED => local_reply::reject(stream, *reply),
-                // One that keeps to the protocol ends with the answer.
                 // A client that is sent elsewhere, or that asks for what is nowhere, is not at odds with this side.
                 NO_PATH => local_reply::reject(stream, *reply),
                 _ if reply.status.is_redirection() => local_reply::reject(stream, *reply),
+                // One that keeps to the protocol ends with the answer.
                 _ if reply.flag.is_none() && !manager.closes_on_bad_request => local_reply::reject(stream, *reply),
                 _ => local_reply::refuse(stream, *reply),
             });
