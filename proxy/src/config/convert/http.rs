@@ -169,10 +169,9 @@ pub(super) fn connection_manager(
         skip_xff_append: message.skip_xff_append,
         append_port: message.append_x_forwarded_port,
         scheme: identity::scheme(cx, message.scheme_header_transformation.as_ref(), at)?,
-        tells_itself: match message.add_user_agent.unwrap_or(false) {
-            true => Some(text(&cx.service_cluster, "add_user_agent")?),
-            false => None,
-        },
+        tells_itself: (message.add_user_agent == Some(true))
+            .then(|| text(&cx.service_cluster, "add_user_agent"))
+            .transpose()?,
         node_address: node::address(),
         internal_addresses: match &message.internal_address_config {
             None => Vec::new(),

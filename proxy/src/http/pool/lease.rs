@@ -180,16 +180,16 @@ impl Drop for Lease {
                 }
             }
             Sender::Http2(two) => {
-                if let Some(account) = self.host.upgrade().as_ref().and_then(|host| host.account.as_ref()) {
-                    let (shard, stats) = (&account.shard, &account.cluster.stats);
-                    let codec = stats.codecs.http2();
-                    shard.gauge_add(codec.streams_active, -1);
-                    if !self.over {
-                        shard.inc(stats.upstream_rq_tx_reset);
-                        shard.inc(codec.tx_reset);
-                    }
-                }
                 if let Some(host) = self.host.upgrade() {
+                    if let Some(account) = &host.account {
+                        let (shard, stats) = (&account.shard, &account.cluster.stats);
+                        let codec = stats.codecs.http2();
+                        shard.gauge_add(codec.streams_active, -1);
+                        if !self.over {
+                            shard.inc(stats.upstream_rq_tx_reset);
+                            shard.inc(codec.tx_reset);
+                        }
+                    }
                     host.streams.wake_one();
                 }
                 let connection = &two.connection;
