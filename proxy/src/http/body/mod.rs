@@ -122,6 +122,7 @@ impl ReadAhead for BodySource {
             Self::None | Self::Once(None) => Poll::Ready(()),
             Self::Once(Some(body)) => body.poll_ahead(cx),
             Self::Kept(kept) => kept.borrow_mut().poll_ahead(cx),
+            Self::After(body) => body.poll_ahead(cx),
         }
     }
 }
@@ -134,13 +135,15 @@ pub(in crate::http) enum BodySource {
     Once(Option<ClientBody>),
     /// Can be, as long as all of it is there.
     Kept(Rc<RefCell<Kept>>),
+    /// Comes after what is asked for: no attempt sends it.
+    After(ClientBody),
 }
 
 impl BodySource {
     /// The body of the next attempt.
     pub fn next(&mut self) -> RequestBody {
         match self {
-            Self::None => RequestBody::Empty,
+            Self::None | Self::After(_) => RequestBody::Empty,
             Self::Once(body) => body.take().map_or(RequestBody::Empty, RequestBody::Stream),
             Self::Kept(kept) => RequestBody::Kept(Kept::replay(kept)),
         }
@@ -154,7 +157,7 @@ impl BodySource {
     /// Whether another attempt may follow.
     pub fn can_replay(&self) -> bool {
         match self {
-            Self::None => true,
+            Self::None | Self::After(_) => true,
             Self::Once(_) => false,
             Self::Kept(kept) => kept.borrow().can_replay(),
         }

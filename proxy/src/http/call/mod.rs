@@ -20,8 +20,7 @@ use tokio::time::Instant;
 
 use self::{
     charge::{By, Ended},
-    once::{Sent, send_once, want},
-    outgoing::upstream_request,
+    once::{Asks, want},
 };
 use super::{
     body::RequestBody,
@@ -144,15 +143,7 @@ async fn exchange(
     *request.uri_mut() = parts.uri;
     *request.headers_mut() = parts.headers;
     let want = want(behalf, (cluster, chosen), endpoint, name.as_ref(), RoutingPriority::Default);
-    loop {
-        let mut lease = behalf.worker.pools.acquire(want).await?;
-        request = upstream_request(request, lease.is_http2(), scheme).ok_or(Failure::Protocol)?;
-        match send_once(behalf.id, &mut lease, request).await {
-            Sent::Answered(response) => return Ok((response, lease)),
-            Sent::Back(unsent) => request = *unsent,
-            Sent::Failed(failure) => return Err(failure),
-        }
-    }
+    once::exchange(behalf, want, (Asks::Response, scheme), request, &()).await
 }
 
 /// Why a body was not read to its end.

@@ -1,14 +1,17 @@
-//! One request over one connection of the pool.
+//! One request to an upstream: over a connection of the pool, or one after another, until there is an answer.
+//!
+//! Everybody's: the router's attempts, questions, and tunnels. Who wants to know how far it is looks on ([`Onlooker`]).
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 
+use super::outgoing::{http2_connect, upstream_request};
 use crate::{
     config::cluster::{Cluster, Endpoint, RoutingPriority},
     http::{
-        body::RequestBody,
+        body::{ReadAhead, RequestBody},
         codec::ambiguous::is_ambiguous,
         headers::lines::Of,
         pool::{Lease, Speaks, Want, names::asked},
@@ -40,8 +43,79 @@ pub(in crate::http) fn want<'a>(
     }
 }
 
+/// What a request asks of its upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Asks {
+    /// A response.
+    Response,
+    /// To switch protocols (an upgrade), or to be a tunnel.
+    Switch,
+    /// To be a tunnel, as a stream of HTTP/2: what speaks HTTP/1 is not asked.
+    Stream,
+}
+
+/// Who looks on at an exchange.
+pub(in crate::http) trait Onlooker {
+    /// A connection is asked for.
+    fn asks(&self) {}
+    /// It is there; none: it could not be had.
+    fn has(&self, _lease: Option<&Lease>) {}
+    /// The request goes out over it, in this form.
+    fn sends(&self, _request: &Request<RequestBody>) {}
+}
+
+/// Nobody.
+impl Onlooker for () {}
+
+/// Sends a request, for the client's connection of number `connection`, until there is an answer or none is to come.
+pub(in crate::http) async fn exchange(
+    behalf: Behalf<'_>,
+    want: Want<'_>,
+    (asks, scheme): (Asks, &str),
+    mut request: Request<RequestBody>,
+    onlooker: &impl Onlooker,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    loop {
+        onlooker.asks();
+        let acquiring = behalf.worker.pools.acquire(want);
+        let mut lease = match request.body_mut().ahead_while(acquiring).await {
+            Ok(lease) => lease,
+            Err(error) => {
+                onlooker.has(None);
+                let failure = Failure::from(error);
+                // In Envoy a connection fails, if at once, after what has come with the head was read.
+                if failure != Failure::Overflow {
+                    request.body_mut().read_arrived().await;
+                }
+                return Err(failure);
+            }
+        };
+        onlooker.has(Some(&lease));
+        let converted = match asks {
+            Asks::Response => upstream_request(request, lease.is_http2(), scheme),
+            Asks::Switch | Asks::Stream if lease.is_http2() => http2_connect(request, scheme),
+            // What had the form of HTTP/2 was given back by another connection.
+            Asks::Switch if request.version() != Version::HTTP_2 => {
+                lease.may_switch();
+                Some(request)
+            }
+            Asks::Switch | Asks::Stream => {
+                tracing::debug!(connection = behalf.id, "the upstream does not speak HTTP/2");
+                None
+            }
+        };
+        request = converted.ok_or(Failure::Protocol)?;
+        onlooker.sends(&request);
+        match send_once(behalf.id, &mut lease, request).await {
+            Sent::Answered(response) => return Ok((response, lease)),
+            Sent::Back(unsent) => request = *unsent,
+            Sent::Failed(failure) => return Err(failure),
+        }
+    }
+}
+
 /// What became of a request that was sent once.
-pub(in crate::http) enum Sent {
+enum Sent {
     Answered(Response<Incoming>),
     /// The upstream closed a pooled connection before anything was sent: that is no failed attempt. Another connection
     /// may take it.
@@ -50,7 +124,7 @@ pub(in crate::http) enum Sent {
 }
 
 /// Sends a request over a connection, for the client's of number `connection`. An answer that may be read in two ways is none.
-pub(in crate::http) async fn send_once(connection: u64, lease: &mut Lease, request: Request<RequestBody>) -> Sent {
+async fn send_once(connection: u64, lease: &mut Lease, request: Request<RequestBody>) -> Sent {
     let mut error = match lease.send(request).await {
         Ok(response) if !lease.is_http2() && is_ambiguous(response.status(), response.headers()) => {
             return Sent::Failed(Failure::Protocol);

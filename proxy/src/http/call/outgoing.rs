@@ -43,6 +43,9 @@ pub(in crate::http) fn upstream_request(
 
 /// A request for an upgrade (RFC 8441) or a tunnel in the form of HTTP/2. None: as above.
 pub(in crate::http) fn http2_connect(mut request: Request<RequestBody>, scheme: &str) -> Option<Request<RequestBody>> {
+    if request.version() == Version::HTTP_2 {
+        return Some(request);
+    }
     let headers = request.headers_mut();
     headers.remove(header::CONNECTION);
     if headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0") {
@@ -52,6 +55,7 @@ pub(in crate::http) fn http2_connect(mut request: Request<RequestBody>, scheme: 
     if request.method() == Method::CONNECT {
         let authority = request.headers_mut().remove(header::HOST)?;
         *request.uri_mut() = Uri::builder().authority(authority.as_bytes()).build().ok()?;
+        *request.version_mut() = Version::HTTP_2;
         return Some(request);
     }
     let mut request = upstream_request(request, true, scheme)?;

@@ -6,10 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, header};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 
-use super::{
-    once::{Sent, send_once, want},
-    outgoing::http2_connect,
-};
+use super::once::{self, Asks, want};
 use crate::{
     access_log::{Entry, View},
     config::{
@@ -46,9 +43,6 @@ pub(crate) enum NoTunnel {
     /// The request cannot be made.
     #[error("the host is no authority")]
     NoAuthority,
-    /// The upstream speaks HTTP/1.
-    #[error("the upstream does not speak HTTP/2")]
-    NotHttp2,
     /// It does not agree.
     #[error("the upstream answered {0}")]
     Refused(u16),
@@ -85,27 +79,15 @@ pub(crate) async fn open(
     let name = naming_header(cluster, &head.headers);
     let wanted = want(behalf, (cluster, chosen), endpoint, name.as_ref(), RoutingPriority::Default);
     let wanted = Want { filter_state, ..wanted };
-    loop {
-        let acquired = behalf.worker.pools.acquire(wanted).await;
-        let mut lease = acquired.map_err(|error| NoTunnel::failed(&Failure::from(error)))?;
-        if !lease.is_http2() {
-            return Err(NoTunnel::NotHttp2);
-        }
-        let mut request = Request::new(RequestBody::Empty);
-        *request.method_mut() = Method::CONNECT;
-        *request.headers_mut() = head.headers.clone();
-        let request = http2_connect(request, "http").ok_or(NoTunnel::NoAuthority)?;
-        match send_once(behalf.id, &mut lease, request).await {
-            Sent::Back(_) => {}
-            Sent::Failed(failure) => return Err(NoTunnel::failed(&failure)),
-            Sent::Answered(answer) if !answer.status().is_success() => {
-                return Err(NoTunnel::Refused(answer.status().as_u16()));
-            }
-            Sent::Answered(mut answer) => {
-                let upgraded = hyper::upgrade::on(&mut answer).await;
-                let stream = upgraded.map_err(|_| NoTunnel::failed(&Failure::Terminated))?;
-                return Ok(Tunnel { stream: Box::new(TokioIo::new(stream)), lease });
-            }
-        }
+    let mut request = Request::new(RequestBody::Empty);
+    *request.method_mut() = Method::CONNECT;
+    *request.headers_mut() = head.headers;
+    let exchanged = once::exchange(behalf, wanted, (Asks::Stream, "http"), request, &()).await;
+    let (mut answer, lease) = exchanged.map_err(|failure| NoTunnel::failed(&failure))?;
+    if !answer.status().is_success() {
+        return Err(NoTunnel::Refused(answer.status().as_u16()));
     }
+    let upgraded = hyper::upgrade::on(&mut answer).await;
+    let stream = upgraded.map_err(|_| NoTunnel::failed(&Failure::Terminated))?;
+    Ok(Tunnel { stream: Box::new(TokioIo::new(stream)), lease })
 }

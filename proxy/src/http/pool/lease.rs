@@ -33,6 +33,8 @@ pub struct Lease {
     pub(in crate::http) reused: bool,
     /// Request and response have ended: there is nothing to reset.
     pub(super) over: bool,
+    /// Gets the connection's bytes if the upstream switches protocols.
+    pub(super) switched: Option<oneshot::Receiver<Switched>>,
 }
 
 #[derive(Debug)]
@@ -84,12 +86,18 @@ impl Lease {
         matches!(self.sender, Sender::Http2(_))
     }
 
-    /// The connection's bytes, once the upstream has switched protocols; none: HTTP/2 switches none.
-    pub(in crate::http) fn switching(&self) -> Option<oneshot::Receiver<Switched>> {
-        let Sender::Http1(Some(one)) = &self.sender else { return None };
-        let (switch, switched) = oneshot::channel();
-        *one.connection.switch.borrow_mut() = Some(switch);
-        Some(switched)
+    /// The request that follows may have the upstream switch protocols. HTTP/2 switches none.
+    pub(in crate::http) fn may_switch(&mut self) {
+        if let Sender::Http1(Some(one)) = &self.sender {
+            let (switch, switched) = oneshot::channel();
+            *one.connection.switch.borrow_mut() = Some(switch);
+            self.switched = Some(switched);
+        }
+    }
+
+    /// The connection's bytes, once the upstream has switched protocols.
+    pub(in crate::http) fn switched(&mut self) -> Option<oneshot::Receiver<Switched>> {
+        self.switched.take()
     }
 
     /// Counts bytes that passed after a switch of protocols; those of an HTTP/2 connection are counted as they pass.

@@ -213,6 +213,7 @@ async fn http1_lease(host: &Rc<Host>, want: &Want<'_>, mut pending: Option<Pendi
             max_requests: want.cluster.max_requests_per_connection,
             reused,
             over: false,
+            switched: None,
         })
     };
     loop {
@@ -300,7 +301,7 @@ fn lease_stream(host: &Rc<Host>, want: &Want<'_>, two: Rc<Http2>) -> Result<Leas
         account.shard.gauge_add(account.cluster.stats.codecs.http2().streams_active, 1);
     }
     let host = Rc::downgrade(host);
-    Ok(Lease { sender: Sender::Http2(two), _active, _in_use, host, max_requests, reused, over: false })
+    Ok(Lease { sender: Sender::Http2(two), _active, _in_use, host, max_requests, reused, over: false, switched: None })
 }
 
 async fn http2_lease(host: &Rc<Host>, want: &Want<'_>, mut pending: Option<Pending>) -> Result<Lease, PoolError> {

@@ -1,30 +1,25 @@
-//! Attempts at an upstream, one after another, until one brings a response to pass on.
+//! Attempts at an upstream, one after another, until one brings a response to pass on, or agrees to switch protocols.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header, request::Parts};
-use hyper::{
-    body::{Body, Incoming},
-    ext::ReasonPhrase,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, request::Parts};
+use hyper::body::Body;
 use smallvec::SmallVec;
 
 use super::{
-    answer::{Answer, Redirected},
     hashing::hashed,
-    internal_redirect,
     retry::{self, Outcome},
     timeouts::Timeouts,
+    upgrade,
     upstream::{Attempted, drain, exchange},
 };
 use crate::{
-    access_log::{Flag, View},
+    access_log::Flag,
     cluster::PickContext,
     config::{
         cluster::{Cluster, Discovery, Endpoint, InUse, Template},
-        http1::HeaderNames,
         retry::{RateLimitedBackOff, RetryPolicy},
-        route::{Forward, Hashed, HostRewrite, RequestHandles, RequestStats},
+        route::{Connect, Forward, Hashed, HostRewrite, RequestHandles, RequestStats},
     },
     http::{
         body::{BodySource, ReadAhead, RequestBody},
@@ -32,19 +27,15 @@ use crate::{
             charge::{self, By, Ended},
             once::want,
         },
-        codec::meters,
-        filter::{chain::Chain, local_reply},
+        filter::chain::Chain,
         headers::{
             mutate::{self, Changes},
-            response, rewrite,
+            rewrite,
         },
-        pool::{Lease, names::naming_header},
+        pool::names::naming_header,
         stream::{
             Stream,
             failure::Failure,
-            late::Late,
-            reply::Reply,
-            response_body::{FromUpstream, ResponseBody},
             route::Routed,
             timers::{Expired, Timers},
         },
@@ -54,7 +45,6 @@ use crate::{
 
 pub(super) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
-const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 /// One attempt after another at the same request.
 pub(super) struct Attempts<'a> {
@@ -84,10 +74,21 @@ pub(super) struct Attempts<'a> {
     pub endpoint: Option<Arc<Endpoint>>,
     /// An attempt was made, and no other is waited for: what becomes of the request now is charged to the cluster.
     pub tries: bool,
+    pub wants: Wants<'a>,
+}
+
+/// What a request wants of its upstream.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wants<'a> {
+    Response,
+    /// That it switches protocols, or opens a tunnel.
+    Switch,
+    /// A connection: the tunnel ends here.
+    Connection(&'a Connect),
 }
 
 /// Where a request says that it goes, if its cluster asks it.
-pub(super) fn named_destination<'a>(cluster: &Cluster, headers: &'a HeaderMap) -> Option<&'a str> {
+fn named_destination<'a>(cluster: &Cluster, headers: &'a HeaderMap) -> Option<&'a str> {
     let Discovery::OriginalDestination { header: Some(name), .. } = &cluster.discovery else { return None };
     headers.get(name)?.to_str().ok()
 }
@@ -119,7 +120,18 @@ impl Attempts<'_> {
             self.prepare_attempt(&endpoint);
             self.tries = true;
             self.stream.keep_request(&self.parts);
-            let attempted = self.attempt(&endpoint, attempt_body, last).await;
+            let attempted = match body {
+                // Rare enough not to be part of every request's task.
+                BodySource::After(early) => {
+                    early.ahead_while(Box::pin(self.attempt(&endpoint, attempt_body, last))).await
+                }
+                _ => self.attempt(&endpoint, attempt_body, last).await,
+            };
+            if let (BodySource::After(early), Attempted::Failed(failure)) = (&mut *body, &attempted)
+                && *failure != Failure::Overflow
+            {
+                early.read_arrived().await;
+            }
             if body.is_abandoned() {
                 // As in Envoy, which does not ask any more whether there is to be another.
                 self.stream.connection.worker.stats.inc(self.cluster.stats.retry_or_shadow_abandoned);
@@ -146,8 +158,10 @@ impl Attempts<'_> {
     /// Logs how an attempt ended, and charges it to the endpoint and its cluster.
     fn ended(&mut self, attempted: &Attempted, endpoint: &Arc<Endpoint>) {
         attempted.tell(&self.stream, endpoint.address);
+        let headless = HeaderMap::new();
         let ended = match attempted {
             Attempted::Response(response, ..) => Ended::Response(response.status(), response.headers()),
+            Attempted::Tunnel(_) => Ended::Response(StatusCode::OK, &headless),
             Attempted::Failed(failure) => {
                 let flag = Some(failure.flag()).filter(|_| *failure != Failure::Downstream);
                 self.stream.record.upstream_ended(flag);
@@ -161,22 +175,24 @@ impl Attempts<'_> {
                 }
                 Ended::Expired(*expired)
             }
-            Attempted::NoHost => return,
+            Attempted::NoHost | Attempted::NoHandshake(_) => return,
         };
         charge::attempt(&self.cluster, self.chosen(), endpoint, &self.stream.connection.worker.stats, ended);
     }
 
     /// Whether another attempt follows this one; counts why it does not though it should.
     fn again(&mut self, attempted: &Attempted, body: &BodySource) -> Option<Again> {
+        let headless = HeaderMap::new();
         let outcome = match attempted {
+            Attempted::Tunnel(_) => Outcome::Response(StatusCode::OK, &headless),
             Attempted::Response(response, ..) => Outcome::Response(response.status(), response.headers()),
             Attempted::Failed(failure) => Outcome::Failed(failure),
             Attempted::Expired(Expired::PerTry | Expired::PerTryIdle | Expired::StreamDuration) => Outcome::TimedOut,
-            Attempted::Expired(_) | Attempted::NoHost => return None,
+            Attempted::Expired(_) | Attempted::NoHost | Attempted::NoHandshake(_) => return None,
         };
         let stats = &self.cluster.stats;
         if !self.policy.as_ref().is_some_and(|policy| retry::wanted(policy, outcome)) {
-            if self.retries > 0 && matches!(attempted, Attempted::Response(..)) {
+            if self.retries > 0 && matches!(attempted, Attempted::Response(..) | Attempted::Tunnel(_)) {
                 self.count(stats.upstream_rq_retry_success, |group| group.upstream_rq_retry_success);
             }
             return None;
@@ -229,7 +245,7 @@ impl Attempts<'_> {
     }
 
     /// What is known of the endpoint of the last attempt.
-    fn template(&self) -> Option<&Template> {
+    pub fn template(&self) -> Option<&Template> {
         self.endpoint.as_deref().map(|endpoint| &*endpoint.template)
     }
 
@@ -297,7 +313,7 @@ impl Attempts<'_> {
     }
 
     /// The cluster that the endpoint of the last attempt is of.
-    fn chosen(&self) -> &Arc<Cluster> {
+    pub fn chosen(&self) -> &Arc<Cluster> {
         self.member.as_ref().unwrap_or(&self.cluster)
     }
 
@@ -347,7 +363,12 @@ impl Attempts<'_> {
         want.asked.overrides = alpn.as_deref();
         let shareable = self.stream.record.entry.filter_state.as_ref().and_then(|state| state.shareable());
         want.filter_state = shareable.as_deref();
-        exchange(&mut self.stream, &mut self.timers, &self.groups, want, request).await
+        let (stream, timers, groups) = (&mut self.stream, &mut self.timers, &*self.groups);
+        match self.wants {
+            Wants::Response => exchange(stream, timers, groups, want, (request, None)).await,
+            Wants::Switch => exchange(stream, timers, groups, want, (request, Some(&self.parts))).await,
+            Wants::Connection(connect) => upgrade::open(stream, timers, groups, want, connect).await,
+        }
     }
 
     /// The request for one attempt; the last one takes the headers, others copy them.
@@ -360,137 +381,13 @@ impl Attempts<'_> {
             *request.extensions_mut() = self.parts.extensions.clone();
         }
         // The response's headers may be made from the request's.
-        let needed = !self.chain.is_empty()
+        let needed = !matches!(self.wants, Wants::Response)
+            || !self.chain.is_empty()
             || self.forward.internal_redirects.is_some()
             || self.stream.connection.manager.local_reply.is_some()
             || self.changes.in_order().any(|changes| !changes.response.is_empty());
         *request.headers_mut() =
             if last && !needed { std::mem::take(&mut self.parts.headers) } else { self.parts.headers.clone() };
         request
-    }
-
-    /// Ends without another attempt: with the response, or with what went wrong.
-    pub fn finish(mut self, attempted: Attempted, body: &BodySource) -> Answer {
-        match attempted {
-            Attempted::Response(response, lease) => {
-                let (stream, parts) = (&mut self.stream, &mut self.parts);
-                match internal_redirect::follow(stream, self.routed, &self.cluster, parts, &response, body) {
-                    Some(body) => {
-                        drain(response.into_body(), lease);
-                        Answer::Redirected(Box::new(Redirected { stream: self.stream, parts: self.parts, body }))
-                    }
-                    None => self.respond(response, lease).into(),
-                }
-            }
-            other => self.give_up(other),
-        }
-    }
-
-    fn give_up(mut self, attempted: Attempted) -> Answer {
-        let mut reply = match &attempted {
-            Attempted::NoHost | Attempted::Response(..) => Reply::no_host(),
-            Attempted::Failed(failure) => {
-                if *failure == Failure::Downstream {
-                    // Else the record tells that the client is gone.
-                    let Some(refusal) = self.stream.connection.broken_body() else { return Answer::None };
-                    let reply = Reply { close: true, ..Reply::refused(refusal) };
-                    return local_reply::answer(self.stream, self.chain, reply, Some(&self.changes), &self.parts)
-                        .into();
-                }
-                if let Some(reason) = failure.transport() {
-                    self.stream.record.entry.transport_failure = reason.into();
-                }
-                Reply::failed(failure, self.retries > 0)
-            }
-            Attempted::Expired(expired) => self.stream.expired(*expired).or_nothing(self.timeouts.alternative),
-        };
-        let charged = match &attempted {
-            Attempted::Expired(expired) => self.tries && charge::is_charged(*expired),
-            _ => true,
-        };
-        if charged {
-            let shard = &self.stream.connection.worker.stats;
-            charge::answer(&self.cluster, &self.groups, shard, reply.status, &self.by, self.template());
-        }
-        if self.routed.virtual_host.attempt_count_in_response && self.stream.record.entry.attempts > 0 {
-            reply.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.stream.record.entry.attempts));
-        }
-        local_reply::answer(self.stream, self.chain, reply, Some(&self.changes), &self.parts).into()
-    }
-
-    fn respond(mut self, response: Response<Incoming>, lease: Lease) -> Response<ResponseBody> {
-        let trailers = lease.is_http2() || self.chosen().http1.trailers;
-        self.timers.responded();
-        let connection = self.stream.connection.clone();
-        let manager = &connection.manager;
-        let (mut parts, incoming) = response.into_parts();
-        let shard = &connection.worker.stats;
-        if !self.stream.record.health_check {
-            charge::answer(&self.cluster, &self.groups, shard, parts.status, &self.by, self.template());
-        }
-        let now = std::time::Instant::now();
-        let request_id = self.stream.request_id();
-        let completed = self.stream.record.request_completed();
-        if let Some(completed) = completed {
-            let took = now.saturating_duration_since(completed);
-            charge::time(&self.cluster, &self.groups, &connection.worker.stats, &self.by, self.template(), took);
-        }
-        let entry = &mut self.stream.record.entry;
-        entry.response_started = Some(now);
-        entry.timing.reply_began = Some(now);
-        entry.response_code = parts.status.as_u16();
-        entry.details = "via_upstream".into();
-        if !manager.router.suppress_envoy_headers {
-            let service = completed.map_or(Duration::ZERO, |completed| now.saturating_duration_since(completed));
-            let millis = u64::try_from(service.as_millis()).unwrap_or(u64::MAX);
-            parts.headers.insert(SERVICE_TIME, HeaderValue::from(millis));
-        }
-        if self.routed.virtual_host.attempt_count_in_response {
-            parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.retries + 1));
-        }
-        for cookie in self.hashed.cookies {
-            parts.headers.append(header::SET_COOKIE, cookie);
-        }
-        let view = View::live(&self.stream.record.entry, self.stream.live(&self.parts));
-        mutate::apply_to_response(&self.changes, &mut parts.headers, &view);
-        let counting = self.chain.on_response(&self.stream, parts.status, &self.parts, &mut parts.headers);
-        let throttle = self.chain.throttle.take();
-        if let (Some(counting), true) = (&counting, incoming.is_end_stream()) {
-            counting.ended(completed.map(|completed| now.saturating_duration_since(completed)));
-        }
-        let entry = &mut self.stream.record.entry;
-        response::finish(manager, &mut parts.headers, false, request_id);
-        entry.kept.response(&manager.wanted, &parts.headers);
-        connection.before_response(&mut parts.headers, self.stream.record.request_completed().is_none());
-        if incoming.is_end_stream() {
-            // The client has got nothing of it yet, as its line tells.
-            self.stream.record.upstream_ended(None);
-        }
-        let body = incoming.size_hint().exact().map_or(meters::Body::Chunked, meters::Body::Of);
-        self.stream.record.meter_response(parts.status, &parts.headers, body);
-        parts.version = Version::HTTP_11;
-        match self.cluster.http1.names {
-            // Names as they came are among them.
-            HeaderNames::AsTheyCame { reason: true } => {}
-            HeaderNames::AsTheyCame { reason: false } => {
-                parts.extensions.remove::<ReasonPhrase>();
-            }
-            // The upstream's own reason phrase among them: Envoy sends the standard ones.
-            HeaderNames::Lower | HeaderNames::Words => parts.extensions.clear(),
-        }
-        let sent = connection.trailers_of_response(self.parts.version, &parts.headers);
-        let from = FromUpstream {
-            incoming,
-            lease: Some(lease),
-            late: self.endpoint.map(|endpoint| Late::new(self.cluster.clone(), self.member, endpoint, &self.groups)),
-            trailers,
-            sent,
-            throttle,
-            counting,
-            broken: None,
-        };
-        let mut response = Response::from_parts(parts, ResponseBody::upstream(from, self.timers, self.stream.record));
-        response::set_reason(&mut response);
-        response
     }
 }

@@ -107,7 +107,7 @@ fn attempt<B>(
     let kept = match body {
         BodySource::None => None,
         BodySource::Kept(kept) if kept.borrow().is_whole() => Some(kept),
-        BodySource::Kept(_) | BodySource::Once(_) => return Err(Refused::Unfit),
+        BodySource::Kept(_) | BodySource::Once(_) | BodySource::After(_) => return Err(Refused::Unfit),
     };
     let location = response.headers().get(header::LOCATION).ok_or(Refused::Unfit)?;
     let target = target(location).ok_or(Refused::BadLocation)?;

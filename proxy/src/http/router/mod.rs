@@ -2,12 +2,14 @@
 //!
 //! `attempts` asks `upstream` for one exchange of an `outgoing` request after another, until `retry`, a pure function,
 //! says that a response is to be passed on; `charge` counts, `internal_redirect` begins the request anew. A `mirror` goes
-//! beside it; an `upgrade` has one attempt, and what passes afterwards is not HTTP. `strict` refuses before all of it.
+//! beside it; after an `upgrade`, what passes is not HTTP. `finish` makes what comes of it the client's. `strict` refuses before
+//! all of it.
 //!
 //! Above the filters, whose chain a response passes; nothing here knows of who dispatched the request.
 
 pub(in crate::http) mod answer;
 mod attempts;
+mod finish;
 mod hashing;
 mod internal_redirect;
 mod mirror;
@@ -24,7 +26,7 @@ use smallvec::SmallVec;
 
 use self::{
     answer::Answer,
-    attempts::Attempts,
+    attempts::{Attempts, Wants},
     hashing::hashed,
     retry::{RETRY_GRPC_ON, RETRY_ON},
     timeouts::{
@@ -111,7 +113,7 @@ pub(super) async fn forward(
     let configured = cluster.policies.retry.as_ref().or(forward.retry.as_ref());
     let policy = retry_policy(configured, &stream, &parts, steered);
     let respects = stream.connection.manager.router.respect_expected_rq_timeout;
-    let timeouts = Timeouts::of(forward, stream.is_grpc(), &parts.headers, (steered, respects));
+    let mut timeouts = Timeouts::of(forward, stream.is_grpc(), &parts.headers, (steered, respects));
     if let Some(deadline) = stream_deadline(forward, &parts.headers) {
         parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(deadline));
     }
@@ -121,23 +123,26 @@ pub(super) async fn forward(
         remove_steering(&mut parts.headers);
     }
     finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
-    if upgrade || forward.tunnel(&parts.method).is_some() {
-        let upgraded = upgrade::forward(
-            stream,
-            chain,
-            &changes,
-            cluster,
-            (forward, hashed),
-            (group_stats, alternative),
-            (parts, body),
-        );
-        return Box::pin(upgraded).await.into();
+    let wants = match forward.tunnel(&parts.method) {
+        Some(connect) => Wants::Connection(connect),
+        None if upgrade => Wants::Switch,
+        None => Wants::Response,
+    };
+    if upgrade {
+        timers.endless();
+        if !upgrade::to_websocket(&parts.headers) {
+            // As in Envoy, whose timeouts begin with the end of the request but for WebSocket's.
+            timeouts.end_with_the_request();
+        }
     }
     let mirrors = if cluster.policies.mirrors.is_empty() { &forward.mirrors } else { &cluster.policies.mirrors };
-    if !mirrors.is_empty() {
+    if matches!(wants, Wants::Response) && !mirrors.is_empty() {
         mirror::start(&stream, mirrors, &parts, &mut body, timeouts.global);
     }
-    let mut body = body_source(&stream, routed, policy.is_some() || forward.internal_redirects.is_some(), body);
+    let mut body = match wants {
+        Wants::Response => body_source(&stream, routed, policy.is_some() || forward.internal_redirects.is_some(), body),
+        Wants::Switch | Wants::Connection(_) => BodySource::After(body),
+    };
     timers.respond_within(timeouts.global);
     let by = By::routed(&stream, &parts.headers, alternative);
     let mut attempts = Attempts {
@@ -158,11 +163,12 @@ pub(super) async fn forward(
         groups: group_stats.into_iter().chain(&routed.route.stats).collect(),
         endpoint: None,
         tries: false,
+        wants,
         chain,
         stream,
     };
     let attempted = attempts.run(&mut body).await;
-    attempts.finish(attempted, &body)
+    attempts.finish(attempted, body)
 }
 
 fn body_source(stream: &Stream, routed: &Routed, retries: bool, body: ClientBody) -> BodySource {

@@ -66,6 +66,11 @@ impl Timeouts {
         timeouts
     }
 
+    /// Of a request that has no end, nothing that begins there is limited. The upstream was told of the limits all the same.
+    pub fn end_with_the_request(&mut self) {
+        (self.global, self.per_try) = (None, None);
+    }
+
     /// Tells the upstream what is left for an attempt when `spent` has passed since the request was complete. `expected`:
     /// in Envoy's own header, too.
     pub fn tell(&self, headers: &mut HeaderMap, spent: Duration, expected: bool) {

@@ -1,34 +1,51 @@
-//! One request to an upstream: over a connection of the pool, or one after another, until there is a response.
+//! What one attempt brings, and what a request's record learns of it meanwhile.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-use http::{Request, Response};
+use http::{Request, Response, request::Parts, response};
 use hyper::body::{Body, Incoming};
+use smallvec::SmallVec;
 
+use super::upgrade;
 use crate::{
+    access_log::Metered,
+    cluster::dial::Made,
     config::route::RequestStats,
     http::{
-        body::{ReadAhead, RequestBody},
-        call::{
-            once::{Sent, send_once},
-            outgoing::upstream_request,
-        },
+        body::RequestBody,
+        call::once::{self, Asks, Onlooker},
         codec::meters,
-        pool::{Lease, Want},
+        pool::{Lease, Want, tunnel::Tunnel},
         stream::{
             Stream,
+            connection::Connection,
             failure::Failure,
             timers::{Expired, Timers},
         },
     },
+    tls::PeerTls,
 };
 
 /// A response that will not be used is read to its end if it is no longer than this, to keep its connection.
 const DRAIN_LIMIT: u64 = 64 * 1024;
 
-/// A response to pass on, or why there is none.
+/// And if it comes within this time.
+const DRAIN_WITHIN: Duration = Duration::from_secs(1);
+
+/// What an attempt brings: something to pass on, or why there is nothing.
 pub(super) enum Attempted {
     Response(Response<Incoming>, Lease),
+    /// A connection for the bytes of a tunnel that ends here.
+    Tunnel(Box<Tunnel>),
+    /// An answer to a WebSocket handshake that is none: its head.
+    NoHandshake(Box<response::Parts>),
     Failed(Failure),
     Expired(Expired),
     NoHost,
@@ -49,79 +66,159 @@ impl Attempted {
                 tracing::debug!(connection, stream, %upstream, reason, transport, "upstream reset");
             }
             Self::Expired(limit) => tracing::debug!(connection, stream, %upstream, ?limit, "upstream timeout"),
-            Self::NoHost => {}
+            Self::Tunnel(_) | Self::NoHandshake(_) | Self::NoHost => {}
+        }
+    }
+
+    /// What an exchange has brought, which the record of `stream` learns. `switch`: the request, if it wants its upstream to
+    /// switch protocols.
+    fn of(
+        stream: &mut Stream,
+        exchanged: Result<(Response<Incoming>, Lease), Failure>,
+        switch: Option<&Parts>,
+    ) -> Self {
+        let (mut response, lease) = match exchanged {
+            Ok(exchanged) => exchanged,
+            Err(failure) => return Self::Failed(failure),
+        };
+        if stream.connection.manager.wanted.meters {
+            let meters = &mut stream.record.entry.meters;
+            meters.upstream_received += meters::response_read(&response, lease.is_http2());
+        }
+        if let Some(request) = switch {
+            upgrade::as_http1(&mut response, request);
+        }
+        stream.record.upstream_responded(response.status(), response.headers());
+        match switch {
+            Some(request) if !lease.is_http2() && upgrade::fails_handshake(request, response.status()) => {
+                Self::NoHandshake(Box::new(response.into_parts().0))
+            }
+            _ => Self::Response(response, lease),
         }
     }
 }
 
-/// Sends a request over a connection of the pool, and takes note of what it comes over. `groups` count it.
+/// Sends a request over connections of the pool. `groups` count it. `switch`: as above.
 pub(super) async fn exchange(
     stream: &mut Stream,
     timers: &mut Timers,
     groups: &[&RequestStats],
     want: Want<'_>,
-    mut request: Request<RequestBody>,
+    (request, switch): (Request<RequestBody>, Option<&Parts>),
 ) -> Attempted {
     let connection = stream.connection.clone();
-    let times = connection.manager.wanted.times;
-    let now = || times.then(std::time::Instant::now);
-    loop {
-        stream.record.entry.timing.asked = now();
-        let acquiring = stream.connection.worker.pools.acquire(want);
-        let acquired = stream.record.within(timers, request.body_mut().ahead_while(acquiring)).await;
-        stream.record.entry.timing.ready = now();
-        let mut lease = match acquired {
-            Err(expired) => return Attempted::Expired(expired),
-            Ok(Err(error)) => {
-                let failure = Failure::from(error);
-                // In Envoy a connection fails, if at once, after what has come with the head was read.
-                if failure != Failure::Overflow {
-                    request.body_mut().read_arrived().await;
-                }
-                return Attempted::Failed(failure);
-            }
-            Ok(Ok(lease)) => lease,
-        };
-        for group in groups {
-            want.shard.inc(group.handles.upstream_rq_total);
+    let sights = Sights::new(connection.clone(), groups, want.endpoint.address);
+    let asks = if switch.is_some() { Asks::Switch } else { Asks::Response };
+    let mut exchanging = pin!(once::exchange(connection.behalf(), want, (asks, stream.scheme), request, &sights));
+    let watching = poll_fn(|cx| {
+        let polled = exchanging.as_mut().poll(cx);
+        sights.tell(stream);
+        if polled.is_pending() {
+            stream.record.poll_log(cx);
         }
+        polled
+    });
+    match timers.during(watching).await {
+        Err(expired) => Attempted::Expired(expired),
+        Ok(exchanged) => Attempted::of(stream, exchanged, switch),
+    }
+}
+
+/// What an exchange under way shows, until the record of its request learns it.
+pub(super) struct Sights<'a> {
+    connection: Rc<Connection>,
+    groups: SmallVec<[&'a RequestStats; 2]>,
+    upstream: SocketAddr,
+    news: RefCell<News>,
+}
+
+/// What was seen since the record was told.
+#[derive(Default)]
+struct News {
+    /// A connection was asked for; when, if anybody asks.
+    asked: Option<Option<Instant>>,
+    /// It was given, or could not be.
+    ready: Option<Option<Instant>>,
+    attached: Option<Attached>,
+    sent: Metered,
+}
+
+/// What a request goes over.
+struct Attached {
+    local: Option<SocketAddr>,
+    tls: Option<Rc<PeerTls>>,
+    made: Option<Made>,
+    at: Option<Instant>,
+    reused: bool,
+    http2: bool,
+}
+
+impl<'a> Sights<'a> {
+    /// Of an exchange for a client's connection with an endpoint at `upstream`; `groups` count it.
+    pub fn new(connection: Rc<Connection>, groups: &[&'a RequestStats], upstream: SocketAddr) -> Self {
+        Self { connection, groups: SmallVec::from_slice(groups), upstream, news: RefCell::default() }
+    }
+
+    fn now(&self) -> Option<Instant> {
+        self.connection.manager.wanted.times.then(Instant::now)
+    }
+
+    /// Tells the record what is new.
+    pub fn tell(&self, stream: &mut Stream) {
+        let News { asked, ready, attached, sent } = &mut *self.news.borrow_mut();
         let entry = &mut stream.record.entry;
-        entry.upstream_local = lease.local();
-        entry.upstream_tls = lease.tls().cloned();
-        if let Some(made) = lease.made() {
+        if let Some(asked) = asked.take() {
+            entry.timing.asked = asked;
+        }
+        if let Some(ready) = ready.take() {
+            entry.timing.ready = ready;
+        }
+        let Some(attached) = attached.take() else { return };
+        entry.upstream_local = attached.local;
+        entry.upstream_tls = attached.tls;
+        if let Some(made) = attached.made {
             made.tell(entry);
         }
-        entry.timing.request_sent_from = now();
+        entry.timing.request_sent_from = attached.at;
+        entry.upstream_protocol = Some(if attached.http2 { "HTTP/2" } else { "HTTP/1.1" });
         tracing::debug!(
-            connection = stream.connection.id,
+            connection = self.connection.id,
             stream = stream.record.name(),
-            upstream = %want.endpoint.address,
-            reused = lease.reused,
+            upstream = %self.upstream,
+            reused = attached.reused,
             "attached upstream connection [C{}]",
             stream.record.entry.upstream_connection
         );
-        let entry = &mut stream.record.entry;
-        entry.upstream_protocol = Some(if lease.is_http2() { "HTTP/2" } else { "HTTP/1.1" });
         stream.record.upstream_ready();
-        match upstream_request(request, lease.is_http2(), stream.scheme) {
-            Some(converted) => request = converted,
-            None => return Attempted::Failed(Failure::Protocol),
+        stream.record.entry.meters.upstream_sent += std::mem::take(sent);
+    }
+}
+
+impl Onlooker for Sights<'_> {
+    fn asks(&self) {
+        self.news.borrow_mut().asked = Some(self.now());
+    }
+
+    fn has(&self, lease: Option<&Lease>) {
+        let news = &mut *self.news.borrow_mut();
+        news.ready = Some(self.now());
+        let Some(lease) = lease else { return };
+        for group in &self.groups {
+            self.connection.worker.stats.inc(group.handles.upstream_rq_total);
         }
-        if stream.connection.manager.wanted.meters {
-            stream.record.entry.meters.upstream_sent += meters::request_written(&request);
-        }
-        match stream.record.within(timers, send_once(connection.id, &mut lease, request)).await {
-            Err(expired) => return Attempted::Expired(expired),
-            Ok(Sent::Failed(failure)) => return Attempted::Failed(failure),
-            Ok(Sent::Back(unsent)) => request = *unsent,
-            Ok(Sent::Answered(response)) => {
-                if stream.connection.manager.wanted.meters {
-                    let meters = &mut stream.record.entry.meters;
-                    meters.upstream_received += meters::response_read(&response, lease.is_http2());
-                }
-                stream.record.upstream_responded(response.status(), response.headers());
-                return Attempted::Response(response, lease);
-            }
+        news.attached = Some(Attached {
+            local: lease.local(),
+            tls: lease.tls().cloned(),
+            made: lease.made().copied(),
+            at: self.now(),
+            reused: lease.reused,
+            http2: lease.is_http2(),
+        });
+    }
+
+    fn sends(&self, request: &Request<RequestBody>) {
+        if self.connection.manager.wanted.meters {
+            self.news.borrow_mut().sent += meters::request_written(request);
         }
     }
 }
@@ -137,12 +234,12 @@ pub(super) fn drain(mut body: Incoming, lease: Lease) {
     }
     tokio::task::spawn_local(async move {
         let read = async {
-            while let Some(frame) = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
+            while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
                 frame?;
             }
             Ok::<(), hyper::Error>(())
         };
-        if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(1), read).await {
+        if let Ok(Ok(())) = tokio::time::timeout(DRAIN_WITHIN, read).await {
             lease.release();
         }
     });

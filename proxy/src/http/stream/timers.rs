@@ -97,6 +97,17 @@ impl Timers {
         self.global = limit;
     }
 
+    /// The request has no end: nothing waits for it to be complete, and what would run from there runs from its beginning.
+    pub fn endless(&mut self) {
+        self.request_by = None;
+        self.request = Request::Complete(self.start);
+    }
+
+    /// What limits a tunnel: how long it may idle, and until when it may last.
+    pub fn of_tunnel(&self) -> (Option<Duration>, Option<Instant>) {
+        (self.idle, self.max_duration)
+    }
+
     /// An attempt begins, with a timeout of its own.
     pub fn attempt(&mut self, timeout: Option<Duration>, idle: Option<Duration>) {
         self.per_try = timeout.map(|timeout| (timeout, Instant::now()));
