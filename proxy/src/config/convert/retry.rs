@@ -1,4 +1,4 @@
-//! Retry policies.
+//! Retry and hedge policies.
 
 use std::sync::Arc;
 
@@ -29,6 +29,15 @@ pub(super) fn retry(
     at: &str,
 ) -> Result<Option<Arc<RetryPolicy>>, Error> {
     message.map(|message| retry_policy(cx, message, &sub(at, "retry_policy")).map(Arc::new)).transpose()
+}
+
+/// Whether an attempt that takes too long goes on beside the next one; none: there is no policy for that.
+pub(super) fn hedge(cx: &mut Context, message: Option<&route::HedgePolicy>, at: &str) -> Result<Option<bool>, Error> {
+    let Some(message) = message else { return Ok(None) };
+    // Envoy, too, only ever has one request at first.
+    let harmless = ["initial_requests", "additional_request_chance"];
+    cx.only(message, &sub(at, "hedge_policy"), &["hedge_on_per_try_timeout"], &harmless)?;
+    Ok(Some(message.hedge_on_per_try_timeout))
 }
 
 fn retry_policy(cx: &mut Context, message: &route::RetryPolicy, at: &str) -> Result<RetryPolicy, Error> {

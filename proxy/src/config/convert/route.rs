@@ -18,7 +18,7 @@ use super::{
     headers::{header_fields, with_headers},
     hosts::{self, Discovery},
     matcher, metadata,
-    retry::retry,
+    retry::{hedge, retry},
 };
 use crate::{
     config::{
@@ -57,6 +57,7 @@ pub(super) fn route_table(
     cx.only(message, at, &supported, &["metadata"])?;
     let mut inherited = Inherited {
         retry: None,
+        hedge: false,
         mirrors: Vec::new(),
         buffer_limit: None,
         max_direct_body: message.max_direct_response_body_size_bytes.map_or(MAX_DIRECT_BODY, |size| size as usize),
@@ -101,6 +102,7 @@ fn virtual_host(
         "include_request_attempt_count",
         "include_attempt_count_in_response",
         "retry_policy",
+        "hedge_policy",
         "per_request_buffer_limit_bytes",
         "request_body_buffer_limit",
         "typed_per_filter_config",
@@ -118,6 +120,7 @@ fn virtual_host(
     let cors = filter::old_policy(cx, message.cors.as_ref(), at)?;
     let inherited = Inherited {
         retry: retry(cx, message.retry_policy.as_ref(), at)?,
+        hedge: hedge(cx, message.hedge_policy.as_ref(), at)?.unwrap_or_default(),
         mirrors: match message.request_mirror_policies.as_slice() {
             [] => inherited.mirrors.clone(),
             messages => policies::mirrors(cx, messages, inherited.check_clusters, at)?,

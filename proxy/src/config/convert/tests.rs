@@ -127,12 +127,6 @@ fn what_is_refused_names_the_field() {
         ),
         (
             "action",
-            "cluster: c, hedge_policy: { hedge_on_per_try_timeout: true }",
-            format!("{route}.route.hedge_policy"),
-            "not supported yet",
-        ),
-        (
-            "action",
             "cluster: c, retry_policy: { retry_back_off: { base_interval: 1s, max_interval: 0.5s } }",
             format!("{route}.route.retry_policy.retry_back_off.max_interval"),
             "must not be less than base_interval",

@@ -54,6 +54,8 @@ pub struct Forward {
     pub max_stream_duration: Option<Option<Duration>>,
     /// Retries.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// An attempt that takes too long goes on beside the next one.
+    pub hedge: bool,
     /// From `grpc-timeout` so much is taken off, for the way back.
     pub grpc_timeout_offset: Option<Duration>,
     /// gRPC: `grpc-timeout` limits the whole stream, up to this.

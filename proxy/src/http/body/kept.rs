@@ -38,10 +38,13 @@ pub(in crate::http) struct Kept {
     /// Read before any attempt takes it, and no part of what is kept: it would be too large.
     ahead: Option<Result<Frame<Bytes>, BodyError>>,
     attempts: u32,
+    /// Attempts go on beside one another, once all of it has come.
+    together: bool,
 }
 
 impl Kept {
-    pub fn new(incoming: ClientBody, limit: usize) -> Rc<RefCell<Self>> {
+    /// Of `incoming`, up to `limit` bytes. `together`: attempts go on beside one another, once all of it has come.
+    pub fn new(incoming: ClientBody, limit: usize, together: bool) -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
             length: incoming.size_hint().exact(),
             incoming,
@@ -53,6 +56,7 @@ impl Kept {
             ended: false,
             ahead: None,
             attempts: 0,
+            together,
         }))
     }
 
@@ -145,7 +149,7 @@ impl Replay {
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut kept = self.kept.borrow_mut();
-        if kept.attempts != self.attempt {
+        if kept.attempts != self.attempt && !(kept.together && kept.ended) {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
         if let Some(chunk) = kept.chunks.get(self.next) {
@@ -192,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn a_later_attempt_gets_the_body_from_its_beginning_and_an_earlier_one_no_more_of_it() {
         let chunks = ["one", "two"].map(Bytes::from).into();
-        let kept = Kept::new(ClientBody::read(chunks, None, false), 100);
+        let kept = Kept::new(ClientBody::read(chunks, None, false), 100, false);
         let mut first = Kept::replay(&kept);
         assert_eq!(next(&mut first).await.unwrap().unwrap(), "one");
         let mut second = Kept::replay(&kept);
@@ -203,10 +207,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn attempts_beside_one_another_share_a_body_that_has_come() {
+        let chunks = ["one", "two"].map(Bytes::from).into();
+        let kept = Kept::new(ClientBody::read(chunks, None, false), 100, true);
+        let mut first = Kept::replay(&kept);
+        std::future::poll_fn(|cx| first.poll_ahead(cx)).await;
+        let mut second = Kept::replay(&kept);
+        for body in [&mut first, &mut second] {
+            assert_eq!(next(body).await.unwrap().unwrap(), "one");
+        }
+        for body in [&mut first, &mut second] {
+            assert_eq!(next(body).await.unwrap().unwrap(), "two");
+            assert!(next(body).await.is_none() && body.is_end_stream());
+        }
+    }
+
+    #[tokio::test]
     async fn what_is_read_ahead_is_kept_while_it_fits_and_passed_on_once() {
         for (limit, replayed) in [(6, true), (5, false)] {
             let chunks = ["one", "two"].map(Bytes::from).into();
-            let kept = Kept::new(ClientBody::read(chunks, None, false), limit);
+            let kept = Kept::new(ClientBody::read(chunks, None, false), limit, false);
             let mut body = Kept::replay(&kept);
             std::future::poll_fn(|cx| body.poll_ahead(cx)).await;
             assert_eq!(kept.borrow().can_replay(), replayed, "{limit}");

@@ -27,6 +27,10 @@ pub(in crate::http) enum Ended<'a> {
     Response(StatusCode, &'a HeaderMap),
     Failed(&'a Failure),
     Expired(Expired),
+    /// Not at all yet, though it has had its time.
+    Slow,
+    /// As the whole did, after it had had its own time.
+    SlowExpired,
 }
 
 /// Takes note of how an attempt at an endpoint ended. `cluster` is the route's, `chosen` the endpoint's.
@@ -72,11 +76,23 @@ pub(in crate::http) fn attempt(
         }
         Ended::Expired(Expired::StreamDuration) => shard.inc(cluster.stats.upstream_rq_max_duration_reached),
         Ended::Expired(_) => {}
+        Ended::Slow => chosen.report(endpoint, TIMED_OUT),
+        Ended::SlowExpired => {
+            shard.inc(cluster.stats.upstream_rq_timeout);
+            count_timeout(endpoint);
+        }
     }
 }
 
+/// What outlier detection is told of a timeout.
+const TIMED_OUT: Outcome = Outcome::TimedOut(StatusCode::GATEWAY_TIMEOUT.as_u16());
+
 fn timed_out(chosen: &Cluster, endpoint: &Endpoint) {
-    chosen.report(endpoint, Outcome::TimedOut(StatusCode::GATEWAY_TIMEOUT.as_u16()));
+    chosen.report(endpoint, TIMED_OUT);
+    count_timeout(endpoint);
+}
+
+fn count_timeout(endpoint: &Endpoint) {
     endpoint.host.stats.rq_timeout.fetch_add(1, Relaxed);
     endpoint.host.stats.rq_error.fetch_add(1, Relaxed);
 }

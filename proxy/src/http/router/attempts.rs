@@ -10,17 +10,18 @@ use super::{
     hashing::hashed,
     retry::{self, Outcome},
     timeouts::Timeouts,
-    upgrade,
-    upstream::{Attempted, drain, exchange},
+    upstream::{Attempted, drain, exchange, open},
 };
 use crate::{
     access_log::Flag,
     cluster::PickContext,
     config::{
-        cluster::{Cluster, Discovery, Endpoint, InUse, Template},
+        cluster::{Cluster, Discovery, Endpoint, InUse, RoutingPriority, Template},
+        filter::alpn::Names,
         retry::{RateLimitedBackOff, RetryPolicy},
         route::{Connect, Forward, Hashed, HostRewrite, RequestHandles, RequestStats},
     },
+    filter_state::FilterState,
     http::{
         body::{BodySource, ReadAhead, RequestBody},
         call::{
@@ -32,9 +33,10 @@ use crate::{
             mutate::{self, Changes},
             rewrite,
         },
-        pool::names::naming_header,
+        pool::{Want, names::naming_header},
         stream::{
             Stream,
+            connection::Connection,
             failure::Failure,
             route::Routed,
             timers::{Expired, Timers},
@@ -93,33 +95,54 @@ fn named_destination<'a>(cluster: &Cluster, headers: &'a HeaderMap) -> Option<&'
     headers.get(name)?.to_str().ok()
 }
 
+/// What the connection of an attempt is wanted for.
+pub(super) struct Errand {
+    /// What [`naming_header`] found.
+    name: Option<HeaderValue>,
+    alpn: Option<Names>,
+    shareable: Option<Box<FilterState>>,
+    priority: RoutingPriority,
+}
+
+impl Errand {
+    /// The first of `clusters` is the route's, the other the endpoint's.
+    pub fn want<'w>(
+        &'w self,
+        connection: &'w Connection,
+        clusters: (&Cluster, &'w Arc<Cluster>),
+        endpoint: &'w Arc<Endpoint>,
+    ) -> Want<'w> {
+        let mut want = want(connection.behalf(), clusters, endpoint, self.name.as_ref(), self.priority);
+        want.asked.overrides = self.alpn.as_deref();
+        want.filter_state = self.shareable.as_deref();
+        want
+    }
+}
+
 /// Another attempt is to follow.
-struct Again {
+pub(super) struct Again {
     /// Counts among the cluster's retries until then.
     _retrying: InUse,
     /// How long the upstream wants it to wait.
-    asked: Option<Duration>,
+    pub asked: Option<Duration>,
 }
 
-impl Attempts<'_> {
+/// Why no other attempt follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Last {
+    /// None is wanted.
+    Unwanted,
+    /// One is, and may not be.
+    Refused,
+}
+
+impl<'a> Attempts<'a> {
     /// Makes attempts until one brings a response to pass on or none may follow: that one is what to finish with.
     pub async fn run(&mut self, body: &mut BodySource) -> Attempted {
         loop {
             let last = !self.can_retry(body);
             let attempt_body = body.next();
-            self.stream.record.entry.attempts = self.retries + 1;
-            let picked = self.pick();
-            let Some(endpoint) = picked else {
-                if self.retries == 0 {
-                    self.stream.keep_request(&self.parts);
-                }
-                let shard = &self.stream.connection.worker.stats;
-                shard.inc(self.cluster.stats.upstream_cx_none_healthy);
-                return Attempted::NoHost;
-            };
-            self.prepare_attempt(&endpoint);
-            self.tries = true;
-            self.stream.keep_request(&self.parts);
+            let Some(endpoint) = self.next() else { return Attempted::NoHost };
             let attempted = match body {
                 // Rare enough not to be part of every request's task.
                 BodySource::After(early) => {
@@ -132,31 +155,55 @@ impl Attempts<'_> {
             {
                 early.read_arrived().await;
             }
-            if body.is_abandoned() {
-                // As in Envoy, which does not ask any more whether there is to be another.
-                self.stream.connection.worker.stats.inc(self.cluster.stats.retry_or_shadow_abandoned);
-                self.policy = None;
-            }
+            self.abandon(body);
             self.ended(&attempted, &endpoint);
             self.endpoint = Some(endpoint);
-            let Some(again) = self.again(&attempted, body) else { return attempted };
-            // A request that is still being sent keeps its connection busy: no use to others.
-            if let Attempted::Response(response, lease) = attempted
-                && self.stream.record.request_completed().is_some()
-            {
-                drain(response.into_body(), lease);
-            }
+            let Ok(again) = self.again(&attempted, body) else { return attempted };
+            self.discard(attempted);
             if let Err(expired) = self.pause(again.asked, body).await {
                 return Attempted::Expired(expired);
             }
             self.retried(again.asked.is_some());
-            let (connection, stream) = (self.stream.connection.id, self.stream.record.name());
-            tracing::debug!(connection, stream, "performing retry");
+        }
+    }
+
+    /// Picks the endpoint of the next attempt, and makes the request what it is to get.
+    pub fn next(&mut self) -> Option<Arc<Endpoint>> {
+        self.stream.record.entry.attempts = self.retries + 1;
+        let Some(endpoint) = self.pick() else {
+            if self.retries == 0 {
+                self.stream.keep_request(&self.parts);
+            }
+            self.stream.connection.worker.stats.inc(self.cluster.stats.upstream_cx_none_healthy);
+            return None;
+        };
+        self.prepare_attempt(&endpoint);
+        self.tries = true;
+        self.stream.keep_request(&self.parts);
+        Some(endpoint)
+    }
+
+    /// Gives retries up if more of the body has come than is kept.
+    pub fn abandon(&mut self, body: &BodySource) {
+        if body.is_abandoned() {
+            // As in Envoy, which does not ask any more whether there is to be another.
+            self.stream.connection.worker.stats.inc(self.cluster.stats.retry_or_shadow_abandoned);
+            self.policy = None;
+        }
+    }
+
+    /// Makes no use of what an attempt has brought.
+    pub fn discard(&self, attempted: Attempted) {
+        // A request that is still being sent keeps its connection busy: no use to others.
+        if let Attempted::Response(response, lease) = attempted
+            && self.stream.record.request_completed().is_some()
+        {
+            drain(response.into_body(), lease);
         }
     }
 
     /// Logs how an attempt ended, and charges it to the endpoint and its cluster.
-    fn ended(&mut self, attempted: &Attempted, endpoint: &Arc<Endpoint>) {
+    pub fn ended(&mut self, attempted: &Attempted, endpoint: &Arc<Endpoint>) {
         attempted.tell(&self.stream, endpoint.address);
         let headless = HeaderMap::new();
         let ended = match attempted {
@@ -175,38 +222,51 @@ impl Attempts<'_> {
                 }
                 Ended::Expired(*expired)
             }
+            Attempted::Slow => {
+                if let Some(line) = &mut self.stream.record.upstream {
+                    line.entry.raise(Flag::UpstreamRequestTimeout);
+                }
+                Ended::Slow
+            }
             Attempted::NoHost | Attempted::NoHandshake(_) => return,
         };
         charge::attempt(&self.cluster, self.chosen(), endpoint, &self.stream.connection.worker.stats, ended);
     }
 
-    /// Whether another attempt follows this one; counts why it does not though it should.
-    fn again(&mut self, attempted: &Attempted, body: &BodySource) -> Option<Again> {
+    /// Whether the policy wants another attempt after what one has brought.
+    pub fn wanted(&self, attempted: &Attempted) -> bool {
         let headless = HeaderMap::new();
         let outcome = match attempted {
             Attempted::Tunnel(_) => Outcome::Response(StatusCode::OK, &headless),
             Attempted::Response(response, ..) => Outcome::Response(response.status(), response.headers()),
             Attempted::Failed(failure) => Outcome::Failed(failure),
             Attempted::Expired(Expired::PerTry | Expired::PerTryIdle | Expired::StreamDuration) => Outcome::TimedOut,
-            Attempted::Expired(_) | Attempted::NoHost | Attempted::NoHandshake(_) => return None,
+            // Whatever the policy says of timeouts.
+            Attempted::Slow => return self.policy.is_some(),
+            Attempted::Expired(_) | Attempted::NoHost | Attempted::NoHandshake(_) => return false,
         };
+        self.policy.as_ref().is_some_and(|policy| retry::wanted(policy, outcome))
+    }
+
+    /// Whether another attempt follows this one; counts why it does not though it should.
+    pub fn again(&mut self, attempted: &Attempted, body: &BodySource) -> Result<Again, Last> {
         let stats = &self.cluster.stats;
-        if !self.policy.as_ref().is_some_and(|policy| retry::wanted(policy, outcome)) {
+        if !self.wanted(attempted) {
             if self.retries > 0 && matches!(attempted, Attempted::Response(..) | Attempted::Tunnel(_)) {
                 self.count(stats.upstream_rq_retry_success, |group| group.upstream_rq_retry_success);
             }
-            return None;
+            return Err(Last::Unwanted);
         }
         if !self.can_retry(body) {
             self.count(stats.upstream_rq_retry_limit_exceeded, |group| group.upstream_rq_retry_limit_exceeded);
             self.stream.record.entry.raise(Flag::UpstreamRetryLimitExceeded);
-            return None;
+            return Err(Last::Refused);
         }
         let priority = self.forward.priority;
         let Some(retrying) = self.cluster.limits(priority).1.retries.take(self.cluster.retry_limit(priority)) else {
             self.count(stats.upstream_rq_retry_overflow, |group| group.upstream_rq_retry_overflow);
             self.stream.record.entry.raise(Flag::UpstreamOverflow);
-            return None;
+            return Err(Last::Refused);
         };
         let limited = self.policy.as_ref().and_then(|policy| policy.rate_limited.as_ref());
         let asked = match (limited, attempted) {
@@ -221,20 +281,25 @@ impl Attempts<'_> {
             let body = response.body().size_hint().exact().unwrap_or_default();
             self.stream.record.entry.meters.upstream_received.wire += body;
         }
-        self.stream.record.upstream_ended(None);
+        if !matches!(attempted, Attempted::Slow) {
+            self.stream.record.upstream_ended(None);
+        }
         self.retries += 1;
         self.tries = false;
         if self.routed.virtual_host.timeout_retry_header {
             // Of an old stream Envoy says so just as little as of a reset one.
-            let in_time = !matches!(attempted, Attempted::Expired(Expired::PerTry | Expired::PerTryIdle));
+            let in_time =
+                !matches!(attempted, Attempted::Slow | Attempted::Expired(Expired::PerTry | Expired::PerTryIdle));
             let timed_out = if in_time { "false" } else { "true" };
             self.parts.headers.insert(IS_TIMEOUT_RETRY, HeaderValue::from_static(timed_out));
         }
-        Some(Again { _retrying: retrying, asked })
+        Ok(Again { _retrying: retrying, asked })
     }
 
     /// Counts another attempt. `asked`: it has waited for as long as the upstream wanted.
-    fn retried(&self, asked: bool) {
+    pub fn retried(&self, asked: bool) {
+        let (connection, stream) = (self.stream.connection.id, self.stream.record.name());
+        tracing::debug!(connection, stream, "performing retry");
         let stats = &self.cluster.stats;
         self.count(stats.upstream_rq_retry, |group| group.upstream_rq_retry);
         self.stream.connection.worker.stats.inc(if asked {
@@ -256,7 +321,7 @@ impl Attempts<'_> {
     }
 
     /// Counts one in the statistics of the route and of the virtual cluster.
-    fn in_groups(&self, counter: impl Fn(&RequestHandles) -> Counter) {
+    pub fn in_groups(&self, counter: impl Fn(&RequestHandles) -> Counter) {
         for group in &self.groups {
             self.stream.connection.worker.stats.inc(counter(&group.handles));
         }
@@ -269,11 +334,16 @@ impl Attempts<'_> {
 
     /// Waits before another attempt; `asked`: as long as the upstream wants. What comes of the body meanwhile is read.
     async fn pause(&mut self, asked: Option<Duration>, body: &mut BodySource) -> Result<(), Expired> {
-        let Some(policy) = &self.policy else { return Ok(()) };
-        let pause = asked.unwrap_or_else(|| policy.pause(self.retries, fastrand::f64()));
+        let pause = self.back_off(asked);
         self.timers.attempt(None, None);
         let pausing = body.ahead_while(tokio::time::sleep(pause));
         self.stream.record.within(&mut self.timers, pausing).await
+    }
+
+    /// How long to wait before another attempt; `asked`: as long as the upstream wants.
+    pub fn back_off(&self, asked: Option<Duration>) -> Duration {
+        let of_policy = || self.policy.as_ref().map(|policy| policy.pause(self.retries, fastrand::f64()));
+        asked.or_else(of_policy).unwrap_or_default()
     }
 
     fn pick(&mut self) -> Option<Arc<Endpoint>> {
@@ -349,26 +419,31 @@ impl Attempts<'_> {
 
     async fn attempt(&mut self, endpoint: &Arc<Endpoint>, body: RequestBody, last: bool) -> Attempted {
         let connection = self.stream.connection.clone();
-        let idle = self.forward.retry.as_ref().and_then(|policy| policy.per_try_idle_timeout);
-        self.timers.attempt(self.timeouts.per_try, idle);
-        self.timers.stream_may_last(self.timeouts.stream.or(self.chosen().max_stream_duration));
-        let name = naming_header(&self.cluster, &self.parts.headers);
-        let request = self.request(body, last);
-        let head = (request.method(), request.uri(), request.headers());
-        self.stream.begin_upstream_line(endpoint, head);
+        let (request, errand) = self.begin(endpoint, body, last);
         let chosen = self.member.as_ref().unwrap_or(&self.cluster);
-        let mut want =
-            want(connection.behalf(), (&self.cluster, chosen), endpoint, name.as_ref(), self.forward.priority);
-        let alpn = self.stream.alpn.clone();
-        want.asked.overrides = alpn.as_deref();
-        let shareable = self.stream.record.entry.filter_state.as_ref().and_then(|state| state.shareable());
-        want.filter_state = shareable.as_deref();
+        let want = errand.want(&connection, (&self.cluster, chosen), endpoint);
         let (stream, timers, groups) = (&mut self.stream, &mut self.timers, &*self.groups);
         match self.wants {
             Wants::Response => exchange(stream, timers, groups, want, (request, None)).await,
             Wants::Switch => exchange(stream, timers, groups, want, (request, Some(&self.parts))).await,
-            Wants::Connection(connect) => upgrade::open(stream, timers, groups, want, connect).await,
+            Wants::Connection(connect) => open(stream, timers, groups, want, connect).await,
         }
+    }
+
+    /// An attempt begins: its request, and what is wanted for it.
+    pub fn begin(&mut self, endpoint: &Endpoint, body: RequestBody, last: bool) -> (Request<RequestBody>, Errand) {
+        self.timers.attempt(self.timeouts.per_try, self.timeouts.per_try_idle);
+        self.timers.stream_may_last(self.timeouts.stream.or(self.chosen().max_stream_duration));
+        let errand = Errand {
+            name: naming_header(&self.cluster, &self.parts.headers),
+            alpn: self.stream.alpn.clone(),
+            shareable: self.stream.record.entry.filter_state.as_ref().and_then(|state| state.shareable()),
+            priority: self.forward.priority,
+        };
+        let request = self.request(body, last);
+        let head = (request.method(), request.uri(), request.headers());
+        self.stream.begin_upstream_line(endpoint, head);
+        (request, errand)
     }
 
     /// The request for one attempt; the last one takes the headers, others copy them.

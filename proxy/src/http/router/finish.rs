@@ -78,9 +78,11 @@ impl Attempts<'_> {
 
     fn give_up(mut self, attempted: Attempted) -> Answer {
         let mut reply = match &attempted {
-            Attempted::NoHost | Attempted::NoHandshake(_) | Attempted::Response(..) | Attempted::Tunnel(_) => {
-                Reply::no_host()
-            }
+            Attempted::NoHost
+            | Attempted::NoHandshake(_)
+            | Attempted::Slow
+            | Attempted::Response(..)
+            | Attempted::Tunnel(_) => Reply::no_host(),
             Attempted::Failed(failure) => {
                 if *failure == Failure::Downstream {
                     // Else the record tells that the client is gone.

@@ -2,7 +2,7 @@
 //!
 //! `attempts` asks `upstream` for one exchange of an `outgoing` request after another, until `retry`, a pure function,
 //! says that a response is to be passed on; `charge` counts, `internal_redirect` begins the request anew. A `mirror` goes
-//! beside it; after an `upgrade`, what passes is not HTTP. `finish` makes what comes of it the client's. `strict` refuses before
+//! beside it; by `hedging`, attempts go on beside one another; after an `upgrade`, what passes is not HTTP. `finish` makes what comes of it the client's. `strict` refuses before
 //! all of it.
 //!
 //! Above the filters, whose chain a response passes; nothing here knows of who dispatched the request.
@@ -10,7 +10,9 @@
 pub(in crate::http) mod answer;
 mod attempts;
 mod finish;
+mod handshake;
 mod hashing;
+mod hedging;
 mod internal_redirect;
 mod mirror;
 mod retry;
@@ -30,8 +32,8 @@ use self::{
     hashing::hashed,
     retry::{RETRY_GRPC_ON, RETRY_ON},
     timeouts::{
-        ALTERNATIVE, GRPC_TIMEOUT, PER_TRY_TIMEOUT, STREAM_DURATION, TIMEOUT, Timeouts, stream_deadline,
-        to_grpc_timeout,
+        ALTERNATIVE, GRPC_TIMEOUT, HEDGE_ON_PER_TRY_TIMEOUT, PER_TRY_TIMEOUT, STREAM_DURATION, TIMEOUT, Timeouts,
+        stream_deadline, to_grpc_timeout,
     },
 };
 use super::{
@@ -61,7 +63,6 @@ const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path
 const MAX_RETRIES: HeaderName = HeaderName::from_static("x-envoy-max-retries");
 const RETRIABLE_STATUS_CODES: HeaderName = HeaderName::from_static("x-envoy-retriable-status-codes");
 const RETRIABLE_HEADER_NAMES: HeaderName = HeaderName::from_static("x-envoy-retriable-header-names");
-const HEDGE_ON_PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-hedge-on-per-try-timeout");
 const ALT_STAT_NAME: HeaderName = HeaderName::from_static("x-envoy-upstream-alt-stat-name");
 
 /// Forwards a request by a route whose action is to forward, within the limits that run already.
@@ -130,7 +131,7 @@ pub(super) async fn forward(
     };
     if upgrade {
         timers.endless();
-        if !upgrade::to_websocket(&parts.headers) {
+        if !handshake::to_websocket(&parts.headers) {
             // As in Envoy, whose timeouts begin with the end of the request but for WebSocket's.
             timeouts.end_with_the_request();
         }
@@ -140,7 +141,10 @@ pub(super) async fn forward(
         mirror::start(&stream, mirrors, &parts, &mut body, timeouts.global);
     }
     let mut body = match wants {
-        Wants::Response => body_source(&stream, routed, policy.is_some() || forward.internal_redirects.is_some(), body),
+        Wants::Response => {
+            let kept = policy.is_some() || forward.internal_redirects.is_some();
+            body_source(&stream, routed, (kept, timeouts.hedge), body)
+        }
         Wants::Switch | Wants::Connection(_) => BodySource::After(body),
     };
     timers.respond_within(timeouts.global);
@@ -167,19 +171,21 @@ pub(super) async fn forward(
         chain,
         stream,
     };
-    let attempted = attempts.run(&mut body).await;
+    let attempted =
+        if attempts.hedges() { Box::pin(attempts.run_hedged(&mut body)).await } else { attempts.run(&mut body).await };
     attempts.finish(attempted, body)
 }
 
-fn body_source(stream: &Stream, routed: &Routed, retries: bool, body: ClientBody) -> BodySource {
+/// `kept`: attempts may follow the first; `hedge`: beside it.
+fn body_source(stream: &Stream, routed: &Routed, (kept, hedge): (bool, bool), body: ClientBody) -> BodySource {
     if stream.record.progress.is_none() {
         return BodySource::None;
     }
-    if !retries {
+    if !kept {
         return BodySource::Once(Some(body));
     }
     let limit = routed.route.buffer_limit.unwrap_or(stream.connection.manager.buffer_limit);
-    BodySource::Kept(Kept::new(body, limit))
+    BodySource::Kept(Kept::new(body, limit, hedge))
 }
 
 /// The policy of the route or the cluster, changed by what an internal client asks for.

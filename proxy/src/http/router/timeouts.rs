@@ -10,6 +10,7 @@ pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream
 pub(super) const PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 pub(super) const ALTERNATIVE: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response");
 pub(super) const STREAM_DURATION: HeaderName = HeaderName::from_static("x-envoy-upstream-stream-duration-ms");
+pub(super) const HEDGE_ON_PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-hedge-on-per-try-timeout");
 pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// How long the whole request and each attempt may take.
@@ -17,6 +18,10 @@ pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeou
 pub(super) struct Timeouts {
     pub global: Option<Duration>,
     pub per_try: Option<Duration>,
+    /// How long nothing may move in an attempt.
+    pub per_try_idle: Option<Duration>,
+    /// An attempt that has had its time goes on beside the next one.
+    pub hedge: bool,
     /// How long an attempt and its response may last.
     pub stream: Option<Duration>,
     /// The client's own `grpc-timeout` rules.
@@ -34,6 +39,12 @@ impl Timeouts {
             global: forward.timeout,
             // The route's counts, even if it retries nothing or the cluster has a policy of its own.
             per_try: forward.retry.as_ref().and_then(|policy| policy.per_try_timeout),
+            per_try_idle: forward.retry.as_ref().and_then(|policy| policy.per_try_idle_timeout),
+            hedge: match headers.get(&HEDGE_ON_PER_TRY_TIMEOUT).filter(|_| steered).map(HeaderValue::as_bytes) {
+                Some(b"true") => true,
+                Some(b"false") => false,
+                _ => forward.hedge,
+            },
             stream: millis(&STREAM_DURATION).map(Duration::from_millis).filter(|asked| !asked.is_zero()),
             grpc: false,
             alternative: steered && headers.contains_key(&ALTERNATIVE),
@@ -68,7 +79,7 @@ impl Timeouts {
 
     /// Of a request that has no end, nothing that begins there is limited. The upstream was told of the limits all the same.
     pub fn end_with_the_request(&mut self) {
-        (self.global, self.per_try) = (None, None);
+        (self.global, self.per_try, self.per_try_idle) = (None, None, None);
     }
 
     /// Tells the upstream what is left for an attempt when `spent` has passed since the request was complete. `expected`:
@@ -88,7 +99,8 @@ impl Timeouts {
     fn left(&self, spent: Duration) -> Option<Duration> {
         // 0 would be any time.
         let of_all = self.global.map(|global| global.saturating_sub(spent).max(Duration::from_millis(1)));
-        match (self.per_try, of_all) {
+        // A hedged one has as long as the whole.
+        match (self.per_try.filter(|_| !self.hedge), of_all) {
             (Some(per_try), Some(of_all)) => Some(per_try.min(of_all)),
             (per_try, of_all) => per_try.or(of_all),
         }
@@ -142,7 +154,15 @@ mod tests {
     fn an_attempt_has_what_is_left() {
         let left = |per_try: Option<u64>, global: Option<u64>| {
             let [per_try, global] = [per_try, global].map(|millis| millis.map(Duration::from_millis));
-            let timeouts = Timeouts { global, per_try, stream: None, grpc: false, alternative: false };
+            let timeouts = Timeouts {
+                global,
+                per_try,
+                per_try_idle: None,
+                hedge: false,
+                stream: None,
+                grpc: false,
+                alternative: false,
+            };
             timeouts.left(Duration::from_millis(300)).map(|left| left.as_millis())
         };
         assert_eq!(left(None, Some(1000)), Some(700));

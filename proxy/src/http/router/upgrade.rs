@@ -2,91 +2,24 @@
 //! has switched. Its connection then leaves the pool, and bytes pass both ways (`upgraded`). Where the route has a tunnel
 //! end here, the upstream sees its bytes only, on a connection of its own.
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts, response};
+use http::{HeaderValue, Method, Response, StatusCode, header, response};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use tokio::io::AsyncWriteExt;
 
-use super::{
-    attempts::{Attempts, Wants},
-    upstream::Attempted,
-};
+use super::attempts::{Attempts, Wants};
 use crate::{
     access_log::LogType,
-    config::route::{Connect, RequestStats},
     http::{
         body::BodySource,
         codec::meters,
-        pool::{self, Lease, Speaks, Want, tunnel::Tunnel},
+        pool::{Lease, tunnel::Tunnel},
         stream::{
-            Stream,
-            failure::Failure,
             payload::Payload,
             response_body::ResponseBody,
-            timers::Timers,
             upgraded::{Accepted, Held, Upstream},
         },
     },
     telemetry::panics,
 };
-
-/// Whether an upgrade is one to WebSocket.
-pub(super) fn to_websocket(request: &HeaderMap) -> bool {
-    request.get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
-}
-
-/// Whether an answer to a WebSocket handshake over HTTP/1 is none. What says that something went wrong passes as it is.
-pub(super) fn fails_handshake(request: &Parts, status: StatusCode) -> bool {
-    request.method == Method::GET
-        && to_websocket(&request.headers)
-        && status != StatusCode::SWITCHING_PROTOCOLS
-        && status.as_u16() < 400
-}
-
-/// Gives the head of an answer that accepts an upgrade over HTTP/2 the form that it has in HTTP/1.
-pub(super) fn as_http1<B>(response: &mut Response<B>, request: &Parts) {
-    if response.extensions().get::<OnUpgrade>().is_some()
-        && request.method != Method::CONNECT
-        && response.status().is_success()
-        && let Some(upgrade) = request.headers.get(header::UPGRADE)
-    {
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        response.headers_mut().insert(header::UPGRADE, upgrade.clone());
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    }
-}
-
-/// Makes a connection that gets the bytes of the tunnel: the upstream is asked nothing. `groups` count it.
-pub(super) async fn open(
-    stream: &mut Stream,
-    timers: &mut Timers,
-    groups: &[&RequestStats],
-    want: Want<'_>,
-    connect: &Connect,
-) -> Attempted {
-    let want = Want { speaks: Speaks::Http1, ..want };
-    let opening = async {
-        let mut tunnel = pool::tunnel::connect(want).await?;
-        if let Some(header) = &connect.proxy_header {
-            let header = header.bytes(Some(want.client), want.client);
-            tunnel.io.write_all(&header).await.map_err(|_| Failure::Terminated)?;
-            tunnel.counted.passed(header.len() as u64, 0);
-        }
-        Ok(tunnel)
-    };
-    let tunnel = match stream.record.within(timers, opening).await {
-        Err(expired) => return Attempted::Expired(expired),
-        Ok(Err(failure)) => return Attempted::Failed(failure),
-        Ok(Ok(tunnel)) => tunnel,
-    };
-    groups.iter().for_each(|group| want.shard.inc(group.handles.upstream_rq_total));
-    let entry = &mut stream.record.entry;
-    entry.upstream_local = tunnel.local;
-    entry.upstream_tls.clone_from(&tunnel.tls);
-    tunnel.made.tell(entry);
-    stream.record.upstream_ready();
-    stream.record.upstream_responded(StatusCode::OK, &HeaderMap::new());
-    Attempted::Tunnel(Box::new(tunnel))
-}
 
 impl Attempts<'_> {
     /// Whether the upstream has agreed to what was wanted: what follows the head of its response is not HTTP.

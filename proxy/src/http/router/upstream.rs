@@ -9,20 +9,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response, request::Parts, response};
+use http::{HeaderMap, Request, Response, StatusCode, request::Parts, response};
 use hyper::body::{Body, Incoming};
 use smallvec::SmallVec;
+use tokio::io::AsyncWriteExt;
 
-use super::upgrade;
+use super::handshake;
 use crate::{
     access_log::Metered,
     cluster::dial::Made,
-    config::route::RequestStats,
+    config::route::{Connect, RequestStats},
     http::{
         body::RequestBody,
         call::once::{self, Asks, Onlooker},
         codec::meters,
-        pool::{Lease, Want, tunnel::Tunnel},
+        pool::{self, Lease, Speaks, Want, tunnel::Tunnel},
         stream::{
             Stream,
             connection::Connection,
@@ -48,6 +49,8 @@ pub(super) enum Attempted {
     NoHandshake(Box<response::Parts>),
     Failed(Failure),
     Expired(Expired),
+    /// Nothing yet, though it has had its time: it goes on.
+    Slow,
     NoHost,
 }
 
@@ -66,13 +69,14 @@ impl Attempted {
                 tracing::debug!(connection, stream, %upstream, reason, transport, "upstream reset");
             }
             Self::Expired(limit) => tracing::debug!(connection, stream, %upstream, ?limit, "upstream timeout"),
+            Self::Slow => tracing::debug!(connection, stream, %upstream, "upstream per try timeout, hedged"),
             Self::Tunnel(_) | Self::NoHandshake(_) | Self::NoHost => {}
         }
     }
 
     /// What an exchange has brought, which the record of `stream` learns. `switch`: the request, if it wants its upstream to
     /// switch protocols.
-    fn of(
+    pub fn of(
         stream: &mut Stream,
         exchanged: Result<(Response<Incoming>, Lease), Failure>,
         switch: Option<&Parts>,
@@ -86,11 +90,11 @@ impl Attempted {
             meters.upstream_received += meters::response_read(&response, lease.is_http2());
         }
         if let Some(request) = switch {
-            upgrade::as_http1(&mut response, request);
+            handshake::as_http1(&mut response, request);
         }
         stream.record.upstream_responded(response.status(), response.headers());
         match switch {
-            Some(request) if !lease.is_http2() && upgrade::fails_handshake(request, response.status()) => {
+            Some(request) if !lease.is_http2() && handshake::fails_handshake(request, response.status()) => {
                 Self::NoHandshake(Box::new(response.into_parts().0))
             }
             _ => Self::Response(response, lease),
@@ -122,6 +126,39 @@ pub(super) async fn exchange(
         Err(expired) => Attempted::Expired(expired),
         Ok(exchanged) => Attempted::of(stream, exchanged, switch),
     }
+}
+
+/// Makes a connection that gets the bytes of the tunnel: the upstream is asked nothing. `groups` count it.
+pub(super) async fn open(
+    stream: &mut Stream,
+    timers: &mut Timers,
+    groups: &[&RequestStats],
+    want: Want<'_>,
+    connect: &Connect,
+) -> Attempted {
+    let want = Want { speaks: Speaks::Http1, ..want };
+    let opening = async {
+        let mut tunnel = pool::tunnel::connect(want).await?;
+        if let Some(header) = &connect.proxy_header {
+            let header = header.bytes(Some(want.client), want.client);
+            tunnel.io.write_all(&header).await.map_err(|_| Failure::Terminated)?;
+            tunnel.counted.passed(header.len() as u64, 0);
+        }
+        Ok(tunnel)
+    };
+    let tunnel = match stream.record.within(timers, opening).await {
+        Err(expired) => return Attempted::Expired(expired),
+        Ok(Err(failure)) => return Attempted::Failed(failure),
+        Ok(Ok(tunnel)) => tunnel,
+    };
+    groups.iter().for_each(|group| want.shard.inc(group.handles.upstream_rq_total));
+    let entry = &mut stream.record.entry;
+    entry.upstream_local = tunnel.local;
+    entry.upstream_tls.clone_from(&tunnel.tls);
+    tunnel.made.tell(entry);
+    stream.record.upstream_ready();
+    stream.record.upstream_responded(StatusCode::OK, &HeaderMap::new());
+    Attempted::Tunnel(Box::new(tunnel))
 }
 
 /// What an exchange under way shows, until the record of its request learns it.
@@ -157,6 +194,12 @@ impl<'a> Sights<'a> {
     /// Of an exchange for a client's connection with an endpoint at `upstream`; `groups` count it.
     pub fn new(connection: Rc<Connection>, groups: &[&'a RequestStats], upstream: SocketAddr) -> Self {
         Self { connection, groups: SmallVec::from_slice(groups), upstream, news: RefCell::default() }
+    }
+
+    /// Whether there is anything that the record does not know.
+    pub fn has_news(&self) -> bool {
+        let news = self.news.borrow();
+        news.asked.is_some() || news.ready.is_some() || news.attached.is_some()
     }
 
     fn now(&self) -> Option<Instant> {

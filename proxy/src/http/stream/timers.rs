@@ -115,6 +115,11 @@ impl Timers {
         self.stream_by = None;
     }
 
+    /// The attempt has had its time, and goes on.
+    pub fn forget_attempt(&mut self) {
+        (self.per_try, self.per_try_idle) = (None, None);
+    }
+
     /// The attempt that has begun may last so long, with its response.
     pub fn stream_may_last(&mut self, limit: Option<Duration>) {
         self.stream_by = limit.map(|limit| Instant::now() + limit);

@@ -21,7 +21,7 @@ use crate::config::{
         filter,
         headers::{header_fields, with_headers},
         local_reply, matcher,
-        retry::retry,
+        retry::{hedge, retry},
     },
     error::Error,
     route::{
@@ -56,6 +56,7 @@ pub(super) fn forward(
         "timeout",
         "idle_timeout",
         "retry_policy",
+        "hedge_policy",
         "max_grpc_timeout",
         "upgrade_configs",
         "max_stream_duration",
@@ -125,6 +126,7 @@ pub(super) fn forward(
         grpc_stream,
         max_stream_duration,
         retry: retry(cx, message.retry_policy.as_ref(), at)?.or_else(|| inherited.retry.clone()),
+        hedge: hedge(cx, message.hedge_policy.as_ref(), at)?.unwrap_or(inherited.hedge),
         internal_redirects: {
             let policy = message.internal_redirect_policy.as_ref();
             let at = sub(at, "internal_redirect_policy");

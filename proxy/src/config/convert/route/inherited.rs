@@ -10,6 +10,8 @@ use crate::{
 /// What routes inherit.
 pub(super) struct Inherited {
     pub retry: Option<Arc<RetryPolicy>>,
+    /// Whether attempts that take too long go on beside the next one.
+    pub hedge: bool,
     pub mirrors: Vec<Mirror>,
     pub buffer_limit: Option<usize>,
     pub max_direct_body: usize,
