@@ -28,7 +28,7 @@ use crate::{
     config::{
         http::Codec,
         listener::{FilterChain, Listener, Seat, Terminal},
-        network::CLUSTER_KEY,
+        network::{CLUSTER_KEY, NetworkFilter},
     },
     downstream::{Downstream, Origin},
     drain::Drain,
@@ -235,50 +235,71 @@ async fn serve_chain(
     if let Some(line) = &mut line {
         line.learn(&downstream);
     }
-    let gate = Gate::new(&filters, &worker.stats, &downstream, || authz::asker(&worker, &downstream));
-    let chosen = downstream.filter_state.as_ref().and_then(|state| state.get(CLUSTER_KEY));
-    let cluster = admitted.cluster.take().or_else(|| chosen.map(|name| name.to_string().into()));
-    let opener = match terminal {
-        Terminal::Tcp(proxy) if proxy.tunnel.is_some() => Some(tunnel::opener(&worker, &downstream)),
-        _ => None,
-    };
-    let asked = Asked { open: opener, gate, cluster, limits };
     match terminal {
         Terminal::Discovered(_) => {}
         Terminal::Tcp(proxy) => {
-            if let Some(line) = &mut line {
-                Box::pin(tcp::proxy(worker.clone(), downstream, proxy, asked, line)).await;
-            }
+            let Some(line) = &mut line else { return };
+            let chosen = downstream.filter_state.as_ref().and_then(|state| state.get(CLUSTER_KEY));
+            let asked = Asked {
+                open: proxy.tunnel.is_some().then(|| tunnel::opener(&worker, &downstream)),
+                gate: gate(&worker, &filters, &downstream),
+                cluster: admitted.cluster.take().or_else(|| chosen.map(|name| name.to_string().into())),
+                limits,
+            };
+            Box::pin(tcp::proxy(worker.clone(), downstream, proxy, asked, line)).await;
         }
-        Terminal::Echo => simple::echo(&mut downstream, asked.gate.as_ref(), line.as_deref_mut()).await,
+        Terminal::Echo => {
+            let gate = gate(&worker, &filters, &downstream);
+            Box::pin(simple::echo(&mut downstream, gate.as_ref(), line.as_deref_mut())).await;
+        }
         Terminal::DirectResponse(response) => simple::respond(&mut downstream, response, line.as_deref_mut()).await,
         Terminal::Http(manager) => {
             let Some(open) = open else { return };
-            if let Some(gate) = &asked.gate
-                && !simple::first_byte_admitted(&mut downstream, gate, &open, line.as_deref_mut()).await
-            {
-                return;
-            }
-            let codec = match (manager.codec, http) {
-                (Codec::Auto, Some(protocol)) => Ok(protocol.codec()),
-                (Codec::Auto, None) => wait_for_codec(&mut downstream, &open).await,
-                (codec, _) => Ok(codec),
+            let codec = {
+                let gate = gate(&worker, &filters, &downstream);
+                let known = (manager.codec, http);
+                codec(known, gate.as_ref(), &mut downstream, &open, line.as_deref_mut()).await
             };
-            let codec = match codec {
-                Ok(codec) => codec,
-                Err(reason) => {
-                    if let Some(line) = &line {
-                        line.told.close_reason.set(reason);
-                    }
-                    return;
-                }
-            };
+            let Some(codec) = codec else { return };
             if let Some(line) = &mut line {
                 line.entry.protocol = Some(if codec == Codec::Http2 { "HTTP/2" } else { "HTTP/1.1" });
                 downstream.told = Some(line.told.clone());
             }
             connection::serve(open, downstream, codec).await;
         }
+    }
+}
+
+/// What asks the filters of a chain about a connection.
+fn gate<'a>(worker: &'a Worker, filters: &'a [Arc<NetworkFilter>], downstream: &Downstream) -> Option<Gate<'a>> {
+    Gate::new(filters, &worker.stats, downstream, || authz::asker(worker, downstream))
+}
+
+/// Which HTTP a connection speaks, configured or seen by a listener filter, once its filters have admitted it. None: it is
+/// over.
+async fn codec(
+    (configured, seen): (Codec, Option<Protocol>),
+    gate: Option<&Gate<'_>>,
+    downstream: &mut Downstream,
+    open: &connection::Open,
+    mut line: Option<&mut Line>,
+) -> Option<Codec> {
+    if let Some(gate) = gate
+        && !simple::first_byte_admitted(downstream, gate, open, line.as_deref_mut()).await
+    {
+        return None;
+    }
+    match (configured, seen) {
+        (Codec::Auto, Some(protocol)) => Some(protocol.codec()),
+        (Codec::Auto, None) => wait_for_codec(downstream, open)
+            .await
+            .inspect_err(|reason| {
+                if let Some(line) = &line {
+                    line.told.close_reason.set(reason);
+                }
+            })
+            .ok(),
+        (codec, _) => Some(codec),
     }
 }
 

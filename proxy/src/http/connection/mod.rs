@@ -7,7 +7,7 @@ mod rest;
 mod streams;
 mod watched;
 
-use std::{future::poll_fn, rc::Rc, time::Duration};
+use std::{future::poll_fn, pin::Pin, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -37,6 +37,7 @@ use crate::{
     access_log::{self, Flag, LogType},
     config::{http::Codec, http1::HeaderNames},
     downstream::Downstream,
+    drain::DrainWatch,
     wire::{io::Io, seldom::Seldom},
 };
 
@@ -51,8 +52,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Serves a connection to its end. `codec` says which HTTP it speaks.
 pub async fn serve(open: Open, downstream: Box<Downstream>, codec: Codec) {
     let connection = Connection::new(open, &downstream, codec == Codec::Http2);
-    let Downstream { stream, drain, .. } = *downstream;
-    let watched = Watched::new(stream, connection.clone());
+    let (stream, drain) = stream_and_drain(downstream);
+    let watched = Box::new(Watched::new(stream, connection.clone()));
     // In a place of its own: handed on as it is, it would have one in each of the futures that it passes through.
     let drained = Box::pin(async {
         tokio::select! {
@@ -77,50 +78,22 @@ async fn last_request(connection: &Connection) {
     }
 }
 
-async fn serve_http1(connection: &Rc<Connection>, mut watched: Watched, drain: impl Future<Output = ()>) {
-    let manager = &connection.manager;
+/// What serves it. The rest of what was known of it is not kept for as long as it lasts.
+fn stream_and_drain(downstream: Box<Downstream>) -> (Io, DrainWatch) {
+    let Downstream { stream, drain, .. } = *downstream;
+    (stream, drain)
+}
+
+async fn serve_http1(connection: &Rc<Connection>, mut watched: Box<Watched>, drain: impl Future<Output = ()>) {
     let mut drain = std::pin::pin!(Seldom::new(drain));
     let mut limits = std::pin::pin!(Seldom::new(limits::passed(connection)));
-    let mut draining = false;
     let (ended, watched, unread) = loop {
-        let running = Rc::new(Running::default());
-        let service = {
-            let (connection, running) = (connection.clone(), running.clone());
-            // hyper gives the connection back (for upgrades) only from services whose futures are not pinned in it.
-            service_fn(move |request| Box::pin(dispatch::handle(connection.clone(), running.clone(), request)))
-        };
-        let io = TokioIo::new(Trailing::new(watched, connection.trailers()));
-        let mut serving = Box::new(
-            http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(None)
-                .max_headers(manager.max_headers)
-                .max_header_size(manager.max_head_bytes)
-                .title_case_headers(manager.http1.names == HeaderNames::Words)
-                .preserve_header_case(manager.http1.names.kept())
-                .serve_connection(io, service),
-        );
-        let mut rests = std::pin::pin!(Seldom::new(rest::begins(connection)));
-        let ended = loop {
-            tokio::select! {
-                biased;
-                ended = poll_fn(|cx| running.poll_beside(cx, |cx| serving.poll_without_shutdown(cx))) => {
-                    break Some(ended.ok_or(Limit::Response));
-                }
-                () = &mut drain, if !draining => {
-                    draining = true;
-                    std::pin::Pin::new(&mut *serving).graceful_shutdown();
-                }
-                limit = &mut limits => break Some(Err(limit)),
-                () = &mut rests, if !draining => break None,
-            }
-        };
-        let parts = serving.into_parts();
-        watched = parts.io.into_inner().into_inner();
+        let (ended, unread);
+        (ended, watched, unread) = serve_requests(connection, watched, drain.as_mut(), limits.as_mut()).await;
         if let Some(ended) = ended {
-            break (ended, watched, parts.read_buf);
+            break (ended, watched, unread);
         }
-        watched.take_back(parts.read_buf);
+        watched.take_back(unread);
         connection.worker.rested.notify_one();
         let ended = tokio::select! {
             biased;
@@ -133,6 +106,62 @@ async fn serve_http1(connection: &Rc<Connection>, mut watched: Watched, drain: i
             break (ended, watched, Bytes::new());
         }
     };
+    end_http1(connection, ended, watched, unread).await;
+}
+
+/// How an HTTP/1 connection ended: as hyper says, or by a limit.
+type Ended = Result<hyper::Result<()>, Limit>;
+
+/// Serves requests until the connection ends, or rests: then it has not ended. What was read and not used comes back.
+///
+/// All that this needs is gone while a connection rests.
+async fn serve_requests(
+    connection: &Rc<Connection>,
+    watched: Box<Watched>,
+    mut drain: Pin<&mut impl Future<Output = ()>>,
+    mut limits: Pin<&mut impl Future<Output = Limit>>,
+) -> (Option<Ended>, Box<Watched>, Bytes) {
+    let manager = &connection.manager;
+    let running = Rc::new(Running::default());
+    let service = {
+        let (connection, running) = (connection.clone(), running.clone());
+        // hyper gives the connection back (for upgrades) only from services whose futures are not pinned in it.
+        service_fn(move |request| Box::pin(dispatch::handle(connection.clone(), running.clone(), request)))
+    };
+    let io = TokioIo::new(Trailing::new(watched, connection.trailers()));
+    // Apart: here it would have its place also while the connection rests.
+    let mut serving = Box::new(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .max_headers(manager.max_headers)
+            .max_header_size(manager.max_head_bytes)
+            .title_case_headers(manager.http1.names == HeaderNames::Words)
+            .preserve_header_case(manager.http1.names.kept())
+            .serve_connection(io, service),
+    );
+    let mut rests = std::pin::pin!(Seldom::new(rest::begins(connection)));
+    let mut draining = false;
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = poll_fn(|cx| running.poll_beside(cx, |cx| serving.poll_without_shutdown(cx))) => {
+                break Some(ended.ok_or(Limit::Response));
+            }
+            () = &mut drain, if !draining => {
+                draining = true;
+                Pin::new(&mut *serving).graceful_shutdown();
+            }
+            limit = &mut limits => break Some(Err(limit)),
+            () = &mut rests, if !draining => break None,
+        }
+    };
+    let parts = serving.into_parts();
+    (ended, parts.io.into_inner().into_inner(), parts.read_buf)
+}
+
+/// Ends a connection, or hands it on to what it is upgraded to.
+async fn end_http1(connection: &Rc<Connection>, ended: Ended, watched: Box<Watched>, unread: Bytes) {
     match ended {
         Ok(Ok(())) => match connection.take_upgrade() {
             Some(upgrade) => {
@@ -163,7 +192,7 @@ async fn serve_http1(connection: &Rc<Connection>, mut watched: Watched, drain: i
     }
 }
 
-async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Watched>, drain: impl Future<Output = ()>) {
+async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Box<Watched>>, drain: impl Future<Output = ()>) {
     let manager = &connection.manager;
     let streams = Streams::new(connection.id);
     let service = {
