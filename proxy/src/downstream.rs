@@ -9,7 +9,7 @@ use crate::{
     matcher::metadata::Metadata,
     pod::{Direction, Pod},
     tls::{PeerTls, fingerprint::Fingerprints},
-    wire::{dial::Dialer, internal::InternalAddress, io::Io},
+    wire::{dial::Dialer, io::Io, named::NamedAddress},
 };
 
 /// What a connection was accepted on.
@@ -91,8 +91,8 @@ pub struct Downstream {
     pub local: SocketAddr,
     /// The original destination of a redirected connection; `local` for others.
     pub destination: SocketAddr,
-    /// The address inside of this process that it was made to: kept, as others go by it.
-    pub within: Option<Arc<InternalAddress>>,
+    /// The name that it was made to, instead of an address: kept, as others go by it.
+    pub named: Option<Arc<NamedAddress>>,
     /// A listener filter found out where it went.
     pub restored: bool,
     /// What it was accepted on.
@@ -129,7 +129,7 @@ impl Downstream {
             told: None,
             local,
             destination: local,
-            within: None,
+            named: None,
             restored: false,
             origin,
             id: next_connection(),

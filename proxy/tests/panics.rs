@@ -138,7 +138,7 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let accepting = Accepting::none();
         let source = Source::Bound { listener: "web".into(), drain };
-        workers.accept(0, listener, source, &accepting).await.unwrap();
+        workers.accept(0, listener.into(), source, &accepting).await.unwrap();
         Self { stats, workers, accepting, address }
     }
 
@@ -148,7 +148,7 @@ impl Proxy {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let source = Source::Pod { pod: pod.clone(), direction: Direction::Outbound };
-        self.workers.accept(0, listener, source, &self.accepting).await.unwrap();
+        self.workers.accept(0, listener.into(), source, &self.accepting).await.unwrap();
         address
     }
 

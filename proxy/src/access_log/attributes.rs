@@ -6,6 +6,7 @@ use super::{header_name::HeaderName, view::View};
 use crate::{
     cel::{Attribute, Attributes, Part, Side, Value},
     tls::{PeerTls, certificate::Certificate},
+    wire::named::NamedAddress,
 };
 
 impl Attributes for View<'_> {
@@ -95,7 +96,7 @@ fn some(text: &str) -> Option<Value<'_>> {
 }
 
 fn address(address: SocketAddr) -> Value<'static> {
-    Value::Text(address.to_string().into())
+    Value::Text(NamedAddress::text(&address).into())
 }
 
 fn certificate(tls: &PeerTls, side: Side, part: Part) -> Option<Value<'_>> {

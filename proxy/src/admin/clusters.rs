@@ -19,7 +19,7 @@ use super::{
 use crate::{
     config::cluster::{AssignmentPolicy, Discovery, Endpoint, HealthFlags, Locality, outlier::Detector},
     matcher::{Regex, metadata::EndpointMetadata},
-    wire::internal::InternalAddress,
+    wire::named::NamedAddress,
 };
 
 /// What is shown of a cluster.
@@ -133,7 +133,7 @@ fn host(endpoint: &Endpoint) -> HostView {
     let set = HealthFlags::NAMES.iter().filter(|(flag, _)| flags.any(*flag));
     let health_flags: String = set.map(|(_, name)| format!("/{name}")).collect();
     HostView {
-        address: InternalAddress::text(&endpoint.address),
+        address: NamedAddress::text(&endpoint.address),
         hostname: endpoint.hostname.to_string(),
         counters: vec![
             ("cx_connect_fail", number(&stats.cx_connect_fail)),

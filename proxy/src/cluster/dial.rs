@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -21,8 +22,9 @@ use crate::{
     wire::{
         bare::Bare,
         dial::{ConnectError, Dialer},
-        internal::InternalAddress,
         io::Io,
+        named::{Name, NamedAddress},
+        pipe,
         proxy_header::Client,
         race::{self, Preference},
         socket::SocketSettings,
@@ -96,12 +98,13 @@ pub struct Way<'a> {
 impl Way<'_> {
     /// Connects and shakes hands.
     pub async fn connect(&self) -> Result<Secured, ConnectError> {
-        if InternalAddress::of(&self.to).is_none() {
+        let named = NamedAddress::of(&self.to);
+        if named.is_none() {
             self.dialer.ready(self.to).await?;
         }
         let connection = next_connection();
-        tracing::debug!(connection, "connecting to {}", self.to);
-        let secured = tokio::time::timeout(self.timeout, self.secure(connection)).await;
+        tracing::debug!(connection, "connecting to {}", NamedAddress::text(&self.to));
+        let secured = tokio::time::timeout(self.timeout, self.secure(connection, named)).await;
         let secured = secured.map_err(|_| ConnectError::Timeout).flatten();
         match &secured {
             Ok(_) => tracing::debug!(connection, "connected"),
@@ -110,11 +113,14 @@ impl Way<'_> {
         secured
     }
 
-    async fn dial(&self) -> Result<Bare, ConnectError> {
-        if let Some(internal) = InternalAddress::of(&self.to) {
-            return Ok(Bare::Within(Box::new(within::connect(internal, self.dialer, self.brought()).await?)));
+    async fn dial(&self, named: Option<Arc<NamedAddress>>) -> Result<Bare, ConnectError> {
+        let Some(named) = named else { return self.dial_out().await.map(Bare::Tcp) };
+        match &named.name {
+            Name::Pipe(path) => self.dialer.connect_to_pipe(path).await.map(Bare::Tcp),
+            Name::Internal { .. } => {
+                Ok(Bare::Within(Box::new(within::connect(named, self.dialer, self.brought()).await?)))
+            }
         }
-        self.dial_out().await.map(Bare::Tcp)
     }
 
     /// What an endpoint inside of this process gets to know.
@@ -146,15 +152,17 @@ impl Way<'_> {
         first.unwrap_or(Err(ConnectError::Timeout))
     }
 
-    async fn secure(&self, number: u64) -> Result<Secured, ConnectError> {
+    async fn secure(&self, number: u64, named: Option<Arc<NamedAddress>>) -> Result<Secured, ConnectError> {
         let began = Instant::now();
         let made = |connected, secured| Made { number, began, connected, secured };
-        let mut bare = self.dial().await?;
+        let mut bare = self.dial(named).await?;
         let connected = Instant::now();
         if let Some(header) = self.transport.proxy_header() {
             let own = match bare.tcp() {
-                Some(tcp) => Client { source: tcp.local_addr()?, destination: tcp.peer_addr()? },
-                None => Client { source: InternalAddress::client(), destination: self.to },
+                Some(tcp) => {
+                    Client { source: pipe::local_address(tcp)?, destination: tcp.peer_addr().unwrap_or(self.to) }
+                }
+                None => Client { source: NamedAddress::client(), destination: self.to },
             };
             bare.write_all(&header.bytes(self.client, own)).await?;
         }

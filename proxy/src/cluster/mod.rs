@@ -30,7 +30,7 @@ pub use self::{
 use crate::{
     config::cluster::{Cluster, DESTINATION_KEY, Discovery, Endpoint, Members, NotedDestination, OriginalHosts},
     telemetry::stats::Shard,
-    wire::internal::InternalAddress,
+    wire::named::NamedAddress,
 };
 
 /// The load balancing state of one worker.
@@ -145,7 +145,7 @@ impl Local {
             address.set_port(port);
         }
         // What a client says never leads inside of this process.
-        if InternalAddress::of(&address).is_some() {
+        if NamedAddress::of(&address).is_some() {
             return None;
         }
         if let Some(known) = hosts.get(address) {

@@ -20,6 +20,7 @@ use crate::{
         outlier::{Detector, Kind},
     },
     telemetry::events::timestamp,
+    wire::named::NamedAddress,
 };
 
 /// What came of an attempt, as outlier detection sees it (Envoy's `Outlier::Result`).
@@ -302,7 +303,7 @@ fn event(cluster: &Cluster, endpoint: &Endpoint, kind: Kind, last: u64, action: 
         event.insert("secs_since_last_action".into(), seconds.to_string().into());
     }
     event.insert("cluster_name".into(), (*cluster.name).into());
-    event.insert("upstream_url".into(), endpoint.address.to_string().into());
+    event.insert("upstream_url".into(), NamedAddress::text(&endpoint.address).into());
     event.insert("action".into(), action.into());
     event.insert("num_ejections".into(), endpoint.host.outlier.ejections.load(Relaxed).into());
     event

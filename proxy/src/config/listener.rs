@@ -15,7 +15,7 @@ pub use self::{
     filter::{
         HttpInspectorStats, ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, ProxyProtocolStats, TlvRule,
     },
-    socket::{AddressOptions, ListenerSockets},
+    socket::{AddressOptions, ListenerSockets, Pipe},
     stats::{Accepted, ListenerStats},
 };
 use crate::{
@@ -50,6 +50,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// What it listens on; `addresses[0]` is the main one, the others are `additional_addresses`.
     pub addresses: Vec<SocketAddr>,
+    /// Those of the addresses that are Unix sockets.
+    pub pipes: Vec<Pipe>,
     /// It is inside of this process (`internal_listener`), and has no address but its name.
     pub internal: bool,
     /// Bound by this process; else reached through redirection or hand-over only.
@@ -102,6 +104,7 @@ impl Listener {
         Self {
             name: name.into(),
             addresses: Vec::new(),
+            pipes: Vec::new(),
             internal: false,
             bind: true,
             sockets: ListenerSockets::default(),

@@ -32,6 +32,7 @@ use crate::{
         listening::Listening,
     },
     telemetry::stats::Store as Stats,
+    wire::named::NamedAddress,
     xds::{
         kind::Kind,
         update::{Refused, Resource, Update},
@@ -211,7 +212,7 @@ impl Listeners {
             let shared =
                 |address: &&SocketAddr| (address.port() != 0 || !listener.bind) && other.addresses.contains(address);
             if listener.addresses.iter().any(|address| shared(&address)) {
-                let all: Vec<_> = listener.addresses.iter().map(ToString::to_string).collect();
+                let all: Vec<_> = listener.addresses.iter().map(NamedAddress::text).collect();
                 return Err(format!(
                     "error adding listener: '{}' has duplicate address '{}' as existing listener, to check if the listener \
                      has duplicated addresses with other listeners or 'enable_reuse_port' is set to 'false' for the listener",

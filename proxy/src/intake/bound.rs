@@ -12,10 +12,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{
     config::{
         Listener,
-        listener::{AddressOptions, ListenerSockets},
+        listener::{AddressOptions, ListenerSockets, Pipe},
         snapshot::Snapshot,
     },
-    wire::socket_option::{self, SocketOption, SocketState},
+    wire::{
+        named::{Name, NamedAddress},
+        pipe::{self, ListeningSocket},
+        socket_option::{self, SocketOption, SocketState},
+    },
 };
 
 /// Connections that may wait to be accepted when the configuration does not say; the kernel caps it at
@@ -27,7 +31,7 @@ const BACKLOG: u32 = 4096;
 #[error("listener {listener}: cannot bind {address}: {source}")]
 pub struct BindError {
     listener: Arc<str>,
-    address: SocketAddr,
+    address: String,
     source: io::Error,
 }
 
@@ -39,7 +43,7 @@ pub struct BoundListener {
     /// The address, with the port that the kernel chose where 0 was asked for.
     pub address: SocketAddr,
     /// One per worker.
-    pub sockets: Vec<TcpListener>,
+    pub sockets: Vec<ListeningSocket>,
 }
 
 /// Binds every listener of `snapshot` that is to be bound, for `workers` workers.
@@ -55,7 +59,8 @@ pub fn bind(snapshot: &Snapshot, workers: usize) -> Result<Vec<BoundListener>, B
 pub fn bind_listener(listener: &Listener, workers: usize) -> Result<Vec<BoundListener>, BindError> {
     let addresses = listener.addresses.iter().filter(|_| listener.bind);
     let bound = addresses.map(|address| {
-        let failed = |source| BindError { listener: listener.name.clone(), address: *address, source };
+        let failed =
+            |source| BindError { listener: listener.name.clone(), address: NamedAddress::text(address), source };
         bind_one(listener, *address, workers).map_err(failed)
     });
     bound.collect()
@@ -73,17 +78,29 @@ impl BindError {
 }
 
 fn bind_one(listener: &Listener, mut address: SocketAddr, workers: usize) -> io::Result<BoundListener> {
-    let mut sockets: Vec<TcpListener> = Vec::with_capacity(workers);
+    let mut sockets: Vec<ListeningSocket> = Vec::with_capacity(workers);
     let options = listener.sockets.of(address);
+    let pipe = listener.pipes.iter().find(|pipe| pipe.address.address() == address);
     for _ in 0..workers {
-        let socket = match sockets.first() {
-            Some(shared) if !listener.sockets.reuse_port => shared.try_clone()?,
-            _ => TcpListener::from(listen(&listener.sockets, options, address)?),
+        let socket = match (sockets.first(), pipe) {
+            (Some(shared), _) if !listener.sockets.reuse_port || pipe.is_some() => shared.try_clone()?,
+            (_, Some(pipe)) => listen_at(pipe, &listener.sockets)?,
+            (_, None) => TcpListener::from(listen(&listener.sockets, options, address)?).into(),
         };
         address = socket.local_addr()?;
         sockets.push(socket);
     }
     Ok(BoundListener { name: listener.name.clone(), address, sockets })
+}
+
+fn listen_at(pipe: &Pipe, settings: &ListenerSockets) -> io::Result<ListeningSocket> {
+    let Name::Pipe(path) = &pipe.address.name else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let listener = pipe::listen(path, pipe.mode, backlog(settings))?;
+    Ok(ListeningSocket::Pipe(listener, pipe.address.clone()))
+}
+
+fn backlog(settings: &ListenerSockets) -> i32 {
+    settings.backlog.unwrap_or(BACKLOG).try_into().unwrap_or(i32::MAX)
 }
 
 fn listen(settings: &ListenerSockets, own: &AddressOptions, address: SocketAddr) -> io::Result<Socket> {
@@ -119,7 +136,7 @@ fn listen(settings: &ListenerSockets, own: &AddressOptions, address: SocketAddr)
     set(&own.options, SocketState::PreBind)?;
     socket.bind(&address.into())?;
     set(&own.options, SocketState::Bound)?;
-    socket.listen(settings.backlog.unwrap_or(BACKLOG).try_into().unwrap_or(i32::MAX))?;
+    socket.listen(backlog(settings))?;
     set(&own.options, SocketState::Listening)?;
     if let Some(length) = settings.fast_open_queue {
         let length = length.try_into().unwrap_or(i32::MAX);
@@ -188,7 +205,10 @@ mod tests {
             ..ListenerSockets::default()
         };
         let bound = bind(&with(&addresses, sockets), 1).unwrap();
-        let [first, second] = [0, 1].map(|index| SockRef::from(&bound[index].sockets[0]));
+        let [first, second] = [0, 1].map(|index| match &bound[index].sockets[0] {
+            ListeningSocket::Tcp(socket) => SockRef::from(socket),
+            ListeningSocket::Pipe(socket, _) => SockRef::from(socket),
+        });
         assert_eq!(first.recv_buffer_size().unwrap(), 100_000);
         assert_ne!(second.recv_buffer_size().unwrap(), 100_000);
         // What is accepted inherits it.

@@ -11,6 +11,7 @@ use super::bound::BoundListener;
 use crate::{
     config::listener::{Listener, TrafficDirection},
     drain::DrainWatch,
+    wire::named::NamedAddress,
     worker::{Accepting, Source, Teller},
 };
 
@@ -81,8 +82,8 @@ impl Listening {
     /// The same of one that is not to accept yet. Whether others do.
     pub fn put(&self, listener: &Listener, bound: Vec<BoundListener>) -> bool {
         let addresses = match listener.bind {
-            true => bound.iter().map(|bound| bound.address.to_string()).collect(),
-            false => listener.addresses.iter().map(ToString::to_string).collect(),
+            true => bound.iter().map(|bound| NamedAddress::text(&bound.address)).collect(),
+            false => listener.addresses.iter().map(NamedAddress::text).collect(),
         };
         let inbound = listener.direction == TrafficDirection::Inbound;
         let name = listener.name.clone();
@@ -143,7 +144,7 @@ impl Listening {
                 let source = Source::Bound { listener: name.clone(), drain: drain.clone() };
                 self.workers.accept(index, socket, source, &accepting).await?;
             }
-            tracing::info!(listener = %name, %address, "listening");
+            tracing::info!(listener = %name, address = %NamedAddress::text(&address), "listening");
         }
         let old = {
             let mut state = self.state.lock();

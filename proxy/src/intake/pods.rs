@@ -354,7 +354,7 @@ async fn accept(
             Direction::Outbound => &both.outbound,
             Direction::Inbound => &both.inbound,
         };
-        workers.accept(worker, socket, source, accepting).await.map_err(failed)?;
+        workers.accept(worker, socket.into(), source, accepting).await.map_err(failed)?;
     }
     Ok(both)
 }

@@ -15,7 +15,12 @@ mod simple;
 mod sniff;
 mod tunnel;
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
 
 use self::{
     inspect::Found,
@@ -42,7 +47,7 @@ use crate::{
     },
     telemetry::stats::{Gauge, Shard},
     tls::failure::Failure,
-    wire::{io::Io, seldom::Seldom},
+    wire::{io::Io, named::NamedAddress, seldom::Seldom},
     worker::state::Worker,
 };
 
@@ -428,9 +433,9 @@ impl Drop for Active<'_> {
 
 fn find_chain(listener: &Listener, downstream: &Downstream, found: &Found) -> Option<Arc<FilterChain>> {
     let facts = Facts {
-        destination: downstream.destination,
-        source: downstream.peer,
-        direct_source: downstream.direct_peer,
+        destination: matched(downstream.destination),
+        source: matched(downstream.peer),
+        direct_source: matched(downstream.direct_peer),
         server_name: downstream.server_name.as_deref().unwrap_or_default(),
         transport_protocol: if found.hello.is_some() { "tls" } else { "raw_buffer" },
         application_protocols: match (found.http, &found.hello) {
@@ -441,6 +446,11 @@ fn find_chain(listener: &Listener, downstream: &Downstream, found: &Found) -> Op
         filter_state: downstream.filter_state.as_deref(),
     };
     matching::find(listener, &facts).cloned()
+}
+
+/// The address that filter chains see: where there is no IP address, Envoy has them see this one.
+fn matched(address: SocketAddr) -> SocketAddr {
+    NamedAddress::ip(&address).map_or(SocketAddr::new(Ipv4Addr::BROADCAST.into(), 0), |_| address)
 }
 
 /// Which HTTP the client speaks, once it speaks. Error: it stayed silent for as long as that may be, or for a moment when

@@ -311,7 +311,9 @@ async fn attempt(worker: &Worker, way: Way<'_>, entry: &mut Entry) -> Result<Sec
         entry.transport_failure = transport_failure(error);
         worker.stats.inc(match error {
             ConnectError::Timeout => process::UPSTREAM_CX_CONNECT_TIMEOUT,
-            ConnectError::Io(_) | ConnectError::Tls(_) | ConnectError::Local(_) => process::UPSTREAM_CX_CONNECT_FAIL,
+            ConnectError::Io(_) | ConnectError::Pipe { .. } | ConnectError::Tls(_) | ConnectError::Local(_) => {
+                process::UPSTREAM_CX_CONNECT_FAIL
+            }
         });
     })
 }
@@ -322,12 +324,17 @@ fn transport_failure(error: &ConnectError) -> Cow<'static, str> {
         ConnectError::Timeout => Cow::Borrowed(""),
         ConnectError::Tls(reason) => reason.replace(' ', "_").into(),
         ConnectError::Local(reason) => reason.transport().replace(' ', "_").into(),
-        ConnectError::Io(error) => {
-            // The kernel's text without Rust's "(os error N)".
-            let text = error.raw_os_error().map_or_else(|| error.to_string(), os_error_text);
-            format!("delayed_connect_error:_{}", text.replace(' ', "_")).into()
+        ConnectError::Io(error) => format!("delayed_connect_error:_{}", kernels_text(error)).into(),
+        ConnectError::Pipe { path, source } => {
+            format!("immediate_connect_error:_{}|remote_address:{path}", kernels_text(source)).into()
         }
     }
+}
+
+/// The kernel's text without Rust's "(os error N)".
+fn kernels_text(error: &io::Error) -> String {
+    let text = error.raw_os_error().map_or_else(|| error.to_string(), os_error_text);
+    text.replace(' ', "_")
 }
 
 fn os_error_text(number: i32) -> String {
@@ -383,6 +390,9 @@ mod tests {
     fn failures_read_as_envoys() {
         let refused = ConnectError::Io(io::Error::from_raw_os_error(libc::ECONNREFUSED));
         assert_eq!(transport_failure(&refused), "delayed_connect_error:_Connection_refused");
+        let missing = ConnectError::Pipe { path: "/a".into(), source: io::Error::from_raw_os_error(libc::ENOENT) };
+        let expected = "immediate_connect_error:_No_such_file_or_directory|remote_address:/a";
+        assert_eq!(transport_failure(&missing), expected);
         assert_eq!(transport_failure(&ConnectError::Timeout), "");
     }
 }

@@ -14,7 +14,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::socket::{NotReady, SocketSettings};
+use super::{
+    pipe,
+    socket::{NotReady, SocketSettings},
+};
 use crate::{
     pod::{
         Pod,
@@ -59,6 +62,14 @@ pub enum ConnectError {
     /// The kernel's answer.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The kernel's answer to connecting to a Unix socket, which does not wait for anybody.
+    #[error("{path}: {source}")]
+    Pipe {
+        /// The socket's path.
+        path: Box<str>,
+        /// The answer.
+        source: io::Error,
+    },
     /// The socket could not be made ready for it.
     #[error(transparent)]
     Local(#[from] NotReady),
@@ -85,6 +96,15 @@ impl Dialer {
             pod.local.stats.inc(process::UPSTREAM_SOCKET_WAITS);
         }
         Ok(())
+    }
+
+    /// Connects to a Unix socket. Those that there are in this process's files are none of a pod's.
+    pub async fn connect_to_pipe(&self, path: &str) -> Result<TcpStream, ConnectError> {
+        let connected = match self {
+            Self::Host => pipe::connect(path).await,
+            Self::Pod { .. } => Err(io::ErrorKind::PermissionDenied.into()),
+        };
+        connected.map_err(|source| ConnectError::Pipe { path: path.into(), source })
     }
 
     /// Connects, TCP_NODELAY and `settings` set.

@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{bare::Bare, deferring::Deferring, internal::InternalAddress, within::Within};
+use super::{bare::Bare, deferring::Deferring, named::NamedAddress, pipe, within::Within};
 use crate::linger::close_by_reset;
 
 /// A connection's bytes.
@@ -97,8 +97,8 @@ impl Io {
     /// This side's address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match self.tcp() {
-            Some(stream) => stream.local_addr(),
-            None if self.within().is_some() => Ok(InternalAddress::client()),
+            Some(stream) => pipe::local_address(stream),
+            None if self.within().is_some() => Ok(NamedAddress::client()),
             None => Err(io::ErrorKind::AddrNotAvailable.into()),
         }
     }

@@ -21,7 +21,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{dial::Dialer, internal::InternalAddress};
+use super::{dial::Dialer, named::NamedAddress};
 use crate::{filter_state::FilterState, matcher::metadata::Metadata};
 
 /// Bytes that one end may be ahead of the other: as many as in Envoy, where nothing else is said.
@@ -218,7 +218,7 @@ pub struct Brought {
 #[derive(Debug)]
 pub struct Arrival {
     /// To whom.
-    pub to: Arc<InternalAddress>,
+    pub to: Arc<NamedAddress>,
     /// The other end.
     pub stream: Within,
     /// What it brings along.
@@ -241,7 +241,7 @@ pub fn door() -> mpsc::Receiver<Arrival> {
 }
 
 /// Connects to a listener of this thread.
-pub async fn connect(to: Arc<InternalAddress>, dialer: &Dialer, brought: Brought) -> io::Result<Within> {
+pub async fn connect(to: Arc<NamedAddress>, dialer: &Dialer, brought: Brought) -> io::Result<Within> {
     let (stream, other) = pair();
     let (answer, answered) = oneshot::channel();
     let arrival = Arrival { to, stream: other, brought, dialer: dialer.clone(), answer };
@@ -305,7 +305,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_door_nobody_is_there() {
-        let to = InternalAddress::new("nobody", "");
+        let to = NamedAddress::internal("nobody", "");
         let refused = connect(to, &Dialer::Host, Brought::default()).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }

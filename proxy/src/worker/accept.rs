@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{mpsc, watch},
 };
 use weir_abi::map::{INBOUND_PORT, OUTBOUND_PORT};
@@ -29,7 +29,8 @@ use crate::{
         stats::{Counter, Shard, process},
     },
     wire::{
-        internal::InternalAddress,
+        named::NamedAddress,
+        pipe::{Door, Visitor},
         seldom::Seldom,
         within::{Arrival, Brought},
     },
@@ -105,15 +106,15 @@ impl Refusal {
 }
 
 /// Accepts until `stop` changes or its sender is gone, also after a panic.
-pub(super) async fn run(worker: Rc<Worker>, mut stop: watch::Receiver<()>, listener: TcpListener, source: Source) {
+pub(super) async fn run(worker: Rc<Worker>, mut stop: watch::Receiver<()>, door: Door, source: Source) {
     // Whoever stops this waits for `stop` to be dropped and counts on a closed socket: arguments are dropped last to
-    // first, so `stop` stands before `listener`.
+    // first, so `stop` stands before `door`.
     let stopped = async {
         // Told already, or by the sender's end.
         let _ = stop.changed().await;
     };
     let accepting = async {
-        while panics::caught(accept(&worker, &listener, &source)).await.is_none() {
+        while panics::caught(accept(&worker, &door, &source)).await.is_none() {
             tokio::time::sleep(FAULT_PAUSE).await;
         }
     };
@@ -124,29 +125,27 @@ pub(super) async fn run(worker: Rc<Worker>, mut stop: watch::Receiver<()>, liste
     }
     // A pod's sockets outlive this process, and connections wait in them for the next one.
     if matches!(source, Source::Bound { .. }) {
-        accept_what_has_come(&worker, listener, &source);
+        accept_what_has_come(&worker, door, &source);
     }
 }
 
 /// Takes the connections that wait to be accepted: closing the socket would reset them, though another process may accept at
 /// the same address by now.
-fn accept_what_has_come(worker: &Rc<Worker>, listener: TcpListener, source: &Source) {
-    let Ok(listener) = listener.into_std() else { return };
+fn accept_what_has_come(worker: &Rc<Worker>, door: Door, source: &Source) {
+    let Ok(socket) = door.into_socket() else { return };
     for _ in 0..BACKLOG {
-        let Ok((stream, peer)) = listener.accept() else { return };
-        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-            take(worker, source, stream, peer, &mut Complaints::default());
-        }
+        let Ok(visitor) = socket.accept() else { return };
+        take(worker, source, visitor, &mut Complaints::default());
     }
 }
 
 /// Accepts until the socket is destroyed.
-async fn accept(worker: &Rc<Worker>, listener: &TcpListener, source: &Source) {
+async fn accept(worker: &Rc<Worker>, door: &Door, source: &Source) {
     let mut complaints = Complaints::default();
     loop {
-        let accepted = listener.accept().await;
+        let accepted = door.accept().await;
         match accepted {
-            Ok((stream, peer)) => take(worker, source, stream, peer, &mut complaints),
+            Ok(visitor) => take(worker, source, visitor, &mut complaints),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 // Root in the pod may destroy any socket of its namespace (SOCK_DESTROY); trying again would spin.
                 worker.stats.inc(process::ACCEPT_ERRORS);
@@ -167,8 +166,9 @@ async fn accept(worker: &Rc<Worker>, listener: &TcpListener, source: &Source) {
 }
 
 /// Carries an accepted connection, or says why not.
-fn take(worker: &Rc<Worker>, source: &Source, stream: TcpStream, peer: SocketAddr, complaints: &mut Complaints) {
-    match source.admit(stream, peer) {
+fn take(worker: &Rc<Worker>, source: &Source, visitor: Visitor, complaints: &mut Complaints) {
+    let peer = visitor.peer;
+    match source.admit(visitor) {
         Ok((downstream, admitted)) => carry(worker, Box::new(downstream), admitted),
         Err(refusal) => {
             if let Some(counter) = refusal.counter() {
@@ -228,16 +228,17 @@ impl<S: Future<Output = ()>, F: Future<Output = ()>> Future for Carried<S, F> {
 /// Accepts what connects inside of this process, for as long as it is polled.
 pub(super) async fn welcome(worker: Rc<Worker>, mut arrivals: mpsc::Receiver<Arrival>) {
     while let Some(Arrival { to, stream, brought, dialer, answer }) = arrivals.recv().await {
-        let known = worker.snapshot.load().listener(&to.listener).is_some_and(|listener| listener.internal);
+        let Some(name) = to.listener() else { continue };
+        let known = worker.snapshot.load().listener(name).is_some_and(|listener| listener.internal);
         // Whoever does not wait for it any more is not served.
         if answer.send(known).is_err() || !known {
             continue;
         }
-        let origin = Origin::Within { listener: (*to.listener).into(), dialer };
-        let (peer, local) = (InternalAddress::client(), to.address());
+        let origin = Origin::Within { listener: name.into(), dialer };
+        let (peer, local) = (NamedAddress::client(), to.address());
         let new = Downstream::new(stream, peer, local, origin, Instant::now(), worker.drain.clone());
         let Brought { metadata, filter_state } = brought;
-        carry(&worker, Box::new(Downstream { metadata, filter_state, within: Some(to), ..new }), None);
+        carry(&worker, Box::new(Downstream { metadata, filter_state, named: Some(to), ..new }), None);
     }
 }
 
@@ -262,7 +263,7 @@ pub(super) fn carry_on(worker: &Rc<Worker>, taken: Taken) -> io::Result<()> {
     let peer = downstream.peer_addr()?;
     let [stream, upstream] = [TcpStream::from_std(downstream)?, TcpStream::from_std(upstream)?];
     let source = Source::Pod { pod, direction };
-    let (downstream, admitted) = source.admit(stream, peer).map_err(io::Error::other)?;
+    let (downstream, admitted) = source.admit(Visitor { stream, peer, path: None }).map_err(io::Error::other)?;
     let downstream = Box::new(Downstream { accepted, ..downstream });
     downstream.stream.reset_on_close(false);
     close_by_reset(&upstream, false);
@@ -275,15 +276,20 @@ pub(super) fn carry_on(worker: &Rc<Worker>, taken: Taken) -> io::Result<()> {
 }
 
 impl Source {
-    fn admit(&self, stream: TcpStream, peer: SocketAddr) -> Result<(Downstream, Option<Admitted>), Refusal> {
+    fn admit(&self, visitor: Visitor) -> Result<(Downstream, Option<Admitted>), Refusal> {
+        let Visitor { stream, peer, path } = visitor;
         let accepted = Instant::now();
         let peer = canonical(peer);
-        let local = canonical(stream.local_addr().map_err(|_| Refusal::Gone)?);
+        let local = match &path {
+            Some(path) => path.address(),
+            None => canonical(stream.local_addr().map_err(|_| Refusal::Gone)?),
+        };
         match self {
             Self::Bound { listener, drain } => {
                 let origin = Origin::Bound { listener: listener.clone() };
                 let drain = drain.clone();
-                Ok((Downstream::new(stream, peer, local, origin, accepted, drain), None))
+                let downstream = Downstream::new(stream, peer, local, origin, accepted, drain);
+                Ok((Downstream { named: path, ..downstream }, None))
             }
             Self::Pod { pod, direction } => {
                 let pod = pod.load_full();

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::TcpListener,
     rc::Rc,
     sync::{Arc, Weak},
     thread::JoinHandle,
@@ -17,7 +16,10 @@ use tokio::{
 use crate::{
     config::cluster::Cluster,
     memory,
-    wire::within,
+    wire::{
+        pipe::{Door, ListeningSocket},
+        within,
+    },
     worker::{
         accept::{self, Source, Taken},
         state::Worker,
@@ -36,7 +38,7 @@ const SPARE: Duration = Duration::from_secs(1);
 /// Tells a worker something.
 enum Command {
     Accept {
-        listener: TcpListener,
+        socket: ListeningSocket,
         source: Source,
         stop: watch::Receiver<()>,
         started: oneshot::Sender<io::Result<()>>,
@@ -71,16 +73,16 @@ impl Teller {
         self.0.len()
     }
 
-    /// Has worker `index` accept from `listener` until `accepting` stops; returns once it does.
+    /// Has worker `index` accept from `socket` until `accepting` stops; returns once it does.
     pub async fn accept(
         &self,
         index: usize,
-        listener: TcpListener,
+        socket: ListeningSocket,
         source: Source,
         accepting: &Accepting,
     ) -> io::Result<()> {
         let (started, done) = oneshot::channel();
-        let command = Command::Accept { listener, source, stop: accepting.stop.subscribe(), started };
+        let command = Command::Accept { socket, source, stop: accepting.stop.subscribe(), started };
         self.tell(index, command).await?;
         done.await.map_err(|_| gone(index))?
     }
@@ -158,15 +160,15 @@ impl Workers {
         self.commands.is_empty()
     }
 
-    /// Has worker `index` accept from `listener` until `accepting` stops; returns once it does.
+    /// Has worker `index` accept from `socket` until `accepting` stops; returns once it does.
     pub async fn accept(
         &self,
         index: usize,
-        listener: TcpListener,
+        socket: ListeningSocket,
         source: Source,
         accepting: &Accepting,
     ) -> io::Result<()> {
-        self.teller().accept(index, listener, source, accepting).await
+        self.teller().accept(index, socket, source, accepting).await
     }
 
     /// Has worker `index` go on with a connection of another proxy; returns once it does, or why not.
@@ -227,9 +229,9 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, flush_in
     loop {
         tokio::select! {
             command = commands.recv() => match command {
-                Some(Command::Accept { listener, source, stop, started }) => {
-                    let result = tokio::net::TcpListener::from_std(listener).map(|listener| {
-                        tokio::task::spawn_local(accept::run(worker.clone(), stop, listener, source));
+                Some(Command::Accept { socket, source, stop, started }) => {
+                    let result = Door::of(socket).map(|door| {
+                        tokio::task::spawn_local(accept::run(worker.clone(), stop, door, source));
                     });
                     // Whoever asked may have given up.
                     let _ = started.send(result);

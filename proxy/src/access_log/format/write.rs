@@ -21,7 +21,7 @@ use crate::{
         unique,
         view::View,
     },
-    wire::internal::InternalAddress,
+    wire::named::{Name, NamedAddress},
 };
 
 /// What stands for an absent value in an access log.
@@ -170,8 +170,10 @@ impl Field {
                 write_address(out, address(entry).filter(|_| entry.upstream_local.is_some()), *part)
             }
             Self::UpstreamEndpointId => {
-                let internal = entry.upstream.as_ref().and_then(|upstream| InternalAddress::of(&upstream.address));
-                out.extend_from_slice(internal.as_ref().map_or(b"", |internal| internal.endpoint.as_bytes()));
+                let named = entry.upstream.as_ref().and_then(|upstream| NamedAddress::of(&upstream.address));
+                if let Some(Name::Internal { endpoint, .. }) = named.as_deref().map(|named| &named.name) {
+                    out.extend_from_slice(endpoint.as_bytes());
+                }
                 entry.upstream_local.is_some()
             }
             Self::UpstreamHostName { port } => {
@@ -414,6 +416,14 @@ fn write_flags(out: &mut Vec<u8>, flags: &[Flag], long: bool) -> bool {
 
 fn write_address(out: &mut Vec<u8>, address: Option<SocketAddr>, part: Part) -> bool {
     let Some(address) = address else { return false };
+    if let Some(named) = NamedAddress::of(&address) {
+        // Of a name that there is, the port is empty.
+        let name = named.to_string();
+        return match part {
+            Part::Port => !name.is_empty(),
+            _ => write_text(out, &name),
+        };
+    }
     // Writing into a Vec does not fail.
     let _ = match part {
         Part::Whole => {
@@ -423,7 +433,7 @@ fn write_address(out: &mut Vec<u8>, address: Option<SocketAddr>, part: Part) -> 
                 write_number(out, u64::from(address.port()));
                 return true;
             }
-            write!(out, "{}", InternalAddress::text(&address))
+            write!(out, "{address}")
         }
         Part::Ip => match address.ip() {
             IpAddr::V4(ip) => {

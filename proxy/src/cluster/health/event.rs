@@ -6,6 +6,7 @@ use super::tracker::{Event, Failure};
 use crate::{
     config::cluster::{Cluster, Endpoint, health::HealthCheck},
     telemetry::events::timestamp,
+    wire::named::Name,
 };
 
 /// Writes an event to every log.
@@ -16,17 +17,23 @@ pub(super) fn write(check: &HealthCheck, cluster: &Cluster, endpoint: &Endpoint,
 }
 
 fn fields(check: &HealthCheck, cluster: &Cluster, endpoint: &Endpoint, event: Event) -> Map<String, Value> {
-    let address = json!({
-        "protocol": "TCP",
-        "address": endpoint.address.ip().to_string(),
-        "port_value": endpoint.address.port(),
-        "resolver_name": "",
-        "ipv4_compat": false,
-        "network_namespace_filepath": "",
-    });
+    let address = || {
+        json!({
+            "protocol": "TCP",
+            "address": endpoint.address.ip().to_string(),
+            "port_value": endpoint.address.port(),
+            "resolver_name": "",
+            "ipv4_compat": false,
+            "network_namespace_filepath": "",
+        })
+    };
     let mut fields = Map::new();
     fields.insert("health_checker_type".into(), check.probe.name().into());
-    fields.insert("host".into(), json!({ "socket_address": address }));
+    let host = match endpoint.template.named.as_deref().map(|named| &named.name) {
+        Some(Name::Pipe(path)) => json!({ "pipe": { "path": path, "mode": 0 } }),
+        _ => json!({ "socket_address": address() }),
+    };
+    fields.insert("host".into(), host);
     fields.insert("cluster_name".into(), (*cluster.name).into());
     let status = |failure: Failure| match failure {
         Failure::Active { status, .. } => status,

@@ -10,6 +10,7 @@ use super::{
     endpoint::Endpoint,
     hash::{MersenneTwister, STD_HASH_SEED, murmur2},
 };
+use crate::wire::named::NamedAddress;
 
 /// The tables of consistent hashing, one per priority, and the version of the cluster that they are of.
 #[derive(Debug)]
@@ -150,7 +151,7 @@ fn key(endpoint: &Endpoint, hashing: Hashing) -> String {
     match &endpoint.template.hash_key {
         Some(key) => key.to_string(),
         None if hashing.use_hostname => endpoint.hostname.to_string(),
-        None => endpoint.address.to_string(),
+        None => NamedAddress::text(&endpoint.address),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::host::{HealthFlags, Host};
-use crate::{access_log::Upstream, matcher::metadata::EndpointMetadata, wire::internal::InternalAddress};
+use crate::{access_log::Upstream, matcher::metadata::EndpointMetadata, wire::named::NamedAddress};
 
 /// An endpoint: its description, and the host that outlives it.
 #[derive(Clone, Debug)]
@@ -45,8 +45,8 @@ pub struct Template {
     pub hash_key: Option<Box<str>>,
     /// Its metadata.
     pub metadata: Option<Arc<EndpointMetadata>>,
-    /// The listener inside of this process that it is: its address stands for that.
-    pub internal: Option<Arc<InternalAddress>>,
+    /// The listener inside of this process, or the Unix socket, that it is: its address stands for that.
+    pub named: Option<Arc<NamedAddress>>,
     /// How its health checks differ.
     pub check: CheckAddress,
 }
@@ -75,7 +75,7 @@ impl Default for Template {
             canary: false,
             hash_key: None,
             metadata: None,
-            internal: None,
+            named: None,
             check: CheckAddress::default(),
         }
     }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use weir_proto::envoy::config::{cluster::v3 as proto, core::v3 as core, endpoint::v3 as endpoint};
+use weir_proto::envoy::config::{core::v3 as core, endpoint::v3 as endpoint};
 
 use super::{
     context::Context,
-    fields::{host_and_port, item, socket_address, sub},
+    fields::{host_and_port, item, pipe_path, socket_address, sub},
     matcher::fraction,
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         error::Error,
     },
     matcher::{fraction::Fraction, metadata::EndpointMetadata},
-    wire::internal::InternalAddress,
+    wire::named::NamedAddress,
 };
 
 /// Priorities go up to this.
@@ -70,20 +70,6 @@ pub(super) fn assignment(
         }
     }
     Ok(assignment)
-}
-
-/// All endpoints of a cluster are Unix sockets, as those of a management server on the same machine.
-pub(super) fn only_pipes(message: &proto::Cluster) -> bool {
-    let localities = message.load_assignment.iter().flat_map(|assignment| &assignment.endpoints);
-    let mut endpoints = localities.flat_map(|locality| &locality.lb_endpoints).peekable();
-    let is_pipe = |endpoint: &endpoint::LbEndpoint| {
-        let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else {
-            return false;
-        };
-        let address = endpoint.address.as_ref().and_then(|address| address.address.as_ref());
-        matches!(address, Some(core::address::Address::Pipe(_)))
-    };
-    endpoints.peek().is_some() && endpoints.all(is_pipe)
 }
 
 fn policy(
@@ -150,14 +136,18 @@ fn lb_endpoint(
     let at_endpoint = sub(at, "endpoint");
     let supported = ["address", "hostname", "additional_addresses", "health_check_config"];
     cx.only(host, &at_endpoint, &supported, &["observability_name"])?;
-    let internal = internal_address(cx, host.address.as_ref(), &sub(&at_endpoint, "address"))?;
-    let (address, port, at) = match &internal {
-        Some(internal) => (internal.address().ip().to_string(), 0, sub(&at_endpoint, "address")),
+    let named = named_address(cx, host.address.as_ref(), &sub(&at_endpoint, "address"))?;
+    let (address, port, at) = match named.as_ref().map(|named| named.address()) {
+        Some(address) => (address.ip().to_string(), address.port(), sub(&at_endpoint, "address")),
         None => {
             let (host, port, at) = host_and_port(host.address.as_ref(), &sub(&at_endpoint, "address"))?;
             (host.to_owned(), port, at)
         }
     };
+    if named.is_some() && host.health_check_config.as_ref().is_some_and(|check| check.port_value > 0) {
+        let at = sub(&sub(&at_endpoint, "health_check_config"), "port_value");
+        return Err(Error::at(at, "Invalid host configuration: non-zero port for non-IP address"));
+    }
     let additional = host
         .additional_addresses
         .iter()
@@ -186,29 +176,32 @@ fn lb_endpoint(
                 .map(Into::into),
             check: check_address(cx, host.health_check_config.as_ref(), &sub(&at_endpoint, "health_check_config"))?,
             metadata: metadata.map(Arc::new),
-            internal,
+            named,
         }),
         at: sub(&at, "address"),
     })
 }
 
-/// The listener inside of this process that an endpoint is, if it is one.
-fn internal_address(
+/// The name that an endpoint is reached by, if that is no address.
+fn named_address(
     cx: &mut Context,
     message: Option<&core::Address>,
     at: &str,
-) -> Result<Option<Arc<InternalAddress>>, Error> {
+) -> Result<Option<Arc<NamedAddress>>, Error> {
     use core::{address::Address, envoy_internal_address::AddressNameSpecifier};
-    let Some(Address::EnvoyInternalAddress(message)) = message.and_then(|message| message.address.as_ref()) else {
-        return Ok(None);
-    };
-    let at = sub(at, "envoy_internal_address");
-    cx.only(message, &at, &["server_listener_name", "endpoint_id"], &[])?;
-    match &message.address_name_specifier {
-        Some(AddressNameSpecifier::ServerListenerName(name)) => {
-            Ok(Some(InternalAddress::new(name, &message.endpoint_id)))
+    match message.and_then(|message| message.address.as_ref()) {
+        Some(Address::EnvoyInternalAddress(message)) => {
+            let at = sub(at, "envoy_internal_address");
+            cx.only(message, &at, &["server_listener_name", "endpoint_id"], &[])?;
+            match &message.address_name_specifier {
+                Some(AddressNameSpecifier::ServerListenerName(name)) => {
+                    Ok(Some(NamedAddress::internal(name, &message.endpoint_id)))
+                }
+                None => Err(Error::at(sub(&at, "server_listener_name"), "a name is required")),
+            }
         }
-        None => Err(Error::at(sub(&at, "server_listener_name"), "a name is required")),
+        Some(Address::Pipe(message)) => pipe_path(message, &sub(at, "pipe")).map(|path| Some(NamedAddress::pipe(path))),
+        _ => Ok(None),
     }
 }
 

@@ -8,7 +8,7 @@ use prost::{Message, Name};
 use prost_types::Any;
 use weir_proto::envoy::config::core::v3 as core;
 
-use crate::{config::error::Error, matcher::structs::object};
+use crate::{config::error::Error, matcher::structs::object, wire::pipe};
 
 /// The path of a field.
 pub(super) fn sub(at: &str, field: &str) -> String {
@@ -140,6 +140,21 @@ pub(super) fn host_and_port<'a>(message: Option<&'a core::Address>, at: &str) ->
         None => return Err(Error::at(sub(&at, "port_value"), "a port is required")),
     };
     Ok((&socket.address, port, at))
+}
+
+/// A Unix socket's path.
+pub(super) fn pipe_path<'a>(message: &'a core::Pipe, at: &str) -> Result<&'a str, Error> {
+    let path = message.path.as_str();
+    if path.starts_with(pipe::ABSTRACT) {
+        if message.mode != 0 {
+            return Err(Error::at(sub(at, "mode"), "Cannot set mode for Abstract AF_UNIX sockets"));
+        }
+    } else if path.len() > pipe::LONGEST {
+        let most = pipe::LONGEST + 1;
+        let message = format!("Path \"{path}\" exceeds maximum UNIX domain socket path size of {most}.");
+        return Err(Error::at(sub(at, "path"), message));
+    }
+    Ok(path)
 }
 
 /// The bytes of a data source.

@@ -7,7 +7,7 @@ use weir_proto::envoy::config::{core::v3 as core, listener::v3 as proto};
 use super::{
     access_log,
     context::Context,
-    fields::{item, limit, socket_address, sub},
+    fields::{item, limit, pipe_path, socket_address, sub},
     filter_chain, listener_filter, metadata,
     socket::{self, Purpose},
 };
@@ -15,9 +15,10 @@ use crate::{
     access_log::Place,
     config::{
         error::Error,
-        listener::{AddressOptions, FilterChain, Listener, ListenerSockets, ListenerStats, TrafficDirection},
+        listener::{AddressOptions, FilterChain, Listener, ListenerSockets, ListenerStats, Pipe, TrafficDirection},
     },
     telemetry::stats::Scope,
+    wire::named::NamedAddress,
 };
 
 const SUPPORTED: [&str; 28] = [
@@ -95,14 +96,18 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
     // Envoy names listeners without a name by a random id; a stable one is more use in logs.
     cx.modify_only = message.drain_type() == proto::listener::DrainType::ModifyOnly;
     let name = if message.name.is_empty() { format!("listener_{index}") } else { message.name.clone() };
+    let mut pipes = Vec::new();
     let mut addresses = match internal {
         true => Vec::new(),
-        false => vec![socket_address(message.address.as_ref(), &sub(at, "address"))?],
+        false => vec![address(&mut pipes, message.address.as_ref(), &sub(at, "address"))?],
     };
     for (index, additional) in message.additional_addresses.iter().enumerate() {
         let at = item(at, "additional_addresses", index);
         cx.only(additional, &at, &["address", "socket_options", "tcp_keepalive"], &[])?;
-        addresses.push(socket_address(additional.address.as_ref(), &sub(&at, "address"))?);
+        addresses.push(address(&mut pipes, additional.address.as_ref(), &sub(&at, "address"))?);
+    }
+    if !pipes.is_empty() {
+        only_for_ip(message, at)?;
     }
     let sockets = sockets(cx, message, &addresses, at)?;
     let filters = listener_filter::filters(cx, &message.listener_filters, at)?;
@@ -152,6 +157,7 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
     let waits = of_filters.into_iter().chain(chains.flat_map(|chain| chain.waits.iter().cloned())).collect();
     Ok(Listener {
         addresses,
+        pipes,
         internal,
         bind,
         sockets,
@@ -193,6 +199,31 @@ fn one_chain(
         return Ok(kept.clone());
     }
     filter_chain::filter_chain(cx, message, place(), buffer_limit, stats, at).map(Arc::new)
+}
+
+/// What a listener listens on. If it is a Unix socket, that is added to `pipes`.
+fn address(pipes: &mut Vec<Pipe>, message: Option<&core::Address>, at: &str) -> Result<SocketAddr, Error> {
+    let Some(core::address::Address::Pipe(pipe)) = message.and_then(|message| message.address.as_ref()) else {
+        return socket_address(message, at);
+    };
+    let named = NamedAddress::pipe(pipe_path(pipe, &sub(at, "pipe"))?);
+    let address = named.address();
+    pipes.push(Pipe { address: named, mode: pipe.mode });
+    Ok(address)
+}
+
+/// Refuses what sockets that are not of IP can't have.
+fn only_for_ip(message: &proto::Listener, at: &str) -> Result<(), Error> {
+    let said = [
+        ("enable_mptcp", message.enable_mptcp),
+        ("transparent", message.transparent == Some(true)),
+        ("freebind", message.freebind == Some(true)),
+        ("tcp_fast_open_queue_length", message.tcp_fast_open_queue_length.is_some()),
+    ];
+    match said.iter().find(|(_, said)| *said) {
+        Some((field, _)) => Err(Error::at(sub(at, field), "can only be used with IP addresses")),
+        None => Ok(()),
+    }
 }
 
 /// How a listener's sockets are made.
@@ -246,7 +277,7 @@ fn ipv4_compat(address: Option<&core::Address>) -> bool {
 /// The scope of a listener's statistics: Envoy names it by its address, unless told otherwise.
 fn stats_scope(cx: &Context, message: &proto::Listener, name: &str, addresses: &[SocketAddr]) -> Scope {
     let name = match (message.stat_prefix.as_str(), addresses.first()) {
-        ("", Some(address)) => address.to_string(),
+        ("", Some(address)) => NamedAddress::text(address),
         ("", None) => format!("envoy://{name}/"),
         (prefix, _) => prefix.to_owned(),
     };

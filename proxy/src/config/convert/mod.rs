@@ -80,7 +80,7 @@ use super::{
     error::Error,
     snapshot::Snapshot,
 };
-use crate::telemetry::stats::Scope;
+use crate::{telemetry::stats::Scope, wire::named::NamedAddress};
 
 /// Fields of the bootstrap that mean something; some are read elsewhere.
 const BOOTSTRAP: [&str; 11] = [
@@ -191,10 +191,6 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
     cx.secrets = Arc::new(Secrets::new(&resources.secrets, at)?);
     let mut clusters = Vec::new();
     for (index, message) in resources.clusters.iter().enumerate() {
-        if endpoints::only_pipes(message) {
-            // Nothing but the way to a management server.
-            continue;
-        }
         let at = item(at, "clusters", index);
         let cluster = cluster::cluster(&mut cx, message, &at)?;
         if !cx.clusters.add(&cluster.name) {
@@ -217,7 +213,10 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         }
         for address in listener.addresses.iter().filter(|address| listener.bind && address.port() != 0) {
             if !bound.insert(*address) {
-                return Err(Error::at(sub(&at, "address"), format!("another listener has the address {address}")));
+                return Err(Error::at(
+                    sub(&at, "address"),
+                    format!("another listener has the address {}", NamedAddress::text(address)),
+                ));
             }
         }
         listeners.push(Arc::new(listener));

@@ -1,10 +1,19 @@
 //! What the sockets that a listener listens on are given.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use socket2::TcpKeepalive;
 
-use crate::wire::socket_option::SocketOption;
+use crate::wire::{named::NamedAddress, socket_option::SocketOption};
+
+/// A Unix socket that a listener listens on.
+#[derive(Clone, Debug)]
+pub struct Pipe {
+    /// Its path, and what stands for it among addresses.
+    pub address: Arc<NamedAddress>,
+    /// The file's mode; 0: as it comes.
+    pub mode: u32,
+}
 
 /// The settings of a listener's sockets.
 #[derive(Clone, Debug)]

@@ -20,6 +20,7 @@ use crate::{
         structs::{message, object},
     },
     tls::{PeerTls, certificate::Certificate},
+    wire::named::{Name, NamedAddress},
 };
 
 /// The method.
@@ -92,6 +93,10 @@ pub(in crate::http) fn principal(certificate: Option<&Certificate>) -> String {
 
 pub(in crate::http) fn address(address: SocketAddr) -> core::Address {
     use core::{address::Address, socket_address::PortSpecifier};
+    if let Some(Name::Pipe(path)) = NamedAddress::of(&address).as_deref().map(|named| &named.name) {
+        let pipe = core::Pipe { path: path.to_string(), mode: 0 };
+        return core::Address { address: Some(Address::Pipe(pipe)) };
+    }
     core::Address {
         address: Some(Address::SocketAddress(core::SocketAddress {
             address: address.ip().to_string(),

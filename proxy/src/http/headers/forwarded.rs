@@ -5,7 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use ipnet::IpNet;
 
-use crate::config::http::{Detection, HttpConnectionManager, Trust};
+use crate::{
+    config::http::{Detection, HttpConnectionManager, Trust},
+    wire::named::NamedAddress,
+};
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(in crate::http) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -68,6 +71,7 @@ pub(in crate::http) fn identify(
     // Whoever says nothing, where the header is trusted, is not known to be internal.
     let mut single = manager.use_remote_address && !headers.contains_key(&X_FORWARDED_FOR);
     let mut address = peer;
+    let peer = NamedAddress::ip(&peer);
     if manager.use_remote_address {
         if hops > 0
             && let Some(from_header) = from_xff(headers, hops - 1)
@@ -75,7 +79,7 @@ pub(in crate::http) fn identify(
             address = SocketAddr::new(from_header, 0);
         }
         if !manager.skip_xff_append {
-            append_xff(headers, manager.node_address, peer.ip());
+            append_xff(headers, manager.node_address, peer);
         }
         if hops == 0 {
             headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
@@ -101,10 +105,14 @@ pub(in crate::http) fn identify(
     if let Some(scheme) = manager.scheme {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
-    let internal = single && manager.internal_addresses.iter().any(|net| net.contains(&address.ip()));
+    let ip = NamedAddress::ip(&address);
+    let internal = single && ip.is_some_and(|ip| manager.internal_addresses.iter().any(|net| net.contains(&ip)));
     let edge = !internal && manager.use_remote_address;
     sanitize(manager, headers, internal, edge);
-    if edge && let Ok(value) = HeaderValue::from_str(&address.ip().to_string()) {
+    if edge
+        && let Some(ip) = ip
+        && let Ok(value) = HeaderValue::from_str(&ip.to_string())
+    {
         headers.insert(X_ENVOY_EXTERNAL_ADDRESS, value);
     }
     if let Some(name) = &manager.tells_itself {
@@ -142,13 +150,14 @@ fn tell(cluster: &HeaderValue, node: &HeaderValue, headers: &mut HeaderMap) {
 /// Asks the extensions who the client is, and whether it may count as internal.
 fn detect(
     manager: &HttpConnectionManager,
-    peer: SocketAddr,
+    peer: Option<IpAddr>,
     headers: &mut HeaderMap,
 ) -> Result<Option<(IpAddr, bool)>, StatusCode> {
     for detection in &manager.detection {
         let detected = match detection {
             Detection::ForwardedFor { trust, append } => {
-                let from_peer_itself = matches!(trust, Trust::Networks(networks) if !within(networks, peer.ip()));
+                let from_peer_itself =
+                    matches!(trust, Trust::Networks(networks) if peer.is_none_or(|peer| !within(networks, peer)));
                 let detected = match trust {
                     _ if from_peer_itself => None,
                     Trust::Hops(hops) => from_xff(headers, *hops as usize),
@@ -156,7 +165,7 @@ fn detect(
                 };
                 let detected = detected.map(|address| (address, addresses(headers).count() == 1));
                 if *append || from_peer_itself {
-                    append_xff(headers, manager.node_address, peer.ip());
+                    append_xff(headers, manager.node_address, peer);
                 }
                 detected
             }
@@ -227,7 +236,7 @@ fn sanitize(manager: &HttpConnectionManager, headers: &mut HeaderMap, internal: 
 /// What a request that starts here says of where it comes from.
 pub(in crate::http) fn from_here(node: IpAddr, headers: &mut HeaderMap) {
     headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
-    append_xff(headers, node, node);
+    append_xff(headers, node, Some(node));
 }
 
 /// The values of `x-forwarded-for` that say anything.
@@ -250,7 +259,9 @@ fn from_xff(headers: &HeaderMap, skip: usize) -> Option<IpAddr> {
     address(addresses(headers).nth(skip)?)
 }
 
-fn append_xff(headers: &mut HeaderMap, node: IpAddr, peer: IpAddr) {
+fn append_xff(headers: &mut HeaderMap, node: IpAddr, peer: Option<IpAddr>) {
+    // Who has no such address is not added.
+    let Some(peer) = peer else { return };
     // The loopback address says nothing to other hosts: Envoy sends its node's own.
     let address = if peer.is_loopback() { node } else { peer };
     let mut value = Vec::new();

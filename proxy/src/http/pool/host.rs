@@ -142,11 +142,19 @@ impl PoolError {
             Self::Connect(ConnectError::Timeout) => Self::Connect(ConnectError::Timeout),
             Self::Connect(ConnectError::Local(reason)) => Self::Connect(ConnectError::Local(reason.clone())),
             Self::Connect(ConnectError::Tls(reason)) => Self::Connect(ConnectError::Tls(reason.clone())),
-            Self::Connect(ConnectError::Io(error)) => Self::Connect(ConnectError::Io(match error.raw_os_error() {
-                Some(code) => io::Error::from_raw_os_error(code),
-                None => io::Error::new(error.kind(), error.to_string()),
-            })),
+            Self::Connect(ConnectError::Io(error)) => Self::Connect(ConnectError::Io(same(error))),
+            Self::Connect(ConnectError::Pipe { path, source }) => {
+                Self::Connect(ConnectError::Pipe { path: path.clone(), source: same(source) })
+            }
         }
+    }
+}
+
+/// An error once more.
+fn same(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
     }
 }
 

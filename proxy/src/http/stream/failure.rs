@@ -116,8 +116,7 @@ impl Failure {
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub fn transport(&self) -> Option<String> {
         match self {
-            Self::Connect(how) => Some(format!("delayed_connect_error:_{}", how.replace(' ', "_"))),
-            Self::Tls(reason) | Self::Local(reason) => {
+            Self::Connect(reason) | Self::Tls(reason) | Self::Local(reason) => {
                 Some(reason.replace(' ', "_")).filter(|reason| !reason.is_empty())
             }
             _ => None,
@@ -164,7 +163,12 @@ impl From<PoolError> for Failure {
         match error {
             PoolError::Overflow => Self::Overflow,
             PoolError::Connect(ConnectError::Timeout) => Self::ConnectTimeout,
-            PoolError::Connect(ConnectError::Io(error)) => Self::Connect(why(&error)),
+            PoolError::Connect(ConnectError::Io(error)) => {
+                Self::Connect(format!("delayed_connect_error: {}", why(&error)))
+            }
+            PoolError::Connect(ConnectError::Pipe { path, source }) => {
+                Self::Connect(format!("immediate_connect_error: {}|remote_address:{path}", why(&source)))
+            }
             PoolError::Connect(ConnectError::Local(reason)) => Self::Local(reason.transport()),
             PoolError::Connect(ConnectError::Tls(reason)) => Self::Tls(reason),
             PoolError::Handshake => Self::Terminated,
