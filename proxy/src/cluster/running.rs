@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -53,6 +53,7 @@ impl Cold {
         {
             let _ = checked.wait_for(|checked| *checked).await;
         }
+        self.cluster.in_force.store(true, Relaxed);
     }
 }
 
@@ -90,9 +91,10 @@ pub async fn start(
     files: FollowFile,
 ) -> Result<Running, dns::SetupError> {
     let mut tasks = JoinSet::new();
-    let mut cold = Vec::new();
+    let (mut cold, mut all) = (Vec::new(), Vec::new());
     for cluster in clusters {
         let waits = cluster.wait_for_warm;
+        all.push(cluster.clone());
         let begun = begin(&mut tasks, cluster, files)?;
         if waits {
             cold.push(begun);
@@ -106,6 +108,7 @@ pub async fn start(
     if tokio::time::timeout(FIRST_CHECK, checks).await.is_err() {
         tracing::warn!("some hosts have not been checked yet; serving without them");
     }
+    all.iter().for_each(|cluster| cluster.in_force.store(true, Relaxed));
     Ok(Running { _tasks: tasks })
 }
 

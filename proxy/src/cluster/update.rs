@@ -8,9 +8,12 @@ use std::{
 use hashbrown::{HashMap, HashSet};
 
 use super::clock;
-use crate::config::cluster::{
-    AssignmentPolicy, Cluster, Discovery, Drops, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights,
-    Zones,
+use crate::{
+    config::cluster::{
+        AssignmentPolicy, Cluster, Discovery, Drops, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights,
+        Told, Zones,
+    },
+    telemetry::stats::Counter,
 };
 
 /// Why a request is turned away.
@@ -78,7 +81,7 @@ impl Cluster {
         if !changed.is_empty() {
             // Counted by priority, as in Envoy.
             changed.iter().for_each(|_| self.stats.inc(self.stats.membership_change));
-            self.changed_now();
+            self.changed_now(changed.len());
             self.membership.send_replace(());
         } else {
             self.changed();
@@ -99,7 +102,7 @@ impl Cluster {
     pub(super) fn set_hosts(&self, endpoints: Vec<Endpoint>) {
         self.endpoints.store(Arc::new(EndpointSet::new(endpoints)));
         self.stats.inc(self.stats.membership_change);
-        self.changed_now();
+        self.changed_now(1);
         self.membership.send_replace(());
     }
 
@@ -186,23 +189,45 @@ impl Cluster {
         let set = EndpointSet::with(left, &weights, self.local.as_deref(), current.policy.clone());
         self.endpoints.store(Arc::new(set));
         self.stats.inc(self.stats.membership_change);
-        self.changed_now();
+        self.changed_now(1);
         self.membership.send_replace(());
     }
 
     /// Tells workers and statistics that health has changed: workers perhaps a little later, with other such changes.
     pub fn changed(&self) {
         self.count_members();
-        if self.merge.admits(clock::now()) {
+        let told = self.merge.decide(clock::now());
+        // Envoy has every priority anew.
+        let priorities = self.endpoints.load().priorities().len();
+        let manager = &self.stats.manager;
+        if let Told::Outside { cancelled } = told {
+            self.count_updates(manager.update_out_of_merge_window, priorities);
+            if cancelled {
+                self.count_updates(manager.update_merge_cancelled, priorities);
+            }
+        }
+        if told != Told::Later {
+            self.count_updates(manager.cluster_updated, priorities);
             self.tell();
         }
     }
 
-    /// Tells workers and statistics at once.
-    pub fn changed_now(&self) {
+    /// Tells workers and statistics at once that hosts of so many priorities have come or gone.
+    pub(super) fn changed_now(&self, priorities: usize) {
         self.count_members();
-        self.merge.told(clock::now());
+        let manager = &self.stats.manager;
+        self.count_updates(manager.cluster_updated, priorities);
+        if self.merge.tell_all(clock::now()) {
+            self.count_updates(manager.update_merge_cancelled, priorities);
+        }
         self.tell();
+    }
+
+    /// Before it is in force, Envoy counts none.
+    fn count_updates(&self, counter: Counter, priorities: usize) {
+        if self.in_force.load(Ordering::Relaxed) {
+            self.stats.add(counter, priorities as u64);
+        }
     }
 
     /// Makes workers look again.
@@ -258,7 +283,9 @@ pub(super) async fn merge(cluster: Weak<Cluster>) {
         // While it waits, the cluster is kept: a task of a cluster that is gone ends at the next change.
         let Some(cluster) = cluster.upgrade() else { return };
         if cluster.merge.elapsed().await {
-            cluster.merge.told(clock::now());
+            cluster.merge.tell_all(clock::now());
+            let priorities = cluster.endpoints.load().priorities().len();
+            cluster.count_updates(cluster.stats.manager.cluster_updated_via_merge, priorities);
             cluster.tell();
         }
     }

@@ -37,7 +37,7 @@ pub use self::{
     },
     host::{Admitted, Health, HealthFlags, Host, HostStats, Monitor, Rate},
     limits::{Breaker, Gauge, InUse, RetryBudget, RoutingPriority, Thresholds, Usage},
-    merge::MergeWindow,
+    merge::{MergeWindow, Told},
     original::{DESTINATION_KEY, NotedDestination, OriginalHosts},
     policies::RoutePolicies,
     tally::Tally,
@@ -115,6 +115,10 @@ pub struct Cluster {
     pub health: Option<HealthCheck>,
     /// Hosts that leave the configuration leave at once, whatever active health checks say.
     pub ignore_health_on_removal: bool,
+    /// It has been warm.
+    pub in_force: AtomicBool,
+    /// Connections that carry TCP end when their host becomes unhealthy.
+    pub closes_on_failure: bool,
     /// Serving waits for the endpoints and for their first health checks.
     pub wait_for_warm: bool,
     /// There has been a connection.
@@ -331,6 +335,8 @@ impl Cluster {
             outlier: None,
             health: None,
             ignore_health_on_removal: false,
+            closes_on_failure: false,
+            in_force: AtomicBool::new(false),
             wait_for_warm: true,
             has_traffic: AtomicBool::new(false),
             changes: AtomicU64::new(1),

@@ -22,7 +22,7 @@ use crate::{
     },
     config::{
         Cluster,
-        cluster::InUse,
+        cluster::{Host, InUse},
         tcp::{Settings, Target, Tunneling, WeightedCluster},
         tls::Transport,
     },
@@ -66,6 +66,12 @@ impl Held {
         let Account { cluster, shard, .. } = &*self.account;
         shard.add(cluster.stats.upstream_cx_tx_bytes_total, sent);
         shard.add(cluster.stats.upstream_cx_rx_bytes_total, received);
+    }
+
+    /// The host, if the connection is to end when that becomes unhealthy.
+    pub(super) fn to_end_with(&self) -> Option<Arc<Host>> {
+        let Account { cluster, endpoint, .. } = &*self.account;
+        cluster.closes_on_failure.then(|| endpoint.host.clone())
     }
 
     /// Whether the upstream ended the connection.

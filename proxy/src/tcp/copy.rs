@@ -50,6 +50,8 @@ pub enum Ended {
     Cut,
     /// The gate did not let the client's bytes pass.
     Refused,
+    /// The upstream's host has become unhealthy.
+    HostFailed,
     /// One side's socket failed: reset, or gone.
     Failed(Side, io::Error),
 }
@@ -63,6 +65,7 @@ impl fmt::Display for Ended {
             Self::Leaves => f.write_str("passed on"),
             Self::Cut => f.write_str("cut"),
             Self::Refused => f.write_str("refused"),
+            Self::HostFailed => f.write_str("the host is unhealthy"),
             Self::Failed(Side::Downstream, error) => write!(f, "downstream: {error}"),
             Self::Failed(Side::Upstream, error) => write!(f, "upstream: {error}"),
         }
@@ -169,7 +172,13 @@ pub(crate) async fn both_ways(
     match &ended {
         Ended::Failed(Side::Downstream, _) => reset_on_close(upstream),
         Ended::Failed(Side::Upstream, _) => reset_on_close(downstream),
-        Ended::Finished { .. } | Ended::Idle | Ended::Lull | Ended::Leaves | Ended::Cut | Ended::Refused => {}
+        Ended::Finished { .. }
+        | Ended::Idle
+        | Ended::Lull
+        | Ended::Leaves
+        | Ended::Cut
+        | Ended::Refused
+        | Ended::HostFailed => {}
     }
     ended
 }

@@ -20,7 +20,10 @@ use self::{
 };
 use crate::{
     access_log::{CloseType, Flag, LogType},
-    config::tcp::{Settings, Target, TcpProxy},
+    config::{
+        cluster::Host,
+        tcp::{Settings, Target, TcpProxy},
+    },
     downstream::{Downstream, Meter, Origin},
     drain::DrainWatch,
     pod::{
@@ -164,11 +167,13 @@ async fn carry(
 ) {
     let drain = downstream.drain.clone();
     let (began, log) = (Instant::now(), &proxy.settings.log);
+    let host = upstream.held.as_ref().and_then(Held::to_end_with);
     let ended = tokio::select! {
         biased;
         ended = copy(worker, &mut downstream, &mut upstream, proxy, line) => Some(ended),
         () = until(too_old) => None,
         () = Seldom::new(cut(&drain, line)) => Some(Ended::Cut),
+        () = Seldom::new(failed(host.as_deref())) => Some(Ended::HostFailed),
         () = every(log.interval, began, || line.write_now(LogType::TcpPeriodic)) => None,
     };
     let Upstream { stream, held, gate, .. } = upstream;
@@ -296,6 +301,14 @@ async fn cut(drain: &DrainWatch, line: &Line) {
     }
 }
 
+/// Resolves when a host becomes unhealthy.
+async fn failed(host: Option<&Host>) {
+    match host {
+        Some(host) => host.failed.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// How a connection has ended: for its line, its cluster and the log.
 fn tell(
     worker: &Worker,
@@ -323,7 +336,7 @@ fn tell(
         Ended::Cut => {
             (line.entry.upstream_close, line.entry.downstream_close) = (CloseType::LocalReset, CloseType::LocalReset);
         }
-        Ended::Finished { .. } | Ended::Lull | Ended::Leaves | Ended::Refused => {}
+        Ended::Finished { .. } | Ended::Lull | Ended::Leaves | Ended::Refused | Ended::HostFailed => {}
     }
     if let Some(held) = held {
         held.ended_remotely(matches!(

@@ -148,7 +148,7 @@ mod tests {
         a.endpoints.load().iter().for_each(|endpoint| {
             endpoint.host.set(HealthFlags::FAILED_ACTIVE);
         });
-        a.changed_now();
+        a.changed_now(1);
         assert!(!aggregated.is_current(&members));
         assert_eq!(chosen(&Aggregated::new(&members, 50), &[]), Some(("b".into(), 0, 2, false)));
     }

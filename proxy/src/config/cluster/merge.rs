@@ -3,7 +3,7 @@
 use std::{
     sync::atomic::{
         AtomicBool, AtomicU64,
-        Ordering::{AcqRel, Acquire},
+        Ordering::{AcqRel, Acquire, Release},
     },
     time::Duration,
 };
@@ -19,6 +19,20 @@ pub struct MergeWindow {
     wake: Notify,
 }
 
+/// What becomes of a change of health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It is told at once, as each is.
+    Unmerged,
+    /// It is told at once, as there was none for a while.
+    Outside {
+        /// With one that was pending.
+        cancelled: bool,
+    },
+    /// It is pending.
+    Later,
+}
+
 impl MergeWindow {
     /// Envoy's default.
     pub const DEFAULT: Duration = Duration::from_secs(1);
@@ -28,24 +42,27 @@ impl MergeWindow {
         Self { window, ..Self::default() }
     }
 
-    /// Whether a change of health at `now` (milliseconds) is to be told at once. If not, it is pending.
-    pub fn admits(&self, now: u64) -> bool {
+    /// What becomes of a change of health at `now` (milliseconds).
+    pub fn decide(&self, now: u64) -> Told {
+        if self.window.is_zero() {
+            self.tell_all(now);
+            return Told::Unmerged;
+        }
         let window = u64::try_from(self.window.as_millis()).unwrap_or(u64::MAX);
         let last = self.last.load(Acquire);
-        if window == 0 || last == 0 || now.saturating_sub(last) > window {
-            self.told(now);
-            return true;
+        if last == 0 || now.saturating_sub(last) > window {
+            return Told::Outside { cancelled: self.tell_all(now) };
         }
         if !self.pending.swap(true, AcqRel) {
             self.wake.notify_one();
         }
-        false
+        Told::Later
     }
 
-    /// Everything up to `now` has been told.
-    pub fn told(&self, now: u64) {
-        self.last.store(now, std::sync::atomic::Ordering::Release);
-        self.pending.store(false, std::sync::atomic::Ordering::Release);
+    /// Everything up to `now` is told. Whether something was pending.
+    pub fn tell_all(&self, now: u64) -> bool {
+        self.last.store(now, Release);
+        self.pending.swap(false, AcqRel)
     }
 
     /// Waits for a change to be pending, and then for the window's length. Whether it is still pending.
@@ -63,9 +80,11 @@ mod tests {
     #[test]
     fn the_first_change_passes_and_the_next_waits() {
         let window = MergeWindow::new(Duration::from_millis(100));
-        assert!(window.admits(1));
-        assert!(!window.admits(50) && window.pending.load(Acquire));
-        assert!(window.admits(200) && !window.pending.load(Acquire));
-        assert!(MergeWindow::default().admits(1) && MergeWindow::default().admits(1));
+        assert_eq!(window.decide(1), Told::Outside { cancelled: false });
+        assert_eq!(window.decide(50), Told::Later);
+        assert_eq!(window.decide(200), Told::Outside { cancelled: true });
+        assert_eq!(window.decide(250), Told::Later);
+        assert!(window.tell_all(260) && !window.tell_all(270));
+        assert_eq!(MergeWindow::default().decide(1), Told::Unmerged);
     }
 }

@@ -161,6 +161,21 @@ pub struct HashedGauges {
     pub most: Gauge,
 }
 
+handles! {
+    /// How changes of all clusters' hosts have reached the workers: below `cluster_manager.`.
+    #[expect(missing_docs, reason = "the names are Envoy's, and documented there")]
+    ManagerCounters {
+        counters {
+            cluster_updated
+            cluster_updated_via_merge
+            update_merge_cancelled
+            update_out_of_merge_window
+        }
+        gauges {}
+        histograms {}
+    }
+}
+
 /// Every handle of a cluster.
 #[derive(Default)]
 pub struct ClusterStats {
@@ -189,6 +204,8 @@ pub struct ClusterStats {
     alternatives: Option<LateResponses>,
     shared: Shared,
     store: Option<Store>,
+    /// What all clusters count together.
+    pub manager: ManagerCounters,
     /// What its connections count by what they speak.
     pub codecs: CodecStats,
     /// Keep names that are registered in scopes of their own.
@@ -224,6 +241,7 @@ impl ClusterStats {
         let breakers = ["circuit_breakers.default", "circuit_breakers.high"].map(|name| scope.scope(name));
         let store = Store::of(&scope);
         let traffic = Traffic::register(&scope);
+        let manager = store.as_ref().map(|store| store.root().scope("cluster_manager")).unwrap_or_default();
         if let Some(store) = &store {
             store.set(traffic.warming_state, 0);
         }
@@ -254,9 +272,10 @@ impl ClusterStats {
             alternatives: Some(LateResponses::new(&scope, "")),
             shared: store.as_ref().map(Store::shared).unwrap_or_default(),
             store,
+            manager: ManagerCounters::register(&manager),
             codecs: CodecStats::new(&scope),
             scope,
-            _scopes: breakers.into(),
+            _scopes: breakers.into_iter().chain([manager]).collect(),
         }
     }
 
@@ -289,6 +308,11 @@ impl ClusterStats {
     /// Counts one, from any thread: for what is rare. Workers have shards of their own.
     pub fn inc(&self, counter: Counter) {
         self.shared.inc(counter);
+    }
+
+    /// Counts `n`, as [`inc`](Self::inc).
+    pub fn add(&self, counter: Counter, n: u64) {
+        self.shared.add(counter, n);
     }
 
     /// The shard of the control thread, for use there.

@@ -35,7 +35,8 @@ use crate::{
     },
 };
 
-const SUPPORTED: [&str; 42] = [
+const SUPPORTED: [&str; 43] = [
+    "close_connections_on_host_health_failure",
     "filters",
     "upstream_bind_config",
     "cluster_type",
@@ -80,9 +81,8 @@ const SUPPORTED: [&str; 42] = [
     "outlier_detection",
 ];
 
-const HARMLESS: [&str; 9] = [
+const HARMLESS: [&str; 8] = [
     "per_connection_buffer_limit_bytes",
-    "close_connections_on_host_health_failure",
     "track_timeout_budgets",
     "track_cluster_stats",
     "stats_matcher",
@@ -172,6 +172,8 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         high: Breaker { limits: high_limits, usage: Usage::default() },
         outlier: outlier(cx, message.outlier_detection.as_ref(), &scope, &sub(at, "outlier_detection"))?,
         health,
+        in_force: AtomicBool::new(false),
+        closes_on_failure: message.close_connections_on_host_health_failure,
         ignore_health_on_removal: message.ignore_health_on_host_removal,
         wait_for_warm: message.wait_for_warm_on_init.unwrap_or(true),
         has_traffic: AtomicBool::new(false),
