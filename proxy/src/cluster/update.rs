@@ -84,7 +84,8 @@ impl Cluster {
             self.changed_now(changed.len());
             self.membership.send_replace(());
         } else {
-            self.changed();
+            // What an assignment says of hosts is told at once, too, as in Envoy.
+            self.changed_now(1);
         }
         true
     }
