@@ -52,6 +52,7 @@ impl Wanted {
             }
             Field::GrpcStatus(_) => self.add_status(),
             Field::StreamId => self.add_request(&HeaderName::Plain(REQUEST_ID)),
+            Field::Cel(cel) => cel.each_attribute(&mut |attribute| self.add_attribute(attribute)),
             Field::Size(_) => self.sizes = true,
             Field::Bytes(Bytes::Body, _) => {}
             Field::Bytes(..) => self.meters = true,

@@ -7,6 +7,7 @@ mod attribute;
 mod compile;
 mod evaluate;
 mod operation;
+mod print;
 mod syntax;
 mod value;
 
@@ -38,6 +39,11 @@ impl Expression {
     /// Whether it is true. As in Envoy an error, for instance an attribute that there is not, is not.
     pub fn holds(&self, attributes: &dyn Attributes) -> bool {
         matches!(self.root.evaluate(attributes), Ok(Value::Bool(true)))
+    }
+
+    /// Its value; none: an error, for instance an attribute that there is not.
+    pub fn value<'a>(&'a self, attributes: &'a dyn Attributes) -> Option<Value<'a>> {
+        self.root.evaluate(attributes).ok()
     }
 
     /// Visits every attribute that it names.

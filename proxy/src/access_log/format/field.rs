@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{time::TimeFormat, tls::TlsField};
+use super::{cel::Cel, time::TimeFormat, tls::TlsField};
 use crate::access_log::header_name::HeaderName;
 
 /// `name?or`.
@@ -331,6 +331,8 @@ pub enum Field {
         /// As what it is, in JSON; else as a text.
         typed: bool,
     },
+    /// `CEL(expression)`, `TYPED_CEL(expression)`.
+    Cel(Cel),
     /// `LOCAL_REPLY_BODY`.
     LocalReplyBody,
     /// The first of several operators that has a value.

@@ -3,6 +3,7 @@
 //! Parsed once, off the data path; a format is a flat list of pieces, written into a buffer without further allocation.
 //! The same strings are used in access logs (an absent value is `-`) and in headers to add (an absent value is empty).
 
+mod cel;
 mod coalesce;
 mod error;
 mod field;

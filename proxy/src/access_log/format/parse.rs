@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    cel::Cel,
     coalesce,
     error::FormatError,
     field::{
@@ -117,9 +118,6 @@ impl<'a> Operator<'a> {
     }
 
     fn field(&self) -> Result<Field, FormatError> {
-        if self.command == "CEL" {
-            return Err(self.bad(format!("%CEL({})% is not supported yet", self.parameter)));
-        }
         if let Some(field) = plain(self.command) {
             self.verify(Takes::Nothing)?;
             return Ok(field);
@@ -218,6 +216,11 @@ impl<'a> Operator<'a> {
             "UPSTREAM_METADATA" => (Takes::Required, |operator| Ok(metadata(MetadataOf::Host, operator.parameter))),
             "METADATA" => (Takes::OptionalAndLength, Self::any_metadata),
             "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => (Takes::OptionalAndLength, Self::filter_state),
+            "CEL" | "TYPED_CEL" => (Takes::RequiredAndLength, |operator| {
+                let typed = operator.command == "TYPED_CEL";
+                let cel = Cel::parse(operator.parameter, typed).map_err(|message| operator.bad(message))?;
+                Ok(Field::Cel(cel))
+            }),
             "COALESCE" => (Takes::RequiredAndLength, |operator| {
                 Ok(Field::Coalesce(
                     coalesce::operators(operator.parameter, named).map_err(|message| operator.bad(message))?,

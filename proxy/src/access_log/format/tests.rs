@@ -124,7 +124,7 @@ fn json_keeps_types() {
 fn bad_formats_say_what_is_wrong() {
     for (format, message) in [
         ("%NOPE%", "Not supported field in StreamInfo: NOPE"),
-        ("%CEL(1)%", "%CEL(1)% is not supported yet"),
+        ("%CEL()%", "CEL requires parameters"),
         ("a % b\n", "Incorrect configuration: a % b. Couldn't find valid command at position 2"),
         ("%REQ(x)", "Incorrect configuration: %REQ(x). Couldn't find valid command at position 0"),
         ("%REQ(x):y%", "Incorrect configuration: %REQ(x):y%. Couldn't find valid command at position 0"),

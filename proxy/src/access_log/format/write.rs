@@ -63,6 +63,11 @@ impl Limited {
                     metadata::find(view.entry, *of, namespace, path, |found| metadata::write_json(out, &found));
                 return written.unwrap_or(false);
             }
+            Field::Cel(cel) => {
+                if let Some(written) = cel.write_json(out, view, self.limit) {
+                    return written;
+                }
+            }
             Field::FilterState { key, typed: true } => return filter_state::write_typed(out, view.entry, key),
             Field::Coalesce(operators) => {
                 let start = out.len();
@@ -228,6 +233,7 @@ impl Field {
             }
             Self::FilterState { key, typed: true } => filter_state::write_typed(out, entry, key),
             Self::FilterState { key, typed: false } => filter_state::write_plain(out, entry, key),
+            Self::Cel(cel) => cel.write(out, view),
             Self::LocalReplyBody => {
                 out.extend_from_slice(entry.local_reply.as_deref().unwrap_or_default());
                 true
