@@ -131,8 +131,9 @@ async fn forced_within(mut phase: watch::Receiver<Phase>, ahead: Duration) {
             Phase::Serving => None,
         };
         let deadline = deadline.map(|deadline| deadline.checked_sub(ahead).unwrap_or(deadline));
+        // Each connection waits here, for a change. What a drain needs beside stands apart until there is one.
         let moved = match deadline {
-            Some(deadline) => match tokio::time::timeout_at(deadline, phase.changed()).await {
+            Some(deadline) => match Box::pin(tokio::time::timeout_at(deadline, phase.changed())).await {
                 Err(_) => return,
                 Ok(moved) => moved,
             },
@@ -140,7 +141,7 @@ async fn forced_within(mut phase: watch::Receiver<Phase>, ahead: Duration) {
         };
         if moved.is_err() {
             match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                Some(deadline) => Box::pin(tokio::time::sleep_until(deadline)).await,
                 None => std::future::pending::<()>().await,
             }
             return;

@@ -1,5 +1,7 @@
 //! The limits of a connection: how long it may idle and exist, which is followed by a drain, and how long its client may
 //! keep it waiting.
+//!
+//! Each connection has these futures for as long as it lasts. The sleeps that few ever come to are boxed.
 
 use std::time::Duration;
 
@@ -54,7 +56,7 @@ pub(super) async fn drained(connection: &Connection) {
     let drained = async {
         connection.drains().await;
         if !connection.multiplexed {
-            tokio::time::sleep(connection.manager.drain_timeout).await;
+            Box::pin(tokio::time::sleep(connection.manager.drain_timeout)).await;
         }
     };
     tokio::select! {
@@ -96,7 +98,7 @@ async fn slow_head(connection: &Connection) -> SlowHead {
         match connection.activity.head_began() {
             None => connection.activity.head_begins().await,
             Some(began) => {
-                tokio::time::sleep_until(began + timeout).await;
+                Box::pin(tokio::time::sleep_until(began + timeout)).await;
                 if connection.activity.head_began() == Some(began) {
                     return slow;
                 }
@@ -113,12 +115,12 @@ pub(super) async fn blocked(connection: &Connection) {
         match connection.activity.blocked_since() {
             None => connection.activity.blocks().await,
             Some(since) => {
-                tokio::time::sleep_until(since + timeout).await;
+                Box::pin(tokio::time::sleep_until(since + timeout)).await;
                 while connection.activity.blocked_since() == Some(since) {
                     if connection.activity.active() == 0 {
                         return;
                     }
-                    tokio::time::sleep(timeout).await;
+                    Box::pin(tokio::time::sleep(timeout)).await;
                 }
             }
         }

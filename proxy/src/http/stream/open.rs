@@ -34,7 +34,8 @@ impl Open {
     /// Resolves, and is counted, when it has existed for as long as it may.
     pub(in crate::http) async fn too_old(&self) {
         match self.manager.max_connection_duration {
-            Some(limit) => tokio::time::sleep_until((self.began + limit).into()).await,
+            // Few have one.
+            Some(limit) => Box::pin(tokio::time::sleep_until((self.began + limit).into())).await,
             None => std::future::pending().await,
         }
         self.worker.stats.inc(self.manager.stats.own.downstream_cx_max_duration_reached);
