@@ -19,7 +19,7 @@ pub use keep::keep;
 pub use mount::mount_bpffs;
 pub use uninstall::uninstall;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
@@ -44,6 +44,10 @@ use node::Node;
 
 /// Threads of the runtime; one may be busy with a step of the reconciler.
 const THREADS: usize = 2;
+/// Threads for what may block, looks into pods' namespaces for instance. Without a bound each step of the reconciler may
+/// get one more (`block_in_place`), of which the allocator keeps what it has freed: many pods that come at once would leave
+/// dozens behind.
+const BLOCKING_THREADS: usize = 8;
 /// How long what still runs when the agent steps down may take.
 const LAST_STEPS: Duration = Duration::from_secs(3);
 
@@ -54,10 +58,14 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     memory::share_one_heap();
     let node = Node::look(config, ebpf_logs)?;
     raise_file_limit();
-    let outer = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let outer = runtime(1)?;
     let result = live(&outer, &node);
     Runtime::shutdown_background(outer);
     result
+}
+
+fn runtime(threads: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(threads).max_blocking_threads(BLOCKING_THREADS).enable_all().build()
 }
 
 /// Leads, steps down, waits and leads again, until the end. Each time that the agent leads has a runtime of its own: what
@@ -81,7 +89,7 @@ fn live(outer: &Runtime, node: &Node) -> anyhow::Result<()> {
             Some(Err(error)) => return Err(error.into()),
             None => return Ok(()),
         };
-        let inner = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
+        let inner = runtime(THREADS)?;
         let led = inner.block_on(lead(node, tenure, &end));
         // Requests for sockets may wait on the pool of blocking threads; nobody waits for them any more.
         inner.shutdown_timeout(LAST_STEPS);
