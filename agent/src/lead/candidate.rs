@@ -95,6 +95,13 @@ impl Candidate {
         self.asks = true;
     }
 
+    /// Resolves when no agent is there any more that takes weir off the node.
+    pub async fn departed(&self) {
+        while self.lookout.sees_departure() {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Takes the lead. The first time whoever has it is asked to step down; later, or if that one superseded this one, this
     /// waits until the lock is free. `held` is what a tenure before this one held.
     pub async fn take(&mut self, held: Vec<ListenersHandedBack>) -> Result<Tenure, Error> {
@@ -333,7 +340,9 @@ mod tests {
         assert!(matches!(waiting.await.unwrap(), Err(Error::Departed)));
         assert!(!directory.path().join("pins/blue").exists(), "nothing is put back");
         // Taken back, the one that led does so again.
+        assert!(tokio::time::timeout(Duration::from_millis(50), new.departed()).await.is_err());
         drop((second, departure));
+        new.departed().await;
         assert!(new.take(Vec::new()).await.is_ok() && *new.standing().borrow() == Standing::Leads);
         stepping_down.abort();
     }

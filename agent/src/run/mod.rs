@@ -81,10 +81,15 @@ fn live(outer: &Runtime, node: &Node) -> anyhow::Result<()> {
         let tenure = match taken {
             Some(Ok(tenure)) => tenure,
             Some(Err(lead::Error::Departed)) => {
-                tracing::info!("another agent takes weir off this node; this one waits to be ended");
+                tracing::info!(
+                    "another agent takes weir off this node; this one waits to be ended, or to be wanted again"
+                );
                 node.health.enter(Stage::Uninstalled);
-                outer.block_on(end.cancelled());
-                return Ok(());
+                if outer.block_on(end.run_until_cancelled(wanted(node, &candidate))).is_none() {
+                    return Ok(());
+                }
+                outer.block_on(return_to_node(node, &mut candidate))?;
+                continue;
             }
             Some(Err(error)) => return Err(error.into()),
             None => return Ok(()),
@@ -102,10 +107,7 @@ fn live(outer: &Runtime, node: &Node) -> anyhow::Result<()> {
                 }
                 tracing::info!("the uninstall was taken back; this agent enrols pods again");
                 drop(departure);
-                node.health.enter(Stage::Starting);
-                candidate.begin_anew();
-                // The kubelet may have read the profile's directory already: it is there again before the proxy is.
-                outer.block_on(prepare(node))?;
+                outer.block_on(return_to_node(node, &mut candidate))?;
                 continue;
             }
             Led::Unbound(redirect, sockets) => {
@@ -154,6 +156,27 @@ async fn prepare(node: &Node) -> anyhow::Result<()> {
         seccomp::write(&settings.profile)?;
     }
     Ok(())
+}
+
+/// What is done before an agent may lead where weir was taken off the node.
+async fn return_to_node(node: &Node, candidate: &mut Candidate) -> anyhow::Result<()> {
+    node.health.enter(Stage::Starting);
+    candidate.begin_anew();
+    // The kubelet may have read the profile's directory already: it is there again before the proxy is.
+    prepare(node).await
+}
+
+/// Resolves when the agent that takes weir off the node has gone, and this one is not to go too: it is of another
+/// installation, that came at once, or the uninstall was taken back. Never where nobody can say so.
+async fn wanted(node: &Node, candidate: &Candidate) {
+    candidate.departed().await;
+    if let Source::Kubernetes(source) = &node.config.source {
+        match kubernetes::client(source.kubeconfig.as_deref()).await {
+            Ok(client) => return kubernetes::wanted(&client, source).await,
+            Err(error) => tracing::warn!(%error, "whether weir is uninstalled cannot be told"),
+        }
+    }
+    std::future::pending().await
 }
 
 /// Resolves when weir is to be on the node again; never where nobody can say so.

@@ -187,6 +187,28 @@ impl Handle {
     }
 }
 
+/// Resolves when the DaemonSet of the agent's own pod is not being uninstalled; never where that is not known. Asks by
+/// itself, as nothing is followed by then.
+pub async fn wanted(client: &Client, source: &KubernetesSource) {
+    let Some(own_pod) = &source.pod else { return std::future::pending().await };
+    loop {
+        match is_wanted(client, &source.namespace, own_pod).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "whether weir is uninstalled cannot be told now"),
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn is_wanted(client: &Client, own_namespace: &str, own_pod: &str) -> Result<bool, requests::Failure> {
+    let pods = format!("/api/v1/namespaces/{own_namespace}/pods");
+    let pod = requests::get::<objects::PodObject>(client, &pods, own_pod, ASKING).await?.object;
+    let namespace =
+        requests::get::<objects::NamespaceObject>(client, "/api/v1/namespaces", own_namespace, ASKING).await?.object;
+    Ok(pod.controller.is_some() && namespace.uninstall != pod.controller)
+}
+
 /// Follows the pods of this node until the follower is dropped. To be called within a runtime.
 pub fn follow(client: Client, settings: Settings, locator: Arc<Locator>) -> (Follower, Handle) {
     let recalled = record::Record::recall(&settings.record, &settings.node);
