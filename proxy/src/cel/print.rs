@@ -72,8 +72,8 @@ impl Value<'_> {
 fn thirds(nanos: u64) -> String {
     match nanos {
         0 => String::new(),
-        _ if nanos % MILLI == 0 => format!(".{:03}", nanos / MILLI),
-        _ if nanos % MICRO == 0 => format!(".{:06}", nanos / MICRO),
+        _ if nanos.is_multiple_of(MILLI) => format!(".{:03}", nanos / MILLI),
+        _ if nanos.is_multiple_of(MICRO) => format!(".{:06}", nanos / MICRO),
         _ => format!(".{nanos:09}"),
     }
 }
