@@ -204,6 +204,7 @@ fn name_of(matcher: &HeaderMatcher) -> HeaderName {
         MatchedHeader::Path => HeaderName::Path,
         MatchedHeader::Authority => HeaderName::Authority,
         MatchedHeader::Scheme => HeaderName::Scheme,
+        MatchedHeader::Status => HeaderName::Status,
         MatchedHeader::Plain(name) => HeaderName::Plain(name.clone()),
     }
 }

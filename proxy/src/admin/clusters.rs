@@ -311,6 +311,7 @@ impl HostView {
             (HealthFlags::PENDING_ACTIVE, "pending_active_hc"),
             (HealthFlags::EXCLUDED_IMMEDIATE, "excluded_via_immediate_hc_fail"),
             (HealthFlags::ACTIVE_TIMEOUT, "active_hc_timeout"),
+            (HealthFlags::DEGRADED_OUTLIER, "failed_degraded_outlier_detection"),
         ] {
             if flag == HealthFlags::OF_EDS {
                 status.insert(name.into(), self.health().into());

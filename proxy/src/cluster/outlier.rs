@@ -16,8 +16,8 @@ use serde_json::{Map, Value, json};
 use super::clock;
 use crate::{
     config::cluster::{
-        Cluster, Endpoint, HealthFlags, Rate,
-        outlier::{Detector, Kind},
+        Cluster, Endpoint, HealthFlags, Rate, Spell,
+        outlier::{Detector, Kind, Settings},
     },
     telemetry::events::timestamp,
     wire::named::NamedAddress,
@@ -135,13 +135,7 @@ impl Cluster {
             self.stats.inc(stats.enforced[kind as usize]);
             let monitor = &endpoint.host.outlier;
             monitor.ejections.fetch_add(1, Relaxed);
-            monitor.ejected_at.store(clock::now(), Relaxed);
-            let jitter = fastrand::u64(0..=millis(settings.jitter));
-            monitor.jitter.store(jitter, Relaxed);
-            let backoff = monitor.backoff.load(Relaxed);
-            if settings.base_ejection * backoff < settings.max_ejection + settings.base_ejection {
-                monitor.backoff.store(backoff + 1, Relaxed);
-            }
+            monitor.ejection.begin(settings);
             self.stats.set(stats.active, u64::from(detector.ejected.load(Relaxed)));
             tracing::info!(cluster = %self.name, host = %endpoint.address, why = kind.name(), "ejected");
             endpoint.host.failed.notify_waiters();
@@ -161,16 +155,51 @@ impl Cluster {
         for failures in [&monitor.consecutive_5xx, &monitor.consecutive_gateway, &monitor.consecutive_local] {
             failures.store(0, Relaxed);
         }
-        monitor.unejected_at.store(clock::now(), Relaxed);
+        monitor.ejection.ended.store(clock::now(), Relaxed);
         let left = detector.ejected.fetch_sub(1, AcqRel) - 1;
         self.stats.set(detector.stats.active, u64::from(left));
         tracing::info!(cluster = %self.name, host = %endpoint.address, "no longer ejected");
         self.changed();
+        self.tell_return(detector, endpoint);
+    }
+
+    /// A host has said of itself that it is degraded.
+    pub fn admits_degradation(&self, endpoint: &Endpoint) {
+        let Some(detector) = self.outlier.as_ref().filter(|detector| detector.settings.degrades) else { return };
+        if !endpoint.host.set(HealthFlags::DEGRADED_OUTLIER) {
+            return;
+        }
+        let monitor = &endpoint.host.outlier;
+        monitor.degradation.begin(&detector.settings);
+        self.stats.inc(detector.stats.degraded);
+        tracing::info!(cluster = %self.name, host = %endpoint.address, "degraded");
+        self.changed();
         if let Some(log) = &detector.log {
-            let mut event = event(self, endpoint, Kind::Consecutive5xx, monitor.ejected_at.load(Relaxed), "UNEJECT");
-            event.insert("enforced".into(), false.into());
+            let mut event = event(self, endpoint, "DEGRADED", monitor.ejection.ended.load(Relaxed), "EJECT");
+            event.insert("enforced".into(), true.into());
+            event.insert("eject_consecutive_event".into(), json!({}));
             log.write(event);
         }
+    }
+
+    /// Takes a host for degraded no longer.
+    fn recover(&self, detector: &Detector, endpoint: &Endpoint) {
+        if !endpoint.host.clear(HealthFlags::DEGRADED_OUTLIER) {
+            return;
+        }
+        endpoint.host.outlier.degradation.ended.store(clock::now(), Relaxed);
+        tracing::info!(cluster = %self.name, host = %endpoint.address, "no longer degraded");
+        self.changed();
+        self.tell_return(detector, endpoint);
+    }
+
+    /// Logs that a host is used like others again.
+    fn tell_return(&self, detector: &Detector, endpoint: &Endpoint) {
+        let Some(log) = &detector.log else { return };
+        let ejected = endpoint.host.outlier.ejection.began.load(Relaxed);
+        let mut event = event(self, endpoint, Kind::Consecutive5xx.name(), ejected, "UNEJECT");
+        event.insert("enforced".into(), false.into());
+        log.write(event);
     }
 
     /// What happens once in an interval.
@@ -180,12 +209,11 @@ impl Cluster {
         let endpoints = self.endpoints.load_full();
         for endpoint in endpoints.iter() {
             let monitor = &endpoint.host.outlier;
-            if endpoint.host.flags().any(HealthFlags::FAILED_OUTLIER) {
-                let length = (settings.base_ejection * monitor.backoff.load(Relaxed)).min(settings.max_ejection);
-                let until = monitor.ejected_at.load(Relaxed) + millis(length) + monitor.jitter.load(Relaxed);
-                if until <= now {
-                    self.uneject(detector, endpoint);
-                }
+            if endpoint.host.flags().any(HealthFlags::FAILED_OUTLIER) && monitor.ejection.is_over(settings, now) {
+                self.uneject(detector, endpoint);
+            }
+            if endpoint.host.flags().any(HealthFlags::DEGRADED_OUTLIER) && monitor.degradation.is_over(settings, now) {
+                self.recover(detector, endpoint);
             }
         }
         let all: Vec<_> = endpoints.iter().collect();
@@ -204,11 +232,12 @@ impl Cluster {
             Kind::FailurePercentageLocal,
         );
         for endpoint in all {
-            let monitor = &endpoint.host.outlier;
-            let unejected = monitor.unejected_at.load(Relaxed);
-            let quiet = unejected > 0 && now.saturating_sub(unejected) >= millis(settings.interval);
-            if quiet && !endpoint.host.flags().any(HealthFlags::FAILED_OUTLIER) {
-                let _ = monitor.backoff.fetch_update(Relaxed, Relaxed, |backoff| backoff.checked_sub(1));
+            let (monitor, flags) = (&endpoint.host.outlier, endpoint.host.flags());
+            if !flags.any(HealthFlags::FAILED_OUTLIER) {
+                monitor.ejection.pass(settings, now);
+            }
+            if !flags.any(HealthFlags::DEGRADED_OUTLIER) {
+                monitor.degradation.pass(settings, now);
             }
         }
     }
@@ -265,6 +294,32 @@ impl Cluster {
     }
 }
 
+impl Spell {
+    /// Begins.
+    fn begin(&self, settings: &Settings) {
+        self.began.store(clock::now(), Relaxed);
+        self.jitter.store(fastrand::u64(0..=millis(settings.jitter)), Relaxed);
+        let backoff = self.backoff.load(Relaxed);
+        if settings.base_ejection * backoff < settings.max_ejection + settings.base_ejection {
+            self.backoff.store(backoff + 1, Relaxed);
+        }
+    }
+
+    /// Whether it has lasted as long as it is to.
+    fn is_over(&self, settings: &Settings, now: u64) -> bool {
+        let length = (settings.base_ejection * self.backoff.load(Relaxed)).min(settings.max_ejection);
+        self.began.load(Relaxed) + millis(length) + self.jitter.load(Relaxed) <= now
+    }
+
+    /// An interval has passed without: the next one need not last as long.
+    fn pass(&self, settings: &Settings, now: u64) {
+        let ended = self.ended.load(Relaxed);
+        if ended > 0 && now.saturating_sub(ended) >= millis(settings.interval) {
+            let _ = self.backoff.fetch_update(Relaxed, Relaxed, |backoff| backoff.checked_sub(1));
+        }
+    }
+}
+
 /// Mean, and the mean less so many standard deviations (times 1000).
 fn threshold(percents: &[f64], factor: u32) -> (f64, f64) {
     let count = percents.len() as f64;
@@ -294,9 +349,9 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// What every event has, in the order of Envoy's fields. `last` is when the opposite last happened.
-fn event(cluster: &Cluster, endpoint: &Endpoint, kind: Kind, last: u64, action: &str) -> Map<String, Value> {
+fn event(cluster: &Cluster, endpoint: &Endpoint, kind: &str, last: u64, action: &str) -> Map<String, Value> {
     let mut event = Map::new();
-    event.insert("type".into(), kind.name().into());
+    event.insert("type".into(), kind.into());
     event.insert("timestamp".into(), timestamp());
     if last > 0 {
         let seconds = clock::now().saturating_sub(last) / 1000;
@@ -317,7 +372,7 @@ fn ejection(
     enforced: bool,
 ) -> Map<String, Value> {
     let monitor = &endpoint.host.outlier;
-    let mut event = event(cluster, endpoint, kind, monitor.unejected_at.load(Relaxed), "EJECT");
+    let mut event = event(cluster, endpoint, kind.name(), monitor.ejection.ended.load(Relaxed), "EJECT");
     event.insert("enforced".into(), enforced.into());
     let local = matches!(kind, Kind::SuccessRateLocal | Kind::FailurePercentageLocal);
     let rate = |rate: &Rate| rate.last().map_or(0, |percent| percent as u32);

@@ -3,6 +3,7 @@
 pub mod balancing;
 mod consistent;
 mod endpoint;
+mod errors;
 mod hash;
 pub mod health;
 mod host;
@@ -35,7 +36,8 @@ pub use self::{
         AssignmentPolicy, CheckAddress, Drops, Endpoint, EndpointSet, Locality, LocalityEndpoints, LocalityWeights,
         Priority, Template,
     },
-    host::{Admitted, Health, HealthFlags, Host, HostStats, Monitor, Rate},
+    errors::ErrorMatcher,
+    host::{Admitted, Health, HealthFlags, Host, HostStats, Monitor, Rate, Spell},
     limits::{Breaker, Gauge, InUse, RetryBudget, RoutingPriority, Thresholds, Usage},
     merge::{MergeWindow, Told},
     original::{DESTINATION_KEY, NotedDestination, OriginalHosts},
@@ -83,6 +85,8 @@ pub struct Cluster {
     pub auto_names: Option<AutoNames>,
     /// What it says instead of the routes that lead to it.
     pub policies: RoutePolicies,
+    /// Which responses are errors to outlier detection; none: those of 5xx.
+    pub errors: Option<ErrorMatcher>,
     /// Which HTTP it speaks.
     pub protocol: UpstreamProtocol,
     /// HTTP/2 settings.
@@ -319,6 +323,7 @@ impl Cluster {
             transports: Transports::default(),
             auto_names: None,
             policies: RoutePolicies::default(),
+            errors: None,
             protocol: UpstreamProtocol::Http1,
             http2: Http2::default(),
             http1: Http1::default(),

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use crate::matcher::{HeaderMatcher, MatchedHeader, metadata::Metadata};
 
@@ -42,6 +42,7 @@ impl<'a> RequestView<'a> {
             MatchedHeader::Path => Some(self.uri.path_and_query().map_or("", |path| path.as_str()).as_bytes()),
             MatchedHeader::Authority => Some(self.authority),
             MatchedHeader::Scheme => Some(self.scheme.as_bytes()),
+            MatchedHeader::Status => None,
             MatchedHeader::Plain(name) => self.headers.get(name).map(HeaderValue::as_bytes),
         }
     }
@@ -68,8 +69,19 @@ pub fn header_matches(matcher: &HeaderMatcher, request: &RequestView<'_>) -> boo
     }
 }
 
-/// The same for headers only, of a response for example. Of several values one that matches is enough.
-pub fn plain_header_matches(matcher: &HeaderMatcher, name: &HeaderName, headers: &HeaderMap) -> bool {
+/// Whether it takes a response.
+pub fn response_header_matches(matcher: &HeaderMatcher, status: StatusCode, headers: &HeaderMap) -> bool {
+    match &matcher.name {
+        MatchedHeader::Plain(name) => plain_header_matches(matcher, name, headers),
+        MatchedHeader::Status => matcher.matches(Some(status.as_str().as_bytes())),
+        MatchedHeader::Method | MatchedHeader::Path | MatchedHeader::Authority | MatchedHeader::Scheme => {
+            matcher.matches(None)
+        }
+    }
+}
+
+/// Whether it takes headers of this name. Of several values one that matches is enough.
+fn plain_header_matches(matcher: &HeaderMatcher, name: &HeaderName, headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes).peekable();
     if values.peek().is_none() {
         return matcher.matches(None);

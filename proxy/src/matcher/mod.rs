@@ -198,6 +198,8 @@ pub enum MatchedHeader {
     Authority,
     /// `:scheme`.
     Scheme,
+    /// `:status`, which no request has.
+    Status,
     /// Any other header.
     Plain(HeaderName),
 }

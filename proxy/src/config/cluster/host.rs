@@ -35,9 +35,11 @@ impl HealthFlags {
     pub const ACTIVE_TIMEOUT: Self = Self(1 << 8);
     /// EDS says that it is draining.
     pub const DRAINING_EDS: Self = Self(1 << 9);
+    /// It has said of itself that it is degraded (`x-envoy-degraded`).
+    pub const DEGRADED_OUTLIER: Self = Self(1 << 10);
 
     /// Names as `/clusters` spells them, in its order.
-    pub const NAMES: [(Self, &'static str); 10] = [
+    pub const NAMES: [(Self, &'static str); 11] = [
         (Self::FAILED_ACTIVE, "failed_active_hc"),
         (Self::FAILED_OUTLIER, "failed_outlier_check"),
         (Self::FAILED_EDS, "failed_eds_health"),
@@ -48,11 +50,12 @@ impl HealthFlags {
         (Self::EXCLUDED_IMMEDIATE, "excluded_via_immediate_hc_fail"),
         (Self::ACTIVE_TIMEOUT, "active_hc_timeout"),
         (Self::DRAINING_EDS, "eds_status_draining"),
+        (Self::DEGRADED_OUTLIER, "degraded_outlier_detection"),
     ];
 
     const UNHEALTHY: Self =
         Self(Self::FAILED_ACTIVE.0 | Self::FAILED_OUTLIER.0 | Self::FAILED_EDS.0 | Self::DRAINING_EDS.0);
-    const DEGRADED: Self = Self(Self::DEGRADED_ACTIVE.0 | Self::DEGRADED_EDS.0);
+    const DEGRADED: Self = Self(Self::DEGRADED_ACTIVE.0 | Self::DEGRADED_EDS.0 | Self::DEGRADED_OUTLIER.0);
     const EXCLUDED: Self = Self(Self::PENDING_ACTIVE.0 | Self::EXCLUDED_IMMEDIATE.0 | Self::DRAINING_EDS.0);
     /// Those that EDS owns.
     pub const OF_EDS: Self = Self(Self::FAILED_EDS.0 | Self::DEGRADED_EDS.0 | Self::DRAINING_EDS.0);
@@ -174,14 +177,24 @@ pub struct Monitor {
     pub local: Rate,
     /// Ejections so far.
     pub ejections: AtomicU32,
-    /// By how many times the base time the next ejection lasts.
+    /// When it is ejected.
+    pub ejection: Spell,
+    /// When it is degraded.
+    pub degradation: Spell,
+}
+
+/// When something is the matter with a host, for longer each time. Times are milliseconds of
+/// [`clock`](crate::cluster::clock), 0: never.
+#[derive(Debug, Default)]
+pub struct Spell {
+    /// How many times the base time it lasts.
     pub backoff: AtomicU32,
-    /// Random part of the current ejection's length, milliseconds.
+    /// Random part of its length, milliseconds.
     pub jitter: AtomicU64,
-    /// Last ejection.
-    pub ejected_at: AtomicU64,
-    /// Last return.
-    pub unejected_at: AtomicU64,
+    /// When it last began.
+    pub began: AtomicU64,
+    /// When it last ended.
+    pub ended: AtomicU64,
 }
 
 /// How many of how many succeeded.

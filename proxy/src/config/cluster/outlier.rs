@@ -52,6 +52,8 @@ pub struct Settings {
     pub failure_volume: u64,
     /// How often a detected outlier is ejected, by [`Kind`], percent.
     pub enforcing: [u32; Kind::ALL.len()],
+    /// Hosts are degraded for a while that say of themselves that they are.
+    pub degrades: bool,
 }
 
 /// Why a host is ejected; Envoy's `OutlierEjectionType`.
@@ -137,6 +139,8 @@ pub struct DetectorStats {
     pub enforced_total: Counter,
     /// `ejections_overflow`.
     pub overflow: Counter,
+    /// `ejections_detected_degradation`.
+    pub degraded: Counter,
     /// `ejections_enforced_*`, by [`Kind`].
     pub enforced: [Counter; Kind::ALL.len()],
     /// `ejections_detected_*`, by [`Kind`].
@@ -153,12 +157,11 @@ impl DetectorStats {
     /// Registers the names below a cluster's scope.
     pub fn new(scope: &Scope) -> Self {
         let counter = |name: &str| scope.counter(&format!("outlier_detection.ejections_{name}"));
-        // Envoy has it; hosts are not degraded by outlier detection here.
-        counter("detected_degradation");
         Self {
             active: scope.gauge("outlier_detection.ejections_active"),
             enforced_total: counter("enforced_total"),
             overflow: counter("overflow"),
+            degraded: counter("detected_degradation"),
             enforced: Kind::ALL.map(|kind| counter(&format!("enforced_{}", kind.stat()))),
             detected: Kind::ALL.map(|kind| counter(&format!("detected_{}", kind.stat()))),
             old_total: counter("total"),

@@ -161,6 +161,7 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         http2: protocol.http2,
         http1: protocol.http1,
         idle_timeout: protocol.idle_timeout,
+        errors: protocol.errors,
         max_connection_duration: protocol.max_connection_duration,
         max_stream_duration: protocol.max_stream_duration,
         response_heads: protocol.response_heads,

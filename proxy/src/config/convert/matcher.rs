@@ -72,6 +72,7 @@ pub(super) fn matched_header(name: &str, at: &str) -> Result<MatchedHeader, Erro
         ":path" => MatchedHeader::Path,
         ":authority" | "host" => MatchedHeader::Authority,
         ":scheme" => MatchedHeader::Scheme,
+        ":status" => MatchedHeader::Status,
         name => MatchedHeader::Plain(header_name(name, at)?),
     })
 }

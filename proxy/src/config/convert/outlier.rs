@@ -2,15 +2,25 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use weir_proto::envoy::config::cluster::v3 as proto;
+use weir_proto::envoy::config::{
+    cluster::v3 as proto,
+    common::matcher::v3::{
+        MatchPredicate,
+        match_predicate::{MatchSet, Rule},
+    },
+};
 
 use super::{
     context::Context,
-    fields::{duration, sub},
+    fields::{duration, item, sub},
+    matcher::headers,
 };
 use crate::{
     config::{
-        cluster::outlier::{Detector, Settings},
+        cluster::{
+            ErrorMatcher,
+            outlier::{Detector, Settings},
+        },
         error::Error,
     },
     telemetry::{events::EventLog, stats::Scope},
@@ -68,6 +78,7 @@ pub(crate) fn defaults() -> Settings {
         failure_hosts: 5,
         failure_volume: 50,
         enforcing: [100, 0, 100, 100, 100, 0, 0],
+        degrades: false,
     }
 }
 
@@ -80,9 +91,6 @@ pub(super) fn outlier(
 ) -> Result<Option<Detector>, Error> {
     let Some(message) = message else { return Ok(None) };
     cx.only(message, at, &SUPPORTED, &[])?;
-    if message.detect_degraded_hosts == Some(true) {
-        return Err(Error::at(sub(at, "detect_degraded_hosts"), "not supported yet"));
-    }
     let time = |message: &Option<prost_types::Duration>, field: &str, default: Duration| match message {
         None => Ok(default),
         Some(message) => duration(message, &sub(at, field)),
@@ -122,11 +130,38 @@ pub(super) fn outlier(
         failure_hosts: hosts(message.failure_percentage_minimum_hosts, default.failure_hosts),
         failure_volume: message.failure_percentage_request_volume.map_or(default.failure_volume, u64::from),
         enforcing: std::array::from_fn(|kind| enforcing[kind].unwrap_or(default.enforcing[kind])),
+        degrades: message.detect_degraded_hosts.unwrap_or(default.degrades),
     };
     if settings.interval.is_zero() {
         return Err(Error::at(sub(at, "interval"), "must be greater than 0s"));
     }
     Ok(Some(Detector::new(settings, scope, cx.outlier_log.clone())))
+}
+
+/// Which responses are errors.
+pub(super) fn error_matcher(cx: &mut Context, message: &MatchPredicate, at: &str) -> Result<ErrorMatcher, Error> {
+    let mut all = |set: &MatchSet, field: &str| -> Result<Vec<_>, Error> {
+        let rules = set.rules.iter().enumerate();
+        rules.map(|(index, rule)| error_matcher(cx, rule, &item(&sub(at, field), "rules", index))).collect()
+    };
+    Ok(match &message.rule {
+        None => return Err(Error::at(at, "a rule is required")),
+        Some(Rule::OrMatch(set)) => ErrorMatcher::Any(all(set, "or_match")?),
+        Some(Rule::AndMatch(set)) => ErrorMatcher::All(all(set, "and_match")?),
+        Some(Rule::NotMatch(rule)) => ErrorMatcher::Not(Box::new(error_matcher(cx, rule, &sub(at, "not_match"))?)),
+        Some(Rule::AnyMatch(_)) => ErrorMatcher::Always,
+        Some(Rule::HttpResponseHeadersMatch(message)) => {
+            ErrorMatcher::Headers(headers(cx, &message.headers, &sub(at, "http_response_headers_match"), "headers")?)
+        }
+        // As in Envoy, which asks when a response begins, and only about the response.
+        Some(
+            Rule::HttpRequestHeadersMatch(_)
+            | Rule::HttpRequestTrailersMatch(_)
+            | Rule::HttpResponseTrailersMatch(_)
+            | Rule::HttpRequestGenericBodyMatch(_)
+            | Rule::HttpResponseGenericBodyMatch(_),
+        ) => ErrorMatcher::Never,
+    })
 }
 
 /// Opens an event log.

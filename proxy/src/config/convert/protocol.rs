@@ -11,11 +11,12 @@ use super::{
     context::Context,
     fields::{duration, header_name, limit, sub, type_name, unpack},
     http1,
+    outlier::error_matcher,
     retry::retry,
     route::policies::{hash_policies, mirrors},
 };
 use crate::config::{
-    cluster::{AutoNames, Cluster, RoutePolicies, UpstreamProtocol},
+    cluster::{AutoNames, Cluster, ErrorMatcher, RoutePolicies, UpstreamProtocol},
     error::Error,
     heads::HeadLimits,
     http1::Http1,
@@ -37,6 +38,7 @@ pub(super) struct Protocol {
     pub max_requests_per_connection: u32,
     pub auto_names: Option<AutoNames>,
     pub policies: RoutePolicies,
+    pub errors: Option<ErrorMatcher>,
 }
 
 /// By the cluster's own fields, and by the options that replace them.
@@ -66,6 +68,7 @@ pub(super) fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> 
             .unwrap_or(0),
         auto_names: None,
         policies: RoutePolicies::default(),
+        errors: None,
     };
     for (name, any) in &message.typed_extension_protocol_options {
         let at = format!("{at}.typed_extension_protocol_options[\"{name}\"]");
@@ -94,6 +97,7 @@ fn typed_protocol(
         "retry_policy",
         "hash_policy",
         "request_mirror_policies",
+        "outlier_detection",
     ];
     cx.only(message, at, &supported, &["header_validation_config"])?;
     protocol.policies = RoutePolicies {
@@ -102,6 +106,11 @@ fn typed_protocol(
         // Clusters are in no order: one that copies go to may come later, or never.
         mirrors: mirrors(cx, &message.request_mirror_policies, false, at)?,
     };
+    if let Some(detection) = &message.outlier_detection {
+        let at = sub(at, "outlier_detection.error_matcher");
+        let predicate = detection.error_matcher.as_ref().ok_or_else(|| Error::at(&at, "a predicate is required"))?;
+        protocol.errors = Some(error_matcher(cx, predicate, &at)?);
+    }
     if let Some(options) = &message.upstream_http_protocol_options {
         protocol.auto_names = auto_names(cx, options, &sub(at, "upstream_http_protocol_options"))?;
     }

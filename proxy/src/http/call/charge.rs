@@ -22,6 +22,9 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// A host's word for failing.
 const IMMEDIATE_FAIL: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
 
+/// A host's word for being degraded.
+const DEGRADED: HeaderName = HeaderName::from_static("x-envoy-degraded");
+
 /// How an attempt ended.
 pub(in crate::http) enum Ended<'a> {
     Response(StatusCode, &'a HeaderMap),
@@ -45,7 +48,11 @@ pub(in crate::http) fn attempt(
     match ended {
         Ended::Response(status, headers) => {
             let code = headers.get(GRPC_STATUS).and_then(grpc_as_http).unwrap_or(status.as_u16());
+            let code = chosen.errors.as_ref().map_or(code, |errors| errors.judge(code, status, headers));
             chosen.report(endpoint, Outcome::Response(code));
+            if !(500..600).contains(&code) && headers.contains_key(DEGRADED) {
+                chosen.admits_degradation(endpoint);
+            }
             if headers.contains_key(IMMEDIATE_FAIL) {
                 chosen.admits_failure(endpoint);
             }

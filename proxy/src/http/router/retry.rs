@@ -4,11 +4,10 @@ use http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::{
     config::{
-        request::plain_header_matches,
+        request::response_header_matches,
         retry::{RetryOn, RetryPolicy},
     },
     http::stream::failure::Failure,
-    matcher::MatchedHeader,
 };
 
 /// Headers that ask for retries.
@@ -58,10 +57,7 @@ fn wanted_response(policy: &RetryPolicy, status: StatusCode, headers: &HeaderMap
         || (on.any(RetryOn::STATUS_CODES) && policy.status_codes.contains(&code))
         || (on.any(RetryOn::RATE_LIMITED) && headers.contains_key(RATE_LIMITED))
         || (on.any(RetryOn::HEADERS)
-            && policy.response_headers.iter().any(|matcher| match &matcher.name {
-                MatchedHeader::Plain(name) => plain_header_matches(matcher, name, headers),
-                _ => false,
-            }))
+            && policy.response_headers.iter().any(|matcher| response_header_matches(matcher, status, headers)))
         || grpc(on, headers)
 }
 
