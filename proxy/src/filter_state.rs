@@ -1,9 +1,17 @@
 //! Filter state: objects that filters keep by name of a connection or of a request, for those after them.
 //!
-//! What a connection has, its requests see; what a request has, ends with it. Objects are small and immutable: copies share
-//! them.
+//! What a connection has, its requests see; what a request has, ends with it. Objects are small, and but for counts
+//! immutable: copies share them.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use smallvec::SmallVec;
 
@@ -35,6 +43,38 @@ pub enum Value {
     Keyed(Arc<str>),
     /// An address.
     Address(SocketAddr),
+    /// The messages of a call of gRPC; there from the first one on.
+    Messages(Arc<MessageCounts>),
+}
+
+/// How many messages of a call of gRPC have passed.
+#[derive(Debug, Default)]
+pub struct MessageCounts {
+    /// The request's.
+    pub requests: AtomicU64,
+    /// The response's.
+    pub responses: AtomicU64,
+}
+
+impl MessageCounts {
+    /// The request's and the response's.
+    pub fn now(&self) -> (u64, u64) {
+        (self.requests.load(Relaxed), self.responses.load(Relaxed))
+    }
+}
+
+impl PartialEq for MessageCounts {
+    fn eq(&self, other: &Self) -> bool {
+        self.now() == other.now()
+    }
+}
+
+impl Eq for MessageCounts {}
+
+impl Hash for MessageCounts {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.now().hash(state);
+    }
 }
 
 /// Whether upstream connections inside this process have an object, too.
@@ -63,21 +103,33 @@ impl fmt::Display for Value {
         match self {
             Self::Text(text) | Self::Keyed(text) => f.write_str(text),
             Self::Address(address) => address.fmt(f),
+            Self::Messages(messages) => {
+                let (requests, responses) = messages.now();
+                write!(f, "{requests},{responses}")
+            }
         }
+    }
+}
+
+impl Value {
+    /// Whether it is there already.
+    fn is_there(&self) -> bool {
+        !matches!(self, Self::Messages(messages) if messages.now() == (0, 0))
     }
 }
 
 impl FilterState {
     /// The object of this name.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.objects.iter().find(|object| *object.key == *key).map(|object| &object.value)
+        let value = self.objects.iter().find(|object| *object.key == *key).map(|object| &object.value);
+        value.filter(|value| value.is_there())
     }
 
     /// An address that is kept by this name.
     pub fn address(&self, key: &str) -> Option<SocketAddr> {
         match self.get(key)? {
             Value::Address(address) => Some(*address),
-            Value::Text(_) | Value::Keyed(_) => None,
+            Value::Text(_) | Value::Keyed(_) | Value::Messages(_) => None,
         }
     }
 
@@ -127,6 +179,15 @@ mod tests {
         assert!(state.set(Object { span: Span::Connection, ..object("c", "1") }) && !state.set(object("c", "2")));
         let text = |key: &str| state.get(key).map(ToString::to_string);
         assert_eq!(["a", "b", "c"].map(text), [Some("2".into()), None, Some("1".into())]);
+    }
+
+    #[test]
+    fn messages_are_there_once_one_has_passed() {
+        let (mut state, counts) = (FilterState::default(), Arc::new(MessageCounts::default()));
+        state.set(Object { value: Value::Messages(counts.clone()), ..object("m", "") });
+        assert!(state.get("m").is_none());
+        counts.responses.fetch_add(2, Relaxed);
+        assert_eq!(state.get("m").unwrap().to_string(), "0,2");
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct View<'a> {
     pub request: Option<Live<'a>>,
     /// The response's headers, if they are still at hand.
     pub response: Option<&'a HeaderMap>,
+    /// The response's trailers, likewise.
+    pub trailers: Option<&'a HeaderMap>,
     /// Why a line is written.
     pub log_type: LogType,
 }
@@ -37,7 +39,7 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// At the end of a stream.
     pub fn of(entry: &'a Entry) -> Self {
-        Self { entry, request: None, response: None, log_type: LogType::NotSet }
+        Self { entry, request: None, response: None, trailers: None, log_type: LogType::NotSet }
     }
 
     /// While a request is still at hand.
@@ -92,7 +94,10 @@ impl<'a> View<'a> {
     /// A trailer's value.
     pub fn trailer(&self, name: &HeaderName) -> Option<&'a [u8]> {
         let HeaderName::Plain(name) = name else { return None };
-        find(&self.entry.kept.trailers, name)
+        match self.trailers {
+            Some(trailers) => trailers.get(name).map(HeaderValue::as_bytes),
+            None => find(&self.entry.kept.trailers, name),
+        }
     }
 
     /// The path before it was rewritten.

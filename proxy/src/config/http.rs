@@ -219,7 +219,7 @@ impl HttpConnectionManager {
     pub const DEFAULT_MAX_HEADERS: usize = 100;
 }
 
-/// `tracing`, as far as it decides which requests are traced, and `request_id_extension`.
+/// `tracing`, as far as it decides which requests are traced and what they are called, and `request_id_extension`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sampling {
     /// Percent of the requests that ask for it by `x-client-trace-id`.
@@ -230,6 +230,8 @@ pub struct Sampling {
     pub overall: u32,
     /// `use_request_id_for_trace_sampling`: ids decide, or else all are taken.
     pub by_id: bool,
+    /// The listener is outbound: what an operation is called is told to upstreams, and not to clients.
+    pub outbound: bool,
 }
 
 /// One of `original_ip_detection_extensions`.

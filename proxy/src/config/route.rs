@@ -9,7 +9,7 @@ mod stats;
 
 use std::{collections::HashMap, sync::Arc};
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 
 pub use self::{
     action::{
@@ -137,6 +137,8 @@ pub struct Route {
     pub metadata: Option<Arc<Metadata>>,
     /// Statistics of its own.
     pub stats: Option<RequestStats>,
+    /// What its requests are called where they are traced, if others are to know (`decorator`).
+    pub operation: Option<HeaderValue>,
 }
 
 impl RouteTable {

@@ -68,7 +68,7 @@ impl Limited {
                     return written;
                 }
             }
-            Field::FilterState { key, typed: true } => return filter_state::write_typed(out, view.entry, key),
+            Field::FilterState { key, typed: true } => return filter_state::write_json(out, view.entry, key),
             Field::Coalesce(operators) => {
                 let start = out.len();
                 for operator in operators {

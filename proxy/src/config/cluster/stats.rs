@@ -2,11 +2,15 @@
 
 mod late;
 mod responses;
+mod tracked;
 
 use std::{fmt, ops::Deref};
 
 use self::late::LateResponses;
-pub use self::responses::{Response, Responses};
+pub use self::{
+    responses::{Response, Responses},
+    tracked::{Budgets, Sizes, Tracked},
+};
 use crate::telemetry::stats::{CodecStats, Counter, Gauge, Scope, Shard, Shared, Store, TextReadout, handles};
 
 handles! {
@@ -208,6 +212,8 @@ pub struct ClusterStats {
     pub manager: ManagerCounters,
     /// What its connections count by what they speak.
     pub codecs: CodecStats,
+    /// What is tracked of its requests.
+    pub tracked: Tracked,
     /// Keep names that are registered in scopes of their own.
     _scopes: Vec<Scope>,
 }
@@ -274,6 +280,7 @@ impl ClusterStats {
             store,
             manager: ManagerCounters::register(&manager),
             codecs: CodecStats::new(&scope),
+            tracked: Tracked::default(),
             scope,
             _scopes: breakers.into_iter().chain([manager]).collect(),
         }

@@ -29,13 +29,16 @@ use crate::{
             Breaker, Cluster, MergeWindow, RetryBudget, Thresholds, UpstreamProtocol, Usage,
             balancing::Policy,
             health::{HealthCheck, Probe},
-            stats::{ClusterStats, HashedBy},
+            stats::{ClusterStats, HashedBy, Tracked},
         },
         error::Error,
     },
+    telemetry::stats::Scope,
 };
 
-const SUPPORTED: [&str; 43] = [
+const SUPPORTED: [&str; 45] = [
+    "track_timeout_budgets",
+    "track_cluster_stats",
     "close_connections_on_host_health_failure",
     "filters",
     "upstream_bind_config",
@@ -81,10 +84,8 @@ const SUPPORTED: [&str; 43] = [
     "outlier_detection",
 ];
 
-const HARMLESS: [&str; 8] = [
+const HARMLESS: [&str; 6] = [
     "per_connection_buffer_limit_bytes",
-    "track_timeout_budgets",
-    "track_cluster_stats",
     "stats_matcher",
     "preconnect_policy",
     "lrs_report_endpoint_metrics",
@@ -138,6 +139,9 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         let message = format!("{} cluster must support HTTP/2 for gRPC healthchecking", message.name);
         return Err(Error::at(sub(&item(at, "health_checks", 0), "grpc_health_check"), message));
     }
+    let zone = cx.local.as_deref().map(|local| &*local.zone);
+    let mut stats = ClusterStats::new(scope.clone(), hashed, track_remaining(message), zone);
+    stats.tracked = tracked(cx, message, &scope, &sub(at, "track_cluster_stats"))?;
     let cluster = Cluster {
         name: message.name.as_str().into(),
         logged: Arc::new(access_log::ClusterNames {
@@ -157,11 +161,11 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         transports,
         auto_names: protocol.auto_names,
         policies: protocol.policies,
+        errors: protocol.errors,
         protocol: protocol.protocol,
         http2: protocol.http2,
         http1: protocol.http1,
         idle_timeout: protocol.idle_timeout,
-        errors: protocol.errors,
         max_connection_duration: protocol.max_connection_duration,
         max_stream_duration: protocol.max_stream_duration,
         response_heads: protocol.response_heads,
@@ -181,15 +185,19 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         changes: AtomicU64::new(1),
         merge: MergeWindow::new(window),
         membership: watch::Sender::new(()),
-        stats: ClusterStats::new(
-            scope,
-            hashed,
-            track_remaining(message),
-            cx.local.as_deref().map(|local| &*local.zone),
-        ),
+        stats,
     };
     cluster.begin();
     Ok(cluster)
+}
+
+/// What is tracked of a cluster's requests.
+fn tracked(cx: &mut Context, message: &proto::Cluster, scope: &Scope, at: &str) -> Result<Tracked, Error> {
+    #[expect(deprecated, reason = "published configurations use it")]
+    let old = message.track_timeout_budgets;
+    let Some(track) = &message.track_cluster_stats else { return Ok(Tracked::register(scope, old, false)) };
+    cx.only(track, at, &["timeout_budgets", "request_response_sizes"], &[])?;
+    Ok(Tracked::register(scope, old || track.timeout_budgets, track.request_response_sizes))
 }
 
 /// Whether the priorities DEFAULT and HIGH show what is left of their limits.

@@ -45,6 +45,11 @@ fn refusals_name_the_field() {
             "none of these is supported: envoy.config.core.v3.Node",
         ),
         (
+            "track_cluster_stats: { per_endpoint_stats: true }",
+            "track_cluster_stats.per_endpoint_stats",
+            "not supported yet",
+        ),
+        (
             "outlier_detection: { base_ejection_time: 10s, max_ejection_time: 5s }",
             "outlier_detection.max_ejection_time",
             "must not be smaller than base_ejection_time",

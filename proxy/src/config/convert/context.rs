@@ -60,6 +60,8 @@ pub(super) struct Context {
     pub http: Scope,
     /// The listener at hand drains only when it changes (`drain_type` MODIFY_ONLY).
     pub modify_only: bool,
+    /// The listener at hand is outbound.
+    pub outbound: bool,
     /// The proxy's own locality.
     pub local: Option<Arc<Locality>>,
     /// The cluster that this proxy is part of (`local_cluster_name`), and where its hosts are.

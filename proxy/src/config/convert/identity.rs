@@ -61,6 +61,7 @@ pub(super) fn sampling(
         random: share(message.random_sampling.as_ref(), 10_000, &at, "random_sampling")?,
         overall: share(message.overall_sampling.as_ref(), 100, &at, "overall_sampling")?,
         by_id,
+        outbound: cx.outbound,
     }))
 }
 

@@ -95,6 +95,7 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
     }
     // Envoy names listeners without a name by a random id; a stable one is more use in logs.
     cx.modify_only = message.drain_type() == proto::listener::DrainType::ModifyOnly;
+    cx.outbound = message.traffic_direction() == core::TrafficDirection::Outbound;
     let name = if message.name.is_empty() { format!("listener_{index}") } else { message.name.clone() };
     let mut pipes = Vec::new();
     let mut addresses = match internal {

@@ -8,6 +8,7 @@ pub(super) mod policies;
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use weir_proto::envoy::config::route::v3 as proto;
 
 use self::inherited::Inherited;
@@ -199,8 +200,9 @@ fn route(cx: &mut Context, message: &proto::Route, inherited: &Inherited, at: &s
         "typed_per_filter_config",
         "metadata",
         "stat_prefix",
+        "decorator",
     ]);
-    cx.only(message, at, &supported, &["decorator", "tracing"])?;
+    cx.only(message, at, &supported, &["tracing"])?;
     let cors = match &message.action {
         #[expect(deprecated, reason = "published configurations use it")]
         Some(proto::route::Action::Route(action)) => filter::old_policy(cx, action.cors.as_ref(), &sub(at, "route"))?,
@@ -233,5 +235,14 @@ fn route(cx: &mut Context, message: &proto::Route, inherited: &Inherited, at: &s
             "" => None,
             prefix => Some(RequestStats::new(inherited.stats.scope(&format!("route.{prefix}")))),
         },
+        operation: operation(message.decorator.as_ref(), &sub(at, "decorator"))?,
     })
+}
+
+/// What a route's requests are called, if others are to know.
+fn operation(message: Option<&proto::Decorator>, at: &str) -> Result<Option<HeaderValue>, Error> {
+    let Some(message) = message.filter(|message| message.propagate.unwrap_or(true)) else { return Ok(None) };
+    let operation = HeaderValue::from_str(&message.operation);
+    let operation = operation.map_err(|_| Error::at(sub(at, "operation"), "must fit into a header"))?;
+    Ok((!operation.is_empty()).then_some(operation))
 }

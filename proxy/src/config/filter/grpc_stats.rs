@@ -7,6 +7,8 @@ pub struct GrpcStats {
     pub methods: Methods,
     /// Time the upstream too.
     pub upstream_times: bool,
+    /// Keep how many messages have passed in filter state.
+    pub keeps: bool,
 }
 
 /// Which methods have counters of their own.

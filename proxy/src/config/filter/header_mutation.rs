@@ -1,4 +1,4 @@
-//! Changing headers and query parameters.
+//! Changing headers, trailers and query parameters.
 
 use http::HeaderName;
 
@@ -17,6 +17,10 @@ pub struct HeaderMutation {
     pub query: Vec<QueryMutation>,
     /// To the response's headers.
     pub response: Vec<Mutation>,
+    /// To the request's trailers.
+    pub request_trailers: Vec<Mutation>,
+    /// To the response's trailers.
+    pub response_trailers: Vec<Mutation>,
     /// Routes' changes are applied from the least to the most specific.
     pub most_specific_wins: bool,
 }

@@ -15,6 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{copied::Copied, counting::Counting, error::BodyError, filled::poll_filled, progress::Progress};
+use crate::http::headers::trailers::TrailerChanges;
 
 /// So many bytes of a body are read ahead.
 const MOST_AHEAD: usize = 64 * 1024;
@@ -38,6 +39,8 @@ pub(in crate::http) struct ClientBody {
     copies: Vec<Rc<RefCell<Copied>>>,
     /// Counts its messages.
     counting: Option<Box<Counting>>,
+    /// Changes its trailers.
+    changes: Option<Box<TrailerChanges>>,
     /// What was read before it is taken.
     ahead: Option<Box<Ahead>>,
 }
@@ -68,7 +71,14 @@ enum Source {
 impl ClientBody {
     /// As it comes; `http2`: over HTTP/2.
     pub fn new(incoming: Incoming, http2: bool, progress: Option<Rc<Progress>>) -> Self {
-        Self { source: Source::Coming { incoming, http2 }, progress, copies: Vec::new(), counting: None, ahead: None }
+        Self {
+            source: Source::Coming { incoming, http2 },
+            progress,
+            copies: Vec::new(),
+            counting: None,
+            changes: None,
+            ahead: None,
+        }
     }
 
     /// What passes from now on is copied there, too.
@@ -90,7 +100,7 @@ impl ClientBody {
     /// As it was read, to be sent again. `open`: its length is not told to the upstream, as the client did not.
     pub(super) fn read(chunks: VecDeque<Bytes>, trailers: Option<HeaderMap>, open: bool) -> Self {
         let source = Source::Read { chunks, trailers, open };
-        Self { source, progress: None, copies: Vec::new(), counting: None, ahead: None }
+        Self { source, progress: None, copies: Vec::new(), counting: None, changes: None, ahead: None }
     }
 
     /// Its length in bytes, if it was read whole and there is one.
@@ -105,6 +115,16 @@ impl ClientBody {
     /// The messages of what passes from now on are counted.
     pub fn count(&mut self, counting: Box<Counting>) {
         self.counting = Some(counting);
+    }
+
+    /// Its trailers are changed.
+    pub fn change_trailers(&mut self, changes: Box<TrailerChanges>) {
+        if let Some(ahead) = &mut self.ahead {
+            for frame in ahead.frames.iter_mut().flatten() {
+                change(frame, &changes);
+            }
+        }
+        self.changes = Some(changes);
     }
 
     fn end_copies(&self, complete: bool) {
@@ -212,7 +232,7 @@ impl ClientBody {
     }
 
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match &mut self.source {
+        let mut frame = match &mut self.source {
             Source::Read { chunks, trailers, .. } => match chunks.pop_front() {
                 Some(chunk) => Some(Ok(Frame::data(chunk))),
                 None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
@@ -233,6 +253,9 @@ impl ClientBody {
         {
             counting.passed(data);
         }
+        if let (Some(changes), Some(Ok(frame))) = (&self.changes, &mut frame) {
+            change(frame, changes);
+        }
         if !self.copies.is_empty() {
             if let Some(Ok(frame)) = &frame {
                 for copy in &self.copies {
@@ -244,6 +267,13 @@ impl ClientBody {
             }
         }
         Poll::Ready(frame)
+    }
+}
+
+/// Makes trailers what filters want.
+fn change(frame: &mut Frame<Bytes>, changes: &TrailerChanges) {
+    if let Some(trailers) = frame.trailers_mut() {
+        changes.apply(trailers);
     }
 }
 

@@ -1,11 +1,16 @@
 //! Counting the gRPC messages of a body, below `cluster.<name>.grpc.`.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use http::HeaderMap;
 
 use crate::{
     config::cluster::Cluster,
+    filter_state::MessageCounts,
     telemetry::stats::{Counter, Shard, Unit},
 };
 
@@ -51,6 +56,15 @@ impl Messages {
 #[derive(Debug)]
 pub(in crate::http) struct Place {
     pub shard: Shard,
+    /// None: what passes names no method.
+    pub method: Option<CountedMethod>,
+    /// What else is to know how many messages there are.
+    pub kept: Option<Arc<MessageCounts>>,
+}
+
+/// The statistics of a method.
+#[derive(Debug)]
+pub(in crate::http) struct CountedMethod {
     pub cluster: Arc<Cluster>,
     /// `grpc.` and, for some, the service and the method.
     pub prefix: Box<str>,
@@ -58,19 +72,43 @@ pub(in crate::http) struct Place {
     pub upstream_times: bool,
 }
 
-impl Place {
+/// Which messages are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Side {
+    Request,
+    Response,
+}
+
+impl CountedMethod {
     fn counter(&self, name: &str) -> Counter {
         // Names of methods are known when they are called, as in Envoy.
         self.cluster.stats.scope.counter(&format!("{}{name}", self.prefix))
+    }
+}
+
+impl Place {
+    /// So many more messages have begun.
+    fn begun(&self, side: Side, messages: u64) {
+        let (name, kept) = match side {
+            Side::Request => ("request_message_count", self.kept.as_ref().map(|counts| &counts.requests)),
+            Side::Response => ("response_message_count", self.kept.as_ref().map(|counts| &counts.responses)),
+        };
+        if let Some(kept) = kept {
+            kept.fetch_add(messages, Relaxed);
+        }
+        if let Some(method) = &self.method {
+            self.shard.add(method.counter(name), messages);
+        }
     }
 
     /// Counts the outcome, if these headers or trailers say it.
     pub fn outcome(&self, headers: &HeaderMap) {
         let Some(status) = headers.get("grpc-status").and_then(|status| status.to_str().ok()) else { return };
+        let Some(method) = &self.method else { return };
         let shard = &self.shard;
-        shard.inc(self.counter(status));
-        shard.inc(self.counter(if status.parse() == Ok(0_u64) { "success" } else { "failure" }));
-        shard.inc(self.counter("total"));
+        shard.inc(method.counter(status));
+        shard.inc(method.counter(if status.parse() == Ok(0_u64) { "success" } else { "failure" }));
+        shard.inc(method.counter("total"));
     }
 }
 
@@ -79,22 +117,22 @@ impl Place {
 pub(in crate::http) struct Counting {
     place: Rc<Place>,
     messages: Messages,
-    /// `request_message_count` or `response_message_count`; none: what passes is not gRPC.
-    name: Option<&'static str>,
+    /// None: what passes is not gRPC.
+    side: Option<Side>,
 }
 
 impl Counting {
-    /// Of a body that begins. `name` says which messages they are.
-    pub fn new(place: Rc<Place>, name: Option<&'static str>) -> Self {
-        Self { place, messages: Messages::default(), name }
+    /// Of a body that begins. `side` says which messages they are.
+    pub fn new(place: Rc<Place>, side: Option<Side>) -> Self {
+        Self { place, messages: Messages::default(), side }
     }
 
     /// Bytes of the body have passed.
     pub fn passed(&mut self, data: &[u8]) {
-        let Some(name) = self.name else { return };
+        let Some(side) = self.side else { return };
         match self.messages.begun(data) {
             0 => {}
-            begun => self.place.shard.add(self.place.counter(name), begun),
+            begun => self.place.begun(side, begun),
         }
     }
 
@@ -105,9 +143,9 @@ impl Counting {
 
     /// The response has ended, so long after the request.
     pub fn ended(&self, took: Option<Duration>) {
-        if let (true, Some(took)) = (self.place.upstream_times, took) {
-            let name = format!("{}upstream_rq_time", self.place.prefix);
-            let histogram = self.place.cluster.stats.scope.histogram(&name, Unit::Milliseconds);
+        if let (Some(method), Some(took)) = (self.place.method.as_ref().filter(|method| method.upstream_times), took) {
+            let name = format!("{}upstream_rq_time", method.prefix);
+            let histogram = method.cluster.stats.scope.histogram(&name, Unit::Milliseconds);
             self.place.shard.record(histogram, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         }
     }

@@ -104,11 +104,6 @@ fn count_timeout(endpoint: &Endpoint) {
     endpoint.host.stats.rq_error.fetch_add(1, Relaxed);
 }
 
-/// Whether an answer for want of time is charged to the cluster: one of the stream's own limits is not.
-pub(in crate::http) fn is_charged(expired: Expired) -> bool {
-    matches!(expired, Expired::Global | Expired::PerTry | Expired::PerTryIdle)
-}
-
 /// On whose behalf responses are counted, and whether they are.
 #[derive(Debug, Default)]
 pub(in crate::http) struct By {

@@ -145,6 +145,7 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
         return local_reply::answer(stream, Chain::default(), reply, None, &parts).into();
     }
     let (mut routed, mut redirected) = choose(&mut stream, &parts, prepared);
+    stream.name_operation(&mut parts.headers, routed.as_ref());
     if stream.record.logs_early() {
         stream.keep_request(&parts);
     }

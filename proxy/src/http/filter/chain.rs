@@ -6,13 +6,19 @@ use smallvec::SmallVec;
 use super::{
     cors,
     exchange::{levels, said},
-    ext_authz, fault, grpc_stats, header_mutation, health_check, local_ratelimit, peer_metadata,
+    ext_authz, fault, grpc_stats,
+    header_mutation::Lists,
+    health_check, local_ratelimit, peer_metadata,
 };
 use crate::{
     access_log::View,
     config::filter::{FilterKind, HttpFilter},
     http::{
         body::{counting::Counting, throttle::Throttle},
+        headers::{
+            lines::Of,
+            trailers::{TrailerChanges, TrailerLists},
+        },
         stream::{Stream, route::Routed},
     },
 };
@@ -28,7 +34,7 @@ pub(in crate::http) struct Chain {
 #[derive(Debug)]
 pub(super) enum State {
     Cors(cors::Allowed),
-    HeaderMutation(header_mutation::Lists),
+    HeaderMutation(Lists),
     LocalRateLimit(local_ratelimit::Shown),
     HealthCheck(health_check::Responds),
     ExtAuthz(ext_authz::Responds),
@@ -46,7 +52,7 @@ impl Chain {
             if let Some(FilterKind::HeaderMutation(own)) = filter.kind.current().as_deref() {
                 let said = said(&filter.name, routed);
                 if !said.disabled.unwrap_or(filter.disabled) {
-                    let lists = header_mutation::Lists::new(own, &filter.name, levels(routed));
+                    let lists = Lists::new(own, &filter.name, levels(routed));
                     chain.states.push(State::HeaderMutation(lists));
                 }
             }
@@ -62,6 +68,27 @@ impl Chain {
     /// Whether no filter has anything to do with the response.
     pub fn is_empty(&self) -> bool {
         self.states.is_empty()
+    }
+
+    /// What filters change of the trailers of the request, or of the response with these headers; none: nothing.
+    pub fn trailer_changes(
+        &self,
+        stream: &Stream,
+        parts: &Parts,
+        response: Option<&HeaderMap>,
+    ) -> Option<Box<TrailerChanges>> {
+        let of = if response.is_some() { Of::Response } else { Of::Request };
+        let mut lists: SmallVec<[&Lists; 2]> = SmallVec::new();
+        lists.extend(self.states.iter().filter_map(|state| match state {
+            State::HeaderMutation(lists) => Some(lists),
+            _ => None,
+        }));
+        if response.is_some() {
+            lists.reverse();
+        }
+        let lists: TrailerLists = lists.into_iter().flat_map(|lists| lists.of_trailers(of)).cloned().collect();
+        let request = (parts, stream.scheme);
+        (!lists.is_empty()).then(|| TrailerChanges::new(lists, &stream.record.entry, request, response))
     }
 
     /// Passes a response's headers through the filters. `parts` are the request's.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Uri, uri::PathAndQuery};
+use http::{HeaderMap, Uri, uri::PathAndQuery};
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, percent_encode, utf8_percent_encode};
 use smallvec::SmallVec;
 
@@ -12,7 +12,7 @@ use crate::{
     config::{
         filter::{
             Overrides, RouteFilter,
-            header_mutation::{HeaderMutation, Mutation, QueryMutation},
+            header_mutation::{HeaderMutation, QueryMutation},
         },
         headers::Append,
     },
@@ -41,9 +41,17 @@ impl Lists {
         Self(lists)
     }
 
+    /// Those that change trailers of requests, or of responses.
+    pub fn of_trailers(&self, of: Of) -> impl Iterator<Item = &Arc<HeaderMutation>> {
+        self.0.iter().filter(move |list| match of {
+            Of::Request => !list.request_trailers.is_empty(),
+            Of::Response => !list.response_trailers.is_empty(),
+        })
+    }
+
     pub fn on_response(&self, headers: &mut HeaderMap, view: &View<'_>) {
         for mutation in self.0.iter().flat_map(|list| &list.response) {
-            apply(mutation, Of::Response, headers, |out, format, headers| {
+            mutate::apply_one(mutation, Of::Response, headers, |out, format, headers| {
                 format.write_header(out, &View { response: Some(headers), ..*view });
             });
         }
@@ -55,7 +63,7 @@ pub(super) fn on_request(own: &Arc<HeaderMutation>, name: &str, stream: &Stream,
     for list in &lists.0 {
         let parts = &mut *exchange.parts;
         for mutation in &list.request {
-            apply(mutation, Of::Request, &mut parts.headers, |out, format, headers| {
+            mutate::apply_one(mutation, Of::Request, &mut parts.headers, |out, format, headers| {
                 let live = Live { method: &parts.method, uri: &parts.uri, scheme: stream.scheme, headers };
                 format.write_header(out, &View::live(&stream.record.entry, live));
             });
@@ -69,28 +77,6 @@ pub(super) fn on_request(own: &Arc<HeaderMutation>, name: &str, stream: &Stream,
         {
             parts.uri = changed;
         }
-    }
-}
-
-/// Applies one change.
-pub(in crate::http) fn apply(
-    mutation: &Mutation,
-    of: Of,
-    headers: &mut HeaderMap,
-    format: impl Fn(&mut Vec<u8>, &Format, &HeaderMap),
-) {
-    match mutation {
-        Mutation::Remove(name) => {
-            headers.remove(name);
-        }
-        Mutation::RemoveMatching(matcher) => {
-            let gone: Vec<HeaderName> =
-                headers.keys().filter(|name| matcher.matches(name.as_str().as_bytes())).cloned().collect();
-            for name in gone {
-                headers.remove(name);
-            }
-        }
-        Mutation::Append(addition) => mutate::add(std::slice::from_ref(addition), of, headers, format),
     }
 }
 

@@ -69,12 +69,12 @@ pub(in crate::http) fn answer(
     // Later than the route's headers: as in Envoy, %RESPONSE_CODE% in them is 0.
     entry.response_code = code_in_filters;
     chain.on_response(&stream, reply.status, parts, &mut headers);
-    let request_id = stream.request_id();
+    let about = stream.about();
     let Stream { mut record, head, connection, endless, .. } = stream;
     let unread = reply.close || endless || record.request_completed().is_none();
     let entry = &mut record.entry;
     entry.response_code = reply.status.as_u16();
-    response::finish(&connection.manager, &mut headers, false, request_id);
+    response::finish(&connection.manager, &mut headers, false, about);
     entry.kept.response(&connection.manager.wanted, &headers);
     connection.before_response(&mut headers, unread);
     let length = if head { 0 } else { reply.body.len() as u64 };

@@ -14,7 +14,7 @@ mod ext_authz;
 mod fault;
 
 mod grpc_stats;
-pub(super) mod header_mutation;
+mod header_mutation;
 mod health_check;
 mod jwt_authn;
 mod local_ratelimit;

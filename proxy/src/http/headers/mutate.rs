@@ -4,8 +4,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{forwarded::X_FORWARDED_HOST, lines::Of};
 use crate::{
-    access_log::View,
+    access_log::{View, format::Format},
     config::{
+        filter::header_mutation::Mutation,
         headers::{Addition, Append, HeaderChanges, Mutations, Value},
         route::{Route, RouteTable, VirtualHost, WeightedCluster},
     },
@@ -42,7 +43,7 @@ pub(in crate::http) fn apply(
     changes: &Mutations,
     of: Of,
     headers: &mut HeaderMap,
-    format: impl Fn(&mut Vec<u8>, &crate::access_log::format::Format, &HeaderMap),
+    format: impl Fn(&mut Vec<u8>, &Format, &HeaderMap),
 ) {
     if changes.is_empty() {
         return;
@@ -58,7 +59,7 @@ pub(in crate::http) fn add(
     additions: &[Addition],
     of: Of,
     headers: &mut HeaderMap,
-    format: impl Fn(&mut Vec<u8>, &crate::access_log::format::Format, &HeaderMap),
+    format: impl Fn(&mut Vec<u8>, &Format, &HeaderMap),
 ) {
     if additions.is_empty() {
         return;
@@ -89,6 +90,28 @@ pub(in crate::http) fn add(
                 headers.insert(addition.name.clone(), value);
             }
         }
+    }
+}
+
+/// Applies one change of a filter.
+pub(in crate::http) fn apply_one(
+    mutation: &Mutation,
+    of: Of,
+    headers: &mut HeaderMap,
+    format: impl Fn(&mut Vec<u8>, &Format, &HeaderMap),
+) {
+    match mutation {
+        Mutation::Remove(name) => {
+            headers.remove(name);
+        }
+        Mutation::RemoveMatching(matcher) => {
+            let gone: Vec<HeaderName> =
+                headers.keys().filter(|name| matcher.matches(name.as_str().as_bytes())).cloned().collect();
+            for name in gone {
+                headers.remove(name);
+            }
+        }
+        Mutation::Append(addition) => add(std::slice::from_ref(addition), of, headers, format),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What every response to a client gets, wherever it comes from.
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 
 use super::{mutate, request_id::X_REQUEST_ID};
@@ -17,13 +17,32 @@ pub(in crate::http) fn set_reason<B>(response: &mut Response<B>) {
     response.extensions_mut().get_or_insert(reason);
 }
 
-/// Finishes a response's headers. `request_id` is the request's, if it is to be sent back.
-pub(in crate::http) fn finish(
-    manager: &HttpConnectionManager,
-    headers: &mut HeaderMap,
-    upgrade: bool,
-    request_id: Option<HeaderValue>,
-) {
+/// What traced requests are called.
+pub(in crate::http) const OPERATION: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
+
+/// What a response says of its request.
+#[derive(Clone, Debug, Default)]
+pub(in crate::http) struct About {
+    /// The request's id, if it is to be sent back.
+    pub request_id: Option<HeaderValue>,
+    /// What it is called.
+    pub operation: Operation,
+}
+
+/// What a response says of what its request is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::http) enum Operation {
+    /// What the upstream says.
+    #[default]
+    Upstreams,
+    /// This.
+    Named(HeaderValue),
+    /// Nothing.
+    Secret,
+}
+
+/// Finishes a response's headers.
+pub(in crate::http) fn finish(manager: &HttpConnectionManager, headers: &mut HeaderMap, upgrade: bool, about: About) {
     mutate::strip_hop_by_hop(headers, upgrade);
     match manager.server_header {
         ServerHeader::Overwrite => {
@@ -37,7 +56,16 @@ pub(in crate::http) fn finish(
     if let Some(via) = &manager.via {
         mutate::append_via(headers, via);
     }
-    if let Some(id) = request_id {
+    if let Some(id) = about.request_id {
         headers.insert(X_REQUEST_ID, id);
+    }
+    match about.operation {
+        Operation::Upstreams => {}
+        Operation::Named(operation) => {
+            headers.insert(OPERATION, operation);
+        }
+        Operation::Secret => {
+            headers.remove(OPERATION);
+        }
     }
 }

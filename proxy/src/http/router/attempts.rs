@@ -40,6 +40,7 @@ use crate::{
             failure::Failure,
             route::Routed,
             timers::{Expired, Timers},
+            tracking::{Limits, Tracking},
         },
     },
     telemetry::stats::Counter,
@@ -216,6 +217,9 @@ impl<'a> Attempts<'a> {
             }
             Attempted::Expired(expired) => {
                 let per_try = matches!(expired, Expired::PerTry | Expired::PerTryIdle);
+                if *expired == Expired::Global {
+                    self.stream.record.overtaken();
+                }
                 self.stream.record.upstream_ended(per_try.then_some(Flag::UpstreamRequestTimeout));
                 if *expired == Expired::Global {
                     self.in_groups(|group| group.upstream_rq_timeout);
@@ -443,6 +447,9 @@ impl<'a> Attempts<'a> {
         let request = self.request(body, last);
         let head = (request.method(), request.uri(), request.headers());
         self.stream.begin_upstream_line(endpoint, head);
+        let (shard, scheme) = (&self.stream.connection.worker.stats, self.stream.scheme);
+        let limits = Limits { whole: self.timeouts.global, per_try: self.timeouts.per_try };
+        self.stream.record.tracking = Tracking::of(&self.cluster, shard, limits, (head.0, head.1, scheme, head.2));
         (request, errand)
     }
 

@@ -28,6 +28,7 @@ use crate::{
             reply::Reply,
             response_body::{FromUpstream, ResponseBody},
             timers::Expired,
+            tracking,
         },
     },
 };
@@ -99,9 +100,15 @@ impl Attempts<'_> {
             Attempted::Expired(expired) => self.stream.expired(*expired).or_nothing(self.timeouts.alternative),
         };
         let charged = match &attempted {
-            Attempted::Expired(expired) => self.tries && charge::is_charged(*expired),
+            Attempted::Expired(expired) => self.tries && expired.is_of_upstream(),
             _ => true,
         };
+        if let (Attempted::Expired(expired), Some(completed)) = (&attempted, self.stream.record.request_completed())
+            && expired.is_of_upstream()
+        {
+            let shard = &self.stream.connection.worker.stats;
+            tracking::whole_used(&self.cluster, shard, self.timeouts.global, completed.elapsed());
+        }
         if charged {
             let shard = &self.stream.connection.worker.stats;
             charge::answer(&self.cluster, &self.groups, shard, reply.status, &self.by, self.template());
@@ -122,11 +129,13 @@ impl Attempts<'_> {
         let (mut parts, incoming) = response.into_parts();
         let counting = self.finish_head(&mut parts, false);
         let throttle = self.chain.throttle.take();
+        let changes = self.chain.trailer_changes(&self.stream, &self.parts, Some(&parts.headers));
         if let (Some(counting), true) = (&counting, incoming.is_end_stream()) {
             counting.ended(self.stream.record.request_completed().map(|completed| completed.elapsed()));
         }
         connection.before_response(&mut parts.headers, self.stream.record.request_completed().is_none());
         if incoming.is_end_stream() {
+            self.stream.record.upstream_complete();
             // The client has got nothing of it yet, as its line tells.
             self.stream.record.upstream_ended(None);
         }
@@ -151,6 +160,7 @@ impl Attempts<'_> {
             sent,
             throttle,
             counting,
+            changes,
             broken: None,
         };
         let mut response = Response::from_parts(parts, ResponseBody::upstream(from, self.timers, self.stream.record));
@@ -167,7 +177,7 @@ impl Attempts<'_> {
             charge::answer(&self.cluster, &self.groups, shard, parts.status, &self.by, self.template());
         }
         let now = std::time::Instant::now();
-        let request_id = self.stream.request_id();
+        let about = self.stream.about();
         let completed = self.stream.record.request_completed();
         if let Some(completed) = completed {
             let took = now.saturating_duration_since(completed);
@@ -192,7 +202,7 @@ impl Attempts<'_> {
         let view = View::live(&self.stream.record.entry, self.stream.live(&self.parts));
         mutate::apply_to_response(&self.changes, &mut parts.headers, &view);
         let counting = self.chain.on_response(&self.stream, parts.status, &self.parts, &mut parts.headers);
-        response::finish(manager, &mut parts.headers, switched, request_id);
+        response::finish(manager, &mut parts.headers, switched, about);
         self.stream.record.entry.kept.response(&manager.wanted, &parts.headers);
         counting
     }

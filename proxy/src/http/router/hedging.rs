@@ -29,7 +29,9 @@ use crate::{
             once::{self, Asks},
         },
         pool::Lease,
-        stream::{Stream, failure::Failure, record::Record, timers::Expired, upstream_line::UpstreamLine},
+        stream::{
+            Stream, failure::Failure, record::Record, timers::Expired, tracking::Tracking, upstream_line::UpstreamLine,
+        },
     },
 };
 
@@ -57,6 +59,7 @@ struct Earlier<'a> {
 struct Known {
     entry: Option<Box<Entry>>,
     line: Option<Box<UpstreamLine>>,
+    tracking: Option<Box<Tracking>>,
 }
 
 /// The next attempt, which waits.
@@ -81,14 +84,16 @@ enum Event {
 }
 
 impl Known {
-    /// What `record` knows, which keeps it but for the line.
+    /// What `record` knows, which keeps it but for the line and what is tracked.
     fn of(record: &mut Record) -> Self {
-        Self { entry: Some(Box::new(record.entry.clone())), line: record.upstream.take() }
+        let (line, tracking) = (record.upstream.take(), record.tracking.take());
+        Self { entry: Some(Box::new(record.entry.clone())), line, tracking }
     }
 
     /// Has `record` know this, and this what it knew.
     fn swap(&mut self, record: &mut Record) {
         std::mem::swap(&mut self.line, &mut record.upstream);
+        std::mem::swap(&mut self.tracking, &mut record.tracking);
         let (Some(entry), now) = (&mut self.entry, &mut record.entry) else { return };
         std::mem::swap(&mut entry.upstream, &mut now.upstream);
         std::mem::swap(&mut entry.upstream_local, &mut now.upstream_local);
@@ -299,6 +304,7 @@ impl<'a> Attempts<'a> {
         };
         if expired == Expired::Global && flight.slow {
             self.expire_slow(&flight);
+            self.stream.record.overtaken();
             self.stream.record.upstream_ended(None);
             return Some(attempted);
         }
@@ -319,6 +325,7 @@ impl<'a> Attempts<'a> {
         let status = self.stream.expired(Expired::Global).or_nothing(self.timeouts.alternative).status;
         charge::answer(&self.cluster, &self.groups, shard, status, &self.by, Some(of));
         earlier.known.swap(&mut self.stream.record);
+        self.stream.record.overtaken();
         self.stream.record.upstream_ended(None);
         earlier.known.swap(&mut self.stream.record);
     }

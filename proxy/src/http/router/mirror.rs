@@ -10,8 +10,7 @@ use crate::{
     http::{
         body::{RequestBody, client::ClientBody, copied::Copied},
         call::{self, Question},
-        filter::header_mutation,
-        headers::{forwarded, lines::Of},
+        headers::{forwarded, lines::Of, mutate},
         stream::{Stream, connection::Connection},
     },
     telemetry::panics,
@@ -68,7 +67,7 @@ fn copy(
 fn prepare(mirror: &Mirror, stream: &Stream, parts: &mut Parts) {
     let Parts { method, uri, headers, .. } = parts;
     for mutation in &mirror.headers {
-        header_mutation::apply(mutation, Of::Request, headers, |out, format, headers| {
+        mutate::apply_one(mutation, Of::Request, headers, |out, format, headers| {
             let live = Live { method, uri, scheme: stream.scheme, headers };
             format.write_header(out, &View::live(&stream.record.entry, live));
         });

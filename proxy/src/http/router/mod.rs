@@ -136,6 +136,9 @@ pub(super) async fn forward(
             timeouts.end_with_the_request();
         }
     }
+    if let Some(changes) = chain.trailer_changes(&stream, &parts, None) {
+        body.change_trailers(changes);
+    }
     let mirrors = if cluster.policies.mirrors.is_empty() { &forward.mirrors } else { &cluster.policies.mirrors };
     if matches!(wants, Wants::Response) && !mirrors.is_empty() {
         mirror::start(&stream, mirrors, &parts, &mut body, timeouts.global);

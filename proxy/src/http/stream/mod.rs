@@ -19,6 +19,7 @@ pub(in crate::http) mod response_body;
 pub(in crate::http) mod route;
 pub(in crate::http) mod running;
 pub(in crate::http) mod timers;
+pub(in crate::http) mod tracking;
 pub(in crate::http) mod upgraded;
 pub(in crate::http) mod upstream_line;
 
@@ -43,6 +44,7 @@ use super::{
     headers::{
         forwarded::Client,
         request_id::{FORCE_TRACE, X_REQUEST_ID},
+        response::{About, OPERATION, Operation},
     },
 };
 use crate::{
@@ -65,7 +67,7 @@ pub(in crate::http) struct Stream {
     /// It is a HEAD request.
     pub head: bool,
     grpc: bool,
-    request_id: Option<HeaderValue>,
+    about: About,
     /// It wants to switch protocols: what the client may send after its head has no end.
     pub endless: bool,
     /// Over HTTP/2: gives its stream when the switch has been answered.
@@ -110,7 +112,7 @@ impl Stream {
             head: parts.method == Method::HEAD,
             grpc: is_grpc(&parts.headers),
             scheme: if connection.tls.is_some() { "https" } else { "http" },
-            request_id: None,
+            about: About::default(),
             endless: false,
             on_upgrade: None,
             followed: Followed::default(),
@@ -141,7 +143,7 @@ impl Stream {
         if self.connection.manager.request_id_in_response
             || (client.internal && parts.headers.contains_key(FORCE_TRACE))
         {
-            self.request_id = parts.headers.get(X_REQUEST_ID).cloned();
+            self.about.request_id = parts.headers.get(X_REQUEST_ID).cloned();
         }
     }
 
@@ -234,9 +236,24 @@ impl Stream {
         self.record.complete();
     }
 
-    /// The id to send back, if any.
-    pub fn request_id(&mut self) -> Option<HeaderValue> {
-        self.request_id.take()
+    /// What its response is to say of it.
+    pub fn about(&mut self) -> About {
+        std::mem::take(&mut self.about)
+    }
+
+    /// It is called what its route says, where requests are traced: outbound the upstream is told, else the client, unless
+    /// that knows already.
+    pub fn name_operation(&mut self, headers: &mut HeaderMap, routed: Option<&Routed>) {
+        let Some(sampling) = &self.connection.manager.tracing else { return };
+        let operation = routed.and_then(|routed| routed.route.operation.clone());
+        if sampling.outbound {
+            if let Some(operation) = operation {
+                headers.insert(OPERATION, operation);
+            }
+            self.about.operation = Operation::Secret;
+        } else if let (None, Some(operation)) = (headers.remove(OPERATION), operation) {
+            self.about.operation = Operation::Named(operation);
+        }
     }
 
     /// The limits of a request that goes where `idle` and `lasts` are said of, up to its response.

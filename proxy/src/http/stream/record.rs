@@ -20,6 +20,7 @@ use super::{
     open::Open,
     running::Running,
     timers::{Expired, Timers},
+    tracking::Tracking,
     upstream_line::UpstreamLine,
 };
 use crate::{
@@ -52,6 +53,8 @@ pub(in crate::http) struct Record {
     pub tunnel: Option<Rc<Meter>>,
     /// The request to an upstream that is under way, where the router logs them.
     pub upstream: Option<Box<UpstreamLine>>,
+    /// The same, where its cluster tracks them.
+    pub tracking: Option<Box<Tracking>>,
     /// When the next line is due, if lines are written while the request lasts.
     ticks: Option<Box<Interval>>,
     complete: bool,
@@ -87,6 +90,7 @@ impl Record {
             running,
             tunnel: None,
             upstream: None,
+            tracking: None,
             ticks,
             complete: false,
             multiplexed,
@@ -139,6 +143,9 @@ impl Record {
 
     /// The request to an upstream has its connection.
     pub fn upstream_ready(&mut self) {
+        if let Some(tracking) = &mut self.tracking {
+            tracking.ready();
+        }
         if let Some(line) = &mut self.upstream {
             line.ready(&self.entry);
             if self.manager.router.log.on_established {
@@ -149,13 +156,35 @@ impl Record {
 
     /// The upstream's response begins.
     pub fn upstream_responded(&mut self, status: StatusCode, headers: &HeaderMap) {
+        if let Some(tracking) = &mut self.tracking {
+            tracking.responded(status, headers);
+        }
         if let Some(line) = &mut self.upstream {
             line.responded(&self.manager.router.wanted, status, headers);
         }
     }
 
+    /// The whole request has taken too long, and its latest attempt was not answered.
+    pub fn overtaken(&mut self) {
+        if let Some(tracking) = &mut self.tracking {
+            tracking.overtaken();
+        }
+    }
+
+    /// The upstream's response has come to its end, or takes too long.
+    pub fn upstream_complete(&mut self) {
+        if let (Some(completed), Some(tracking)) = (self.request_completed(), &mut self.tracking) {
+            tracking.complete(completed.elapsed());
+        }
+    }
+
     /// The request to an upstream ends.
     pub fn upstream_ended(&mut self, flag: Option<Flag>) {
+        if let Some(mut tracking) = self.tracking.take() {
+            let totals = self.totals();
+            tracking.sent = totals.received.unwrap_or(self.entry.bytes_received) + totals.tunnel.0;
+            tracking.received += totals.tunnel.1;
+        }
         if let (Some(line), Some(flag)) = (&mut self.upstream, flag) {
             line.entry.raise(flag);
         }
@@ -227,6 +256,9 @@ impl Record {
     /// Notes a part of the response's body.
     pub fn sent(&mut self, bytes: usize) {
         self.entry.bytes_sent += bytes as u64;
+        if let Some(tracking) = &mut self.tracking {
+            tracking.received += bytes as u64;
+        }
         if let Some(line) = &mut self.upstream {
             line.entry.bytes_received += bytes as u64;
         }

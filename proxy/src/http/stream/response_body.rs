@@ -26,6 +26,7 @@ use crate::{
     http::{
         body::{counting::Counting, error::BodyError, filled::poll_filled, throttle::Throttle},
         codec::trailers::Sent,
+        headers::trailers::TrailerChanges,
         pool::Lease,
     },
 };
@@ -65,6 +66,8 @@ pub(in crate::http) struct FromUpstream {
     pub throttle: Option<Throttle>,
     /// Counts its messages.
     pub counting: Option<Box<Counting>>,
+    /// Changes its trailers.
+    pub changes: Option<Box<TrailerChanges>>,
     /// It has broken off, which is told next.
     pub broken: Option<(Failure, BodyError)>,
 }
@@ -85,6 +88,18 @@ impl FromUpstream {
     fn breaks(&mut self, failure: Failure, error: BodyError, cx: &Context<'_>) {
         self.broken = Some((failure, error));
         cx.waker().wake_by_ref();
+    }
+
+    /// A frame as it goes on: filters may want other trailers.
+    fn changed(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let Some(changes) = &self.changes else { return frame };
+        match frame.into_trailers() {
+            Ok(mut trailers) => {
+                changes.apply(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(frame) => frame,
+        }
     }
 
     /// Counts gRPC messages and outcomes, where a filter wants that.
@@ -155,6 +170,7 @@ impl ResponseBody {
             lease.release();
         }
         if let Some(record) = &mut self.record {
+            record.upstream_complete();
             record.complete();
         }
     }
@@ -173,6 +189,9 @@ impl ResponseBody {
             && let Some(late) = &from.late
         {
             late.charge(record.shard(), expired);
+        }
+        if let Some(record) = self.record.as_mut().filter(|_| expired.is_of_upstream()) {
+            record.upstream_complete();
         }
         let (flag, details) = after_expiry(expired);
         self.broke(flag, details);
@@ -318,6 +337,7 @@ impl Body for ResponseBody {
             }
             Some(Ok(frame)) => {
                 from.count(&frame, this.record.as_deref());
+                let frame = from.changed(frame);
                 if let Some(record) = &mut this.record {
                     if let Some(data) = frame.data_ref() {
                         record.sent(data.len());

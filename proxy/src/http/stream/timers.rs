@@ -32,6 +32,13 @@ pub(in crate::http) enum Expired {
     Request,
 }
 
+impl Expired {
+    /// Whether the upstream has taken too long: the stream's own limits say nothing of it.
+    pub fn is_of_upstream(self) -> bool {
+        matches!(self, Self::Global | Self::PerTry | Self::PerTryIdle)
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(in crate::http) struct Timers {

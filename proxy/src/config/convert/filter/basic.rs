@@ -25,8 +25,9 @@ pub(super) fn grpc_stats(cx: &mut Context, message: &grpc::FilterConfig, at: &st
         "stats_for_all_methods",
         "enable_upstream_stats",
         "replace_dots_in_grpc_service_name",
+        "emit_filter_state",
     ];
-    cx.only(message, at, &supported, &["emit_filter_state"])?;
+    cx.only(message, at, &supported, &[])?;
     let methods = match &message.per_method_stat_specifier {
         None | Some(PerMethodStatSpecifier::StatsForAllMethods(false)) => Methods::None,
         Some(PerMethodStatSpecifier::StatsForAllMethods(true)) => {
@@ -38,7 +39,7 @@ pub(super) fn grpc_stats(cx: &mut Context, message: &grpc::FilterConfig, at: &st
             Methods::Listed(services.map(|entry| (entry.name.as_str().into(), names(&entry.method_names))).collect())
         }
     };
-    Ok(GrpcStats { methods, upstream_times: message.enable_upstream_stats })
+    Ok(GrpcStats { methods, upstream_times: message.enable_upstream_stats, keeps: message.emit_filter_state })
 }
 
 pub(super) fn health_check(cx: &mut Context, message: &health::HealthCheck, at: &str) -> Result<HealthCheck, Error> {

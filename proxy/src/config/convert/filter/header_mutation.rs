@@ -1,4 +1,4 @@
-//! Changing headers and query parameters.
+//! Changing headers, trailers and query parameters.
 
 use weir_proto::envoy::{
     config::{
@@ -28,11 +28,20 @@ pub(super) fn mutations(
     at: &str,
 ) -> Result<HeaderMutation, Error> {
     let Some(message) = message else { return Ok(HeaderMutation::default()) };
-    cx.only(message, at, &["request_mutations", "query_parameter_mutations", "response_mutations"], &[])?;
+    let supported = [
+        "request_mutations",
+        "query_parameter_mutations",
+        "response_mutations",
+        "response_trailers_mutations",
+        "request_trailers_mutations",
+    ];
+    cx.only(message, at, &supported, &[])?;
     let mut list = |messages: &[rules::HeaderMutation], field: &str| list(cx, messages, &sub(at, field));
     Ok(HeaderMutation {
         request: list(&message.request_mutations, "request_mutations")?,
         response: list(&message.response_mutations, "response_mutations")?,
+        request_trailers: list(&message.request_trailers_mutations, "request_trailers_mutations")?,
+        response_trailers: list(&message.response_trailers_mutations, "response_trailers_mutations")?,
         query: {
             let messages = message.query_parameter_mutations.iter().enumerate();
             messages
