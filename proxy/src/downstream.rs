@@ -62,6 +62,8 @@ pub struct Told {
     pub close_reason: Cell<&'static str>,
     /// The client broke the protocol.
     pub protocol_error: Cell<bool>,
+    /// And nothing that it said before was understood.
+    pub unintelligible: Cell<bool>,
     /// The client reset it.
     pub reset: Cell<bool>,
 }

@@ -96,6 +96,10 @@ fn complete(entry: &mut Entry, told: &Told) {
             upstream_sent: passed(received),
         };
     }
+    if received == 0 || told.unintelligible.get() {
+        // As in Envoy, to which a client speaks what it has understood of it.
+        entry.protocol = None;
+    }
 }
 
 impl Drop for Line {

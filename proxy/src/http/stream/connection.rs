@@ -250,6 +250,8 @@ impl Connection {
     pub fn protocol_error(&self) {
         if let Some(told) = &self.told {
             told.protocol_error.set(true);
+            // The request that breaks it is counted.
+            told.unintelligible.set(self.activity.requests() <= 1);
         }
     }
 
