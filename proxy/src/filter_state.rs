@@ -43,6 +43,8 @@ pub enum Value {
     Keyed(Arc<str>),
     /// An address.
     Address(SocketAddr),
+    /// A number.
+    Number(u32),
     /// The messages of a call of gRPC; there from the first one on.
     Messages(Arc<MessageCounts>),
 }
@@ -103,6 +105,7 @@ impl fmt::Display for Value {
         match self {
             Self::Text(text) | Self::Keyed(text) => f.write_str(text),
             Self::Address(address) => address.fmt(f),
+            Self::Number(number) => number.fmt(f),
             Self::Messages(messages) => {
                 let (requests, responses) = messages.now();
                 write!(f, "{requests},{responses}")
@@ -129,7 +132,23 @@ impl FilterState {
     pub fn address(&self, key: &str) -> Option<SocketAddr> {
         match self.get(key)? {
             Value::Address(address) => Some(*address),
-            Value::Text(_) | Value::Keyed(_) | Value::Messages(_) => None,
+            Value::Text(_) | Value::Keyed(_) | Value::Number(_) | Value::Messages(_) => None,
+        }
+    }
+
+    /// A text that is kept by this name.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match self.get(key)? {
+            Value::Text(text) | Value::Keyed(text) => Some(text),
+            Value::Address(_) | Value::Number(_) | Value::Messages(_) => None,
+        }
+    }
+
+    /// A number that is kept by this name, if it is a port.
+    pub fn port(&self, key: &str) -> Option<u16> {
+        match self.get(key)? {
+            Value::Number(number) => u16::try_from(*number).ok().filter(|port| *port > 0),
+            Value::Text(_) | Value::Keyed(_) | Value::Address(_) | Value::Messages(_) => None,
         }
     }
 

@@ -13,6 +13,7 @@ use crate::{
     config::{
         self, Built,
         cell::Registry,
+        cluster::DnsCaches,
         convert::{AdminSettings, Converter, DiscoveredLayer, StatsSettings, runtime_layers},
         snapshot::Snapshot,
     },
@@ -77,6 +78,8 @@ pub struct Loaded {
     pub bootstrap: Bootstrap,
     /// What the configuration names and comes by itself.
     pub cells: Arc<Registry>,
+    /// Caches of names that somebody is to resolve.
+    pub dns_caches: DnsCaches,
 }
 
 /// Loads what the command line names; nothing but --handoff is an empty configuration.
@@ -157,7 +160,7 @@ fn build(bootstrap: Bootstrap, options: &Options) -> Result<Loaded, config::Erro
     for (tag, value) in &options.stats_tag {
         stats_settings.tags.fix(tag, value);
     }
-    let Built { snapshot, ignored, cells, converter } = config::from_bootstrap(&bootstrap, &stats.root())?;
+    let Built { snapshot, ignored, cells, converter, dns_caches } = config::from_bootstrap(&bootstrap, &stats.root())?;
     let resources = Resources::read(&bootstrap)?;
     let admin = AdminSettings::read(&bootstrap)?;
     let (runtime, layers) = runtime_layers(bootstrap.layered_runtime.as_ref(), &cells, &stats.root())?;
@@ -173,6 +176,7 @@ fn build(bootstrap: Bootstrap, options: &Options) -> Result<Loaded, config::Erro
         converter,
         bootstrap,
         cells,
+        dns_caches,
     })
 }
 

@@ -24,7 +24,7 @@ use crate::{
     cluster::{self, Local, Start},
     config::{
         cell,
-        cluster::{Cluster, Discovery},
+        cluster::{Cluster, Discovery, DnsCaches},
         listener::Terminal,
         reload,
         snapshot::Snapshot,
@@ -69,7 +69,18 @@ const LEAST_CEILING: u64 = 256;
 /// Binds, gives up every privilege, serves until told to end.
 pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Result<(), Error> {
     let Loaded {
-        snapshot, stats, stats_settings, admin, runtime, layers, resources, converter, bootstrap, cells, ..
+        snapshot,
+        stats,
+        stats_settings,
+        admin,
+        runtime,
+        layers,
+        resources,
+        converter,
+        bootstrap,
+        cells,
+        dns_caches,
+        ..
     } = loaded;
     let generation = since_boot().as_nanos() as u64;
     let open_files = privileges::raise_open_files()?;
@@ -177,7 +188,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
         ceiling: (open_files / POD_SHARE).max(LEAST_CEILING) as usize,
     };
     let control_runtime = worker::local_runtime()?;
-    let ended = control_runtime.block_on(control.run(starts));
+    let ended = control_runtime.block_on(control.run(starts, dns_caches));
     drop(control_runtime);
     if let Some(following) = control.following.into_inner() {
         following.end();
@@ -290,11 +301,12 @@ impl Parting {
 }
 
 impl Control<'_> {
-    async fn run(&self, starts: Queue<Start>) -> Result<(), Error> {
+    async fn run(&self, starts: Queue<Start>, dns_caches: DnsCaches) -> Result<(), Error> {
         let mut signals = Signals::new()?;
         let (status, mut changes) = watch::channel(Status::Starting);
         let (drain_agent, agent_drain) = watch::channel(None);
         let running_later = tokio::task::spawn_local(cluster::start_later(starts, endpoint_files::follow));
+        let resolving = tokio::task::spawn_local(cluster::keep_caches(dns_caches));
         let discovery;
         tokio::select! {
             started = self.start(status, agent_drain) => discovery = started?,
@@ -338,6 +350,7 @@ impl Control<'_> {
         }
         flushing.abort();
         running_later.abort();
+        resolving.abort();
         drop(discovery);
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Circuit breakers: limits in force, and the gauges that show them.
 
-use crate::config::cluster::{Cluster, RoutingPriority, Thresholds, Usage};
+use crate::config::cluster::{Cluster, Discovery, RoutingPriority, Thresholds, Usage};
 
 /// Connection pools are not limited: there may be so many, as in Envoy.
 const UNLIMITED: u64 = u64::MAX;
@@ -14,6 +14,9 @@ impl Cluster {
 
     /// Sets the gauges `circuit_breakers.*` of what was ever used: they are computed when somebody reads them.
     pub fn publish_breakers(&self) {
+        if let Discovery::ForwardProxy(proxy) = &self.discovery {
+            proxy.cache.publish();
+        }
         for (index, priority) in [RoutingPriority::Default, RoutingPriority::High].into_iter().enumerate() {
             let (limits, usage) = self.limits(priority);
             let (names, remaining) = (&self.stats.breakers[index], &self.stats.remaining[index]);

@@ -9,6 +9,7 @@ pub mod discovery;
 mod health;
 mod outlier;
 mod pick;
+mod reach;
 mod running;
 mod update;
 
@@ -22,8 +23,10 @@ use hashbrown::HashMap;
 
 use self::balance::{Aggregated, Available, Balancer, Chosen};
 pub use self::{
+    discovery::forward::keep_caches,
     outlier::Outcome,
     pick::{PickContext, Picked},
+    reach::{Reach, Resolving},
     running::{FollowFile, Kept, Running, Start, start, start_later},
     update::Dropped,
 };
@@ -105,6 +108,9 @@ impl Local {
         if let Discovery::OriginalDestination { metadata, port, hosts, .. } = &cluster.discovery {
             let endpoint = self.original_destination(cluster, (hosts, metadata.as_ref(), *port), context)?;
             return Some((endpoint, false));
+        }
+        if let Discovery::ForwardProxy(proxy) = &cluster.discovery {
+            return Some((reach::host(proxy, context)?, false));
         }
         let mut balancers = self.balancers.borrow_mut();
         let key = Arc::as_ptr(cluster) as usize;

@@ -15,6 +15,8 @@ pub struct PickContext<'a> {
     pub destination: Option<SocketAddr>,
     /// What an `ORIGINAL_DST` cluster's header says.
     pub destination_header: Option<&'a str>,
+    /// The host that the request asks for, or the connection by SNI.
+    pub host: Option<&'a str>,
     /// What filters noted of the request, and of its connection.
     pub metadata: [Option<&'a Metadata>; 2],
     /// What they keep.

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    discovery::{dns, original},
+    discovery::{dns, forward, original},
     health, outlier, update,
 };
 use crate::{
@@ -62,7 +62,7 @@ fn begin(tasks: &mut JoinSet<()>, cluster: Arc<Cluster>, files: FollowFile) -> R
     let (answered, answer) = oneshot::channel();
     match &cluster.discovery {
         Discovery::Dns(of) => {
-            tasks.spawn_local(dns::follow(cluster.clone(), dns::resolver(of)?, answered));
+            tasks.spawn_local(dns::follow(cluster.clone(), dns::resolver(of.family, &of.servers)?, answered));
         }
         Discovery::Eds(Assignments { source: Source::File(_), .. }) => {
             tasks.spawn_local(files(Arc::downgrade(&cluster), answered));
@@ -70,6 +70,10 @@ fn begin(tasks: &mut JoinSet<()>, cluster: Arc<Cluster>, files: FollowFile) -> R
         Discovery::OriginalDestination { .. } => {
             drop(answered);
             tasks.spawn_local(original::follow(Arc::downgrade(&cluster)));
+        }
+        Discovery::ForwardProxy(_) => {
+            drop(answered);
+            forward::attach(&cluster);
         }
         Discovery::Static | Discovery::Aggregate { .. } | Discovery::Eds(_) => drop(answered),
     }

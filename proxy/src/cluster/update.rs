@@ -107,6 +107,12 @@ impl Cluster {
         self.membership.send_replace(());
     }
 
+    /// The same hosts have other addresses.
+    pub(super) fn move_hosts(&self, endpoints: Vec<Endpoint>) {
+        self.endpoints.store(Arc::new(EndpointSet::new(endpoints)));
+        self.tell();
+    }
+
     /// Counts an endpoint that is heard of by how it is secured.
     pub(super) fn count_match(&self, endpoint: &Endpoint) {
         self.stats.inc(self.transports.counter(endpoint.template.metadata.as_deref()));
@@ -159,7 +165,7 @@ impl Cluster {
     }
 
     /// A host has left: its pooled connections are of no use.
-    fn forget(&self, endpoint: &Endpoint) {
+    pub(super) fn forget(&self, endpoint: &Endpoint) {
         endpoint.host.failed.notify_waiters();
         if let Some(detector) = &self.outlier
             && endpoint.host.clear(HealthFlags::FAILED_OUTLIER)
@@ -259,8 +265,8 @@ impl Cluster {
         }
         let stats = &self.stats;
         // Of a cluster that is only ever found out, nothing is known before there is a host.
-        let unknown =
-            matches!(self.discovery, Discovery::OriginalDestination { .. }) && stats.level(stats.membership_total) == 0;
+        let unknown = matches!(self.discovery, Discovery::OriginalDestination { .. } | Discovery::ForwardProxy(_))
+            && stats.level(stats.membership_total) == 0;
         if !unknown || all > 0 {
             stats.set(stats.membership_healthy, healthy);
             stats.set(stats.membership_degraded, degraded);

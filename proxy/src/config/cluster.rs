@@ -2,8 +2,11 @@
 
 pub mod balancing;
 mod consistent;
+mod dns;
+pub mod dns_cache;
 mod endpoint;
 mod errors;
+mod forward;
 mod hash;
 pub mod health;
 mod host;
@@ -17,7 +20,6 @@ mod tally;
 mod zones;
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -32,11 +34,14 @@ pub(crate) use self::original::MEETINGS;
 use self::{balancing::LoadBalancing, health::HealthCheck, outlier::Detector, stats::ClusterStats};
 pub use self::{
     consistent::{Consistent, Hashed, Weighted},
+    dns::{Dns, DnsFamily, DnsName, NameServers, Resolver},
+    dns_cache::{Ask, Authority, CachedName, DnsCache, DnsCacheSettings, DnsCaches, Load, Resolution},
     endpoint::{
         AssignmentPolicy, CheckAddress, Drops, Endpoint, EndpointSet, Locality, LocalityEndpoints, LocalityWeights,
         Priority, Template,
     },
     errors::ErrorMatcher,
+    forward::{DYNAMIC_HOST_KEY, DYNAMIC_PORT_KEY, ForwardHost, ForwardProxy},
     host::{Admitted, Health, HealthFlags, Host, HostStats, Monitor, Rate, Spell},
     limits::{Breaker, Gauge, InUse, RetryBudget, RoutingPriority, Thresholds, Usage},
     merge::{MergeWindow, Told},
@@ -155,6 +160,8 @@ pub enum Discovery {
         /// Those that were connected to.
         hosts: Arc<OriginalHosts>,
     },
+    /// Whatever host a request, or a connection, names.
+    ForwardProxy(Arc<ForwardProxy>),
     /// Other clusters, the most preferred first.
     Aggregate {
         /// Their names; one that does not exist is left out.
@@ -193,7 +200,7 @@ impl Discovery {
         match self {
             Self::Eds(_) => true,
             Self::Dns(dns) => dns.strict,
-            Self::Static | Self::OriginalDestination { .. } | Self::Aggregate { .. } => false,
+            Self::Static | Self::OriginalDestination { .. } | Self::ForwardProxy(_) | Self::Aggregate { .. } => false,
         }
     }
 }
@@ -207,71 +214,6 @@ pub struct Assignments {
     pub service: Arc<str>,
     /// How long the cluster waits for the first; none: for ever.
     pub timeout: Option<Duration>,
-}
-
-/// How endpoints are resolved.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Dns {
-    /// All addresses are endpoints; else (`LOGICAL_DNS`) only the first one of the latest answer.
-    pub strict: bool,
-    /// Names, and where their addresses go.
-    pub names: Vec<DnsName>,
-    /// Weights of localities, by priority.
-    pub weights: Box<LocalityWeights>,
-    /// How the endpoints are to be used.
-    pub policy: AssignmentPolicy,
-    /// Which addresses.
-    pub family: DnsFamily,
-    /// Who is asked.
-    pub servers: NameServers,
-    /// Between refreshes.
-    pub refresh: Duration,
-    /// Refresh when the answer's TTL ends instead.
-    pub respect_ttl: bool,
-    /// Between tries while resolution fails: base and maximum.
-    pub failure_refresh: (Duration, Duration),
-    /// Random addition to the refresh, at most.
-    pub jitter: Duration,
-}
-
-/// Who is asked for names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NameServers {
-    /// These; none: those of `/etc/resolv.conf`.
-    pub addresses: Vec<SocketAddr>,
-    /// By TCP only.
-    pub tcp: bool,
-    /// Names are complete: no search domain is tried.
-    pub no_search: bool,
-}
-
-/// A name to resolve.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DnsName {
-    /// The name.
-    pub host: Box<str>,
-    /// What its hosts are called: the endpoint's `hostname`, or the name.
-    pub hostname: Arc<str>,
-    /// What its addresses become.
-    pub port: u16,
-    /// Weight, priority and health of each.
-    pub template: Arc<Template>,
-}
-
-/// Which addresses DNS gives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DnsFamily {
-    /// IPv6, and IPv4 if there is none.
-    #[default]
-    Auto,
-    /// IPv4.
-    V4Only,
-    /// IPv6.
-    V6Only,
-    /// IPv4, and IPv6 if there is none.
-    V4Preferred,
-    /// Both.
-    All,
 }
 
 /// Names that TLS takes from the request (`upstream_http_protocol_options`).

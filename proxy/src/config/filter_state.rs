@@ -31,6 +31,8 @@ pub enum Factory {
     Keyed,
     /// An address with its port; what is none makes no object.
     Address,
+    /// A number; what is none makes no object.
+    Number,
 }
 
 impl Factory {
@@ -39,6 +41,7 @@ impl Factory {
             Self::Text => Some(Value::Text(text.into())),
             Self::Keyed => Some(Value::Keyed(text.into())),
             Self::Address => text.parse().ok().map(Value::Address),
+            Self::Number => text.trim().parse().ok().map(Value::Number),
         }
     }
 }

@@ -14,6 +14,7 @@ use std::{
 use crate::{
     config::{
         cell::Slot,
+        cluster::dns_cache::DnsCache,
         filter::local_ratelimit::Bucket,
         filter_state::Setting,
         grpc_service::GrpcService,
@@ -41,6 +42,8 @@ pub enum NetworkFilter {
     ConnectionLimit(Box<ConnectionLimit>),
     /// `sni_cluster`: the connection goes to the cluster that is named by its SNI.
     SniCluster,
+    /// `sni_dynamic_forward_proxy`: the name by SNI is resolved before the connection goes on.
+    SniForwardProxy(SniForwardProxy),
     /// `ext_authz`.
     Authz(Box<NetworkAuthz>),
     /// `set_filter_state`.
@@ -49,6 +52,15 @@ pub enum NetworkFilter {
     Telling,
     /// What it does comes by itself (`config_discovery`).
     Discovered(Arc<Slot<NetworkFilter>>),
+}
+
+/// Resolves the host that a connection asks for.
+#[derive(Debug)]
+pub struct SniForwardProxy {
+    /// Resolves names.
+    pub cache: Arc<DnsCache>,
+    /// Where it is connected to, unless filter state says so.
+    pub port: u16,
 }
 
 /// The namespace of the metadata that services of authorization want noted of connections.

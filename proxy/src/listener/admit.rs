@@ -7,11 +7,12 @@ use smallvec::SmallVec;
 use crate::{
     access_log::{Flag, View},
     config::{
+        cluster::{Authority, DYNAMIC_HOST_KEY, DYNAMIC_PORT_KEY, Load},
         filter_state::{Setting, add},
-        network::{LimitedSeat, NetworkFilter},
+        network::{LimitedSeat, NetworkFilter, SniForwardProxy},
     },
     downstream::Downstream,
-    filter_state::Span,
+    filter_state::{Object, Shared, Span, Value},
     tcp::line::Line,
     worker::state::Worker,
 };
@@ -55,6 +56,11 @@ pub(super) async fn admit<'a>(
                 keep(&settings.on_new_connection, downstream);
                 continue;
             }
+            NetworkFilter::SniForwardProxy(filter) => {
+                // As in Envoy, nothing tells why it is closed.
+                resolve(filter, downstream).await?;
+                continue;
+            }
             // Asked when the client has said something.
             NetworkFilter::Rbac(_) | NetworkFilter::Authz(_) | NetworkFilter::Telling => continue,
             // What came by itself is no such thing again.
@@ -72,6 +78,26 @@ pub(super) async fn admit<'a>(
         return None;
     }
     Some(admitted)
+}
+
+/// Waits until the host that a connection asks for has been resolved, whatever comes of it. None: it can't wait.
+async fn resolve(filter: &SniForwardProxy, downstream: &mut Downstream) -> Option<()> {
+    let state = downstream.filter_state.as_deref();
+    let host = state.and_then(|state| state.text(DYNAMIC_HOST_KEY)).or(downstream.server_name.as_deref());
+    let Some(host) = host.filter(|host| !host.is_empty()) else { return Some(()) };
+    let _place = filter.cache.admit()?;
+    let known = state.and_then(|state| state.port(DYNAMIC_PORT_KEY));
+    let load = filter.cache.load(&Authority::parse(host, known.unwrap_or(filter.port))?);
+    if known.is_none() {
+        let (key, value) = (DYNAMIC_PORT_KEY.into(), Value::Number(filter.port.into()));
+        add(&mut downstream.filter_state, Object { key, value, shared: Shared::No, span: Span::Connection });
+    }
+    match load {
+        Load::Known(_) => {}
+        Load::Overflow => return None,
+        Load::Wait(answer) => drop(answer.await),
+    }
+    Some(())
 }
 
 /// What is kept once the handshake is done, or was not to come.

@@ -16,7 +16,7 @@ use super::tunnel::{Open, Opened, Wanted};
 use crate::{
     access_log::{ClusterNames, Entry, Flag, Upstream},
     cluster::{
-        Outcome, PickContext,
+        Outcome, PickContext, Reach,
         account::{Account, ActiveRequest, OpenConnection},
         dial::{Secured, Way},
     },
@@ -181,10 +181,8 @@ pub(super) async fn through_tunnel(
     let mut tried = Vec::new();
     loop {
         let context = context(downstream, settings, &tried);
-        let Some(picked) = worker.balancers.pick(&cluster, &context) else {
-            worker.stats.inc(cluster.stats.upstream_cx_none_healthy);
-            return Err(Failed::NoEndpoint);
-        };
+        let picked =
+            worker.balancers.pick(&cluster, &context).ok_or_else(|| no_endpoint(worker, &cluster, &context))?;
         let (member, endpoint) = (picked.cluster(&cluster), &picked.endpoint);
         entry.tried.extend(entry.upstream.replace(endpoint.logged()));
         entry.attempts += 1;
@@ -208,11 +206,21 @@ pub(super) async fn through_tunnel(
     }
 }
 
+/// Counts that there is no endpoint. As in Envoy, a connection does not wait for a name to be resolved: those that come
+/// later find it.
+fn no_endpoint(worker: &Worker, cluster: &Cluster, context: &PickContext<'_>) -> Failed {
+    if !matches!(cluster.reach(context), Reach::Wait(_)) {
+        worker.stats.inc(cluster.stats.upstream_cx_none_healthy);
+    }
+    Failed::NoEndpoint
+}
+
 /// What the choice of an endpoint goes by.
 fn context<'a>(downstream: &'a Downstream, settings: &Settings, tried: &'a [SocketAddr]) -> PickContext<'a> {
     let hash = settings.hash_source.then(|| xxh64(downstream.peer.ip().to_string().as_bytes(), 0));
     PickContext {
         destination: downstream.original_destination(),
+        host: downstream.server_name.as_deref(),
         metadata: [None, downstream.metadata.as_deref()],
         filter_state: downstream.filter_state.as_deref(),
         hash,
@@ -248,10 +256,7 @@ async fn to_cluster(
             return Err(Failed::Overflow);
         };
         let context = context(downstream, settings, &tried);
-        let Some(picked) = worker.balancers.pick(cluster, &context) else {
-            worker.stats.inc(cluster.stats.upstream_cx_none_healthy);
-            return Err(Failed::NoEndpoint);
-        };
+        let picked = worker.balancers.pick(cluster, &context).ok_or_else(|| no_endpoint(worker, cluster, &context))?;
         let (chosen, endpoint) = (picked.cluster(cluster), &picked.endpoint);
         if picked.member.is_some() {
             // The connection counts where it goes.

@@ -245,6 +245,8 @@ pub enum Protocol {
     H2,
     /// Bytes.
     Tcp,
+    /// Names.
+    Dns,
 }
 
 /// An answer.

@@ -5,6 +5,8 @@
 pub mod case;
 #[path = "certificates.rs"]
 pub mod certificates;
+#[path = "dns.rs"]
+pub mod dns;
 #[path = "http1.rs"]
 pub mod http1;
 #[path = "proxy_protocol.rs"]

@@ -9,12 +9,13 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     task::{AbortHandle, JoinSet},
 };
 
 use super::{
     case::{Protocol, Rule, Switch, Then, Upstream},
+    dns,
     http1::Head,
     proxy_protocol,
     script::{self, Answer},
@@ -93,6 +94,13 @@ impl Server {
     }
 
     fn start(&self) -> io::Result<()> {
+        if self.shared.script.protocol == Protocol::Dns {
+            let socket = std::net::UdpSocket::bind(("127.0.0.1", self.port()))?;
+            socket.set_nonblocking(true)?;
+            let task = tokio::spawn(dns::serve(UdpSocket::from_std(socket)?));
+            *self.running.lock().expect("the server's task") = Some(task.abort_handle());
+            return Ok(());
+        }
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
         socket.bind(([127, 0, 0, 1], self.port()).into())?;

@@ -64,30 +64,17 @@ fn control(protocol: Protocol, node: &str, account: &str, whole: bool) -> Contro
     control
 }
 
-/// What is not supported yet, by the name of the resource and a word of the reason.
-const REFUSED: [(&str, &str); 3] = [
-    ("outbound|80||*.wild.example.com", "dynamic_forward_proxy"),
-    ("outbound|443||*.wild.example.com", "dynamic_forward_proxy"),
-    ("0.0.0.0_443", "sni_dynamic_forward_proxy"),
-];
-
 fn all_is_taken(protocol: Protocol) {
     for (node, account) in NODES {
         let place = Place::new();
         let control = control(protocol, node, account, false);
         let _proxy = control.proxy(&place.node.netns);
         wait_until_ready(&place.node.netns);
-        let refused = |name: &str| REFUSED.iter().any(|(known, _)| *known == name);
-        let wanted: BTreeSet<String> =
-            usable(node).into_iter().map(|(name, _)| name).filter(|name| !refused(name)).collect();
+        let wanted: BTreeSet<String> = usable(node).into_iter().map(|(name, _)| name).collect();
         wait_for(&format!("all of {node} in force"), PATIENCE, || {
             let Taken { active, refused } = taken(&place.node.netns);
             let missing: Vec<_> = wanted.difference(&active).collect();
-            let known = |(name, why): &&(String, String)| {
-                REFUSED.iter().any(|(known, word)| known == name && why.contains(word) && why.contains("not supported"))
-            };
-            let others: Vec<_> = refused.iter().filter(|one| !known(one)).collect();
-            if missing.is_empty() && others.is_empty() { Ok(()) } else { Err(format!("{missing:?} {others:?}")) }
+            if missing.is_empty() && refused.is_empty() { Ok(()) } else { Err(format!("{missing:?} {refused:?}")) }
         });
     }
 }
@@ -102,19 +89,19 @@ fn what_a_real_istiod_sent_is_taken_by_the_state_of_the_world() {
     all_is_taken(Protocol::Sotw);
 }
 
-/// The listener with the Lua filter, besides what is not supported of any node.
+/// The listener with the Lua filter, and nothing else.
 #[test]
 fn what_is_not_taken_of_it_is_refused_by_name() {
     let place = Place::new();
     let control = control(Protocol::Delta, "sidecar-httpbin", "side/httpbin", true);
     let _proxy = control.proxy(&place.node.netns);
     wait_until_ready(&place.node.netns);
-    let lua = ("virtualInbound", "envoy.extensions.filters.http.lua.v3.Lua");
-    let wanted: Vec<(&str, &str)> = REFUSED.into_iter().chain([lua]).collect();
-    wait_for("the refusals", PATIENCE, || {
+    let (name, word) = ("virtualInbound", "envoy.extensions.filters.http.lua.v3.Lua");
+    wait_for("the refusal", PATIENCE, || {
         let Taken { refused, .. } = taken(&place.node.netns);
-        let said =
-            |(name, word): &(&str, &str)| refused.iter().any(|(of, why)| of.contains(name) && why.contains(word));
-        if wanted.iter().all(said) && refused.len() == wanted.len() { Ok(()) } else { Err(refused) }
+        match &*refused {
+            [(of, why)] if of.contains(name) && why.contains(word) => Ok(()),
+            _ => Err(refused),
+        }
     });
 }

@@ -22,6 +22,11 @@ pub mod envoy {
             }
         }
         pub mod common {
+            pub mod key_value {
+                pub mod v3 {
+                    include!("envoy.config.common.key_value.v3.rs");
+                }
+            }
             pub mod matcher {
                 pub mod v3 {
                     include!("envoy.config.common.matcher.v3.rs");
@@ -119,8 +124,18 @@ pub mod envoy {
                     include!("envoy.extensions.clusters.dns.v3.rs");
                 }
             }
+            pub mod dynamic_forward_proxy {
+                pub mod v3 {
+                    include!("envoy.extensions.clusters.dynamic_forward_proxy.v3.rs");
+                }
+            }
         }
         pub mod common {
+            pub mod dynamic_forward_proxy {
+                pub mod v3 {
+                    include!("envoy.extensions.common.dynamic_forward_proxy.v3.rs");
+                }
+            }
             pub mod ratelimit {
                 pub mod v3 {
                     include!("envoy.extensions.common.ratelimit.v3.rs");
@@ -149,6 +164,11 @@ pub mod envoy {
                 pub mod cors {
                     pub mod v3 {
                         include!("envoy.extensions.filters.http.cors.v3.rs");
+                    }
+                }
+                pub mod dynamic_forward_proxy {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.dynamic_forward_proxy.v3.rs");
                     }
                 }
                 pub mod ext_authz {
@@ -273,6 +293,11 @@ pub mod envoy {
                 pub mod sni_cluster {
                     pub mod v3 {
                         include!("envoy.extensions.filters.network.sni_cluster.v3.rs");
+                    }
+                }
+                pub mod sni_dynamic_forward_proxy {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.rs");
                     }
                 }
                 pub mod tcp_proxy {

@@ -54,6 +54,8 @@ fn write(out: &mut Vec<u8>, entry: &Entry, key: &str, names: Names) -> bool {
             write_messages(out, names, counts.now());
             return true;
         }
+        // A vector takes all that is written.
+        Some(Value::Number(number)) => return write!(out, "{number}").is_ok(),
         Some(Value::Address(_)) | None => return false,
     }
     quote(out, start);

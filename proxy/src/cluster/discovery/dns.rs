@@ -11,12 +11,13 @@ use std::{
 use hickory_resolver::{
     TokioResolver,
     config::{LookupIpStrategy, NameServerConfig, ProtocolConfig, ResolverConfig, ResolverOpts},
-    net::{NetError, runtime::TokioRuntimeProvider},
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    proto::op::ResponseCode,
     system_conf::read_system_conf,
 };
 use tokio::sync::oneshot;
 
-use crate::config::cluster::{Cluster, Discovery, Dns, DnsFamily, DnsName, Endpoint};
+use crate::config::cluster::{Cluster, Discovery, Dns, DnsFamily, DnsName, Endpoint, NameServers};
 
 /// Never ask more often than this, whatever a TTL says.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
@@ -28,26 +29,68 @@ pub struct SetupError(String);
 
 /// Resolves names. A trait so that tests can answer.
 pub(in crate::cluster) trait Resolve {
-    fn resolve(&self, name: &str) -> impl Future<Output = Result<Answer, String>>;
+    fn resolve(&self, name: &str) -> impl Future<Output = Result<Answer, Unresolved>>;
 }
 
 /// Addresses in the answer's order, and until when they hold.
 #[derive(Clone, Debug)]
 pub(in crate::cluster) struct Answer {
-    addresses: Vec<IpAddr>,
-    ttl: Duration,
+    pub addresses: Vec<IpAddr>,
+    pub ttl: Duration,
+}
+
+/// Why there are no addresses.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{text}")]
+pub(in crate::cluster) struct Unresolved {
+    /// That is the answer: the name has none.
+    pub nothing: bool,
+    /// The same in the words of c-ares.
+    pub reason: &'static str,
+    text: String,
+}
+
+impl Unresolved {
+    /// There is no such name.
+    pub fn unknown() -> Self {
+        let reason = "Domain name not found";
+        Self { nothing: true, reason, text: reason.to_owned() }
+    }
+
+    /// Nobody could be asked.
+    pub fn unasked(reason: &'static str) -> Self {
+        Self { nothing: false, reason, text: reason.to_owned() }
+    }
+}
+
+impl From<NetError> for Unresolved {
+    fn from(error: NetError) -> Self {
+        let code = |code: ResponseCode| match code {
+            ResponseCode::NXDomain => (true, "Domain name not found"),
+            ResponseCode::NoError => (true, "DNS server returned answer with no data"),
+            ResponseCode::Refused => (false, "DNS server refused query"),
+            _ => (false, "DNS server returned general failure"),
+        };
+        let (nothing, reason) = match &error {
+            NetError::Dns(DnsError::NoRecordsFound(found)) => code(found.response_code),
+            NetError::Dns(DnsError::ResponseCode(found)) => code(*found),
+            NetError::Timeout => (false, "Timeout while contacting DNS servers"),
+            NetError::Proto(_) => (false, "Misformatted domain name"),
+            _ => (false, "Could not contact DNS servers"),
+        };
+        Self { nothing, reason, text: error.to_string() }
+    }
 }
 
 impl Resolve for TokioResolver {
-    async fn resolve(&self, name: &str) -> Result<Answer, String> {
-        let lookup = self.lookup_ip(name).await.map_err(|error| error.to_string())?;
+    async fn resolve(&self, name: &str) -> Result<Answer, Unresolved> {
+        let lookup = self.lookup_ip(name).await?;
         let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
         Ok(Answer { addresses: lookup.iter().collect(), ttl })
     }
 }
 
-pub(in crate::cluster) fn resolver(dns: &Dns) -> Result<TokioResolver, SetupError> {
-    let (family, servers) = (dns.family, &dns.servers);
+pub(in crate::cluster) fn resolver(family: DnsFamily, servers: &NameServers) -> Result<TokioResolver, SetupError> {
     let error = |error: NetError| SetupError(error.to_string());
     let (system, system_options) = match read_system_conf() {
         Ok(read) => read,
@@ -111,7 +154,7 @@ pub(in crate::cluster) async fn follow(cluster: Arc<Cluster>, resolver: impl Res
                 }
                 Err(error) => {
                     failed = true;
-                    tracing::warn!(cluster = %cluster.name, name = %name.host, error, "DNS resolution failed");
+                    tracing::warn!(cluster = %cluster.name, name = %name.host, %error, "DNS resolution failed");
                 }
             }
         }
@@ -179,18 +222,18 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
-    use crate::config::cluster::{AssignmentPolicy, EndpointSet, NameServers};
+    use crate::config::cluster::{AssignmentPolicy, EndpointSet};
 
     struct Script(RefCell<Vec<Result<&'static [u8], &'static str>>>);
 
     impl Resolve for Script {
-        async fn resolve(&self, _: &str) -> Result<Answer, String> {
+        async fn resolve(&self, _: &str) -> Result<Answer, Unresolved> {
             let next = self.0.borrow_mut().pop().unwrap_or(Err("over"));
             next.map(|last| Answer {
                 addresses: last.iter().map(|last| IpAddr::from([10, 0, 0, *last])).collect(),
                 ttl: Duration::from_secs(2),
             })
-            .map_err(str::to_owned)
+            .map_err(Unresolved::unasked)
         }
     }
 

@@ -49,11 +49,14 @@ pub(super) fn balancing(
     let lb_at = sub(at, "lb_policy");
     let name = &message.name;
     match (discovery, &balancing.policy) {
-        (Discovery::OriginalDestination { .. } | Discovery::Aggregate { .. }, Policy::ClusterProvided) => Ok(balancing),
+        (
+            Discovery::OriginalDestination { .. } | Discovery::Aggregate { .. } | Discovery::ForwardProxy(_),
+            Policy::ClusterProvided,
+        ) => Ok(balancing),
         (Discovery::OriginalDestination { .. }, _) => {
             Err(Error::at(lb_at, "clusters of type ORIGINAL_DST need CLUSTER_PROVIDED"))
         }
-        (Discovery::Aggregate { .. }, _) => {
+        (Discovery::Aggregate { .. } | Discovery::ForwardProxy(_), _) => {
             let message = format!("cluster provided LB not specified but cluster '{name}' provided one");
             Err(Error::at(lb_at, message))
         }

@@ -16,6 +16,7 @@ use super::{
     discovery::discovery,
     endpoints::assignment,
     fields::{duration, item, sub},
+    forward,
     health::health,
     metadata, network,
     outlier::outlier,
@@ -36,7 +37,7 @@ use crate::{
     telemetry::stats::Scope,
 };
 
-const SUPPORTED: [&str; 45] = [
+const SUPPORTED: [&str; 46] = [
     "track_timeout_budgets",
     "track_cluster_stats",
     "close_connections_on_host_health_failure",
@@ -81,16 +82,16 @@ const SUPPORTED: [&str; 45] = [
     "transport_socket_matches",
     "protocol_selection",
     "upstream_connection_options",
+    "upstream_http_protocol_options",
     "outlier_detection",
 ];
 
-const HARMLESS: [&str; 6] = [
+const HARMLESS: [&str; 5] = [
     "per_connection_buffer_limit_bytes",
     "stats_matcher",
     "preconnect_policy",
     "lrs_report_endpoint_metrics",
     "per_connection_buffer_high_watermark_timeout",
-    "upstream_http_protocol_options",
 ];
 
 pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Cluster, Error> {
@@ -103,7 +104,8 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
     let scope = cx.stats.scope(&format!("cluster.{stat_name}"));
     let transports = tls::transports(cx, message, &scope, at)?;
     let assigned = assignment(cx, message.load_assignment.as_ref(), &sub(at, "load_assignment"))?;
-    let (discovery, endpoints) = discovery(cx, message, assigned, at)?;
+    let secure = transports.choose(None).tls().is_some();
+    let (discovery, endpoints) = discovery(cx, message, assigned, secure, at)?;
     let protocol = protocol(cx, message, at)?;
     if protocol.protocol == UpstreamProtocol::Negotiated && transports.iter().any(|transport| transport.tls().is_none())
     {
@@ -159,7 +161,7 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         hashed: ArcSwapOption::empty(),
         connect_timeout,
         transports,
-        auto_names: protocol.auto_names,
+        auto_names: forward::names(message, protocol.auto_names, at)?,
         policies: protocol.policies,
         errors: protocol.errors,
         protocol: protocol.protocol,

@@ -13,7 +13,7 @@ use super::{fields::sub, secrets::Secrets};
 use crate::{
     config::{
         cell::{Feed, Registry},
-        cluster::{LocalZones, Locality},
+        cluster::{DnsCaches, LocalZones, Locality},
         error::Error,
         filter::local_ratelimit::Bucket,
         listener::{Ceiling, FilterChain},
@@ -78,6 +78,8 @@ pub(super) struct Context {
     pub ceiling: Arc<Ceiling>,
     /// Token buckets that several filters share, by key and configuration.
     pub buckets: Buckets,
+    /// Caches of names, which clusters and filters share.
+    pub dns_caches: DnsCaches,
     /// Clusters that static routes may name.
     pub clusters: Clusters,
     /// The cluster that this process belongs to: `node.cluster`.

@@ -13,6 +13,7 @@ use super::{
     dns,
     endpoints::{Assigned, Assignment, with_addresses},
     fields::{duration, header_name, item, sub, type_name, unpack},
+    forward,
     source::source,
 };
 use crate::config::{
@@ -25,11 +26,12 @@ const DNS_CLUSTER: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
 /// Envoy's default header of `ORIGINAL_DST` clusters with `use_http_header`.
 const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
 
-/// How endpoints are found, and those known already.
+/// How endpoints are found, and those known already. `secure`: connections to those that say nothing else are TLS.
 pub(super) fn discovery(
     cx: &mut Context,
     message: &proto::Cluster,
     assignment: Assignment,
+    secure: bool,
     at: &str,
 ) -> Result<(Discovery, EndpointSet), Error> {
     let Assignment { endpoints: assigned, weights, policy } = assignment;
@@ -51,6 +53,13 @@ pub(super) fn discovery(
                 }
                 (_, Some(any)) if type_name(any) == AGGREGATE => {
                     return aggregate(cx, &unpack(any, &at)?, assigned, &at);
+                }
+                (_, Some(any)) if type_name(any) == forward::FORWARD_PROXY => {
+                    if !assigned.is_empty() {
+                        cx.ignored.push(at.replace("cluster_type", "load_assignment"));
+                    }
+                    let discovery = forward::discovery(cx, &unpack(any, &at)?, secure, &sub(&at, "typed_config"))?;
+                    return Ok((discovery, EndpointSet::default()));
                 }
                 ("envoy.clusters.aggregate", None) => {
                     return aggregate(cx, &aggregate::ClusterConfig::default(), assigned, &at);

@@ -16,7 +16,7 @@ use super::{
     fields::{duration, item, socket_address, sub, type_name, unpack},
 };
 use crate::config::{
-    cluster::{Dns, DnsFamily, DnsName, NameServers},
+    cluster::{Dns, DnsFamily, DnsName, NameServers, Resolver},
     error::Error,
 };
 
@@ -100,6 +100,7 @@ fn name_servers(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<
         "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig" => {
             let config: GetAddrInfoDnsResolverConfig = unpack(any, &at)?;
             cx.only(&config, &at, &[], &["num_retries", "num_resolver_threads"])?;
+            servers.resolver = Resolver::GetAddrInfo;
         }
         other => return Err(Error::at(at, format!("the resolver {other} is not supported yet"))),
     }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{
-        cluster::DESTINATION_KEY,
+        cluster::{DESTINATION_KEY, DYNAMIC_HOST_KEY, DYNAMIC_PORT_KEY},
         error::Error,
         filter,
         filter_state::{Factory, Setting},
@@ -86,7 +86,8 @@ fn setting(cx: &mut Context, message: &FilterStateValue, at: &str) -> Result<Set
 /// What makes objects, by its name.
 fn factory(name: &str) -> Option<Factory> {
     Some(match name {
-        "envoy.string" | network::CLUSTER_KEY => Factory::Text,
+        "envoy.string" | network::CLUSTER_KEY | DYNAMIC_HOST_KEY => Factory::Text,
+        DYNAMIC_PORT_KEY => Factory::Number,
         "envoy.hashable_string" | "istio.hashable_string" => Factory::Keyed,
         "envoy.filters.listener.original_dst.local_ip"
         | "envoy.filters.listener.original_dst.remote_ip"

@@ -21,6 +21,7 @@ mod fields;
 mod filter;
 mod filter_chain;
 mod filter_state;
+mod forward;
 mod headers;
 mod health;
 mod hosts;
@@ -77,6 +78,7 @@ use self::{
 pub(crate) use self::{endpoints::load_assignment, source::source as config_source};
 use super::{
     cell::{Registry, Sources},
+    cluster::DnsCaches,
     error::Error,
     snapshot::Snapshot,
 };
@@ -140,6 +142,8 @@ pub struct Built {
     pub cells: Arc<Registry>,
     /// Converts what comes later.
     pub converter: Converter,
+    /// Caches of names: somebody is to resolve them.
+    pub dns_caches: DnsCaches,
 }
 
 /// What is said for all clusters.
@@ -184,8 +188,9 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         cluster_manager(&mut cx, manager, "cluster_manager")?;
     }
     let Some(resources) = &bootstrap.static_resources else {
-        let cells = cx.cells.clone();
-        return Ok(Built { snapshot: Snapshot::default(), ignored: Vec::new(), cells, converter: Converter::new(cx) });
+        let (cells, dns_caches) = (cx.cells.clone(), cx.dns_caches.clone());
+        let (snapshot, ignored) = (Snapshot::default(), Vec::new());
+        return Ok(Built { snapshot, ignored, cells, converter: Converter::new(cx), dns_caches });
     };
     let at = "static_resources";
     cx.secrets = Arc::new(Secrets::new(&resources.secrets, at)?);
@@ -221,6 +226,7 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
         }
         listeners.push(Arc::new(listener));
     }
-    let (ignored, cells) = (std::mem::take(&mut cx.ignored), cx.cells.clone());
-    Ok(Built { snapshot: Snapshot::new(listeners, clusters), ignored, cells, converter: Converter::new(cx) })
+    let (ignored, cells, dns_caches) = (std::mem::take(&mut cx.ignored), cx.cells.clone(), cx.dns_caches.clone());
+    let snapshot = Snapshot::new(listeners, clusters);
+    Ok(Built { snapshot, ignored, cells, converter: Converter::new(cx), dns_caches })
 }

@@ -26,7 +26,7 @@ use super::{
     context::Context,
     discovered::extension,
     fields::{data_source, duration, item, limit, sub, type_name, typed, unpack},
-    filter, filter_state, http, istio, rbac, tcp,
+    filter, filter_state, forward, http, istio, rbac, tcp,
     tree::Inputs,
 };
 use crate::{
@@ -119,6 +119,9 @@ fn made(cx: &mut Context, any: &Any, buffer_limit: usize, stats: &Scope, at: &st
         "envoy.extensions.filters.network.sni_cluster.v3.SniCluster" => {
             cx.only(&unpack::<SniCluster>(any, at)?, at, &[], &[])?;
             Kind::Passing(NetworkFilter::SniCluster)
+        }
+        "envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig" => {
+            Kind::Passing(NetworkFilter::SniForwardProxy(forward::sni_filter(cx, &unpack(any, at)?, at)?))
         }
         "envoy.extensions.filters.network.rbac.v3.RBAC" => {
             let message: RbacProto = unpack(any, at)?;

@@ -44,10 +44,11 @@ pub(super) struct Protocol {
 /// By the cluster's own fields, and by the options that replace them.
 pub(super) fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Protocol, Error> {
     #[expect(deprecated, reason = "published configurations use them")]
-    let (common, old_http1, old_http2, selection, max_requests) = (
+    let (common, old_http1, old_http2, old_names, selection, max_requests) = (
         message.common_http_protocol_options.as_ref(),
         message.http_protocol_options.as_ref(),
         message.http2_protocol_options.as_ref(),
+        message.upstream_http_protocol_options.as_ref(),
         message.protocol_selection(),
         message.max_requests_per_connection,
     );
@@ -66,7 +67,10 @@ pub(super) fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> 
         max_requests_per_connection: max_requests
             .or(common.and_then(|common| common.max_requests_per_connection))
             .unwrap_or(0),
-        auto_names: None,
+        auto_names: match old_names {
+            Some(options) => auto_names(cx, options, &sub(at, "upstream_http_protocol_options"))?,
+            None => None,
+        },
         policies: RoutePolicies::default(),
         errors: None,
     };
@@ -111,9 +115,10 @@ fn typed_protocol(
         let predicate = detection.error_matcher.as_ref().ok_or_else(|| Error::at(&at, "a predicate is required"))?;
         protocol.errors = Some(error_matcher(cx, predicate, &at)?);
     }
-    if let Some(options) = &message.upstream_http_protocol_options {
-        protocol.auto_names = auto_names(cx, options, &sub(at, "upstream_http_protocol_options"))?;
-    }
+    protocol.auto_names = match &message.upstream_http_protocol_options {
+        Some(options) => auto_names(cx, options, &sub(at, "upstream_http_protocol_options"))?,
+        None => None,
+    };
     if let Some(common) = &message.common_http_protocol_options {
         let at = sub(at, "common_http_protocol_options");
         protocol.idle_timeout = idle(cx, Some(common), &at)?;

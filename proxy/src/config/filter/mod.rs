@@ -2,6 +2,7 @@
 
 pub mod alpn;
 pub mod cors;
+pub mod dynamic_forward_proxy;
 pub mod ext_authz;
 pub mod fault;
 pub mod grpc_stats;
@@ -44,6 +45,8 @@ pub enum FilterKind {
     Buffer(usize),
     /// Answers preflight requests and says in responses who may read them, by the policies of routes.
     Cors(Counted<stats::Cors>),
+    /// Resolves the host of requests to dynamic forward proxies.
+    DynamicForwardProxy(Arc<dynamic_forward_proxy::DynamicForwardProxy>),
     /// Asks a service whether requests may pass.
     ExtAuthz(Arc<ExtAuthz>),
     /// Delays, aborts and slows down.
@@ -102,6 +105,8 @@ pub enum RouteFilter {
     Buffer(Option<usize>),
     /// Who may read responses.
     Cors(Arc<CorsPolicy>),
+    /// Where the host comes from.
+    DynamicForwardProxy(Arc<dynamic_forward_proxy::HostFrom>),
     /// How something is asked here.
     ExtAuthz(Arc<ext_authz::OfRoute>),
     /// Instead of the filter's own.

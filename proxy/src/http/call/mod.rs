@@ -13,7 +13,7 @@ pub(crate) mod tunnel;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -29,7 +29,7 @@ use super::{
     stream::{behalf::Behalf, failure::Failure, timers::Expired},
 };
 use crate::{
-    cluster::{PickContext, Picked},
+    cluster::{PickContext, Picked, Reach},
     config::cluster::{Cluster, RoutingPriority},
 };
 
@@ -83,7 +83,15 @@ pub(in crate::http) async fn ask(
         answered(StatusCode::SERVICE_UNAVAILABLE, None);
         return Err(Unanswered::NoHost);
     }
-    let context = PickContext { destination: behalf.destination, ..PickContext::default() };
+    let context = PickContext {
+        destination: behalf.destination,
+        host: question.parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
+        ..PickContext::default()
+    };
+    if let Reach::Wait(resolving) = cluster.reach(&context) {
+        // What comes of it is seen by who picks.
+        Box::pin(resolving.failure()).await;
+    }
     let Some(picked) = behalf.worker.balancers.pick(cluster, &context) else {
         shard.inc(cluster.stats.upstream_cx_none_healthy);
         answered(StatusCode::SERVICE_UNAVAILABLE, None);

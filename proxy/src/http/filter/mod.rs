@@ -9,6 +9,7 @@ mod alpn;
 mod buffer;
 pub(in crate::http) mod chain;
 mod cors;
+mod dynamic_forward_proxy;
 pub(in crate::http) mod exchange;
 mod ext_authz;
 mod fault;
@@ -97,6 +98,13 @@ async fn pass(
             let decided = cors::on_request(stats, stream, exchange, name);
             chain.keep(decided.left.map(State::Cors));
             decided.reply
+        }
+        (FilterKind::DynamicForwardProxy(filter), said) => {
+            let of_route = match said {
+                Some(RouteFilter::DynamicForwardProxy(of_route)) => Some(&**of_route),
+                _ => None,
+            };
+            Box::pin(dynamic_forward_proxy::on_request(filter, of_route, stream, exchange)).await
         }
         (FilterKind::ExtAuthz(filter), _) => {
             let decided = Box::pin(ext_authz::on_request(filter, name, stream, exchange)).await;

@@ -32,7 +32,7 @@ use self::{
 };
 use crate::{
     cluster::account::{Account, PendingRequest},
-    config::cluster::{Cluster, InUse, RoutingPriority},
+    config::cluster::{Cluster, Discovery, InUse, RoutingPriority},
     filter_state::FilterState,
     wire::{dial::PoolScope, proxy_header::Client},
 };
@@ -47,6 +47,8 @@ pub struct Pools {
 struct Key {
     cluster: Arc<str>,
     address: SocketAddr,
+    /// The host's name, where hosts are told apart by it.
+    name: Option<Arc<str>>,
     scope: PoolScope,
     priority: RoutingPriority,
     /// Where upstreams are told whose connection it is.
@@ -63,6 +65,7 @@ struct Key {
 struct KeyRef<'a> {
     cluster: &'a str,
     address: SocketAddr,
+    name: Option<&'a str>,
     scope: &'a PoolScope,
     priority: RoutingPriority,
     client: Option<Client>,
@@ -76,9 +79,10 @@ impl Hash for Key {
         let server_name = self.server_name.as_deref();
         let alpn = self.alpn.as_deref();
         let filter_state = self.filter_state.as_deref();
+        let name = self.name.as_deref();
         let Self { cluster, address, scope, priority, client, .. } = self;
         let (address, priority, client) = (*address, *priority, *client);
-        KeyRef { cluster, address, scope, priority, client, server_name, alpn, filter_state }.hash(state);
+        KeyRef { cluster, address, name, scope, priority, client, server_name, alpn, filter_state }.hash(state);
     }
 }
 
@@ -86,6 +90,7 @@ impl Hash for KeyRef<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.cluster.hash(state);
         self.address.hash(state);
+        self.name.hash(state);
         self.scope.hash(state);
         self.priority.hash(state);
         self.client.hash(state);
@@ -98,6 +103,7 @@ impl Hash for KeyRef<'_> {
 impl Equivalent<Key> for KeyRef<'_> {
     fn equivalent(&self, key: &Key) -> bool {
         self.address == key.address
+            && self.name == key.name.as_deref()
             && *self.cluster == *key.cluster
             && *self.scope == key.scope
             && self.priority == key.priority
@@ -136,9 +142,11 @@ impl Pools {
         let mut hosts = self.hosts.borrow_mut();
         let server_name = want.asked.server_name;
         let client = want.transport.proxy_header().map(|_| want.client);
+        let name = matches!(want.cluster.discovery, Discovery::ForwardProxy(_)).then_some(&want.endpoint.hostname);
         let key = KeyRef {
             cluster: &want.cluster.name,
             address: want.endpoint.address,
+            name: name.map(|name| &**name),
             scope: want.scope,
             priority: want.priority,
             client,
@@ -158,6 +166,7 @@ impl Pools {
         let key = Key {
             cluster: want.cluster.name.clone(),
             address: want.endpoint.address,
+            name: name.cloned(),
             scope: want.scope.clone(),
             priority: want.priority,
             client,

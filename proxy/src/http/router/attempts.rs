@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, request::Parts};
 use hyper::body::Body;
 use smallvec::SmallVec;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     access_log::Flag,
-    cluster::PickContext,
+    cluster::{PickContext, Reach},
     config::{
         cluster::{Cluster, Discovery, Endpoint, InUse, RoutingPriority, Template},
         filter::alpn::Names,
@@ -77,6 +77,8 @@ pub(super) struct Attempts<'a> {
     pub endpoint: Option<Arc<Endpoint>>,
     /// An attempt was made, and no other is waited for: what becomes of the request now is charged to the cluster.
     pub tries: bool,
+    /// Why the host that is meant can't be resolved.
+    pub unresolved: Option<String>,
     pub wants: Wants<'a>,
 }
 
@@ -94,6 +96,12 @@ pub(super) enum Wants<'a> {
 fn named_destination<'a>(cluster: &Cluster, headers: &'a HeaderMap) -> Option<&'a str> {
     let Discovery::OriginalDestination { header: Some(name), .. } = &cluster.discovery else { return None };
     headers.get(name)?.to_str().ok()
+}
+
+/// The host that a request is for, if its cluster asks it.
+fn named_host<'a>(cluster: &Cluster, headers: &'a HeaderMap) -> Option<&'a str> {
+    let Discovery::ForwardProxy(_) = &cluster.discovery else { return None };
+    headers.get(header::HOST)?.to_str().ok()
 }
 
 /// What the connection of an attempt is wanted for.
@@ -166,6 +174,33 @@ impl<'a> Attempts<'a> {
             }
             self.retried(again.asked.is_some());
         }
+    }
+
+    /// Waits until the host that is meant has been resolved, if the cluster is one of a dynamic forward proxy. What comes
+    /// back instead of an attempt: it can't be.
+    pub async fn reach(&mut self, body: &mut BodySource) -> Option<Attempted> {
+        let context = PickContext {
+            host: named_host(&self.cluster, &self.parts.headers),
+            filter_state: self.stream.record.entry.filter_state.as_deref(),
+            ..PickContext::default()
+        };
+        match self.cluster.reach(&context) {
+            Reach::Known => {}
+            Reach::Failed(why) => self.unresolved = Some(why),
+            Reach::Wait(resolving) => {
+                let resolving = body.ahead_while(resolving.failure());
+                match self.stream.record.within(&mut self.timers, resolving).await {
+                    Ok(None) => {}
+                    Ok(why) => {
+                        self.unresolved = why;
+                        self.stream.keep_request(&self.parts);
+                        return Some(Attempted::NoHost);
+                    }
+                    Err(expired) => return Some(Attempted::Expired(expired)),
+                }
+            }
+        }
+        None
     }
 
     /// Picks the endpoint of the next attempt, and makes the request what it is to get.
@@ -361,6 +396,7 @@ impl<'a> Attempts<'a> {
         let mut context = PickContext {
             destination: connection.original_destination(),
             destination_header: named_destination(&self.cluster, &self.parts.headers),
+            host: named_host(&self.cluster, &self.parts.headers),
             metadata: [self.stream.record.entry.metadata.as_deref(), connection.metadata.as_deref()],
             filter_state: self.stream.record.entry.filter_state.as_deref(),
             hash: self.hashed.hash,

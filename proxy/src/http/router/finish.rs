@@ -83,7 +83,10 @@ impl Attempts<'_> {
             | Attempted::NoHandshake(_)
             | Attempted::Slow
             | Attempted::Response(..)
-            | Attempted::Tunnel(_) => Reply::no_host(),
+            | Attempted::Tunnel(_) => match self.unresolved.take() {
+                Some(why) => Reply { details: why.into(), ..Reply::no_host() },
+                None => Reply::no_host(),
+            },
             Attempted::Failed(failure) => {
                 if *failure == Failure::Downstream {
                     // Else the record tells that the client is gone.

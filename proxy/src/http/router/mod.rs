@@ -51,6 +51,7 @@ use super::{
 use crate::{
     access_log::{Live, View},
     config::{
+        cluster::Discovery,
         headers::HeaderChanges,
         request::header_matches,
         retry::{RetryOn, RetryPolicy},
@@ -170,12 +171,20 @@ pub(super) async fn forward(
         groups: group_stats.into_iter().chain(&routed.route.stats).collect(),
         endpoint: None,
         tries: false,
+        unresolved: None,
         wants,
         chain,
         stream,
     };
-    let attempted =
-        if attempts.hedges() { Box::pin(attempts.run_hedged(&mut body)).await } else { attempts.run(&mut body).await };
+    let found = match &attempts.cluster.discovery {
+        Discovery::ForwardProxy(_) => Box::pin(attempts.reach(&mut body)).await,
+        _ => None,
+    };
+    let attempted = match found {
+        Some(attempted) => attempted,
+        None if attempts.hedges() => Box::pin(attempts.run_hedged(&mut body)).await,
+        None => attempts.run(&mut body).await,
+    };
     attempts.finish(attempted, body)
 }
 

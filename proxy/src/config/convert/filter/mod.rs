@@ -27,7 +27,7 @@ use self::{grpc_service::grpc_service, http_uri::http_uri};
 use super::{
     context::Context,
     fields::{sub, type_name, typed, unpack},
-    filter_state, istio, rbac,
+    filter_state, forward, istio, rbac,
     tree::Inputs,
 };
 use crate::config::{
@@ -49,6 +49,9 @@ pub(super) fn filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<Fil
         }
         "envoy.extensions.filters.http.cors.v3.Cors" => {
             FilterKind::Cors(Counted::<stats::Cors>::new(cx.http.scope("cors")))
+        }
+        "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig" => {
+            FilterKind::DynamicForwardProxy(Arc::new(forward::http_filter(cx, &unpack(any, at)?, at)?))
         }
         "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" => {
             FilterKind::ExtAuthz(Arc::new(ext_authz::ext_authz(cx, &unpack(any, at)?, at)?))
@@ -114,6 +117,9 @@ fn route_filter(cx: &mut Context, any: &Any, at: &str) -> Result<Option<RouteFil
         }
         "envoy.extensions.filters.http.cors.v3.CorsPolicy" => {
             RouteFilter::Cors(Arc::new(cors::policy(cx, &unpack(any, at)?, at)?))
+        }
+        "envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig" => {
+            RouteFilter::DynamicForwardProxy(Arc::new(forward::of_route(cx, &unpack(any, at)?, at)?))
         }
         "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute" => {
             RouteFilter::ExtAuthz(Arc::new(ext_authz::of_route(cx, &unpack(any, at)?, at)?))

@@ -99,7 +99,7 @@ fn by_state<'a>(filter: &'a JwtAuthn, stream: &Stream) -> Option<&'a Requirement
     let by_state = filter.by_state.as_ref()?;
     match stream.record.entry.filter_state.as_ref()?.get(&by_state.key)? {
         Value::Text(text) | Value::Keyed(text) => by_state.requires.get(&**text),
-        Value::Address(_) | Value::Messages(_) => None,
+        Value::Address(_) | Value::Number(_) | Value::Messages(_) => None,
     }
 }
 
