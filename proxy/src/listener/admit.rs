@@ -57,9 +57,14 @@ pub(super) async fn admit<'a>(
                 continue;
             }
             NetworkFilter::SniForwardProxy(filter) => {
+                if resolve(filter, downstream).await.is_some() {
+                    continue;
+                }
                 // As in Envoy, nothing tells why it is closed.
-                resolve(filter, downstream).await?;
-                continue;
+                if let Some(line) = line {
+                    line.learn(downstream);
+                }
+                return None;
             }
             // Asked when the client has said something.
             NetworkFilter::Rbac(_) | NetworkFilter::Authz(_) | NetworkFilter::Telling => continue,

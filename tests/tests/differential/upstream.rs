@@ -95,7 +95,7 @@ impl Server {
 
     fn start(&self) -> io::Result<()> {
         if self.shared.script.protocol == Protocol::Dns {
-            let socket = std::net::UdpSocket::bind(("127.0.0.1", self.port()))?;
+            let socket = self.port.datagrams()?;
             socket.set_nonblocking(true)?;
             let task = tokio::spawn(dns::serve(UdpSocket::from_std(socket)?));
             *self.running.lock().expect("the server's task") = Some(task.abort_handle());

@@ -27,7 +27,7 @@ const MOMENT: Duration = Duration::from_millis(150);
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    _claim: UdpSocket,
+    claim: UdpSocket,
 }
 
 impl Port {
@@ -45,7 +45,7 @@ impl Port {
             }
             let Ok(claim) = UdpSocket::bind(("127.0.0.1", number)) else { continue };
             if TcpListener::bind(("127.0.0.1", number)).is_ok() {
-                return Self { number, _claim: claim };
+                return Self { number, claim };
             }
         }
         panic!("no free port from {FIRST} on");
@@ -53,6 +53,11 @@ impl Port {
 
     pub fn number(&self) -> u16 {
         self.number
+    }
+
+    /// The socket of UDP by which it is claimed.
+    pub fn datagrams(&self) -> io::Result<UdpSocket> {
+        self.claim.try_clone()
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use hashbrown::HashMap;
 use tokio::{
-    sync::{mpsc::UnboundedReceiver, oneshot},
+    sync::{mpsc::Receiver, oneshot},
     task::JoinSet,
 };
 
@@ -71,7 +71,7 @@ struct Keeper<R> {
 }
 
 /// Resolves the names of one cache, until it is gone.
-async fn keep(cache: Weak<DnsCache>, mut asked: UnboundedReceiver<Ask>, resolver: impl Resolve + 'static) {
+async fn keep(cache: Weak<DnsCache>, mut asked: Receiver<Ask>, resolver: impl Resolve + 'static) {
     let keeper = Rc::new(Keeper { cache, resolver, waiting: RefCell::default() });
     let mut tasks = JoinSet::new();
     loop {

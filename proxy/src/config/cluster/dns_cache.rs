@@ -18,7 +18,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::{
-    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    mpsc::{Receiver, Sender, channel},
     oneshot,
 };
 
@@ -30,6 +30,9 @@ use crate::{
     queue::Queue,
     telemetry::stats::{Gauge, Scope, Shared, Store, handles},
 };
+
+/// So many notes wait for the control thread, besides those of names that are resolved at once.
+const ASKS: usize = 4096;
 
 /// How names are resolved, how many, and how long they stay.
 #[derive(Clone, Debug, PartialEq)]
@@ -194,9 +197,9 @@ pub struct DnsCache {
     breaker: [Gauge; 2],
     pending: Usage,
     known: ArcSwap<Names>,
-    asks: UnboundedSender<Ask>,
+    asks: Sender<Ask>,
     /// Until the control thread takes it.
-    asked: Mutex<Option<UnboundedReceiver<Ask>>>,
+    asked: Mutex<Option<Receiver<Ask>>>,
     followers: Mutex<Vec<Follower>>,
     _scopes: [Scope; 2],
 }
@@ -213,7 +216,7 @@ impl DnsCache {
         let scope = stats.scope(&format!("dns_cache.{}", settings.name));
         let breakers = scope.scope("circuit_breakers");
         let store = Store::of(&scope);
-        let (asks, asked) = unbounded_channel();
+        let (asks, asked) = channel(ASKS + settings.first.len());
         let cache = Self {
             stats: DnsCacheStats::register(&scope),
             shared: store.as_ref().map(Store::shared).unwrap_or_default(),
@@ -230,7 +233,7 @@ impl DnsCache {
         cache.publish();
         for (host, port) in &cache.settings.first {
             if let Some(authority) = Authority::parse(host, *port) {
-                cache.ask(&authority, None);
+                let _ = cache.ask(&authority, None);
             }
         }
         cache
@@ -247,14 +250,18 @@ impl DnsCache {
             return Load::Overflow;
         }
         let (answer, answered) = oneshot::channel();
-        self.ask(authority, Some(answer));
-        Load::Wait(answered)
+        if self.ask(authority, Some(answer)) {
+            return Load::Wait(answered);
+        }
+        self.shared.inc(self.stats.host_overflow);
+        Load::Overflow
     }
 
-    fn ask(&self, authority: &Authority<'_>, answer: Option<oneshot::Sender<Arc<CachedName>>>) {
+    /// Whether the control thread will hear of it.
+    fn ask(&self, authority: &Authority<'_>, answer: Option<oneshot::Sender<Arc<CachedName>>>) -> bool {
         let Authority { key, host, port } = authority;
-        // Without anybody who resolves, nobody gets an answer.
-        let _ = self.asks.send(Ask { key: key.as_str().into(), host: (*host).into(), port: *port, answer });
+        let ask = Ask { key: key.as_str().into(), host: (*host).into(), port: *port, answer };
+        self.asks.try_send(ask).is_ok()
     }
 
     /// A place among the requests that may wait; none: as many do as may.
@@ -278,7 +285,7 @@ impl DnsCache {
     }
 
     /// The names that are asked for, for the one that resolves them.
-    pub fn asked(&self) -> Option<UnboundedReceiver<Ask>> {
+    pub fn asked(&self) -> Option<Receiver<Ask>> {
         self.asked.lock().take()
     }
 

@@ -147,7 +147,7 @@ pub(super) fn names(message: &proto::Cluster, said: Option<AutoNames>, at: &str)
     let Some(proto::cluster::ClusterDiscoveryType::ClusterType(custom)) = &message.cluster_discovery_type else {
         return Ok(said);
     };
-    let Some(any) = custom.typed_config.as_ref().filter(|any| type_name(*any) == FORWARD_PROXY) else {
+    let Some(any) = custom.typed_config.as_ref().filter(|any| type_name(any) == FORWARD_PROXY) else {
         return Ok(said);
     };
     if message.upstream_http_protocol_options.is_none() && message.typed_extension_protocol_options.is_empty() {

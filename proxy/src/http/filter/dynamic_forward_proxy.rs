@@ -6,7 +6,7 @@ use super::exchange::Exchange;
 use crate::{
     access_log::Flag,
     config::{
-        cluster::{Authority, CachedName, Discovery, ForwardProxy, Load},
+        cluster::{Authority, CachedName, DYNAMIC_HOST_KEY, DYNAMIC_PORT_KEY, Discovery, ForwardProxy, Load},
         filter::dynamic_forward_proxy::{DynamicForwardProxy, HostFrom},
     },
     http::{
@@ -65,7 +65,8 @@ fn rewrite(of_route: Option<&HostFrom>, exchange: &mut Exchange<'_>) {
     }
 }
 
-/// The host that is meant.
+/// The host that is meant. A port that filter state has goes before the one that the request names, as in Envoy, whose
+/// clusters see that otherwise.
 fn authority<'a>(
     filter: &DynamicForwardProxy,
     proxy: &ForwardProxy,
@@ -74,5 +75,10 @@ fn authority<'a>(
 ) -> Option<Authority<'a>> {
     let state = stream.record.entry.filter_state.as_deref().filter(|_| filter.from_filter_state);
     let host = exchange.parts.headers.get(header::HOST).map_or(b"".as_slice(), HeaderValue::as_bytes);
-    proxy.authority(state, std::str::from_utf8(host).ok())
+    let meant = proxy.authority(state, std::str::from_utf8(host).ok())?;
+    let by_state = state.filter(|state| state.text(DYNAMIC_HOST_KEY).is_none());
+    Some(match by_state.and_then(|state| state.port(DYNAMIC_PORT_KEY)) {
+        Some(port) => Authority { key: format!("{}:{port}", meant.host), port, ..meant },
+        None => meant,
+    })
 }
