@@ -350,6 +350,20 @@ impl Agent {
         former
     }
 
+    /// Starts another one at the same place, with this agent.toml, and gives the former. It may have to wait for that one.
+    #[track_caller]
+    pub fn follow_with(&mut self, configuration: &str) -> Process {
+        self.configuration = self.place.write("agent-next.toml", configuration);
+        let next = Self::launch(&self.place, self.home.as_deref(), &self.configuration).start();
+        std::mem::replace(&mut self.process, next)
+    }
+
+    /// Its agent.toml.
+    #[track_caller]
+    pub fn configuration(&self) -> String {
+        fs::read_to_string(&self.configuration).expect("a file of this test")
+    }
+
     /// Changes the pods.
     pub fn set_pods(&self, pods: &[PodSpec]) {
         self.place.write_pods(pods);

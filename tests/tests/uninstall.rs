@@ -317,6 +317,45 @@ fn an_uninstall_that_is_taken_back_puts_weir_onto_the_node_again() {
 }
 
 #[test]
+fn the_agent_of_another_installation_follows_one_that_took_weir_off_the_node() {
+    let mut scene = Scene::new();
+    scene.install();
+    // In a pod the directory of the state is a mount point, and stays.
+    fs::write(scene.state.join("run/other"), "").expect("a file of this test");
+    scene.server.put(annotated("d1"));
+    wait_for("weir is off the node", PATIENCE, || match scene.health("uninstalled").as_str() {
+        "200" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    let mut agent = scene.agent.take().expect("installed");
+    // Their pods overlap, where the new one comes before the old one is gone.
+    scene.server.put(PodObject::new("weir-system", "weir-y", scene.node.name()).controller("d2"));
+    let configuration = agent.configuration();
+    let (pod, address) = ("\"weir-x\"", format!("[health]\naddress = \"127.0.0.1:{}\"\n", scene.health));
+    assert!(configuration.contains(pod) && configuration.contains(&address), "{configuration}");
+    let mut former = agent.follow_with(&configuration.replace(pod, "\"weir-y\"").replace(&address, ""));
+    let heard = "another agent takes weir off this node";
+    wait_for("the new agent waits", PATIENCE, || match agent.process.log() {
+        log if log.contains(heard) => Ok(()),
+        log => Err(log),
+    });
+    // The proxy ended with the uninstall.
+    drop(scene.proxy.take());
+    assert!(former.terminate().success());
+    agent.wait_until_ready();
+    scene.proxy = Some(Proxy::start(&agent));
+    wait_for("both pods are enrolled again", PATIENCE, || {
+        let rows = agent.ctl.pods()?;
+        let states: Vec<&str> = rows.values().map(|row| text(row, "state")).collect();
+        if states == ["enrolled", "enrolled"] { Ok(()) } else { Err(format!("{rows:?}")) }
+    });
+    assert!(dial(&scene.client.netns, scene.target.v4(PORT)).expect("redirected").destination_is_true());
+    if let Some(mut proxy) = scene.proxy.take() {
+        proxy.process.terminate();
+    }
+}
+
+#[test]
 fn the_command_does_the_same_where_no_agent_runs_and_names_the_one_that_does() {
     let mut scene = Scene::new();
     let before = scene.picture();

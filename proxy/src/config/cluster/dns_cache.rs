@@ -446,8 +446,8 @@ pub(crate) mod tests {
         let cache = DnsCache::new(DnsCacheSettings { max_hosts: 1, ..settings() }, &Scope::default());
         let authority = Authority::parse("a.test", 80).unwrap();
         assert!(matches!(cache.load(&authority), Load::Wait(_)));
-        let ask = cache.asked().unwrap().try_recv().unwrap();
-        let name = cache.add(&ask, 1);
+        let mut asked = cache.asked().unwrap();
+        let name = cache.add(&asked.try_recv().unwrap(), 1);
         assert!(matches!(cache.load(&authority), Load::Overflow));
         let none = || Resolution { addresses: Box::default(), why: "gone".into() };
         cache.learn(&name, none());

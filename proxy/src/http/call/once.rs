@@ -67,7 +67,7 @@ pub(in crate::http) trait Onlooker {
 /// Nobody.
 impl Onlooker for () {}
 
-/// Sends a request, for the client's connection of number `connection`, until there is an answer or none is to come.
+/// Sends a request until there is an answer or none is to come.
 pub(in crate::http) async fn exchange(
     behalf: Behalf<'_>,
     want: Want<'_>,

@@ -112,12 +112,17 @@ impl Known {
 }
 
 impl Earlier<'_> {
+    /// Does something while the record of `stream` knows this flight.
+    fn known(&mut self, stream: &mut Stream, act: impl FnOnce(&Flight<'_>, &mut Stream)) {
+        self.known.swap(&mut stream.record);
+        act(&self.flight, stream);
+        self.known.swap(&mut stream.record);
+    }
+
     fn poll(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Exchanged> {
         let polled = self.flight.exchanging.as_mut().poll(cx);
         if self.flight.sights.has_news() {
-            self.known.swap(&mut stream.record);
-            self.flight.sights.tell(stream);
-            self.known.swap(&mut stream.record);
+            self.known(stream, |flight, stream| flight.sights.tell(stream));
         }
         polled
     }
@@ -324,10 +329,10 @@ impl<'a> Attempts<'a> {
         let (shard, of) = (&self.stream.connection.worker.stats, &*earlier.flight.endpoint.template);
         let status = self.stream.expired(Expired::Global).or_nothing(self.timeouts.alternative).status;
         charge::answer(&self.cluster, &self.groups, shard, status, &self.by, Some(of));
-        earlier.known.swap(&mut self.stream.record);
-        self.stream.record.overtaken();
-        self.stream.record.upstream_ended(None);
-        earlier.known.swap(&mut self.stream.record);
+        earlier.known(&mut self.stream, |_, stream| {
+            stream.record.overtaken();
+            stream.record.upstream_ended(None);
+        });
     }
 
     fn expire_slow(&mut self, flight: &Flight<'_>) {
@@ -340,9 +345,7 @@ impl<'a> Attempts<'a> {
     /// Ends the attempts that have not won.
     fn end_others(&mut self, flights: Flights<'_>) {
         for mut earlier in flights.earlier {
-            earlier.known.swap(&mut self.stream.record);
-            self.stream.record.upstream_ended(None);
-            earlier.known.swap(&mut self.stream.record);
+            earlier.known(&mut self.stream, |_, stream| stream.record.upstream_ended(None));
         }
     }
 }
