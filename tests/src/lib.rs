@@ -17,6 +17,7 @@ pub mod figure;
 pub mod leaks;
 pub mod load;
 pub mod mesh;
+pub mod name_server;
 pub mod net;
 pub mod netns;
 pub mod poll;

@@ -10,6 +10,8 @@
 mod ask;
 #[path = "istiod/backend.rs"]
 mod backend;
+#[path = "istiod/forward.rs"]
+mod forward;
 #[path = "istiod/gateway.rs"]
 mod gateway;
 #[path = "istiod/identity.rs"]

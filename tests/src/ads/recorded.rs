@@ -6,12 +6,21 @@ use prost::Message;
 use prost_types::Any;
 use weir_proto::envoy::{
     config::{
-        core::v3::data_source::Specifier,
-        listener::v3::{Listener, filter::ConfigType},
+        cluster::v3::{Cluster, cluster::ClusterDiscoveryType},
+        core::v3::{Address, TypedExtensionConfig, data_source::Specifier},
+        listener::v3::{Filter, FilterChain, Listener, filter::ConfigType},
     },
-    extensions::filters::{
-        http::jwt_authn::v3::{JwtAuthentication, jwt_provider::JwksSourceSpecifier},
-        network::http_connection_manager::v3::{HttpConnectionManager, HttpFilter, http_filter},
+    extensions::{
+        clusters::dynamic_forward_proxy::v3::{ClusterConfig, cluster_config::ClusterImplementationSpecifier},
+        common::dynamic_forward_proxy::v3::DnsCacheConfig,
+        filters::{
+            http::jwt_authn::v3::{JwtAuthentication, jwt_provider::JwksSourceSpecifier},
+            network::{
+                http_connection_manager::v3::{HttpConnectionManager, HttpFilter, http_filter},
+                sni_dynamic_forward_proxy::v3::FilterConfig,
+            },
+        },
+        network::dns_resolver::cares::v3::CaresDnsResolverConfig,
     },
 };
 
@@ -50,20 +59,74 @@ pub fn without_http_filter(any: Any, name: &str) -> Any {
     changed(any, |filters| filters.retain(|filter| filter.name != name))
 }
 
+/// A listener without network filters of these names; anything else as it is.
+pub fn without_network_filters(any: Any, names: &[&str]) -> Any {
+    with_chains(any, |chain| chain.filters.retain(|filter| !names.contains(&&*filter.name)))
+}
+
+/// A dynamic forward proxy's cluster, or a listener with filters of one, that asks this name server; anything else as it is.
+pub fn with_name_server(any: Any, server: &Address) -> Any {
+    if !any.type_url.ends_with("/envoy.config.cluster.v3.Cluster") {
+        return with_filters(any, |filter| ask_in_filter(filter, server));
+    }
+    let mut cluster = Cluster::decode(&*any.value).expect("a recorded cluster");
+    if let Some(ClusterDiscoveryType::ClusterType(kind)) = &mut cluster.cluster_discovery_type
+        && let Some(config) = &mut kind.typed_config
+        && config.type_url.ends_with("dynamic_forward_proxy.v3.ClusterConfig")
+    {
+        let mut proxy = ClusterConfig::decode(&*config.value).expect("a recorded cluster");
+        if let Some(ClusterImplementationSpecifier::DnsCacheConfig(cache)) = &mut proxy.cluster_implementation_specifier
+        {
+            ask(cache, server);
+        }
+        config.value = proxy.encode_to_vec();
+    }
+    Any { value: cluster.encode_to_vec(), ..any }
+}
+
+fn ask_in_filter(filter: &mut Filter, server: &Address) {
+    let Some(ConfigType::TypedConfig(config)) = &mut filter.config_type else { return };
+    if config.type_url.ends_with("sni_dynamic_forward_proxy.v3.FilterConfig") {
+        let mut proxy = FilterConfig::decode(&*config.value).expect("a recorded filter");
+        if let Some(cache) = &mut proxy.dns_cache_config {
+            ask(cache, server);
+        }
+        config.value = proxy.encode_to_vec();
+    }
+}
+
+fn ask(cache: &mut DnsCacheConfig, server: &Address) {
+    let config = CaresDnsResolverConfig { resolvers: vec![server.clone()], ..CaresDnsResolverConfig::default() };
+    let type_url = "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig";
+    let config = Any { type_url: type_url.to_owned(), value: config.encode_to_vec() };
+    let name = "envoy.network.dns_resolver.cares".to_owned();
+    cache.typed_dns_resolver_config = Some(TypedExtensionConfig { name, typed_config: Some(config) });
+}
+
 /// A listener with other HTTP filters; anything else as it is.
 fn changed(any: Any, mut change: impl FnMut(&mut Vec<HttpFilter>)) -> Any {
-    if !any.type_url.ends_with("/envoy.config.listener.v3.Listener") {
-        return any;
-    }
-    let mut listener = Listener::decode(&*any.value).expect("a recorded listener");
-    let chains = listener.filter_chains.iter_mut().chain(&mut listener.default_filter_chain);
-    for filter in chains.flat_map(|chain| &mut chain.filters) {
-        let Some(ConfigType::TypedConfig(config)) = &mut filter.config_type else { continue };
+    with_filters(any, |filter| {
+        let Some(ConfigType::TypedConfig(config)) = &mut filter.config_type else { return };
         if config.type_url.ends_with(".HttpConnectionManager") {
             let mut manager = HttpConnectionManager::decode(&*config.value).expect("a recorded connection manager");
             change(&mut manager.http_filters);
             config.value = manager.encode_to_vec();
         }
+    })
+}
+
+/// A listener with other network filters; anything else as it is.
+fn with_filters(any: Any, mut change: impl FnMut(&mut Filter)) -> Any {
+    with_chains(any, |chain| chain.filters.iter_mut().for_each(&mut change))
+}
+
+/// A listener with other filter chains; anything else as it is.
+fn with_chains(any: Any, change: impl FnMut(&mut FilterChain)) -> Any {
+    if !any.type_url.ends_with("/envoy.config.listener.v3.Listener") {
+        return any;
     }
+    let mut listener = Listener::decode(&*any.value).expect("a recorded listener");
+    let chains = listener.filter_chains.iter_mut().chain(&mut listener.default_filter_chain);
+    chains.for_each(change);
     Any { value: listener.encode_to_vec(), ..any }
 }

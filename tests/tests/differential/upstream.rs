@@ -13,6 +13,8 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
+use weir_tests::name_server;
+
 use super::{
     case::{Protocol, Rule, Switch, Then, Upstream},
     dns,
@@ -97,7 +99,7 @@ impl Server {
         if self.shared.script.protocol == Protocol::Dns {
             let socket = self.port.datagrams()?;
             socket.set_nonblocking(true)?;
-            let task = tokio::spawn(dns::serve(UdpSocket::from_std(socket)?));
+            let task = tokio::spawn(name_server::serve(UdpSocket::from_std(socket)?, dns::verdict));
             *self.running.lock().expect("the server's task") = Some(task.abort_handle());
             return Ok(());
         }
