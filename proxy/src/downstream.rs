@@ -9,6 +9,7 @@ use crate::{
     matcher::metadata::Metadata,
     pod::{Direction, Pod},
     tls::{PeerTls, fingerprint::Fingerprints},
+    view::ViewId,
     wire::{dial::Dialer, io::Io, named::NamedAddress},
 };
 
@@ -17,12 +18,16 @@ use crate::{
 pub enum Origin {
     /// A listener that this process bound.
     Bound {
-        /// The listener's name in the configuration.
+        /// The listener's view.
+        view: ViewId,
+        /// Its name there.
         listener: Arc<str>,
     },
     /// A listener inside of this process.
     Within {
-        /// Its name.
+        /// The listener's view, which is that of the cluster that leads to it.
+        view: ViewId,
+        /// Its name there.
         listener: Arc<str>,
         /// How upstream connections are made for whom it is made for.
         dialer: Dialer,
@@ -138,6 +143,14 @@ impl Downstream {
             place: None,
             accepted,
             drain,
+        }
+    }
+
+    /// By whose configuration it is served.
+    pub fn view(&self) -> ViewId {
+        match &self.origin {
+            Origin::Bound { view, .. } | Origin::Within { view, .. } => *view,
+            Origin::Pod { pod, .. } => pod.view,
         }
     }
 

@@ -33,6 +33,7 @@ pub mod runtime;
 pub mod tcp;
 pub mod telemetry;
 pub mod tls;
+pub mod view;
 pub mod wire;
 pub mod worker;
 pub mod xds;

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The floors of the crate, from the top.
-const CRATE: [&str; 29] = [
+const CRATE: [&str; 30] = [
     "fuzz",
     "bootstrap",
     "admin",
@@ -32,6 +32,7 @@ const CRATE: [&str; 29] = [
     "matcher",
     "filter_state",
     "options",
+    "view",
     "lifecycle",
     "drain",
     "runtime",

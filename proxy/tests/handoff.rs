@@ -28,7 +28,7 @@ use weir_proto::handoff::v1::{
 };
 use weir_proxy::{
     cluster::Local,
-    config::tcp::Passthrough,
+    config::{tcp::Passthrough, views::Views},
     drain,
     http::pool::Pools,
     intake::{
@@ -41,6 +41,7 @@ use weir_proxy::{
         stats::{Store, process},
         writer::LogHandle,
     },
+    view::ViewNames,
     worker::{Worker, Workers},
 };
 
@@ -194,7 +195,7 @@ impl Proxy {
                 first.into_iter().for_each(|first| first());
                 Worker {
                     index,
-                    snapshot: Arc::new(ArcSwap::default()),
+                    views: Views::new([Arc::new(ArcSwap::default())]),
                     passthrough: Arc::new(Passthrough::new(None)),
                     pools: Pools::default(),
                     balancers: Local::default(),
@@ -212,7 +213,7 @@ impl Proxy {
         let (status, changes) = watch::channel(Status::Starting);
         let (drain, asked) = watch::channel(None);
         let (passing_on, passing) = PassingOn::new();
-        let pods = Pods::new(workers.clone(), needs, passing, stats.shared(), 1000);
+        let pods = Pods::new(workers.clone(), needs, passing, stats.shared(), 1000, ViewNames::default());
         let client = Client::new(agent.path.clone(), 7, pods, needed, passing_on, stats.clone(), status);
         tokio::task::spawn_local(client.when(superseded).run(asked));
         Self { stats, status: changes, drain, workers }

@@ -21,7 +21,7 @@ use tracing::{
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 use weir_proxy::{
     cluster::Local,
-    config::{self, snapshot::Snapshot, tcp::Passthrough},
+    config::{self, snapshot::Snapshot, tcp::Passthrough, views::Views},
     drain::Drain,
     http::pool::Pools,
     pod::{Direction, Pod, PodLocal, passing::Passing, stash::Stash},
@@ -30,6 +30,7 @@ use weir_proxy::{
         stats::{Kind, Store, Value, process},
         writer::LogHandle,
     },
+    view::ViewId,
     worker::{Accepting, Source, Worker, Workers},
 };
 
@@ -120,7 +121,7 @@ impl Proxy {
             let (stats, drain) = (stats.worker(0), drain.clone());
             move || Worker {
                 index: 0,
-                snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+                views: Views::new([Arc::new(ArcSwap::from_pointee(snapshot))]),
                 passthrough: Arc::new(Passthrough::new(None)),
                 pools: Pools::default(),
                 balancers: Local::default(),
@@ -137,7 +138,7 @@ impl Proxy {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let accepting = Accepting::none();
-        let source = Source::Bound { listener: "web".into(), drain };
+        let source = Source::Bound { view: ViewId::OWN, listener: "web".into(), drain };
         workers.accept(0, listener.into(), source, &accepting).await.unwrap();
         Self { stats, workers, accepting, address }
     }
@@ -205,6 +206,7 @@ fn pod(name: &str, stats: &Store) -> Pod {
         uid: "uid".into(),
         name: name.into(),
         namespace: "default".into(),
+        view: ViewId::OWN,
         service_account: String::new(),
         labels: HashMap::new(),
         ips: Vec::new(),

@@ -7,10 +7,11 @@ use super::{
     reply::{Reply, Status},
     state::Admin,
 };
+use crate::view::ViewId;
 
 pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
     if query.get("format") == Some("json") {
-        let listeners = admin.listening.addresses();
+        let listeners = admin.listening.addresses(ViewId::OWN);
         let statuses: Vec<_> = listeners.iter().map(|(name, addresses)| status(name, addresses)).collect();
         let mut all = Map::new();
         if !statuses.is_empty() {
@@ -19,7 +20,7 @@ pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
         return Reply::pretty(&all.into());
     }
     let mut text = String::new();
-    for (name, addresses) in admin.listening.addresses() {
+    for (name, addresses) in admin.listening.addresses(ViewId::OWN) {
         for address in addresses {
             text.push_str(&format!("{name}::{address}\n"));
         }

@@ -24,6 +24,7 @@ use crate::{
         stats::Shared,
         writer::{LogFiles, LogHandle},
     },
+    view::ViewId,
     worker::Teller,
 };
 
@@ -55,7 +56,11 @@ impl Fixture {
         let drain = Drain::new();
         let listening = Listening::new(Teller::default(), drain.watch(), drain.watch());
         let addresses = ["127.0.0.1:8080", "[::1]:8080"].map(|address| address.parse().unwrap());
-        listening.put(&Listener { addresses: addresses.to_vec(), bind: false, ..Listener::named("main") }, Vec::new());
+        listening.put(
+            ViewId::OWN,
+            &Listener { addresses: addresses.to_vec(), bind: false, ..Listener::named("main") },
+            Vec::new(),
+        );
         let admin = Admin {
             counts: Arc::new(Counts::new(&stats)),
             stats,

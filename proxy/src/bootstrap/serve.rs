@@ -29,6 +29,7 @@ use crate::{
         reload,
         snapshot::Snapshot,
         tcp::Passthrough,
+        views::Views,
     },
     drain::Drain,
     dynamic::{Following, Setup, endpoint_files, files::Files},
@@ -51,6 +52,7 @@ use crate::{
         unknown_fields,
         writer::{LogFile, LogFiles, Reopener},
     },
+    view::{ViewId, ViewNames},
     worker::{self, Worker, Workers},
     xds::saved::Directory,
 };
@@ -112,16 +114,17 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
         lifecycle.initializing();
     }
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+    let views = Views::new([snapshot.clone()]);
     let passthrough = Arc::new(Passthrough::new(passthrough_log.as_ref()));
     let workers = (0..options.workers()).map(|index| {
         let passthrough = passthrough.clone();
-        let (snapshot, log, stats, drain) =
-            (snapshot.clone(), writer.handle(stats.worker(index)), stats.worker(index), drain.watch());
+        let (views, log, stats, drain) =
+            (views.clone(), writer.handle(stats.worker(index)), stats.worker(index), drain.watch());
         let (lifecycle, runtime) = (lifecycle.clone(), runtime.clone());
         move || {
             let balancers = Local::new(stats.clone());
             let (pools, rested) = (Pools::default(), Notify::new());
-            Worker { index, snapshot, passthrough, pools, balancers, log, stats, drain, lifecycle, runtime, rested }
+            Worker { index, views, passthrough, pools, balancers, log, stats, drain, lifecycle, runtime, rested }
         }
     });
     let workers = Rc::new(Workers::start(workers, options.file_flush_interval_msec)?);
@@ -130,6 +133,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     put_all(&listening, &snapshot.load(), bound);
     let starts = Queue::default();
     let setup = Setup {
+        view: ViewId::OWN,
         resources,
         converter,
         cells: cells.clone(),
@@ -238,7 +242,7 @@ fn log_files(snapshot: &Snapshot) -> HashSet<LogFile> {
 fn put_all(listening: &Listening, snapshot: &Snapshot, mut bound: Vec<BoundListener>) {
     for listener in snapshot.listeners() {
         let own = bound.extract_if(.., |bound| bound.name == listener.name).collect();
-        listening.put(listener, own);
+        listening.put(ViewId::OWN, listener, own);
     }
 }
 
@@ -444,7 +448,14 @@ impl Control<'_> {
         if let Some(path) = &self.options.source.handoff {
             let (needs, needed) = mpsc::channel(NEEDS);
             let (passing_on, passing) = PassingOn::new();
-            let pods = Pods::new(self.workers.clone(), needs, passing, self.stats.shared(), self.ceiling);
+            let pods = Pods::new(
+                self.workers.clone(),
+                needs,
+                passing,
+                self.stats.shared(),
+                self.ceiling,
+                ViewNames::default(),
+            );
             let superseded = match self.options.when_superseded {
                 WhenSuperseded::Exit => Superseded::Finishes,
                 WhenSuperseded::Wait => Superseded::StandsBy,

@@ -19,6 +19,7 @@ use crate::{
     matcher::metadata::{EndpointMetadata, Metadata},
     telemetry::stats::Shard,
     tls::{client::Asked, failure::Failure, session::PeerTls},
+    view::ViewId,
     wire::{
         bare::Bare,
         dial::{ConnectError, Dialer},
@@ -71,6 +72,8 @@ impl Made {
 pub struct Way<'a> {
     /// What it starts from.
     pub dialer: &'a Dialer,
+    /// Whose listeners inside of this process it may lead to.
+    pub view: ViewId,
     /// The endpoint.
     pub to: SocketAddr,
     /// Further addresses of the same endpoint.
@@ -118,7 +121,7 @@ impl Way<'_> {
         match &named.name {
             Name::Pipe(path) => self.dialer.connect_to_pipe(path).await.map(Bare::Tcp),
             Name::Internal { .. } => {
-                Ok(Bare::Within(Box::new(within::connect(named, self.dialer, self.brought()).await?)))
+                Ok(Bare::Within(Box::new(within::connect(self.view, named, self.dialer, self.brought()).await?)))
             }
         }
     }
@@ -198,6 +201,7 @@ impl Cluster {
     ) -> Way<'a> {
         Way {
             dialer,
+            view: self.view,
             to: endpoint.address,
             also: &endpoint.template.additional,
             preference: self.preference,

@@ -54,14 +54,17 @@ use super::{cell::Source, heads::HeadLimits, http1::Http1, http2::Http2};
 use crate::{
     access_log::ClusterNames,
     config::tls::Transports,
+    view::ViewId,
     wire::{race::Preference, socket::SocketSettings},
 };
 
 /// A cluster. Immutable but for its endpoints and the counters of its circuit breakers, which workers share.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Unique.
+    /// Unique in its view.
     pub name: Arc<str>,
+    /// Whose it is.
+    pub view: ViewId,
     /// What logs say of it.
     pub logged: Arc<ClusterNames>,
     /// Where its endpoints come from.
@@ -251,6 +254,7 @@ impl Cluster {
     pub fn fixed(name: &str, endpoints: EndpointSet) -> Self {
         Self {
             name: name.into(),
+            view: ViewId::OWN,
             logged: ClusterNames::of(name.into()),
             discovery: Discovery::Static,
             balancing: LoadBalancing::default(),

@@ -6,6 +6,7 @@ use crate::{
     config::{cluster::Cluster, listener::Listener},
     intake::{bound::BoundListener, listening::Listening},
     queue::Queue,
+    view::ViewId,
     worker::Teller,
 };
 
@@ -13,9 +14,9 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Act {
     /// Accept from these sockets.
-    Open(Arc<Listener>, Vec<BoundListener>),
+    Open(ViewId, Arc<Listener>, Vec<BoundListener>),
     /// Accept no more.
-    Close(Arc<str>),
+    Close(ViewId, Arc<str>),
     /// Let go of connections.
     Unpool(Weak<Cluster>),
 }
@@ -25,9 +26,9 @@ pub(super) async fn tell(acts: Queue<Act>, listening: Arc<Listening>) {
     let workers: Teller = listening.teller().clone();
     loop {
         let done = match acts.take().await {
-            Act::Open(listener, bound) => listening.open(&listener, bound).await,
-            Act::Close(name) => {
-                listening.close(&name).await;
+            Act::Open(view, listener, bound) => listening.open(view, &listener, bound).await,
+            Act::Close(view, name) => {
+                listening.close(view, &name).await;
                 Ok(())
             }
             Act::Unpool(cluster) => {

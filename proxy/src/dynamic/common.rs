@@ -10,10 +10,12 @@ use crate::{
     config::{cell::Registry, convert::Converter, snapshot::Snapshot},
     queue::Queue,
     telemetry::stats::Store as Stats,
+    view::ViewId,
 };
 
 /// What all parts of a view need.
 pub(super) struct Common {
+    pub(super) view: ViewId,
     pub(super) sources: Sources,
     pub(super) converter: Converter,
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,

@@ -251,7 +251,7 @@ impl Listeners {
             None => self.active.push(one),
         }
         if let Some(bound) = bound {
-            common.acts.leave(Act::Open(listener, bound));
+            common.acts.leave(Act::Open(common.view, listener, bound));
         }
     }
 
@@ -267,7 +267,7 @@ impl Listeners {
         }
         let Some(at) = at else { return false };
         let old = self.active.remove(at);
-        common.acts.leave(Act::Close(name.clone()));
+        common.acts.leave(Act::Close(common.view, name.clone()));
         self.retire(common, old, None, false);
         true
     }

@@ -12,10 +12,13 @@ use crate::{
     lifecycle::Lifecycle,
     queue::Queue,
     telemetry::stats::Store,
+    view::ViewId,
 };
 
 /// What goes with it.
 pub struct Setup {
+    /// Whose it is.
+    pub view: ViewId,
     /// What is followed.
     pub resources: Resources,
     /// Makes things of messages.

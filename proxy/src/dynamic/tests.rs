@@ -19,6 +19,7 @@ use crate::{
     lifecycle::Lifecycle,
     queue::Queue,
     telemetry::stats::Store,
+    view::ViewId,
     worker::Teller,
     xds::{
         kind::Kind,
@@ -60,6 +61,7 @@ impl Fixture {
         let Built { snapshot, converter, cells, .. } = config::from_bootstrap(&bootstrap, &stats.root()).unwrap();
         let drain = Drain::new();
         let setup = Setup {
+            view: ViewId::OWN,
             resources: Resources::read(&bootstrap).unwrap(),
             converter,
             cells,

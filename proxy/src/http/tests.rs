@@ -21,6 +21,7 @@ use crate::{
     config::{self, http::Codec, listener::Terminal, snapshot::Snapshot},
     downstream::{Downstream, Origin},
     drain::Drain,
+    view::ViewId,
     worker::Worker,
 };
 
@@ -100,7 +101,7 @@ static_resources:
     /// Another worker of the same process.
     fn another_worker(&self) -> Self {
         let drain = Drain::new();
-        let worker = Rc::new(Worker::with(1, self.worker.snapshot.clone(), drain.watch()));
+        let worker = Rc::new(Worker::with(1, self.worker.views.of(ViewId::OWN).clone(), drain.watch()));
         Self { worker, drain }
     }
 
@@ -110,9 +111,9 @@ static_resources:
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
         let local = stream.local_addr().unwrap();
-        let origin = Origin::Bound { listener: "l".into() };
+        let origin = Origin::Bound { view: ViewId::OWN, listener: "l".into() };
         let downstream = Downstream::new(stream, peer, local, origin, Instant::now(), self.drain.watch());
-        let snapshot = self.worker.snapshot.load();
+        let snapshot = self.worker.snapshot(ViewId::OWN).load();
         let Terminal::Http(manager) = &snapshot.listeners()[0].filter_chains[0].terminal else { panic!("HTTP") };
         tokio::task::spawn_local({
             let open = connection::Open::new(self.worker.clone(), manager.clone(), false);
@@ -208,7 +209,7 @@ async fn idle_upstream_connections_are_closed() {
         let proxy = Proxy::new(upstream.address, "", "", "common_http_protocol_options: { idle_timeout: 0.05s }");
         proxy.get().await;
         tokio::time::sleep(Duration::from_millis(150)).await;
-        let cluster = proxy.worker.snapshot.load().cluster("c").unwrap().clone();
+        let cluster = proxy.worker.snapshot(ViewId::OWN).load().cluster("c").unwrap().clone();
         assert_eq!(cluster.usage.connections.load(), 0);
         proxy.get().await;
         assert_eq!(upstream.connections.get(), 2);
@@ -228,7 +229,7 @@ async fn nothing_is_in_use_when_all_is_done() {
         gone.write_all(REQUEST.as_bytes()).await.unwrap();
         drop(gone);
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let cluster = proxy.worker.snapshot.load().cluster("c").unwrap().clone();
+        let cluster = proxy.worker.snapshot(ViewId::OWN).load().cluster("c").unwrap().clone();
         let usage = &cluster.usage;
         for gauge in [&usage.connections, &usage.pending, &usage.requests, &usage.retries] {
             assert_eq!(gauge.load(), 0, "{usage:?}");

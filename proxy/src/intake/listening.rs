@@ -1,4 +1,4 @@
-//! The listeners of the configuration, in the order in which they came: where they are bound, and whether they accept.
+//! The listeners of all configurations, in the order in which they came: where they are bound, and whether they accept.
 //!
 //! They are bound before they accept, and accept once all that the process starts with is there; what comes then accepts at
 //! once. A listener that is changed keeps its sockets, unless it is to have others.
@@ -11,6 +11,7 @@ use super::bound::BoundListener;
 use crate::{
     config::listener::{Listener, TrafficDirection},
     drain::DrainWatch,
+    view::ViewId,
     wire::named::NamedAddress,
     worker::{Accepting, Source, Teller},
 };
@@ -40,6 +41,7 @@ enum Stopped {
 
 #[derive(Debug)]
 struct Entry {
+    view: ViewId,
     name: Arc<str>,
     inbound: bool,
     addresses: Vec<String>,
@@ -48,7 +50,17 @@ struct Entry {
     accepting: Option<Accepting>,
 }
 
+impl Entry {
+    fn is(&self, view: ViewId, name: &str) -> bool {
+        self.view == view && *self.name == *name
+    }
+}
+
 impl State {
+    fn entry(&mut self, view: ViewId, name: &str) -> Option<&mut Entry> {
+        self.all.iter_mut().find(|entry| entry.is(view, name))
+    }
+
     fn stopped(&self, inbound: bool) -> bool {
         match self.stopped {
             Some(Stopped::All) => true,
@@ -75,24 +87,24 @@ impl Listening {
     }
 
     /// A listener is there, with its sockets, in the place of one of its name if there is one. It accepts, if others do.
-    pub async fn open(&self, listener: &Listener, bound: Vec<BoundListener>) -> io::Result<()> {
-        if self.put(listener, bound) { self.accept(&listener.name).await } else { Ok(()) }
+    pub async fn open(&self, view: ViewId, listener: &Listener, bound: Vec<BoundListener>) -> io::Result<()> {
+        if self.put(view, listener, bound) { self.accept(view, &listener.name).await } else { Ok(()) }
     }
 
     /// The same of one that is not to accept yet. Whether others do.
-    pub fn put(&self, listener: &Listener, bound: Vec<BoundListener>) -> bool {
+    pub fn put(&self, view: ViewId, listener: &Listener, bound: Vec<BoundListener>) -> bool {
         let addresses = match listener.bind {
             true => bound.iter().map(|bound| NamedAddress::text(&bound.address)).collect(),
             false => listener.addresses.iter().map(NamedAddress::text).collect(),
         };
         let inbound = listener.direction == TrafficDirection::Inbound;
         let name = listener.name.clone();
-        let entry = Entry { name: name.clone(), inbound, addresses, waiting: bound, accepting: None };
+        let entry = Entry { view, name: name.clone(), inbound, addresses, waiting: bound, accepting: None };
         let mut state = self.state.lock();
         if state.stopped(inbound) {
             return false;
         }
-        match state.all.iter_mut().find(|other| other.name == name) {
+        match state.entry(view, &name) {
             Some(other) => {
                 let old = std::mem::replace(other, entry);
                 other.accepting = old.accepting;
@@ -103,10 +115,10 @@ impl Listening {
     }
 
     /// A listener is gone. Its sockets are closed when this returns.
-    pub async fn close(&self, name: &str) {
+    pub async fn close(&self, view: ViewId, name: &str) {
         let gone = {
             let mut state = self.state.lock();
-            let at = state.all.iter().position(|entry| *entry.name == *name);
+            let at = state.all.iter().position(|entry| entry.is(view, name));
             at.map(|at| state.all.remove(at))
         };
         if let Some(accepting) = gone.and_then(|entry| entry.accepting) {
@@ -116,22 +128,22 @@ impl Listening {
 
     /// Accepts from all that is bound.
     pub async fn start(&self) -> io::Result<()> {
-        let names: Vec<_> = {
+        let all: Vec<_> = {
             let mut state = self.state.lock();
             state.started = true;
-            state.all.iter().map(|entry| entry.name.clone()).collect()
+            state.all.iter().map(|entry| (entry.view, entry.name.clone())).collect()
         };
-        for name in names {
-            self.accept(&name).await?;
+        for (view, name) in all {
+            self.accept(view, &name).await?;
         }
         Ok(())
     }
 
     /// Accepts from the sockets of a listener that wait for it, and then no more from those that it had.
-    async fn accept(&self, name: &Arc<str>) -> io::Result<()> {
+    async fn accept(&self, view: ViewId, name: &Arc<str>) -> io::Result<()> {
         let (waiting, inbound) = {
             let mut state = self.state.lock();
-            let Some(entry) = state.all.iter_mut().find(|entry| entry.name == *name) else { return Ok(()) };
+            let Some(entry) = state.entry(view, name) else { return Ok(()) };
             (std::mem::take(&mut entry.waiting), entry.inbound)
         };
         if waiting.is_empty() {
@@ -141,14 +153,14 @@ impl Listening {
         let accepting = Accepting::none();
         for BoundListener { address, sockets, .. } in waiting {
             for (index, socket) in sockets.into_iter().enumerate() {
-                let source = Source::Bound { listener: name.clone(), drain: drain.clone() };
+                let source = Source::Bound { view, listener: name.clone(), drain: drain.clone() };
                 self.workers.accept(index, socket, source, &accepting).await?;
             }
             tracing::info!(listener = %name, address = %NamedAddress::text(&address), "listening");
         }
         let old = {
             let mut state = self.state.lock();
-            match state.all.iter_mut().find(|entry| entry.name == *name) {
+            match state.entry(view, name) {
                 Some(entry) => entry.accepting.replace(accepting),
                 // It was closed meanwhile.
                 None => Some(accepting),
@@ -179,9 +191,14 @@ impl Listening {
         count
     }
 
-    /// Every listener's name with the addresses that it has.
-    pub fn addresses(&self) -> Vec<(String, Vec<String>)> {
+    /// Every listener's name with the addresses that it has, of a view.
+    pub fn addresses(&self, view: ViewId) -> Vec<(String, Vec<String>)> {
         let state = self.state.lock();
-        state.all.iter().map(|entry| (entry.name.to_string(), entry.addresses.clone())).collect()
+        state
+            .all
+            .iter()
+            .filter(|entry| entry.view == view)
+            .map(|entry| (entry.name.to_string(), entry.addresses.clone()))
+            .collect()
     }
 }

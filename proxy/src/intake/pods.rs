@@ -25,6 +25,7 @@ use crate::{
         stash::{Family, Need, Stash},
     },
     telemetry::stats::{Shared, process},
+    view::{ViewId, ViewNames},
     worker::{Accepting, Source, Taken, Workers},
 };
 
@@ -93,6 +94,8 @@ pub struct Pods {
     next: usize,
     stats: Shared,
     ceiling: usize,
+    /// By whose configurations they are served.
+    views: ViewNames,
 }
 
 #[derive(Debug)]
@@ -125,17 +128,18 @@ struct HeldListener {
 }
 
 impl Pods {
-    /// None yet. Each may have `ceiling` connections open at a time; what their stashes need goes to `needs`, and their
-    /// connections to another proxy by `passing`.
+    /// None yet. Each may have `ceiling` connections open at a time, and is served by the view of its namespace among `views`;
+    /// what their stashes need goes to `needs`, and their connections to another proxy by `passing`.
     pub fn new(
         workers: Rc<Workers>,
         needs: mpsc::Sender<Need>,
         passing: Passing,
         stats: Shared,
         ceiling: usize,
+        views: ViewNames,
     ) -> Self {
         let (held, leaving) = (HashMap::new(), HashMap::new());
-        Self { held, leaving, workers, maps: Arc::default(), needs, passing, next: 0, stats, ceiling }
+        Self { held, leaving, workers, maps: Arc::default(), needs, passing, next: 0, stats, ceiling, views }
     }
 
     /// How many.
@@ -185,7 +189,8 @@ impl Pods {
         match self.held.get_mut(&uid) {
             Some(held) => {
                 let local = held.pod.load().local.clone();
-                held.pod.store(Arc::new(describe(workload, ips, local)));
+                let view = self.views.serving(&workload.namespace);
+                held.pod.store(Arc::new(describe(workload, ips, view, local)));
                 if !listeners.is_empty() {
                     // The new ones first: at no time does nobody accept.
                     let accepting = accept(&self.workers, &held.pod, &listeners).await?;
@@ -200,7 +205,8 @@ impl Pods {
                 let stash = Stash::new(uid.clone(), self.needs.clone());
                 let maps = self.maps.clone();
                 let local = PodLocal::new(stash, maps, self.passing.clone(), self.stats.clone(), self.ceiling);
-                let pod = Arc::new(ArcSwap::from_pointee(describe(workload, ips, Arc::new(local))));
+                let view = self.views.serving(&workload.namespace);
+                let pod = Arc::new(ArcSwap::from_pointee(describe(workload, ips, view, Arc::new(local))));
                 let accepting = accept(&self.workers, &pod, &listeners).await?;
                 self.held.insert(uid.clone(), Held { pod, accepting, listeners });
             }
@@ -399,9 +405,9 @@ fn families(ips: &[IpAddr]) -> Vec<Family> {
         .collect()
 }
 
-fn describe(workload: handoff::Workload, ips: Vec<IpAddr>, local: Arc<PodLocal>) -> Pod {
+fn describe(workload: handoff::Workload, ips: Vec<IpAddr>, view: ViewId, local: Arc<PodLocal>) -> Pod {
     let handoff::Workload { uid, name, namespace, service_account, labels, .. } = workload;
-    Pod { uid, name, namespace, service_account, labels, ips, local }
+    Pod { uid, name, namespace, view, service_account, labels, ips, local }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::{
     downstream::Downstream,
     http::stream::behalf::Behalf,
+    view::ViewId,
     wire::{
         dial::{Dialer, PoolScope},
         proxy_header::Client,
@@ -16,6 +17,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Known {
     id: u64,
+    view: ViewId,
     destination: Option<SocketAddr>,
     dialer: Dialer,
     scope: PoolScope,
@@ -27,6 +29,7 @@ impl Known {
         let dialer = downstream.dialer();
         Self {
             id: downstream.id,
+            view: downstream.view(),
             destination: downstream.original_destination(),
             scope: dialer.scope(),
             dialer,
@@ -35,7 +38,17 @@ impl Known {
     }
 
     pub fn behalf<'a>(&'a self, worker: &'a Worker, node: IpAddr) -> Behalf<'a> {
-        let Self { id, destination, dialer, scope, client } = self;
-        Behalf { worker, id: *id, destination: *destination, dialer, scope, multiplexed: false, client: *client, node }
+        let Self { id, view, destination, dialer, scope, client } = self;
+        Behalf {
+            worker,
+            id: *id,
+            view: *view,
+            destination: *destination,
+            dialer,
+            scope,
+            multiplexed: false,
+            client: *client,
+            node,
+        }
     }
 }

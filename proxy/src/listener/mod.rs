@@ -54,7 +54,7 @@ use crate::{
 /// Serves a connection to its end. Boxed: each future on its way would hold a place for it.
 pub async fn serve(worker: Rc<Worker>, downstream: Box<Downstream>) {
     tracing::debug!(connection = downstream.id, "new connection from {}", downstream.peer);
-    let snapshot = worker.snapshot.load_full();
+    let snapshot = worker.snapshot(downstream.view()).load();
     let listener = match &downstream.origin {
         Origin::Pod { direction, .. } => {
             let direction = *direction;
@@ -63,7 +63,9 @@ pub async fn serve(worker: Rc<Worker>, downstream: Box<Downstream>) {
                 None => return Box::pin(pass_through(worker, downstream, direction)).await,
             }
         }
-        Origin::Bound { listener: name } | Origin::Within { listener: name, .. } => snapshot.listener(name).cloned(),
+        Origin::Bound { listener: name, .. } | Origin::Within { listener: name, .. } => {
+            snapshot.listener(name).cloned()
+        }
     };
     drop(snapshot);
     match listener {
@@ -135,7 +137,7 @@ fn hand_over(worker: &Worker, downstream: &Downstream, listener: &Listener) -> O
     if !downstream.restored || !listener.use_original_destination {
         return None;
     }
-    worker.snapshot.load().listener_by_address(listener, downstream.destination)
+    worker.snapshot(downstream.view()).load().listener_by_address(listener, downstream.destination)
 }
 
 /// Serves a connection of which all is known that decides about its filter chain.

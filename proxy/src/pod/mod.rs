@@ -19,7 +19,7 @@ use arc_swap::ArcSwapOption;
 
 pub use self::direction::Direction;
 use self::{maps::Maps, passing::Passing, stash::Stash};
-use crate::{drain::Drain, telemetry::stats::Shared};
+use crate::{drain::Drain, telemetry::stats::Shared, view::ViewId};
 
 /// A pod of this node that the agent enrolled.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Pod {
     pub name: String,
     /// Namespace.
     pub namespace: String,
+    /// By whose configuration its connections are served: that of its namespace.
+    pub view: ViewId,
     /// Service account.
     pub service_account: String,
     /// Labels.

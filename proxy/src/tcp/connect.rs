@@ -23,6 +23,7 @@ use crate::{
     config::{
         Cluster,
         cluster::{Host, InUse},
+        snapshot::Snapshot,
         tcp::{Settings, Target, Tunneling, WeightedCluster},
         tls::Transport,
     },
@@ -131,6 +132,7 @@ pub(super) async fn to_target(
             entry.cluster = Some(ClusterNames::of(name.clone()));
             let way = Way {
                 dialer: &dialer,
+                view: downstream.view(),
                 to: downstream.destination,
                 also: &[],
                 preference: Preference::default(),
@@ -147,7 +149,7 @@ pub(super) async fn to_target(
             Ok(Connected { stream: io, tls, held: None, kept: None })
         }
         Target::Clusters(clusters) => {
-            let cluster = cluster_of(worker, clusters, chosen, entry)?;
+            let cluster = cluster_of(&worker.snapshot(downstream.view()).load(), clusters, chosen, entry)?;
             to_cluster(worker, &dialer, downstream, &cluster, settings, entry).await
         }
     }
@@ -155,12 +157,11 @@ pub(super) async fn to_target(
 
 /// The cluster that a connection goes to: `chosen`, or one of these.
 fn cluster_of(
-    worker: &Worker,
+    snapshot: &Snapshot,
     clusters: &[WeightedCluster],
     chosen: Option<&Arc<str>>,
     entry: &mut Entry,
 ) -> Result<Arc<Cluster>, Failed> {
-    let snapshot = worker.snapshot.load();
     let name = chosen.or_else(|| draw(clusters, fastrand::u64(..)));
     let cluster = name.and_then(|name| snapshot.cluster(name)).ok_or(Failed::NoCluster)?;
     entry.cluster = Some(cluster.logged.clone());
@@ -177,7 +178,7 @@ pub(super) async fn through_tunnel(
     entry: &mut Entry,
 ) -> Result<Connected, Failed> {
     let Target::Clusters(clusters) = &settings.target else { return Err(Failed::NoCluster) };
-    let cluster = cluster_of(worker, clusters, chosen, entry)?;
+    let cluster = cluster_of(&worker.snapshot(downstream.view()).load(), clusters, chosen, entry)?;
     let mut tried = Vec::new();
     loop {
         let context = context(downstream, settings, &tried);

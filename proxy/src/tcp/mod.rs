@@ -415,7 +415,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::drain::Drain;
+    use crate::{drain::Drain, view::ViewId};
 
     #[tokio::test]
     async fn what_is_in_the_middle_of_something_when_a_drain_ends_is_reset() {
@@ -425,7 +425,7 @@ mod tests {
         let mut client = TcpStream::connect(local).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
         let drain = Drain::new();
-        let origin = Origin::Bound { listener: "l".into() };
+        let origin = Origin::Bound { view: ViewId::OWN, listener: "l".into() };
         let now = std::time::Instant::now();
         let downstream = Downstream::new(stream, peer, local, origin, now, drain.watch());
         let downstream = Box::new(Downstream { destination: server.local_addr().unwrap(), ..downstream });

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{dial::Dialer, named::NamedAddress};
-use crate::{filter_state::FilterState, matcher::metadata::Metadata};
+use crate::{filter_state::FilterState, matcher::metadata::Metadata, view::ViewId};
 
 /// Bytes that one end may be ahead of the other: as many as in Envoy, where nothing else is said.
 const CAPACITY: usize = 1 << 20;
@@ -217,6 +217,8 @@ pub struct Brought {
 /// Somebody who wants to connect.
 #[derive(Debug)]
 pub struct Arrival {
+    /// Whose listener it is.
+    pub view: ViewId,
     /// To whom.
     pub to: Arc<NamedAddress>,
     /// The other end.
@@ -240,11 +242,11 @@ pub fn door() -> mpsc::Receiver<Arrival> {
     arrivals
 }
 
-/// Connects to a listener of this thread.
-pub async fn connect(to: Arc<NamedAddress>, dialer: &Dialer, brought: Brought) -> io::Result<Within> {
+/// Connects to a listener of this thread, of a view.
+pub async fn connect(view: ViewId, to: Arc<NamedAddress>, dialer: &Dialer, brought: Brought) -> io::Result<Within> {
     let (stream, other) = pair();
     let (answer, answered) = oneshot::channel();
-    let arrival = Arrival { to, stream: other, brought, dialer: dialer.clone(), answer };
+    let arrival = Arrival { view, to, stream: other, brought, dialer: dialer.clone(), answer };
     let knocked = DOOR.with_borrow(|door| door.as_ref().is_some_and(|door| door.try_send(arrival).is_ok()));
     match knocked && answered.await.unwrap_or(false) {
         true => Ok(stream),
@@ -306,7 +308,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_door_nobody_is_there() {
         let to = NamedAddress::internal("nobody", "");
-        let refused = connect(to, &Dialer::Host, Brought::default()).await.unwrap_err();
+        let refused = connect(ViewId::OWN, to, &Dialer::Host, Brought::default()).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

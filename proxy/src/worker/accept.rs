@@ -28,6 +28,7 @@ use crate::{
         panics,
         stats::{Counter, Shard, process},
     },
+    view::ViewId,
     wire::{
         named::NamedAddress,
         pipe::{Door, Visitor},
@@ -51,6 +52,8 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 pub enum Source {
     /// A listener of the configuration.
     Bound {
+        /// Its view.
+        view: ViewId,
         /// Its name.
         listener: Arc<str>,
         /// The process's drain.
@@ -227,14 +230,14 @@ impl<S: Future<Output = ()>, F: Future<Output = ()>> Future for Carried<S, F> {
 
 /// Accepts what connects inside of this process, for as long as it is polled.
 pub(super) async fn welcome(worker: Rc<Worker>, mut arrivals: mpsc::Receiver<Arrival>) {
-    while let Some(Arrival { to, stream, brought, dialer, answer }) = arrivals.recv().await {
+    while let Some(Arrival { view, to, stream, brought, dialer, answer }) = arrivals.recv().await {
         let Some(name) = to.listener() else { continue };
-        let known = worker.snapshot.load().listener(name).is_some_and(|listener| listener.internal);
+        let known = worker.snapshot(view).load().listener(name).is_some_and(|listener| listener.internal);
         // Whoever does not wait for it any more is not served.
         if answer.send(known).is_err() || !known {
             continue;
         }
-        let origin = Origin::Within { listener: name.into(), dialer };
+        let origin = Origin::Within { view, listener: name.into(), dialer };
         let (peer, local) = (NamedAddress::client(), to.address());
         let new = Downstream::new(stream, peer, local, origin, Instant::now(), worker.drain.clone());
         let Brought { metadata, filter_state } = brought;
@@ -285,8 +288,8 @@ impl Source {
             None => canonical(stream.local_addr().map_err(|_| Refusal::Gone)?),
         };
         match self {
-            Self::Bound { listener, drain } => {
-                let origin = Origin::Bound { listener: listener.clone() };
+            Self::Bound { view, listener, drain } => {
+                let origin = Origin::Bound { view: *view, listener: listener.clone() };
                 let drain = drain.clone();
                 let downstream = Downstream::new(stream, peer, local, origin, accepted, drain);
                 Ok((Downstream { named: path, ..downstream }, None))

@@ -7,12 +7,13 @@ use tokio::sync::Notify;
 
 use crate::{
     cluster::Local,
-    config::{snapshot::Snapshot, tcp::Passthrough},
+    config::{snapshot::Snapshot, tcp::Passthrough, views::Views},
     drain::DrainWatch,
     http::pool::Pools,
     lifecycle::Lifecycle,
     runtime::Runtime,
     telemetry::{stats::Shard, writer::LogHandle},
+    view::ViewId,
 };
 
 /// What the connections of one worker share; each worker has one, in an `Rc`.
@@ -20,8 +21,8 @@ use crate::{
 pub struct Worker {
     /// Which worker, from 0.
     pub index: usize,
-    /// The configuration in force; load it once per connection or request.
-    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The configurations in force.
+    pub views: Views,
     /// What serves pods' connections that no listener is for.
     pub passthrough: Arc<Passthrough>,
     /// Upstream HTTP connections of this worker.
@@ -43,13 +44,20 @@ pub struct Worker {
     pub rested: Notify,
 }
 
+impl Worker {
+    /// The configuration in force of a view; load it once per connection or request.
+    pub fn snapshot(&self, view: ViewId) -> &ArcSwap<Snapshot> {
+        self.views.of(view)
+    }
+}
+
 #[cfg(test)]
 impl Worker {
     /// One with nothing but this.
     pub(crate) fn with(index: usize, snapshot: Arc<ArcSwap<Snapshot>>, drain: DrainWatch) -> Self {
         Self {
             index,
-            snapshot,
+            views: Views::new([snapshot]),
             passthrough: Arc::new(Passthrough::new(None)),
             pools: Pools::default(),
             balancers: Local::default(),

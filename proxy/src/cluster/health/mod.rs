@@ -140,6 +140,7 @@ async fn once(
 
 async fn ask(cluster: &Cluster, check: &HealthCheck, endpoint: &Endpoint, kept: &mut Option<Session>) -> Checked {
     let way = Way {
+        view: cluster.view,
         socket: &cluster.socket,
         to: check.address(endpoint),
         transport: cluster.transports.choose(endpoint.template.metadata.as_deref()),

@@ -29,6 +29,7 @@ use crate::{
     },
     telemetry::stats::{Counter, Shard},
     tls::client::Asked,
+    view::ViewId,
     wire::{dial::Dialer, executor::LocalExecutor, io::Io, race::Preference, socket::SocketSettings},
 };
 
@@ -88,6 +89,7 @@ pub(super) enum Session {
 /// Where a check goes, and how.
 #[derive(Debug)]
 pub(super) struct Way<'a> {
+    pub view: ViewId,
     pub to: SocketAddr,
     /// What its socket is given.
     pub socket: &'a SocketSettings,
@@ -129,6 +131,7 @@ async fn session(kept: &mut Option<Session>, way: &Way<'_>, http2: Option<bool>)
     let asked = Asked { hostname: way.hostname, protocols, ..Asked::default() };
     let way = dial::Way {
         dialer: &Dialer::Host,
+        view: way.view,
         to: way.to,
         also: &[],
         preference: Preference::default(),

@@ -146,6 +146,7 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
     stats.tracked = tracked(cx, message, &scope, &sub(at, "track_cluster_stats"))?;
     let cluster = Cluster {
         name: message.name.as_str().into(),
+        view: cx.view,
         logged: Arc::new(access_log::ClusterNames {
             name: message.name.as_str().into(),
             observability: stat_name.as_str().into(),

@@ -19,6 +19,7 @@ use crate::{
         listener::{Ceiling, FilterChain},
     },
     telemetry::{events::EventLog, stats::Scope},
+    view::ViewId,
     wire::socket::SocketSettings,
 };
 
@@ -52,6 +53,8 @@ type Buckets = Arc<Mutex<HashMap<(String, Vec<u8>), Bucket>>>;
 /// What conversions share.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Context {
+    /// Whose configuration it is.
+    pub view: ViewId,
     /// Fields that were set and have no effect, by path.
     pub ignored: Vec<String>,
     /// The scope below which objects register their statistics: `cx.stats.scope("cluster.backend")`.

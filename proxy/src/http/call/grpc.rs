@@ -36,7 +36,7 @@ pub(crate) async fn unary<A: Message + Default>(
     method: &'static str,
     message: &impl Message,
 ) -> Result<A, u8> {
-    let snapshot = behalf.worker.snapshot.load_full();
+    let snapshot = behalf.worker.snapshot(behalf.view).load_full();
     let cluster = snapshot.cluster(&service.cluster).ok_or(UNAVAILABLE)?;
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.method = Method::POST;

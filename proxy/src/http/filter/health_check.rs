@@ -141,7 +141,7 @@ pub(super) async fn on_request(
             }
         }
     } else {
-        let snapshot = connection.worker.snapshot.load();
+        let snapshot = connection.snapshot().load();
         let unhealthy = check.cluster_minimums.iter().find_map(|(name, minimum)| match snapshot.cluster(name) {
             None => Some(Lack::NotFound),
             Some(cluster) => lacks_healthy(&cluster.endpoints.load(), *minimum),

@@ -34,8 +34,8 @@ pub(super) async fn on_request(
         return;
     }
     let Some(asked) = clusters.ask(name) else { return };
-    let worker = stream.connection.worker.clone();
-    let is_there = || worker.snapshot.load().cluster(name).is_some();
+    let connection = stream.connection.clone();
+    let is_there = || connection.snapshot().load().cluster(name).is_some();
     // It may have come before it was asked for.
     if !is_there() {
         wait(tokio::time::timeout(clusters.timeout, asked.answered()), stream, exchange).await;

@@ -34,6 +34,7 @@ use crate::{
     cluster::account::{Account, PendingRequest},
     config::cluster::{Cluster, Discovery, InUse, RoutingPriority},
     filter_state::FilterState,
+    view::ViewId,
     wire::{dial::PoolScope, proxy_header::Client},
 };
 
@@ -45,6 +46,8 @@ pub struct Pools {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Key {
+    /// The cluster's view.
+    view: ViewId,
     cluster: Arc<str>,
     address: SocketAddr,
     /// The host's name, where hosts are told apart by it.
@@ -63,6 +66,7 @@ struct Key {
 
 /// The same, borrowed.
 struct KeyRef<'a> {
+    view: ViewId,
     cluster: &'a str,
     address: SocketAddr,
     name: Option<&'a str>,
@@ -80,14 +84,15 @@ impl Hash for Key {
         let alpn = self.alpn.as_deref();
         let filter_state = self.filter_state.as_deref();
         let name = self.name.as_deref();
-        let Self { cluster, address, scope, priority, client, .. } = self;
-        let (address, priority, client) = (*address, *priority, *client);
-        KeyRef { cluster, address, name, scope, priority, client, server_name, alpn, filter_state }.hash(state);
+        let Self { view, cluster, address, scope, priority, client, .. } = self;
+        let (view, address, priority, client) = (*view, *address, *priority, *client);
+        KeyRef { view, cluster, address, name, scope, priority, client, server_name, alpn, filter_state }.hash(state);
     }
 }
 
 impl Hash for KeyRef<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
+        self.view.hash(state);
         self.cluster.hash(state);
         self.address.hash(state);
         self.name.hash(state);
@@ -104,6 +109,7 @@ impl Equivalent<Key> for KeyRef<'_> {
     fn equivalent(&self, key: &Key) -> bool {
         self.address == key.address
             && self.name == key.name.as_deref()
+            && self.view == key.view
             && *self.cluster == *key.cluster
             && *self.scope == key.scope
             && self.priority == key.priority
@@ -144,6 +150,7 @@ impl Pools {
         let client = want.transport.proxy_header().map(|_| want.client);
         let name = matches!(want.cluster.discovery, Discovery::ForwardProxy(_)).then_some(&want.endpoint.hostname);
         let key = KeyRef {
+            view: want.cluster.view,
             cluster: &want.cluster.name,
             address: want.endpoint.address,
             name: name.map(|name| &**name),
@@ -164,6 +171,7 @@ impl Pools {
             hosts.retain(|_, host| Rc::strong_count(host) > 1 || !host.is_empty());
         }
         let key = Key {
+            view: want.cluster.view,
             cluster: want.cluster.name.clone(),
             address: want.endpoint.address,
             name: name.cloned(),

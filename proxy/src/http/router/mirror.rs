@@ -41,7 +41,7 @@ fn copy(
         if !mirror.fraction.as_ref().is_none_or(|fraction| fraction.sample(&stream.connection.worker.runtime)) {
             continue;
         }
-        let snapshot = stream.connection.worker.snapshot.load();
+        let snapshot = stream.connection.snapshot().load();
         let name = mirror.cluster.resolve(&parts.headers);
         let Some(cluster) = name.and_then(|name| snapshot.cluster(&name)).cloned() else { continue };
         let copied = if stream.record.progress.is_some() {

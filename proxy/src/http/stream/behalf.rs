@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::{
+    view::ViewId,
     wire::{
         dial::{Dialer, PoolScope},
         proxy_header::Client,
@@ -17,6 +18,8 @@ pub(crate) struct Behalf<'a> {
     pub worker: &'a Worker,
     /// Its number.
     pub id: u64,
+    /// By whose configuration it is served.
+    pub view: ViewId,
     /// Where the client wanted to go; none: to the listener itself.
     pub destination: Option<SocketAddr>,
     /// How upstream connections are made for it.

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Version, header};
 
 use super::{
@@ -21,6 +22,7 @@ use crate::{
         filter::local_ratelimit::{Identity, LocalRateLimit},
         http::HttpConnectionManager,
         request::TlsView,
+        snapshot::Snapshot,
     },
     downstream::{Downstream, Told},
     drain::DrainWatch,
@@ -34,6 +36,7 @@ use crate::{
     },
     matcher::metadata::Metadata,
     tls::{PeerTls, fingerprint::Fingerprints},
+    view::ViewId,
     wire::{
         dial::{Dialer, PoolScope},
         proxy_header::Client,
@@ -71,6 +74,8 @@ pub(in crate::http) struct Connection {
     pub fingerprints: Option<Arc<Fingerprints>>,
     /// Its number.
     pub id: u64,
+    /// By whose configuration it is served.
+    pub view: ViewId,
     /// Its listener and filter chain.
     pub place: Option<Arc<Place>>,
     /// What listener filters noted of it.
@@ -126,6 +131,7 @@ impl Connection {
             server_name: downstream.server_name.clone(),
             fingerprints: downstream.fingerprints.clone(),
             id: downstream.id,
+            view: downstream.view(),
             place: downstream.place.clone(),
             metadata: downstream.metadata.clone(),
             filter_state: downstream.filter_state.clone(),
@@ -148,11 +154,17 @@ impl Connection {
         })
     }
 
+    /// The configuration in force that it goes by.
+    pub fn snapshot(&self) -> &ArcSwap<Snapshot> {
+        self.worker.snapshot(self.view)
+    }
+
     /// On whose behalf clusters are asked.
     pub fn behalf(&self) -> Behalf<'_> {
         Behalf {
             worker: &self.worker,
             id: self.id,
+            view: self.view,
             destination: self.original_destination(),
             dialer: &self.dialer,
             scope: &self.scope,

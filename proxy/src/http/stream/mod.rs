@@ -155,7 +155,7 @@ impl Stream {
         self.record.entry.route_metadata =
             RouteMetadata { route: routed.route.metadata.clone(), virtual_host: routed.virtual_host.metadata.clone() };
         if let Some(name) = &routed.cluster {
-            let snapshot = self.connection.worker.snapshot.load();
+            let snapshot = self.connection.snapshot().load();
             self.cluster = snapshot.cluster(name).cloned();
             self.record.entry.cluster = self.cluster.as_ref().map(|cluster| cluster.logged.clone());
         }

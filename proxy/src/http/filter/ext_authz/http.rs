@@ -97,7 +97,7 @@ pub(super) async fn ask(connection: &Rc<Connection>, service: &HttpService, aski
 
 /// None: nobody has answered.
 async fn once(connection: &Rc<Connection>, service: &HttpService, asking: &Asking) -> Option<Verdict> {
-    let snapshot = connection.worker.snapshot.load_full();
+    let snapshot = connection.snapshot().load_full();
     let cluster = snapshot.cluster(&service.cluster)?;
     let body = match asking.body.is_empty() {
         true => RequestBody::Empty,

@@ -96,7 +96,7 @@ async fn fetch(filter: &JwtAuthn, remote: &Remote, connection: &Rc<Connection>) 
 }
 
 async fn ask(remote: &Remote, connection: &Rc<Connection>) -> Option<Answered> {
-    let snapshot = connection.worker.snapshot.load_full();
+    let snapshot = connection.snapshot().load_full();
     let Some(cluster) = snapshot.cluster(&remote.cluster) else {
         tracing::error!(cluster = &*remote.cluster, uri = %remote.uri, "keys of tokens: the cluster does not exist");
         return None;
