@@ -124,6 +124,10 @@ pub struct Options {
     /// What to do when another proxy accepts instead
     #[arg(long, value_enum, default_value_t = WhenSuperseded::Exit)]
     pub when_superseded: WhenSuperseded,
+    /// Bootstrap of a view: its node, resources and management servers serve the pods of the namespace NAME instead of those
+    /// of --config-path; may be given several times
+    #[arg(long = "view", value_name = "NAME=FILE", value_parser = view)]
+    pub views: Vec<ViewFile>,
     /// User and group id to become when started as root; 0: stay root, without capabilities, for files that are only root's
     #[arg(long, value_name = "UID", default_value_t = USER)]
     pub user: u32,
@@ -191,6 +195,15 @@ pub struct Source {
     /// Socket of weir-agent, which hands over the connections of this node's pods
     #[arg(long, value_name = "PATH")]
     pub handoff: Option<PathBuf>,
+}
+
+/// A view that is to be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewFile {
+    /// Its name, which is a namespace's.
+    pub name: String,
+    /// Its bootstrap.
+    pub path: PathBuf,
 }
 
 /// What a proxy does when another one accepts instead of it.
@@ -327,6 +340,26 @@ fn component_levels(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// The longest DNS label (RFC 1123 section 2.1, RFC 1035 section 2.3.4).
+const LONGEST_LABEL: usize = 63;
+
+fn view(text: &str) -> Result<ViewFile, String> {
+    let (name, path) = text.split_once('=').ok_or("expected NAME=FILE")?;
+    let inner = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+    if name.is_empty()
+        || name.len() > LONGEST_LABEL
+        || !name.chars().all(inner)
+        || name.starts_with('-')
+        || name.ends_with('-')
+    {
+        return Err(format!("\"{name}\" is no name of a view: expected that of a namespace"));
+    }
+    if path.is_empty() {
+        return Err("expected a file after the name".into());
+    }
+    Ok(ViewFile { name: name.to_owned(), path: path.into() })
+}
+
 fn stats_tag(text: &str) -> Result<(String, String), String> {
     match text.split_once(':') {
         Some((tag, value))
@@ -390,6 +423,9 @@ mod tests {
             --enable-core-dump -- whatever --comes";
         let options = parse(&more.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(options.stats_tag[1], ("c".to_owned(), "d".to_owned()));
+        let views = parse(&["-c", "a", "--view", "shop=s.yaml", "--view", "a-1=x=y"]).unwrap().views;
+        let views: Vec<_> = views.iter().map(|view| (&*view.name, view.path.to_str().unwrap())).collect();
+        assert_eq!(views, [("shop", "s.yaml"), ("a-1", "x=y")]);
         assert_eq!(options.ineffective.asked().collect::<Vec<_>>(), ["--enable-core-dump"]);
     }
 
@@ -418,6 +454,12 @@ mod tests {
             (&["--stats-tag", "a"], "expected letters or digits, a colon"),
             (&["--stats-tag", "a.b:c"], "expected letters or digits, a colon"),
             (&["--file-flush-min-size-kb", "0"], "0 is not in 1..=1048576"),
+            (&["--view", "shop"], "invalid value 'shop' for '--view <NAME=FILE>': expected NAME=FILE"),
+            (&["--view", "Shop=f"], "\"Shop\" is no name of a view: expected that of a namespace"),
+            (&["--view", "a.b=f"], "\"a.b\" is no name of a view"),
+            (&["--view=-a=f"], "\"-a\" is no name of a view"),
+            (&["--view", "=f"], "\"\" is no name of a view"),
+            (&["--view", "shop="], "expected a file after the name"),
         ] {
             let error = parse(&[&["-c", "a"], arguments].concat()).unwrap_err();
             assert!(error.contains(message), "{error}");

@@ -96,7 +96,10 @@ impl Admin {
         }
         let dump = match dump {
             Some(dump) => dump,
-            None => dump.insert(self.json("/config_dump?include_eds").await?),
+            None => {
+                let view = asked.view.as_ref().map(|view| format!("&view={view}")).unwrap_or_default();
+                dump.insert(self.json(&format!("/config_dump?include_eds{view}")).await?)
+            }
         };
         Ok(proxy::resources(what, dump, &asked.filter))
     }

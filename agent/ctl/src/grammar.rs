@@ -296,7 +296,7 @@ pub const OBJECTS: &[Object] = &[
             "status",
             None,
             &[ADMIN],
-            "what the proxy follows, by source and type: SYNCED, STALE, NOT SENT or NACKED, with versions, ages and reasons",
+            "what the proxy follows, by view, source and type: SYNCED, STALE, NOT SENT or NACKED, with versions, ages and reasons",
         )],
         abbreviated: true,
         about: "management servers, as the proxy follows them",
@@ -309,20 +309,20 @@ pub const OBJECTS: &[Object] = &[
             command(
                 "all",
                 None,
-                &[ADMIN, FQDN, PORT, SUBSET, DIRECTION, NAME, ADDRESS, KIND, HEALTH],
+                &[ADMIN, VIEW, FQDN, PORT, SUBSET, DIRECTION, NAME, ADDRESS, KIND, HEALTH],
                 "all tables below",
             ),
-            command("cluster", None, &[ADMIN, FQDN, PORT, SUBSET, DIRECTION], "clusters in force"),
+            command("cluster", None, &[ADMIN, VIEW, FQDN, PORT, SUBSET, DIRECTION], "clusters in force"),
             command(
                 "listener",
                 None,
-                &[ADMIN, PORT, ADDRESS, KIND],
+                &[ADMIN, VIEW, PORT, ADDRESS, KIND],
                 "listeners in force, a line for each filter chain",
             ),
-            command("route", None, &[ADMIN, NAME], "routes in force"),
-            command("endpoint", None, &[ADMIN, FQDN, PORT, ADDRESS, HEALTH], "endpoints of clusters"),
-            command("secret", None, &[ADMIN, NAME], "certificates, and how long they are valid"),
-            command("bootstrap", None, &[ADMIN], "the bootstrap that the proxy was started with"),
+            command("route", None, &[ADMIN, VIEW, NAME], "routes in force"),
+            command("endpoint", None, &[ADMIN, VIEW, FQDN, PORT, ADDRESS, HEALTH], "endpoints of clusters"),
+            command("secret", None, &[ADMIN, VIEW, NAME], "certificates, and how long they are valid"),
+            command("bootstrap", None, &[ADMIN, VIEW], "the bootstrap that the proxy was started with"),
             command(
                 "log",
                 among("LEVEL", "a level, or LOGGER:LEVEL,...", "{ LEVEL | LOGGER:LEVEL,... }", LEVELS),
@@ -394,6 +394,12 @@ const ADMIN: Opt = option(
     None,
     path("ADDRESS", "an address or a path"),
     "the proxy's admin server, HOST:PORT or the path of a unix socket; default: 127.0.0.1:15000",
+);
+const VIEW: Opt = option(
+    "view",
+    None,
+    named("NAME", "a view's name"),
+    "of the view of this name (a namespace's, with --view of the proxy); default: the process's own",
 );
 const FQDN: Opt =
     option("fqdn", None, named("NAME", "a name"), "only of services, or clusters, with this in their name");

@@ -185,6 +185,9 @@ impl Question {
             Self::Proxy { asked, admin } => {
                 let only = asked.what.first().filter(|_| asked.what.len() == 1);
                 add(&["proxy", only.map_or("all", |what| what.name())]);
+                if let Some(view) = &asked.view {
+                    add(&["--view", view]);
+                }
                 for (option, value) in asked.filter.options() {
                     add(&[&format!("--{option}={value}")]);
                 }

@@ -17,8 +17,10 @@ pub const PATH: &str = "/v3/discovery:client_status?exclude_resource_contents";
 /// One type of one source, or one resource of it that was refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// The proxy's name for servers.
+    /// Whose it is; empty: the process's own view.
     pub view: String,
+    /// The proxy's name for servers there.
+    pub node: String,
     /// Where it comes from.
     pub source: String,
     /// The type, by its short name.
@@ -83,13 +85,16 @@ pub fn rows(response: &Value) -> Vec<Row> {
 
 fn of_source(config: &Value) -> Vec<Row> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let scope = config["client_scope"].as_str().unwrap_or_default();
+    let (view, source) = scope.strip_prefix("view/").and_then(|of| of.split_once('/')).unwrap_or(("", scope));
     let mut kinds: BTreeMap<usize, Row> = BTreeMap::new();
     for resource in config["generic_xds_configs"].as_array().into_iter().flatten() {
         let type_url = resource["type_url"].as_str().unwrap_or_default();
         let (at, kind) = short(type_url);
         let row = kinds.entry(at).or_insert_with(|| Row {
-            view: text(&config["node"]["id"]),
-            source: text(&config["client_scope"]),
+            view: view.to_owned(),
+            node: text(&config["node"]["id"]),
+            source: source.to_owned(),
             kind,
             status: Status::Synced,
             accepted: 0,
@@ -204,17 +209,20 @@ mod tests {
             resource("ClusterLoadAssignment", "b", ("STALE", "ACKED"), at(5)),
             resource("RouteConfiguration", "r", ("NOT_SENT", "DOES_NOT_EXIST"), json!({})),
             resource("Secret", "*", ("NOT_SENT", "REQUESTED"), json!({})),
+        ] }, { "node": { "id": "s" }, "client_scope": "view/shop/ads", "generic_xds_configs": [
+            resource("Listener", "l", ("SYNCED", "ACKED"), at(1)),
         ] } ] });
         let rows = rows(&response);
         let now = Time(1_795_161_610 * 1_000_000_000);
         assert_eq!(
             table(&Rows::here(rows.clone()), now).to_string(),
             "VIEW  SOURCE  TYPE  STATUS    RESOURCES  VERSION  AGE  REASON\n\
-             n     ads     cds   NACKED    3/3        v3       7s   b: no such thing\n\
-             n     ads     eds   STALE     1/2        v5       5s   a: did not come in time\n\
-             n     ads     lds   SYNCED    1/1        v1       9s   -\n\
-             n     ads     rds   SYNCED    0/1        -        -    r: the server has none\n\
-             n     ads     sds   NOT SENT  0/0        -        -    *: has not come yet\n"
+             -     ads     cds   NACKED    3/3        v3       7s   b: no such thing\n\
+             -     ads     eds   STALE     1/2        v5       5s   a: did not come in time\n\
+             -     ads     lds   SYNCED    1/1        v1       9s   -\n\
+             -     ads     rds   SYNCED    0/1        -        -    r: the server has none\n\
+             -     ads     sds   NOT SENT  0/0        -        -    *: has not come yet\n\
+             shop  ads     lds   SYNCED    1/1        v1       9s   -\n"
         );
         let again: Vec<Row> = serde_json::from_value(serde_json::to_value(&rows).unwrap()).unwrap();
         assert_eq!(again, rows);

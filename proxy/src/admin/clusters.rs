@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::{
     query::Query,
     reply::{Reply, Status},
-    state::Admin,
+    state::{Admin, View},
     stats::number::general,
 };
 use crate::{
@@ -65,15 +65,17 @@ struct HostView {
 
 /// Brings the gauges up to date that are computed when somebody reads them.
 pub(super) fn publish(admin: &Admin) {
-    for cluster in admin.snapshot.load().clusters() {
-        cluster.publish_breakers();
+    for view in &admin.views {
+        for cluster in view.snapshot.load().clusters() {
+            cluster.publish_breakers();
+        }
     }
 }
 
 /// Every cluster, by name.
-pub(super) fn views(admin: &Admin) -> Vec<ClusterView> {
-    let added = admin.dynamic.as_ref().map(|dynamic| dynamic.clusters()).unwrap_or_default();
-    let snapshot = admin.snapshot.load();
+pub(super) fn views(view: &View) -> Vec<ClusterView> {
+    let added = view.dynamic.as_ref().map(|dynamic| dynamic.clusters()).unwrap_or_default();
+    let snapshot = view.snapshot.load();
     let mut views: Vec<_> = snapshot
         .clusters()
         .map(|cluster| {
@@ -161,13 +163,13 @@ fn host(endpoint: &Endpoint) -> HostView {
     }
 }
 
-pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
+pub(super) fn answer(view: &View, query: &Query) -> Reply {
     let filter = match query.get("filter").filter(|filter| !filter.is_empty()).map(Regex::search).transpose() {
         Ok(filter) => filter,
         Err(error) => return Reply::text(Status::BAD_REQUEST, format!("Invalid re2 regex: {error}")),
     };
     let wanted = |view: &ClusterView| filter.as_ref().is_none_or(|filter| filter.is_match(view.name.as_bytes()));
-    let views = views(admin).into_iter().filter(wanted);
+    let views = views(view).into_iter().filter(wanted);
     if query.get("format") != Some("json") {
         return Reply::text(Status::OK, views.map(|view| view.text()).collect::<String>());
     }

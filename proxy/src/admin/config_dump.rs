@@ -16,7 +16,7 @@ use super::{
     query::Query,
     reply::{Reply, Status},
     shown::{any, shown, time},
-    state::Admin,
+    state::{Admin, View},
 };
 use crate::{matcher::Regex, xds::kind::Kind};
 
@@ -53,7 +53,7 @@ impl Part {
     }
 }
 
-pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
+pub(super) fn answer(admin: &Admin, view: &View, query: &Query) -> Reply {
     let names = match query.get("name_regex").map(Regex::new).transpose() {
         Ok(names) => names,
         Err(error) => {
@@ -65,7 +65,7 @@ pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
         }
     };
     let mask = query.get("mask").filter(|mask| !mask.is_empty());
-    let parts = parts(admin, query.get("include_eds").is_some(), names.as_ref());
+    let parts = parts(admin, view, query.get("include_eds").is_some(), names.as_ref());
     let configs = match (query.get("resource"), mask) {
         (Some(resource), mask) => match elements(&parts, resource, mask) {
             Ok(elements) => elements,
@@ -125,13 +125,13 @@ fn elements(parts: &[Part], resource: &str, mask: Option<&str>) -> Result<Vec<Va
     Err(plain(Status::NOT_FOUND, format!("{resource} not found in config dump")))
 }
 
-fn parts(admin: &Admin, endpoints: bool, names: Option<&Regex>) -> Vec<Part> {
+fn parts(admin: &Admin, view: &View, endpoints: bool, names: Option<&Regex>) -> Vec<Part> {
     let updated = time(admin.loaded);
     let none = StaticResources::default();
-    let resources = admin.bootstrap.static_resources.as_ref().unwrap_or(&none);
+    let resources = view.bootstrap.static_resources.as_ref().unwrap_or(&none);
     let wanted = |name: &str| names.is_none_or(|names| names.is_match(name.as_bytes()));
     let mut bootstrap = Part::new("BootstrapConfigDump");
-    bootstrap.fields.insert("bootstrap".into(), shown(&*admin.bootstrap));
+    bootstrap.fields.insert("bootstrap".into(), shown(&*view.bootstrap));
     bootstrap.fields.insert("last_updated".into(), updated.clone().into());
     let item = |field: &str, value: Value| json!({field: value, "last_updated": updated});
     let static_clusters =
@@ -147,10 +147,10 @@ fn parts(admin: &Admin, endpoints: bool, names: Option<&Regex>) -> Vec<Part> {
     });
     let routes = routes.filter(|routes| wanted(&routes.name));
     let static_routes =
-        routes.map(|routes| item("route_config", any(&discovered::with_all_hosts(&admin.cells, routes))));
-    let inline = dynamic::inline_routes(admin).into_iter().filter(|(routes, _)| wanted(&routes.name));
+        routes.map(|routes| item("route_config", any(&discovered::with_all_hosts(&view.cells, routes))));
+    let inline = dynamic::inline_routes(view).into_iter().filter(|(routes, _)| wanted(&routes.name));
     let inline = inline.map(|(routes, at)| {
-        let routes = discovered::with_all_hosts(&admin.cells, routes);
+        let routes = discovered::with_all_hosts(&view.cells, routes);
         json!({ "route_config": any(&routes), "last_updated": time(at) })
     });
     let static_secrets = resources
@@ -158,30 +158,30 @@ fn parts(admin: &Admin, endpoints: bool, names: Option<&Regex>) -> Vec<Part> {
         .iter()
         .filter(|secret| wanted(&secret.name))
         .map(|secret| json!({"name": secret.name, "last_updated": updated, "secret": any(secret)}));
-    let clusters = Part::new("ClustersConfigDump").fields(dynamic::version(admin, Kind::Cluster));
+    let clusters = Part::new("ClustersConfigDump").fields(dynamic::version(view, Kind::Cluster));
     let clusters = clusters.list("static_clusters", static_clusters.collect());
-    let mut parts = vec![bootstrap, clusters.fields(dynamic::clusters(admin, &wanted))];
-    if let Some(filters) = discovered::filters(&admin.cells, wanted) {
+    let mut parts = vec![bootstrap, clusters.fields(dynamic::clusters(view, &wanted))];
+    if let Some(filters) = discovered::filters(&view.cells, wanted) {
         parts.push(Part::new("EcdsConfigDump").list("ecds_filters", filters));
     }
     if endpoints {
-        let views = clusters::views(admin).into_iter().filter(|view| wanted(&view.name));
-        let (added, fixed): (Vec<_>, Vec<_>) = views.partition(|view| view.added);
+        let views = clusters::views(view).into_iter().filter(|cluster| wanted(&cluster.name));
+        let (added, fixed): (Vec<_>, Vec<_>) = views.partition(|cluster| cluster.added);
         let configs = |views: Vec<clusters::ClusterView>| {
             views.iter().map(|view| json!({"endpoint_config": view.load_assignment()})).collect()
         };
         let endpoints = Part::new("EndpointsConfigDump").list("static_endpoint_configs", configs(fixed));
         parts.push(endpoints.list("dynamic_endpoint_configs", configs(added)));
     }
-    let listeners = Part::new("ListenersConfigDump").fields(dynamic::version(admin, Kind::Listener));
+    let listeners = Part::new("ListenersConfigDump").fields(dynamic::version(view, Kind::Listener));
     let listeners = listeners.list("static_listeners", static_listeners.collect());
-    parts.push(listeners.fields(dynamic::listeners(admin, &wanted)));
+    parts.push(listeners.fields(dynamic::listeners(view, &wanted)));
     let scopes =
         Part::new("ScopedRoutesConfigDump").list("inline_scoped_route_configs", inline_scopes(resources, &updated));
-    parts.push(scopes.list("dynamic_scoped_route_configs", discovered::scopes(&admin.cells, wanted)));
+    parts.push(scopes.list("dynamic_scoped_route_configs", discovered::scopes(&view.cells, wanted)));
     let routes = Part::new("RoutesConfigDump").list("static_route_configs", static_routes.chain(inline).collect());
-    parts.push(routes.list("dynamic_route_configs", discovered::routes(&admin.cells, wanted)));
-    let (active, warming) = discovered::secrets(&admin.cells, wanted);
+    parts.push(routes.list("dynamic_route_configs", discovered::routes(&view.cells, wanted)));
+    let (active, warming) = discovered::secrets(&view.cells, wanted);
     let secrets = Part::new("SecretsConfigDump").list("static_secrets", static_secrets.collect());
     parts.push(secrets.list("dynamic_active_secrets", active).list("dynamic_warming_secrets", warming));
     parts

@@ -14,7 +14,7 @@ use weir_proto::envoy::{
 use super::{
     managers::managers,
     shown::{any, time},
-    state::Admin,
+    state::{Admin, View},
 };
 use crate::{
     dynamic::status::{Status, Version},
@@ -25,15 +25,15 @@ use crate::{
 };
 
 /// `version_info` of all of a type, where it comes from somewhere.
-pub(super) fn version(admin: &Admin, kind: Kind) -> Map<String, Value> {
-    let of = admin.dynamic.as_ref().and_then(|dynamic| dynamic.of(kind));
+pub(super) fn version(view: &View, kind: Kind) -> Map<String, Value> {
+    let of = view.dynamic.as_ref().and_then(|dynamic| dynamic.of(kind));
     of.and_then(|of| of.version).map(|version| ("version_info".to_owned(), (&*version).into())).into_iter().collect()
 }
 
 /// `dynamic_active_clusters` and `dynamic_warming_clusters`. One that was refused is shown with what is in force, or else
 /// among those that are not.
-pub(super) fn clusters(admin: &Admin, wanted: &dyn Fn(&str) -> bool) -> Map<String, Value> {
-    let Some(dynamic) = &admin.dynamic else { return Map::new() };
+pub(super) fn clusters(view: &View, wanted: &dyn Fn(&str) -> bool) -> Map<String, Value> {
+    let Some(dynamic) = &view.dynamic else { return Map::new() };
     let refused = refused(dynamic, Kind::Cluster);
     let (mut active, mut warming) = (Vec::new(), Vec::new());
     let shown = dynamic.clusters();
@@ -61,8 +61,8 @@ pub(super) fn clusters(admin: &Admin, wanted: &dyn Fn(&str) -> bool) -> Map<Stri
 }
 
 /// `dynamic_listeners`.
-pub(super) fn listeners(admin: &Admin, wanted: &dyn Fn(&str) -> bool) -> Map<String, Value> {
-    let Some(dynamic) = &admin.dynamic else { return Map::new() };
+pub(super) fn listeners(view: &View, wanted: &dyn Fn(&str) -> bool) -> Map<String, Value> {
+    let Some(dynamic) = &view.dynamic else { return Map::new() };
     let refused = refused(dynamic, Kind::Listener);
     let shown = dynamic.listeners();
     let mut names: Vec<_> = shown.keys().chain(refused.iter().map(|(name, _)| name)).collect();
@@ -87,8 +87,8 @@ pub(super) fn listeners(admin: &Admin, wanted: &dyn Fn(&str) -> bool) -> Map<Str
 }
 
 /// Route configurations that listeners in force bring with them, and since when.
-pub(super) fn inline_routes(admin: &Admin) -> Vec<(RouteConfiguration, SystemTime)> {
-    let Some(dynamic) = &admin.dynamic else { return Vec::new() };
+pub(super) fn inline_routes(view: &View) -> Vec<(RouteConfiguration, SystemTime)> {
+    let Some(dynamic) = &view.dynamic else { return Vec::new() };
     let active = dynamic.listeners().into_values().filter_map(|shown| shown.active);
     let of = |version: Version| {
         let listener = Listener::decode(version.body).unwrap_or_default();
@@ -103,12 +103,16 @@ pub(super) fn inline_routes(admin: &Admin) -> Vec<(RouteConfiguration, SystemTim
 
 /// What is still waited for, a line each.
 pub(super) fn missing(admin: &Admin) -> String {
-    let missing = admin.dynamic.as_ref().map(|dynamic| dynamic.missing()).unwrap_or_default();
-    let line = |missing: crate::xds::store::Missing| {
-        let late = if missing.timed_out { ", later than it was to" } else { "" };
-        format!("waits for {} {}{late}\n", missing.kind.short(), missing.name.as_deref().unwrap_or("*"))
+    let of_view = |view: &View| {
+        let of = view.name.as_ref().map(|name| format!("view {name}: ")).unwrap_or_default();
+        let missing = view.dynamic.as_ref().map(|dynamic| dynamic.missing()).unwrap_or_default();
+        let line = |missing: crate::xds::store::Missing| {
+            let late = if missing.timed_out { ", later than it was to" } else { "" };
+            format!("{of}waits for {} {}{late}\n", missing.kind.short(), missing.name.as_deref().unwrap_or("*"))
+        };
+        missing.into_iter().map(line).collect::<String>()
     };
-    missing.into_iter().map(line).collect()
+    admin.views.iter().map(of_view).collect()
 }
 
 /// What came last of a type and was refused, by name.

@@ -5,13 +5,12 @@ use serde_json::{Map, Value, json};
 use super::{
     query::Query,
     reply::{Reply, Status},
-    state::Admin,
+    state::{Admin, View},
 };
-use crate::view::ViewId;
 
-pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
+pub(super) fn answer(admin: &Admin, view: &View, query: &Query) -> Reply {
     if query.get("format") == Some("json") {
-        let listeners = admin.listening.addresses(ViewId::OWN);
+        let listeners = admin.listening.addresses(view.id);
         let statuses: Vec<_> = listeners.iter().map(|(name, addresses)| status(name, addresses)).collect();
         let mut all = Map::new();
         if !statuses.is_empty() {
@@ -20,7 +19,7 @@ pub(super) fn answer(admin: &Admin, query: &Query) -> Reply {
         return Reply::pretty(&all.into());
     }
     let mut text = String::new();
-    for (name, addresses) in admin.listening.addresses(ViewId::OWN) {
+    for (name, addresses) in admin.listening.addresses(view.id) {
         for address in addresses {
             text.push_str(&format!("{name}::{address}\n"));
         }

@@ -32,5 +32,5 @@ mod tests;
 pub use self::{
     counts::Counts,
     server::{Listener, spawn},
-    state::{Admin, Command},
+    state::{Admin, Command, View},
 };

@@ -24,6 +24,9 @@ struct Route {
 /// What is not compiled into Envoy's builds either, or means nothing here.
 const NOT_SUPPORTED: &str = "The current build does not support ";
 
+/// Of paths that show one view.
+const VIEW: &str = "Of the view of this name instead of the process's own";
+
 const ROUTES: &[Route] = &[
     Route { path: "/", help: "Admin home page", changes: false, parameters: &[], answer: |_, _| home() },
     Route {
@@ -37,15 +40,15 @@ const ROUTES: &[Route] = &[
         path: "/certs",
         help: "print certs on machine",
         changes: false,
-        parameters: &[],
-        answer: |admin, _| certs::answer(&admin.snapshot.load()),
+        parameters: &[("view", VIEW)],
+        answer: |admin, query| admin.of_view(query, |view| certs::answer(&view.snapshot.load())),
     },
     Route {
         path: "/clusters",
         help: "upstream cluster status",
         changes: false,
-        parameters: &[("filter", "Regular expression (Google re2) for filtering clusters by name")],
-        answer: clusters::answer,
+        parameters: &[("filter", "Regular expression (Google re2) for filtering clusters by name"), ("view", VIEW)],
+        answer: |admin, query| admin.of_view(query, |view| clusters::answer(view, query)),
     },
     Route {
         path: "/config_dump",
@@ -65,8 +68,9 @@ const ROUTES: &[Route] = &[
                 "include_eds",
                 "Dump currently loaded configuration including EDS. See the response definition for more information",
             ),
+            ("view", VIEW),
         ],
-        answer: config_dump::answer,
+        answer: |admin, query| admin.of_view(query, |view| config_dump::answer(admin, view, query)),
     },
     Route {
         path: "/contention",
@@ -167,8 +171,8 @@ const ROUTES: &[Route] = &[
         path: "/listeners",
         help: "print listener info",
         changes: false,
-        parameters: &[("format", "File format to use; One of (text, json)")],
-        answer: listeners::answer,
+        parameters: &[("format", "File format to use; One of (text, json)"), ("view", VIEW)],
+        answer: |admin, query| admin.of_view(query, |view| listeners::answer(admin, view, query)),
     },
     Route {
         path: "/logging",

@@ -20,7 +20,7 @@ pub(super) fn ready(admin: &Admin) -> Reply {
 
 pub(super) fn answer(admin: &Admin) -> Reply {
     let uptime = format!("{}s", admin.started.elapsed().as_secs());
-    let bootstrap = admin.bootstrap.node.as_ref();
+    let bootstrap = admin.own().bootstrap.node.as_ref();
     let node = bootstrap.and_then(|node| weir_proto::to_json(node).ok()).unwrap_or_else(|| json!({}));
     Reply::pretty(&json!({
         "version": version(),

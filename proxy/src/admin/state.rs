@@ -9,7 +9,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
-use super::counts::Counts;
+use super::{
+    counts::Counts,
+    query::Query,
+    reply::{Reply, Status as Code},
+};
 use crate::{
     config::{cell::Registry, convert::StatsSettings, snapshot::Snapshot},
     dynamic::status::Status,
@@ -19,6 +23,7 @@ use crate::{
     options::Options,
     runtime::Runtime,
     telemetry::{stats::Store, writer::Reopener},
+    view::ViewId,
 };
 
 /// What the control thread is asked to do.
@@ -37,13 +42,13 @@ pub enum Command {
     },
 }
 
-/// What the answers are made from.
+/// A view.
 #[derive(Debug)]
-pub struct Admin {
-    /// The metrics.
-    pub stats: Store,
-    /// How they are shown.
-    pub settings: Arc<StatsSettings>,
+pub struct View {
+    /// Which.
+    pub id: ViewId,
+    /// What it is called; none: it is the process's own.
+    pub name: Option<Arc<str>>,
     /// The configuration in force.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// What the configuration names and comes by itself.
@@ -52,6 +57,17 @@ pub struct Admin {
     pub bootstrap: Arc<Bootstrap>,
     /// What has become of what is followed; none: nothing is.
     pub dynamic: Option<Arc<Status>>,
+}
+
+/// What the answers are made from.
+#[derive(Debug)]
+pub struct Admin {
+    /// The metrics.
+    pub stats: Store,
+    /// How they are shown.
+    pub settings: Arc<StatsSettings>,
+    /// The views, the process's own first.
+    pub views: Vec<View>,
     /// Runtime values.
     pub runtime: Arc<Runtime>,
     /// The process's state.
@@ -72,4 +88,29 @@ pub struct Admin {
     pub counts: Arc<Counts>,
     /// Paths that are answered; empty: all.
     pub allow_paths: Vec<StringMatcher>,
+}
+
+impl Admin {
+    /// The process's own view.
+    pub(super) fn own(&self) -> &View {
+        &self.views[ViewId::OWN.index()]
+    }
+
+    /// The view that a request names, or else the process's own. Error: what is answered where there is none of the name.
+    pub(super) fn view(&self, query: &Query) -> Result<&View, Reply> {
+        let Some(name) = query.get("view").filter(|name| !name.is_empty()) else { return Ok(self.own()) };
+        self.views.iter().find(|view| view.name.as_deref() == Some(name)).ok_or_else(|| {
+            let known: Vec<_> = self.views.iter().filter_map(|view| view.name.as_deref()).collect();
+            let known = match &known[..] {
+                [] => "there is none but the process's own".to_owned(),
+                known => format!("expected one of {}", known.join(", ")),
+            };
+            Reply::text(Code::BAD_REQUEST, format!("unknown view \"{name}\": {known}\n"))
+        })
+    }
+
+    /// An answer that is of one view.
+    pub(super) fn of_view(&self, query: &Query, answer: impl FnOnce(&View) -> Reply) -> Reply {
+        self.view(query).map_or_else(|refusal| refusal, answer)
+    }
 }

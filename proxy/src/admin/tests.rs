@@ -24,7 +24,7 @@ use crate::{
         stats::Shared,
         writer::{LogFiles, LogHandle},
     },
-    view::ViewId,
+    view::{ViewId, ViewNames},
     worker::Teller,
 };
 
@@ -38,6 +38,15 @@ static_resources:
     load_assignment: { cluster_name: backend, endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 80 } } } }] }] }
 "#;
 
+/// Another view.
+const SHOP: &str = r#"
+node: { id: shop-1 }
+static_resources:
+  clusters:
+  - name: backend
+    load_assignment: { cluster_name: backend, endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 81 } } } }] }] }
+"#;
+
 struct Fixture {
     admin: Admin,
     commands: mpsc::Receiver<Command>,
@@ -47,8 +56,11 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let bootstrap: Bootstrap = weir_proto::from_yaml(BOOTSTRAP).unwrap();
-        let (settings, stats) = StatsSettings::read(&bootstrap, 1).unwrap();
+        let (settings, stats) = StatsSettings::read(&bootstrap, 1, Default::default()).unwrap();
         let snapshot = config::from_bootstrap(&bootstrap, &stats.root()).unwrap().snapshot;
+        let of_shop: Bootstrap = weir_proto::from_yaml(SHOP).unwrap();
+        let names = ViewNames::new(["shop".into()]).unwrap();
+        let in_shop = config::from_bootstrap(&of_shop, &stats.of_view("shop").root()).unwrap().snapshot;
         let writer = LogFiles::open([]).unwrap().spawn(Shared::default()).unwrap();
         let (sender, commands) = mpsc::channel(4);
         let lifecycle = Arc::new(Lifecycle::default());
@@ -61,18 +73,27 @@ impl Fixture {
             &Listener { addresses: addresses.to_vec(), bind: false, ..Listener::named("main") },
             Vec::new(),
         );
+        let view = |name: Option<&str>, bootstrap: &Bootstrap, snapshot| View {
+            id: name.map_or(ViewId::OWN, |name| names.serving(name)),
+            name: name.map(Arc::from),
+            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            cells: Arc::default(),
+            bootstrap: Arc::new(bootstrap.clone()),
+            dynamic: None,
+        };
+        let own = view(None, &bootstrap, snapshot);
+        let other = view(Some("shop"), &of_shop, in_shop);
+        let other_listener = Listener { addresses: addresses[..1].to_vec(), bind: false, ..Listener::named("main") };
+        listening.put(names.serving("shop"), &other_listener, Vec::new());
         let admin = Admin {
             counts: Arc::new(Counts::new(&stats)),
             stats,
             settings: Arc::new(settings),
-            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
-            cells: Arc::default(),
+            views: vec![own, other],
             runtime: Runtime::from_config(bootstrap.layered_runtime.as_ref()).unwrap(),
-            bootstrap: Arc::new(bootstrap),
             lifecycle,
             options: Options::try_parse_from(["weir-proxy", "-c", "b.yaml", "--concurrency", "1"]).unwrap(),
             listening: Arc::new(listening),
-            dynamic: None,
             started: Instant::now(),
             loaded: SystemTime::UNIX_EPOCH,
             reopener: writer.reopener(),
@@ -202,6 +223,26 @@ fn the_configuration_as_given() {
     assert!(code == 200 && body.contains("EndpointsConfigDump") && body.contains("\"port_value\": 80"), "{body}");
     assert!(fixture.get("/clusters").1.contains("backend::127.0.0.1:80::health_flags::healthy\n"));
     assert_eq!(fixture.get("/listeners").1, "main::127.0.0.1:8080\nmain::[::1]:8080\n");
+}
+
+#[test]
+fn a_view_is_shown_when_it_is_asked_for() {
+    let fixture = Fixture::new();
+    let get = |target: &str| fixture.get(target).1;
+    assert_eq!(get("/listeners?view=shop"), "main::127.0.0.1:8080\n");
+    let (own, shop) = (get("/clusters?view="), get("/clusters?view=shop"));
+    assert!(own.contains("backend::127.0.0.1:80::") && !own.contains("127.0.0.1:81"), "{own}");
+    assert!(shop.contains("backend::127.0.0.1:81::") && !shop.contains("127.0.0.1:80"), "{shop}");
+    let dump = get("/config_dump?view=shop&resource=static_clusters");
+    assert!(dump.contains("\"port_value\": 81") && !dump.contains("\"port_value\": 80"), "{dump}");
+    assert!(get("/config_dump?view=shop").contains("\"id\": \"shop-1\""));
+    assert!(get("/server_info").contains("\"id\": \"node-1\""));
+    for path in ["/listeners", "/clusters", "/config_dump", "/certs"] {
+        let unknown = (400, "unknown view \"shed\": expected one of shop\n".to_owned());
+        assert_eq!(fixture.get(&format!("{path}?view=shed")), unknown, "{path}");
+    }
+    let name = "view.shop.cluster.backend.upstream_rq_total";
+    assert_eq!(get(&format!("/stats?filter=^{name}$")), format!("{name}: 0\n"));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The bootstrap: read from a file and from the command line, merged, checked, and turned into the model.
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,9 +19,11 @@ use crate::{
         snapshot::Snapshot,
     },
     dynamic::resources::Resources,
-    options::Options,
+    options::{Options, ViewFile},
     runtime::Runtime,
-    telemetry::stats::Store,
+    telemetry::stats::{Store, views::Views},
+    view::{ViewId, ViewNames},
+    wire::named::NamedAddress,
 };
 
 /// What errors call the text given with --config-yaml.
@@ -43,6 +46,14 @@ pub enum Error {
         /// Which.
         path: PathBuf,
     },
+    /// A view can't be had.
+    #[error("--view {name}: {why}")]
+    View {
+        /// Its name.
+        name: String,
+        /// Why not.
+        why: String,
+    },
     /// What it says is not a bootstrap, or not one that can be served.
     #[error("{}", error.in_file(file))]
     Refused {
@@ -56,10 +67,6 @@ pub enum Error {
 /// A configuration to serve.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The model.
-    pub snapshot: Snapshot,
-    /// Fields that were set and have no effect, by path.
-    pub ignored: Vec<String>,
     /// The statistics, with the names of what is configured.
     pub stats: Store,
     /// How they are kept and shown.
@@ -70,6 +77,27 @@ pub struct Loaded {
     pub runtime: Arc<Runtime>,
     /// Layers of them that come by themselves.
     pub layers: Vec<Arc<DiscoveredLayer>>,
+    /// The process's own view.
+    pub own: LoadedView,
+    /// The others, in their order.
+    pub others: Vec<LoadedView>,
+    /// What those are called.
+    pub names: ViewNames,
+}
+
+/// What one node has of its own.
+#[derive(Debug)]
+pub struct LoadedView {
+    /// Which it is.
+    pub id: ViewId,
+    /// What it is called; none: it is the process's own.
+    pub name: Option<Arc<str>>,
+    /// The model.
+    pub snapshot: Snapshot,
+    /// Fields that were set and have no effect, by path.
+    pub ignored: Vec<String>,
+    /// The statistics as they are seen from there.
+    pub stats: Store,
     /// What is followed.
     pub resources: Resources,
     /// Converts what comes from there.
@@ -80,6 +108,13 @@ pub struct Loaded {
     pub cells: Arc<Registry>,
     /// Caches of names that somebody is to resolve.
     pub dns_caches: DnsCaches,
+}
+
+impl Loaded {
+    /// All views, the process's own first.
+    pub fn views(&self) -> impl Iterator<Item = &LoadedView> {
+        std::iter::once(&self.own).chain(&self.others)
+    }
 }
 
 /// Loads what the command line names; nothing but --handoff is an empty configuration.
@@ -94,7 +129,58 @@ pub fn load(options: &Options) -> Result<Loaded, Error> {
     }
     let mut bootstrap = read_and_merge(&given)?;
     name_node(&mut bootstrap, options);
-    build(bootstrap, options).map_err(|error| place(&given, &error))
+    let names = view_names(&options.views)?;
+    let mut loaded = build(bootstrap, options, names).map_err(|error| place(&given, &error))?;
+    for (file, (id, name)) in options.views.iter().zip(loaded.names.clone().all().skip(1)) {
+        let view = load_view(file, id, name, &loaded)?;
+        loaded.others.push(view);
+    }
+    Ok(loaded)
+}
+
+fn view_names(files: &[ViewFile]) -> Result<ViewNames, Error> {
+    let mut names = HashSet::new();
+    if let Some(twice) = files.iter().find(|file| !names.insert(&file.name)) {
+        return Err(Error::View { name: twice.name.clone(), why: "there are several views of this name".to_owned() });
+    }
+    let names = ViewNames::new(files.iter().map(|file| Arc::from(&*file.name)));
+    names.map_err(|why| Error::View { name: String::new(), why: why.to_string() })
+}
+
+/// Loads a view beside those that are loaded.
+fn load_view(file: &ViewFile, id: ViewId, name: Option<&Arc<str>>, loaded: &Loaded) -> Result<LoadedView, Error> {
+    let unreadable = |error: Error| Error::View { name: file.name.clone(), why: error.to_string() };
+    let given = [Given::read(&file.path).map_err(unreadable)?];
+    let bootstrap = read_and_merge(&given)?;
+    let build = || {
+        let stats = loaded.stats.of_view(&file.name);
+        let built = config::of_view(&bootstrap, &stats.root(), id, &loaded.own.converter)?;
+        refuse_twins(&built.snapshot, loaded)?;
+        let resources = Resources::read(&bootstrap)?;
+        Ok((stats, built, resources))
+    };
+    let (stats, built, resources) = build().map_err(|error| place(&given, &error))?;
+    let Built { snapshot, ignored, cells, converter, dns_caches } = built;
+    let name = name.cloned();
+    Ok(LoadedView { id, name, snapshot, ignored, stats, resources, converter, bootstrap, cells, dns_caches })
+}
+
+/// No two views have listeners bound at the same address: connections would go to either.
+fn refuse_twins(snapshot: &Snapshot, loaded: &Loaded) -> Result<(), config::Error> {
+    for (index, listener) in snapshot.listeners().iter().enumerate() {
+        for view in loaded.views() {
+            for other in view.snapshot.listeners() {
+                if let Some(address) = listener.bound_at().find(|address| other.bound_at().any(|one| one == *address)) {
+                    let of =
+                        view.name.as_ref().map_or("of the process".to_owned(), |name| format!("of the view {name}"));
+                    let address = NamedAddress::text(&address);
+                    let message = format!("the listener {} {of} has the address {address}", other.name);
+                    return Err(config::Error::at(format!("static_resources.listeners[{index}].address"), message));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A bootstrap as it is given.
@@ -155,8 +241,9 @@ fn name_node(bootstrap: &mut Bootstrap, options: &Options) {
     }
 }
 
-fn build(bootstrap: Bootstrap, options: &Options) -> Result<Loaded, config::Error> {
-    let (mut stats_settings, stats) = StatsSettings::read(&bootstrap, options.workers())?;
+fn build(bootstrap: Bootstrap, options: &Options, names: ViewNames) -> Result<Loaded, config::Error> {
+    let views = Views::new(names.all().filter_map(|(_, name)| Some(&**name?)));
+    let (mut stats_settings, stats) = StatsSettings::read(&bootstrap, options.workers(), views)?;
     for (tag, value) in &options.stats_tag {
         stats_settings.tags.fix(tag, value);
     }
@@ -164,20 +251,19 @@ fn build(bootstrap: Bootstrap, options: &Options) -> Result<Loaded, config::Erro
     let resources = Resources::read(&bootstrap)?;
     let admin = AdminSettings::read(&bootstrap)?;
     let (runtime, layers) = runtime_layers(bootstrap.layered_runtime.as_ref(), &cells, &stats.root())?;
-    Ok(Loaded {
+    let own = LoadedView {
+        id: ViewId::OWN,
+        name: None,
         snapshot,
         ignored,
-        stats,
-        stats_settings,
-        admin,
-        runtime,
-        layers,
+        stats: stats.clone(),
         resources,
         converter,
         bootstrap,
         cells,
         dns_caches,
-    })
+    };
+    Ok(Loaded { stats, stats_settings, admin, runtime, layers, own, others: Vec::new(), names })
 }
 
 /// Merges as protobuf does, which is how Envoy merges --config-yaml: single fields are replaced, messages merged,
@@ -234,6 +320,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::telemetry::stats::{Kind, Metric};
 
     fn options(arguments: &[&str]) -> Options {
         Options::try_parse_from([&["weir-proxy"], arguments].concat()).unwrap()
@@ -303,7 +390,7 @@ mod tests {
                 .map_err(|error| error.to_string().split_off(directory.path().as_os_str().len() + 1))
         };
         let bootstrap: Bootstrap = weir_proto::from_yaml(CLUSTER).unwrap();
-        assert!(load_from("a.pb", &bootstrap.encode_to_vec()).unwrap().snapshot.cluster("c").is_some());
+        assert!(load_from("a.pb", &bootstrap.encode_to_vec()).unwrap().own.snapshot.cluster("c").is_some());
         assert!(load_from("b.pb", b"\xff").unwrap_err().starts_with("b.pb: is not an encoded bootstrap"));
         let refused = load_from("a.pb_text", b"static_resources {}").unwrap_err();
         assert!(refused.starts_with("a.pb_text: protobuf's text format is not supported"), "{refused}");
@@ -315,8 +402,8 @@ mod tests {
     fn inline_text_is_merged_over_the_file() {
         let (both, _file) = source(Some(LISTENER), Some(CLUSTER));
         let loaded = load(&both).unwrap();
-        assert_eq!(loaded.snapshot.listeners().len(), 1);
-        assert!(loaded.snapshot.cluster("c").is_some());
+        assert_eq!(loaded.own.snapshot.listeners().len(), 1);
+        assert!(loaded.own.snapshot.cluster("c").is_some());
     }
 
     #[test]
@@ -334,7 +421,49 @@ mod tests {
     #[test]
     fn the_command_line_names_the_node_where_the_bootstrap_does_not() {
         let arguments = ["--config-yaml", "node: { id: node-1 }", "--service-node", "other", "--service-zone", "z"];
-        let node = load(&options(&arguments)).unwrap().bootstrap.node.unwrap();
+        let node = load(&options(&arguments)).unwrap().own.bootstrap.node.unwrap();
         assert_eq!((&*node.id, &*node.locality.unwrap().zone), ("node-1", "z"));
+    }
+    fn with_view(own: &str, view: &str) -> Result<Loaded, String> {
+        let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+        file.write_all(view.as_bytes()).unwrap();
+        let path = file.path().to_str().unwrap();
+        load(&options(&["--config-yaml", own, "--view", &format!("shop={path}")]))
+            .map_err(|error| error.to_string().replace(path, "FILE"))
+    }
+
+    #[test]
+    fn a_view_has_its_own_names_and_node() {
+        let view = CLUSTER.to_owned() + "node: { id: shop-1 }";
+        let loaded = with_view(&(CLUSTER.to_owned() + "node: { id: own }"), &view).unwrap();
+        let [view] = &loaded.others[..] else { panic!("one view") };
+        assert_eq!((view.id, view.name.as_deref()), (loaded.names.serving("shop"), Some("shop")));
+        assert_eq!([&loaded.own, view].map(|view| &*view.bootstrap.node.as_ref().unwrap().id), ["own", "shop-1"]);
+        assert_eq!(view.snapshot.cluster("c").unwrap().view, view.id);
+        let names = loaded.stats.read(Kind::Counter, |name| name.ends_with("cluster.c.upstream_rq_total"));
+        let mut names: Vec<_> = names.iter().map(Metric::name).collect();
+        names.sort();
+        assert_eq!(names, ["cluster.c.upstream_rq_total", "view.shop.cluster.c.upstream_rq_total"]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_view_names_it_or_its_file() {
+        let refused = |own: &str, view: &str| with_view(own, view).unwrap_err();
+        let expected = "expected node, dynamic_resources, static_resources, cluster_manager";
+        assert_eq!(
+            refused("{}", "node: { id: a }\nadmin: {}\n"),
+            format!("FILE:2: admin: a view has no such field of its own: {expected}")
+        );
+        let unknown = refused("{}", "static_resources:\n  listenerz: []\n");
+        assert!(unknown.starts_with("FILE:2: static_resources.listenerz"), "{unknown}");
+        let bound = LISTENER.replace("port_value: 0", "port_value: 9") + &CLUSTER["static_resources:\n".len()..];
+        let twice = refused(&bound, &bound);
+        let why = "static_resources.listeners[0].address: the listener NAME of the process has the address 127.0.0.1:9";
+        assert!(twice.starts_with("FILE:") && twice.ends_with(why), "{twice}");
+        let missing = load(&options(&["--config-yaml", "{}", "--view", "shop=/nonexistent"])).unwrap_err().to_string();
+        assert_eq!(missing, "--view shop: /nonexistent: No such file or directory (os error 2)");
+        let twice = ["--config-yaml", "{}", "--view", "shop=/a", "--view", "shop=/b"];
+        let twice = load(&options(&twice)).unwrap_err().to_string();
+        assert_eq!(twice, "--view shop: there are several views of this name");
     }
 }

@@ -7,6 +7,7 @@ mod error;
 pub mod privileges;
 mod serve;
 mod server_stats;
+mod views;
 
 use std::{fs::OpenOptions, time::Instant};
 
@@ -36,12 +37,17 @@ pub fn run(options: &Options) -> Result<(), Error> {
     for flag in options.ineffective.asked() {
         tracing::warn!("{flag} has no effect in this version");
     }
-    for path in &loaded.ignored {
-        tracing::warn!(%path, "field has no effect in this version");
+    for view in loaded.views() {
+        for path in &view.ignored {
+            tracing::warn!(view = view.name.as_deref(), %path, "field has no effect in this version");
+        }
     }
     match options.mode {
         Mode::Validate => {
             println!("configuration '{}' OK", options.config_name().display());
+            for view in &options.views {
+                println!("configuration '{}' of the view {} OK", view.path.display(), view.name);
+            }
             Ok(())
         }
         Mode::Serve => serve::serve(options, loaded, started),

@@ -2,14 +2,12 @@
 
 use std::{
     cell::RefCell,
-    collections::HashSet,
     io,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant as StartedAt, SystemTime},
 };
 
-use arc_swap::ArcSwap;
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -20,22 +18,20 @@ use tokio::{
 use super::error::Error;
 use crate::{
     admin::{self, Admin, Command, Counts},
-    bootstrap::{admin_socket, config::Loaded, privileges, server_stats::ServerStats},
-    cluster::{self, Local, Start},
-    config::{
-        cell,
-        cluster::{Cluster, Discovery, DnsCaches},
-        listener::Terminal,
-        reload,
-        snapshot::Snapshot,
-        tcp::Passthrough,
-        views::Views,
+    bootstrap::{
+        admin_socket,
+        config::Loaded,
+        privileges,
+        server_stats::{Managers, ServerStats},
+        views::{Followed, Served, log_files},
     },
+    cluster::{self, Local, Start},
+    config::{cell, reload, tcp::Passthrough, views::Views},
     drain::Drain,
     dynamic::{Following, Setup, endpoint_files, files::Files},
     http::pool::Pools,
     intake::{
-        bound::{self, BoundListener},
+        bound,
         handoff::{Client, Status, Superseded},
         listening::Listening,
         passing::PassingOn,
@@ -50,11 +46,11 @@ use crate::{
         panics,
         stats::{Kind, Shard, Store, Value},
         unknown_fields,
-        writer::{LogFile, LogFiles, Reopener},
+        writer::{LogFiles, Reopener},
     },
     view::{ViewId, ViewNames},
     worker::{self, Worker, Workers},
-    xds::saved::Directory,
+    xds::{saved::Directory, shared::Bodies},
 };
 
 /// What the admin server may ask for while the control thread is busy; more is not heard.
@@ -70,28 +66,18 @@ const LEAST_CEILING: u64 = 256;
 
 /// Binds, gives up every privilege, serves until told to end.
 pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Result<(), Error> {
-    let Loaded {
-        snapshot,
-        stats,
-        stats_settings,
-        admin,
-        runtime,
-        layers,
-        resources,
-        converter,
-        bootstrap,
-        cells,
-        dns_caches,
-        ..
-    } = loaded;
+    let Loaded { stats, stats_settings, admin, runtime, layers, own, others, names } = loaded;
+    let loaded: Vec<_> = std::iter::once(own).chain(others).collect();
     let generation = since_boot().as_nanos() as u64;
     let open_files = privileges::raise_open_files()?;
     let admin_logs = admin.iter().flat_map(|admin| &admin.access_log).map(|log| log.file.clone());
     let passthrough_log = options.passthrough_log();
-    let files = log_files(&snapshot).into_iter().chain(admin_logs).chain(passthrough_log.clone());
+    let files = loaded.iter().flat_map(|view| log_files(&view.snapshot));
+    let files = files.chain(admin_logs).chain(passthrough_log.clone());
     let mut logs = LogFiles::open(files)?;
     logs.give_to(options.user);
-    let bound = bound::bind(&snapshot, options.workers())?;
+    let bound = loaded.iter().map(|view| bound::bind(&view.snapshot, options.workers()));
+    let bound: Vec<_> = bound.collect::<Result<_, _>>()?;
     let admin_address_path = options.admin_address_path.as_deref();
     let admin_listener =
         admin.as_ref().map(|admin| admin_socket::bind(&admin.address, admin_address_path)).transpose()?;
@@ -109,12 +95,12 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     }
     let writer = logs.spawn(stats.shared())?;
     let lifecycle = Arc::new(Lifecycle::default());
-    let follows = !resources.is_empty() || follows_by_name(&snapshot, &cells);
+    let (served, followed): (Vec<_>, Vec<_>) = loaded.into_iter().map(Served::new).unzip();
+    let follows = followed.iter().any(Option::is_some);
     if !follows {
         lifecycle.initializing();
     }
-    let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
-    let views = Views::new([snapshot.clone()]);
+    let views = Views::new(served.iter().map(|view| view.snapshot.clone()));
     let passthrough = Arc::new(Passthrough::new(passthrough_log.as_ref()));
     let workers = (0..options.workers()).map(|index| {
         let passthrough = passthrough.clone();
@@ -130,39 +116,46 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     let workers = Rc::new(Workers::start(workers, options.file_flush_interval_msec)?);
     let inbound_drain = Drain::new();
     let listening = Arc::new(Listening::new(workers.teller(), drain.watch(), inbound_drain.watch()));
-    put_all(&listening, &snapshot.load(), bound);
+    let _claims: Vec<_> = served.iter().zip(bound).flat_map(|(view, bound)| view.put_all(&listening, bound)).collect();
     let starts = Queue::default();
-    let setup = Setup {
-        view: ViewId::OWN,
-        resources,
-        converter,
-        cells: cells.clone(),
-        snapshot: snapshot.clone(),
-        listening: listening.clone(),
-        lifecycle: lifecycle.clone(),
-        stats: stats.clone(),
-        clusters: starts.clone(),
-        drain_time: options.envoy_drain_time(),
-        discovery_memory: options.discovery_memory(),
-        state_dir: options.state_dir.clone(),
+    let bodies = (served.len() > 1).then(Bodies::default);
+    let setup = |(view, followed): (&Served, Option<Followed>)| {
+        let Followed { resources, converter } = followed?;
+        Some(Setup {
+            view: view.id,
+            resources,
+            converter,
+            cells: view.cells.clone(),
+            snapshot: view.snapshot.clone(),
+            listening: listening.clone(),
+            lifecycle: lifecycle.clone(),
+            stats: view.stats.clone(),
+            clusters: starts.clone(),
+            drain_time: options.envoy_drain_time(),
+            discovery_memory: options.discovery_memory(),
+            bodies: bodies.clone(),
+            state_dir: options.state_dir.as_deref().map(|directory| view.state_dir(directory)),
+        })
     };
-    let following = if follows { Some(Following::spawn(setup)?) } else { None };
+    let setups: Vec<_> = served.iter().zip(followed).filter_map(setup).collect();
+    let following = if follows { Some(Following::spawn(setups)?) } else { None };
 
-    let server_stats = ServerStats::new(&stats, &snapshot.load(), &runtime, options.workers(), started);
+    let own = views.of(ViewId::OWN).load();
+    let server_stats = ServerStats::new(&stats, &own, &runtime, options.workers(), started);
+    let others = served.iter().filter(|view| view.id != ViewId::OWN);
+    let _managers: Vec<_> =
+        others.map(|view| Managers::new(&view.stats, &view.snapshot.load(), options.workers())).collect();
     let (commands, commanded) = mpsc::channel(COMMANDS);
     let flush_interval = stats_settings.flush_interval;
     if let (Some(settings), Some(listener)) = (admin, admin_listener) {
         let admin = Admin {
             stats: stats.clone(),
             settings: Arc::new(stats_settings),
-            snapshot: snapshot.clone(),
-            cells: cells.clone(),
-            bootstrap: Arc::new(bootstrap),
+            views: served.iter().map(|view| view.shown(following.as_ref())).collect(),
             runtime: runtime.clone(),
             lifecycle: lifecycle.clone(),
             options: options.clone(),
             listening: listening.clone(),
-            dynamic: following.as_ref().map(|following| following.status().clone()),
             started,
             loaded: SystemTime::now(),
             reopener: writer.reopener(),
@@ -183,8 +176,9 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
         flush_interval,
         commanded: RefCell::new(Some(commanded)),
         generation,
-        snapshot,
-        cells,
+        served,
+        views,
+        names,
         workers: workers.clone(),
         stats: stats.clone(),
         drain,
@@ -192,7 +186,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
         ceiling: (open_files / POD_SHARE).max(LEAST_CEILING) as usize,
     };
     let control_runtime = worker::local_runtime()?;
-    let ended = control_runtime.block_on(control.run(starts, dns_caches));
+    let ended = control_runtime.block_on(control.run(starts));
     drop(control_runtime);
     if let Some(following) = control.following.into_inner() {
         following.end();
@@ -223,39 +217,6 @@ fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 
-fn log_files(snapshot: &Snapshot) -> HashSet<LogFile> {
-    let listeners = snapshot.listeners().iter();
-    listeners
-        .flat_map(|listener| {
-            let filters = listener.chains().flat_map(|chain| match &chain.terminal {
-                Terminal::Http(manager) => [manager.access_log.as_slice(), &manager.router.upstream_log],
-                Terminal::Tcp(proxy) => [proxy.access_log.as_slice(), &[]],
-                Terminal::Echo | Terminal::DirectResponse(_) | Terminal::Discovered(_) => [[].as_slice(), &[]],
-            });
-            listener.access_log.iter().chain(filters.flatten())
-        })
-        .map(|log| log.file.clone())
-        .collect()
-}
-
-/// Has every listener there, with its sockets, in the order of the configuration.
-fn put_all(listening: &Listening, snapshot: &Snapshot, mut bound: Vec<BoundListener>) {
-    for listener in snapshot.listeners() {
-        let own = bound.extract_if(.., |bound| bound.name == listener.name).collect();
-        listening.put(ViewId::OWN, listener, own);
-    }
-}
-
-/// Whether something of the bootstrap comes from a management server.
-fn follows_by_name(snapshot: &Snapshot, cells: &cell::Registry) -> bool {
-    let from_server = |cluster: &Arc<Cluster>| match &cluster.discovery {
-        Discovery::Eds(assignments) => !matches!(assignments.source, cell::Source::File(_)),
-        _ => false,
-    };
-    snapshot.clusters().any(from_server)
-        || cells.all().iter().any(|cell| cell.subject().source.feeder() == cell::Feeder::Servers)
-}
-
 struct Control<'a> {
     options: &'a Options,
     lifecycle: Arc<Lifecycle>,
@@ -265,8 +226,11 @@ struct Control<'a> {
     /// What the admin server asks for.
     commanded: RefCell<Option<mpsc::Receiver<Command>>>,
     generation: u64,
-    snapshot: Arc<ArcSwap<Snapshot>>,
-    cells: Arc<cell::Registry>,
+    /// The views.
+    served: Vec<Served>,
+    /// What is in force of them.
+    views: Views,
+    names: ViewNames,
     workers: Rc<Workers>,
     stats: Store,
     drain: Drain,
@@ -305,12 +269,13 @@ impl Parting {
 }
 
 impl Control<'_> {
-    async fn run(&self, starts: Queue<Start>, dns_caches: DnsCaches) -> Result<(), Error> {
+    async fn run(&self, starts: Queue<Start>) -> Result<(), Error> {
         let mut signals = Signals::new()?;
         let (status, mut changes) = watch::channel(Status::Starting);
         let (drain_agent, agent_drain) = watch::channel(None);
         let running_later = tokio::task::spawn_local(cluster::start_later(starts, endpoint_files::follow));
-        let resolving = tokio::task::spawn_local(cluster::keep_caches(dns_caches));
+        let caches = self.served.iter().map(|view| cluster::keep_caches(view.dns_caches.clone()));
+        let resolving = tokio::task::spawn_local(futures_util::future::join_all(caches));
         let discovery;
         tokio::select! {
             started = self.start(status, agent_drain) => discovery = started?,
@@ -367,12 +332,12 @@ impl Control<'_> {
     /// Keeps the server's own statistics up to date.
     fn flush_regularly(&self) -> tokio::task::JoinHandle<()> {
         let (stats, lifecycle, runtime) = (self.server_stats.clone(), self.lifecycle.clone(), self.runtime.clone());
-        let snapshot = self.snapshot.clone();
+        let views = self.views.clone();
         let mut ticks = tokio::time::interval(self.flush_interval);
         tokio::task::spawn_local(async move {
             loop {
                 ticks.tick().await;
-                stats.flush(&lifecycle, &runtime, &snapshot.load());
+                stats.flush(&lifecycle, &runtime, &views);
                 if weir_proto::forget() {
                     memory::give_back();
                 }
@@ -430,11 +395,15 @@ impl Control<'_> {
         status: watch::Sender<Status>,
         drain: watch::Receiver<Option<Duration>>,
     ) -> Result<cluster::Running, Error> {
-        let mut files = Files::new(self.cells.clone());
-        files.look(SystemTime::now());
-        tokio::task::spawn_local(files.follow());
-        let clusters: Vec<_> = self.snapshot.load().clusters().cloned().collect();
-        tokio::task::spawn_local(reload::follow(self.snapshot.load().reloadable().collect()));
+        let mut clusters = Vec::new();
+        for view in &self.served {
+            let mut files = Files::new(view.cells.clone());
+            files.look(SystemTime::now());
+            tokio::task::spawn_local(files.follow());
+            let snapshot = view.snapshot.load();
+            clusters.extend(snapshot.clusters().cloned());
+            tokio::task::spawn_local(reload::follow(snapshot.reloadable().collect()));
+        }
         let discovery = cluster::start(clusters, endpoint_files::follow).await?;
         let initialized = self.following.borrow_mut().as_mut().map(|following| {
             following.begin();
@@ -443,19 +412,15 @@ impl Control<'_> {
         if let Some(initialized) = initialized {
             initialized.await;
         }
-        cell::settled(&self.cells.all()).await;
+        for view in &self.served {
+            cell::settled(&view.cells.all()).await;
+        }
         self.listening.start().await?;
         if let Some(path) = &self.options.source.handoff {
             let (needs, needed) = mpsc::channel(NEEDS);
             let (passing_on, passing) = PassingOn::new();
-            let pods = Pods::new(
-                self.workers.clone(),
-                needs,
-                passing,
-                self.stats.shared(),
-                self.ceiling,
-                ViewNames::default(),
-            );
+            let (stats, names) = (self.stats.shared(), self.names.clone());
+            let pods = Pods::new(self.workers.clone(), needs, passing, stats, self.ceiling, names);
             let superseded = match self.options.when_superseded {
                 WhenSuperseded::Exit => Superseded::Finishes,
                 WhenSuperseded::Wait => Superseded::StandsBy,

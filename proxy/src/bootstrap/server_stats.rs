@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     admin::{certs, memory},
-    config::{route::CopyStats, snapshot::Snapshot},
+    config::{route::CopyStats, snapshot::Snapshot, views::Views},
     lifecycle::Lifecycle,
     runtime::Runtime,
     telemetry::stats::{Counter, Gauge, Scope, Store, Unit, process},
@@ -23,6 +23,7 @@ pub(super) struct ServerStats {
     /// Keeps the names.
     _scopes: Vec<Scope>,
     _copies: CopyStats,
+    _managers: Managers,
     started: Instant,
     live: Gauge,
     state: Gauge,
@@ -42,11 +43,6 @@ impl ServerStats {
     pub(super) fn new(store: &Store, snapshot: &Snapshot, runtime: &Runtime, workers: usize, started: Instant) -> Self {
         let root = store.root();
         let server = root.scope("server");
-        let counters = |scope: &Scope, names: &[&str]| {
-            for name in names {
-                scope.counter(name);
-            }
-        };
         let set = |scope: &Scope, name: &str, value: u64| store.set(scope.gauge(name), value);
         let mut scopes = Vec::new();
         counters(
@@ -82,46 +78,13 @@ impl ServerStats {
         }
         scopes.extend(unused(&root));
         let clusters = snapshot.clusters().count() as u64;
-        let manager = root.scope("cluster_manager");
-        counters(
-            &manager,
-            &[
-                "cluster_modified",
-                "cluster_removed",
-                "cluster_updated",
-                "cluster_updated_via_merge",
-                "update_merge_cancelled",
-                "update_out_of_merge_window",
-            ],
-        );
-        store.control().add(manager.counter("cluster_added"), clusters);
-        set(&manager, "active_clusters", clusters);
-        set(&manager, "warming_clusters", 0);
-        scopes.push(manager);
         for thread in (0..workers).map(|index| format!("worker_{index}")).chain(["main_thread".to_owned()]) {
             let scope = root.scope("thread_local_cluster_manager").scope(&thread);
             set(&scope, "clusters_inflated", clusters);
             scopes.push(scope);
         }
-        let listeners = snapshot.listeners().len() as u64;
-        let manager = root.scope("listener_manager");
-        counters(
-            &manager,
-            &["listener_create_failure", "listener_in_place_updated", "listener_modified", "listener_removed"],
-        );
-        store.control().add(manager.counter("listener_added"), listeners);
-        store.control().add(manager.counter("listener_create_success"), listeners * workers as u64);
-        for (name, value) in
-            [("total_listeners_active", listeners), ("total_listeners_warming", 0), ("workers_started", 1)]
-        {
-            set(&manager, name, value);
-        }
-        // Registered, and not used until something is set.
-        for name in ["total_filter_chains_draining", "total_listeners_draining", "workers_pinned"] {
-            manager.gauge(name);
-        }
-        let listener_stopped = manager.counter("listener_stopped");
-        scopes.push(manager);
+        let managers = Managers::new(store, snapshot, workers);
+        let listener_stopped = managers.listener_stopped();
         let layers = root.scope("runtime");
         let (count, _, _) = runtime.sizes();
         counters(&layers, &["deprecated_feature_use", "load_error", "override_dir_exists"]);
@@ -134,6 +97,7 @@ impl ServerStats {
         let this = Self {
             store: store.clone(),
             _copies: CopyStats::new(&root),
+            _managers: managers,
             started,
             live: gauge("live"),
             state: gauge("state"),
@@ -165,13 +129,13 @@ impl ServerStats {
     }
 
     /// Brings the gauges up to date, and ends the histograms' interval.
-    pub(super) fn flush(&self, lifecycle: &Lifecycle, runtime: &Runtime, snapshot: &Snapshot) {
+    pub(super) fn flush(&self, lifecycle: &Lifecycle, runtime: &Runtime, views: &Views) {
         let state = lifecycle.state();
         let (_, keys, overrides) = runtime.sizes();
         for (gauge, value) in [
             (self.live, u64::from(!lifecycle.health_check_failed())),
             (self.state, state as u64),
-            (self.certificate_expires, certs::days_until_first_expires(snapshot).unwrap_or(NO_CERTIFICATE)),
+            (self.certificate_expires, days_until_first_expires(views)),
             (self.uptime, self.started.elapsed().as_secs()),
             (self.memory_allocated, memory::allocated()),
             (self.memory_heap_size, memory::resident()),
@@ -184,6 +148,72 @@ impl ServerStats {
             self.store.set(self.runtime_overrides, u64::from(overrides > 0));
         }
         self.store.merge_histograms();
+    }
+}
+
+/// Of any view's certificates.
+fn days_until_first_expires(views: &Views) -> u64 {
+    let days = views.all().iter().filter_map(|snapshot| certs::days_until_first_expires(&snapshot.load()));
+    days.min().unwrap_or(NO_CERTIFICATE)
+}
+
+fn counters(scope: &Scope, names: &[&str]) {
+    for name in names {
+        scope.counter(name);
+    }
+}
+
+/// The names of a view's `cluster_manager.*` and `listener_manager.*`, with what the bootstrap brings.
+#[derive(Debug)]
+pub(super) struct Managers {
+    listeners: Scope,
+    _clusters: Scope,
+}
+
+impl Managers {
+    /// Registers them for `workers` workers.
+    pub(super) fn new(store: &Store, snapshot: &Snapshot, workers: usize) -> Self {
+        let root = store.root();
+        let set = |scope: &Scope, name: &str, value: u64| store.set(scope.gauge(name), value);
+        let clusters = snapshot.clusters().count() as u64;
+        let manager = root.scope("cluster_manager");
+        counters(
+            &manager,
+            &[
+                "cluster_modified",
+                "cluster_removed",
+                "cluster_updated",
+                "cluster_updated_via_merge",
+                "update_merge_cancelled",
+                "update_out_of_merge_window",
+            ],
+        );
+        store.control().add(manager.counter("cluster_added"), clusters);
+        set(&manager, "active_clusters", clusters);
+        set(&manager, "warming_clusters", 0);
+        let of_clusters = manager;
+        let listeners = snapshot.listeners().len() as u64;
+        let manager = root.scope("listener_manager");
+        counters(
+            &manager,
+            &["listener_create_failure", "listener_in_place_updated", "listener_modified", "listener_removed"],
+        );
+        store.control().add(manager.counter("listener_added"), listeners);
+        store.control().add(manager.counter("listener_create_success"), listeners * workers as u64);
+        for (name, value) in
+            [("total_listeners_active", listeners), ("total_listeners_warming", 0), ("workers_started", 1)]
+        {
+            set(&manager, name, value);
+        }
+        // Registered, and not used until something is set.
+        for name in ["total_filter_chains_draining", "total_listeners_draining", "workers_pinned"] {
+            manager.gauge(name);
+        }
+        Self { listeners: manager, _clusters: of_clusters }
+    }
+
+    fn listener_stopped(&self) -> Counter {
+        self.listeners.counter("listener_stopped")
     }
 }
 
@@ -216,14 +246,14 @@ mod tests {
         let (lifecycle, runtime) = (Lifecycle::default(), Runtime::default());
         let stats = ServerStats::new(&store, &Snapshot::default(), &runtime, 2, Instant::now());
         lifecycle.live();
-        stats.flush(&lifecycle, &runtime, &Snapshot::default());
+        stats.flush(&lifecycle, &runtime, &Views::new([]));
         let root = store.root();
         let level = |name: &str| store.level(root.gauge(name));
         assert_eq!((level("server.live"), level("server.state"), level("server.concurrency")), (1, 0, 2));
         assert_eq!(level("server.days_until_first_cert_expiring"), 4_294_967_295);
         assert!(level("server.memory_physical_size") > 0);
         lifecycle.fail_health_checks(true);
-        stats.flush(&lifecycle, &runtime, &Snapshot::default());
+        stats.flush(&lifecycle, &runtime, &Views::new([]));
         assert_eq!((level("server.live"), level("server.state")), (0, 1));
         let histograms = store.read(Kind::Histogram, |name| name == "server.initialization_time_ms");
         assert!(histograms[0].used);

@@ -89,6 +89,11 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// The addresses that it is bound at, but for those whose port the kernel chooses.
+    pub fn bound_at(&self) -> impl Iterator<Item = SocketAddr> {
+        self.addresses.iter().copied().filter(|address| self.bind && address.port() != 0)
+    }
+
     /// All its filter chains.
     pub fn chains(&self) -> impl Iterator<Item = &Arc<FilterChain>> {
         self.filter_chains.iter().chain(&self.default_filter_chain)

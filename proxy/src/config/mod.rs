@@ -33,7 +33,7 @@ pub mod views;
 
 pub use self::{
     cluster::Cluster,
-    convert::{Built, from_bootstrap},
+    convert::{Built, from_bootstrap, of_view},
     error::Error,
     listener::Listener,
     snapshot::Snapshot,

@@ -29,9 +29,11 @@ use crate::{
     },
     intake::{
         bound::{self, BoundListener},
+        claims::Claim,
         listening::Listening,
     },
     telemetry::stats::Store as Stats,
+    view::ViewId,
     wire::named::NamedAddress,
     xds::{
         kind::Kind,
@@ -45,6 +47,8 @@ struct One {
     listener: Arc<Listener>,
     version: Version,
     _files: Option<Followed>,
+    /// Its addresses are no other view's.
+    _claim: Claim,
 }
 
 impl One {
@@ -165,6 +169,7 @@ impl Listeners {
             return Ok(false);
         }
         self.refuse_twins(&listener)?;
+        let claim = self.claim(common.view, &listener)?;
         let rebound = before.as_ref().is_none_or(|before| sockets(before) != sockets(message));
         let bound = match rebound {
             true => self.bind(&listener)?,
@@ -179,7 +184,7 @@ impl Listeners {
         self.numbers += 1;
         let cells = Unsettled::of(&listener.waits);
         let files = tls_files::of_listener(&listener);
-        let one = One { listener, version, _files: files };
+        let one = One { listener, version, _files: files, _claim: claim };
         let warming = Warming { number: self.numbers, one, bound: rebound.then_some(bound), in_place };
         if cells.is_empty() {
             self.put(common, warming);
@@ -222,6 +227,16 @@ impl Listeners {
             }
         }
         Ok(())
+    }
+
+    /// Nor has a listener of another view one of its addresses, where it is to be bound there.
+    fn claim(&self, view: ViewId, listener: &Listener) -> Result<Claim, String> {
+        self.listening.claim(view, listener).map_err(|taken| {
+            let (name, taken) = (&listener.name, NamedAddress::text(&taken));
+            format!(
+                "error adding listener: '{name}' has duplicate address '{taken}' as existing listener of another view"
+            )
+        })
     }
 
     fn bind(&self, listener: &Listener) -> Result<Vec<BoundListener>, String> {

@@ -1,4 +1,4 @@
-//! Following management servers and files: what their resources become.
+//! Following management servers and files, for every view: what their resources become.
 //!
 //! All of it happens on one thread, `xds`: messages are decoded, validated and converted there, sockets are bound, and what
 //! has become of it is put in force by one atomic store. Workers only load. What clusters have running beside the workers
@@ -39,26 +39,37 @@ use tokio::sync::{oneshot, watch};
 
 pub use self::setup::Setup;
 use self::status::Status;
-use crate::worker;
+use crate::{view::ViewId, worker};
 
 /// The thread that follows.
 #[derive(Debug)]
 pub struct Following {
     begin: Option<oneshot::Sender<()>>,
-    initialized: watch::Receiver<bool>,
+    views: Vec<One>,
     stop: watch::Sender<()>,
     thread: JoinHandle<()>,
+}
+
+/// A view that is followed.
+#[derive(Debug)]
+struct One {
+    view: ViewId,
     status: Arc<Status>,
+    initialized: watch::Receiver<bool>,
 }
 
 impl Following {
-    /// Starts the thread. It waits until it is told to [`begin`](Self::begin).
-    pub fn spawn(setup: Setup) -> io::Result<Self> {
+    /// Starts the thread, for views. It waits until it is told to [`begin`](Self::begin).
+    pub fn spawn(setups: Vec<Setup>) -> io::Result<Self> {
         let (begin, begun) = oneshot::channel();
-        let (initialize, initialized) = watch::channel(false);
         let (stop, stopped) = watch::channel(());
-        let status = Arc::new(Status::default());
-        let shown = status.clone();
+        let (mut views, mut runs) = (Vec::new(), Vec::new());
+        for setup in setups {
+            let (initialize, initialized) = watch::channel(false);
+            let status = Arc::new(Status::default());
+            views.push(One { view: setup.view, status: status.clone(), initialized });
+            runs.push((setup, status, initialize));
+        }
         let thread = std::thread::Builder::new().name("xds".into()).spawn(move || {
             let runtime = match worker::local_runtime() {
                 Ok(runtime) => runtime,
@@ -66,11 +77,14 @@ impl Following {
             };
             runtime.block_on(async {
                 if begun.await.is_ok() {
-                    run::run(setup, shown, initialize, stopped).await;
+                    let runs = runs.into_iter();
+                    let runs =
+                        runs.map(|(setup, shown, initialize)| run::run(setup, shown, initialize, stopped.clone()));
+                    futures_util::future::join_all(runs).await;
                 }
             });
         })?;
-        Ok(Self { begin: Some(begin), initialized, stop, thread, status })
+        Ok(Self { begin: Some(begin), views, stop, thread })
     }
 
     /// Begins: the clusters of the bootstrap have their endpoints, as far as they are to be had without a server.
@@ -83,15 +97,17 @@ impl Following {
 
     /// What resolves once all that the process starts with is there, or was waited for as long as it was to be.
     pub fn initialized(&self) -> impl Future<Output = ()> + use<> {
-        let mut initialized = self.initialized.clone();
+        let all: Vec<_> = self.views.iter().map(|one| one.initialized.clone()).collect();
         async move {
-            let _ = initialized.wait_for(|initialized| *initialized).await;
+            for mut one in all {
+                let _ = one.wait_for(|initialized| *initialized).await;
+            }
         }
     }
 
-    /// What is in force, for those who look at it.
-    pub fn status(&self) -> &Arc<Status> {
-        &self.status
+    /// What is in force of a view, for those who look at it; none: nothing is followed for it.
+    pub fn status(&self, view: ViewId) -> Option<&Arc<Status>> {
+        self.views.iter().find(|one| one.view == view).map(|one| &one.status)
     }
 
     /// Ends the thread, once what it accepted is saved.

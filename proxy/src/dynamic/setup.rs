@@ -13,6 +13,7 @@ use crate::{
     queue::Queue,
     telemetry::stats::Store,
     view::ViewId,
+    xds::shared::Bodies,
 };
 
 /// What goes with it.
@@ -39,6 +40,8 @@ pub struct Setup {
     pub drain_time: Duration,
     /// What the resources of one source may take, in bytes.
     pub discovery_memory: usize,
+    /// What it has in common with other views; none: there are no others.
+    pub bodies: Option<Bodies>,
     /// Where what is accepted is kept; none: nowhere.
     pub state_dir: Option<PathBuf>,
 }

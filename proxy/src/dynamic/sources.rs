@@ -13,6 +13,7 @@ use crate::{
     queue::Queue,
     xds::{
         kind::Kind,
+        shared::Bodies,
         source::{self, Server},
         stats::SubscriptionStats,
         store::Store,
@@ -48,6 +49,8 @@ pub(super) struct Sources {
     fixed: Arc<Snapshot>,
     /// What the resources of each may take, in bytes.
     memory: usize,
+    /// What they have in common with those of other views.
+    bodies: Option<Bodies>,
 }
 
 impl Sources {
@@ -57,8 +60,9 @@ impl Sources {
         status: Arc<Status>,
         fixed: Arc<Snapshot>,
         memory: usize,
+        bodies: Option<Bodies>,
     ) -> Self {
-        Self { resources, known: HashMap::new(), follow, status, fixed, memory }
+        Self { resources, known: HashMap::new(), follow, status, fixed, memory, bodies }
     }
 
     /// Whether it can be followed: nothing is to wait for what can't.
@@ -84,7 +88,7 @@ impl Sources {
         if let Some(handle) = self.known.get(&key) {
             return handle.clone();
         }
-        let handle = Handle::new(Arc::new(Store::of_at_most(self.memory)));
+        let handle = Handle::new(Arc::new(Store::of_at_most(self.memory).sharing(self.bodies.clone())));
         self.status.source(name(&key).into(), handle.store());
         self.known.insert(key.clone(), handle.clone());
         self.follow.leave(Follow { key, handle: handle.clone(), stats });

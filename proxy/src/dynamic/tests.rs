@@ -72,6 +72,7 @@ impl Fixture {
             clusters: Queue::default(),
             drain_time: Duration::from_secs(600),
             discovery_memory: usize::MAX,
+            bodies: None,
             state_dir: None,
         };
         let status = Arc::new(Status::default());

@@ -63,7 +63,7 @@ impl View {
     /// One that has asked for nothing yet, and what goes on around it.
     pub(super) fn new(setup: Setup, status: Arc<Status>, initialized: watch::Sender<bool>) -> (Self, Around) {
         let Setup { view, resources, converter, cells, snapshot, listening, .. } = setup;
-        let Setup { lifecycle, stats, clusters, drain_time, discovery_memory, .. } = setup;
+        let Setup { lifecycle, stats, clusters, drain_time, discovery_memory, bodies, .. } = setup;
         let fixed = snapshot.load_full();
         let around = Around {
             follow: Queue::default(),
@@ -76,7 +76,14 @@ impl View {
         let init = Init::new(resources.clusters.is_some(), resources.listeners.is_some());
         let common = Common {
             view,
-            sources: Sources::new(resources, around.follow.clone(), status.clone(), fixed.clone(), discovery_memory),
+            sources: Sources::new(
+                resources,
+                around.follow.clone(),
+                status.clone(),
+                fixed.clone(),
+                discovery_memory,
+                bodies,
+            ),
             converter,
             snapshot,
             status,

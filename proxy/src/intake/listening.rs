@@ -3,11 +3,14 @@
 //! They are bound before they accept, and accept once all that the process starts with is there; what comes then accepts at
 //! once. A listener that is changed keeps its sockets, unless it is to have others.
 
-use std::{io, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::bound::BoundListener;
+use super::{
+    bound::BoundListener,
+    claims::{Claim, Claims},
+};
 use crate::{
     config::listener::{Listener, TrafficDirection},
     drain::DrainWatch,
@@ -23,6 +26,7 @@ pub struct Listening {
     drain: DrainWatch,
     inbound_drain: DrainWatch,
     state: Mutex<State>,
+    claims: Claims,
 }
 
 #[derive(Debug, Default)]
@@ -73,7 +77,7 @@ impl State {
 impl Listening {
     /// None yet. What is accepted follows `inbound_drain` if its listener is for inbound traffic, else `drain`.
     pub fn new(workers: Teller, drain: DrainWatch, inbound_drain: DrainWatch) -> Self {
-        Self { workers, drain, inbound_drain, state: Mutex::default() }
+        Self { workers, drain, inbound_drain, state: Mutex::default(), claims: Claims::default() }
     }
 
     /// What workers are told something by.
@@ -84,6 +88,11 @@ impl Listening {
     /// Whether listeners of this direction that come are not accepted from any more.
     pub fn is_stopped(&self, direction: TrafficDirection) -> bool {
         self.state.lock().stopped(direction == TrafficDirection::Inbound)
+    }
+
+    /// Takes the addresses that a listener of a view is to be bound at. Error: one that another view has.
+    pub fn claim(&self, view: ViewId, listener: &Listener) -> Result<Claim, SocketAddr> {
+        self.claims.claim(view, listener)
     }
 
     /// A listener is there, with its sockets, in the place of one of its name if there is one. It accepts, if others do.

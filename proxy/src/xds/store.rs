@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use super::{
     kind::Kind,
+    shared::Bodies,
     update::{Origin, Refused, Resource, Update},
 };
 
@@ -151,6 +152,8 @@ pub struct Store {
     most: usize,
     /// There is a stream to the server.
     followed: AtomicBool,
+    /// What it has in common with others; none: it is alone.
+    shared: Option<Bodies>,
 }
 
 #[derive(Debug, Default)]
@@ -229,7 +232,12 @@ impl Default for Store {
 impl Store {
     /// One whose resources may take so many bytes.
     pub fn of_at_most(bytes: usize) -> Self {
-        Self { known: Mutex::default(), most: bytes, followed: AtomicBool::default() }
+        Self { known: Mutex::default(), most: bytes, followed: AtomicBool::default(), shared: None }
+    }
+
+    /// The same, of which others may have the same resources.
+    pub fn sharing(self, bodies: Option<Bodies>) -> Self {
+        Self { shared: bodies, ..self }
     }
 
     /// Whether the server is followed just now.
@@ -301,7 +309,10 @@ impl Store {
                 }
                 None => {
                     more += resource.name.len() + resource.version.len() + weight(kind, resource.body.len()) + EACH;
-                    added.push(resource);
+                    added.push(match &self.shared {
+                        Some(bodies) => Resource { body: bodies.share(resource.body), ..resource },
+                        None => resource,
+                    });
                 }
             }
         }

@@ -145,6 +145,30 @@ impl Ads {
         done
     }
 
+    /// Changes what a node has of its own, instead of what all have, and sends it what it wants of that.
+    pub fn change_of<T>(&self, node: &str, change: impl FnOnce(&mut World) -> T) -> T {
+        let mut state = self.shared.state();
+        let done = change(state.of_nodes.entry(node.to_owned()).or_default());
+        state.push();
+        done
+    }
+
+    /// Adds or replaces resources that a node has of its own, at once.
+    pub fn put_of(&self, node: &str, resources: impl IntoIterator<Item = Any>) {
+        self.change_of(node, |world| {
+            for resource in resources {
+                let name = world::name_of(&resource).unwrap_or_default();
+                world.put(&name, resource);
+            }
+        });
+    }
+
+    /// The open streams of a node, by their numbers.
+    pub fn streams_of(&self, node: &str) -> Vec<u64> {
+        let state = self.shared.state();
+        state.streams.iter().filter(|(_, stream)| stream.node == node).map(|(number, _)| *number).collect()
+    }
+
     /// Adds or replaces resources, at once.
     pub fn put(&self, resources: impl IntoIterator<Item = Any>) {
         self.change(|world| {

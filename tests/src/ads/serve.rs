@@ -57,6 +57,8 @@ impl Shared {
 /// A server's state.
 pub(super) struct State {
     pub(super) world: World,
+    /// What nodes get that have a world of their own, by their ids.
+    pub(super) of_nodes: BTreeMap<String, World>,
     pub(super) streams: BTreeMap<u64, Live>,
     pub(super) events: Vec<Event>,
     pub(super) delay: Duration,
@@ -73,6 +75,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             world: World::default(),
+            of_nodes: BTreeMap::new(),
             streams: BTreeMap::new(),
             events: Vec::new(),
             delay: Duration::ZERO,
@@ -89,6 +92,8 @@ impl Default for State {
 /// An open stream.
 pub(super) struct Live {
     pub(super) subscriber: Subscriber,
+    /// The client's id, once it has said so.
+    pub(super) node: String,
     delta: bool,
     outgoing: mpsc::Sender<(Instant, Outgoing)>,
     /// Versions by type and nonce, and the last nonce of each type.
@@ -156,9 +161,10 @@ impl State {
         }
         let mut replies: Vec<(u64, Reply)> = Vec::new();
         for (number, live) in &mut self.streams {
+            let world = self.of_nodes.get(&live.node).unwrap_or(&self.world);
             let of: Vec<Reply> = match live.delta {
-                true => live.subscriber.delta_changes(&self.world).into_iter().map(Into::into).collect(),
-                false => live.subscriber.sotw_changes(&self.world).into_iter().map(Into::into).collect(),
+                true => live.subscriber.delta_changes(world).into_iter().map(Into::into).collect(),
+                false => live.subscriber.sotw_changes(world).into_iter().map(Into::into).collect(),
             };
             replies.extend(of.into_iter().map(|reply| (*number, reply)));
         }
@@ -202,7 +208,7 @@ impl State {
         let number = self.numbers;
         let (outgoing, waiting) = mpsc::channel(WAITING);
         let (subscriber, given, last) = (Subscriber::default(), HashMap::new(), HashMap::new());
-        self.streams.insert(number, Live { subscriber, delta, outgoing, given, last });
+        self.streams.insert(number, Live { subscriber, node: String::new(), delta, outgoing, given, last });
         self.saw(number, "", Seen::Opened { method: method.to_owned(), metadata });
         (number, waiting)
     }
@@ -229,7 +235,11 @@ impl State {
             };
             self.heard(number, (&request.type_url, &request.response_nonce), request.error_detail.as_ref(), seen);
             let live = self.streams.get_mut(&number);
-            live.and_then(|live| live.subscriber.delta(&self.world, &request)).map(Reply::from)
+            live.and_then(|live| {
+                let world = self.of_nodes.get(&live.node).unwrap_or(&self.world);
+                live.subscriber.delta(world, &request)
+            })
+            .map(Reply::from)
         } else {
             let Ok(request) = DiscoveryRequest::decode(message.clone()) else {
                 return self.saw(number, "", Seen::Garbage);
@@ -244,7 +254,11 @@ impl State {
             };
             self.heard(number, (&request.type_url, &request.response_nonce), request.error_detail.as_ref(), seen);
             let live = self.streams.get_mut(&number);
-            live.and_then(|live| live.subscriber.sotw(&self.world, &request)).map(Reply::from)
+            live.and_then(|live| {
+                let world = self.of_nodes.get(&live.node).unwrap_or(&self.world);
+                live.subscriber.sotw(world, &request)
+            })
+            .map(Reply::from)
         };
         let withheld = |reply: &Reply| self.mute || self.withhold.as_ref() == Some(&reply.type_url);
         if let Some(reply) = reply.filter(|reply| !withheld(reply)) {
@@ -254,6 +268,11 @@ impl State {
 
     /// A request of a type; its nonce says which response it answers.
     fn heard(&mut self, number: u64, (type_url, nonce): (&str, &str), error: Option<&rpc::Status>, seen: Seen) {
+        if let Seen::Request { node: Some(node), .. } = &seen
+            && let Some(live) = self.streams.get_mut(&number)
+        {
+            live.node.clone_from(node);
+        }
         self.saw(number, type_url, seen);
         let error = error.map(|error| error.message.clone());
         if nonce.is_empty() {

@@ -127,10 +127,10 @@ fn weirctl_shows_what_a_proxy_follows_and_has_in_force() {
     let text = weirctl(&proxy, "xds status");
     let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(words[0], ["VIEW", "SOURCE", "TYPE", "STATUS", "RESOURCES", "VERSION", "AGE", "REASON"], "{text}");
-    assert_eq!(words[1][..5], ["node", "ads", "cds", "NACKED", "1/2"], "{text}");
+    assert_eq!(words[1][..5], ["-", "ads", "cds", "NACKED", "1/2"], "{text}");
     assert!(text.lines().nth(1).unwrap().contains("bad: eds_cluster_config: cannot create an EDS cluster"), "{text}");
-    assert_eq!(words[2][..5], ["node", "ads", "eds", "SYNCED", "1/1"], "{text}");
-    assert_eq!(words[3][..5], ["node", "ads", "lds", "SYNCED", "1/1"], "{text}");
+    assert_eq!(words[2][..5], ["-", "ads", "eds", "SYNCED", "1/1"], "{text}");
+    assert_eq!(words[3][..5], ["-", "ads", "lds", "SYNCED", "1/1"], "{text}");
     assert_eq!(words.len(), 4, "{text}");
 
     let lines = |line: &str| weirctl(&proxy, line).lines().map(str::to_owned).collect::<Vec<_>>();

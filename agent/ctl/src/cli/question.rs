@@ -103,9 +103,13 @@ impl Line {
         if let Some((name, _)) = filter.options().iter().find(|(name, _)| !own(name)) {
             return Err(self.error(format!("--{name} means nothing here")));
         }
+        let view = self.value("view");
+        if view.is_some() && !own("view") {
+            return Err(self.error("--view means nothing here".to_owned()));
+        }
         let what = What::of(command.name).map_or_else(|| What::TABLES.to_vec(), |what| vec![what]);
         let admin = self.value("admin");
-        Ok(Question::Proxy { asked: Box::new(Asked { what, filter, level }), admin })
+        Ok(Question::Proxy { asked: Box::new(Asked { what, view, filter, level }), admin })
     }
 
     fn trace(&mut self) -> Result<Question, UsageError> {
@@ -224,7 +228,7 @@ mod tests {
             "proxy all --fqdn reviews --port 80",
             "proxy cluster --subset v1 --direction outbound --admin 127.0.0.1:9901",
             "proxy listener --address 0.0.0.0 --type TCP",
-            "proxy endpoint --status HEALTHY",
+            "proxy endpoint --status HEALTHY --view shop",
             "proxy log upstream:debug",
         ] {
             let question = asked(line);

@@ -59,6 +59,8 @@ impl What {
 pub struct Asked {
     /// All of these.
     pub what: Vec<What>,
+    /// Of this view; none: of the process's own.
+    pub view: Option<String>,
     /// Of them only these.
     pub filter: Filter,
     /// Sets levels of loggers first: `warning`, or `LOGGER:LEVEL,...`.

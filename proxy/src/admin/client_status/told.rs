@@ -21,7 +21,7 @@ use crate::{
         query::Query,
         reply::Reply,
         shown::{any, time},
-        state::Admin,
+        state::{Admin, View},
     },
     xds::{
         kind::Kind,
@@ -34,6 +34,8 @@ use crate::{
 pub(in crate::admin) const PATH: &str = "/v3/discovery:client_status";
 /// Leaves out what resources say.
 pub(super) const WITHOUT_CONTENTS: &str = "exclude_resource_contents";
+/// Begins the scope of a source of a named view.
+const OF_VIEW: &str = "view/";
 /// Stands for everything of a type that was asked for without names.
 const EVERYTHING: &str = "*";
 
@@ -43,15 +45,24 @@ pub(in crate::admin) fn answer(admin: &Admin, query: &Query) -> Reply {
     Reply::pretty(&response(admin, !without))
 }
 
-/// A `ClientStatusResponse`: a `ClientConfig` for each source, whose name is its scope.
+/// A `ClientStatusResponse`: a `ClientConfig` for each source of each view, with its node. Its scope is the source's name,
+/// after that of the view: `view/shop/ads`.
 pub(super) fn response(admin: &Admin, contents: bool) -> Value {
-    let node = admin.bootstrap.node.as_ref();
+    json!({ "config": admin.views.iter().flat_map(|view| of_view(view, contents)).collect::<Vec<_>>() })
+}
+
+fn of_view(view: &View, contents: bool) -> Vec<Value> {
+    let node = view.bootstrap.node.as_ref();
     let node = node.and_then(|node| weir_proto::to_json(node).ok()).unwrap_or_else(|| json!({}));
-    let stores = admin.dynamic.as_ref().map(|dynamic| dynamic.stores()).unwrap_or_default();
+    let stores = view.dynamic.as_ref().map(|dynamic| dynamic.stores()).unwrap_or_default();
     let config = |(name, store): &(Arc<str>, Arc<Store>)| {
         let mut config = Map::new();
         config.insert("node".into(), node.clone());
-        config.insert("client_scope".into(), (&**name).into());
+        let scope = match &view.name {
+            Some(view) => format!("{OF_VIEW}{view}/{name}"),
+            None => name.to_string(),
+        };
+        config.insert("client_scope".into(), scope.into());
         let resources = store.kinds().into_iter().flat_map(|kind| of_kind(kind, &store.of(kind), store, contents));
         let resources: Vec<_> = resources.collect();
         if !resources.is_empty() {
@@ -59,7 +70,7 @@ pub(super) fn response(admin: &Admin, contents: bool) -> Value {
         }
         Value::from(config)
     };
-    json!({ "config": stores.iter().map(config).collect::<Vec<_>>() })
+    stores.iter().map(config).collect()
 }
 
 /// A `GenericXdsConfig` for each resource of a type.

@@ -47,6 +47,7 @@ pub(super) fn scale(unit: Unit) -> f64 {
 
 /// The bounds of a histogram's buckets.
 pub(super) fn bounds<'a>(settings: &'a StatsSettings, name: &str) -> &'a [f64] {
+    let (_, name) = settings.views.split(name);
     let configured = settings.buckets.iter().find(|(matcher, _)| matcher.matches(name.as_bytes()));
     configured.map_or(&BUCKETS, |(_, buckets)| buckets)
 }

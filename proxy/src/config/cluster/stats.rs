@@ -242,12 +242,19 @@ pub enum HashedBy {
 }
 
 impl ClusterStats {
-    /// Registers the names of a cluster below `scope`, which is its own. `zone` is this proxy's.
-    pub fn new(scope: Scope, hashed: Option<HashedBy>, track_remaining: [bool; 2], zone: Option<&str>) -> Self {
+    /// Registers the names of a cluster below `scope`, which is its own, and of all clusters below `root`, its view's. `zone` is
+    /// this proxy's.
+    pub fn new(
+        root: &Scope,
+        scope: Scope,
+        hashed: Option<HashedBy>,
+        track_remaining: [bool; 2],
+        zone: Option<&str>,
+    ) -> Self {
         let breakers = ["circuit_breakers.default", "circuit_breakers.high"].map(|name| scope.scope(name));
         let store = Store::of(&scope);
         let traffic = Traffic::register(&scope);
-        let manager = store.as_ref().map(|store| store.root().scope("cluster_manager")).unwrap_or_default();
+        let manager = root.scope("cluster_manager");
         if let Some(store) = &store {
             store.set(traffic.warming_state, 0);
         }

@@ -142,7 +142,7 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
         return Err(Error::at(sub(&item(at, "health_checks", 0), "grpc_health_check"), message));
     }
     let zone = cx.local.as_deref().map(|local| &*local.zone);
-    let mut stats = ClusterStats::new(scope.clone(), hashed, track_remaining(message), zone);
+    let mut stats = ClusterStats::new(&cx.stats, scope.clone(), hashed, track_remaining(message), zone);
     stats.tracked = tracked(cx, message, &scope, &sub(at, "track_cluster_stats"))?;
     let cluster = Cluster {
         name: message.name.as_str().into(),

@@ -9,7 +9,12 @@ use super::{
     context::{Context, Kept},
     listener,
 };
-use crate::config::{cell::Feed, cluster::Cluster, error::Error, listener::Listener};
+use crate::config::{
+    cell::Feed,
+    cluster::Cluster,
+    error::Error,
+    listener::{Ceiling, Listener},
+};
 
 /// What the bootstrap has said of everything.
 #[derive(Debug)]
@@ -18,6 +23,11 @@ pub struct Converter(Context);
 impl Converter {
     pub(super) fn new(cx: Context) -> Self {
         Self(Context { changing: true, ..cx })
+    }
+
+    /// Connections that the process may have open.
+    pub(super) fn ceiling(&self) -> Arc<Ceiling> {
+        self.0.ceiling.clone()
     }
 
     /// Makes a cluster, which waits for cells that it names. Paths of errors begin at the message.

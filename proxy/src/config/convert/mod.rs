@@ -82,7 +82,7 @@ use super::{
     error::Error,
     snapshot::Snapshot,
 };
-use crate::{telemetry::stats::Scope, wire::named::NamedAddress};
+use crate::{telemetry::stats::Scope, view::ViewId, wire::named::NamedAddress};
 
 /// Fields of the bootstrap that mean something; some are read elsewhere.
 const BOOTSTRAP: [&str; 11] = [
@@ -98,6 +98,9 @@ const BOOTSTRAP: [&str; 11] = [
     "enable_dispatcher_stats",
     "overload_manager",
 ];
+
+/// Those of them that a view has of its own. The others are the process's.
+const OF_VIEWS: [&str; 4] = ["node", "dynamic_resources", "static_resources", "cluster_manager"];
 
 /// They tune what Envoy is made of, or watch over it.
 const BOOTSTRAP_HARMLESS: [&str; 13] = [
@@ -167,23 +170,42 @@ fn cluster_manager(cx: &mut Context, message: &ClusterManager, at: &str) -> Resu
 /// Makes the model of a bootstrap's `static_resources`, whose objects register their statistics under `stats`. The
 /// message has passed its protoc-gen-validate rules.
 pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Error> {
+    let mut cx = context(bootstrap, stats, ViewId::OWN);
+    cx.only(bootstrap, "", &BOOTSTRAP, &BOOTSTRAP_HARMLESS)?;
+    bootstrap_extensions(bootstrap)?;
+    if let Some(manager) = &bootstrap.overload_manager {
+        cx.ceiling = Arc::new(overload::ceiling(&mut cx, manager, "overload_manager")?);
+    }
+    build(cx, bootstrap)
+}
+
+/// The same of the bootstrap of another view than the process's own, which is `own`.
+pub fn of_view(bootstrap: &Bootstrap, stats: &Scope, view: ViewId, own: &Converter) -> Result<Built, Error> {
+    if let Some(field) = weir_proto::set_fields(bootstrap).into_iter().find(|field| !OF_VIEWS.contains(&&**field)) {
+        let message = format!("a view has no such field of its own: expected {}", OF_VIEWS.join(", "));
+        return Err(Error::at(&*field, message));
+    }
+    build(Context { ceiling: own.ceiling(), ..context(bootstrap, stats, view) }, bootstrap)
+}
+
+/// What conversions begin with.
+fn context(bootstrap: &Bootstrap, stats: &Scope, view: ViewId) -> Context {
     let local_cluster = bootstrap.cluster_manager.as_ref().map_or("", |manager| &manager.local_cluster_name);
-    let mut cx = Context {
+    Context {
+        view,
         stats: stats.clone(),
         local: bootstrap.node.as_ref().and_then(|node| node.locality.as_ref()).map(endpoints::locality),
         local_cluster: Some(local_cluster).filter(|name| !name.is_empty()).map(Into::into),
         service_node: bootstrap.node.as_ref().map(|node| node.id.clone()).unwrap_or_default(),
         service_cluster: bootstrap.node.as_ref().map(|node| node.cluster.clone()).unwrap_or_default(),
         ..Context::default()
-    };
-    cx.only(bootstrap, "", &BOOTSTRAP, &BOOTSTRAP_HARMLESS)?;
-    bootstrap_extensions(bootstrap)?;
+    }
+}
+
+fn build(mut cx: Context, bootstrap: &Bootstrap) -> Result<Built, Error> {
     let ads = bootstrap.dynamic_resources.as_ref().and_then(|dynamic| dynamic.ads_config.as_ref());
     let ads_sends_deltas = ads.is_some_and(|ads| ads.api_type() == ApiType::DeltaGrpc);
     cx.cells.follows(Sources { ads: ads.is_some(), ads_sends_deltas, servers: true });
-    if let Some(manager) = &bootstrap.overload_manager {
-        cx.ceiling = Arc::new(overload::ceiling(&mut cx, manager, "overload_manager")?);
-    }
     if let Some(manager) = &bootstrap.cluster_manager {
         cluster_manager(&mut cx, manager, "cluster_manager")?;
     }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::error::Error,
     matcher::StringMatcher,
-    telemetry::stats::{Store, tags::TagRules},
+    telemetry::stats::{Store, tags::TagRules, views::Views},
 };
 
 /// How often histograms' intervals end when the bootstrap does not say.
@@ -29,6 +29,8 @@ pub struct StatsSettings {
     pub buckets: Vec<(StringMatcher, Vec<f64>)>,
     /// A histogram's interval lasts so long.
     pub flush_interval: Duration,
+    /// Whose names are told apart: what a view's are called in it is what is matched, and what tags are taken from.
+    pub views: Views,
     keep: Keep,
 }
 
@@ -43,22 +45,31 @@ enum Keep {
 
 impl Default for StatsSettings {
     fn default() -> Self {
-        Self { tags: TagRules::new(true), buckets: Vec::new(), flush_interval: FLUSH_INTERVAL, keep: Keep::All }
+        Self {
+            tags: TagRules::new(true),
+            buckets: Vec::new(),
+            flush_interval: FLUSH_INTERVAL,
+            views: Views::default(),
+            keep: Keep::All,
+        }
     }
 }
 
 impl StatsSettings {
-    /// Reads a bootstrap that has passed its validation rules, and makes the store for `workers` workers.
-    pub fn read(bootstrap: &Bootstrap, workers: usize) -> Result<(Self, Store), Error> {
-        let mut settings = Self::default();
+    /// Reads a bootstrap that has passed its validation rules, and makes the store for `workers` workers and these views.
+    pub fn read(bootstrap: &Bootstrap, workers: usize, views: Views) -> Result<(Self, Store), Error> {
+        let mut settings = Self { views: views.clone(), ..Self::default() };
         if let Some(interval) = &bootstrap.stats_flush_interval {
             settings.flush_interval = duration(interval, "stats_flush_interval")?;
         }
         if let Some(message) = &bootstrap.stats_config {
             settings.stats_config(message, "stats_config")?;
         }
-        let any =
-            |matchers: &[StringMatcher], name: &str| matchers.iter().any(|matcher| matcher.matches(name.as_bytes()));
+        settings.tags.tell_apart(views.clone());
+        let any = move |matchers: &[StringMatcher], name: &str| {
+            let (_, name) = views.split(name);
+            matchers.iter().any(|matcher| matcher.matches(name.as_bytes()))
+        };
         let store = match std::mem::replace(&mut settings.keep, Keep::All) {
             Keep::All => Store::new(workers),
             Keep::None => Store::keeping(workers, |_| false),
@@ -130,7 +141,7 @@ mod tests {
 
     fn read(text: &str) -> Result<(StatsSettings, Store), String> {
         let bootstrap: Bootstrap = weir_proto::from_yaml(text).map_err(|error| error.to_string())?;
-        StatsSettings::read(&bootstrap, 1).map_err(|error| error.to_string())
+        StatsSettings::read(&bootstrap, 1, Views::new(["shop"])).map_err(|error| error.to_string())
     }
 
     fn kept(matcher: &str) -> Vec<String> {
@@ -148,6 +159,15 @@ mod tests {
     #[test]
     fn matchers_choose_names() {
         assert_eq!(kept("{ exclusion_list: { patterns: [{ prefix: cluster. }] } }"), ["http.x.downstream_rq_total"]);
+        let (_, store) =
+            read("stats_config: { stats_matcher: { exclusion_list: { patterns: [{ prefix: cluster. }] } } }").unwrap();
+        let scope = store.of_view("shop").root();
+        for name in ["cluster.a.b", "http.x.b"] {
+            scope.counter(name);
+        }
+        let names: Vec<_> =
+            store.read(Kind::Counter, |name| name.starts_with("view.")).iter().map(Metric::name).collect();
+        assert_eq!(names, ["view.shop.http.x.b"]);
         assert_eq!(kept("{ inclusion_list: { patterns: [{ prefix: cluster. }] } }"), ["cluster.a.upstream_rq_total"]);
         assert!(kept("{ reject_all: true }").is_empty());
         assert_eq!(kept("{ reject_all: false }").len(), 2);

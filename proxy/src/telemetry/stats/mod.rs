@@ -18,6 +18,7 @@ mod scope;
 mod shard;
 mod store;
 pub mod tags;
+pub mod views;
 
 pub(crate) use self::handles::handles;
 pub use self::{

@@ -11,6 +11,7 @@ use super::{
     registry::NOWHERE,
     scope::Scope,
     shard::{Shard, Shared},
+    views,
 };
 
 /// Names that are looked at under the registry's lock at a time: a worker that registers a name waits that long.
@@ -22,6 +23,8 @@ pub struct Store {
     numbers: Arc<Numbers>,
     /// Keeps the names of [`process`].
     _process: Scope,
+    /// What the names below [`root`](Store::root) begin with.
+    prefix: Arc<str>,
 }
 
 /// Shards of no worker: the control thread's, that of the thread that follows management servers, and the shared one.
@@ -54,17 +57,22 @@ impl Store {
             keep,
         });
         let process = process::register(&mut numbers.registry.lock(), Arc::downgrade(&numbers));
-        Self { numbers, _process: process }
+        Self { numbers, _process: process, prefix: "".into() }
     }
 
     /// The store that a scope is of, while it is there.
     pub fn of(scope: &Scope) -> Option<Self> {
-        scope.numbers().map(|numbers| Self { numbers, _process: Scope::default() })
+        scope.numbers().map(|numbers| Self { numbers, _process: Scope::default(), prefix: "".into() })
     }
 
-    /// The scope of names without a prefix.
+    /// The same for what has its names below `view.<name>.`.
+    pub fn of_view(&self, name: &str) -> Self {
+        Self { prefix: views::prefix(name).into(), ..self.clone() }
+    }
+
+    /// The scope of all names of the process, or of a view's.
     pub fn root(&self) -> Scope {
-        Scope::new(Arc::downgrade(&self.numbers), "")
+        Scope::new(Arc::downgrade(&self.numbers), &self.prefix)
     }
 
     /// How many workers it is for.

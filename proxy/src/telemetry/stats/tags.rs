@@ -12,7 +12,10 @@ use regex_automata::{
     util::{captures::Captures, syntax},
 };
 
-use super::metric::Tagged;
+use super::{metric::Tagged, views::Views};
+
+/// The tag that says of which view a metric is.
+const VIEW: &str = "weir.view";
 
 /// Largest compiled regular expression, bytes.
 const REGEX_SIZE_LIMIT: usize = 1 << 20;
@@ -40,6 +43,8 @@ pub struct TagRules {
     anywhere: Vec<Extractor>,
     /// Tried on names whose first part is the key.
     by_prefix: HashMap<String, Vec<Extractor>>,
+    /// Whose names are told apart.
+    views: Views,
 }
 
 #[derive(Debug)]
@@ -86,6 +91,11 @@ impl TagRules {
         self.anywhere.push(Extractor { tag: tag.to_owned(), pattern, must: "", must_not: "" });
     }
 
+    /// Names below those of a view are what they are in it, with one tag more.
+    pub fn tell_apart(&mut self, views: Views) {
+        self.views = views;
+    }
+
     /// A tag found by a regular expression; an empty one means the default of that name.
     pub fn extract(&mut self, tag: &str, pattern: &str) -> Result<(), TagError> {
         if !pattern.is_empty() {
@@ -130,6 +140,7 @@ impl TagRules {
 
     /// Takes the tags out of a name. Every pattern sees the whole name; the first one to find a tag wins.
     pub fn apply(&self, name: &str) -> Tagged {
+        let (view, name) = self.views.split(name);
         let mut tags = Vec::new();
         let mut seen = HashSet::new();
         let mut out: Vec<(usize, usize)> = Vec::new();
@@ -150,6 +161,7 @@ impl TagRules {
             at = at.max(end);
         }
         rest.push_str(&name[at..]);
+        tags.extend(view.map(|view| (VIEW.to_owned(), view.to_owned())));
         Tagged { name: rest, tags }
     }
 }

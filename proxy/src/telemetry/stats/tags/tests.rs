@@ -69,6 +69,19 @@ fn own_tags() {
 }
 
 #[test]
+fn names_of_a_view_have_the_tags_that_they_have_in_it_and_its_own() {
+    let mut rules = TagRules::new(true);
+    let shown = |rules: &TagRules| {
+        let tagged = rules.apply("view.shop.cluster.c.upstream_rq_2xx");
+        let tags: Vec<_> = tagged.tags.iter().map(|(tag, value)| format!("{tag}={value}")).collect();
+        format!("{} {}", tagged.name, tags.join(" "))
+    };
+    assert!(shown(&rules).starts_with("view.shop.cluster.c.upstream_rq"));
+    rules.tell_apart(Views::new(["shop"]));
+    assert_eq!(shown(&rules), "cluster.upstream_rq_xx envoy.response_code_class=2 envoy.cluster_name=c weir.view=shop");
+}
+
+#[test]
 fn what_is_wrong_with_a_tag_is_said() {
     let mut rules = TagRules::new(true);
     assert_eq!(rules.extract("t", "(").unwrap_err().to_string(), "bad regular expression \"(\": error: unclosed group");
