@@ -22,10 +22,11 @@ use serde_json::{Value, json};
 use weir_tests::{mesh::binary, process::Launch};
 
 /// Values that switch everything on.
-const EVERYTHING: [&str; 9] = [
+const EVERYTHING: [&str; 10] = [
     "podMonitor.enabled=true",
     "bpffs.mount=true",
     "proxy.bootstrap=static_resources: {}",
+    "proxy.views.shop=static_resources: {}",
     "proxy.concurrency=2",
     "agent.workers=2",
     "image.pullSecrets={registry}",
@@ -242,6 +243,33 @@ fn the_proxy_has_nothing() {
         assert!(names.is_subset(&BTreeSet::from(["run", "bootstrap"])), "{names:?}");
         assert_eq!(daemon_set["spec"]["template"]["spec"]["automountServiceAccountToken"], false);
     }
+}
+
+#[test]
+fn a_namespace_s_view_is_a_file_that_the_proxy_is_told_of() {
+    for values in [&["proxy.views.shop=node: {}", "proxy.views.a-1=x"][..], &EVERYTHING] {
+        let objects = chart(values);
+        let files = &one(&objects, "ConfigMap", "weir-proxy")["data"];
+        let daemon_set = one(&objects, "DaemonSet", "weir");
+        let command: Vec<_> = proxy(daemon_set)["command"].as_array().expect("a command").iter().collect();
+        let told = command.windows(2).filter(|pair| *pair[0] == "--view").map(|pair| pair[1].as_str().expect("text"));
+        let told: Vec<_> = told.collect();
+        assert_eq!(told.len(), values.iter().filter(|value| value.starts_with("proxy.views.")).count(), "{told:?}");
+        for one in told {
+            let (name, path) = one.split_once("=/etc/weir/").expect("a file");
+            assert_eq!(path, format!("view-{name}.yaml"));
+            assert!(files[path].is_string(), "{files}");
+        }
+        assert_eq!(named(&proxy(daemon_set)["volumeMounts"], "bootstrap")["mountPath"], "/etc/weir");
+        assert_eq!(command.iter().any(|word| **word == "-c"), files["bootstrap.yaml"].is_string());
+    }
+    let hash = |values: &[&str]| {
+        let objects = chart(values);
+        one(&objects, "DaemonSet", "weir")["spec"]["template"]["metadata"]["annotations"]["weir.dev/config"].clone()
+    };
+    assert_ne!(hash(&["proxy.views.shop=a"]), hash(&["proxy.views.shop=b"]));
+    let refused = helm(&["template", "weir", "deploy/helm/weir", "--set", "proxy.views.Shop=a"]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("views"), "{refused:?}");
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod stress;
 mod through;
 mod traffic;
 mod unknown;
+mod views;
 
 /// Both protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

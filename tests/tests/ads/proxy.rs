@@ -55,6 +55,7 @@ pub struct Start {
     everything: String,
     resources: String,
     besides: String,
+    views: Vec<(String, String)>,
     arguments: Vec<String>,
 }
 
@@ -73,6 +74,7 @@ impl Start {
             everything: EVERYTHING.to_owned(),
             resources: String::new(),
             besides: String::new(),
+            views: Vec::new(),
             arguments: Vec::new(),
         }
     }
@@ -97,6 +99,12 @@ impl Start {
         self
     }
 
+    /// With a view of this name, which follows the same server as this node.
+    pub fn view(mut self, name: &str, node: &str) -> Self {
+        self.views.push((name.to_owned(), node.to_owned()));
+        self
+    }
+
     /// Which it reaches by another address.
     pub fn by(mut self, address: SocketAddr) -> Self {
         self.address = address;
@@ -114,7 +122,14 @@ impl Start {
         static NUMBERS: AtomicU32 = AtomicU32::new(0);
         let directory = tempfile::tempdir().unwrap();
         let (config, admin) = (directory.path().join("bootstrap.yaml"), directory.path().join("admin"));
-        fs::write(&config, self.bootstrap()).unwrap();
+        let own = format!("{}admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}", self.besides);
+        fs::write(&config, self.bootstrap("node", &own)).unwrap();
+        let mut views = Vec::new();
+        for (name, node) in &self.views {
+            let path = directory.path().join(format!("{name}.yaml"));
+            fs::write(&path, self.bootstrap(node, "")).unwrap();
+            views.extend(["--view".to_owned(), format!("{name}={}", path.display())]);
+        }
         let program = match self.who {
             Who::Envoy => find(),
             Who::Weir => binary("weir-proxy"),
@@ -126,6 +141,7 @@ impl Start {
             .arg("--admin-address-path")
             .arg(&admin)
             .args(["--base-id", &base.to_string()])
+            .args(views)
             .args(self.arguments)
             .stdout(Stdio::null())
             .stderr(fs::File::create(directory.path().join("log")).unwrap())
@@ -139,17 +155,16 @@ impl Start {
         proxy
     }
 
-    fn bootstrap(&self) -> String {
+    fn bootstrap(&self, node: &str, besides: &str) -> String {
         let api_type = match self.protocol {
             Protocol::Sotw => "GRPC",
             Protocol::Delta => "DELTA_GRPC",
         };
         let (cluster, resources, everything) = (server(self.address, "5s"), &self.resources, &self.everything);
-        let besides = &self.besides;
         format!(
             r#"
-node: {{ id: node, cluster: test }}
-{besides}admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
+node: {{ id: {node}, cluster: test }}
+{besides}
 dynamic_resources:
   ads_config:
     api_type: {api_type}
@@ -203,8 +218,13 @@ impl Proxy {
 
     /// The address of a listener, once it is there.
     pub fn listener(&self, name: &str) -> SocketAddr {
+        self.listener_of("", name)
+    }
+
+    /// The same of a view.
+    pub fn listener_of(&self, view: &str, name: &str) -> SocketAddr {
         wait_for(&format!("listener {name}"), PATIENCE, || {
-            let text = self.admin("/listeners");
+            let text = self.admin(&format!("/listeners?view={view}"));
             let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}::")));
             line.and_then(|address| address.parse().ok()).ok_or(text)
         })

@@ -114,7 +114,7 @@ fn by_grpc(proxy: &Proxy, method: &str) -> Value {
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), asked).await.unwrap() })
 }
 
-fn weirctl(proxy: &Proxy, line: &str) -> String {
+pub fn weirctl(proxy: &Proxy, line: &str) -> String {
     let admin = proxy.address().to_string();
     let ran = Command::new(binary("weirctl")).args(line.split(' ')).args(["--admin", &admin]).output().unwrap();
     assert!(ran.status.success(), "{line}: {}", String::from_utf8_lossy(&ran.stderr));
