@@ -82,6 +82,12 @@ impl PodSpec {
         }
     }
 
+    /// In another namespace.
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
+    }
+
     /// With these probe ports.
     pub fn probe_ports(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
         self.probe_ports = ports.into_iter().collect();
@@ -448,6 +454,20 @@ impl Proxy {
     #[track_caller]
     pub fn start_with(agent: &Agent, bootstrap: Option<&str>) -> Self {
         let mut proxy = Self::spawn(&agent.place, bootstrap);
+        proxy.wait_until_ready(agent);
+        proxy
+    }
+
+    /// The same with views: names and bootstraps.
+    #[track_caller]
+    pub fn start_with_views(agent: &Agent, bootstrap: Option<&str>, views: &[(&str, &str)]) -> Self {
+        let place = &agent.place;
+        let mut launch = Launch::new(binary("weir-proxy"), place.node.directory());
+        for (name, bootstrap) in views {
+            let path = place.write(&format!("view-{name}.yaml"), bootstrap);
+            launch = launch.args(["--view".to_owned(), format!("{name}={}", path.display())]);
+        }
+        let mut proxy = Self::launch(launch, place, bootstrap);
         proxy.wait_until_ready(agent);
         proxy
     }

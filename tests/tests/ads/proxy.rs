@@ -122,7 +122,10 @@ impl Start {
         static NUMBERS: AtomicU32 = AtomicU32::new(0);
         let directory = tempfile::tempdir().unwrap();
         let (config, admin) = (directory.path().join("bootstrap.yaml"), directory.path().join("admin"));
-        let own = format!("{}admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}", self.besides);
+        let own = format!(
+            "{}admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}",
+            self.besides
+        );
         fs::write(&config, self.bootstrap("node", &own)).unwrap();
         let mut views = Vec::new();
         for (name, node) in &self.views {

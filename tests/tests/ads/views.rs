@@ -125,7 +125,9 @@ fn what_a_view_is_shown_as_is_its_own() {
         dump["configs"].as_array().unwrap().iter().map(|one| one["cluster"]["name"].to_string()).collect::<Vec<_>>()
     };
     assert_eq!([clusters(""), clusters("shop")], [vec!["\"a\""], vec!["\"a\"", "\"b\""]]);
-    assert!(proxy.admin("/clusters?view=shop").contains("b::127.0.0.1:1::") && !proxy.admin("/clusters").contains("b::"));
+    assert!(
+        proxy.admin("/clusters?view=shop").contains("b::127.0.0.1:1::") && !proxy.admin("/clusters").contains("b::")
+    );
     let (status, unknown) = get(proxy.address(), "/clusters?view=shed");
     assert_eq!((status, &*unknown), (400, "unknown view \"shed\": expected one of shop, bank\n"));
 
@@ -150,7 +152,10 @@ fn what_a_view_is_shown_as_is_its_own() {
     let admin = proxy.address().to_string();
     let line = ["proxy", "cluster", "--view", "shed", "--admin", &admin];
     let ran = Command::new(binary("weirctl")).args(line).output().unwrap();
-    assert!(String::from_utf8_lossy(&ran.stderr).contains("unknown view \"shed\": expected one of shop, bank"), "{ran:?}");
+    assert!(
+        String::from_utf8_lossy(&ran.stderr).contains("unknown view \"shed\": expected one of shop, bank"),
+        "{ran:?}"
+    );
 
     let prometheus = proxy.admin("/stats/prometheus?filter=cluster.a.upstream_rq_total$");
     let line = |labels: &str| format!("envoy_cluster_upstream_rq_total{{envoy_cluster_name=\"a\"{labels}}} ");
@@ -226,7 +231,8 @@ fn all_views_are_served_without_their_server() {
             wait_saved(&state.path().join(place));
         }
         proxy.end();
-        let start = start(&ads, protocol).arguments(&["--state-dir", state.path().to_str().unwrap(), "--user", "65532"]);
+        let start =
+            start(&ads, protocol).arguments(&["--state-dir", state.path().to_str().unwrap(), "--user", "65532"]);
         ads.stop();
         let proxy = start.start();
         for (view, node) in VIEWS {
@@ -243,7 +249,9 @@ fn all_views_are_served_without_their_server() {
 #[test]
 fn the_process_is_ready_once_every_view_is() {
     let ads = three_nodes();
-    ads.change_of("bank-1", |world| world.remove("type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment", "a"));
+    ads.change_of("bank-1", |world| {
+        world.remove("type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment", "a")
+    });
     let proxy = start(&ads, Protocol::Sotw).start();
     wait_for("what is waited for", PATIENCE, || {
         let text = proxy.admin("/ready");

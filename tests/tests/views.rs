@@ -1,0 +1,102 @@
+//! Views of namespaces on a node: connections of a namespace's pods go by its own configuration, those of others by the
+//! process's.
+
+use weir_tests::{
+    mesh::{Agent, PodSpec, Proxy},
+    net::Net,
+    web::{Nginx, get},
+};
+
+/// A service address that nothing but the mesh knows.
+const SERVICE: &str = "10.96.0.10";
+
+const HCM: &str =
+    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+
+/// A listener for connections to `address:port` that come that way.
+fn listener(direction: &str, address: &str, port: u16, route: &str) -> String {
+    format!(
+        r#"
+  - name: {direction}_{address}_{port}
+    address: {{ socket_address: {{ address: "{address}", port_value: {port} }} }}
+    bind_to_port: false
+    traffic_direction: {direction}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          "@type": {HCM}
+          stat_prefix: http
+          http_filters: [ {{ name: router, typed_config: {{ "@type": {ROUTER} }} }} ]
+          route_config: {{ virtual_hosts: [ {{ name: all, domains: ["*"], routes: [ {{ match: {{ prefix: / }}, {route} }} ] }} ] }}"#
+    )
+}
+
+fn says(text: &str) -> String {
+    format!("direct_response: {{ status: 200, body: {{ inline_string: {text} }} }}")
+}
+
+/// A bootstrap with a cluster `web` that leads there.
+fn bootstrap(listeners: &[String], web: std::net::SocketAddr) -> String {
+    let (ip, port) = (web.ip(), web.port());
+    format!(
+        r#"static_resources:
+  listeners:{}
+  clusters:
+  - name: web
+    load_assignment: {{ cluster_name: web, endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ socket_address: {{ address: {ip}, port_value: {port} }} }} }} }} ] }} ] }}
+"#,
+        listeners.concat()
+    )
+}
+
+#[test]
+fn pods_of_a_namespace_are_served_by_its_view() {
+    let mut net = Net::new();
+    let node = net.node("a");
+    let [shopper, teller, other] = ["shopper", "teller", "other"].map(|name| node.pod(name));
+    let [one, two] = ["one", "two"].map(|name| {
+        let pod = node.pod(name);
+        let nginx = Nginx::start(&pod, 8080, &format!("location / {{ return 200 \"{name}\"; }}"));
+        (pod, nginx)
+    });
+    let to_web = "route: { cluster: web }";
+    // The clusters have the same name and lead elsewhere.
+    let own = bootstrap(&[listener("OUTBOUND", SERVICE, 80, to_web)], one.0.v4(8080));
+    let shop = [
+        listener("OUTBOUND", SERVICE, 80, to_web),
+        listener("OUTBOUND", &one.0.ipv4.to_string(), 8080, &says("shop")),
+        listener("INBOUND", "0.0.0.0", 9000, &says("inbound")),
+    ];
+    let shop = bootstrap(&shop, two.0.v4(8080));
+    let bank = bootstrap(&[listener("OUTBOUND", SERVICE, 80, &says("bank"))], one.0.v4(8080));
+    let pods = [
+        PodSpec::of(&shopper).namespace("shop"),
+        PodSpec::of(&teller).namespace("bank"),
+        PodSpec::of(&other).namespace("elsewhere"),
+    ];
+    let agent = Agent::start(&node, &pods);
+    let proxy = Proxy::start_with_views(&agent, Some(&own), &[("shop", &shop), ("bank", &bank)]);
+    agent.wait_enrolled(&pods.each_ref());
+
+    let service = format!("http://{SERVICE}/");
+    let address = format!("http://{}/", one.0.v4(8080));
+    for (pod, at_service, at_address) in [(&shopper, "two", "shop"), (&teller, "bank", "one"), (&other, "one", "one")] {
+        for (url, wanted) in [(&service, at_service), (&address, at_address)] {
+            let answer = get(pod, url);
+            assert!(
+                answer.status == 200 && answer.text.ends_with(&format!("\r\n\r\n{wanted}")),
+                "{url}: {}",
+                answer.text
+            );
+        }
+    }
+    // What comes to a pod is its namespace's business as well.
+    let _servers = [&shopper, &other].map(|pod| Nginx::start(pod, 9000, "location / { return 200 application; }"));
+    for (pod, wanted) in [(&shopper, "inbound"), (&other, "application")] {
+        let answer = get(&one.0, &format!("http://{}/", pod.v4(9000)));
+        assert!(answer.text.ends_with(&format!("\r\n\r\n{wanted}")), "{}", answer.text);
+    }
+    drop(proxy);
+}
