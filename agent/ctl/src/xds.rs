@@ -19,7 +19,8 @@ pub const PATH: &str = "/v3/discovery:client_status?exclude_resource_contents";
 pub struct Row {
     /// Whose it is; empty: the process's own view.
     pub view: String,
-    /// The proxy's name for servers there.
+    /// The proxy's name for servers there; that of an older program is not known.
+    #[serde(default)]
     pub node: String,
     /// Where it comes from.
     pub source: String,

@@ -123,6 +123,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
         let Followed { resources, converter } = followed?;
         Some(Setup {
             view: view.id,
+            name: view.name.clone(),
             resources,
             converter,
             cells: view.cells.clone(),

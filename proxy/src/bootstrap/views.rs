@@ -26,7 +26,7 @@ use crate::{
 pub(super) struct Served {
     pub(super) id: ViewId,
     /// None: it is the process's own.
-    name: Option<Arc<str>>,
+    pub(super) name: Option<Arc<str>>,
     /// The configuration in force.
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(super) cells: Arc<Registry>,

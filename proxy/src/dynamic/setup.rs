@@ -20,6 +20,8 @@ use crate::{
 pub struct Setup {
     /// Whose it is.
     pub view: ViewId,
+    /// What that is called; none: it is the process's own.
+    pub name: Option<Arc<str>>,
     /// What is followed.
     pub resources: Resources,
     /// Makes things of messages.

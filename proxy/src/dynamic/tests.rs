@@ -62,6 +62,7 @@ impl Fixture {
         let drain = Drain::new();
         let setup = Setup {
             view: ViewId::OWN,
+            name: None,
             resources: Resources::read(&bootstrap).unwrap(),
             converter,
             cells,

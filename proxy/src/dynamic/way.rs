@@ -48,6 +48,8 @@ pub(super) struct Way {
     fixed: Arc<Snapshot>,
     stats: Stats,
     state_dir: Option<PathBuf>,
+    /// What the view is called that follows; none: it is the process's own.
+    view: Option<Arc<str>>,
 }
 
 impl Way {
@@ -60,6 +62,7 @@ impl Way {
             fixed: setup.snapshot.load_full(),
             stats: setup.stats.clone(),
             state_dir: setup.state_dir.clone(),
+            view: setup.name.clone(),
         }
     }
 
@@ -137,6 +140,10 @@ impl Way {
         let scope = match (kind, &source.server) {
             (Some(_), Server::Cluster(cluster)) => self.stats.root().scope(&format!("cluster.{cluster}.control_plane")),
             _ => self.stats.root().scope("control_plane"),
+        };
+        let name = match &self.view {
+            Some(view) => format!("{name} (view {view})"),
+            None => name,
         };
         let target = Target {
             name,

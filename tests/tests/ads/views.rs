@@ -3,6 +3,7 @@
 
 use std::{net::TcpListener, path::Path, process::Command};
 
+use prost_types::Any;
 use serde_json::Value;
 use weir_tests::{
     ads::{Ads, Listen, Seen},
@@ -13,7 +14,7 @@ use weir_tests::{
 use crate::{
     Protocol,
     proxy::{PATIENCE, Proxy, Start, get, wait_saved},
-    resources::{bad_cluster, cluster, endpoints, listener_at, routed},
+    resources::{bad_cluster, cluster, endpoints, listener_at, resources, routed},
     scenario::Who,
     status::weirctl,
     traffic::backend,
@@ -181,6 +182,52 @@ fn views_of_one_backend_keep_their_connections_apart() {
     // Had they the same pool, each would have closed what another had made.
     assert_eq!(stats(&proxy, "cluster.a.upstream_cx_total"), [Some(1); 3]);
     assert_eq!(stats(&proxy, "cluster.a.upstream_rq_total"), [Some(3); 3]);
+}
+
+/// A cluster `a` that leads to the listener `inner` inside of the process, which answers with a text.
+fn within(text: &str) -> Vec<Any> {
+    let http = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    resources(&format!(
+        r#"
+- "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
+  name: a
+  type: STATIC
+  load_assignment:
+    cluster_name: a
+    endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ envoy_internal_address: {{ server_listener_name: inner }} }} }} }} ] }} ]
+- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+  name: inner
+  internal_listener: {{}}
+  filter_chains:
+  - filters:
+    - name: http
+      typed_config:
+        "@type": {http}
+        stat_prefix: inner
+        route_config:
+          virtual_hosts: [ {{ name: all, domains: ["*"], routes: [ {{ match: {{ prefix: / }}, direct_response: {{ status: 200, body: {{ inline_string: {text} }} }} }} ] }} ]
+        http_filters:
+        - name: router
+          typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+"#
+    ))
+}
+
+#[test]
+fn listeners_inside_of_the_process_are_those_of_the_view() {
+    let ads = Ads::start(Listen::anywhere()).unwrap();
+    // One view has none: its connections are not to end at another's.
+    for (_, node) in &VIEWS[..2] {
+        ads.put_of(node, within(node));
+    }
+    ads.put_of("bank-1", within("bank-1").into_iter().filter(|one| one.type_url.ends_with("Cluster")));
+    for (_, node) in VIEWS {
+        ads.put_of(node, [routed("l", "a", "")]);
+    }
+    let proxy = start(&ads, Protocol::Delta).start();
+    until_answered(&proxy, "", "node");
+    until_answered(&proxy, "shop", "shop-1");
+    assert_eq!(get(proxy.listener_of("bank", "l"), "/").0, 503);
 }
 
 #[test]

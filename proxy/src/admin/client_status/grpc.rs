@@ -91,7 +91,7 @@ impl Calls {
         let request = weir_proto::json_of(REQUEST, request).map_err(|_| (Code::InvalidArgument, "no request"))?;
         let chosen = ["node_matchers"].iter().any(|field| request.get(field).is_some());
         if chosen {
-            return Err((Code::Unimplemented, "node_matchers: there is one node, and it is told of as a whole"));
+            return Err((Code::Unimplemented, "node_matchers: every node is told of, each as a whole"));
         }
         let contents = !request.get(WITHOUT_CONTENTS).and_then(serde_json::Value::as_bool).unwrap_or_default();
         let message = weir_proto::bytes_of(RESPONSE, &response(&self.admin, contents));
