@@ -25,6 +25,7 @@ struct Route {
 const NOT_SUPPORTED: &str = "The current build does not support ";
 
 /// Of paths that show one view.
+const OF_VIEW: &str = "view";
 const VIEW: &str = "Of the view of this name instead of the process's own";
 
 const ROUTES: &[Route] = &[
@@ -40,14 +41,14 @@ const ROUTES: &[Route] = &[
         path: "/certs",
         help: "print certs on machine",
         changes: false,
-        parameters: &[("view", VIEW)],
+        parameters: &[(OF_VIEW, VIEW)],
         answer: |admin, query| admin.of_view(query, |view| certs::answer(&view.snapshot.load())),
     },
     Route {
         path: "/clusters",
         help: "upstream cluster status",
         changes: false,
-        parameters: &[("filter", "Regular expression (Google re2) for filtering clusters by name"), ("view", VIEW)],
+        parameters: &[("filter", "Regular expression (Google re2) for filtering clusters by name"), (OF_VIEW, VIEW)],
         answer: |admin, query| admin.of_view(query, |view| clusters::answer(view, query)),
     },
     Route {
@@ -68,7 +69,7 @@ const ROUTES: &[Route] = &[
                 "include_eds",
                 "Dump currently loaded configuration including EDS. See the response definition for more information",
             ),
-            ("view", VIEW),
+            (OF_VIEW, VIEW),
         ],
         answer: |admin, query| admin.of_view(query, |view| config_dump::answer(admin, view, query)),
     },
@@ -147,7 +148,7 @@ const ROUTES: &[Route] = &[
         help: "print out list of admin commands",
         changes: false,
         parameters: &[],
-        answer: |_, _| Reply::text(Status::OK, help()),
+        answer: |admin, _| Reply::text(Status::OK, help(admin)),
     },
     Route {
         path: "/hot_restart_version",
@@ -171,7 +172,7 @@ const ROUTES: &[Route] = &[
         path: "/listeners",
         help: "print listener info",
         changes: false,
-        parameters: &[("format", "File format to use; One of (text, json)"), ("view", VIEW)],
+        parameters: &[("format", "File format to use; One of (text, json)"), (OF_VIEW, VIEW)],
         answer: |admin, query| admin.of_view(query, |view| listeners::answer(admin, view, query)),
     },
     Route {
@@ -351,7 +352,7 @@ pub(super) fn answer(admin: &Admin, method: &Method, path: &str, query: &Query) 
         return client_status::answer(admin, query);
     }
     let Some(route) = ROUTES.iter().find(|route| route.path == path) else {
-        return Reply::text(Status::NOT_FOUND, format!("invalid path. {}", help()));
+        return Reply::text(Status::NOT_FOUND, format!("invalid path. {}", help(admin)));
     };
     if route.changes && method != Method::POST {
         return Reply::text(Status::METHOD_NOT_ALLOWED, format!("Method {method} not allowed, POST required."));
@@ -384,12 +385,14 @@ fn tell(admin: &Admin, command: Command) -> Reply {
     }
 }
 
-fn help() -> String {
+/// As Envoy says it, and where there are views, how to ask for one.
+fn help(admin: &Admin) -> String {
+    let views = admin.views.len() > 1;
     let mut out = String::from("admin commands are:\n");
     for route in ROUTES {
         let post = if route.changes { " (POST)" } else { "" };
         out.push_str(&format!("  {}{post}: {}\n", route.path, route.help));
-        for (name, help) in route.parameters {
+        for (name, help) in route.parameters.iter().filter(|(name, _)| views || *name != OF_VIEW) {
             out.push_str(&format!("      {name}: {help}\n"));
         }
     }

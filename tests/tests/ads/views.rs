@@ -104,7 +104,10 @@ fn each_view_is_a_node_whose_resources_are_its_own() {
         ads.change_of("shop-1", |world| world.remove("type.googleapis.com/envoy.config.listener.v3.Listener", "l"));
         until_stat(&proxy, "shop", "listener_manager.listener_removed", 1);
         assert_eq!(stats(&proxy, "listener_manager.listener_removed"), [Some(0), Some(1), Some(0)]);
-        assert_eq!(proxy.admin("/listeners?view=shop"), "");
+        wait_for("no listener", PATIENCE, || {
+            let text = proxy.admin("/listeners?view=shop");
+            if text.is_empty() { Ok(()) } else { Err(text) }
+        });
         until_answered(&proxy, "", "node");
         until_answered(&proxy, "bank", "other");
         assert_eq!(stats(&proxy, "listener_manager.total_listeners_active"), [Some(1), Some(0), Some(1)]);
