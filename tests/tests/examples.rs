@@ -63,3 +63,25 @@ fn the_proxy_takes_the_demo_s_bootstrap() {
         .output(PATIENCE);
     assert!(outcome.status.success(), "{outcome:?}");
 }
+
+#[test]
+fn the_proxy_takes_the_documentation_s_view() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let text = fs::read_to_string(repository("docs/use.md")).expect("docs/use.md");
+    let (_, section) = text.split_once("## A namespace's own configuration").expect("a section");
+    let (_, values) = section.split_once("```yaml\n").expect("an example");
+    let (values, _) = values.split_once("```").expect("its end");
+    let values: serde_json::Value = serde_saphyr::from_str(values).expect("YAML");
+    let written = |name: &str, bootstrap: &serde_json::Value| {
+        let path = directory.path().join(name);
+        fs::write(&path, bootstrap.as_str().expect("a bootstrap")).expect("a file of this test");
+        path.display().to_string()
+    };
+    let own = written("own.yaml", &values["proxy"]["bootstrap"]);
+    let view = written("shop.yaml", &values["proxy"]["views"]["shop"]);
+    let outcome = Launch::new(binary("weir-proxy"), directory.path())
+        .args(["-c", &own, "--view", &format!("shop={view}"), "--mode", "validate"])
+        .output(PATIENCE);
+    assert!(outcome.status.success(), "{outcome:?}");
+    assert!(outcome.stdout.ends_with(&format!("configuration '{view}' of the view shop OK\n")), "{outcome:?}");
+}

@@ -141,8 +141,8 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     let setups: Vec<_> = served.iter().zip(followed).filter_map(setup).collect();
     let following = if follows { Some(Following::spawn(setups)?) } else { None };
 
-    let own = views.of(ViewId::OWN).load();
-    let server_stats = ServerStats::new(&stats, &own, &runtime, options.workers(), started);
+    let own = views.of(ViewId::OWN);
+    let server_stats = ServerStats::new(&stats, &own.load(), &runtime, options.workers(), started);
     let others = served.iter().filter(|view| view.id != ViewId::OWN);
     let _managers: Vec<_> =
         others.map(|view| Managers::new(&view.stats, &view.snapshot.load(), options.workers())).collect();

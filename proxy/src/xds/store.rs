@@ -482,6 +482,23 @@ mod tests {
     }
 
     #[test]
+    fn what_two_have_in_common_is_kept_once() {
+        let bodies = Bodies::default();
+        let [one, other] = [(); 2].map(|()| Store::default().sharing(Some(bodies.clone())));
+        let take = |store: &Store, name: &str, text: &str| {
+            let body = Bytes::from(text.to_owned().into_bytes());
+            let update = store.changes(Kind::Cluster, content([resource(name, body)]), Origin::Server).unwrap();
+            store.settle(&update, &Ok(()), None, SystemTime::UNIX_EPOCH);
+            store.accepted(Kind::Cluster, name).unwrap().body
+        };
+        // By what it says, whatever it is called.
+        let [first, second] = [take(&one, "a", "same"), take(&other, "b", "same")];
+        assert!(first == second && std::ptr::eq(first.as_ptr(), second.as_ptr()));
+        let third = take(&other, "b", "changed");
+        assert_eq!([&*first, &*third], [b"same".as_slice(), b"changed"]);
+    }
+
+    #[test]
     fn what_has_not_come_is_missing() {
         let store = Store::default();
         let missing = || {
