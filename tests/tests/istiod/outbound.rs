@@ -17,6 +17,9 @@ const HTTPBIN: &str = "10.96.1.10:8000";
 /// How often what takes too long is tried again.
 const TRIES: usize = 20;
 
+/// How weir serves the workload.
+type Serve = fn(&Place, &Pod, &Control) -> Mesh;
+
 struct Sleep {
     v1: Backend,
     v2: Backend,
@@ -30,7 +33,7 @@ struct Sleep {
 }
 
 impl Sleep {
-    fn start(protocol: Protocol) -> Self {
+    fn start(protocol: Protocol, serve: Serve) -> Self {
         let authority = Authority::new();
         let httpbin = authority.workload("side/httpbin");
         let place = Place::new();
@@ -45,7 +48,7 @@ impl Sleep {
         let blackhole = Backend::start(&outside, "outside", "10.50.0.9:9999", Speaks::Tcp);
         let identity = authority.workload("side/sleep");
         let control = Control::start(protocol, &authority, &identity, usable("sidecar-sleep"));
-        let mesh = place.serve(&pod, &control);
+        let mesh = serve(&place, &pod, &control);
         Self {
             v1,
             v2,
@@ -243,8 +246,8 @@ fn registry_only(sleep: &Sleep, cases: &mut Cases) {
     cases.check("a port that the service does not have has no cluster", other.status == 503, &other);
 }
 
-fn traffic(protocol: Protocol) {
-    let sleep = Sleep::start(protocol);
+fn traffic(protocol: Protocol, serve: Serve) {
+    let sleep = Sleep::start(protocol, serve);
     let mut cases = Cases::default();
     header_match(&sleep, &mut cases);
     other_routes(&sleep, &mut cases);
@@ -258,10 +261,15 @@ fn traffic(protocol: Protocol) {
 
 #[test]
 fn a_workload_s_requests_go_where_its_manifests_say_by_deltas() {
-    traffic(Protocol::Delta);
+    traffic(Protocol::Delta, Place::serve);
 }
 
 #[test]
 fn a_workload_s_requests_go_where_its_manifests_say_by_the_state_of_the_world() {
-    traffic(Protocol::Sotw);
+    traffic(Protocol::Sotw, Place::serve);
+}
+
+#[test]
+fn they_go_there_as_well_by_a_view_of_their_namespace() {
+    traffic(Protocol::Delta, Place::serve_by_view);
 }

@@ -13,7 +13,7 @@ use prost_types::Any;
 use serde_json::Value;
 use weir_tests::{
     ads::{Ads, Listen, recorded},
-    mesh::{Mesh, PodSpec, binary},
+    mesh::{Agent, Mesh, PodSpec, Proxy, binary},
     net::{Net, Node, Pod},
     netns::Netns,
     poll::wait_for,
@@ -72,7 +72,20 @@ impl Control {
         Self { ads, _secrets: secrets, protocol, directory }
     }
 
+    /// What a proxy follows it by.
     pub fn bootstrap(&self) -> String {
+        format!("{}{}", Self::of_process(), self.of_view())
+    }
+
+    /// What is the process's, whatever it follows.
+    fn of_process() -> &'static str {
+        "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 15000 } } }
+layered_runtime: { layers: [{ name: admin, admin_layer: {} }] }
+"
+    }
+
+    /// What is the node's that follows.
+    fn of_view(&self) -> String {
         let api_type = match self.protocol {
             Protocol::Sotw => "GRPC",
             Protocol::Delta => "DELTA_GRPC",
@@ -93,11 +106,9 @@ impl Control {
                 self.directory.path().join(socket)
             )
         };
-        let (port, ads, secrets) = (15000, cluster("xds", "xds"), cluster("sds-grpc", "sds"));
+        let (ads, secrets) = (cluster("xds", "xds"), cluster("sds-grpc", "sds"));
         format!(
             "node: {{ id: node, cluster: test, locality: {{ region: r1, zone: z1 }} }}
-admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }}
-layered_runtime: {{ layers: [{{ name: admin, admin_layer: {{}} }}] }}
 dynamic_resources:
   ads_config:
     api_type: {api_type}
@@ -207,6 +218,18 @@ impl Place {
         let mesh = Mesh::start_with(&self.node, &[&PodSpec::of(pod)], Some(&control.bootstrap()));
         wait_until_ready(&self.node.netns);
         mesh
+    }
+
+    /// The same by a view of the pod's namespace. The process itself follows nothing.
+    pub fn serve_by_view(&self, pod: &Pod, control: &Control) -> Mesh {
+        let spec = PodSpec::of(pod);
+        let agent = Agent::start(&self.node, std::slice::from_ref(&spec));
+        let view = (&*spec.namespace, &*control.of_view());
+        let proxy = Proxy::start_with_views(&agent, Some(Control::of_process()), &[view]);
+        agent.wait_enrolled(&[&spec]);
+        wait_until_ready(&self.node.netns);
+        let ctl = agent.ctl.clone();
+        Mesh { proxy, agent, ctl }
     }
 }
 
