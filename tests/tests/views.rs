@@ -1,11 +1,16 @@
 //! Views of namespaces on a node: connections of a namespace's pods go by its own configuration, those of others by the
 //! process's.
 
+use std::{net::SocketAddr, time::Duration};
+
 use weir_tests::{
     mesh::{Agent, PodSpec, Proxy},
-    net::Net,
+    net::{Net, Pod},
+    poll::wait_for,
     web::{Nginx, get},
 };
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A service address that nothing but the mesh knows.
 const SERVICE: &str = "10.96.0.10";
@@ -38,7 +43,7 @@ fn says(text: &str) -> String {
 }
 
 /// A bootstrap with a cluster `web` that leads there.
-fn bootstrap(listeners: &[String], web: std::net::SocketAddr) -> String {
+fn bootstrap(listeners: &[String], web: SocketAddr) -> String {
     let (ip, port) = (web.ip(), web.port());
     format!(
         r#"static_resources:
@@ -77,26 +82,31 @@ fn pods_of_a_namespace_are_served_by_its_view() {
         PodSpec::of(&other).namespace("elsewhere"),
     ];
     let agent = Agent::start(&node, &pods);
-    let proxy = Proxy::start_with_views(&agent, Some(&own), &[("shop", &shop), ("bank", &bank)]);
+    let mut proxy = Proxy::start_with_views(&agent, Some(&own), &[("shop", &shop), ("bank", &bank)]);
     agent.wait_enrolled(&pods.each_ref());
 
     let service = format!("http://{SERVICE}/");
     let address = format!("http://{}/", one.0.v4(8080));
-    for (pod, at_service, at_address) in [(&shopper, "two", "shop"), (&teller, "bank", "one"), (&other, "one", "one")] {
-        for (url, wanted) in [(&service, at_service), (&address, at_address)] {
-            let answer = get(pod, url);
-            assert!(
-                answer.status == 200 && answer.text.ends_with(&format!("\r\n\r\n{wanted}")),
-                "{url}: {}",
-                answer.text
-            );
+    let go_to = |ways: [(&Pod, &str, &str); 3]| {
+        for (pod, at_service, at_address) in ways {
+            for (url, wanted) in [(&service, at_service), (&address, at_address)] {
+                let answer = get(pod, url);
+                let right = answer.status == 200 && answer.text.ends_with(&format!("\r\n\r\n{wanted}"));
+                assert!(right, "{} to {url}: {}", pod.name(), answer.text);
+            }
         }
-    }
+    };
+    go_to([(&shopper, "two", "shop"), (&teller, "bank", "one"), (&other, "one", "one")]);
     // What comes to a pod is its namespace's business as well.
     let _servers = [&shopper, &other].map(|pod| Nginx::start(pod, 9000, "location / { return 200 application; }"));
     for (pod, wanted) in [(&shopper, "inbound"), (&other, "application")] {
         let answer = get(&one.0, &format!("http://{}/", pod.v4(9000)));
         assert!(answer.text.ends_with(&format!("\r\n\r\n{wanted}")), "{}", answer.text);
     }
-    drop(proxy);
+
+    // The next proxy has a view more, and one that it has not.
+    let elsewhere = bootstrap(&[listener("OUTBOUND", SERVICE, 80, &says("elsewhere"))], one.0.v4(8080));
+    let _next = Proxy::start_with_views(&agent, Some(&own), &[("elsewhere", &elsewhere), ("shop", &shop)]);
+    wait_for("the end of the former proxy", PATIENCE, || proxy.process.ended().ok_or("it runs"));
+    go_to([(&shopper, "two", "shop"), (&teller, "one", "one"), (&other, "elsewhere", "one")]);
 }
