@@ -22,7 +22,7 @@ use crate::{
         admin_socket,
         config::Loaded,
         privileges,
-        server_stats::{Managers, ServerStats},
+        server_stats::{ServerStats, ViewStats},
         views::{Followed, Served, log_files},
     },
     cluster::{self, Local, Start},
@@ -144,8 +144,8 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     let own = views.of(ViewId::OWN);
     let server_stats = ServerStats::new(&stats, &own.load(), &runtime, options.workers(), started);
     let others = served.iter().filter(|view| view.id != ViewId::OWN);
-    let _managers: Vec<_> =
-        others.map(|view| Managers::new(&view.stats, &view.snapshot.load(), options.workers())).collect();
+    let _of_views: Vec<_> =
+        others.map(|view| ViewStats::new(&view.stats, &view.snapshot.load(), options.workers())).collect();
     let (commands, commanded) = mpsc::channel(COMMANDS);
     let flush_interval = stats_settings.flush_interval;
     if let (Some(settings), Some(listener)) = (admin, admin_listener) {

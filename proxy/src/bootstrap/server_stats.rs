@@ -23,7 +23,7 @@ pub(super) struct ServerStats {
     /// Keeps the names.
     _scopes: Vec<Scope>,
     _copies: CopyStats,
-    _managers: Managers,
+    _of_view: ViewStats,
     started: Instant,
     live: Gauge,
     state: Gauge,
@@ -83,8 +83,8 @@ impl ServerStats {
             set(&scope, "clusters_inflated", clusters);
             scopes.push(scope);
         }
-        let managers = Managers::new(store, snapshot, workers);
-        let listener_stopped = managers.listener_stopped();
+        let of_view = ViewStats::new(store, snapshot, workers);
+        let listener_stopped = of_view.listener_stopped();
         let layers = root.scope("runtime");
         let (count, _, _) = runtime.sizes();
         counters(&layers, &["deprecated_feature_use", "load_error", "override_dir_exists"]);
@@ -97,7 +97,7 @@ impl ServerStats {
         let this = Self {
             store: store.clone(),
             _copies: CopyStats::new(&root),
-            _managers: managers,
+            _of_view: of_view,
             started,
             live: gauge("live"),
             state: gauge("state"),
@@ -165,12 +165,12 @@ fn counters(scope: &Scope, names: &[&str]) {
 
 /// The names of a view's `cluster_manager.*` and `listener_manager.*`, with what the bootstrap brings.
 #[derive(Debug)]
-pub(super) struct Managers {
+pub(super) struct ViewStats {
     listeners: Scope,
     _clusters: Scope,
 }
 
-impl Managers {
+impl ViewStats {
     /// Registers them for `workers` workers.
     pub(super) fn new(store: &Store, snapshot: &Snapshot, workers: usize) -> Self {
         let root = store.root();
