@@ -32,7 +32,6 @@ const CRATE: [&str; 30] = [
     "matcher",
     "filter_state",
     "options",
-    "view",
     "lifecycle",
     "drain",
     "runtime",
@@ -40,6 +39,7 @@ const CRATE: [&str; 30] = [
     "memory",
     "queue",
     "linger",
+    "view",
 ];
 
 /// The floors of `http`, from the top.

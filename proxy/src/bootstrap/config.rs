@@ -21,7 +21,7 @@ use crate::{
     dynamic::resources::Resources,
     options::{Options, ViewFile},
     runtime::Runtime,
-    telemetry::stats::{Store, views::Views},
+    telemetry::stats::Store,
     view::{ViewId, ViewNames},
     wire::named::NamedAddress,
 };
@@ -242,8 +242,7 @@ fn name_node(bootstrap: &mut Bootstrap, options: &Options) {
 }
 
 fn build(bootstrap: Bootstrap, options: &Options, names: ViewNames) -> Result<Loaded, config::Error> {
-    let views = Views::new(names.all().filter_map(|(_, name)| Some(&**name?)));
-    let (mut stats_settings, stats) = StatsSettings::read(&bootstrap, options.workers(), views)?;
+    let (mut stats_settings, stats) = StatsSettings::read(&bootstrap, options.workers(), names.clone())?;
     for (tag, value) in &options.stats_tag {
         stats_settings.tags.fix(tag, value);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     config::convert::StatsSettings,
-    telemetry::stats::{Distribution, Merged, Metric, QUANTILES, Unit, Value},
+    telemetry::stats::{Distribution, Merged, Metric, QUANTILES, Unit, Value, views},
 };
 
 /// Bounds of histograms' buckets unless configured.
@@ -47,7 +47,7 @@ pub(super) fn scale(unit: Unit) -> f64 {
 
 /// The bounds of a histogram's buckets.
 pub(super) fn bounds<'a>(settings: &'a StatsSettings, name: &str) -> &'a [f64] {
-    let (_, name) = settings.views.split(name);
+    let (_, name) = views::split(&settings.views, name);
     let configured = settings.buckets.iter().find(|(matcher, _)| matcher.matches(name.as_bytes()));
     configured.map_or(&BUCKETS, |(_, buckets)| buckets)
 }

@@ -14,7 +14,8 @@ use super::{
 use crate::{
     config::error::Error,
     matcher::StringMatcher,
-    telemetry::stats::{Store, tags::TagRules, views::Views},
+    telemetry::stats::{Store, tags::TagRules, views},
+    view::ViewNames,
 };
 
 /// How often histograms' intervals end when the bootstrap does not say.
@@ -30,7 +31,7 @@ pub struct StatsSettings {
     /// A histogram's interval lasts so long.
     pub flush_interval: Duration,
     /// Whose names are told apart: what a view's are called in it is what is matched, and what tags are taken from.
-    pub views: Views,
+    pub views: ViewNames,
     keep: Keep,
 }
 
@@ -49,7 +50,7 @@ impl Default for StatsSettings {
             tags: TagRules::new(true),
             buckets: Vec::new(),
             flush_interval: FLUSH_INTERVAL,
-            views: Views::default(),
+            views: ViewNames::default(),
             keep: Keep::All,
         }
     }
@@ -57,7 +58,7 @@ impl Default for StatsSettings {
 
 impl StatsSettings {
     /// Reads a bootstrap that has passed its validation rules, and makes the store for `workers` workers and these views.
-    pub fn read(bootstrap: &Bootstrap, workers: usize, views: Views) -> Result<(Self, Store), Error> {
+    pub fn read(bootstrap: &Bootstrap, workers: usize, views: ViewNames) -> Result<(Self, Store), Error> {
         let mut settings = Self { views: views.clone(), ..Self::default() };
         if let Some(interval) = &bootstrap.stats_flush_interval {
             settings.flush_interval = duration(interval, "stats_flush_interval")?;
@@ -67,7 +68,7 @@ impl StatsSettings {
         }
         settings.tags.tell_apart(views.clone());
         let any = move |matchers: &[StringMatcher], name: &str| {
-            let (_, name) = views.split(name);
+            let (_, name) = views::split(&views, name);
             matchers.iter().any(|matcher| matcher.matches(name.as_bytes()))
         };
         let store = match std::mem::replace(&mut settings.keep, Keep::All) {
@@ -141,7 +142,7 @@ mod tests {
 
     fn read(text: &str) -> Result<(StatsSettings, Store), String> {
         let bootstrap: Bootstrap = weir_proto::from_yaml(text).map_err(|error| error.to_string())?;
-        StatsSettings::read(&bootstrap, 1, Views::new(["shop"])).map_err(|error| error.to_string())
+        StatsSettings::read(&bootstrap, 1, ViewNames::new(["shop".into()]).unwrap()).map_err(|error| error.to_string())
     }
 
     fn kept(matcher: &str) -> Vec<String> {

@@ -12,7 +12,8 @@ use regex_automata::{
     util::{captures::Captures, syntax},
 };
 
-use super::{metric::Tagged, views::Views};
+use super::{metric::Tagged, views};
+use crate::view::ViewNames;
 
 /// The tag that says of which view a metric is.
 const VIEW: &str = "weir.view";
@@ -44,7 +45,7 @@ pub struct TagRules {
     /// Tried on names whose first part is the key.
     by_prefix: HashMap<String, Vec<Extractor>>,
     /// Whose names are told apart.
-    views: Views,
+    views: ViewNames,
 }
 
 #[derive(Debug)]
@@ -92,7 +93,7 @@ impl TagRules {
     }
 
     /// Names below those of a view are what they are in it, with one tag more.
-    pub fn tell_apart(&mut self, views: Views) {
+    pub fn tell_apart(&mut self, views: ViewNames) {
         self.views = views;
     }
 
@@ -140,7 +141,7 @@ impl TagRules {
 
     /// Takes the tags out of a name. Every pattern sees the whole name; the first one to find a tag wins.
     pub fn apply(&self, name: &str) -> Tagged {
-        let (view, name) = self.views.split(name);
+        let (view, name) = views::split(&self.views, name);
         let mut tags = Vec::new();
         let mut seen = HashSet::new();
         let mut out: Vec<(usize, usize)> = Vec::new();

@@ -77,7 +77,7 @@ fn names_of_a_view_have_the_tags_that_they_have_in_it_and_its_own() {
         format!("{} {}", tagged.name, tags.join(" "))
     };
     assert!(shown(&rules).starts_with("view.shop.cluster.c.upstream_rq"));
-    rules.tell_apart(Views::new(["shop"]));
+    rules.tell_apart(ViewNames::new(["shop".into()]).unwrap());
     assert_eq!(shown(&rules), "cluster.upstream_rq_xx envoy.response_code_class=2 envoy.cluster_name=c weir.view=shop");
 }
 
