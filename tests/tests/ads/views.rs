@@ -257,7 +257,10 @@ fn an_address_is_one_view_s() {
         // What one leaves another may take.
         ads.change_of("node", |world| world.remove("type.googleapis.com/envoy.config.listener.v3.Listener", "l"));
         wait_for("refused connections", PATIENCE, || TcpStream::connect(free).err().ok_or("connected"));
-        ads.put_of("shop-1", [listener_at("m", free, "a")]);
+        ads.change_of("shop-1", |world| {
+            world.remove("type.googleapis.com/envoy.config.listener.v3.Listener", "l");
+            world.put("m", listener_at("m", free, "a"));
+        });
         assert_eq!(proxy.listener_of("shop", "m"), free);
         assert_eq!(get(free, "/"), (200, "shop-1".into()));
     });
