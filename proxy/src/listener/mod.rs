@@ -13,6 +13,8 @@ mod refused;
 mod secure;
 mod simple;
 mod sniff;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 use std::{
@@ -54,20 +56,21 @@ use crate::{
 /// Serves a connection to its end. Boxed: each future on its way would hold a place for it.
 pub async fn serve(worker: Rc<Worker>, downstream: Box<Downstream>) {
     tracing::debug!(connection = downstream.id, "new connection from {}", downstream.peer);
-    let snapshot = worker.snapshot(downstream.view()).load();
+    let snapshot = worker.snapshot(downstream.view());
+    // No connection keeps the configuration of the moment that it came in.
     let listener = match &downstream.origin {
         Origin::Pod { direction, .. } => {
             let direction = *direction;
-            match snapshot.listener_for(direction, downstream.destination) {
+            let listener = snapshot.load().listener_for(direction, downstream.destination);
+            match listener {
                 Some(listener) => Some(listener),
                 None => return Box::pin(pass_through(worker, downstream, direction)).await,
             }
         }
         Origin::Bound { listener: name, .. } | Origin::Within { listener: name, .. } => {
-            snapshot.listener(name).cloned()
+            snapshot.load().listener(name).cloned()
         }
     };
-    drop(snapshot);
     match listener {
         // Connections that pass as they are need no room for this.
         Some(listener) => Box::pin(serve_on(worker, downstream, listener)).await,
