@@ -33,7 +33,13 @@ mod view;
 mod wait;
 mod way;
 
-use std::{io, sync::Arc, thread::JoinHandle};
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process,
+    sync::Arc,
+    thread::JoinHandle,
+};
 
 use tokio::sync::{oneshot, watch};
 
@@ -75,14 +81,18 @@ impl Following {
                 Ok(runtime) => runtime,
                 Err(error) => return tracing::error!(%error, "management servers can't be followed"),
             };
-            runtime.block_on(async {
+            let following = async {
                 if begun.await.is_ok() {
                     let runs = runs.into_iter();
                     let runs =
                         runs.map(|(setup, shown, initialize)| run::run(setup, shown, initialize, stopped.clone()));
                     futures_util::future::join_all(runs).await;
                 }
-            });
+            };
+            if catch_unwind(AssertUnwindSafe(|| runtime.block_on(following))).is_err() {
+                tracing::error!("management servers are followed no more, by a fault: the process ends");
+                end();
+            }
         })?;
         Ok(Self { begin: Some(begin), views, stop, thread })
     }
@@ -118,4 +128,11 @@ impl Following {
             tracing::error!("the thread that follows management servers panicked");
         }
     }
+}
+
+/// Ends the process: one that is not told of changes any more does harm unseen. Whoever supervises it starts another, which
+/// begins with what was accepted.
+#[expect(clippy::disallowed_methods, reason = "main is not asked: what runs there may never end")]
+fn end() -> ! {
+    process::exit(1)
 }

@@ -1,6 +1,6 @@
 //! Having a view follow what there is to follow.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, watch},
@@ -21,7 +21,11 @@ use super::{
 use crate::{
     config::cell::{Feeder, Registry},
     queue::Queue,
+    telemetry::panics,
 };
+
+/// What a panic has ended is begun again after, so that a fault that stays leaves time for everything else.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Follows what there is to follow until told to stop.
 pub(super) async fn run(
@@ -38,13 +42,20 @@ pub(super) async fn run(
     view.borrow_mut().begin();
     let Around { follow, acts, waits, publish, cells, listening } = around;
     tokio::select! {
-        () = acts::tell(acts, listening) => {}
+        () = again(|| acts::tell(acts.clone(), listening.clone())) => {}
         () = wait(&view, waits) => {}
-        () = publish_when_told(&view, &publish) => {}
-        () = heed_notes(&view, &cells) => {}
-        () = descriptors.give_up() => {}
+        () = again(|| publish_when_told(&view, &publish)) => {}
+        () = again(|| heed_notes(&view, &cells)) => {}
+        () = again(|| descriptors.give_up()) => {}
         // It ends with the last of what it follows, once that has said its last words.
         () = follow_all(&view, &descriptors, way, follow, stop) => {}
+    }
+}
+
+/// Does something to its end, and begins it again where a panic ends it: what it was about then is lost, nothing else is.
+async fn again<F: Future<Output = ()>>(begin: impl Fn() -> F) {
+    while panics::caught(begin()).await.is_none() {
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -80,7 +91,11 @@ async fn wait(view: &Rc<RefCell<View>>, waits: Queue<Wait>) {
                     }
                 });
             }
-            Some(_) = tasks.join_next() => {}
+            Some(done) = tasks.join_next() => {
+                if done.is_err() {
+                    tracing::error!("a cluster or listener is not waited for to its end, by a fault: it stays what it is");
+                }
+            }
         }
     }
 }
@@ -115,7 +130,7 @@ async fn follow_all(
             follow = follow.take() => {
                 let (way, stop) = (way.clone(), stop.clone());
                 let feed = Feed { view: view.clone(), source: follow.source().clone(), descriptors: descriptors.clone() };
-                tasks.spawn_local(async move { way.follow(follow, feed, stop).await });
+                tasks.spawn_local(async move { again(|| way.follow(follow.clone(), feed.clone(), stop.clone())).await });
             }
             Some(_) = tasks.join_next() => {}
             _ = stop.changed() => break,

@@ -25,6 +25,7 @@ use crate::{
 pub(super) type Key = (Source, Option<Kind>);
 
 /// A source that is to be followed from now on.
+#[derive(Clone)]
 pub(super) struct Follow {
     pub(super) key: Key,
     pub(super) handle: Handle,

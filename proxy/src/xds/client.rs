@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     convert::Infallible,
+    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
     time::{Instant, SystemTime},
@@ -22,13 +23,14 @@ use super::{
     rate::Bucket,
     saved::{Directory, Pending},
     stats::{ControlPlaneStats, SubscriptionStats},
-    store::Content,
+    store::{Content, Store},
     subscriptions::Subscriptions,
     told::Told,
     transport::{Open, Service, Target},
-    update::{Consumer, Origin, Refused, Update},
+    update::{Consumer, FAULT, Origin, Refused, Update, offer},
     wishes::{Handle, Wish},
 };
+use crate::telemetry::panics;
 
 /// What goes with a server.
 pub struct Settings {
@@ -120,6 +122,27 @@ impl Said {
     }
 }
 
+/// There is a stream, as long as this is kept: also where a panic ends it.
+struct Connected {
+    stats: ControlPlaneStats,
+    store: Arc<Store>,
+}
+
+impl Connected {
+    fn new(stats: ControlPlaneStats, store: Arc<Store>) -> Self {
+        stats.connected(true);
+        store.followed(true);
+        Self { stats, store }
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.stats.connected(false);
+        self.store.followed(false);
+    }
+}
+
 impl<C: Consumer> Client<C> {
     /// A client that has asked for nothing yet. What was saved is applied at once.
     pub fn new(settings: Settings, handle: Handle, consumer: C) -> Self {
@@ -143,7 +166,10 @@ impl<C: Consumer> Client<C> {
             said: Said::default(),
         };
         client.stats.connected(false);
-        client.restore();
+        // What has been asked for meanwhile is followed all the same.
+        if catch_unwind(AssertUnwindSafe(|| client.restore())).is_err() {
+            tracing::error!(server = client.target.name, "not all saved resources are in force: {FAULT}");
+        }
         client
     }
 
@@ -191,7 +217,7 @@ impl<C: Consumer> Client<C> {
                 return;
             }
         };
-        let verdict = self.consumer.update(&update);
+        let verdict = offer(&mut self.consumer, &update);
         self.mux.restored(&update, &verdict, SystemTime::now());
         self.subscriptions.answered(&update, &verdict, false);
         match Refused::told(&verdict, kind, &[]) {
@@ -202,33 +228,41 @@ impl<C: Consumer> Client<C> {
         }
     }
 
-    /// Follows the server, for ever.
+    /// Follows the server, for ever. A panic ends a stream and nothing else.
     pub async fn run(&mut self) -> Infallible {
         loop {
-            let target = self.target.clone();
-            let opening = target.open(self.service, self.mux.protocol());
-            let failure = match self.meanwhile(None, opening).await {
-                Ok(open) => {
-                    self.mux.opened();
-                    self.stats.connected(true);
-                    self.handle.store().followed(true);
-                    let ended = self.follow(open).await;
-                    self.mux.lost();
-                    self.stats.connected(false);
-                    self.handle.store().followed(false);
-                    let usual = matches!(ended.code(), Code::Ok | Code::Unavailable);
-                    let why = format!("stream ended: {:?}: {}", ended.code(), ended.message());
-                    self.said.trouble(&target.name, &why, usual, Instant::now());
-                    Failure::Ended
-                }
-                Err(why) => {
-                    self.said.trouble(&target.name, &why, false, Instant::now());
-                    Failure::Unreachable
-                }
-            };
+            let failure = panics::caught(self.attempt()).await.unwrap_or_else(|| {
+                self.said.trouble(&self.target.name, FAULT, false, Instant::now());
+                Failure::Ended
+            });
+            self.mux.lost();
             self.subscriptions.all().for_each(SubscriptionStats::failed);
             let wait = self.backoff.next(failure, fastrand::f64());
-            self.meanwhile(None, tokio::time::sleep(wait)).await;
+            if panics::caught(self.meanwhile(None, tokio::time::sleep(wait))).await.is_none() {
+                // What there is to do meanwhile is at fault.
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+
+    /// Opens a stream and follows it to its end.
+    async fn attempt(&mut self) -> Failure {
+        let target = self.target.clone();
+        let opening = target.open(self.service, self.mux.protocol());
+        match self.meanwhile(None, opening).await {
+            Ok(open) => {
+                let _connected = Connected::new(self.stats.clone(), self.handle.store().clone());
+                self.mux.opened();
+                let ended = self.follow(open).await;
+                let usual = matches!(ended.code(), Code::Ok | Code::Unavailable);
+                let why = format!("stream ended: {:?}: {}", ended.code(), ended.message());
+                self.said.trouble(&target.name, &why, usual, Instant::now());
+                Failure::Ended
+            }
+            Err(why) => {
+                self.said.trouble(&target.name, &why, false, Instant::now());
+                Failure::Unreachable
+            }
         }
     }
 
@@ -350,7 +384,7 @@ impl<C: Consumer> Client<C> {
         }
         for update in self.mux.expired(now, SystemTime::now()) {
             // Nobody is told whether it is taken: there is no response to answer.
-            if self.consumer.update(&update).is_err() {
+            if offer(&mut self.consumer, &update).is_err() {
                 tracing::warn!(kind = update.kind.short(), "resources whose time is over are not given up");
             }
         }
@@ -378,7 +412,7 @@ impl<C: Consumer> Client<C> {
         let kind = update.kind;
         // The server's word is better, also about what it does not speak of yet.
         self.unclaimed.remove(&kind);
-        let verdict = self.consumer.update(update);
+        let verdict = offer(&mut self.consumer, update);
         // What it refers to is wanted before it is acknowledged.
         self.heed();
         let now = SystemTime::now();

@@ -18,7 +18,7 @@ use super::{
     kind::Kind,
     sotw::{self, Read},
     store::Store,
-    update::{Consumer, Origin, Refused},
+    update::{Consumer, Origin, Refused, offer},
 };
 use crate::{config::reload::FileState, telemetry::unknown_fields};
 
@@ -136,7 +136,7 @@ impl Source {
             Ok(update) => update,
             Err(why) => return refused(why),
         };
-        let verdict = consumer.update(&update);
+        let verdict = offer(consumer, &update);
         let told = Refused::told(&verdict, kind, &faults);
         store.settle(&update, &verdict, told.as_deref(), now);
         told.map_or(Looked::Applied, refused)

@@ -106,6 +106,7 @@ enum State {
 /// A response that is being applied.
 #[derive(Debug)]
 struct Judging {
+    kind: Kind,
     nonce: String,
     heartbeats: Vec<Resource>,
     faults: Vec<(Arc<str>, String)>,
@@ -227,9 +228,12 @@ impl Mux {
         }
     }
 
-    /// The connection is gone. What is in force stays.
+    /// The connection is gone. What is in force stays. What was received and not [judged](Self::judged) comes again.
     pub fn lost(&mut self) {
         self.open = false;
+        if let Some(judging) = self.judging.take() {
+            self.let_go(judging.kind);
+        }
     }
 
     /// How many types have something to say, be it held or not.
@@ -288,7 +292,7 @@ impl Mux {
         });
         match read {
             Ok((update, heartbeats, faults)) => {
-                self.judging = Some(Judging { nonce, heartbeats, faults });
+                self.judging = Some(Judging { kind, nonce, heartbeats, faults });
                 self.hold(kind);
                 kind.holds().iter().for_each(|held| self.hold(*held));
                 Received::Update(update)
@@ -314,7 +318,7 @@ impl Mux {
         now: Instant,
         time: SystemTime,
     ) -> Option<String> {
-        let Judging { nonce, heartbeats, faults } = self.judging.take()?;
+        let Judging { nonce, heartbeats, faults, .. } = self.judging.take()?;
         let kind = update.kind;
         let told = Refused::told(verdict, kind, &faults);
         self.store.settle(update, verdict, told.as_deref(), time);
@@ -347,8 +351,7 @@ impl Mux {
                 }
             }
         }
-        kind.holds().iter().for_each(|held| self.release(*held));
-        self.release(kind);
+        self.let_go(kind);
         self.enqueue(kind);
         told
     }
@@ -387,6 +390,12 @@ impl Mux {
         if let State::Delta(delta) = &mut self.line_or_new(update.kind).state {
             delta.restore(names);
         }
+    }
+
+    /// Ends what a response holds while it is applied.
+    fn let_go(&mut self, kind: Kind) {
+        kind.holds().iter().for_each(|held| self.release(*held));
+        self.release(kind);
     }
 
     fn free(&self, kind: Kind) -> bool {

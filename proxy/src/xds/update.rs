@@ -1,6 +1,10 @@
 //! The seam between the protocol and what configurations are made of: what came, and whether it was taken.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -83,13 +87,30 @@ impl Refused {
     }
 }
 
+/// What a server is told of resources that this program panicked over.
+pub(super) const FAULT: &str = "a fault of this proxy: it panicked; its log says where";
+
+/// Offers an update. Who panics over it has refused all of it, and nobody waits for it any more: its source is followed on.
+pub(super) fn offer(consumer: &mut dyn Consumer, update: &Update) -> Result<(), Refused> {
+    // What is unwound through was changed for this update only: what it shares with others is swapped, or not.
+    if let Ok(verdict) = catch_unwind(AssertUnwindSafe(|| consumer.update(update))) {
+        return verdict;
+    }
+    let came = update.added.iter().chain(&update.unchanged).map(|resource| Some(&resource.name));
+    for name in came.chain([None]) {
+        // A panic over this, too, is counted and told as each is.
+        let _ = catch_unwind(AssertUnwindSafe(|| consumer.timed_out(update.kind, name)));
+    }
+    Err(Refused::All(FAULT.to_owned()))
+}
+
 /// What applies updates. Called on the thread that follows the server, one call at a time.
 pub trait Consumer {
     /// Takes what it can of an update. What it subscribes to meanwhile is asked for once, before the update is
     /// acknowledged. A resource that is removed is gone from the server: whether it goes here, too, is its type's business.
     fn update(&mut self, update: &Update) -> Result<(), Refused>;
 
-    /// Nothing came within the `initial_fetch_timeout` of a subscription to this name; none: to everything of the type.
-    /// It stays subscribed.
+    /// Nothing came within the `initial_fetch_timeout` of a subscription to this name; none: to everything of the type. Or
+    /// nothing of use did. It stays subscribed.
     fn timed_out(&mut self, kind: Kind, name: Option<&Arc<str>>);
 }

@@ -18,7 +18,7 @@ use weir_proxy::xds::{
     store::Status,
     transport::Service,
     update::{Consumer, Origin, Refused, Update},
-    wishes::{Options, Subscription},
+    wishes::{Handle, Options, Subscription},
 };
 use weir_tests::{
     ads::{Ads, Listen, Seen, directory::recorded},
@@ -254,6 +254,76 @@ fn who_waits_for_what_does_not_come_is_told_and_waits_on() {
     running.until("sds came");
     ads.wait_ack("sds");
     assert_eq!(running.status(Kind::Secret, "s"), Some(Status::Acked));
+}
+
+/// Panics over clusters of one name, and over whatever does not come.
+struct Faulty {
+    _clusters: Subscription,
+    told: mpsc::Sender<String>,
+}
+
+impl Faulty {
+    fn new(handle: &Handle, timeout: Option<Duration>, told: mpsc::Sender<String>) -> Self {
+        let options = Options { timeout, ..Options::default() };
+        Self { _clusters: handle.subscribe(Kind::Cluster, None, options), told }
+    }
+}
+
+impl Consumer for Faulty {
+    fn update(&mut self, update: &Update) -> Result<(), Refused> {
+        let names: Vec<_> = update.added.iter().map(|resource| &*resource.name).collect();
+        let _ = self.told.send(format!("+{}", names.join(",")));
+        assert!(!names.contains(&"fault"), "what a fault of the proxy would do");
+        Ok(())
+    }
+
+    fn timed_out(&mut self, kind: Kind, name: Option<&Arc<str>>) {
+        let name = name.map_or("*", |name| name);
+        let _ = self.told.send(format!("{} {name} is given up", kind.short()));
+        panic!("what a fault of the proxy would do");
+    }
+}
+
+#[test]
+fn what_is_panicked_over_is_refused_and_its_server_followed_on() {
+    for protocol in [Protocol::Sotw, Protocol::Delta] {
+        let ads = small(Listen::anywhere());
+        let address = Address::Socket(ads.address());
+        let running = Running::with(
+            move || settings(protocol, in_turn([address])),
+            |handle, told| Faulty::new(handle, None, told),
+        );
+        running.until("+a");
+        ads.put([cluster("fault")]);
+        let refused = ads.wait_nack_after(0, "cds");
+        assert!(refused.contains("a fault of this proxy: it panicked; its log says where"), "{refused}");
+        // Nobody waits for it any more.
+        running.until("cds fault is given up");
+        running.until("cds * is given up");
+        assert!(running.store.is_followed());
+        assert_eq!(running.status(Kind::Cluster, "a"), Some(Status::Acked));
+        ads.remove("cds", "fault");
+        ads.put([cluster("b")]);
+        running.until("+b");
+        ads.wait_ack("cds");
+        assert!(!ads.has_seen(0, |event| matches!(event.seen, Seen::Opened { .. }) && event.stream > 1));
+    }
+}
+
+#[test]
+fn a_panic_ends_a_stream_and_another_is_opened() {
+    let ads = small(Listen::anywhere());
+    ads.mute(true);
+    let address = Address::Socket(ads.address());
+    let running = Running::with(
+        move || settings(Protocol::Delta, in_turn([address])),
+        |handle, told| Faulty::new(handle, Some(Duration::from_millis(200)), told),
+    );
+    running.until("cds * is given up");
+    ads.mute(false);
+    running.until("+a");
+    ads.wait_ack("cds");
+    assert!(running.store.is_followed());
 }
 
 #[test]

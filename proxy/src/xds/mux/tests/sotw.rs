@@ -60,6 +60,22 @@ fn what_an_update_refers_to_is_asked_for_once_and_before_it_is_acknowledged() {
 }
 
 #[test]
+fn a_response_that_nobody_judged_holds_nothing_and_comes_again() {
+    let mut stream = stream();
+    stream.requests();
+    let update = stream.update(response(Kind::Cluster, "1", "a", &["x"]));
+    stream.subscribe(Kind::LoadAssignment, &["x"]);
+    stream.mux.lost();
+    stream.mux.opened();
+    assert_eq!(stream.requests(), ["cds node", "eds x"]);
+    // Whoever was at it comes too late.
+    stream.judge(&update, &Ok(()), Duration::ZERO);
+    assert!(stream.requests().is_empty());
+    assert_eq!(stream.accept(response(Kind::Cluster, "1", "b", &["x"])), "+x");
+    assert_eq!(stream.requests(), ["cds v1 nb"]);
+}
+
+#[test]
 fn an_acknowledgement_can_be_held_until_what_came_is_warm() {
     let mut stream = stream();
     stream.requests();
