@@ -233,7 +233,7 @@ impl<C: Consumer> Client<C> {
         loop {
             let failure = panics::caught(self.attempt()).await.unwrap_or_else(|| {
                 self.said.trouble(&self.target.name, FAULT, false, Instant::now());
-                Failure::Ended
+                Failure::Unanswered
             });
             self.mux.lost();
             self.subscriptions.all().for_each(SubscriptionStats::failed);
@@ -253,11 +253,12 @@ impl<C: Consumer> Client<C> {
             Ok(open) => {
                 let _connected = Connected::new(self.stats.clone(), self.handle.store().clone());
                 self.mux.opened();
-                let ended = self.follow(open).await;
+                let opened = Instant::now();
+                let (ended, answered) = self.follow(open).await;
                 let usual = matches!(ended.code(), Code::Ok | Code::Unavailable);
                 let why = format!("stream ended: {:?}: {}", ended.code(), ended.message());
                 self.said.trouble(&target.name, &why, usual, Instant::now());
-                Failure::Ended
+                if answered { Failure::Ended(opened.elapsed()) } else { Failure::Unanswered }
             }
             Err(why) => {
                 self.said.trouble(&target.name, &why, false, Instant::now());
@@ -276,18 +277,19 @@ impl<C: Consumer> Client<C> {
         }
     }
 
-    /// Follows a stream until it ends; gives the reason.
-    async fn follow(&mut self, open: Open) -> Status {
+    /// Follows a stream until it ends; gives the reason, and whether anything came.
+    async fn follow(&mut self, open: Open) -> (Status, bool) {
         let Open { requests, mut responses } = open;
+        let mut answered = false;
         loop {
             match self.meanwhile(Some(&requests), responses.next()).await {
                 Some(Ok(response)) => {
-                    self.backoff.reset();
+                    answered = true;
                     self.said.well(&self.target.name);
                     self.received(response);
                 }
-                Some(Err(status)) => return status,
-                None => return Status::ok(""),
+                Some(Err(status)) => return (status, answered),
+                None => return (Status::ok(""), answered),
             }
         }
     }

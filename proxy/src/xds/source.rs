@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(source.rate, Some((100, 3.0)));
         assert!(source.bucket(Instant::now()).is_some());
         let mut backoff = source.backoff;
-        let waits: Vec<_> = (0..5).map(|_| backoff.next(Failure::Ended, 1.0).as_secs()).collect();
+        let waits: Vec<_> = (0..5).map(|_| backoff.next(Failure::Unreachable, 1.0).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 10]);
     }
 

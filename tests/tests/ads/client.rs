@@ -21,7 +21,7 @@ use weir_proxy::xds::{
     wishes::{Handle, Options, Subscription},
 };
 use weir_tests::{
-    ads::{Ads, Listen, Seen, directory::recorded},
+    ads::{Ads, Event, Listen, Seen, directory::recorded},
     poll::wait_for,
 };
 
@@ -324,6 +324,22 @@ fn a_panic_ends_a_stream_and_another_is_opened() {
     running.until("+a");
     ads.wait_ack("cds");
     assert!(running.store.is_followed());
+}
+
+#[test]
+fn a_server_that_ends_each_stream_it_has_answered_is_asked_ever_less_often() {
+    let ads = small(Listen::anywhere());
+    let _running = Running::following(&ads, Protocol::Sotw);
+    let (mut last, mut began) = (0, None);
+    for _ in 0..14 {
+        let acked = |event: &Event| event.stream > last && event.kind == "cds" && matches!(event.seen, Seen::Ack { .. });
+        last = ads.wait("an answer that is taken", acked).stream;
+        began.get_or_insert_with(Instant::now);
+        ads.drop_streams(Code::Unavailable, "again");
+    }
+    // Random parts of 10 ms, 20 ms, and so on up to a second: seven of these together are hardly ever less.
+    let elapsed = began.unwrap().elapsed();
+    assert!(elapsed > Duration::from_millis(300), "{elapsed:?}");
 }
 
 #[test]
