@@ -345,10 +345,7 @@ impl<C: Consumer> Client<C> {
             match wish {
                 Wish::Subscribe { number, kind, name, options } => {
                     // Somebody else had it: whoever subscribes takes it from the store.
-                    let there = match &name {
-                        Some(name) => self.handle.store().accepted(kind, name).is_some(),
-                        None => self.handle.store().version(kind).is_some(),
-                    };
+                    let there = self.has(kind, name.as_deref());
                     self.mux.subscribe(kind, name.as_ref());
                     if let Some(unclaimed) = self.unclaimed.get(&kind) {
                         let all = unclaimed.resources.iter().map(|resource| &resource.name);
@@ -404,9 +401,25 @@ impl<C: Consumer> Client<C> {
             Received::Malformed(kind, why) => {
                 self.subscriptions.all_of(kind).for_each(SubscriptionStats::rejected);
                 self.said.refused(&self.target.name, kind, &why, Instant::now());
+                self.give_up(kind);
             }
             Received::Unasked(type_url) => self.said.unasked(&self.target.name, &type_url, Instant::now()),
         }
+    }
+
+    /// Nobody waits any more for first answers of a type of which one came that can't be read: nor does anybody in Envoy.
+    fn give_up(&mut self, kind: Kind) {
+        for (kind, name) in self.subscriptions.over(kind) {
+            if !self.has(kind, name.as_deref()) {
+                self.consumer.timed_out(kind, name.as_ref());
+            }
+        }
+    }
+
+    /// Whether there is something in force by a name, or of a type.
+    fn has(&self, kind: Kind, name: Option<&str>) -> bool {
+        let store = self.handle.store();
+        name.map_or_else(|| store.version(kind).is_some(), |name| store.accepted(kind, name).is_some())
     }
 
     fn apply(&mut self, update: &Update) {

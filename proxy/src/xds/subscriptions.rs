@@ -90,6 +90,16 @@ impl Subscriptions {
         late
     }
 
+    /// Nobody waits any more for a type. Gives what was subscribed to.
+    pub(super) fn over(&mut self, kind: Kind) -> Vec<Wanted> {
+        for (number, subscribed) in self.by_number.iter_mut().filter(|(_, subscribed)| subscribed.wanted.0 == kind) {
+            if let Some(at) = subscribed.deadline.take() {
+                self.deadlines.remove(&(at, *number));
+            }
+        }
+        self.numbers.keys().filter(|(of, _)| *of == kind).cloned().collect()
+    }
+
     /// Nobody waits any more for what an update has. Gives where that is counted, and whether as refused: of those that
     /// subscribed to a name, if it was; of those that did to everything, if any was.
     pub(super) fn answered(
@@ -193,6 +203,9 @@ mod tests {
             origin: Origin::Server,
         };
         assert!(subscriptions.answered(&update, &Ok(()), false).is_empty());
+        let routes = Kind::Routes;
+        subscriptions.add(8, routes, name("r"), options(1), Some(now));
+        assert_eq!(subscriptions.over(routes), [(routes, name("r"))]);
         let late = now + Duration::from_secs(6);
         assert_eq!(subscriptions.late(late), [(kind, name("x")), (Kind::Cluster, None)]);
         assert!(subscriptions.late(late).is_empty() && subscriptions.next_deadline().is_none());

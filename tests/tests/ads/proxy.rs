@@ -213,6 +213,14 @@ impl Proxy {
         get(self.admin, path).1
     }
 
+    /// Waits until it accepts: listeners are shown before.
+    pub fn until_live(&self) {
+        wait_for("a proxy that is ready", PATIENCE, || {
+            let ready = self.admin("/ready");
+            if ready == "LIVE\n" { Ok(()) } else { Err(ready) }
+        });
+    }
+
     /// One statistic.
     pub fn stat(&self, name: &str) -> Option<u64> {
         let text = self.admin(&format!("/stats?filter=^{name}$"));

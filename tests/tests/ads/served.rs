@@ -5,7 +5,7 @@ use std::{net::TcpStream, time::Duration};
 use prost::Message;
 use prost_types::Any;
 use tonic::Code;
-use weir_proto::envoy::service::discovery::v3::DiscoveryResponse;
+use weir_proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse, Resource};
 use weir_tests::{
     ads::{Ads, Event, Listen, Seen},
     poll::wait_for,
@@ -15,7 +15,8 @@ use crate::{
     Protocol,
     proxy::{Proxy, Start, get, wait_saved},
     resources::{
-        bad_cluster, badly_routed, cluster, cluster_from, endpoints, listener_at, one, patient_cluster, routed,
+        bad_cluster, badly_routed, cluster, cluster_from, endpoints, listener, listener_at, one, patient_cluster,
+        routed, routes,
     },
     scenario::Who,
     traffic::{Load, backend},
@@ -295,6 +296,44 @@ fn a_proxy_is_ready_once_it_has_what_it_starts_with() {
             let ready = proxy.admin("/ready");
             if ready == "LIVE\n" { Ok(()) } else { Err(ready) }
         });
+        until_answered(&proxy, "l", "one");
+    });
+}
+
+#[test]
+fn a_first_answer_that_cannot_be_read_is_not_waited_out() {
+    each(|who, protocol| {
+        let ads = Ads::start(Listen::anywhere()).unwrap();
+        ads.put([listener("l", "r"), routes("r", "one")]);
+        ads.withhold("cds", true);
+        let patient = "ads: {}, initial_fetch_timeout: 0s";
+        let proxy = Start::new(who, &ads, protocol).from(patient, patient).start();
+        ads.wait("a request for clusters", |event| event.kind == "cds");
+        let (type_url, version, nonce) = (CLUSTERS.to_owned(), "1".to_owned(), "x".to_owned());
+        let no_cluster = endpoints("a", 1);
+        let resource = Resource {
+            name: "a".to_owned(),
+            version: version.clone(),
+            resource: Some(no_cluster.clone()),
+            ..Resource::default()
+        };
+        let sotw = DiscoveryResponse {
+            version_info: version.clone(),
+            resources: vec![no_cluster],
+            type_url: type_url.clone(),
+            nonce: nonce.clone(),
+            ..DiscoveryResponse::default()
+        };
+        let delta = DeltaDiscoveryResponse {
+            system_version_info: version,
+            resources: vec![resource],
+            type_url,
+            nonce,
+            ..DeltaDiscoveryResponse::default()
+        };
+        ads.send(&sotw, &delta);
+        ads.wait_nack_after(0, "cds");
+        proxy.until_live();
         until_answered(&proxy, "l", "one");
     });
 }
