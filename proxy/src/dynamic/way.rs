@@ -91,7 +91,7 @@ impl Way {
             _ = client.run() => {}
             _ = stop.changed() => {}
         }
-        client.finish();
+        client.finish().await;
     }
 
     /// A file was looked at.

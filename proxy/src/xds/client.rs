@@ -21,7 +21,8 @@ use super::{
     kind::{Kind, Protocol},
     mux::{Mux, Received, Request, Response},
     rate::Bucket,
-    saved::{Directory, Pending},
+    saved::Directory,
+    saving::{Saving, written},
     stats::{ControlPlaneStats, SubscriptionStats},
     store::{Content, Store},
     subscriptions::Subscriptions,
@@ -66,12 +67,11 @@ pub struct Client<C> {
     /// When there is a token again.
     rate_at: Option<Instant>,
     stats: ControlPlaneStats,
-    saved: Option<Directory>,
+    saving: Option<Saving>,
     /// What was saved of types that are wanted by name, until it is, or the server speaks of the type.
     unclaimed: HashMap<Kind, Content>,
     /// What of it has been subscribed to.
     claimed: Vec<(Kind, Arc<str>)>,
-    pending: Pending,
     subscriptions: Subscriptions,
     said: Said,
 }
@@ -157,11 +157,10 @@ impl<C: Consumer> Client<C> {
             backoff,
             rate,
             rate_at: None,
+            saving: saved.map(|directory| Saving::new(directory, stats.clone())),
             stats,
-            saved,
             unclaimed: HashMap::new(),
             claimed: Vec::new(),
-            pending: Pending::default(),
             subscriptions: Subscriptions::default(),
             said: Said::default(),
         };
@@ -175,7 +174,7 @@ impl<C: Consumer> Client<C> {
 
     /// Applies what was saved: clusters and listeners at once, other types as they are subscribed to.
     fn restore(&mut self) {
-        let Some(directory) = self.saved.clone() else { return };
+        let Some(directory) = self.saving.as_ref().map(Saving::directory).cloned() else { return };
         let mut whole = Vec::new();
         for kind in Kind::ALL {
             let Some(content) = directory.load(kind, SystemTime::now()) else { continue };
@@ -268,12 +267,9 @@ impl<C: Consumer> Client<C> {
     }
 
     /// Writes what was accepted and is not saved yet.
-    pub fn finish(&mut self) {
-        let Some(directory) = &self.saved else { return };
-        for kind in self.pending.take() {
-            if let Err(error) = directory.save(kind, &self.handle.store().of(kind)) {
-                tracing::error!(kind = kind.short(), %error, "accepted resources can't be saved");
-            }
+    pub async fn finish(&mut self) {
+        if let Some(saving) = &mut self.saving {
+            saving.finish(self.handle.store()).await;
         }
     }
 
@@ -309,13 +305,15 @@ impl<C: Consumer> Client<C> {
             if let Some(requests) = requests {
                 self.send(requests);
             }
-            let times = [self.mux.next_expiry(), self.pending.due(), self.rate_at, self.subscriptions.next_deadline()];
+            let save = self.saving.as_ref().and_then(Saving::due);
+            let times = [self.mux.next_expiry(), save, self.rate_at, self.subscriptions.next_deadline()];
             let next = times.into_iter().flatten().min();
             let full = requests.filter(|_| self.mux.ready() && self.rate_at.is_none());
             tokio::select! {
                 done = &mut something => return done,
                 () = wishes.noted() => {}
                 () = sleep_until(next) => {}
+                () = written(self.saving.as_mut()) => {}
                 () = room(full) => {}
             }
         }
@@ -387,8 +385,8 @@ impl<C: Consumer> Client<C> {
                 tracing::warn!(kind = update.kind.short(), "resources whose time is over are not given up");
             }
         }
-        if self.pending.due().is_some_and(|due| due <= now) {
-            self.finish();
+        if let Some(saving) = &mut self.saving {
+            saving.begin(self.handle.store(), now);
         }
     }
 
@@ -450,8 +448,8 @@ impl<C: Consumer> Client<C> {
                 stats.succeeded(&update.version, now, Some(took));
             }
         }
-        if self.saved.is_some() && !(update.added.is_empty() && update.removed.is_empty()) {
-            self.pending.changed(kind, Instant::now());
+        if let Some(saving) = self.saving.as_mut().filter(|_| !update.added.is_empty() || !update.removed.is_empty()) {
+            saving.changed(kind, Instant::now());
         }
         if let Some(why) = told {
             self.said.refused(&self.target.name, kind, &why, Instant::now());

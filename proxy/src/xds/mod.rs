@@ -18,6 +18,7 @@ pub mod kind;
 pub mod mux;
 pub mod rate;
 pub mod saved;
+mod saving;
 pub mod shared;
 mod sotw;
 pub mod source;

@@ -9,7 +9,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    time::SystemTime,
 };
 
 use prost::Message;
@@ -27,10 +27,6 @@ use super::{
 const MAGIC: &str = "weir-xds 1";
 /// The longest first line.
 const LONGEST_LINE: usize = 64;
-/// Changes that follow each other this closely are written together.
-const QUIET: Duration = Duration::from_secs(1);
-/// But the first of them waits no longer than this.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// Why a file does not apply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -161,39 +157,9 @@ impl Directory {
     }
 }
 
-/// When what is to be written.
-#[derive(Debug, Default)]
-pub struct Pending {
-    kinds: Vec<Kind>,
-    first: Option<Instant>,
-    last: Option<Instant>,
-}
-
-impl Pending {
-    /// A type has changed.
-    pub fn changed(&mut self, kind: Kind, now: Instant) {
-        if !self.kinds.contains(&kind) {
-            self.kinds.push(kind);
-        }
-        self.first.get_or_insert(now);
-        self.last = Some(now);
-    }
-
-    /// When it is time to write.
-    pub fn due(&self) -> Option<Instant> {
-        Some((self.last? + QUIET).min(self.first? + LONGEST_WAIT))
-    }
-
-    /// The types to write: the caller does.
-    pub fn take(&mut self) -> Vec<Kind> {
-        (self.first, self.last) = (None, None);
-        std::mem::take(&mut self.kinds)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::PermissionsExt, sync::Arc};
+    use std::{os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
     use super::*;
     use crate::xds::{
@@ -272,24 +238,6 @@ mod tests {
         assert_eq!(directory.load(Kind::Cluster, now), None);
         assert!(!directory.path(Kind::Cluster).exists());
         assert_eq!(fs::read(directory.0.join("cds.corrupt-5")).unwrap(), &whole[..end]);
-    }
-
-    #[test]
-    fn changes_are_written_together_but_not_late() {
-        let now = Instant::now();
-        let millis = Duration::from_millis;
-        let mut pending = Pending::default();
-        assert_eq!(pending.due(), None);
-        pending.changed(Kind::Cluster, now);
-        pending.changed(Kind::Listener, now + millis(900));
-        pending.changed(Kind::Cluster, now + millis(900));
-        assert_eq!(pending.due(), Some(now + millis(1900)));
-        for after in 1..=12 {
-            pending.changed(Kind::Cluster, now + after * millis(900));
-        }
-        assert_eq!(pending.due(), Some(now + LONGEST_WAIT));
-        assert_eq!(pending.take(), [Kind::Cluster, Kind::Listener]);
-        assert_eq!((pending.due(), pending.take()), (None, Vec::new()));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use xxhash_rust::xxh64::xxh64;
 
-use crate::telemetry::stats::{Counter, Gauge, Histogram, Scope, Shared, Store, TextReadout, Unit};
+use crate::telemetry::stats::{Counter, Gauge, Histogram, Scope, Shared, Store, TextReadout, Unit, process};
 
 /// What happened to one subscription, under a scope such as `cluster_manager.cds.`, `cluster.NAME.` or
 /// `http.PREFIX.rds.NAME.`.
@@ -129,6 +129,11 @@ impl ControlPlaneStats {
     /// A request had to wait for its turn.
     pub(super) fn rate_limited(&self) {
         self.shared.inc(self.rate_limited);
+    }
+
+    /// What was accepted of a type can't be saved.
+    pub(super) fn save_failed(&self) {
+        self.shared.inc(process::STATE_SAVE_FAILED);
     }
 
     /// What the server calls itself.

@@ -179,7 +179,7 @@ impl Running {
                     _ = client.run() => {}
                     _ = stopped => {}
                 }
-                client.finish();
+                client.finish().await;
             });
         });
         Self { store, seen, stop: Some(stop), thread: Some(thread) }

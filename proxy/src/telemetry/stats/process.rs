@@ -67,6 +67,8 @@ numbered! {
     Counter CX_NOT_PASSED_ON = 22, "weir.cx_not_passed_on";
     /// Connections that were sent on their way and of which nobody said that they were taken.
     Counter CX_PASSED_ON_UNKNOWN = 23, "weir.cx_passed_on_unknown";
+    /// Accepted resources that could not be saved, each time that it was tried.
+    Counter STATE_SAVE_FAILED = 24, "weir.state_save_failed";
 }
 
 /// Registers them, first of all; the scope keeps them.
