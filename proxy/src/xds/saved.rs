@@ -5,11 +5,12 @@
 //! loaded. Secrets are among them: the directory and its files are for the proxy's own user only.
 
 use std::{
+    ffi::OsStr,
     fs::{self, DirBuilder, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use prost::Message;
@@ -27,6 +28,10 @@ use super::{
 const MAGIC: &str = "weir-xds 1";
 /// The longest first line.
 const LONGEST_LINE: usize = 64;
+/// Begins the extension of a file that is being written.
+const BEING_WRITTEN: &str = "new-";
+/// What was last written to so long ago is being written by nobody any more.
+const LONG_AGO: Duration = Duration::from_secs(3600);
 
 /// Why a file does not apply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,24 +118,43 @@ fn decode(kind: Kind, file: &[u8]) -> Result<Content, Damaged> {
 pub struct Directory(PathBuf);
 
 impl Directory {
-    /// Makes it if it is not there.
+    /// Makes it if it is not there. What somebody who was ended meanwhile was writing there goes.
     pub fn open(path: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        Ok(Self(path.to_owned()))
+        let directory = Self(path.to_owned());
+        let age = |of: &Path| fs::metadata(of)?.modified()?.elapsed().map_err(io::Error::other);
+        for path in directory.files(|extension| extension.starts_with(BEING_WRITTEN)) {
+            if age(&path).is_ok_and(|age| age > LONG_AGO) {
+                remove(&path);
+            }
+        }
+        Ok(directory)
+    }
+
+    /// Its files with such an extension.
+    fn files(&self, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten();
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths.filter(|path| path.extension().and_then(OsStr::to_str).is_some_and(&wanted)).collect()
     }
 
     fn path(&self, kind: Kind) -> PathBuf {
         self.0.join(format!("{}.xds", kind.short()))
     }
 
-    /// Replaces a type's file. Whatever happens meanwhile, the old one or the new one is there.
+    /// Replaces a type's file. Whatever happens meanwhile, the old one or the new one is there; of several processes that
+    /// do this, as when one takes over from another, the last has its way.
     pub fn save(&self, kind: Kind, of: &OfKind) -> io::Result<()> {
         let path = self.path(kind);
-        let beside = path.with_extension("xds.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(&encode(kind, of))?;
-        file.sync_all()?;
-        fs::rename(&beside, &path)?;
+        // In containers, processes of different namespaces have the same numbers.
+        let beside = path.with_extension(format!("{BEING_WRITTEN}{:016x}", fastrand::u64(..)));
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+            file.write_all(&encode(kind, of))?;
+            file.sync_all()?;
+            fs::rename(&beside, &path)
+        };
+        write().inspect_err(|_| remove(&beside))?;
         fs::File::open(&self.0)?.sync_all()
     }
 
@@ -157,9 +181,17 @@ impl Directory {
     }
 }
 
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "a file of no use can't be removed");
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
+    use std::{os::unix::fs::PermissionsExt, sync::Arc, thread};
 
     use super::*;
     use crate::xds::{
@@ -238,6 +270,30 @@ mod tests {
         assert_eq!(directory.load(Kind::Cluster, now), None);
         assert!(!directory.path(Kind::Cluster).exists());
         assert_eq!(fs::read(directory.0.join("cds.corrupt-5")).unwrap(), &whole[..end]);
+    }
+
+    #[test]
+    fn of_two_who_save_at_once_each_has_its_way() {
+        let (_temporary, directory) = directory();
+        let saving = || (0..50).try_for_each(|_| directory.save(Kind::Cluster, &known()));
+        let [one, two] = thread::scope(|scope| {
+            let both = [scope.spawn(saving), scope.spawn(saving)];
+            both.map(|one| one.join().unwrap().map_err(|error| error.to_string()))
+        });
+        assert_eq!((one, two), (Ok(()), Ok(())));
+        assert_eq!(directory.load(Kind::Cluster, SystemTime::UNIX_EPOCH).unwrap().resources.len(), 2);
+        assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_was_being_written_goes_once_nobody_can_be_at_it() {
+        let (_temporary, directory) = directory();
+        let [old, new] = ["cds.new-1", "cds.new-2"].map(|name| directory.0.join(name));
+        let written = |path: &Path| fs::File::create(path).unwrap();
+        written(&new);
+        written(&old).set_modified(SystemTime::now() - 2 * LONG_AGO).unwrap();
+        Directory::open(&directory.0).unwrap();
+        assert_eq!((old.exists(), new.exists()), (false, true));
     }
 
     #[test]
