@@ -3,13 +3,18 @@
 use std::{cell::Cell, sync::Arc};
 
 use super::dial::{Dial, Dialling, watch};
-use crate::{config::cluster::Cluster, telemetry::stats::Shard, tls::client::Asked, wire::dial::Dialer};
+use crate::{
+    config::cluster::{Cluster, Health, HealthFlags}, 
+    telemetry::stats::Shard,
+    tls::client::Asked,
+    wire::dial::Dialer,
+};
 
 /// What TLS offers by ALPN, where the cluster does not say.
 const PROTOCOLS: &[&str] = &["h2"];
 
-/// A cluster's endpoints, the preferred first; after each failure, the next. Those that health checks exclude are left out
-/// unless all are.
+/// A cluster's endpoints, the preferred first, and another for each connection: what ended the last may be the endpoint's
+/// fault. Those that are not healthy are left out unless all are.
 pub struct Through {
     cluster: Arc<Cluster>,
     /// The host of the `:authority`, for a cluster that takes names of TLS from requests.
@@ -32,7 +37,8 @@ impl Dial for Through {
             let cluster = &self.cluster;
             let endpoints = cluster.endpoints.load_full();
             let all: Vec<_> = endpoints.priorities().iter().flat_map(|priority| &priority.endpoints).collect();
-            let able: Vec<_> = all.iter().filter(|endpoint| !endpoint.host.flags().excluded()).copied().collect();
+            let is_able = |flags: HealthFlags| !flags.excluded() && flags.health() != Health::Unhealthy;
+            let able: Vec<_> = all.iter().filter(|endpoint| is_able(endpoint.host.flags())).copied().collect();
             let able = if able.is_empty() { all } else { able };
             let next = self.next.get();
             let Some(endpoint) = able.get(next % able.len().max(1)) else {

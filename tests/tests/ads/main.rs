@@ -7,6 +7,7 @@
 
 mod churn;
 mod client;
+mod failover;
 mod follower;
 mod hostile;
 mod named;

@@ -111,7 +111,16 @@ pub fn one(list: &str) -> Any {
 
 /// The cluster `xds` of a bootstrap, one of HTTP/2 whose only endpoint is the server, as an entry of a list of YAML.
 pub fn server(address: SocketAddr, connect_timeout: &str) -> String {
-    let (ip, port) = (address.ip(), address.port());
+    servers(&[address], connect_timeout, "")
+}
+
+/// The same with several endpoints, and these options of HTTP/2.
+pub fn servers(addresses: &[SocketAddr], connect_timeout: &str, http2: &str) -> String {
+    let endpoint = |address: &SocketAddr| {
+        let (ip, port) = (address.ip(), address.port());
+        format!("{{ endpoint: {{ address: {{ socket_address: {{ address: {ip}, port_value: {port} }} }} }} }}")
+    };
+    let endpoints = addresses.iter().map(endpoint).collect::<Vec<_>>().join(", ");
     format!(
         r#"name: xds
     type: STATIC
@@ -119,10 +128,10 @@ pub fn server(address: SocketAddr, connect_timeout: &str) -> String {
     typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{ http2_protocol_options: {{}} }}
+        explicit_http_config: {{ http2_protocol_options: {{ {http2} }} }}
     load_assignment:
       cluster_name: xds
-      endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ socket_address: {{ address: {ip}, port_value: {port} }} }} }} }} ] }} ]"#
+      endpoints: [ {{ lb_endpoints: [ {endpoints} ] }} ]"#
     )
 }
 /// A listener on any port with routes to a cluster; `chains`: further filter chains.

@@ -96,7 +96,12 @@ static_resources:
         root = indented(&authority.pem),
     ))
     .unwrap_or_else(|error| panic!("{error}"));
-    let built = config::from_bootstrap(&bootstrap, &Scope::default()).unwrap_or_else(|error| panic!("{error}"));
+    to_xds(&bootstrap)
+}
+
+/// The way to the cluster `xds` of a bootstrap.
+pub fn to_xds(bootstrap: &Bootstrap) -> Through {
+    let built = config::from_bootstrap(bootstrap, &Scope::default()).unwrap_or_else(|error| panic!("{error}"));
     let cluster = built.snapshot.clusters().find(|cluster| &*cluster.name == "xds").unwrap();
     Through::new(cluster.clone(), "istiod.istio-system.svc:15012", Shard::default())
 }
