@@ -136,7 +136,7 @@ impl Way {
         };
         let source = source::Source::new(&message, "api_config_source").map_err(|error| error.to_string())?;
         let rate = source.bucket(Instant::now());
-        let (dial, name) = self.dial(&source)?;
+        let (dial, name, pings) = self.dial(&source)?;
         let scope = match (kind, &source.server) {
             (Some(_), Server::Cluster(cluster)) => self.stats.root().scope(&format!("cluster.{cluster}.control_plane")),
             _ => self.stats.root().scope("control_plane"),
@@ -151,7 +151,7 @@ impl Way {
             authority: source.authority,
             metadata: MetadataMap::from_headers(source.metadata),
             token: None,
-            pings: Pings::default(),
+            pings,
             longest: source.longest,
             timeout: SILENCE,
         };
@@ -174,20 +174,22 @@ impl Way {
         opened.inspect_err(|error| tracing::error!(path = %directory.display(), %error, "nothing is kept there")).ok()
     }
 
-    /// How a server is connected to, and what it is called.
-    fn dial(&self, source: &source::Source) -> Result<(Box<dyn Dial>, String), String> {
+    /// How a server is connected to, what it is called, and how it is asked whether it is there.
+    fn dial(&self, source: &source::Source) -> Result<(Box<dyn Dial>, String, Pings), String> {
         match &source.server {
             Server::Address(address) => {
-                Ok((Box::new(InTurn::new(vec![address.clone()], CONNECT_TIMEOUT)), address.to_string()))
+                let dial = InTurn::new(vec![address.clone()], CONNECT_TIMEOUT);
+                Ok((Box::new(dial), address.to_string(), Pings::default()))
             }
             Server::Cluster(name) => {
+                let cluster = self.fixed.cluster(name);
+                let pings = cluster.and_then(|cluster| cluster.http2.keepalive).map(Pings::from).unwrap_or_default();
                 if let Some(pipes) = self.pipes.get(name) {
-                    return Ok((Box::new(InTurn::new(pipes.clone(), CONNECT_TIMEOUT)), name.clone()));
+                    return Ok((Box::new(InTurn::new(pipes.clone(), CONNECT_TIMEOUT)), name.clone(), pings));
                 }
-                let cluster =
-                    self.fixed.cluster(name).ok_or_else(|| format!("Unknown gRPC client cluster '{name}'"))?;
+                let cluster = cluster.ok_or_else(|| format!("Unknown gRPC client cluster '{name}'"))?;
                 let through = Through::new(cluster.clone(), &source.authority, self.stats.following());
-                Ok((Box::new(through), name.clone()))
+                Ok((Box::new(through), name.clone(), pings))
             }
         }
     }

@@ -33,7 +33,7 @@ use super::{
     kind::{Kind, Protocol},
     mux::{Request, Response},
 };
-use crate::wire::executor::LocalExecutor;
+use crate::{config::http2::Keepalive, wire::executor::LocalExecutor};
 
 /// No response may be longer, in bytes, whatever is configured.
 pub const LONGEST_RESPONSE: usize = 64 << 20;
@@ -76,9 +76,16 @@ pub struct Pings {
 }
 
 impl Default for Pings {
-    /// As often as every gRPC server allows: many end connections that send more than one in five minutes.
+    /// Where nothing is configured, as often as every gRPC server allows: many end connections that send more than one in
+    /// five minutes.
     fn default() -> Self {
         Self { interval: Duration::from_secs(310), timeout: Duration::from_secs(20) }
+    }
+}
+
+impl From<Keepalive> for Pings {
+    fn from(keepalive: Keepalive) -> Self {
+        Self { interval: keepalive.interval, timeout: keepalive.timeout }
     }
 }
 

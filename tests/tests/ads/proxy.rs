@@ -23,7 +23,7 @@ use weir_tests::{
 
 use crate::{
     Protocol,
-    resources::server,
+    resources::servers,
     scenario::{BAD, BAD_BY_FIELD, Scenario, Who},
 };
 
@@ -50,7 +50,8 @@ impl Drop for Proxy {
 /// A proxy that is to be started.
 pub struct Start {
     who: Who,
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
+    http2: String,
     protocol: Protocol,
     everything: String,
     resources: String,
@@ -69,7 +70,8 @@ impl Start {
     pub fn new(who: Who, ads: &Ads, protocol: Protocol) -> Self {
         Self {
             who,
-            address: ads.address(),
+            addresses: vec![ads.address()],
+            http2: String::new(),
             protocol,
             everything: EVERYTHING.to_owned(),
             resources: String::new(),
@@ -107,7 +109,14 @@ impl Start {
 
     /// Which it reaches by another address.
     pub fn by(mut self, address: SocketAddr) -> Self {
-        self.address = address;
+        self.addresses = vec![address];
+        self
+    }
+
+    /// Which is, as its own cluster, at all of these addresses, with these options of HTTP/2.
+    pub fn by_all(mut self, addresses: &[SocketAddr], http2: &str) -> Self {
+        addresses.clone_into(&mut self.addresses);
+        http2.clone_into(&mut self.http2);
         self
     }
 
@@ -163,7 +172,8 @@ impl Start {
             Protocol::Sotw => "GRPC",
             Protocol::Delta => "DELTA_GRPC",
         };
-        let (cluster, resources, everything) = (server(self.address, "5s"), &self.resources, &self.everything);
+        let (resources, everything) = (&self.resources, &self.everything);
+        let cluster = servers(&self.addresses, "5s", &self.http2);
         format!(
             r#"
 node: {{ id: {node}, cluster: test }}
