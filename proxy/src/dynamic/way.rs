@@ -150,7 +150,6 @@ impl Way {
             dial,
             authority: source.authority,
             metadata: MetadataMap::from_headers(source.metadata),
-            token: None,
             pings,
             longest: source.longest,
             timeout: SILENCE,

@@ -4,7 +4,7 @@ use std::{cell::Cell, sync::Arc};
 
 use super::dial::{Dial, Dialling, watch};
 use crate::{
-    config::cluster::{Cluster, Health, HealthFlags}, 
+    config::cluster::{Cluster, Health, HealthFlags},
     telemetry::stats::Shard,
     tls::client::Asked,
     wire::dial::Dialer,

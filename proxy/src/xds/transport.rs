@@ -3,10 +3,8 @@
 //! A response is decoded once all of it is there, so its length is limited: a server that sends more loses its stream.
 
 use std::{
-    fs,
     future::poll_fn,
     io,
-    path::PathBuf,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -24,7 +22,7 @@ use tokio::{
 use tonic::{
     Status,
     client::{Grpc, GrpcService},
-    metadata::{MetadataMap, MetadataValue},
+    metadata::MetadataMap,
 };
 use tonic_prost::ProstCodec;
 
@@ -99,8 +97,6 @@ pub struct Target {
     pub authority: String,
     /// Sent with every stream (`initial_metadata`).
     pub metadata: MetadataMap,
-    /// A file whose content is sent as `authorization: Bearer`, read again for every stream, as such tokens are renewed.
-    pub token: Option<PathBuf>,
     /// Whether it still answers.
     pub pings: Pings,
     /// No response may be longer, in bytes.
@@ -120,7 +116,7 @@ pub(super) struct Open {
 impl Target {
     /// Opens a stream. Requests can be sent at once: a server need not say anything before it has one.
     pub(super) async fn open(&self, service: Service, protocol: Protocol) -> Result<Open, String> {
-        let metadata = self.metadata()?;
+        let metadata = self.metadata.clone();
         let wire = self.dial.dial().await?;
         let mut builder = http2::Builder::new(LocalExecutor::default());
         builder.timer(TokioTimer::new()).initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
@@ -169,20 +165,6 @@ impl Target {
             }
         };
         Ok(Open { requests, responses })
-    }
-}
-
-impl Target {
-    fn metadata(&self) -> Result<MetadataMap, String> {
-        let mut metadata = self.metadata.clone();
-        if let Some(path) = &self.token {
-            let token = fs::read_to_string(path).map_err(|error| format!("token {}: {error}", path.display()))?;
-            let mut value = MetadataValue::try_from(format!("Bearer {}", token.trim()))
-                .map_err(|_| format!("token {}: a header can't have this value", path.display()))?;
-            value.set_sensitive(true);
-            metadata.insert("authorization", value);
-        }
-        Ok(metadata)
     }
 }
 

@@ -76,31 +76,6 @@ fn a_stream_says_who_it_is_and_what_it_was_told_to() {
 }
 
 #[test]
-fn a_token_is_read_anew_for_every_stream() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("token");
-    let ads = small(Listen::anywhere());
-    let (address, token) = (Address::Socket(ads.address()), path.clone());
-    let _running = Running::start(move || {
-        let mut settings = settings(Protocol::Delta, in_turn([address]));
-        settings.target.token = Some(token);
-        settings
-    });
-    let authorized = |with: &str| {
-        ads.wait(with, |event| match &event.seen {
-            Seen::Opened { metadata, .. } => metadata.get("authorization").is_some_and(|value| value == with),
-            _ => false,
-        })
-    };
-    // Until it is there, nothing is asked.
-    std::fs::write(&path, "one\n").unwrap();
-    assert_eq!(authorized("Bearer one").stream, 1);
-    std::fs::write(&path, "two\n").unwrap();
-    ads.drop_streams(Code::Unavailable, "dropped");
-    authorized("Bearer two");
-}
-
-#[test]
 fn a_server_that_goes_and_comes_back_with_other_versions_is_followed_again() {
     for protocol in [Protocol::Sotw, Protocol::Delta] {
         let mut ads = small(Listen::anywhere());

@@ -45,7 +45,6 @@ pub fn settings(protocol: Protocol, dial: Box<dyn Dial>) -> Settings {
             dial,
             authority: "xds.example".into(),
             metadata,
-            token: None,
             pings: Pings::default(),
             longest: LONGEST_RESPONSE,
             timeout: SILENCE,
