@@ -18,6 +18,7 @@ mod feed;
 pub mod files;
 mod hosts;
 mod init;
+mod kept;
 mod listeners;
 mod read;
 pub mod resources;
@@ -37,6 +38,7 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     process,
+    rc::Rc,
     sync::Arc,
     thread::JoinHandle,
 };
@@ -69,10 +71,11 @@ impl Following {
     pub fn spawn(setups: Vec<Setup>) -> io::Result<Self> {
         let (begin, begun) = oneshot::channel();
         let (stop, stopped) = watch::channel(());
-        let (mut views, mut runs) = (Vec::new(), Vec::new());
+        let (mut views, mut runs, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for setup in setups {
             let (initialize, initialized) = watch::channel(false);
             let status = Arc::new(Status::default());
+            names.extend(setup.name.clone());
             views.push(One { view: setup.view, status: status.clone(), initialized });
             runs.push((setup, status, initialize));
         }
@@ -83,9 +86,10 @@ impl Following {
             };
             let following = async {
                 if begun.await.is_ok() {
-                    let runs = runs.into_iter();
-                    let runs =
-                        runs.map(|(setup, shown, initialize)| run::run(setup, shown, initialize, stopped.clone()));
+                    let names: Rc<[Arc<str>]> = names.into();
+                    let runs = runs.into_iter().map(|(setup, shown, initialize)| {
+                        run::run(setup, shown, initialize, names.clone(), stopped.clone())
+                    });
                     futures_util::future::join_all(runs).await;
                 }
             };

@@ -11,6 +11,7 @@ use super::{
     acts,
     descriptors::Descriptors,
     feed::Feed,
+    kept::Kept,
     setup::Setup,
     sources::Follow,
     status::Status,
@@ -27,13 +28,16 @@ use crate::{
 /// What a panic has ended is begun again after, so that a fault that stays leaves time for everything else.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Follows what there is to follow until told to stop.
+/// Follows what there is to follow until told to stop. `names` are those of all views that have one.
 pub(super) async fn run(
     setup: Setup,
     status: Arc<Status>,
     initialized: watch::Sender<bool>,
+    names: Rc<[Arc<str>]>,
     stop: watch::Receiver<()>,
 ) {
+    let kept = Kept { directory: setup.state_dir.clone(), views: names };
+    let served = initialized.subscribe();
     let way = Rc::new(Way::new(&setup));
     let (view, around) = View::new(setup, status, initialized);
     let view = Rc::new(RefCell::new(view));
@@ -47,6 +51,7 @@ pub(super) async fn run(
         () = again(|| publish_when_told(&view, &publish)) => {}
         () = again(|| heed_notes(&view, &cells)) => {}
         () = again(|| descriptors.give_up()) => {}
+        () = again(|| kept.tidy(&view, served.clone())) => {}
         // It ends with the last of what it follows, once that has said its last words.
         () = follow_all(&view, &descriptors, way, follow, stop) => {}
     }

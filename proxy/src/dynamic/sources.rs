@@ -1,7 +1,10 @@
 //! Where resources come from: the aggregated stream, servers of one type, files. Each is followed from the first time that
 //! it is asked for.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use prost::Message;
 use weir_proto::envoy::config::core::v3::ApiConfigSource;
@@ -79,6 +82,13 @@ impl Sources {
         }
     }
 
+    /// What all of them are called, once every server among them has answered.
+    pub(super) fn answered(&self) -> Option<HashSet<String>> {
+        let servers = self.known.iter().filter(|((source, _), _)| !matches!(source, Source::File(_)));
+        let mut stores = servers.map(|(_, handle)| handle.store());
+        stores.all(|store| store.is_answered()).then(|| self.known.keys().map(name).collect())
+    }
+
     pub(super) fn resources(&self) -> &Resources {
         &self.resources
     }
@@ -95,6 +105,13 @@ impl Sources {
         self.follow.leave(Follow { key, handle: handle.clone(), stats });
         handle
     }
+}
+
+/// Whether a source might be called so of which something is kept.
+pub(super) fn is_name(name: &str) -> bool {
+    let hash = |hash: &str| hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let of_kind = |(kind, of): (&str, &str)| Kind::ALL.iter().any(|known| known.short() == kind) && hash(of);
+    name == "ads" || name.split_once('-').is_some_and(of_kind)
 }
 
 /// What a source is called.

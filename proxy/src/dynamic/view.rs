@@ -1,6 +1,6 @@
 //! What one node follows, and what is in force of it.
 
-use std::{rc::Rc, sync::Arc};
+use std::{collections::HashSet, rc::Rc, sync::Arc};
 
 use tokio::sync::{Notify, watch};
 
@@ -216,6 +216,11 @@ impl View {
     pub(super) fn settled(&mut self, number: u64) {
         self.listeners.settled(&self.common, number);
         self.go_on();
+    }
+
+    /// What all sources are called, once every server among them has answered.
+    pub(super) fn answered_sources(&self) -> Option<HashSet<String>> {
+        self.common.sources.answered()
     }
 
     /// What is no longer in force has drained.

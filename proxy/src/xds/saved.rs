@@ -28,8 +28,12 @@ use super::{
 const MAGIC: &str = "weir-xds 1";
 /// The longest first line.
 const LONGEST_LINE: usize = 64;
+/// The extension of a file that is loaded.
+const EXTENSION: &str = "xds";
 /// Begins the extension of a file that is being written.
 const BEING_WRITTEN: &str = "new-";
+/// Begins the extension of a file that was set aside.
+const CORRUPT: &str = "corrupt-";
 /// What was last written to so long ago is being written by nobody any more.
 const LONG_AGO: Duration = Duration::from_secs(3600);
 
@@ -131,6 +135,18 @@ impl Directory {
         Ok(directory)
     }
 
+    /// Removes it with all that this has made in it.
+    pub fn remove(path: &Path) {
+        let ours = |extension: &str| {
+            extension == EXTENSION || extension.starts_with(BEING_WRITTEN) || extension.starts_with(CORRUPT)
+        };
+        Self(path.to_owned()).files(ours).iter().for_each(|file| remove(file));
+        // What somebody else has made there stays, with it.
+        if fs::remove_dir(path).is_ok() {
+            tracing::info!(path = %path.display(), "saved resources of what is not followed any more are removed");
+        }
+    }
+
     /// Its files with such an extension.
     fn files(&self, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         let entries = fs::read_dir(&self.0).into_iter().flatten();
@@ -139,7 +155,7 @@ impl Directory {
     }
 
     fn path(&self, kind: Kind) -> PathBuf {
-        self.0.join(format!("{}.xds", kind.short()))
+        self.0.join(kind.short()).with_extension(EXTENSION)
     }
 
     /// Replaces a type's file. Whatever happens meanwhile, the old one or the new one is there; of several processes that
@@ -167,10 +183,16 @@ impl Directory {
                 Err(damaged) => damaged.to_string(),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => error.to_string(),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "saved resources can't be read");
+                return None;
+            }
         };
+        // One is enough to find out what happened, and there may be secrets in each.
+        let before = self.files(|extension| extension.starts_with(CORRUPT));
+        before.iter().filter(|other| other.file_stem() == path.file_stem()).for_each(|other| remove(other));
         let at = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let aside = path.with_extension(format!("corrupt-{at}"));
+        let aside = path.with_extension(format!("{CORRUPT}{at}"));
         match fs::rename(&path, &aside) {
             Ok(()) => {
                 tracing::warn!(path = %path.display(), why, aside = %aside.display(), "saved resources are not used")
@@ -270,6 +292,14 @@ mod tests {
         assert_eq!(directory.load(Kind::Cluster, now), None);
         assert!(!directory.path(Kind::Cluster).exists());
         assert_eq!(fs::read(directory.0.join("cds.corrupt-5")).unwrap(), &whole[..end]);
+        // The next takes the place of it, and no other's.
+        for kind in [Kind::Listener, Kind::Cluster] {
+            fs::write(directory.path(kind), "").unwrap();
+            assert_eq!(directory.load(kind, now + Duration::from_secs(1)), None);
+        }
+        let mut aside: Vec<_> = fs::read_dir(&directory.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        aside.sort();
+        assert_eq!(aside, ["cds.corrupt-6", "lds.corrupt-6"]);
     }
 
     #[test]

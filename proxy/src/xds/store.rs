@@ -152,6 +152,8 @@ pub struct Store {
     most: usize,
     /// There is a stream to the server.
     followed: AtomicBool,
+    /// Something that the server sent was accepted.
+    answered: AtomicBool,
     /// What it has in common with others; none: it is alone.
     shared: Option<Bodies>,
 }
@@ -232,7 +234,8 @@ impl Default for Store {
 impl Store {
     /// One whose resources may take so many bytes.
     pub fn of_at_most(bytes: usize) -> Self {
-        Self { known: Mutex::default(), most: bytes, followed: AtomicBool::default(), shared: None }
+        let [followed, answered] = [false; 2].map(AtomicBool::new);
+        Self { known: Mutex::default(), most: bytes, followed, answered, shared: None }
     }
 
     /// The same, of which others may have the same resources.
@@ -243,6 +246,11 @@ impl Store {
     /// Whether the server is followed just now.
     pub fn is_followed(&self) -> bool {
         self.followed.load(Ordering::Relaxed)
+    }
+
+    /// Whether the server has answered, and nothing that it was asked for is still to come.
+    pub fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed) && self.missing().is_empty()
     }
 
     /// There is a stream to the server, or none.
@@ -333,6 +341,9 @@ impl Store {
 
     /// Notes what became of an update, and what the server was told if not all of it was taken.
     pub(super) fn settle(&self, update: &Update, verdict: &Result<(), Refused>, told: Option<&str>, now: SystemTime) {
+        if update.origin == Origin::Server && !matches!(verdict, Err(Refused::All(_))) {
+            self.answered.store(true, Ordering::Relaxed);
+        }
         let mut known = self.known.lock();
         let kind = update.kind;
         let reasons: HashMap<&str, &str> = match verdict {

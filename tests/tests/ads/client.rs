@@ -307,7 +307,8 @@ fn a_server_that_ends_each_stream_it_has_answered_is_asked_ever_less_often() {
     let _running = Running::following(&ads, Protocol::Sotw);
     let (mut last, mut began) = (0, None);
     for _ in 0..14 {
-        let acked = |event: &Event| event.stream > last && event.kind == "cds" && matches!(event.seen, Seen::Ack { .. });
+        let acked =
+            |event: &Event| event.stream > last && event.kind == "cds" && matches!(event.seen, Seen::Ack { .. });
         last = ads.wait("an answer that is taken", acked).stream;
         began.get_or_insert_with(Instant::now);
         ads.drop_streams(Code::Unavailable, "again");

@@ -2,11 +2,13 @@
 //! the server has when it is back is soon in force.
 
 use std::{
+    fs,
     net::{SocketAddr, TcpListener},
     thread,
     time::{Duration, Instant},
 };
 
+use tonic::Code;
 use weir_tests::{
     ads::{Ads, Listen},
     poll::wait_for,
@@ -15,7 +17,7 @@ use weir_tests::{
 use crate::{
     Protocol,
     proxy::{PATIENCE, Proxy, Start, get, wait_saved},
-    resources::{cluster, endpoints, listener_at},
+    resources::{cluster, endpoints, listener_at, routed},
     scenario::Who,
     stress,
     traffic::backend,
@@ -86,6 +88,36 @@ fn come_and_go(protocol: Protocol, replaced: bool) {
     if stress::is_long() {
         assert!(most < RECOVERY, "{recoveries:?}");
     }
+}
+
+#[test]
+fn what_is_kept_of_what_is_gone_goes_once_its_server_has_answered() {
+    let state = tempfile::tempdir().unwrap();
+    let has = |path: &str| state.path().join(path).exists();
+    let gone = ["views/bank", "sds-0123456789abcdef"];
+    for path in ["views/bank/ads/cds.xds", "sds-0123456789abcdef/sds.xds", "mine/cds.xds"] {
+        let path = state.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+    }
+    let ads = Ads::start(Listen::anywhere()).unwrap();
+    ads.put([cluster("a"), endpoints("a", 1), routed("l", "a", "")]);
+    ads.mute(true);
+    let impatient = "ads: {}, initial_fetch_timeout: 0.1s";
+    let proxy = Start::new(Who::Weir, &ads, Protocol::Delta)
+        .from(impatient, impatient)
+        .view("shop", "shop")
+        .arguments(&["--state-dir", state.path().to_str().unwrap(), "--user", "0"])
+        .start();
+    proxy.until_live();
+    assert_eq!(gone.map(has), [true; 2]);
+    ads.mute(false);
+    ads.drop_streams(Code::Unavailable, "again");
+    wait_for("what is gone to go", PATIENCE, || {
+        let left = gone.map(has);
+        if left == [false; 2] { Ok(()) } else { Err(left) }
+    });
+    assert!(has("mine/cds.xds") && has("ads") && has("views/shop/ads"));
 }
 
 fn start(ads: &Ads, protocol: Protocol, state: &std::path::Path) -> Proxy {

@@ -136,10 +136,15 @@ const KEEPING: &[libc::c_long] = &[
     libc::SYS_mkdirat,
     libc::SYS_renameat,
     libc::SYS_renameat2,
+    libc::SYS_unlinkat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_mkdir,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_rename,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rmdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
 ];
 
 /// Puts all threads under the filter; `keeping`: of a process that keeps resources in a directory.
