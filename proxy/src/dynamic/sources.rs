@@ -15,6 +15,7 @@ use crate::{
     config::{cell::Source, snapshot::Snapshot},
     queue::Queue,
     xds::{
+        budget::Budget,
         kind::Kind,
         shared::Bodies,
         source::{self, Server},
@@ -51,8 +52,8 @@ pub(super) struct Sources {
     status: Arc<Status>,
     /// The clusters of the bootstrap.
     fixed: Arc<Snapshot>,
-    /// What the resources of each may take, in bytes.
-    memory: usize,
+    /// What the resources of all of them may take.
+    memory: Budget,
     /// What they have in common with those of other views.
     bodies: Option<Bodies>,
 }
@@ -63,7 +64,7 @@ impl Sources {
         follow: Queue<Follow>,
         status: Arc<Status>,
         fixed: Arc<Snapshot>,
-        memory: usize,
+        memory: Budget,
         bodies: Option<Bodies>,
     ) -> Self {
         Self { resources, known: HashMap::new(), follow, status, fixed, memory, bodies }
@@ -93,13 +94,20 @@ impl Sources {
         &self.resources
     }
 
+    /// A source that nothing is wanted of any more is not followed.
+    pub(super) fn forget(&mut self, key: &Key) {
+        if let Some(handle) = self.known.remove(key) {
+            self.status.forget(handle.store());
+        }
+    }
+
     /// The source, which is followed from now on. `stats` is where a file is counted.
     pub(super) fn handle(&mut self, source: &Source, kind: Kind, stats: Option<SubscriptionStats>) -> Handle {
         let key = (source.clone(), (*source != Source::Ads).then_some(kind));
         if let Some(handle) = self.known.get(&key) {
             return handle.clone();
         }
-        let handle = Handle::new(Arc::new(Store::of_at_most(self.memory).sharing(self.bodies.clone())));
+        let handle = Handle::new(Arc::new(Store::within(self.memory.clone()).sharing(self.bodies.clone())));
         self.status.source(name(&key).into(), handle.store());
         self.known.insert(key.clone(), handle.clone());
         self.follow.leave(Follow { key, handle: handle.clone(), stats });

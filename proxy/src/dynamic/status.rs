@@ -90,6 +90,11 @@ impl Status {
         }
     }
 
+    /// It is not followed any more.
+    pub(super) fn forget(&self, store: &Arc<Store>) {
+        self.0.lock().stores.retain(|(_, other)| !Arc::ptr_eq(other, store));
+    }
+
     /// Clusters, or listeners, come from there.
     pub(super) fn come_from(&self, kind: Kind, store: &Arc<Store>) {
         let mut known = self.0.lock();

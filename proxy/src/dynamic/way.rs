@@ -39,6 +39,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A server that says nothing for so long once there is a connection is passed over.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// A server of one type that nothing was wanted of for so long is not followed any more.
+const UNWANTED: Duration = Duration::from_secs(15);
+
 /// What is needed to follow a source.
 pub(super) struct Way {
     node: Node,
@@ -79,19 +82,38 @@ impl Way {
             }
             return;
         }
-        let settings = match self.settings(&key) {
-            Ok(settings) => settings,
+        let view = feed.view.clone();
+        let mut client = match self.settings(&key) {
+            Ok(settings) => Some(Client::new(settings, handle.clone(), feed)),
             Err(why) => {
                 tracing::error!(source = name(&key), why, "a management server can't be followed");
-                return;
+                None
             }
         };
-        let mut client = Client::new(settings, handle, feed);
-        tokio::select! {
-            _ = client.run() => {}
-            _ = stop.changed() => {}
+        let following = async {
+            match &mut client {
+                Some(client) => drop(client.run().await),
+                None => std::future::pending().await,
+            }
+        };
+        let unwanted = async {
+            match &key.0 {
+                Source::Server(_) => handle.unwanted(UNWANTED).await,
+                Source::Ads | Source::File(_) => std::future::pending().await,
+            }
+        };
+        let ends = tokio::select! {
+            () = following => false,
+            () = unwanted => true,
+            _ = stop.changed() => false,
+        };
+        if ends {
+            tracing::debug!(source = name(&key), "nothing is wanted of a management server any more");
+            view.borrow_mut().forget_source(&key);
         }
-        client.finish().await;
+        if let Some(client) = &mut client {
+            client.finish().await;
+        }
     }
 
     /// A file was looked at.

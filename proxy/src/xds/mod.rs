@@ -7,6 +7,7 @@
 //! [`client`] executes them: streams of [`transport`] over connections of [`dial`], notes of [`wishes`], what is [`saved`].
 
 pub mod backoff;
+pub mod budget;
 pub mod client;
 mod delta;
 pub mod dial;

@@ -301,7 +301,7 @@ impl Mux {
                 let why = shortened(why);
                 self.store.refused(kind, &why, now);
                 match &mut line.state {
-                    State::Sotw(sotw) => sotw.judged(nonce, &Arc::default(), Some(why.clone()), &line.interest),
+                    State::Sotw(sotw) => sotw.judged(nonce, &Arc::default(), Some(why.clone())),
                     State::Delta(delta) => delta.judged(nonce, None, &HashSet::new(), Some(why.clone())),
                 }
                 self.enqueue(kind);
@@ -345,7 +345,7 @@ impl Mux {
                 update.removed.iter().for_each(|name| line.lives.clear(name));
             }
             match &mut line.state {
-                State::Sotw(sotw) => sotw.judged(nonce, &update.version, told.clone(), &line.interest),
+                State::Sotw(sotw) => sotw.judged(nonce, &update.version, told.clone()),
                 State::Delta(delta) => {
                     delta.judged(nonce, (!all).then_some(update), &refused, told.clone());
                 }

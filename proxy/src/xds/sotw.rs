@@ -65,14 +65,15 @@ impl Sotw {
         self.error = None;
         self.sent = Sent::Nothing;
         self.due = !interest.is_empty();
+        // Of nothing, no version is held: what is wanted later is to come. A stream that goes on claims what it was sent,
+        // even so: to a server that compares versions, who claims another one has missed something.
+        if interest.is_empty() {
+            self.version = Arc::default();
+        }
     }
 
     /// Other things are wanted.
     pub(super) fn interest_changed(&mut self, interest: &Interest) {
-        // Of nothing, no version is held: what is wanted later is to come.
-        if interest.is_empty() {
-            self.version = Arc::default();
-        }
         // Who asked for everything by naming nothing can't take it back so.
         self.due = !interest.is_empty() || self.sent == Sent::Names;
     }
@@ -83,9 +84,9 @@ impl Sotw {
     }
 
     /// A response was judged.
-    pub(super) fn judged(&mut self, nonce: String, version: &Arc<str>, rejected: Option<String>, interest: &Interest) {
+    pub(super) fn judged(&mut self, nonce: String, version: &Arc<str>, rejected: Option<String>) {
         self.nonce = nonce;
-        if rejected.is_none() && !interest.is_empty() {
+        if rejected.is_none() {
             self.version = version.clone();
         }
         self.error = rejected;

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
+    budget::{Budget, Share},
     kind::Kind,
     shared::Bodies,
     update::{Origin, Refused, Resource, Update},
@@ -30,6 +31,8 @@ pub struct Entry {
     pub refused: Option<Arc<Rejected>>,
     /// Why nothing is in force, if so.
     pub absence: Absence,
+    /// It was asked for by name: that there is none is worth knowing.
+    pub named: bool,
 }
 
 /// A resource in force.
@@ -126,9 +129,6 @@ pub struct Missing {
     pub timed_out: bool,
 }
 
-/// The most that the resources of one source may take with what is made of them, in bytes, if nothing else is said: what goes
-/// beyond is refused.
-pub const MOST: usize = 2 << 30;
 /// What one resource takes besides its name and its bytes.
 const EACH: usize = 256;
 
@@ -148,8 +148,6 @@ const fn weight(kind: Kind, length: usize) -> usize {
 #[derive(Debug)]
 pub struct Store {
     known: Mutex<Known>,
-    /// In bytes.
-    most: usize,
     /// There is a stream to the server.
     followed: AtomicBool,
     /// Something that the server sent was accepted.
@@ -161,11 +159,16 @@ pub struct Store {
 #[derive(Debug, Default)]
 struct Known {
     kinds: HashMap<Kind, OfKind>,
-    /// What all of it takes.
-    bytes: usize,
+    /// What all of it takes. What would be too much is refused.
+    bytes: Share,
 }
 
 impl Entry {
+    /// The same once the server says that there is none.
+    fn absent(&self) -> Self {
+        Self { absence: Absence::Absent, named: self.named, ..Self::default() }
+    }
+
     /// What it takes, in bytes, beside its name.
     fn bytes(&self, kind: Kind) -> usize {
         let accepted = self.accepted.as_ref();
@@ -177,6 +180,11 @@ impl Entry {
 }
 
 impl Known {
+    /// Whether there is such a resource.
+    fn is(&self, kind: Kind, name: &str, such: impl FnOnce(&Entry) -> bool) -> bool {
+        self.kinds.get(&kind).and_then(|of| of.entries.get(name)).is_some_and(such)
+    }
+
     /// Changes one resource, which is made if it is not there.
     fn change(&mut self, kind: Kind, name: &Arc<str>, change: impl FnOnce(&mut Entry)) {
         let entry = self.kinds.entry(kind).or_default().entries.entry(name.clone()).or_insert_with(|| {
@@ -194,6 +202,12 @@ impl Known {
         self.bytes -= entry.bytes(kind);
         change(entry);
         self.bytes += entry.bytes(kind);
+    }
+
+    /// Forgets one.
+    fn forget(&mut self, kind: Kind, name: &str) {
+        let gone = self.kinds.get_mut(&kind).and_then(|of| of.entries.remove(name));
+        self.bytes -= gone.map_or(0, |entry| name.len() + entry.bytes(kind));
     }
 
     /// Forgets those for which `keep` does not hold.
@@ -227,15 +241,16 @@ pub(super) struct Content {
 
 impl Default for Store {
     fn default() -> Self {
-        Self::of_at_most(MOST)
+        Self::within(Budget::default())
     }
 }
 
 impl Store {
-    /// One whose resources may take so many bytes.
-    pub fn of_at_most(bytes: usize) -> Self {
+    /// One whose resources may take what is left of a budget.
+    pub fn within(budget: Budget) -> Self {
+        let known = Known { bytes: Share::of(budget), ..Known::default() };
         let [followed, answered] = [false; 2].map(AtomicBool::new);
-        Self { known: Mutex::default(), most: bytes, followed, answered, shared: None }
+        Self { known: Mutex::new(known), followed, answered, shared: None }
     }
 
     /// The same, of which others may have the same resources.
@@ -298,7 +313,7 @@ impl Store {
     /// What a response changes; none: it would take too much, for the reason given.
     pub(super) fn changes(&self, kind: Kind, content: Content, origin: Origin) -> Result<Update, String> {
         let mut known = self.known.lock();
-        let bytes = known.bytes;
+        let budget = known.bytes.budget().clone();
         let of = known.kinds.entry(kind).or_default();
         let Content { version, resources, mut removed, whole, .. } = content;
         let (mut added, mut unchanged) = (Vec::new(), Vec::new());
@@ -324,9 +339,11 @@ impl Store {
                 }
             }
         }
-        if bytes + more > self.most {
-            let most = self.most >> 20;
-            return Err(format!("resources of this server would take more than {most} MiB (--discovery-memory-mib)"));
+        if budget.is_exceeded_by(more) {
+            let most = budget.most() >> 20;
+            return Err(format!(
+                "resources of management servers would take more than {most} MiB (--discovery-memory-mib)"
+            ));
         }
         if whole {
             // Those that were asked for and never came are told so once.
@@ -369,7 +386,7 @@ impl Store {
             let why = all.or_else(|| reasons.get(&*resource.name).copied());
             known.change(kind, &resource.name, |entry| match why {
                 Some(why) => entry.refused = rejected(resource, why),
-                None if resource.is_absent() => *entry = Entry { absence: Absence::Absent, ..Entry::default() },
+                None if resource.is_absent() => *entry = entry.absent(),
                 None => {
                     let accepted = Accepted {
                         body: resource.body.clone(),
@@ -378,7 +395,7 @@ impl Store {
                         origin: update.origin,
                         fleeting: resource.ttl.is_some(),
                     };
-                    *entry = Entry { accepted: Some(accepted), ..Entry::default() };
+                    *entry = Entry { accepted: Some(accepted), named: entry.named, ..Entry::default() };
                 }
             });
         }
@@ -400,7 +417,13 @@ impl Store {
             });
         }
         for name in &update.removed {
-            known.change_known(kind, name, |entry| *entry = Entry { absence: Absence::Absent, ..Entry::default() });
+            known.change_known(kind, name, |entry| *entry = entry.absent());
+        }
+        let gone = |entry: &Entry| !entry.named && *entry == entry.absent();
+        for name in &update.removed {
+            if known.is(kind, name, gone) {
+                known.forget(kind, name);
+            }
         }
     }
 
@@ -411,7 +434,7 @@ impl Store {
 
     /// A resource is asked for; one that is known stays what it is.
     pub(super) fn requested(&self, kind: Kind, name: &Arc<str>) {
-        self.known.lock().change(kind, name, |_| {});
+        self.known.lock().change(kind, name, |entry| entry.named = true);
     }
 
     /// Everything of a type is asked for, or no longer.
@@ -441,15 +464,14 @@ impl Store {
 
     /// Nobody is interested in a resource any more.
     pub(super) fn forget(&self, kind: Kind, name: &str) {
-        let mut known = self.known.lock();
-        let gone = known.kinds.get_mut(&kind).and_then(|of| of.entries.remove(name));
-        known.bytes -= gone.map_or(0, |entry| name.len() + entry.bytes(kind));
+        self.known.lock().forget(kind, name);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xds::budget::MOST;
 
     fn resource(name: &str, body: Bytes) -> Resource {
         Resource { name: name.into(), version: "1".into(), body, ttl: None, aliases: Vec::new() }
@@ -462,7 +484,7 @@ mod tests {
     #[test]
     fn what_it_takes_is_known_and_what_would_be_too_much_is_refused() {
         let store = Store::default();
-        let bytes = || store.known.lock().bytes;
+        let bytes = || store.known.lock().bytes.bytes();
         let now = SystemTime::UNIX_EPOCH;
         let take = |content: Content, verdict: &Result<(), Refused>| {
             let update = store.changes(Kind::Cluster, content, Origin::Server).unwrap();
@@ -483,9 +505,8 @@ mod tests {
         let large = Bytes::from(vec![0; MOST / 32 - 4096]);
         let several = (0..4).map(|number| resource(&number.to_string(), large.clone()));
         let refused = store.changes(Kind::Cluster, content(several), Origin::Server).unwrap_err();
-        assert_eq!(refused, "resources of this server would take more than 2048 MiB (--discovery-memory-mib)");
+        assert_eq!(refused, "resources of management servers would take more than 2048 MiB (--discovery-memory-mib)");
         take(Content { removed: vec!["a".into()], ..Content::default() }, &Ok(()));
-        assert_eq!(bytes(), both - 1);
         store.retain(Kind::Cluster, |name| name == "b");
         assert_eq!(bytes(), 1 + EACH + 1 + weight(Kind::Cluster, 0));
         store.retain(Kind::Cluster, |_| false);

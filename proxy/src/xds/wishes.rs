@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -48,6 +48,10 @@ pub(super) struct Wishes {
     noted: Mutex<Vec<Wish>>,
     news: Notify,
     numbers: AtomicU64,
+    /// How many subscriptions there are.
+    subscribed: AtomicUsize,
+    /// Told when there is none left.
+    emptied: Notify,
 }
 
 impl Wishes {
@@ -84,6 +88,7 @@ impl Handle {
     /// again: it is in the [`store`](Self::store).
     pub fn subscribe(&self, kind: Kind, name: Option<Arc<str>>, options: Options) -> Subscription {
         let number = self.wishes.numbers.fetch_add(1, Ordering::Relaxed);
+        self.wishes.subscribed.fetch_add(1, Ordering::Relaxed);
         self.wishes.note(Wish::Subscribe { number, kind, name, options });
         Subscription { number, wishes: self.wishes.clone() }
     }
@@ -92,6 +97,24 @@ impl Handle {
     pub fn hold(&self, kind: Kind) -> Hold {
         self.wishes.note(Wish::Hold(kind));
         Hold { kind, wishes: self.wishes.clone() }
+    }
+
+    /// Whether there is a subscription.
+    pub fn is_wanted(&self) -> bool {
+        self.wishes.subscribed.load(Ordering::Relaxed) > 0
+    }
+
+    /// Resolves once there has been no subscription for so long.
+    pub async fn unwanted(&self, patience: Duration) {
+        loop {
+            while self.is_wanted() {
+                self.wishes.emptied.notified().await;
+            }
+            tokio::time::sleep(patience).await;
+            if !self.is_wanted() {
+                return;
+            }
+        }
     }
 
     /// What is known of its resources.
@@ -115,6 +138,9 @@ impl fmt::Debug for Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.wishes.note(Wish::Unsubscribe(self.number));
+        if self.wishes.subscribed.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.wishes.emptied.notify_one();
+        }
     }
 }
 
@@ -133,5 +159,34 @@ impl fmt::Debug for Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.wishes.note(Wish::Release(self.kind));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_is_unwanted_once_there_was_no_subscription_for_a_while() {
+        let handle = Handle::new(Arc::default());
+        let patience = Duration::from_secs(10);
+        let subscribe = || handle.subscribe(Kind::Secret, Some("a".into()), Options::default());
+        let first = subscribe();
+        let unwanted = tokio::time::timeout(2 * patience, handle.unwanted(patience));
+        assert!(unwanted.await.is_err() && handle.is_wanted());
+        drop(first);
+        let again = async {
+            tokio::time::sleep(patience / 2).await;
+            let second = subscribe();
+            tokio::time::sleep(patience).await;
+            drop(second);
+            tokio::time::Instant::now()
+        };
+        let unwanted = async {
+            handle.unwanted(patience).await;
+            tokio::time::Instant::now()
+        };
+        let (dropped, over) = tokio::join!(again, unwanted);
+        assert_eq!(over - dropped, patience);
     }
 }

@@ -18,6 +18,10 @@ use crate::error::{ConfigError, Segment};
 pub(crate) use rules::Rules;
 pub use unknown::UnknownFields;
 
+/// So many messages may be within one another: what looks at them is called within itself, and in each `Any` protobuf's limit
+/// on nesting begins anew.
+const MOST_NESTED: usize = 256;
+
 impl Rules {
     /// Checks `message` and everything in it.
     pub fn check(&self, message: &DynamicMessage) -> Result<(), ConfigError> {
@@ -26,9 +30,17 @@ impl Rules {
 
     /// The same, and notes the fields that the message or one in it does not have.
     pub fn check_noting(&self, message: &DynamicMessage, found: &mut Vec<UnknownFields>) -> Result<(), ConfigError> {
+        self.walk(message, found, 0)
+    }
+
+    /// The same of a message within so many others.
+    fn walk(&self, message: &DynamicMessage, found: &mut Vec<UnknownFields>, within: usize) -> Result<(), ConfigError> {
+        if within == MOST_NESTED {
+            return Err(ConfigError::new(format!("nested deeper than {MOST_NESTED} messages")));
+        }
         let descriptor = message.descriptor();
         match descriptor.full_name() {
-            "google.protobuf.Any" => return self.any(message, found),
+            "google.protobuf.Any" => return self.any(message, found, within),
             // Envoy refuses them wherever it reads a duration, with or without a rule.
             "google.protobuf.Duration" if time::duration_nanos(message) < 0 => {
                 return Err(ConfigError::new("must not be negative"));
@@ -56,7 +68,7 @@ impl Rules {
         for (field, value) in message.fields() {
             if !rules.skipped.contains(&field.number()) {
                 let before = found.len();
-                self.inside(value, found).map_err(|error| error.in_field(field.name()))?;
+                self.inside(value, found, within).map_err(|error| error.in_field(field.name()))?;
                 unknown::within(&mut found[before..], field.name());
             }
         }
@@ -64,18 +76,19 @@ impl Rules {
     }
 
     /// Messages inside a field's value.
-    fn inside(&self, value: &Value, found: &mut Vec<UnknownFields>) -> Result<(), ConfigError> {
+    fn inside(&self, value: &Value, found: &mut Vec<UnknownFields>, within: usize) -> Result<(), ConfigError> {
         match value {
-            Value::Message(inner) => self.check_noting(inner, found),
+            Value::Message(inner) => self.walk(inner, found, within + 1),
             Value::List(items) => {
                 for (index, item) in items.iter().enumerate() {
-                    self.inside(item, found).map_err(|error| error.inside(Segment::Index(index)))?;
+                    self.inside(item, found, within).map_err(|error| error.inside(Segment::Index(index)))?;
                 }
                 Ok(())
             }
             Value::Map(entries) => {
                 for (key, value) in entries {
-                    self.inside(value, found).map_err(|error| error.inside(Segment::Key(check::shown_key(key))))?;
+                    self.inside(value, found, within)
+                        .map_err(|error| error.inside(Segment::Key(check::shown_key(key))))?;
                 }
                 Ok(())
             }
@@ -84,14 +97,14 @@ impl Rules {
     }
 
     /// What an `Any` holds, if its type is known: who wants it has to refuse unknown ones.
-    fn any(&self, any: &DynamicMessage, found: &mut Vec<UnknownFields>) -> Result<(), ConfigError> {
+    fn any(&self, any: &DynamicMessage, found: &mut Vec<UnknownFields>, within: usize) -> Result<(), ConfigError> {
         let descriptors = any.descriptor();
         let any: prost_types::Any = any.transcode_to().map_err(|error| ConfigError::new(error.to_string()))?;
         let known = descriptors.parent_pool().get_message_by_name(crate::type_name(&any));
         let Some(descriptor) = known else { return Ok(()) };
         let inner = DynamicMessage::decode(descriptor, &any.value[..])
             .map_err(|error| ConfigError::new(format!("is not a {}: {error}", crate::type_name(&any))))?;
-        self.check_noting(&inner, found)
+        self.walk(&inner, found, within + 1)
     }
 }
 

@@ -44,3 +44,31 @@ fn fields_that_a_type_lacks_are_told_with_their_place() {
         "type envoy.config.endpoint.v3.ClusterLoadAssignment(root.load_assignment) with unknown field set {2000}";
     assert_eq!(found(&bytes), [own, of_inner]);
 }
+
+#[test]
+fn messages_within_any_after_any_are_refused_beyond_a_limit() {
+    use prost::Message;
+
+    use crate::envoy::config::{
+        cluster::v3::Cluster,
+        core::v3::{TransportSocket, transport_socket::ConfigType},
+    };
+    use crate::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport as Proxied;
+
+    let nested = |times: usize| {
+        let mut socket = TransportSocket { name: "innermost".into(), config_type: None };
+        for _ in 0..times {
+            let value = Proxied { transport_socket: Some(socket), ..Proxied::default() }.encode_to_vec();
+            let name = "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
+            let config = prost_types::Any { type_url: format!("type.googleapis.com/{name}"), value };
+            socket = TransportSocket { name: "t".into(), config_type: Some(ConfigType::TypedConfig(config)) };
+        }
+        let cluster = Cluster { name: "a".into(), transport_socket: Some(socket), ..Cluster::default() };
+        crate::validate_encoded::<Cluster>(&cluster.encode_to_vec())
+    };
+    assert!(nested(50).is_ok());
+    for times in [200, 1000] {
+        let error = nested(times).unwrap_err().to_string();
+        assert!(error.ends_with("nested deeper than 256 messages"), "{error}");
+    }
+}

@@ -98,7 +98,7 @@ fn what_never_was_acceptable_is_not_held_at_all() {
     assert_eq!(stream.requests(), ["cds node"]);
     assert_eq!(stream.status(Kind::Cluster, "x"), Some(Status::Nacked));
     assert_eq!(stream.accept(response(Kind::Cluster, "b", &[], &["x"])), "-x");
-    assert_eq!(stream.status(Kind::Cluster, "x"), Some(Status::DoesNotExist));
+    assert_eq!(stream.status(Kind::Cluster, "x"), None);
 }
 
 #[test]
