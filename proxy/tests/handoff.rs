@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockname, listen, socket};
 use prost::Message;
 use tokio::{
@@ -28,7 +27,10 @@ use weir_proto::handoff::v1::{
 };
 use weir_proxy::{
     cluster::Local,
-    config::{tcp::Passthrough, views::Views},
+    config::{
+        tcp::Passthrough,
+        views::{InForce, Views},
+    },
     drain,
     http::pool::Pools,
     intake::{
@@ -195,7 +197,7 @@ impl Proxy {
                 first.into_iter().for_each(|first| first());
                 Worker {
                     index,
-                    views: Views::new([Arc::new(ArcSwap::default())]),
+                    views: Views::new([InForce::at_once(Arc::default())]),
                     passthrough: Arc::new(Passthrough::new(None)),
                     pools: Pools::default(),
                     balancers: Local::default(),

@@ -21,7 +21,12 @@ use tracing::{
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 use weir_proxy::{
     cluster::Local,
-    config::{self, snapshot::Snapshot, tcp::Passthrough, views::Views},
+    config::{
+        self,
+        snapshot::Snapshot,
+        tcp::Passthrough,
+        views::{InForce, Views},
+    },
     drain::Drain,
     http::pool::Pools,
     pod::{Direction, Pod, PodLocal, passing::Passing, stash::Stash},
@@ -121,7 +126,7 @@ impl Proxy {
             let (stats, drain) = (stats.worker(0), drain.clone());
             move || Worker {
                 index: 0,
-                views: Views::new([Arc::new(ArcSwap::from_pointee(snapshot))]),
+                views: Views::new([InForce::at_once(Arc::new(ArcSwap::from_pointee(snapshot)))]),
                 passthrough: Arc::new(Passthrough::new(None)),
                 pools: Pools::default(),
                 balancers: Local::default(),

@@ -1,9 +1,11 @@
 //! Views of namespaces on a node: connections of a namespace's pods go by its own configuration, those of others by the
 //! process's.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, thread, time::Duration};
 
+use weir_proto::envoy::service::discovery::v3::DiscoveryResponse;
 use weir_tests::{
+    ads::{Ads, Listen},
     mesh::{Agent, PodSpec, Proxy},
     net::{Net, Pod},
     poll::wait_for,
@@ -109,4 +111,62 @@ fn pods_of_a_namespace_are_served_by_its_view() {
     let _next = Proxy::start_with_views(&agent, Some(&own), &[("elsewhere", &elsewhere), ("shop", &shop)]);
     wait_for("the end of the former proxy", PATIENCE, || proxy.process.ended().ok_or("it runs"));
     go_to([(&shopper, "two", "shop"), (&teller, "one", "one"), (&other, "elsewhere", "one")]);
+}
+
+/// A bootstrap that follows a server at this socket, and waits for its answers for a moment only.
+fn follows(socket: &Path) -> String {
+    let from = "{ ads: {}, resource_api_version: V3, initial_fetch_timeout: 0.2s }";
+    format!(
+        r#"node: {{ id: bank-1, cluster: test }}
+dynamic_resources:
+  ads_config: {{ api_type: GRPC, transport_api_version: V3, grpc_services: [ {{ envoy_grpc: {{ cluster_name: xds }} }} ] }}
+  cds_config: {from}
+  lds_config: {from}
+static_resources:
+  clusters:
+  - name: xds
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{ http2_protocol_options: {{}} }}
+    load_assignment: {{ cluster_name: xds, endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ pipe: {{ path: {socket:?} }} }} }} }} ] }} ] }}
+"#
+    )
+}
+
+#[test]
+fn connections_wait_for_a_view_that_has_never_heard_of_its_listeners() {
+    let mut net = Net::new();
+    let node = net.node("a");
+    let [teller, other, web] = ["teller", "other", "web"].map(|name| node.pod(name));
+    let _web = Nginx::start(&web, 8080, "location / { return 200 application; }");
+    let directory = tempfile::tempdir().expect("a directory of this test");
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).expect("a directory of this test");
+    let socket = directory.path().join("ads");
+    let pods = [PodSpec::of(&teller).namespace("bank"), PodSpec::of(&other).namespace("elsewhere")];
+    let agent = Agent::start(&node, &pods);
+    let own = bootstrap(&[], web.v4(8080));
+    let _proxy = Proxy::start_with_views(&agent, Some(&own), &[("bank", &follows(&socket))]);
+    agent.wait_enrolled(&pods.each_ref());
+    let url = format!("http://{}/", web.v4(8080));
+    let answered = |pod: &Pod, wanted: &str| {
+        let answer = get(pod, &url);
+        assert!(answer.text.ends_with(&format!("\r\n\r\n{wanted}")), "{} got: {}", pod.name(), answer.text);
+    };
+    // Nobody else is held up.
+    answered(&other, "application");
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| answered(&teller, "bank"));
+        let inside = listener("OUTBOUND", &web.ipv4.to_string(), 8080, &says("bank"));
+        let kind = "type.googleapis.com/envoy.config.listener.v3.Listener";
+        let inside = inside.replacen("- name", &format!("- \"@type\": {kind}\n    name"), 1);
+        let response: DiscoveryResponse =
+            weir_proto::from_yaml_unvalidated(&format!("resources:{inside}\n")).expect("a listener");
+        let ads = Ads::start(Listen::Pipe(socket.clone())).expect("a server");
+        // The proxy is nobody by then.
+        fs::set_permissions(&socket, PermissionsExt::from_mode(0o777)).expect("its socket");
+        ads.put(response.resources);
+        waiting.join().expect("the listener's answer");
+        answered(&teller, "bank");
+    });
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -19,6 +20,7 @@ use crate::{
         snapshot::Snapshot,
     },
     dynamic::resources::Resources,
+    intake::claims,
     options::{Options, ViewFile},
     runtime::Runtime,
     telemetry::stats::Store,
@@ -132,7 +134,8 @@ pub fn load(options: &Options) -> Result<Loaded, Error> {
     let names = view_names(&options.views)?;
     let mut loaded = build(bootstrap, options, names).map_err(|error| place(&given, &error))?;
     for (file, (id, name)) in options.views.iter().zip(loaded.names.clone().all().skip(1)) {
-        let view = load_view(file, id, name, &loaded)?;
+        let for_pods = options.source.handoff.is_some();
+        let view = load_view(file, (id, name), for_pods, &loaded)?;
         loaded.others.push(view);
     }
     Ok(loaded)
@@ -148,13 +151,18 @@ fn view_names(files: &[ViewFile]) -> Result<ViewNames, Error> {
 }
 
 /// Loads a view beside those that are loaded.
-fn load_view(file: &ViewFile, id: ViewId, name: Option<&Arc<str>>, loaded: &Loaded) -> Result<LoadedView, Error> {
+fn load_view(
+    file: &ViewFile,
+    (id, name): (ViewId, Option<&Arc<str>>),
+    for_pods: bool,
+    loaded: &Loaded,
+) -> Result<LoadedView, Error> {
     let unreadable = |error: Error| Error::View { name: file.name.clone(), why: error.to_string() };
     let given = [Given::read(&file.path).map_err(unreadable)?];
     let bootstrap = read_and_merge(&given)?;
     let build = || {
         let stats = loaded.stats.of_view(&file.name);
-        let built = config::of_view(&bootstrap, &stats.root(), id, &loaded.own.converter)?;
+        let built = config::of_view(&bootstrap, &stats.root(), id, &loaded.own.converter, for_pods)?;
         refuse_twins(&built.snapshot, loaded)?;
         let resources = Resources::read(&bootstrap)?;
         Ok((stats, built, resources))
@@ -170,7 +178,8 @@ fn refuse_twins(snapshot: &Snapshot, loaded: &Loaded) -> Result<(), config::Erro
     for (index, listener) in snapshot.listeners().iter().enumerate() {
         for view in loaded.views() {
             for other in view.snapshot.listeners() {
-                if let Some(address) = listener.bound_at().find(|address| other.bound_at().any(|one| one == *address)) {
+                let overlaps = |one: &SocketAddr| listener.bound_at().any(|address| claims::overlap(one, &address));
+                if let Some(address) = other.bound_at().find(overlaps) {
                     let of =
                         view.name.as_ref().map_or("of the process".to_owned(), |name| format!("of the view {name}"));
                     let address = NamedAddress::text(&address);

@@ -26,7 +26,7 @@ use crate::{
         views::{Followed, Served, log_files},
     },
     cluster::{self, Local, Start},
-    config::{cell, reload, tcp::Passthrough, views::Views},
+    config::{reload, tcp::Passthrough, views::Views},
     drain::Drain,
     dynamic::{Following, Setup, endpoint_files, files::Files},
     http::pool::Pools,
@@ -50,7 +50,7 @@ use crate::{
     },
     view::{ViewId, ViewNames},
     worker::{self, Worker, Workers},
-    xds::{saved::Directory, shared::Bodies},
+    xds::{budget::Budget, saved::Directory, shared::Bodies},
 };
 
 /// What the admin server may ask for while the control thread is busy; more is not heard.
@@ -100,7 +100,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     if !follows {
         lifecycle.initializing();
     }
-    let views = Views::new(served.iter().map(|view| view.snapshot.clone()));
+    let views = Views::new(served.iter().map(Served::in_force));
     let passthrough = Arc::new(Passthrough::new(passthrough_log.as_ref()));
     let workers = (0..options.workers()).map(|index| {
         let passthrough = passthrough.clone();
@@ -119,6 +119,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     let _claims: Vec<_> = served.iter().zip(bound).flat_map(|(view, bound)| view.put_all(&listening, bound)).collect();
     let starts = Queue::default();
     let bodies = (served.len() > 1).then(Bodies::default);
+    let discovery_memory = Budget::of(options.discovery_memory());
     let setup = |(view, followed): (&Served, Option<Followed>)| {
         let Followed { resources, converter } = followed?;
         Some(Setup {
@@ -128,12 +129,13 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
             converter,
             cells: view.cells.clone(),
             snapshot: view.snapshot.clone(),
+            gate: view.gate.clone(),
             listening: listening.clone(),
             lifecycle: lifecycle.clone(),
             stats: view.stats.clone(),
             clusters: starts.clone(),
             drain_time: options.envoy_drain_time(),
-            discovery_memory: options.discovery_memory(),
+            discovery_memory: discovery_memory.clone(),
             bodies: bodies.clone(),
             state_dir: options.state_dir.as_deref().map(|directory| view.state_dir(directory)),
         })
@@ -285,7 +287,6 @@ impl Control<'_> {
                 return Ok(());
             }
         }
-        self.lifecycle.live();
         let flushing = self.flush_regularly();
         let end = tokio::select! {
             name = signals.end(&self.reopener) => End::Signal(name),
@@ -390,7 +391,8 @@ impl Control<'_> {
         self.server_stats.listeners_stopped(stopped as u64);
     }
 
-    /// Reads files, resolves names, waits for what is followed, then accepts: from what was bound and from the agent's pods.
+    /// Reads files, resolves names, waits for what the process's own view follows, then accepts: from what was bound and from
+    /// the agent's pods. Connections of the other views wait for those.
     async fn start(
         &self,
         status: watch::Sender<Status>,
@@ -406,15 +408,12 @@ impl Control<'_> {
             tokio::task::spawn_local(reload::follow(snapshot.reloadable().collect()));
         }
         let discovery = cluster::start(clusters, endpoint_files::follow).await?;
-        let initialized = self.following.borrow_mut().as_mut().map(|following| {
+        if let Some(following) = &mut *self.following.borrow_mut() {
             following.begin();
-            following.initialized()
-        });
-        if let Some(initialized) = initialized {
-            initialized.await;
         }
-        for view in &self.served {
-            cell::settled(&view.cells.all()).await;
+        let own = self.served.iter().filter(|view| view.id == ViewId::OWN);
+        for view in own {
+            self.started(view).await;
         }
         self.listening.start().await?;
         if let Some(path) = &self.options.source.handoff {
@@ -430,8 +429,33 @@ impl Control<'_> {
             let client = Client::new(path, self.generation, pods, needed, passing_on, stats, status);
             tokio::task::spawn_local(client.when(superseded).run(drain));
         }
+        self.live_once_all_started();
         tracing::info!(workers = self.workers.len(), version = env!("CARGO_PKG_VERSION"), "serving");
         Ok(discovery)
+    }
+
+    /// Resolves once a view has what it starts with, and connections are let in.
+    fn started(&self, view: &Served) -> impl Future<Output = ()> + use<> {
+        let initialized = self.following.borrow().as_ref().map(|following| following.initialized(view.id));
+        view.start(async move {
+            if let Some(initialized) = initialized {
+                initialized.await;
+            }
+        })
+    }
+
+    /// The process is ready once every view is.
+    fn live_once_all_started(&self) {
+        let others = self.served.iter().filter(|view| view.id != ViewId::OWN);
+        let others: Vec<_> = others.map(|view| self.started(view)).collect();
+        let lifecycle = self.lifecycle.clone();
+        if others.is_empty() {
+            return lifecycle.live();
+        }
+        tokio::task::spawn_local(async move {
+            futures_util::future::join_all(others).await;
+            lifecycle.live();
+        });
     }
 
     /// Resolves once nothing is accepted any more and no connection is open.

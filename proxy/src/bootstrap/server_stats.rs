@@ -153,7 +153,7 @@ impl ServerStats {
 
 /// Of any view's certificates.
 fn days_until_first_expires(views: &Views) -> u64 {
-    let days = views.all().iter().filter_map(|snapshot| certs::days_until_first_expires(&snapshot.load()));
+    let days = views.all().filter_map(|snapshot| certs::days_until_first_expires(&snapshot.load()));
     days.min().unwrap_or(NO_CERTIFICATE)
 }
 

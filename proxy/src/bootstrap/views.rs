@@ -9,16 +9,17 @@ use super::config::LoadedView;
 use crate::{
     admin,
     config::{
-        cell::{Feeder, Registry, Source},
+        cell::{self, Feeder, Registry, Source},
         cluster::{Cluster, Discovery, DnsCaches},
         convert::Converter,
         listener::Terminal,
         snapshot::Snapshot,
+        views::InForce,
     },
     dynamic::{Following, resources::Resources},
     intake::{bound::BoundListener, claims::Claim, listening::Listening},
     telemetry::{stats::Store, writer::LogFile},
-    view::ViewId,
+    view::{Gate, ViewId},
 };
 
 /// A view that is served.
@@ -29,6 +30,8 @@ pub(super) struct Served {
     pub(super) name: Option<Arc<str>>,
     /// The configuration in force.
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
+    /// What connections wait for.
+    pub(super) gate: Arc<Gate>,
     pub(super) cells: Arc<Registry>,
     bootstrap: Arc<Bootstrap>,
     pub(super) stats: Store,
@@ -48,7 +51,8 @@ impl Served {
         let LoadedView { id, name, snapshot, stats, resources, converter, bootstrap, cells, dns_caches, .. } = loaded;
         let follows = !resources.is_empty() || follows_by_name(&snapshot, &cells);
         let (snapshot, bootstrap) = (Arc::new(ArcSwap::from_pointee(snapshot)), Arc::new(bootstrap));
-        let served = Self { id, name, snapshot, cells, bootstrap, stats, dns_caches };
+        let gate = Arc::new(Gate::closed(resources.follows_listeners()));
+        let served = Self { id, name, snapshot, gate, cells, bootstrap, stats, dns_caches };
         (served, follows.then_some(Followed { resources, converter }))
     }
 
@@ -62,6 +66,21 @@ impl Served {
         }
         // No two views have bound the same: else they would not have been loaded.
         snapshot.listeners().iter().filter_map(|listener| listening.claim(self.id, listener).ok()).collect()
+    }
+
+    /// The configuration that workers serve by.
+    pub(super) fn in_force(&self) -> InForce {
+        InForce { name: self.name.clone(), snapshot: self.snapshot.clone(), gate: self.gate.clone() }
+    }
+
+    /// Lets connections in once what it starts with is there, which `initialized` waits for, and what files say.
+    pub(super) fn start<F: Future<Output = ()>>(&self, initialized: F) -> impl Future<Output = ()> + use<F> {
+        let (cells, gate) = (self.cells.clone(), self.gate.clone());
+        async move {
+            initialized.await;
+            cell::settled(&cells.all()).await;
+            gate.start();
+        }
     }
 
     /// Where what it accepts is kept, below the process's directory.

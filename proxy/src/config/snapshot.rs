@@ -19,6 +19,23 @@ use crate::pod::Direction;
 pub struct Snapshot {
     listeners: Arc<Listeners>,
     clusters: Arc<Clusters>,
+    lacks: Lacks,
+}
+
+/// In which directions there is to be a listener that was refused, so that none is in its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lacks {
+    /// Of connections that pods open.
+    pub outbound: bool,
+    /// Of connections to them.
+    pub inbound: bool,
+}
+
+impl Lacks {
+    /// Adds what another one lacks.
+    pub fn and(self, other: Self) -> Self {
+        Self { outbound: self.outbound || other.outbound, inbound: self.inbound || other.inbound }
+    }
 }
 
 /// Clusters by name.
@@ -110,9 +127,18 @@ impl Snapshot {
         Self { clusters: Arc::new(clusters), ..self.clone() }
     }
 
-    /// The same with these listeners.
-    pub fn with_listeners(&self, listeners: Vec<Arc<Listener>>) -> Self {
-        Self { listeners: Arc::new(Listeners::new(listeners)), ..self.clone() }
+    /// The same with these listeners, and without those that were refused.
+    pub fn with_listeners(&self, listeners: Vec<Arc<Listener>>, lacks: Lacks) -> Self {
+        Self { listeners: Arc::new(Listeners::new(listeners)), lacks, ..self.clone() }
+    }
+
+    /// Whether a listener that is not there might have had a redirected connection that no other one has: then nobody knows
+    /// what it may do.
+    pub fn lacks(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Outbound => self.lacks.outbound,
+            Direction::Inbound => self.lacks.inbound,
+        }
     }
 
     /// All listeners, in the order of the configuration.
@@ -239,7 +265,9 @@ mod tests {
         let second = first.with_clusters(clusters);
         assert!(Arc::ptr_eq(second.cluster("a").unwrap(), &other_a) && Arc::ptr_eq(&second.listeners()[0], &catch));
         assert!(matches!(&members()[..], [one, two] if Arc::ptr_eq(one, &other_a) && Arc::ptr_eq(two, &b)));
-        let third = second.with_listeners(Vec::new());
+        let third = second.with_listeners(Vec::new(), Lacks { inbound: true, ..Lacks::default() });
         assert!(third.listener("catch").is_none() && Arc::ptr_eq(&third.clusters, &second.clusters));
+        assert!(third.lacks(Direction::Inbound) && !third.lacks(Direction::Outbound));
+        assert!(third.with_clusters(Clusters::new()).lacks(Direction::Inbound));
     }
 }

@@ -10,6 +10,7 @@ use std::{
     time::SystemTime,
 };
 
+use bytes::Bytes;
 use weir_proto::envoy::config::{cluster::v3 as proto, endpoint::v3::ClusterLoadAssignment};
 
 use super::{
@@ -57,6 +58,8 @@ struct One {
     /// None: it is of the bootstrap.
     version: Option<Version>,
     stage: Stage,
+    /// The endpoints that it was given last, encoded: its successor has them if none come for that.
+    given: Option<Bytes>,
     /// What it names and comes by itself.
     cells: Vec<Arc<dyn Feed>>,
     _endpoints: Option<Subscription>,
@@ -147,6 +150,7 @@ impl Clusters {
                 cluster,
                 version: None,
                 stage: Stage::Endpoints,
+                given: None,
                 _endpoints: Some(subscription),
                 cells: Vec::new(),
                 _running: None,
@@ -252,6 +256,7 @@ impl Clusters {
             number,
             version: Some(version.clone()),
             stage: if assignments.is_some() { Stage::Endpoints } else { Stage::Running },
+            given: None,
             _endpoints: subscription,
             cells,
             _running: None,
@@ -281,12 +286,16 @@ impl Clusters {
         }
         let handle = common.sources.handle(&assignments.source, Kind::LoadAssignment, None);
         let Some(accepted) = handle.store().accepted(Kind::LoadAssignment, &assignments.service) else { return };
-        if let Ok(message) = read::message::<ClusterLoadAssignment>(&accepted.body) {
-            // They were good for another; if they are not for this one, better ones are waited for.
-            if self.give(number, &message).is_ok() {
-                self.has_endpoints(common, number);
-            }
+        // They were good for another; if they are not for this one, better ones are waited for.
+        if self.give_encoded(number, &accepted.body) {
+            self.has_endpoints(common, number);
         }
+    }
+
+    /// Whether they were taken.
+    fn give_encoded(&mut self, number: u64, body: &Bytes) -> bool {
+        let message = read::message::<ClusterLoadAssignment>(body);
+        message.is_ok_and(|message| self.give(number, body, &message).is_ok())
     }
 
     fn one(&mut self, number: u64) -> Option<&mut One> {
@@ -294,11 +303,11 @@ impl Clusters {
         self.known.get_mut(name)?.numbered(number)
     }
 
-    fn give(&mut self, number: u64, message: &ClusterLoadAssignment) -> Result<(), String> {
-        match self.one(number) {
-            Some(one) => endpoints::apply(&one.cluster, message),
-            None => Ok(()),
-        }
+    fn give(&mut self, number: u64, body: &Bytes, message: &ClusterLoadAssignment) -> Result<(), String> {
+        let Some(one) = self.one(number) else { return Ok(()) };
+        endpoints::apply(&one.cluster, message)?;
+        one.given = Some(body.clone());
+        Ok(())
     }
 
     /// Takes endpoints.
@@ -306,7 +315,8 @@ impl Clusters {
         let mut refused = Vec::new();
         for (resource, message) in read::messages::<ClusterLoadAssignment>(&update.added)? {
             let numbers = self.assigned.of(source, &resource.name);
-            let given = message.and_then(|message| numbers.iter().try_for_each(|number| self.give(*number, &message)));
+            let given = message
+                .and_then(|message| numbers.iter().try_for_each(|number| self.give(*number, &resource.body, &message)));
             if let Err(why) = given {
                 refused.push((resource.name.clone(), why));
             }
@@ -316,10 +326,7 @@ impl Clusters {
             for number in self.assigned.of(source, &resource.name) {
                 let Some(one) = self.one(number) else { continue };
                 one.cluster.stats.inc(one.cluster.stats.update_no_rebuild);
-                if one.stage == Stage::Endpoints
-                    && let Ok(message) = read::message(&resource.body)
-                    && self.give(number, &message).is_ok()
-                {
+                if one.stage == Stage::Endpoints && self.give_encoded(number, &resource.body) {
                     self.has_endpoints(common, number);
                 }
             }
@@ -336,10 +343,24 @@ impl Clusters {
         read::verdict(refused)
     }
 
-    /// Endpoints did not come in time.
+    /// Endpoints did not come in time: a cluster that takes the place of another has those of that one.
     pub(super) fn unassigned(&mut self, common: &mut Common, source: &Source, name: &Arc<str>) {
         for number in self.assigned.of(source, name) {
+            if let Some(body) = self.given_before(number, name) {
+                self.give_encoded(number, &body);
+            }
             self.has_endpoints(common, number);
+        }
+    }
+
+    /// The endpoints of the cluster in force that one which waits for `service` is to replace, if that has the same.
+    fn given_before(&self, number: u64, service: &Arc<str>) -> Option<Bytes> {
+        let known = self.known.get(self.names.get(&number)?)?;
+        let waits = known.warming.as_ref().is_some_and(|one| one.number == number && one.stage == Stage::Endpoints);
+        let active = known.active.as_ref().filter(|_| waits)?;
+        match &active.cluster.discovery {
+            Discovery::Eds(assignments) if assignments.service == *service => active.given.clone(),
+            _ => None,
         }
     }
 

@@ -10,7 +10,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use weir_proto::envoy::config::listener::v3 as proto;
+use hashbrown::HashMap;
+use weir_proto::envoy::config::{core::v3::TrafficDirection, listener::v3 as proto};
 
 use super::{
     acts::Act,
@@ -25,7 +26,7 @@ use crate::{
     config::{
         convert::Kept,
         listener::{FilterChain, Listener},
-        snapshot::Snapshot,
+        snapshot::{Lacks, Snapshot},
     },
     intake::{
         bound::{self, BoundListener},
@@ -86,6 +87,8 @@ pub(super) struct Listeners {
     active: Vec<One>,
     warming: Vec<Warming>,
     draining: Vec<Draining>,
+    /// Refused ones of which nothing is in force.
+    lacking: HashMap<Arc<str>, Lacks>,
     /// To drain once something else is in force.
     retired: Vec<Arc<FilterChain>>,
     numbers: u64,
@@ -101,6 +104,7 @@ impl Listeners {
             active: Vec::new(),
             warming: Vec::new(),
             draining: Vec::new(),
+            lacking: HashMap::new(),
             retired: Vec::new(),
             numbers: 0,
             listening,
@@ -117,17 +121,37 @@ impl Listeners {
     /// Takes what it can of an update.
     pub(super) fn update(&mut self, common: &mut Common, update: &Update) -> Result<(), Refused> {
         let mut refused = Vec::new();
-        let messages = read::messages::<proto::Listener>(&update.added)?;
         let mut changed = false;
+        let messages = match read::messages::<proto::Listener>(&update.added) {
+            Ok(messages) => messages,
+            Err(why) => {
+                for resource in &update.added {
+                    changed |= self.lack(&resource.name, lacks(None));
+                }
+                if changed {
+                    self.publish(common);
+                }
+                return Err(why);
+            }
+        };
+        if update.whole {
+            let lacking = self.lacking.len();
+            self.lacking.retain(|name, _| update.added.iter().any(|resource| resource.name == *name));
+            changed |= self.lacking.len() < lacking;
+        }
         // An address that one leaves another may take.
         for name in &update.removed {
             changed |= self.remove(common, name);
         }
         for (resource, message) in messages {
+            let lacks = lacks(message.as_ref().ok());
             let taken = message.and_then(|message| self.take(common, resource, &message));
             match taken {
-                Ok(taken) => changed |= taken,
-                Err(why) => refused.push((resource.name.clone(), why)),
+                Ok(taken) => changed |= taken | self.lacking.remove(&resource.name).is_some(),
+                Err(why) => {
+                    changed |= self.lack(&resource.name, lacks);
+                    refused.push((resource.name.clone(), why));
+                }
             }
         }
         if changed {
@@ -135,6 +159,12 @@ impl Listeners {
         }
         self.counts.are(self.in_force(), self.warming.len());
         read::verdict(refused)
+    }
+
+    /// A listener was refused. Whether that changes anything: one of its name that is in force stays.
+    fn lack(&mut self, name: &Arc<str>, lacks: Lacks) -> bool {
+        let there = self.position(name).is_some() || self.fixed.listener(name).is_some();
+        !there && self.lacking.insert(name.clone(), lacks) != Some(lacks)
     }
 
     fn position(&self, name: &str) -> Option<usize> {
@@ -250,6 +280,7 @@ impl Listeners {
     fn put(&mut self, common: &Common, warming: Warming) {
         let Warming { one, bound, in_place, .. } = warming;
         let listener = one.listener.clone();
+        self.lacking.remove(&listener.name);
         self.counts.created(self.listening.teller().workers());
         common.status.show(Kind::Listener, &listener.name, |shown| {
             shown.warming = None;
@@ -280,7 +311,8 @@ impl Listeners {
             self.counts.removed();
             common.status.show(Kind::Listener, name, |shown| (shown.active, shown.warming) = (None, None));
         }
-        let Some(at) = at else { return false };
+        let was_lacking = self.lacking.remove(name).is_some();
+        let Some(at) = at else { return was_lacking };
         let old = self.active.remove(at);
         common.acts.leave(Act::Close(common.view, name.clone()));
         self.retire(common, old, None, false);
@@ -328,7 +360,8 @@ impl Listeners {
     fn publish(&mut self, common: &Common) {
         let fixed = self.fixed.listeners().iter();
         let all: Vec<_> = fixed.chain(self.active.iter().map(|one| &one.listener)).cloned().collect();
-        let next = common.snapshot.load().with_listeners(all);
+        let lacks = self.lacking.values().fold(Lacks::default(), |all, one| all.and(*one));
+        let next = common.snapshot.load().with_listeners(all, lacks);
         common.snapshot.store(Arc::new(next));
         for chain in self.retired.drain(..) {
             if let Some(drain) = &chain.drain {
@@ -336,6 +369,13 @@ impl Listeners {
             }
         }
     }
+}
+
+/// Which connections of pods a listener may have been for; any, if it can't be read.
+fn lacks(message: Option<&proto::Listener>) -> Lacks {
+    let inbound = message.is_none_or(|message| message.traffic_direction() == TrafficDirection::Inbound);
+    let outbound = message.is_none_or(|message| message.traffic_direction() != TrafficDirection::Inbound);
+    Lacks { outbound, inbound }
 }
 
 /// What a listener says of all but its filter chains.

@@ -109,12 +109,14 @@ impl Following {
         }
     }
 
-    /// What resolves once all that the process starts with is there, or was waited for as long as it was to be.
-    pub fn initialized(&self) -> impl Future<Output = ()> + use<> {
-        let all: Vec<_> = self.views.iter().map(|one| one.initialized.clone()).collect();
+    /// What resolves once all that a view starts with is there, or was waited for as long as it was to be. Never, if nobody
+    /// follows it any more.
+    pub fn initialized(&self, view: ViewId) -> impl Future<Output = ()> + use<> {
+        let one = self.views.iter().find(|one| one.view == view).map(|one| one.initialized.clone());
         async move {
-            for mut one in all {
-                let _ = one.wait_for(|initialized| *initialized).await;
+            let Some(mut one) = one else { return };
+            if one.wait_for(|initialized| *initialized).await.is_err() {
+                std::future::pending::<()>().await;
             }
         }
     }

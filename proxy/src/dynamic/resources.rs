@@ -71,6 +71,11 @@ impl Resources {
         self.ads.is_none() && self.clusters.is_none() && self.listeners.is_none()
     }
 
+    /// Whether listeners come from somewhere.
+    pub fn follows_listeners(&self) -> bool {
+        self.listeners.is_some()
+    }
+
     fn everything(&self, bootstrap: &Bootstrap, config: &ConfigSource, at: &str) -> Result<Everything, Error> {
         if let Some(ConfigSourceSpecifier::ApiConfigSource(server)) = &config.config_source_specifier {
             self.server(bootstrap, server, &format!("{at}.api_config_source"))?;

@@ -12,8 +12,8 @@ use crate::{
     lifecycle::Lifecycle,
     queue::Queue,
     telemetry::stats::Store,
-    view::ViewId,
-    xds::shared::Bodies,
+    view::{Gate, ViewId},
+    xds::{budget::Budget, shared::Bodies},
 };
 
 /// What goes with it.
@@ -30,6 +30,8 @@ pub struct Setup {
     pub cells: Arc<Registry>,
     /// The configuration in force, which is that of the bootstrap so far.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Told once its server has said which listeners there are.
+    pub gate: Arc<Gate>,
     /// The listeners.
     pub listening: Arc<Listening>,
     /// Which state the process is in.
@@ -41,7 +43,7 @@ pub struct Setup {
     /// How long connections go on that are of what is no longer in force.
     pub drain_time: Duration,
     /// What the resources of one source may take, in bytes.
-    pub discovery_memory: usize,
+    pub discovery_memory: Budget,
     /// What it has in common with other views; none: there are no others.
     pub bodies: Option<Bodies>,
     /// Where what is accepted is kept; none: nowhere.

@@ -17,11 +17,13 @@ use crate::{
     drain::Drain,
     intake::listening::Listening,
     lifecycle::Lifecycle,
+    pod::Direction,
     queue::Queue,
     telemetry::stats::Store,
-    view::ViewId,
+    view::{Gate, ViewId},
     worker::Teller,
     xds::{
+        budget::Budget,
         kind::Kind,
         update::{Origin, Refused, Resource, Update},
     },
@@ -67,12 +69,13 @@ impl Fixture {
             converter,
             cells,
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            gate: Arc::new(Gate::closed(true)),
             listening: Arc::new(Listening::new(Teller::default(), drain.watch(), drain.watch())),
             lifecycle: Arc::new(Lifecycle::default()),
             stats: stats.clone(),
             clusters: Queue::default(),
             drain_time: Duration::from_secs(600),
-            discovery_memory: usize::MAX,
+            discovery_memory: Budget::of(usize::MAX),
             bodies: None,
             state_dir: None,
         };
@@ -223,6 +226,20 @@ async fn a_cluster_does_without_endpoints_that_do_not_come() {
 }
 
 #[tokio::test]
+async fn a_cluster_that_is_modified_has_the_endpoints_of_before_if_none_come() {
+    let mut fixture = Fixture::new();
+    fixture.update(Kind::Cluster, &[by_ads("a", 1)], &[]).unwrap();
+    fixture.update(Kind::LoadAssignment, &[endpoints("a", 1)], &[]).unwrap();
+    fixture.update(Kind::LoadAssignment, &[], &["a"]).unwrap();
+    for timeout in [2, 3] {
+        fixture.update(Kind::Cluster, &[by_ads("a", timeout)], &[]).unwrap();
+        fixture.view.timed_out(&Source::Ads, Kind::LoadAssignment, Some(&"a".into()));
+        let a = fixture.cluster("a").unwrap();
+        assert_eq!((ports(&a), a.connect_timeout), (vec![1], Duration::from_secs(timeout.into())));
+    }
+}
+
+#[tokio::test]
 async fn the_process_serves_once_clusters_and_then_listeners_were_answered() {
     let mut fixture = Fixture::new();
     fixture.update(Kind::Cluster, &[by_ads("a", 1)], &[]).unwrap();
@@ -254,6 +271,31 @@ async fn what_the_bootstrap_has_stays_and_what_is_bad_is_refused() {
     let twin = fixture.update(Kind::Listener, &[listener("twin", 9, &["1"], "")], &[]).unwrap_err();
     let Refused::Some(twin) = twin else { panic!() };
     assert!(twin[0].1.starts_with("error adding listener: 'twin' has duplicate address '127.0.0.1:9'"), "{twin:?}");
+}
+
+#[tokio::test]
+async fn what_a_refused_listener_may_have_been_for_is_lacking() {
+    let mut fixture = Fixture::new();
+    let lacks = |fixture: &Fixture| {
+        let snapshot = fixture.snapshot();
+        [Direction::Outbound, Direction::Inbound].map(|direction| snapshot.lacks(direction))
+    };
+    let bad = |rest: &str| ("l", format!("name: l, filter_chains: [ {{ {ECHO} }} ]{rest}"));
+    fixture.update(Kind::Listener, &[bad(", traffic_direction: INBOUND")], &[]).unwrap_err();
+    assert_eq!(lacks(&fixture), [false, true]);
+    fixture.update(Kind::Listener, &[bad("")], &[]).unwrap_err();
+    assert_eq!(lacks(&fixture), [true, false]);
+    // What was in force before it was refused stays so.
+    fixture.update(Kind::Listener, &[listener("l", 1, &["1"], "")], &[]).unwrap();
+    assert_eq!(lacks(&fixture), [false, false]);
+    fixture.update(Kind::Listener, &[bad("")], &[]).unwrap_err();
+    assert_eq!(lacks(&fixture), [false, false]);
+    fixture
+        .update(Kind::Listener, &[("m", "name: m, per_connection_buffer_limit_bytes: 1, address: {}".to_owned())], &[])
+        .unwrap_err();
+    assert!(lacks(&fixture).contains(&true));
+    fixture.update(Kind::Listener, &[], &["m"]).unwrap();
+    assert_eq!(lacks(&fixture), [false, false]);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use super::{
     listeners::Listeners,
     resources::Everything,
     setup::Setup,
-    sources::{Follow, Sources},
+    sources::{Follow, Key, Sources},
     status::Status,
     wait::Wait,
 };
@@ -22,6 +22,7 @@ use crate::{
     intake::listening::Listening,
     lifecycle::Lifecycle,
     queue::Queue,
+    view::Gate,
     xds::{
         kind::Kind,
         stats::SubscriptionStats,
@@ -52,6 +53,8 @@ pub(super) struct View {
     cells: Cells,
     init: Init,
     lifecycle: Arc<Lifecycle>,
+    /// Told once it is known which listeners there are.
+    gate: Arc<Gate>,
     initialized: watch::Sender<bool>,
     /// Subscriptions to everything of a type.
     everything: Vec<Subscription>,
@@ -63,7 +66,7 @@ impl View {
     /// One that has asked for nothing yet, and what goes on around it.
     pub(super) fn new(setup: Setup, status: Arc<Status>, initialized: watch::Sender<bool>) -> (Self, Around) {
         let Setup { view, resources, converter, cells, snapshot, listening, .. } = setup;
-        let Setup { lifecycle, stats, clusters, drain_time, discovery_memory, bodies, .. } = setup;
+        let Setup { lifecycle, stats, clusters, drain_time, discovery_memory, bodies, gate, .. } = setup;
         let fixed = snapshot.load_full();
         let around = Around {
             follow: Queue::default(),
@@ -100,6 +103,7 @@ impl View {
             cells: Cells::new(cells),
             init,
             lifecycle,
+            gate,
             initialized,
             everything: Vec::new(),
             publish: around.publish.clone(),
@@ -149,7 +153,11 @@ impl View {
         let taken = match update.kind {
             Kind::Cluster => self.clusters.update(&mut self.common, update),
             Kind::LoadAssignment => self.clusters.assign(&mut self.common, source, update),
-            Kind::Listener => self.listeners.update(&mut self.common, update),
+            Kind::Listener => {
+                let taken = self.listeners.update(&mut self.common, update);
+                self.gate.hear();
+                taken
+            }
             _ => self.cells.update(source, update),
         };
         self.clusters.publish(&mut self.common);
@@ -234,6 +242,11 @@ impl View {
         for (source, name) in self.cells.take_clusters() {
             self.clusters.ask(&mut self.common, &source, name);
         }
+    }
+
+    /// A source is not followed any more: nothing is wanted of it.
+    pub(super) fn forget_source(&mut self, key: &Key) {
+        self.common.sources.forget(key);
     }
 
     /// Puts clusters in force that have become warm meanwhile.

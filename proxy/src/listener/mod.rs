@@ -21,7 +21,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use self::{
@@ -47,34 +47,85 @@ use crate::{
         gate::Gate,
         line::Line,
     },
-    telemetry::stats::{Gauge, Shard},
+    telemetry::stats::{Gauge, Shard, process},
     tls::failure::Failure,
+    view::{Awaited, ViewId},
     wire::{io::Io, named::NamedAddress, seldom::Seldom},
     worker::state::Worker,
 };
 
+/// So long does a connection wait for its view: clients have given up by then, or will have soon.
+const VIEW_PATIENCE: Duration = Duration::from_secs(15);
+
 /// Serves a connection to its end. Boxed: each future on its way would hold a place for it.
 pub async fn serve(worker: Rc<Worker>, downstream: Box<Downstream>) {
     tracing::debug!(connection = downstream.id, "new connection from {}", downstream.peer);
-    let snapshot = worker.snapshot(downstream.view());
-    // No connection keeps the configuration of the moment that it came in.
-    let listener = match &downstream.origin {
-        Origin::Pod { direction, .. } => {
-            let direction = *direction;
-            let listener = snapshot.load().listener_for(direction, downstream.destination);
-            match listener {
-                Some(listener) => Some(listener),
-                None => return Box::pin(pass_through(worker, downstream, direction)).await,
-            }
-        }
-        Origin::Bound { listener: name, .. } | Origin::Within { listener: name, .. } => {
-            snapshot.load().listener(name).cloned()
-        }
-    };
-    match listener {
+    if !admitted(&worker, &downstream).await {
+        return;
+    }
+    match found(&worker, &downstream) {
         // Connections that pass as they are need no room for this.
-        Some(listener) => Box::pin(serve_on(worker, downstream, listener)).await,
-        None => tracing::debug!(origin = ?downstream.origin, "the listener is gone"),
+        Whose::Listener(listener) => Box::pin(serve_on(worker, downstream, listener)).await,
+        Whose::Nobody(direction) => Box::pin(pass_through(worker, downstream, direction)).await,
+        Whose::Refused => {
+            worker.stats.inc(process::VIEW_CX_REFUSED);
+            let (destination, view) = (downstream.destination, downstream.view());
+            tracing::debug!(connection = downstream.id, %destination, "a listener that may be for it was refused");
+            complain(&worker, view, "a listener was refused: connections that no other one is for are closed");
+        }
+        Whose::Gone => tracing::debug!(origin = ?downstream.origin, "the listener is gone"),
+    }
+}
+
+/// What a connection is served by.
+enum Whose {
+    Listener(Arc<Listener>),
+    /// No listener is for what a pod opened, or somebody to it.
+    Nobody(Direction),
+    /// One may be that is not there.
+    Refused,
+    /// It has gone since.
+    Gone,
+}
+
+fn found(worker: &Worker, downstream: &Downstream) -> Whose {
+    let snapshot = worker.snapshot(downstream.view()).load();
+    match &downstream.origin {
+        Origin::Pod { direction, .. } => match snapshot.listener_for(*direction, downstream.destination) {
+            Some(listener) => Whose::Listener(listener),
+            None if snapshot.lacks(*direction) => Whose::Refused,
+            None => Whose::Nobody(*direction),
+        },
+        Origin::Bound { listener: name, .. } | Origin::Within { listener: name, .. } => {
+            snapshot.listener(name).cloned().map_or(Whose::Gone, Whose::Listener)
+        }
+    }
+}
+
+/// Waits until the connection's view is there. Whether it is.
+async fn admitted(worker: &Worker, downstream: &Downstream) -> bool {
+    let view = downstream.view();
+    let awaited = match &downstream.origin {
+        Origin::Pod { .. } => Awaited::Listeners,
+        Origin::Bound { .. } | Origin::Within { .. } => Awaited::Start,
+    };
+    let gate = worker.views.gate(view);
+    if gate.has(awaited) {
+        return true;
+    }
+    tracing::debug!(connection = downstream.id, "waits for its view");
+    let there = Box::pin(tokio::time::timeout(VIEW_PATIENCE, gate.wait(awaited))).await.is_ok();
+    if !there {
+        worker.stats.inc(process::VIEW_CX_REFUSED);
+        complain(worker, view, "nothing was heard of listeners: connections are closed until it is");
+    }
+    there
+}
+
+/// Says once what is wrong with a view.
+fn complain(worker: &Worker, view: ViewId, what: &'static str) {
+    if worker.views.gate(view).may_complain() {
+        tracing::warn!(view = worker.views.name(view), "{what}");
     }
 }
 

@@ -52,12 +52,15 @@ impl Worker {
 }
 
 #[cfg(test)]
+use crate::config::views::InForce;
+
+#[cfg(test)]
 impl Worker {
     /// One with nothing but this.
     pub(crate) fn with(index: usize, snapshot: Arc<ArcSwap<Snapshot>>, drain: DrainWatch) -> Self {
         Self {
             index,
-            views: Views::new([snapshot]),
+            views: Views::new([InForce::at_once(snapshot)]),
             passthrough: Arc::new(Passthrough::new(None)),
             pools: Pools::default(),
             balancers: Local::default(),

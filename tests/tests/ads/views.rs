@@ -313,9 +313,15 @@ fn the_process_is_ready_once_every_view_is() {
         let expected = "INITIALIZING\nview bank: waits for eds a\n";
         if text == expected { Ok(()) } else { Err(text) }
     });
+    // It does not hold the others up.
+    until_answered(&proxy, "", "node");
+    until_answered(&proxy, "shop", "shop-1");
     ads.put_of("bank-1", [endpoints("a", backend("bank-1"))]);
     for (view, node) in VIEWS {
         until_answered(&proxy, view, node);
     }
-    assert_eq!(proxy.admin("/ready"), "LIVE\n");
+    wait_for("readiness", PATIENCE, || {
+        let text = proxy.admin("/ready");
+        if text == "LIVE\n" { Ok(()) } else { Err(text) }
+    });
 }

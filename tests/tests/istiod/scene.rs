@@ -176,9 +176,9 @@ pub fn wait_until_ready(netns: &Netns) {
     });
 }
 
-/// The `/config_dump`.
-pub fn dump(netns: &Netns) -> Value {
-    let text = admin(netns, "GET", "/config_dump?include_eds").unwrap();
+/// The `/config_dump` of a view.
+pub fn dump(netns: &Netns, view: &str) -> Value {
+    let text = admin(netns, "GET", &format!("/config_dump?include_eds&view={view}")).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
@@ -220,7 +220,17 @@ impl Place {
         mesh
     }
 
-    /// The same by a view of the pod's namespace. The process itself follows nothing.
+    /// weir on the node with these views, and no pods. The process itself follows nothing.
+    pub fn serve_views(&self, views: &[(&str, &Control)]) -> (Agent, Proxy) {
+        let agent = Agent::start(&self.node, &[]);
+        let views: Vec<_> = views.iter().map(|(name, control)| (*name, control.of_view())).collect();
+        let views: Vec<_> = views.iter().map(|(name, view)| (*name, &**view)).collect();
+        let proxy = Proxy::start_with_views(&agent, Some(Control::of_process()), &views);
+        wait_until_ready(&self.node.netns);
+        (agent, proxy)
+    }
+
+    /// weir on the node, for a pod that is as the recording says, by a view of its namespace.
     pub fn serve_by_view(&self, pod: &Pod, control: &Control) -> Mesh {
         let spec = PodSpec::of(pod);
         let agent = Agent::start(&self.node, std::slice::from_ref(&spec));

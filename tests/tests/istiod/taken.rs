@@ -25,9 +25,9 @@ struct Taken {
     refused: Vec<(String, String)>,
 }
 
-fn taken(netns: &Netns) -> Taken {
+fn taken(netns: &Netns, view: &str) -> Taken {
     let mut taken = Taken::default();
-    for config in dump(netns)["configs"].as_array().into_iter().flatten() {
+    for config in dump(netns, view)["configs"].as_array().into_iter().flatten() {
         for list in config.as_object().into_iter().flat_map(serde_json::Map::values).filter_map(Value::as_array) {
             list.iter().for_each(|item| taken.look(item));
         }
@@ -70,13 +70,29 @@ fn all_is_taken(protocol: Protocol) {
         let control = control(protocol, node, account, false);
         let _proxy = control.proxy(&place.node.netns);
         wait_until_ready(&place.node.netns);
-        let wanted: BTreeSet<String> = usable(node).into_iter().map(|(name, _)| name).collect();
-        wait_for(&format!("all of {node} in force"), PATIENCE, || {
-            let Taken { active, refused } = taken(&place.node.netns);
-            let missing: Vec<_> = wanted.difference(&active).collect();
-            if missing.is_empty() && refused.is_empty() { Ok(()) } else { Err(format!("{missing:?} {refused:?}")) }
-        });
+        until_taken(&place.node.netns, "", node);
     }
+}
+
+/// Waits until all of a node is in force in a view.
+fn until_taken(netns: &Netns, view: &str, node: &str) {
+    let wanted: BTreeSet<String> = usable(node).into_iter().map(|(name, _)| name).collect();
+    wait_for(&format!("all of {node} in force"), PATIENCE, || {
+        let Taken { active, refused } = taken(netns, view);
+        let missing: Vec<_> = wanted.difference(&active).collect();
+        if missing.is_empty() && refused.is_empty() { Ok(()) } else { Err(format!("{missing:?} {refused:?}")) }
+    });
+}
+
+/// Both have listeners at the ports that istio redirects connections to.
+#[test]
+fn two_workloads_of_one_node_are_taken_by_views_of_their_namespaces() {
+    let place = Place::new();
+    let httpbin = control(Protocol::Delta, "sidecar-httpbin", "side/httpbin", false);
+    let sleep = control(Protocol::Delta, "sidecar-sleep", "side/sleep", false);
+    let _weir = place.serve_views(&[("side", &httpbin), ("other", &sleep)]);
+    until_taken(&place.node.netns, "side", "sidecar-httpbin");
+    until_taken(&place.node.netns, "other", "sidecar-sleep");
 }
 
 #[test]
@@ -98,7 +114,7 @@ fn what_is_not_taken_of_it_is_refused_by_name() {
     wait_until_ready(&place.node.netns);
     let (name, word) = ("virtualInbound", "envoy.extensions.filters.http.lua.v3.Lua");
     wait_for("the refusal", PATIENCE, || {
-        let Taken { refused, .. } = taken(&place.node.netns);
+        let Taken { refused, .. } = taken(&place.node.netns, "");
         match &*refused {
             [(of, why)] if of.contains(name) && why.contains(word) => Ok(()),
             _ => Err(refused),

@@ -55,6 +55,9 @@ type Buckets = Arc<Mutex<HashMap<(String, Vec<u8>), Bucket>>>;
 pub(super) struct Context {
     /// Whose configuration it is.
     pub view: ViewId,
+    /// Its listeners serve connections of pods, and have no sockets whatever they say: several views of a node's control
+    /// plane have the same ones.
+    pub for_pods: bool,
     /// Fields that were set and have no effect, by path.
     pub ignored: Vec<String>,
     /// The scope below which objects register their statistics: `cx.stats.scope("cluster.backend")`.

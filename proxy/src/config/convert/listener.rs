@@ -119,7 +119,8 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
         .bind_to_port
         .or_else(|| message.deprecated_v1.as_ref().and_then(|old| old.bind_to_port))
         .unwrap_or(true)
-        && !internal;
+        && !internal
+        && !cx.for_pods;
     let buffer_limit =
         message.per_connection_buffer_limit_bytes.map_or(Listener::DEFAULT_BUFFER_LIMIT, |bytes| bytes as usize);
     let listener_metadata = metadata::metadata(message.metadata.as_ref()).map(Arc::new);

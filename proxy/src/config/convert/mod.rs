@@ -179,13 +179,20 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
     build(cx, bootstrap)
 }
 
-/// The same of the bootstrap of another view than the process's own, which is `own`.
-pub fn of_view(bootstrap: &Bootstrap, stats: &Scope, view: ViewId, own: &Converter) -> Result<Built, Error> {
+/// The same of the bootstrap of another view than the process's own, which is `own`. Its listeners are bound unless they are
+/// for connections of pods only.
+pub fn of_view(
+    bootstrap: &Bootstrap,
+    stats: &Scope,
+    view: ViewId,
+    own: &Converter,
+    for_pods: bool,
+) -> Result<Built, Error> {
     if let Some(field) = weir_proto::set_fields(bootstrap).into_iter().find(|field| !OF_VIEWS.contains(&&**field)) {
         let message = format!("a view has no such field of its own: expected {}", OF_VIEWS.join(", "));
         return Err(Error::at(&*field, message));
     }
-    build(Context { ceiling: own.ceiling(), ..context(bootstrap, stats, view) }, bootstrap)
+    build(Context { ceiling: own.ceiling(), for_pods, ..context(bootstrap, stats, view) }, bootstrap)
 }
 
 /// What conversions begin with.

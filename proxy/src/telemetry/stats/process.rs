@@ -69,6 +69,8 @@ numbered! {
     Counter CX_PASSED_ON_UNKNOWN = 23, "weir.cx_passed_on_unknown";
     /// Accepted resources that could not be saved, each time that it was tried.
     Counter STATE_SAVE_FAILED = 24, "weir.state_save_failed";
+    /// Connections closed because their view's listeners are not known, or the one that they may be for was refused.
+    Counter VIEW_CX_REFUSED = 25, "weir.view_cx_refused";
 }
 
 /// Registers them, first of all; the scope keeps them.
