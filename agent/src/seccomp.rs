@@ -114,6 +114,9 @@ const SERVING: &[&str] = &[
     "write",
     "writev",
 ];
+/// What that filter allows a proxy besides that keeps what it was sent in a directory. Here it is allowed to all: the
+/// container of one that does not has nowhere to write.
+const KEEPING: &[&str] = &["fsync", "mkdir", "mkdirat", "rename", "renameat", "renameat2"];
 /// What comes before that filter: the container runtime's last steps, the program's first, and giving privileges up.
 /// The runtime is a Go program, which has timers. The signals by which it preempts its threads are refused, which it does
 /// not notice: no filter of a container can know the ids of the processes that it is for, and the proxy sees those of the
@@ -171,7 +174,7 @@ pub fn profile() -> Value {
     let thread = json!({
         "index": 0, "value": libc::CLONE_THREAD, "valueTwo": libc::CLONE_THREAD, "op": "SCMP_CMP_MASKED_EQ"
     });
-    let mut calls = vec![allow(SERVING), allow(STARTING)];
+    let mut calls = vec![allow(SERVING), allow(KEEPING), allow(STARTING)];
     calls.extend(MAP_ELEMENT_COMMANDS.map(|command| allow_if("bpf", 0, command.into())));
     // Of the caller's own, not of another process of its user.
     calls.extend(OWN.map(|call| allow_if(call, 0, 0.into())));
@@ -235,6 +238,8 @@ mod tests {
         // Refused with an errno of its own.
         assert!(own.remove("clone3"));
         assert_eq!(own, SERVING.iter().copied().collect::<BTreeSet<_>>());
+        let keeping = listed("const KEEPING: &[libc::c_long] = &[");
+        assert_eq!(keeping, KEEPING.iter().copied().collect::<BTreeSet<_>>());
         let judged: BTreeSet<&str> =
             FILTER.split("rules.insert(libc::SYS_").skip(1).filter_map(|rest| rest.split(',').next()).collect();
         // The last for the process's own id, which the profile cannot know.

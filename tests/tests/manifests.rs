@@ -236,11 +236,17 @@ fn the_proxy_has_nothing() {
                 "seccompProfile": {"type": "Localhost", "localhostProfile": "weir/proxy.json"},
             })
         );
-        // Neither does it write anywhere, nor has it a token.
+        // Neither does it write anywhere but where it keeps what it was sent, nor has it a token.
         let mounts = proxy["volumeMounts"].as_array().expect("mounts");
-        assert!(mounts.iter().all(|mount| mount["readOnly"] == true), "{mounts:?}");
-        let names: BTreeSet<&str> = mounts.iter().filter_map(|mount| mount["name"].as_str()).collect();
-        assert!(names.is_subset(&BTreeSet::from(["run", "bootstrap"])), "{names:?}");
+        let names = |read_only: bool| -> BTreeSet<&str> {
+            let mounts = mounts.iter().filter(|mount| (mount["readOnly"] == true) == read_only);
+            mounts.filter_map(|mount| mount["name"].as_str()).collect()
+        };
+        let configured = !values.is_empty();
+        let (read, written): (&[_], &[_]) =
+            if configured { (&["run", "bootstrap"], &["proxy-state"]) } else { (&["run"], &[]) };
+        assert_eq!(names(true), read.iter().copied().collect());
+        assert_eq!(names(false), written.iter().copied().collect());
         assert_eq!(daemon_set["spec"]["template"]["spec"]["automountServiceAccountToken"], false);
     }
 }
@@ -273,6 +279,38 @@ fn a_namespace_s_view_is_a_file_that_the_proxy_is_told_of() {
         !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("'Shop' does not match"),
         "{refused:?}"
     );
+}
+
+#[test]
+fn what_management_servers_sent_outlives_the_proxy_s_container() {
+    for values in [&["proxy.bootstrap=node: {}"][..], &["proxy.views.shop=node: {}"], &EVERYTHING] {
+        let objects = chart(values);
+        let daemon_set = one(&objects, "DaemonSet", "weir");
+        let proxy = proxy(daemon_set);
+        let command: Vec<_> =
+            proxy["command"].as_array().expect("a command").iter().filter_map(Value::as_str).collect();
+        let told = command.windows(2).find(|pair| pair[0] == "--state-dir").expect("a directory")[1];
+        let mount = named(&proxy["volumeMounts"], "proxy-state");
+        // In the mount's own directory everybody may write, and move what others wrote.
+        let below = told.strip_prefix(mount["mountPath"].as_str().expect("a path")).expect("it is in the volume");
+        assert!(below.len() > 1 && below.starts_with('/'), "{told}");
+        let volume = named(&daemon_set["spec"]["template"]["spec"]["volumes"], "proxy-state");
+        assert_eq!(volume["emptyDir"], json!({"sizeLimit": "1Gi"}));
+    }
+    let limit = |limit: &str| {
+        let limit = format!("proxy.stateSizeLimit={limit}");
+        helm(&["template", "weir", "deploy/helm/weir", "--set", "proxy.bootstrap=node: {}", "--set", &limit])
+    };
+    assert!(String::from_utf8_lossy(&limit("200Mi").stdout).contains("sizeLimit: 200Mi"));
+    let refused = limit("much");
+    assert!(
+        !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("'much' does not match"),
+        "{refused:?}"
+    );
+    // A proxy that follows nobody keeps nothing.
+    let objects = chart(&[]);
+    let daemon_set = one(&objects, "DaemonSet", "weir").to_string();
+    assert!(!daemon_set.contains("state-dir") && !daemon_set.contains("proxy-state"), "{daemon_set}");
 }
 
 #[test]
