@@ -11,6 +11,7 @@ mod failover;
 mod follower;
 mod hostile;
 mod named;
+mod namesakes;
 mod on_demand;
 mod proxy;
 mod recorded;

@@ -24,10 +24,10 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-type Tls = StreamOwned<ClientConnection, TcpStream>;
+pub type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 /// A connection to a server that is to have this name.
-fn connect(to: SocketAddr, authority: &Authority, name: &str) -> io::Result<Tls> {
+pub fn connect(to: SocketAddr, authority: &Authority, name: &str) -> io::Result<Tls> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.der.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -47,7 +47,7 @@ fn echo(tls: &mut Tls) -> io::Result<()> {
     tls.read_exact(&mut byte)
 }
 
-fn secret(certified: &Certified, key: &Certified) -> Any {
+pub fn secret(certified: &Certified, key: &Certified) -> Any {
     let indented = |pem: &str| pem.replace('\n', "\\n");
     one(&format!(
         "- \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  name: s\n  \
@@ -57,7 +57,7 @@ fn secret(certified: &Certified, key: &Certified) -> Any {
     ))
 }
 
-const LISTENER: &str = r#"- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+pub const LISTENER: &str = r#"- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
   name: l
   address: { socket_address: { address: 127.0.0.1, port_value: 0 } }
   filter_chains:

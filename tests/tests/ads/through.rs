@@ -26,7 +26,7 @@ use crate::{
 pub struct Certified {
     pub pem: String,
     pub key: KeyPair,
-    der: CertificateDer<'static>,
+    pub der: CertificateDer<'static>,
 }
 
 pub struct Authority {
@@ -54,7 +54,7 @@ impl Authority {
     }
 
     /// A server that only takes clients of this authority.
-    fn server(&self, certified: &Certified) -> Arc<rustls::ServerConfig> {
+    pub fn server(&self, certified: &Certified) -> Arc<rustls::ServerConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();

@@ -16,23 +16,28 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that answers every request with its name, for ever.
 pub fn backend(name: &'static str) -> u16 {
+    answering("200 OK", name)
+}
+
+/// A server that answers every request with this status and text, for ever.
+pub fn answering(status: &'static str, text: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            thread::spawn(move || answer(stream, name));
+            thread::spawn(move || answer(stream, status, text));
         }
     });
     port
 }
 
-fn answer(mut stream: TcpStream, name: &str) {
+fn answer(mut stream: TcpStream, status: &str, text: &str) {
     let Ok(read) = stream.try_clone() else { return };
     let mut lines = BufReader::new(read).lines();
     while let Some(Ok(line)) = lines.next() {
         if line.is_empty() {
-            let length = name.len();
-            if write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{name}").is_err() {
+            let length = text.len();
+            if write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{text}").is_err() {
                 return;
             }
         }

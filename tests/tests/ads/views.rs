@@ -25,9 +25,9 @@ use crate::{
 };
 
 /// The views by name, the process's own first, and the nodes that they are.
-const VIEWS: [(&str, &str); 3] = [("", "node"), ("shop", "shop-1"), ("bank", "bank-1")];
+pub const VIEWS: [(&str, &str); 3] = [("", "node"), ("shop", "shop-1"), ("bank", "bank-1")];
 
-fn both(test: impl Fn(Protocol)) {
+pub fn both(test: impl Fn(Protocol)) {
     for protocol in [Protocol::Sotw, Protocol::Delta] {
         eprintln!("{protocol:?}");
         test(protocol);
@@ -43,13 +43,13 @@ fn three_nodes() -> Ads {
     ads
 }
 
-fn start(ads: &Ads, protocol: Protocol) -> Start {
+pub fn start(ads: &Ads, protocol: Protocol) -> Start {
     let start = Start::new(Who::Weir, ads, protocol).arguments(&["--drain-strategy", "immediate"]);
     VIEWS[1..].iter().fold(start, |start, (view, node)| start.view(view, node))
 }
 
 /// Waits until a view's listener `l` answers so.
-fn until_answered(proxy: &Proxy, view: &str, text: &str) {
+pub fn until_answered(proxy: &Proxy, view: &str, text: &str) {
     wait_for(&format!("an answer of {text}"), PATIENCE, || {
         let got = get(proxy.listener_of(view, "l"), "/");
         if got == (200, text.into()) { Ok(()) } else { Err(got) }
@@ -57,14 +57,14 @@ fn until_answered(proxy: &Proxy, view: &str, text: &str) {
 }
 
 /// A statistic as a view has it.
-fn stat(proxy: &Proxy, view: &str, name: &str) -> Option<u64> {
+pub fn stat(proxy: &Proxy, view: &str, name: &str) -> Option<u64> {
     match view {
         "" => proxy.stat(name),
         view => proxy.stat(&format!("view.{view}.{name}")),
     }
 }
 
-fn until_stat(proxy: &Proxy, view: &str, name: &str, wanted: u64) {
+pub fn until_stat(proxy: &Proxy, view: &str, name: &str, wanted: u64) {
     wait_for(&format!("{view} {name} = {wanted}"), PATIENCE, || {
         let value = stat(proxy, view, name);
         if value == Some(wanted) { Ok(()) } else { Err(value) }
@@ -72,7 +72,7 @@ fn until_stat(proxy: &Proxy, view: &str, name: &str, wanted: u64) {
 }
 
 /// A statistic of all views.
-fn stats(proxy: &Proxy, name: &str) -> [Option<u64>; 3] {
+pub fn stats(proxy: &Proxy, name: &str) -> [Option<u64>; 3] {
     VIEWS.map(|(view, _)| stat(proxy, view, name))
 }
 
