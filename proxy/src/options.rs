@@ -46,13 +46,13 @@ pub struct Options {
     /// File to write the admin server's address to
     #[arg(long, value_name = "FILE")]
     pub admin_address_path: Option<PathBuf>,
-    /// Name of this node's cluster, unless the bootstrap has one
+    /// Name of this node's cluster, where a bootstrap (or that of a view) has none
     #[arg(long, value_name = "NAME")]
     pub service_cluster: Option<String>,
-    /// Name of this node, unless the bootstrap has one
+    /// Name of this node, where a bootstrap (or that of a view) has none
     #[arg(long, value_name = "NAME")]
     pub service_node: Option<String>,
-    /// Zone of this node, unless the bootstrap has one
+    /// Zone of this node, where a bootstrap (or that of a view) has none
     #[arg(long, value_name = "NAME")]
     pub service_zone: Option<String>,
     /// How often access logs are written, in milliseconds; sooner when 64 KiB have gathered

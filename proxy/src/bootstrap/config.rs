@@ -134,8 +134,7 @@ pub fn load(options: &Options) -> Result<Loaded, Error> {
     let names = view_names(&options.views)?;
     let mut loaded = build(bootstrap, options, names).map_err(|error| place(&given, &error))?;
     for (file, (id, name)) in options.views.iter().zip(loaded.names.clone().all().skip(1)) {
-        let for_pods = options.source.handoff.is_some();
-        let view = load_view(file, (id, name), for_pods, &loaded)?;
+        let view = load_view(file, (id, name), &loaded, options)?;
         loaded.others.push(view);
     }
     Ok(loaded)
@@ -154,12 +153,15 @@ fn view_names(files: &[ViewFile]) -> Result<ViewNames, Error> {
 fn load_view(
     file: &ViewFile,
     (id, name): (ViewId, Option<&Arc<str>>),
-    for_pods: bool,
     loaded: &Loaded,
+    options: &Options,
 ) -> Result<LoadedView, Error> {
     let unreadable = |error: Error| Error::View { name: file.name.clone(), why: error.to_string() };
     let given = [Given::read(&file.path).map_err(unreadable)?];
-    let bootstrap = read_and_merge(&given)?;
+    let mut bootstrap = read_and_merge(&given)?;
+    name_node(&mut bootstrap, options);
+    // Listeners of a node's views serve its pods.
+    let for_pods = options.source.handoff.is_some();
     let build = || {
         let stats = loaded.stats.of_view(&file.name);
         let built = config::of_view(&bootstrap, &stats.root(), id, &loaded.own.converter, for_pods)?;
@@ -432,6 +434,26 @@ mod tests {
         let node = load(&options(&arguments)).unwrap().own.bootstrap.node.unwrap();
         assert_eq!((&*node.id, &*node.locality.unwrap().zone), ("node-1", "z"));
     }
+
+    #[test]
+    fn nor_do_views_have_to() {
+        let files = ["node: { id: shop-1 }\nstatic_resources: {}", "static_resources: {}"].map(|text| {
+            let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            file
+        });
+        let [shop, bank] = files.each_ref().map(|file| file.path().display());
+        let views = [format!("--view=shop={shop}"), format!("--view=bank={bank}")];
+        let node = ["--service-node", "n", "--service-cluster", "c", "--service-zone", "z"];
+        let arguments = [&["--config-yaml", "node: { cluster: own }", &views[0], &views[1]], &node[..]].concat();
+        let loaded = load(&options(&arguments)).unwrap();
+        let nodes = loaded.views().map(|view| {
+            let node = view.bootstrap.node.clone().unwrap();
+            [node.id, node.cluster, node.locality.unwrap().zone]
+        });
+        assert_eq!(nodes.collect::<Vec<_>>(), [["n", "own", "z"], ["shop-1", "c", "z"], ["n", "c", "z"]]);
+    }
+
     fn with_view(own: &str, view: &str) -> Result<Loaded, String> {
         let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
         file.write_all(view.as_bytes()).unwrap();
