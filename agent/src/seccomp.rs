@@ -116,7 +116,8 @@ const SERVING: &[&str] = &[
 ];
 /// What that filter allows a proxy besides that keeps what it was sent in a directory. Here it is allowed to all: the
 /// container of one that does not has nowhere to write.
-const KEEPING: &[&str] = &["fsync", "mkdir", "mkdirat", "rename", "renameat", "renameat2"];
+const KEEPING: &[&str] =
+    &["fsync", "mkdir", "mkdirat", "rename", "renameat", "renameat2", "rmdir", "unlink", "unlinkat"];
 /// What comes before that filter: the container runtime's last steps, the program's first, and giving privileges up.
 /// The runtime is a Go program, which has timers. The signals by which it preempts its threads are refused, which it does
 /// not notice: no filter of a container can know the ids of the processes that it is for, and the proxy sees those of the
