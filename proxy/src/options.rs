@@ -73,8 +73,7 @@ pub struct Options {
     /// No effect yet: unknown fields of the bootstrap are refused
     #[arg(long, alias = "allow-unknown-fields")]
     pub allow_unknown_static_fields: bool,
-    /// What the resources of a management server may take, with what is made of them, in MiB: more are refused. It is for each
-    /// server (or type with a source of its own), and again for each view
+    /// What the resources of all management servers may take, with what is made of them, in MiB: more are refused
     #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
     pub discovery_memory_mib: u32,
     /// Refuse unknown fields in dynamic configuration
