@@ -10,7 +10,7 @@ use prost_types::Any;
 use crate::descriptors::{self, Unpacked};
 use crate::error::ConfigError;
 use crate::tree::{Node, Value};
-use crate::{json, read, validate::UnknownFields, yaml};
+use crate::{json, nesting, read, validate::UnknownFields, yaml};
 
 /// The message that a YAML text spells, validated.
 ///
@@ -103,10 +103,12 @@ fn read_as<T: Name>(descriptors: &Unpacked, tree: &Node) -> Result<DynamicMessag
 /// Envoy's `/config_dump`. Maps come out in no particular order.
 ///
 /// # Errors
-/// An `Any` in it has an unknown type or does not decode as its type.
+/// An `Any` in it has an unknown type or does not decode as its type, or messages are nested too deep.
 pub fn to_json<T: Message + Name>(message: &T) -> Result<serde_json::Value, ConfigError> {
     let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(true);
-    to_dynamic(message)?
+    let message = to_dynamic(message)?;
+    nesting::check_all(&message)?;
+    message
         .serialize_with_options(serde_json::value::Serializer, &options)
         .map_err(|error| ConfigError::new(error.to_string()))
 }
@@ -117,6 +119,7 @@ pub fn to_json<T: Message + Name>(message: &T) -> Result<serde_json::Value, Conf
 /// There is no such type, or the bytes are not one.
 pub fn json_of(name: &str, bytes: &[u8]) -> Result<serde_json::Value, ConfigError> {
     let message = DynamicMessage::decode(named(name)?, bytes).map_err(|error| ConfigError::new(error.to_string()))?;
+    nesting::check_all(&message)?;
     let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(true);
     message
         .serialize_with_options(serde_json::value::Serializer, &options)

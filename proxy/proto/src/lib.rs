@@ -13,6 +13,7 @@ mod convert;
 mod descriptors;
 mod error;
 mod json;
+mod nesting;
 mod read;
 mod tree;
 mod validate;

@@ -47,6 +47,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(600);
 /// What a request may carry, bytes.
 const MAX_BODY: usize = 1 << 20;
+/// Showing messages that are nested as deep as they may be takes more of a stack than threads have otherwise, bytes.
+const STACK: usize = 8 << 20;
 /// The content type of gRPC.
 const GRPC: &str = "application/grpc";
 /// Pause after accept(2) failed.
@@ -63,7 +65,7 @@ pub enum Listener {
 
 /// Starts the thread; it ends with the process.
 pub fn spawn(admin: Arc<Admin>, listener: Listener, log: LogHandle, access_log: Vec<AccessLog>) -> io::Result<()> {
-    std::thread::Builder::new().name("admin".into()).spawn(move || {
+    std::thread::Builder::new().name("admin".into()).stack_size(STACK).spawn(move || {
         let serving = worker::local_runtime()
             .and_then(|runtime| runtime.block_on(accept(admin, listener, Rc::new(Log { log, files: access_log }))));
         if let Err(error) = serving {

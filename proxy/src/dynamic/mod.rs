@@ -49,6 +49,9 @@ pub use self::setup::Setup;
 use self::status::Status;
 use crate::{view::ViewId, worker};
 
+/// What is made of messages that are nested as deep as they may be takes more of a stack than threads have otherwise, bytes.
+const STACK: usize = 8 << 20;
+
 /// The thread that follows.
 #[derive(Debug)]
 pub struct Following {
@@ -79,7 +82,7 @@ impl Following {
             views.push(One { view: setup.view, status: status.clone(), initialized });
             runs.push((setup, status, initialize));
         }
-        let thread = std::thread::Builder::new().name("xds".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("xds".into()).stack_size(STACK).spawn(move || {
             let runtime = match worker::local_runtime() {
                 Ok(runtime) => runtime,
                 Err(error) => return tracing::error!(%error, "management servers can't be followed"),

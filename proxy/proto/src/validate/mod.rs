@@ -14,13 +14,12 @@ mod unsupported;
 
 use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 
-use crate::error::{ConfigError, Segment};
+use crate::{
+    error::{ConfigError, Segment},
+    nesting,
+};
 pub(crate) use rules::Rules;
 pub use unknown::UnknownFields;
-
-/// So many messages may be within one another: what looks at them is called within itself, and in each `Any` protobuf's limit
-/// on nesting begins anew.
-const MOST_NESTED: usize = 256;
 
 impl Rules {
     /// Checks `message` and everything in it.
@@ -35,9 +34,7 @@ impl Rules {
 
     /// The same of a message within so many others.
     fn walk(&self, message: &DynamicMessage, found: &mut Vec<UnknownFields>, within: usize) -> Result<(), ConfigError> {
-        if within == MOST_NESTED {
-            return Err(ConfigError::new(format!("nested deeper than {MOST_NESTED} messages")));
-        }
+        nesting::check(within)?;
         let descriptor = message.descriptor();
         match descriptor.full_name() {
             "google.protobuf.Any" => return self.any(message, found, within),
