@@ -385,7 +385,8 @@ fn what_views_are_sent_alike_is_kept_once() {
     let names: Vec<_> = (0..CLUSTERS).map(|number| format!("c{number}")).collect();
     ads.put(names.iter().flat_map(|name| [cluster(name), endpoints(name, 1)]));
     let views: Vec<_> = (0..OTHERS).map(|number| format!("view{number}")).collect();
-    let start = Start::new(Who::Weir, &ads, Protocol::Delta);
+    // What is made of them is told by their length, and each view makes its own.
+    let start = Start::new(Who::Weir, &ads, Protocol::Delta).arguments(&["--discovery-memory-mib", "8192"]);
     let proxy = views.iter().fold(start, |start, view| start.view(view, view)).start();
     let all = |name: &str, updates: u64| {
         let name = format!("cluster.{name}.update_success");
