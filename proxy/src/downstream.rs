@@ -185,11 +185,11 @@ impl Downstream {
     /// pod's application, as its real client.
     pub fn dialer(&self) -> Dialer {
         match &self.origin {
-            Origin::Bound { .. } => Dialer::Host,
+            Origin::Bound { .. } => Dialer::HOST,
             Origin::Within { dialer, .. } => dialer.clone(),
-            Origin::Pod { pod, direction: Direction::Outbound } => Dialer::Pod { pod: pod.clone(), client: None },
-            Origin::Pod { pod, direction: Direction::Inbound } => {
-                Dialer::Pod { pod: pod.clone(), client: Some(self.direct_peer) }
+            Origin::Pod { pod, direction } => {
+                let client = (*direction == Direction::Inbound).then_some(self.direct_peer);
+                Dialer::of_pod(pod.clone(), client)
             }
         }
     }

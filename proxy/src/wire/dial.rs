@@ -29,15 +29,25 @@ use crate::{
 /// How long a connection waits for a socket of its pod, which is there at once while an agent is: until then one that is
 /// away is back, also when the kubelet makes it wait. Not part of the connect timeout: nothing was asked of the upstream.
 const SOCKET_WAIT: Duration = Duration::from_secs(60);
+/// Internal listeners through which something may come, one after the other. Istio's waypoints have two or three; a
+/// configuration that leads in a circle has any number of them.
+pub const MOST_HOPS: u8 = 8;
+
+/// How upstream connections are made on somebody's behalf.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    start: Start,
+    /// Internal listeners that led here.
+    hops: u8,
+}
 
 /// Where upstream connections start.
 #[derive(Clone, Debug)]
-pub enum Dialer {
+enum Start {
     /// This process's own network namespace.
     Host,
     /// A pod's network namespace.
     Pod {
-        /// The pod.
         pod: Arc<Pod>,
         /// The client that the application must see, for connections to the pod's own application.
         client: Option<SocketAddr>,
@@ -46,11 +56,18 @@ pub enum Dialer {
 
 /// Connections may be shared by requests whose dialers have the same scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PoolScope {
-    /// This process.
-    Host,
-    /// One pod, and towards its application one client.
-    Pod(String, Option<IpAddr>),
+pub struct PoolScope {
+    /// A pod's UID, and towards its application one client; none: this process.
+    pod: Option<(String, Option<IpAddr>)>,
+    /// Internal listeners that led here: those who came by different ways don't meet, so that no cycle of routes is endless.
+    hops: u8,
+}
+
+impl PoolScope {
+    /// Whether it is of this pod.
+    pub fn is_of(&self, uid: &str) -> bool {
+        self.pod.as_ref().is_some_and(|(pod, _)| pod == uid)
+    }
 }
 
 /// Why an upstream connection could not be made.
@@ -79,17 +96,32 @@ pub enum ConnectError {
 }
 
 impl Dialer {
+    /// From this process's own network namespace.
+    pub const HOST: Self = Self { start: Start::Host, hops: 0 };
+
+    /// From a pod's network namespace; `client`: whom the application must see, for connections to the pod's own application.
+    pub fn of_pod(pod: Arc<Pod>, client: Option<SocketAddr>) -> Self {
+        Self { start: Start::Pod { pod, client }, hops: 0 }
+    }
+
+    /// The same behind one more internal listener. None: there were too many.
+    pub fn within(&self) -> Option<Self> {
+        let hops = Some(self.hops + 1).filter(|hops| *hops <= MOST_HOPS)?;
+        Some(Self { hops, ..self.clone() })
+    }
+
     /// Which pooled connections this dialer may use.
     pub fn scope(&self) -> PoolScope {
-        match self {
-            Self::Host => PoolScope::Host,
-            Self::Pod { pod, client } => PoolScope::Pod(pod.uid.clone(), client.map(|client| client.ip())),
-        }
+        let pod = match &self.start {
+            Start::Host => None,
+            Start::Pod { pod, client } => Some((pod.uid.clone(), client.map(|client| client.ip()))),
+        };
+        PoolScope { pod, hops: self.hops }
     }
 
     /// Waits while there is no socket to connect with.
     pub async fn ready(&self, to: SocketAddr) -> Result<(), ConnectError> {
-        let Self::Pod { pod, .. } = self else { return Ok(()) };
+        let Start::Pod { pod, .. } = &self.start else { return Ok(()) };
         let filled = timeout(SOCKET_WAIT, pod.local.stash.filled(Family::of(to))).await;
         let Waited(waited) = filled.map_err(|_| ConnectError::Timeout)??;
         if waited {
@@ -100,23 +132,23 @@ impl Dialer {
 
     /// Connects to a Unix socket. Those that there are in this process's files are none of a pod's.
     pub async fn connect_to_pipe(&self, path: &str) -> Result<TcpStream, ConnectError> {
-        let connected = match self {
-            Self::Host => pipe::connect(path).await,
-            Self::Pod { .. } => Err(io::ErrorKind::PermissionDenied.into()),
+        let connected = match &self.start {
+            Start::Host => pipe::connect(path).await,
+            Start::Pod { .. } => Err(io::ErrorKind::PermissionDenied.into()),
         };
         connected.map_err(|source| ConnectError::Pipe { path: path.into(), source })
     }
 
     /// Connects, TCP_NODELAY and `settings` set.
     pub async fn connect(&self, to: SocketAddr, settings: &SocketSettings) -> Result<TcpStream, ConnectError> {
-        match self {
-            Self::Host => {
+        match &self.start {
+            Start::Host => {
                 let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
                 socket.set_nodelay(true)?;
                 settings.apply(&socket, to)?;
                 Ok(socket.connect(to).await?)
             }
-            Self::Pod { pod, client } => connect_from_pod(pod, *client, to, settings).await,
+            Start::Pod { pod, client } => connect_from_pod(pod, *client, to, settings).await,
         }
     }
 }
@@ -160,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn a_refused_connection_is_the_kernels_answer() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = Dialer::Host.connect(closed, &SocketSettings::default()).await.unwrap_err();
+        let error = Dialer::HOST.connect(closed, &SocketSettings::default()).await.unwrap_err();
         assert!(matches!(&error, ConnectError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused), "{error}");
     }
 }

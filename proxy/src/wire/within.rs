@@ -21,7 +21,10 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{dial::Dialer, named::NamedAddress};
+use super::{
+    dial::{Dialer, MOST_HOPS},
+    named::NamedAddress,
+};
 use crate::{filter_state::FilterState, matcher::metadata::Metadata, view::ViewId};
 
 /// Bytes that one end may be ahead of the other: as many as in Envoy, where nothing else is said.
@@ -244,9 +247,14 @@ pub fn door() -> mpsc::Receiver<Arrival> {
 
 /// Connects to a listener of this thread, of a view.
 pub async fn connect(view: ViewId, to: Arc<NamedAddress>, dialer: &Dialer, brought: Brought) -> io::Result<Within> {
+    let dialer = dialer.within().ok_or_else(|| {
+        io::Error::other(format!(
+            "more than {MOST_HOPS} internal listeners one after the other: their routes lead in a circle"
+        ))
+    })?;
     let (stream, other) = pair();
     let (answer, answered) = oneshot::channel();
-    let arrival = Arrival { view, to, stream: other, brought, dialer: dialer.clone(), answer };
+    let arrival = Arrival { view, to, stream: other, brought, dialer, answer };
     let knocked = DOOR.with_borrow(|door| door.as_ref().is_some_and(|door| door.try_send(arrival).is_ok()));
     match knocked && answered.await.unwrap_or(false) {
         true => Ok(stream),
@@ -308,7 +316,30 @@ mod tests {
     #[tokio::test]
     async fn without_a_door_nobody_is_there() {
         let to = NamedAddress::internal("nobody", "");
-        let refused = connect(ViewId::OWN, to, &Dialer::Host, Brought::default()).await.unwrap_err();
+        let refused = connect(ViewId::OWN, to, &Dialer::HOST, Brought::default()).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn there_is_an_end_to_listeners_that_lead_to_listeners() {
+        let mut arrivals = door();
+        let mut dialer = Dialer::HOST;
+        let to = NamedAddress::internal("next", "");
+        for _ in 0..MOST_HOPS {
+            let arriving = async {
+                let Arrival { dialer, answer, .. } = arrivals.recv().await.unwrap();
+                answer.send(true).unwrap();
+                dialer
+            };
+            let connecting = connect(ViewId::OWN, to.clone(), &dialer, Brought::default());
+            let (connected, next) = tokio::join!(connecting, arriving);
+            connected.unwrap();
+            // Who is behind another number of listeners shares no connection.
+            assert_ne!(next.scope(), dialer.scope());
+            dialer = next;
+        }
+        let refused = connect(ViewId::OWN, to, &dialer, Brought::default()).await.unwrap_err();
+        let expected = "more than 8 internal listeners one after the other: their routes lead in a circle";
+        assert_eq!(refused.to_string(), expected);
     }
 }

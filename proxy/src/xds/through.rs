@@ -54,7 +54,7 @@ impl Dial for Through {
                 protocols: PROTOCOLS,
                 overrides: None,
             };
-            let way = cluster.way(endpoint, &Dialer::Host, asked, None, &self.shard);
+            let way = cluster.way(endpoint, &Dialer::HOST, asked, None, &self.shard);
             let secured = way.connect().await.map_err(|error| format!("{}: {error}", endpoint.address))?;
             if cluster.socket.keepalive.is_none()
                 && let Some(tcp) = secured.io.tcp()

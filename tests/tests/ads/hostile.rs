@@ -18,7 +18,7 @@ use weir_tests::{
 use crate::{
     Protocol,
     proxy::{PATIENCE, Proxy, Start, get},
-    resources::{assignment, cluster, endpoints, listener_at, one, routed},
+    resources::{assignment, cluster, endpoints, internal, listener_at, one, routed},
     scenario::Who,
     stress,
     traffic::backend,
@@ -268,6 +268,37 @@ fn clusters_that_lead_to_themselves_lead_nowhere() {
         siege.ads.put([routed("m", "loop", "")]);
         let address = siege.proxy.listener("m");
         assert_eq!(get(address, "/").0, 503);
+        siege.goes_on();
+    });
+}
+
+#[test]
+fn routes_that_lead_in_a_circle_end() {
+    each(|siege| {
+        let http2 = "typed_extension_protocol_options: { envoy.extensions.upstreams.http.v3.HttpProtocolOptions: { \"@type\": \
+             type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: { \
+             http2_protocol_options: {} } } }";
+        // Thresholds that keep nothing back.
+        let all = 4_000_000_000_u32;
+        let ring = |name: &str, options: &str| {
+            one(&format!(
+                "- \"@type\": {}\n  name: {name}\n  type: STATIC\n  circuit_breakers: {{ thresholds: [ {{ max_connections: \
+                 {all}, max_pending_requests: {all}, max_requests: {all} }} ] }}\n  {options}\n  load_assignment: {{ \
+                 cluster_name: {name}, endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ \
+                 envoy_internal_address: {{ server_listener_name: {name} }} }} }} }} ] }} ] }}\n",
+                type_url("cds")
+            ))
+        };
+        siege.ads.put([ring("ring1", ""), ring("ring2", http2)]);
+        siege.ads.wait_ack("cds");
+        siege.ads.put(["ring1", "ring2"].map(|name| internal(name, name)));
+        siege.ads.put([routed("m", "ring1", ""), routed("k", "ring2", "")]);
+        for (listener, cluster) in [("m", "ring1"), ("k", "ring2")] {
+            let address = siege.proxy.listener(listener);
+            assert_eq!(get(address, "/").0, 503);
+            let made = siege.proxy.stat(&format!("cluster.{cluster}.upstream_cx_total"));
+            assert!(made.is_some_and(|made| (8..100).contains(&made)), "{cluster}: {made:?}");
+        }
         siege.goes_on();
     });
 }

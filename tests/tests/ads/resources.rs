@@ -174,3 +174,16 @@ pub fn patient_cluster(name: &str, seconds: u32) -> Any {
 pub fn badly_routed(name: &str) -> Any {
     one(&routed_yaml(name, "127.0.0.1", 0, "a", "").replace("prefix: /", "safe_regex: { regex: \"a[\" }"))
 }
+
+/// A listener of whose virtual hosts two have the same domain.
+pub fn twice_routed(name: &str) -> Any {
+    let host = |name: &str| format!("{{ name: {name}, domains: [ twice.test ] }}");
+    let hosts = format!("virtual_hosts: [ {}, {},", host("first"), host("second"));
+    one(&routed_yaml(name, "127.0.0.1", 0, "a", "").replace("virtual_hosts: [", &hosts))
+}
+
+/// An internal listener that leads to a cluster.
+pub fn internal(name: &str, cluster: &str) -> Any {
+    let address = "address: { socket_address: { address: 127.0.0.1, port_value: 0 } }";
+    one(&routed_yaml(name, "127.0.0.1", 0, cluster, "").replace(address, "internal_listener: {}"))
+}

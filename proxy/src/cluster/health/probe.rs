@@ -130,7 +130,7 @@ async fn session(kept: &mut Option<Session>, way: &Way<'_>, http2: Option<bool>)
     };
     let asked = Asked { hostname: way.hostname, protocols, ..Asked::default() };
     let way = dial::Way {
-        dialer: &Dialer::Host,
+        dialer: &Dialer::HOST,
         view: way.view,
         to: way.to,
         also: &[],

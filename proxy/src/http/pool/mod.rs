@@ -133,7 +133,7 @@ impl Pools {
 
     /// Closes the idle connections that start in a pod's network namespace, and keeps no others of it.
     pub fn forget_pod(&self, uid: &str) {
-        self.hosts.borrow_mut().retain(|key, _| !matches!(&key.scope, PoolScope::Pod(pod, ..) if pod == uid));
+        self.hosts.borrow_mut().retain(|key, _| !key.scope.is_of(uid));
     }
 
     /// Closes the idle connections of a cluster, and keeps no others of it.
