@@ -28,8 +28,8 @@ pub(super) struct Cells {
     /// Scopes of routes, encoded: they are offered all together.
     scopes: HashMap<Source, BTreeMap<Arc<str>, Bytes>>,
     hosts: Hosts,
-    /// Clusters that are wanted.
-    clusters: Vec<(Source, Arc<str>)>,
+    /// Clusters that have come to be wanted, or are no more.
+    clusters: Vec<OnDemand>,
     /// Only secrets and runtime values are asked for until the first clusters are there.
     begun: bool,
     /// What is to be asked for then.
@@ -41,6 +41,15 @@ struct Followed {
     cell: Weak<dyn Feed>,
     key: (Source, Kind, Arc<str>),
     _subscription: Subscription,
+}
+
+/// A cluster that requests ask for.
+#[derive(Debug)]
+pub(super) enum OnDemand {
+    /// One does, from there.
+    Wanted(Source, Arc<str>),
+    /// None does any more.
+    Forgotten(Arc<str>),
 }
 
 impl Cells {
@@ -83,7 +92,9 @@ impl Cells {
                         self.hosts.ask(number, name, &handle);
                     }
                 }
-                Note::Cluster(source, name) => self.clusters.push((source, name)),
+                Note::Forgotten(number, names) => self.hosts.forget(number, &names),
+                Note::Cluster(source, name) => self.clusters.push(OnDemand::Wanted(source, name)),
+                Note::ForgottenClusters(names) => self.clusters.extend(names.into_iter().map(OnDemand::Forgotten)),
                 Note::Gone(number) => {
                     self.hosts.end(number);
                     if let Some(followed) = self.followed.remove(&number)
@@ -96,8 +107,8 @@ impl Cells {
         }
     }
 
-    /// Clusters that have come to be wanted.
-    pub(super) fn take_clusters(&mut self) -> Vec<(Source, Arc<str>)> {
+    /// Clusters that have come to be wanted, or are no more, in order.
+    pub(super) fn take_clusters(&mut self) -> Vec<OnDemand> {
         std::mem::take(&mut self.clusters)
     }
 

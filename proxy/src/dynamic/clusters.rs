@@ -108,7 +108,7 @@ pub(super) struct Clusters {
     /// Of which something is known once what has changed is in force.
     told: Vec<Arc<str>>,
     /// Asked for on behalf of requests.
-    _on_demand: Vec<Subscription>,
+    on_demand: HashMap<Arc<str>, Vec<Subscription>>,
     counts: ClusterCounts,
 }
 
@@ -128,7 +128,7 @@ impl Clusters {
             changed: false,
             retired: Vec::new(),
             told: Vec::new(),
-            _on_demand: Vec::new(),
+            on_demand: HashMap::new(),
             counts: ClusterCounts::new(stats),
         }
     }
@@ -171,7 +171,12 @@ impl Clusters {
         let stats = Some(SubscriptionStats::register(&common.stats.root().scope("cluster_manager.odcds")));
         // Requests wait as long as their filter says.
         let options = Options { timeout: None, stats, ..Options::default() };
-        self._on_demand.push(handle.subscribe(Kind::Cluster, Some(name), options));
+        self.on_demand.entry(name.clone()).or_default().push(handle.subscribe(Kind::Cluster, Some(name), options));
+    }
+
+    /// Requests need this one no more: there is none.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.on_demand.remove(name);
     }
 
     /// How many are not warm.
@@ -448,7 +453,7 @@ impl Clusters {
             let next = common.snapshot.load().with_clusters(self.all.clone());
             common.snapshot.store(Arc::new(next));
         }
-        self.told.drain(..).for_each(|name| common.cells.cluster_is_known(&name));
+        self.told.drain(..).for_each(|name| common.cells.cluster_is_known(&name, self.all.contains_key(&name)));
         for One { cluster, .. } in self.retired.drain(..) {
             if !cluster.has_traffic.load(Ordering::Relaxed) {
                 continue;

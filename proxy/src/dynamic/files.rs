@@ -84,7 +84,7 @@ impl Files {
                     self.followed.remove(&number);
                 }
                 // No file is asked anything.
-                Note::Asked(..) | Note::Cluster(..) => {}
+                Note::Asked(..) | Note::Forgotten(..) | Note::Cluster(..) | Note::ForgottenClusters(..) => {}
             }
         }
         news

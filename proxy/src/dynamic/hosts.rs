@@ -29,7 +29,7 @@ struct OfTable {
     /// Encoded, by their resources' names.
     hosts: BTreeMap<Arc<str>, Bytes>,
     /// What requests have asked for.
-    asked: Vec<Subscription>,
+    asked: HashMap<Arc<str>, Subscription>,
 }
 
 /// The route configuration that a virtual host is of.
@@ -53,14 +53,21 @@ impl Hosts {
                 cell.miss(false);
             }
         }
-        self.0.insert(cell.number(), OfTable { hosts, asked: Vec::new() });
+        self.0.insert(cell.number(), OfTable { hosts, asked: HashMap::new() });
     }
 
     /// Asks for one on behalf of a request.
     pub(super) fn ask(&mut self, number: u64, name: Arc<str>, handle: &Handle) {
         let Some(of) = self.0.get_mut(&number) else { return };
         // Requests have time limits of their own, and the subscription to all is counted.
-        of.asked.push(handle.subscribe(Kind::VirtualHost, Some(name), Options { timeout: None, ..Options::default() }));
+        let options = Options { timeout: None, ..Options::default() };
+        of.asked.insert(name.clone(), handle.subscribe(Kind::VirtualHost, Some(name), options));
+    }
+
+    /// Requests need these no more.
+    pub(super) fn forget(&mut self, number: u64, names: &[Arc<str>]) {
+        let Some(of) = self.0.get_mut(&number) else { return };
+        names.iter().for_each(|name| _ = of.asked.remove(name));
     }
 
     /// A cell is gone.
@@ -105,8 +112,9 @@ impl OfTable {
         cell.offer(&together(&hosts), &update.version, now)?;
         self.hosts = hosts;
         for resource in came() {
-            cell.answer(&resource.name);
-            resource.aliases.iter().for_each(|alias| cell.answer(alias));
+            let found = !resource.is_absent();
+            cell.answer(&resource.name, found);
+            resource.aliases.iter().for_each(|alias| cell.answer(alias, found));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     acts::Act,
-    cells::Cells,
+    cells::{Cells, OnDemand},
     clusters::Clusters,
     common::Common,
     init::{Init, Next},
@@ -239,8 +239,11 @@ impl View {
     /// Asks for what others have come to want.
     pub(super) fn heed(&mut self) {
         self.cells.heed(&mut self.common);
-        for (source, name) in self.cells.take_clusters() {
-            self.clusters.ask(&mut self.common, &source, name);
+        for on_demand in self.cells.take_clusters() {
+            match on_demand {
+                OnDemand::Wanted(source, name) => self.clusters.ask(&mut self.common, &source, name),
+                OnDemand::Forgotten(name) => self.clusters.forget(&name),
+            }
         }
     }
 

@@ -44,8 +44,8 @@ pub trait Feed: Any + Send + Sync + fmt::Debug {
     fn time_out(&self);
     /// Asks for what it has under a name. None: there is nothing to wait for.
     fn ask(&self, name: &Arc<str>) -> Option<Asked>;
-    /// The source has said what there is of a name that was asked for.
-    fn answer(&self, name: &str);
+    /// The source has said of a name that was asked for whether there is something.
+    fn answer(&self, name: &str, found: bool);
     /// Cells that the value in force, or what is made of it, names: who waits for this one waits for them, too.
     fn further(&self) -> Vec<Arc<dyn Feed>>;
 }

@@ -19,8 +19,12 @@ pub enum Note {
     Gone(u64),
     /// A request needs what the cell of this number has under this name.
     Asked(u64, Arc<str>),
+    /// Requests do not need these of it any more.
+    Forgotten(u64, Vec<Arc<str>>),
     /// A request needs a cluster of this name.
     Cluster(Source, Arc<str>),
+    /// Requests do not need clusters of these names any more.
+    ForgottenClusters(Vec<Arc<str>>),
 }
 
 /// What feeders are told, and the order of changes.

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    asks::{Asked, Asks},
+    asks::{Asked, Asks, News},
     feed::{Feed, Follower},
     notes::{Note, Notes},
     reloads::Reloads,
@@ -250,15 +250,19 @@ impl<T: Send + Sync + 'static> Feed for Cell<T> {
     }
 
     fn ask(&self, name: &Arc<str>) -> Option<Asked> {
-        let (asked, news) = self.asks.ask(name)?;
-        if news {
+        let (asked, News { first, forgotten }) = self.asks.ask(name)?;
+        if !forgotten.is_empty() {
+            tracing::warn!(cell = %self.subject.name, forgotten = forgotten.len(), "names that lead nowhere are not followed any more");
+            self.notes.note(&self.subject.source, Note::Forgotten(self.number, forgotten));
+        }
+        if first {
             self.notes.note(&self.subject.source, Note::Asked(self.number, name.clone()));
         }
         Some(asked)
     }
 
-    fn answer(&self, name: &str) {
-        self.asks.answer(name);
+    fn answer(&self, name: &str, found: bool) {
+        self.asks.answer(name, found);
     }
 
     fn further(&self) -> Vec<Arc<dyn Feed>> {

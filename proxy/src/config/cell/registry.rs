@@ -13,6 +13,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, ReentrantMutexGuard};
 
 use super::{
+    asks::News,
     clusters::{AskedCluster, AskedClusters},
     feed::Feed,
     notes::{Note, Notes},
@@ -94,16 +95,23 @@ impl Registry {
 
     /// Asks a source for a cluster. None: there is nothing to wait for.
     pub fn ask_for_cluster(&self, source: &Source, name: &Arc<str>) -> Option<AskedCluster> {
-        let (asked, news) = self.clusters.ask(source, name)?;
-        if news {
+        let (asked, News { first, forgotten }) = self.clusters.ask(source, name)?;
+        if !forgotten.is_empty() {
+            tracing::warn!(
+                forgotten = forgotten.len(),
+                "names of clusters that there are none of are not followed any more"
+            );
+            self.notes.note(source, Note::ForgottenClusters(forgotten));
+        }
+        if first {
             self.notes.note(source, Note::Cluster(source.clone(), name.clone()));
         }
         Some(asked)
     }
 
     /// Something is known of a cluster: it is in force, or there is none.
-    pub fn cluster_is_known(&self, name: &str) {
-        self.clusters.answer(name);
+    pub fn cluster_is_known(&self, name: &str, found: bool) {
+        self.clusters.answer(name, found);
     }
 
     /// No cell changes its value as long as this is kept: for who makes something of cells and then follows them.

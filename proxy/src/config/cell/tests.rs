@@ -94,7 +94,9 @@ fn told(registry: &Registry, feeder: Feeder) -> Vec<String> {
         Note::Wanted(feed) => feed.upgrade().map_or("?".into(), |feed| format!("+{}", feed.number())),
         Note::Gone(number) => format!("-{number}"),
         Note::Asked(number, name) => format!("{number}: {name}"),
+        Note::Forgotten(number, names) => format!("{number}: -{}", names.join(" -")),
         Note::Cluster(_, name) => format!("cluster {name}"),
+        Note::ForgottenClusters(names) => format!("cluster -{}", names.join(" -")),
     });
     said.collect()
 }
@@ -122,7 +124,7 @@ fn names_and_clusters_are_asked_for_once() {
     assert!(registry.ask_for_cluster(&Source::Ads, &name).is_some());
     assert!(registry.ask_for_cluster(&Source::Ads, &name).is_some());
     assert_eq!(told(&registry, Feeder::Servers), ["+0", "0: a/b", "cluster a/b"]);
-    cell.answer("a/b");
+    cell.answer("a/b", true);
     assert!(cell.ask(&name).is_none());
 }
 
