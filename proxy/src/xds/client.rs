@@ -425,6 +425,7 @@ impl<C: Consumer> Client<C> {
         let kind = update.kind;
         // The server's word is better, also about what it does not speak of yet.
         self.unclaimed.remove(&kind);
+        let unanswered = self.handle.store().version(kind).is_none();
         let verdict = offer(&mut self.consumer, update);
         // What it refers to is wanted before it is acknowledged.
         self.heed();
@@ -448,7 +449,10 @@ impl<C: Consumer> Client<C> {
                 stats.succeeded(&update.version, now, Some(took));
             }
         }
-        if let Some(saving) = self.saving.as_mut().filter(|_| !update.added.is_empty() || !update.removed.is_empty()) {
+        // That there is nothing is worth keeping, too: who is told is not to wait for it.
+        let answered = unanswered && self.handle.store().version(kind).is_some();
+        let changed = answered || !update.added.is_empty() || !update.removed.is_empty();
+        if let Some(saving) = self.saving.as_mut().filter(|_| changed) {
             saving.changed(kind, Instant::now());
         }
         if let Some(why) = told {

@@ -14,6 +14,10 @@ use super::{kind::Kind, saved::Directory, stats::ControlPlaneStats, store::Store
 const QUIET: Duration = Duration::from_secs(1);
 /// But the first of them waits no longer than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// The same for a type of which this process has written nothing yet: whoever is killed soon after it began leaves something.
+const QUIET_AT_FIRST: Duration = Duration::from_millis(100);
+/// See [`QUIET_AT_FIRST`].
+const LONGEST_AT_FIRST: Duration = Duration::from_secs(1);
 /// What can't be written is tried again after.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -113,6 +117,8 @@ pub(super) async fn written(saving: Option<&mut Saving>) {
 #[derive(Debug, Default)]
 struct Pending {
     kinds: Vec<Kind>,
+    /// What has been taken before.
+    taken: Vec<Kind>,
     first: Option<Instant>,
     last: Option<Instant>,
     /// Something could not be written: it waits so long.
@@ -131,7 +137,11 @@ impl Pending {
 
     /// When it is time to write.
     fn due(&self) -> Option<Instant> {
-        let due = (self.last? + QUIET).min(self.first? + LONGEST_WAIT);
+        let (quiet, longest) = match self.kinds.iter().all(|kind| self.taken.contains(kind)) {
+            true => (QUIET, LONGEST_WAIT),
+            false => (QUIET_AT_FIRST, LONGEST_AT_FIRST),
+        };
+        let due = (self.last? + quiet).min(self.first? + longest);
         Some(self.not_before.map_or(due, |at| at.max(due)))
     }
 
@@ -144,7 +154,9 @@ impl Pending {
     /// The types to write: the caller does.
     fn take(&mut self) -> Vec<Kind> {
         (self.first, self.last, self.not_before) = (None, None, None);
-        std::mem::take(&mut self.kinds)
+        let kinds = std::mem::take(&mut self.kinds);
+        self.taken.extend(kinds.iter().filter(|kind| !self.taken.contains(kind)).copied().collect::<Vec<_>>());
+        kinds
     }
 }
 
@@ -179,8 +191,8 @@ mod tests {
         let now = Instant::now();
         saving.changed(Kind::Cluster, now);
         saving.begin(&store, now);
-        assert_eq!(saving.due(), Some(now + QUIET));
-        saving.begin(&store, now + QUIET);
+        assert_eq!(saving.due(), Some(now + QUIET_AT_FIRST));
+        saving.begin(&store, now + QUIET_AT_FIRST);
         assert_eq!(saving.due(), None);
         saving.written().await;
         assert_eq!(counted.total(process::STATE_SAVE_FAILED), 1);
@@ -198,7 +210,7 @@ mod tests {
     fn changes_are_written_together_but_not_late() {
         let now = Instant::now();
         let millis = Duration::from_millis;
-        let mut pending = Pending::default();
+        let mut pending = Pending { taken: vec![Kind::Cluster, Kind::Listener], ..Pending::default() };
         assert_eq!(pending.due(), None);
         pending.changed(Kind::Cluster, now);
         pending.changed(Kind::Listener, now + millis(900));
@@ -210,5 +222,23 @@ mod tests {
         assert_eq!(pending.due(), Some(now + LONGEST_WAIT));
         assert_eq!(pending.take(), [Kind::Cluster, Kind::Listener]);
         assert_eq!((pending.due(), pending.take()), (None, Vec::new()));
+    }
+
+    #[test]
+    fn what_comes_first_is_written_soon() {
+        let now = Instant::now();
+        let millis = Duration::from_millis;
+        let mut pending = Pending::default();
+        pending.changed(Kind::Cluster, now);
+        assert_eq!(pending.due(), Some(now + millis(100)));
+        for after in 1..=20 {
+            pending.changed(Kind::Cluster, now + after * millis(90));
+        }
+        assert_eq!(pending.due(), Some(now + millis(1000)));
+        assert_eq!(pending.take(), [Kind::Cluster]);
+        pending.changed(Kind::Cluster, now);
+        assert_eq!(pending.due(), Some(now + QUIET));
+        pending.changed(Kind::Listener, now);
+        assert_eq!(pending.due(), Some(now + QUIET_AT_FIRST));
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     proxy::{Proxy, Start, get, wait_saved},
     resources::{
         bad_cluster, badly_routed, cluster, cluster_from, endpoints, listener, listener_at, one, patient_cluster,
-        routed, routes,
+        routed, routes, twice_routed,
     },
     scenario::Who,
     traffic::{Load, backend},
@@ -212,6 +212,9 @@ fn what_is_wrong_is_refused_and_what_was_in_force_is_served() {
         let bound = format!("cannot bind '{taken}': Address already in use\n");
         assert!(told.starts_with(begin), "{told}");
         assert!(told.contains(&twin("k")) || told.contains(&twin("m")) || told.contains(&bound), "{told}");
+        // Two virtual hosts of one domain.
+        let told = tell("lds", vec![("m", twice_routed("m"))]).unwrap_err();
+        assert!(told.starts_with(&format!("{begin}m: ")) && told.contains("nly unique values for domains"), "{told}");
         // A regular expression that is none.
         let told = tell("lds", vec![("m", badly_routed("m"))]).unwrap_err();
         assert!(told.starts_with(&format!("{begin}m: ")), "{told}");
@@ -358,6 +361,30 @@ fn what_was_accepted_is_served_by_the_next_process_before_its_server_is_there() 
         ads.put([endpoints("a", backend("two"))]);
         ads.listen().unwrap();
         until_answered(&proxy, "l", "two");
+    }
+}
+
+#[test]
+fn that_there_are_no_clusters_is_kept_as_well() {
+    for protocol in [Protocol::Sotw, Protocol::Delta] {
+        let directory = tempfile::tempdir().unwrap();
+        let arguments = ["--state-dir", directory.path().to_str().unwrap(), "--user", "65532"];
+        std::os::unix::fs::chown(directory.path(), Some(65532), Some(65532)).unwrap();
+        let mut ads = Ads::start(Listen::anywhere()).unwrap();
+        ads.put([listener("l", "r"), routes("r", "one")]);
+        let proxy = Start::new(Who::Weir, &ads, protocol).arguments(&arguments).start();
+        until_answered(&proxy, "l", "one");
+        wait_for("what is saved", PATIENCE, || {
+            let saved = ["cds", "lds", "rds"].map(|kind| directory.path().join(format!("ads/{kind}.xds")).exists());
+            if saved == [true; 3] { Ok(()) } else { Err(saved) }
+        });
+        drop(proxy);
+        ads.stop();
+        // Who waits for clusters waits for ever.
+        let patient = "ads: {}, initial_fetch_timeout: 0s";
+        let proxy = Start::new(Who::Weir, &ads, protocol).from(patient, patient).arguments(&arguments).start();
+        proxy.until_live();
+        until_answered(&proxy, "l", "one");
     }
 }
 
