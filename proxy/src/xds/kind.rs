@@ -205,7 +205,8 @@ impl Kind {
                 let each: String = refused.map(|(name, why)| format!("{name}: {why}\n")).collect();
                 format!("Error adding/updating listener(s) {each}")
             }
-            _ => refused.map(|(_, why)| why).collect::<Vec<_>>().join(", "),
+            // Envoy's say less: not which of them all.
+            _ => refused.map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join(", "),
         };
         shortened(text)
     }
@@ -273,7 +274,7 @@ mod tests {
         let refused = [("a", "why"), ("b", "because")];
         assert_eq!(Kind::Cluster.refusal(refused), "Error adding/updating cluster(s) a: why, b: because");
         assert_eq!(Kind::Listener.refusal(refused), "Error adding/updating listener(s) a: why\nb: because\n");
-        assert_eq!(Kind::Routes.refusal(refused), "why, because");
+        assert_eq!(Kind::Routes.refusal(refused), "a: why, b: because");
         let long = "ä".repeat(LONGEST_ERROR);
         let text = Kind::Routes.refusal([("a", long.as_str())]);
         assert!(text.len() < LONGEST_ERROR + 20 && text.ends_with("ä...(truncated)"));

@@ -385,7 +385,11 @@ impl Store {
         for resource in &update.added {
             let why = all.or_else(|| reasons.get(&*resource.name).copied());
             known.change(kind, &resource.name, |entry| match why {
-                Some(why) => entry.refused = rejected(resource, why),
+                // What all are refused for begins with the name of one.
+                Some(why) => {
+                    let own = why.strip_prefix(&*resource.name).and_then(|why| why.strip_prefix(": "));
+                    entry.refused = rejected(resource, own.unwrap_or(why));
+                }
                 None if resource.is_absent() => *entry = entry.absent(),
                 None => {
                     let accepted = Accepted {
