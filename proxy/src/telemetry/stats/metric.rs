@@ -54,6 +54,11 @@ pub enum Unit {
     Percent,
 }
 
+impl Unit {
+    /// How many there are.
+    pub(super) const COUNT: usize = 5;
+}
+
 /// The name of a metric without the parts that are tags, and those.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tagged {

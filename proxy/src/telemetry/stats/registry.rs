@@ -1,7 +1,7 @@
 //! Names, interned: which number stands behind which name, and who still uses it.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     hash::BuildHasher,
     sync::{Arc, OnceLock},
 };
@@ -14,23 +14,44 @@ use super::metric::{Kind, Tagged, Unit};
 /// The first number of every kind: it is written by handles that stand for no name, and never shown.
 pub(super) const NOWHERE: u32 = 0;
 
-/// A name with a number.
+/// A name with a number. A large mesh has a million of them: nothing is in here that may be elsewhere.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub prefix: Arc<str>,
-    pub name: Arc<str>,
-    pub unit: Unit,
+    /// Which of the [`Parts`].
+    pub part: u32,
     /// Scopes that registered it.
     users: u32,
-    /// What was extracted from the name, once somebody asked. Until somebody has read it there is no place for that: a large
-    /// mesh has a million names.
-    tagged: Option<Arc<OnceLock<Tagged>>>,
 }
 
-impl Entry {
-    /// Where what is extracted from the name is kept.
-    pub(super) fn tagged(&mut self) -> Arc<OnceLock<Tagged>> {
-        self.tagged.get_or_insert_with(Arc::default).clone()
+/// The last part of names, and what their values measure: these repeat from object to object.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub name: Arc<str>,
+    pub unit: Unit,
+}
+
+/// All of them, by number.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    all: Vec<Part>,
+    by_name: [HashMap<Arc<str>, u32>; Unit::COUNT],
+}
+
+impl Parts {
+    pub(super) fn get(&self, number: u32) -> &Part {
+        &self.all[number as usize]
+    }
+
+    fn intern(&mut self, name: &str, unit: Unit) -> u32 {
+        let by_name = &mut self.by_name[unit as usize];
+        if let Some(number) = by_name.get(name) {
+            return *number;
+        }
+        let (name, number): (Arc<str>, _) = (name.into(), self.all.len() as u32);
+        by_name.insert(name.clone(), number);
+        self.all.push(Part { name, unit });
+        number
     }
 }
 
@@ -39,6 +60,8 @@ impl Entry {
 pub(super) struct Names {
     /// By number, from 1; none: free.
     pub entries: Vec<Option<Entry>>,
+    /// What was extracted from those that somebody has read, likewise.
+    tagged: Vec<Option<Arc<OnceLock<Tagged>>>>,
     by_name: HashTable<u32>,
     hasher: DefaultHashBuilder,
     free: Vec<u32>,
@@ -56,18 +79,27 @@ impl Names {
         entries.get((number - 1) as usize)?.as_ref()
     }
 
+    /// Where what is extracted from a name is kept.
+    pub(super) fn tagged(&mut self, number: u32) -> Arc<OnceLock<Tagged>> {
+        let index = (number - 1) as usize;
+        if self.tagged.len() <= index {
+            self.tagged.resize_with(self.entries.len().max(index + 1), || None);
+        }
+        self.tagged[index].get_or_insert_with(Arc::default).clone()
+    }
+
     /// The number of `prefix` followed by `name`, if somebody has it.
-    fn find(&self, prefix: &str, name: &str) -> Option<u32> {
+    fn find(&self, parts: &Parts, prefix: &str, name: &str) -> Option<u32> {
         let hash = Self::hash(&self.hasher, prefix, name);
         let same = |number: &u32| {
             Self::entry(&self.entries, *number)
-                .is_some_and(|entry| same_text([&entry.prefix, &entry.name], [prefix, name]))
+                .is_some_and(|entry| same_text([&entry.prefix, &parts.get(entry.part).name], [prefix, name]))
         };
         self.by_name.find(hash, same).copied()
     }
 
-    fn add(&mut self, entry: Entry) -> u32 {
-        let hash = Self::hash(&self.hasher, &entry.prefix, &entry.name);
+    fn add(&mut self, parts: &Parts, entry: Entry) -> u32 {
+        let hash = Self::hash(&self.hasher, &entry.prefix, &parts.get(entry.part).name);
         let number = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
             self.entries.len() as u32
@@ -75,7 +107,8 @@ impl Names {
         self.entries[(number - 1) as usize] = Some(entry);
         let (entries, hasher) = (&self.entries, &self.hasher);
         self.by_name.insert_unique(hash, number, |number| {
-            Self::entry(entries, *number).map_or(0, |entry| Self::hash(hasher, &entry.prefix, &entry.name))
+            let entry = Self::entry(entries, *number);
+            entry.map_or(0, |entry| Self::hash(hasher, &entry.prefix, &parts.get(entry.part).name))
         });
         number
     }
@@ -87,15 +120,18 @@ impl Names {
     }
 
     /// One user less; true if it was the last, and the number is now free.
-    pub(super) fn release(&mut self, number: u32) -> bool {
+    fn release(&mut self, parts: &Parts, number: u32) -> bool {
         let Some(place) = self.entries.get_mut((number - 1) as usize) else { return false };
         let Some(entry) = place else { return false };
         entry.users -= 1;
         if entry.users > 0 {
             return false;
         }
-        let hash = Self::hash(&self.hasher, &entry.prefix, &entry.name);
+        let hash = Self::hash(&self.hasher, &entry.prefix, &parts.get(entry.part).name);
         *place = None;
+        if let Some(tagged) = self.tagged.get_mut((number - 1) as usize) {
+            *tagged = None;
+        }
         if let Ok(found) = self.by_name.find_entry(hash, |other| *other == number) {
             found.remove();
         }
@@ -114,25 +150,22 @@ fn same_text(one: [&str; 2], other: [&str; 2]) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     pub names: [Names; Kind::COUNT],
-    /// The last parts of names repeat from object to object.
-    parts: HashSet<Arc<str>>,
+    pub parts: Parts,
 }
 
 impl Registry {
     pub(super) fn register(&mut self, kind: Kind, prefix: &Arc<str>, name: &str, unit: Unit) -> u32 {
         let names = &mut self.names[kind as usize];
-        if let Some(number) = names.find(prefix, name) {
+        if let Some(number) = names.find(&self.parts, prefix, name) {
             names.retain(number);
             return number;
         }
-        let name = match self.parts.get(name) {
-            Some(part) => part.clone(),
-            None => {
-                let part: Arc<str> = name.into();
-                self.parts.insert(part.clone());
-                part
-            }
-        };
-        names.add(Entry { prefix: prefix.clone(), name, unit, users: 1, tagged: None })
+        let part = self.parts.intern(name, unit);
+        names.add(&self.parts, Entry { prefix: prefix.clone(), part, users: 1 })
+    }
+
+    /// One user less; true if it was the last, and the number is now free.
+    pub(super) fn release(&mut self, kind: Kind, number: u32) -> bool {
+        self.names[kind as usize].release(&self.parts, number)
     }
 }

@@ -101,7 +101,7 @@ impl Scope {
         let mut registry = store.registry.lock();
         let number = registry.register(kind, &self.0.prefix, &name, unit);
         if numbers.contains(&(kind, number)) {
-            registry.names[kind as usize].release(number);
+            registry.release(kind, number);
             return number;
         }
         if numbers.len() == numbers.capacity() {
@@ -117,7 +117,7 @@ impl Drop for Claim {
         let Some(store) = self.store.upgrade() else { return };
         let mut registry = store.registry.lock();
         for (kind, number) in self.numbers.get_mut().drain(..) {
-            if registry.names[kind as usize].release(number) {
+            if registry.release(kind, number) {
                 // Before the lock is let go, and the number given out again.
                 store.clear(kind, number);
             }

@@ -28,7 +28,27 @@ impl<T> Default for Chunked<T> {
     }
 }
 
-impl<T: Default> Chunked<T> {
+/// What a chunk is made of.
+trait Cell: Sized {
+    /// So many that nobody has written to.
+    fn fresh(length: usize) -> Box<[Self]>;
+}
+
+impl Cell for AtomicU64 {
+    /// As the kernel gives them: those that are never written take no memory.
+    fn fresh(length: usize) -> Box<[Self]> {
+        // SAFETY: an integer of nothing but zero bits is 0.
+        unsafe { Box::new_zeroed_slice(length).assume_init() }
+    }
+}
+
+impl Cell for OnceLock<Box<Bins>> {
+    fn fresh(length: usize) -> Box<[Self]> {
+        (0..length).map(|_| Self::new()).collect()
+    }
+}
+
+impl<T: Cell> Chunked<T> {
     fn place(index: u32) -> (usize, usize) {
         let place = u64::from(index) + (1 << FIRST_CHUNK_BITS);
         let bits = 63 - place.leading_zeros();
@@ -43,7 +63,7 @@ impl<T: Default> Chunked<T> {
     fn get_or_make(&self, index: u32) -> &T {
         let (chunk, offset) = Self::place(index);
         let length = 1 << (chunk as u32 + FIRST_CHUNK_BITS);
-        &self.0[chunk].get_or_init(|| (0..length).map(|_| T::default()).collect())[offset]
+        &self.0[chunk].get_or_init(|| T::fresh(length))[offset]
     }
 }
 
@@ -226,7 +246,7 @@ mod tests {
     fn chunks_follow_each_other_without_a_gap() {
         let mut next = (0, 0);
         for index in 0..100_000 {
-            let (chunk, offset) = Chunked::<u64>::place(index);
+            let (chunk, offset) = Chunked::<AtomicU64>::place(index);
             assert_eq!((chunk, offset), next, "{index}");
             next = if offset + 1 == 256 << chunk { (chunk + 1, 0) } else { (chunk, offset + 1) };
         }

@@ -8,7 +8,7 @@ use super::{
     metric::{Counter, Gauge, Histogram, Kind, Metric, TextReadout},
     numbers::{Keep, Numbers},
     process,
-    registry::NOWHERE,
+    registry::{NOWHERE, Registry},
     scope::Scope,
     shard::{Shard, Shared},
     views,
@@ -161,27 +161,30 @@ impl Store {
         let mut from = 0;
         loop {
             let mut registry = self.numbers.registry.lock();
-            let entries = &mut registry.names[kind as usize].entries;
-            let count = entries.len();
+            let Registry { names, parts } = &mut *registry;
+            let names = &mut names[kind as usize];
+            let count = names.entries.len();
             let to = count.min(from + BATCH);
-            for (index, entry) in entries.iter_mut().enumerate().take(to).skip(from) {
-                let Some(entry) = entry else { continue };
+            for index in from..to {
+                let Some(entry) = &names.entries[index] else { continue };
+                let part = parts.get(entry.part);
                 name.clear();
                 name.push_str(&entry.prefix);
-                name.push_str(&entry.name);
+                name.push_str(&part.name);
                 // What the process itself counts has its names whatever is kept.
                 let rejected = || entry.prefix.is_empty() && self.numbers.rejects("", &name);
                 if !wanted(&name) || rejected() {
                     continue;
                 }
-                let (used, value) = self.numbers.value(kind, index as u32 + 1);
+                let number = index as u32 + 1;
+                let (used, value) = self.numbers.value(kind, number);
                 metrics.push(Metric {
-                    unit: entry.unit,
+                    unit: part.unit,
                     used,
                     value,
                     prefix: entry.prefix.clone(),
-                    name: entry.name.clone(),
-                    tagged: entry.tagged(),
+                    name: part.name.clone(),
+                    tagged: names.tagged(number),
                 });
             }
             if to == count {
