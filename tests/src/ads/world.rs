@@ -207,7 +207,7 @@ impl Subscriber {
         let last = wants.sent.replace(version).unwrap_or_default();
         let known = world.resources.get(type_url).into_iter().flatten();
         let resources: Vec<Any> = known
-            .filter(|(name, known)| wants.wanted(name) && (whole || !partial || known.version > last))
+            .filter(|(name, known)| (whole || !partial || known.version > last) && wants.wanted(name))
             .map(|(_, known)| known.body.clone())
             .collect();
         // Of names that lead nowhere there is nothing to say.
