@@ -108,7 +108,7 @@ pub(super) struct Clusters {
     /// Of which something is known once what has changed is in force.
     told: Vec<Arc<str>>,
     /// Asked for on behalf of requests.
-    on_demand: HashMap<Arc<str>, Vec<Subscription>>,
+    on_demand: HashMap<Arc<str>, Vec<(Source, Subscription)>>,
     counts: ClusterCounts,
 }
 
@@ -167,16 +167,22 @@ impl Clusters {
 
     /// Asks for one on behalf of a request.
     pub(super) fn ask(&mut self, common: &mut Common, source: &Source, name: Arc<str>) {
+        let asked = self.on_demand.entry(name.clone()).or_default();
+        if asked.iter().any(|(other, _)| other == source) {
+            return;
+        }
         let handle = common.sources.handle(source, Kind::Cluster, None);
         let stats = Some(SubscriptionStats::register(&common.stats.root().scope("cluster_manager.odcds")));
         // Requests wait as long as their filter says.
         let options = Options { timeout: None, stats, ..Options::default() };
-        self.on_demand.entry(name.clone()).or_default().push(handle.subscribe(Kind::Cluster, Some(name), options));
+        asked.push((source.clone(), handle.subscribe(Kind::Cluster, Some(name), options)));
     }
 
-    /// Requests need this one no more: there is none.
+    /// Requests need this one no more. One that has come meanwhile is followed on.
     pub(super) fn forget(&mut self, name: &str) {
-        self.on_demand.remove(name);
+        if !self.known.contains_key(name) {
+            self.on_demand.remove(name);
+        }
     }
 
     /// How many are not warm.

@@ -28,6 +28,8 @@ pub(super) struct Hosts(HashMap<u64, OfTable>);
 struct OfTable {
     /// Encoded, by their resources' names.
     hosts: BTreeMap<Arc<str>, Bytes>,
+    /// Further names of theirs.
+    aliases: HashMap<Arc<str>, Vec<String>>,
     /// What requests have asked for.
     asked: HashMap<Arc<str>, Subscription>,
 }
@@ -53,7 +55,7 @@ impl Hosts {
                 cell.miss(false);
             }
         }
-        self.0.insert(cell.number(), OfTable { hosts, asked: HashMap::new() });
+        self.0.insert(cell.number(), OfTable { hosts, ..OfTable::default() });
     }
 
     /// Asks for one on behalf of a request.
@@ -115,6 +117,14 @@ impl OfTable {
             let found = !resource.is_absent();
             cell.answer(&resource.name, found);
             resource.aliases.iter().for_each(|alias| cell.answer(alias, found));
+            if found {
+                self.aliases.insert(resource.name.clone(), resource.aliases.clone());
+            }
+        }
+        for name in update.removed.iter().filter(|name| own(name)) {
+            cell.answer(name, false);
+            let aliases = self.aliases.remove(name).unwrap_or_default();
+            aliases.iter().for_each(|alias| cell.answer(alias, false));
         }
         Ok(())
     }

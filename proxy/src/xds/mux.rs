@@ -194,7 +194,16 @@ impl Mux {
                     }
                 }
             }
-            Some(_) => {}
+            Some(name) => {
+                // It may have come with everything, and stays then.
+                line.aliases.remove(name);
+                if self.store.unnamed(kind, name) {
+                    line.lives.clear(name);
+                    if let State::Delta(delta) = &mut line.state {
+                        delta.forget(name);
+                    }
+                }
+            }
             None => {
                 self.store.requested_all(kind, false);
                 self.store.retain(kind, |name| line.interest.names_it(name));

@@ -14,7 +14,7 @@ use super::{kind::Kind, saved::Directory, stats::ControlPlaneStats, store::Store
 const QUIET: Duration = Duration::from_secs(1);
 /// But the first of them waits no longer than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// The same for a type of which this process has written nothing yet: whoever is killed soon after it began leaves something.
+/// The same for a type that this process has not begun to write yet: whoever is killed soon after it began leaves something.
 const QUIET_AT_FIRST: Duration = Duration::from_millis(100);
 /// See [`QUIET_AT_FIRST`].
 const LONGEST_AT_FIRST: Duration = Duration::from_secs(1);

@@ -383,13 +383,14 @@ impl Store {
             Some(Arc::new(Rejected { body, version, at: now, why: why.to_owned() }))
         };
         for resource in &update.added {
+            // What all are refused for begins with the name of one.
+            let all = all.map(|all| {
+                let own = all.strip_prefix(&*resource.name).and_then(|all| all.strip_prefix(": "));
+                own.unwrap_or(all)
+            });
             let why = all.or_else(|| reasons.get(&*resource.name).copied());
             known.change(kind, &resource.name, |entry| match why {
-                // What all are refused for begins with the name of one.
-                Some(why) => {
-                    let own = why.strip_prefix(&*resource.name).and_then(|why| why.strip_prefix(": "));
-                    entry.refused = rejected(resource, own.unwrap_or(why));
-                }
+                Some(why) => entry.refused = rejected(resource, why),
                 None if resource.is_absent() => *entry = entry.absent(),
                 None => {
                     let accepted = Accepted {
@@ -439,6 +440,17 @@ impl Store {
     /// A resource is asked for; one that is known stays what it is.
     pub(super) fn requested(&self, kind: Kind, name: &Arc<str>) {
         self.known.lock().change(kind, name, |entry| entry.named = true);
+    }
+
+    /// A resource is asked for with all others only. Whether it is forgotten, as there is none.
+    pub(super) fn unnamed(&self, kind: Kind, name: &str) -> bool {
+        let mut known = self.known.lock();
+        known.change_known(kind, name, |entry| entry.named = false);
+        let nothing = known.is(kind, name, |entry| entry.accepted.is_none() && entry.refused.is_none());
+        if nothing {
+            known.forget(kind, name);
+        }
+        nothing
     }
 
     /// Everything of a type is asked for, or no longer.

@@ -139,6 +139,46 @@ fn until(to: SocketAddr, host: &str, wanted: (u16, &str)) {
 }
 
 #[test]
+fn names_that_lead_nowhere_make_room_for_others() {
+    const MOST: usize = 10_000;
+    let ads = Ads::start(Listen::anywhere()).unwrap();
+    ads.put([listener(RDS, FILTER, ""), routes("r", "fixed"), host("r/one", "one.test", "one")]);
+    let proxy = Start::new(Who::Weir, &ads, Protocol::Delta).start();
+    let to = proxy.listener("l");
+    until(to, "one.test", (200, "one"));
+    let mark = ads.mark();
+    // One more than there may be.
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut asking = stream.try_clone().unwrap();
+    let asking = thread::spawn(move || {
+        for number in 0..=MOST {
+            let close = if number == MOST { "connection: close\r\n" } else { "" };
+            write!(asking, "GET / HTTP/1.1\r\nhost: n{number}.test\r\n{close}\r\n").unwrap();
+        }
+    });
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    asking.join().unwrap();
+    assert_eq!(text.matches("HTTP/1.1 404").count(), MOST + 1);
+    let all_but_the_last = |event: &Event| match &event.seen {
+        Seen::Request { unsubscribed, .. } => unsubscribed.len() == MOST,
+        _ => false,
+    };
+    wait_for("that nothing is wanted of them any more", PATIENCE, || {
+        if ads.has_seen(mark, all_but_the_last) { Ok(()) } else { Err("it is") }
+    });
+    // Nothing of them is left, and they can be asked for again.
+    let known = || proxy.admin("/v3/discovery:client_status").matches("\"r/n").count();
+    assert_eq!(known(), 1);
+    let mark = ads.mark();
+    ads.put([host("r/n0.test", "n0.test", "new")]);
+    until(to, "n0.test", (200, "new"));
+    wait_asked(&ads, mark, "vhds", "r/n0.test");
+    assert_eq!(ask(to, "one.test", ""), answered(200, "one"));
+}
+
+#[test]
 fn virtual_hosts_come_when_a_request_names_them() {
     both(|who| {
         let ads = Ads::start(Listen::anywhere()).unwrap();

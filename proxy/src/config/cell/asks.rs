@@ -1,6 +1,10 @@
 //! Names that requests ask a cell for: what is in it is only known once somebody has asked.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -8,10 +12,37 @@ use tokio::sync::watch;
 /// Clients choose the names: where there are so many, those that lead nowhere are forgotten. More that lead somewhere, or are
 /// waited for, are not asked for, and what a server says of them is what it says unasked.
 pub(super) const MOST: usize = 10_000;
+/// Nor are longer ones: hosts have 253 bytes at most. All that are forgotten at once fit into a message of 4 MiB, which is as
+/// much as servers of gRPC take.
+pub(super) const LONGEST: usize = 384;
+/// Between two looks for names to forget.
+const LOOKS: Duration = Duration::from_secs(1);
 
 /// What has been asked for.
 #[derive(Debug, Default)]
-pub(super) struct Asks(Mutex<HashMap<Arc<str>, Ask>>);
+pub(super) struct Asks(Mutex<Names>);
+
+#[derive(Debug, Default)]
+struct Names {
+    asked: HashMap<Arc<str>, Ask>,
+    looks: Looks,
+}
+
+/// How often names to forget are looked for, among very many.
+#[derive(Debug, Default)]
+pub(super) struct Looks(Option<Instant>);
+
+impl Looks {
+    /// Whether it is time.
+    pub(super) fn due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.0.is_none_or(|last| now.duration_since(last) >= LOOKS);
+        if due {
+            self.0 = Some(now);
+        }
+        due
+    }
+}
 
 #[derive(Debug)]
 enum Ask {
@@ -31,15 +62,6 @@ impl Ask {
     }
 }
 
-/// What becomes of a question.
-#[derive(Debug)]
-pub(super) struct News {
-    /// Nobody asked before.
-    pub(super) first: bool,
-    /// Names that nothing is to be said of any more.
-    pub(super) forgotten: Vec<Arc<str>>,
-}
-
 /// A name that was asked for and is not answered yet.
 #[derive(Debug)]
 pub struct Asked(watch::Receiver<bool>);
@@ -52,31 +74,32 @@ impl Asked {
 }
 
 impl Asks {
-    /// Asks for a name. None: there is nothing to wait for.
-    pub(super) fn ask(&self, name: &Arc<str>) -> Option<(Asked, News)> {
-        let mut asks = self.0.lock();
-        match asks.get(name) {
+    /// Asks for a name. Who is the first to do so has it noted, and names that nothing is to be said of any more: before
+    /// anybody else can ask. None: there is nothing to wait for.
+    pub(super) fn ask(&self, name: &Arc<str>, note: impl FnOnce(Vec<Arc<str>>)) -> Option<Asked> {
+        let Names { asked, looks } = &mut *self.0.lock();
+        match asked.get(name) {
             Some(Ask::Answered { .. }) => return None,
-            Some(Ask::Open(answer)) => {
-                return Some((Asked(answer.subscribe()), News { first: false, forgotten: Vec::new() }));
-            }
+            Some(Ask::Open(answer)) => return Some(Asked(answer.subscribe())),
+            None if name.len() > LONGEST => return None,
             None => {}
         }
-        let forgotten = match asks.len() >= MOST {
-            true => asks.extract_if(|_, ask| ask.is_idle()).map(|(name, _)| name).collect(),
+        let forgotten = match asked.len() >= MOST && looks.due() {
+            true => asked.extract_if(|_, ask| ask.is_idle()).map(|(name, _)| name).collect(),
             false => Vec::new(),
         };
-        if asks.len() >= MOST {
+        if asked.len() >= MOST {
             return None;
         }
-        let (answer, asked) = watch::channel(false);
-        asks.insert(name.clone(), Ask::Open(answer));
-        Some((Asked(asked), News { first: true, forgotten }))
+        let (answer, waiting) = watch::channel(false);
+        asked.insert(name.clone(), Ask::Open(answer));
+        note(forgotten);
+        Some(Asked(waiting))
     }
 
     /// The source has answered: whoever waits for this name goes on. What nobody has asked for is of no interest.
     pub(super) fn answer(&self, name: &str, found: bool) {
-        if let Some(ask) = self.0.lock().get_mut(name)
+        if let Some(ask) = self.0.lock().asked.get_mut(name)
             && let Ask::Open(answer) = std::mem::replace(ask, Ask::Answered { found })
         {
             answer.send_replace(true);
@@ -88,41 +111,59 @@ impl Asks {
 mod tests {
     use super::*;
 
+    /// Asks, and gives what is noted, if anything.
+    fn ask(asks: &Asks, name: &str) -> Option<(Asked, Option<Vec<Arc<str>>>)> {
+        let mut noted = None;
+        let asked = asks.ask(&name.into(), |forgotten| noted = Some(forgotten))?;
+        Some((asked, noted))
+    }
+
     #[tokio::test]
     async fn who_asks_for_a_name_waits_for_its_first_answer_only() {
         let asks = Asks::default();
-        let name: Arc<str> = "a".into();
         asks.answer("a", true);
-        let (first, news) = asks.ask(&name).unwrap();
-        let (second, again) = asks.ask(&name).unwrap();
-        assert_eq!((news.first, again.first), (true, false));
+        let (first, noted) = ask(&asks, "a").unwrap();
+        let (second, again) = ask(&asks, "a").unwrap();
+        assert_eq!((noted, again), (Some(Vec::new()), None));
         asks.answer("b", true);
         assert!(!*first.0.borrow());
         asks.answer("a", false);
         first.answered().await;
         second.answered().await;
-        assert!(asks.ask(&name).is_none());
+        assert!(ask(&asks, "a").is_none());
     }
 
     #[test]
     fn there_is_an_end_to_the_names_that_are_asked_for() {
         let asks = Asks::default();
-        let ask = |name: usize| asks.ask(&name.to_string().into());
+        let ask = |name: usize| ask(&asks, &name.to_string());
+        let look = || asks.0.lock().looks = Looks::default();
         let mut asked: Vec<_> = (0..MOST).map(ask).collect();
-        assert!(asked.iter().all(|asked| asked.as_ref().is_some_and(|(_, news)| news.first)));
+        assert!(asked.iter().all(|asked| asked.as_ref().is_some_and(|(_, noted)| noted.is_some())));
         assert!(ask(MOST).is_none());
         assert!(ask(0).is_some());
         // Those that are there stay, those that are not and those that nobody waits for make room.
         asks.answer("1", true);
+        asks.answer("2", true);
         asks.answer("2", false);
         asked.truncate(MOST - 1);
-        let (_one_more, news) = ask(MOST).unwrap();
-        let mut forgotten = news.forgotten;
+        assert!(ask(MOST).is_none());
+        look();
+        let (_one_more, noted) = ask(MOST).unwrap();
+        let mut forgotten = noted.unwrap();
         forgotten.sort();
-        assert_eq!((news.first, forgotten), (true, ["2", "9999"].map(Arc::from).to_vec()));
+        assert_eq!(forgotten, ["2", "9999"].map(Arc::from));
         assert!(ask(1).is_none());
-        let (_two, news) = ask(2).unwrap();
-        assert!(news.first);
+        let (_two, noted) = ask(2).unwrap();
+        assert!(noted.is_some());
+        look();
         assert!(ask(MOST + 1).is_none());
+    }
+
+    #[test]
+    fn names_that_are_no_hosts_are_not_asked_for() {
+        let asks = Asks::default();
+        assert!(ask(&asks, &"x".repeat(LONGEST)).is_some());
+        assert!(ask(&asks, &"x".repeat(LONGEST + 1)).is_none());
     }
 }

@@ -6,13 +6,19 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    asks::{MOST, News},
+    asks::{LONGEST, Looks, MOST},
     subject::Source,
 };
 
 /// What has been asked for.
 #[derive(Debug, Default)]
-pub(super) struct AskedClusters(Mutex<HashMap<Arc<str>, Asking>>);
+pub(super) struct AskedClusters(Mutex<Clusters>);
+
+#[derive(Debug, Default)]
+struct Clusters {
+    asked: HashMap<Arc<str>, Asking>,
+    looks: Looks,
+}
 
 #[derive(Debug, Default)]
 struct Asking {
@@ -35,28 +41,36 @@ impl AskedCluster {
 }
 
 impl AskedClusters {
-    /// Asks a source for one. None: too many were asked for, and are there or waited for.
-    pub(super) fn ask(&self, source: &Source, name: &Arc<str>) -> Option<(AskedCluster, News)> {
-        let mut clusters = self.0.lock();
+    /// Asks a source for one. Who is the first to do so has it noted, and names that nothing is to be said of any more: before
+    /// anybody else can ask. None: there is nothing to wait for.
+    pub(super) fn ask(
+        &self,
+        source: &Source,
+        name: &Arc<str>,
+        note: impl FnOnce(Vec<Arc<str>>),
+    ) -> Option<AskedCluster> {
+        let Clusters { asked, looks } = &mut *self.0.lock();
         let mut forgotten = Vec::new();
-        if clusters.len() >= MOST && !clusters.contains_key(name) {
-            let idle = |asking: &Asking| !asking.found && asking.news.receiver_count() == 0;
-            forgotten.extend(clusters.extract_if(|_, asking| idle(asking)).map(|(name, _)| name));
-            if clusters.len() >= MOST {
+        if !asked.contains_key(name) {
+            if asked.len() >= MOST && looks.due() {
+                let idle = |asking: &Asking| !asking.found && asking.news.receiver_count() == 0;
+                forgotten.extend(asked.extract_if(|_, asking| idle(asking)).map(|(name, _)| name));
+            }
+            if asked.len() >= MOST || name.len() > LONGEST {
                 return None;
             }
         }
-        let asking = clusters.entry(name.clone()).or_default();
-        let first = !asking.sources.contains(source);
-        if first {
+        let asking = asked.entry(name.clone()).or_default();
+        if !asking.sources.contains(source) {
             asking.sources.push(source.clone());
+            note(forgotten);
         }
-        Some((AskedCluster(asking.news.subscribe()), News { first, forgotten }))
+        Some(AskedCluster(asking.news.subscribe()))
     }
 
     /// Something is known of a cluster.
     pub(super) fn answer(&self, name: &str, found: bool) {
-        if let Some(asking) = self.0.lock().get_mut(name) {
+        if let Some(asking) = self.0.lock().asked.get_mut(name) {
             asking.found = found;
             asking.news.send_replace(());
         }
@@ -67,15 +81,21 @@ impl AskedClusters {
 mod tests {
     use super::*;
 
+    /// Asks, and gives what is noted, if anything.
+    fn ask(asked: &AskedClusters, source: &Source, name: &str) -> Option<(AskedCluster, Option<Vec<Arc<str>>>)> {
+        let mut noted = None;
+        let cluster = asked.ask(source, &name.into(), |forgotten| noted = Some(forgotten))?;
+        Some((cluster, noted))
+    }
+
     #[tokio::test]
     async fn each_source_is_asked_once_for_a_cluster() {
         let asked = AskedClusters::default();
-        let name: Arc<str> = "a".into();
         let other = Source::Server(bytes::Bytes::from_static(b"other"));
-        let ask = |source| asked.ask(source, &name).unwrap();
+        let ask = |source| ask(&asked, source, "a").unwrap();
         asked.answer("a", true);
-        let (first, news) = ask(&Source::Ads);
-        assert!(news.first && !ask(&Source::Ads).1.first && ask(&other).1.first);
+        let (first, noted) = ask(&Source::Ads);
+        assert!(noted.is_some() && ask(&Source::Ads).1.is_none() && ask(&other).1.is_some());
         assert!(!first.0.has_changed().unwrap());
         asked.answer("a", true);
         first.answered().await;
@@ -86,19 +106,23 @@ mod tests {
     #[test]
     fn names_that_lead_nowhere_make_room() {
         let asked = AskedClusters::default();
-        let ask = |number: usize| asked.ask(&Source::Ads, &number.to_string().into());
+        let ask = |name: usize| ask(&asked, &Source::Ads, &name.to_string());
+        let look = || asked.0.lock().looks = Looks::default();
         let mut waiting: Vec<_> = (0..MOST).map(ask).collect();
         assert!(ask(MOST).is_none());
         asked.answer("1", true);
         // Nobody waits for 1, 2 and 3.
         drop(waiting.drain(1..4));
-        let (_one_more, news) = ask(MOST).unwrap();
-        let mut forgotten = news.forgotten;
+        assert!(ask(MOST).is_none());
+        look();
+        let (_one_more, noted) = ask(MOST).unwrap();
+        let mut forgotten = noted.unwrap();
         forgotten.sort();
-        assert_eq!((news.first, forgotten), (true, ["2", "3"].map(Arc::from).to_vec()));
-        assert!(ask(1).is_some_and(|(_, news)| !news.first));
-        let (_two, news) = ask(2).unwrap();
-        assert!(news.first);
+        assert_eq!(forgotten, ["2", "3"].map(Arc::from));
+        assert!(ask(1).is_some_and(|(_, noted)| noted.is_none()));
+        let (_two, noted) = ask(2).unwrap();
+        assert!(noted.is_some());
+        look();
         assert!(ask(3).is_none());
     }
 }

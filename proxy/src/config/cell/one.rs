@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    asks::{Asked, Asks, News},
+    asks::{Asked, Asks},
     feed::{Feed, Follower},
     notes::{Note, Notes},
     reloads::Reloads,
@@ -250,15 +250,14 @@ impl<T: Send + Sync + 'static> Feed for Cell<T> {
     }
 
     fn ask(&self, name: &Arc<str>) -> Option<Asked> {
-        let (asked, News { first, forgotten }) = self.asks.ask(name)?;
-        if !forgotten.is_empty() {
-            tracing::warn!(cell = %self.subject.name, forgotten = forgotten.len(), "names that lead nowhere are not followed any more");
-            self.notes.note(&self.subject.source, Note::Forgotten(self.number, forgotten));
-        }
-        if first {
+        self.asks.ask(name, |forgotten| {
+            if !forgotten.is_empty() {
+                let (cell, names) = (&*self.subject.name, forgotten.len());
+                tracing::info!(cell, names, "names that lead nowhere are not followed any more");
+                self.notes.note(&self.subject.source, Note::Forgotten(self.number, forgotten));
+            }
             self.notes.note(&self.subject.source, Note::Asked(self.number, name.clone()));
-        }
-        Some(asked)
+        })
     }
 
     fn answer(&self, name: &str, found: bool) {

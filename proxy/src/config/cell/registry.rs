@@ -13,7 +13,6 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, ReentrantMutexGuard};
 
 use super::{
-    asks::News,
     clusters::{AskedCluster, AskedClusters},
     feed::Feed,
     notes::{Note, Notes},
@@ -95,18 +94,13 @@ impl Registry {
 
     /// Asks a source for a cluster. None: there is nothing to wait for.
     pub fn ask_for_cluster(&self, source: &Source, name: &Arc<str>) -> Option<AskedCluster> {
-        let (asked, News { first, forgotten }) = self.clusters.ask(source, name)?;
-        if !forgotten.is_empty() {
-            tracing::warn!(
-                forgotten = forgotten.len(),
-                "names of clusters that there are none of are not followed any more"
-            );
-            self.notes.note(source, Note::ForgottenClusters(forgotten));
-        }
-        if first {
+        self.clusters.ask(source, name, |forgotten| {
+            if !forgotten.is_empty() {
+                tracing::info!(names = forgotten.len(), "clusters that there are none of are not followed any more");
+                self.notes.note(source, Note::ForgottenClusters(forgotten));
+            }
             self.notes.note(source, Note::Cluster(source.clone(), name.clone()));
-        }
-        Some(asked)
+        })
     }
 
     /// Something is known of a cluster: it is in force, or there is none.

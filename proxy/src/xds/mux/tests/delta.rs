@@ -166,6 +166,23 @@ fn everything_and_names_are_told_apart() {
 }
 
 #[test]
+fn of_what_nobody_names_any_more_and_there_is_none_of_nothing_is_left() {
+    let mut stream = stream();
+    stream.requests();
+    stream.subscribe(Kind::Cluster, &["x", "y", "z"]);
+    stream.requests();
+    stream.accept(response(Kind::Cluster, "a", &["y@1"], &["x"]));
+    stream.requests();
+    stream.unsubscribe(Kind::Cluster, &["x", "y", "z"]);
+    assert_eq!(stream.requests(), ["cds -x,y,z"]);
+    assert_eq!(["x", "z"].map(|name| stream.status(Kind::Cluster, name)), [None; 2]);
+    assert_eq!(stream.status(Kind::Cluster, "y"), Some(Status::Acked));
+    stream.mux.lost();
+    stream.mux.opened();
+    assert_eq!(stream.requests(), ["cds node has y@1"]);
+}
+
+#[test]
 fn responses_that_contradict_themselves_are_rejected_whole() {
     let mut stream = stream();
     stream.requests();
