@@ -35,10 +35,10 @@ trait Cell: Sized {
 }
 
 impl Cell for AtomicU64 {
-    /// As the kernel gives them: those that are never written take no memory.
+    /// As the kernel gives them: of fresh pages, those that are never written take no memory.
     fn fresh(length: usize) -> Box<[Self]> {
-        // SAFETY: an integer of nothing but zero bits is 0.
-        unsafe { Box::new_zeroed_slice(length).assume_init() }
+        zerocopy::FromZeros::new_box_zeroed_with_elems(length)
+            .unwrap_or_else(|_| (0..length).map(|_| Self::new(0)).collect())
     }
 }
 
