@@ -23,6 +23,7 @@ use super::{
     rate::Bucket,
     saved::Directory,
     saving::{Saving, written},
+    sotw::SotwRequest,
     stats::{ControlPlaneStats, SubscriptionStats},
     store::{Content, Store},
     subscriptions::Subscriptions,
@@ -462,7 +463,9 @@ impl<C: Consumer> Client<C> {
 
     fn log(&self, request: &Request) {
         let (type_url, nonce, rejected) = match request {
-            Request::Sotw(request) => (&request.type_url, &request.response_nonce, &request.error_detail),
+            Request::Sotw(SotwRequest { request, .. }) => {
+                (&request.type_url, &request.response_nonce, &request.error_detail)
+            }
             Request::Delta(request) => (&request.type_url, &request.response_nonce, &request.error_detail),
         };
         let kind = Kind::of(type_url).map_or("", Kind::short);

@@ -12,6 +12,7 @@ use weir_proto::envoy::{
 use super::{
     kind::{Kind, Protocol},
     mux::{Mux, Received, Request, Response},
+    sotw::SotwRequest,
     update::Refused,
 };
 
@@ -63,7 +64,7 @@ pub(crate) fn responses(input: &[u8]) {
         let answers: Vec<_> = std::iter::from_fn(|| mux.next_request()).collect();
         let [answer] = answers.as_slice() else { panic!("{} answers", answers.len()) };
         let (answered, error) = match answer {
-            Request::Sotw(request) => (&request.response_nonce, &request.error_detail),
+            Request::Sotw(SotwRequest { request, .. }) => (&request.response_nonce, &request.error_detail),
             Request::Delta(request) => (&request.response_nonce, &request.error_detail),
         };
         assert_eq!((answered, error.is_some()), (&nonce, rejected));

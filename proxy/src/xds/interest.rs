@@ -2,6 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::encoding::{WireType, encode_key, encode_varint};
+
 /// Asks for everything there is.
 pub(super) const EVERYTHING: &str = "*";
 
@@ -10,6 +13,17 @@ pub(super) const EVERYTHING: &str = "*";
 pub(super) struct Interest {
     everything: usize,
     names: BTreeMap<Arc<str>, usize>,
+    /// All names as a request has them, since they last changed.
+    encoded: Option<Bytes>,
+}
+
+/// The field of `DiscoveryRequest` that names are in.
+const RESOURCE_NAMES: u32 = 3;
+
+fn encode_name(name: &str, into: &mut impl BufMut) {
+    encode_key(RESOURCE_NAMES, WireType::LengthDelimited, into);
+    encode_varint(name.len() as u64, into);
+    into.put_slice(name.as_bytes());
 }
 
 impl Interest {
@@ -20,7 +34,11 @@ impl Interest {
             None => &mut self.everything,
         };
         *count += 1;
-        *count == 1
+        let news = *count == 1;
+        if news {
+            self.encoded = None;
+        }
+        news
     }
 
     /// Takes one away again. Whether it was the last.
@@ -35,6 +53,7 @@ impl Interest {
         let last = *count == 0;
         if last {
             self.names.remove(name);
+            self.encoded = None;
         }
         last
     }
@@ -47,6 +66,17 @@ impl Interest {
     /// The names that are wanted whatever else is.
     pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.names.keys()
+    }
+
+    /// The same as a request has them. Large meshes want tens of thousands, and each acknowledgement names them all.
+    pub(super) fn encoded(&mut self) -> Bytes {
+        let names = &self.names;
+        let encode = || {
+            let mut encoded = BytesMut::new();
+            names.keys().for_each(|name| encode_name(name, &mut encoded));
+            encoded.freeze()
+        };
+        self.encoded.get_or_insert_with(encode).clone()
     }
 
     /// A name is wanted, by itself or with everything.
@@ -79,6 +109,9 @@ mod tests {
         assert!(!interest.remove(Some(&name)) && interest.has("a"));
         assert!(interest.remove(Some(&name)) && !interest.has("a"));
         assert!(!interest.remove(Some(&name)));
+        assert!(interest.encoded().is_empty());
+        assert!(interest.add(Some(&name)) && &interest.encoded()[..] == b"\x1a\x01a");
+        assert!(interest.remove(Some(&name)) && interest.encoded().is_empty());
         assert!(interest.add(None) && interest.has("b") && !interest.names_it("b"));
         assert!(interest.remove(None) && interest.is_empty() && !interest.remove(None));
     }

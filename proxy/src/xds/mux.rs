@@ -15,14 +15,14 @@ use std::{
 
 use weir_proto::envoy::{
     config::core::v3::Node,
-    service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse},
+    service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryResponse},
 };
 
 use super::{
     delta::{self, Delta},
     interest::Interest,
     kind::{Kind, Protocol, shortened},
-    sotw::{self, Read, Sotw},
+    sotw::{self, Read, Sotw, SotwRequest},
     store::{Content, Store},
     ttl::Lives,
     update::{Origin, Refused, Resource, Update},
@@ -32,7 +32,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     /// State of the world.
-    Sotw(DiscoveryRequest),
+    Sotw(SotwRequest),
     /// Delta.
     Delta(DeltaDiscoveryRequest),
 }
@@ -266,7 +266,11 @@ impl Mux {
         self.node_sent = true;
         let line = self.lines.iter_mut().find(|line| line.kind == kind)?;
         let request = match &mut line.state {
-            State::Sotw(sotw) => Request::Sotw(DiscoveryRequest { node, ..sotw.request(kind, &line.interest) }),
+            State::Sotw(sotw) => {
+                let mut request = sotw.request(kind, &mut line.interest);
+                request.request.node = node;
+                Request::Sotw(request)
+            }
             State::Delta(delta) => {
                 Request::Delta(DeltaDiscoveryRequest { node, ..delta.request(kind, &line.interest) })
             }

@@ -5,8 +5,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use prost::Message;
+use bytes::{Buf, BufMut, Bytes};
+use prost::{
+    DecodeError, Message,
+    encoding::{DecodeContext, WireType},
+};
 use weir_proto::{
     envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse, Resource as Wrapped},
     google::rpc::Status,
@@ -94,22 +97,57 @@ impl Sotw {
     }
 
     /// The next request, without the node.
-    pub(super) fn request(&mut self, kind: Kind, interest: &Interest) -> DiscoveryRequest {
+    pub(super) fn request(&mut self, kind: Kind, interest: &mut Interest) -> SotwRequest {
         self.due = false;
-        let mut names: Vec<String> = interest.names().map(|name| name.to_string()).collect();
+        let names = interest.encoded();
         let legacy = names.is_empty() && self.sent != Sent::Names;
-        if interest.everything() && !legacy {
-            names.insert(0, EVERYTHING.to_owned());
-        }
-        self.sent = if names.is_empty() && self.sent != Sent::Names { Sent::Everything } else { Sent::Names };
-        DiscoveryRequest {
+        let everything = interest.everything() && !legacy;
+        let none = names.is_empty() && !everything;
+        self.sent = if none && self.sent != Sent::Names { Sent::Everything } else { Sent::Names };
+        let request = DiscoveryRequest {
             version_info: self.version.to_string(),
-            resource_names: names,
+            resource_names: everything.then(|| EVERYTHING.to_owned()).into_iter().collect(),
             type_url: kind.type_url().to_owned(),
             response_nonce: self.nonce.clone(),
             error_detail: self.error.take().map(rejection),
             ..DiscoveryRequest::default()
-        }
+        };
+        SotwRequest { request, names }
+    }
+}
+
+/// A request whose names were encoded before.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SotwRequest {
+    /// The request but for those.
+    pub request: DiscoveryRequest,
+    /// Further `resource_names`, encoded.
+    names: Bytes,
+}
+
+/// The fields of a message may be in any order, and those of one list in several pieces.
+impl Message for SotwRequest {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        self.request.encode_raw(buffer);
+        buffer.put_slice(&self.names);
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        self.request.merge_field(tag, wire_type, buffer, context)
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.request.encoded_len() + self.names.len()
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
     }
 }
 

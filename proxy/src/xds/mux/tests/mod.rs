@@ -13,7 +13,7 @@ use prost::Message;
 use prost_types::Any;
 use weir_proto::envoy::{
     config::{cluster::v3::Cluster, core::v3::Node},
-    service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse, Resource as Wrapped},
+    service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource as Wrapped},
 };
 
 use super::*;
@@ -120,8 +120,12 @@ fn short(request: &Request) -> String {
         names => format!(" {sign}{}", names.join(",")),
     };
     let text = |sign: &str, text: &str| if text.is_empty() { String::new() } else { format!(" {sign}{text}") };
+    let sent;
     let (type_url, node, rest, nonce, error) = match request {
         Request::Sotw(request) => {
+            // As the server reads it.
+            sent = DiscoveryRequest::decode(&*request.encode_to_vec()).unwrap();
+            let request = &sent;
             let rest = list("", &request.resource_names) + &text("v", &request.version_info);
             (&request.type_url, &request.node, rest, &request.response_nonce, &request.error_detail)
         }
