@@ -7,6 +7,7 @@ mod error;
 pub mod privileges;
 mod serve;
 mod server_stats;
+mod signals;
 mod views;
 
 use std::{fs::OpenOptions, time::Instant};

@@ -2,7 +2,6 @@
 
 use std::{
     cell::RefCell,
-    io,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant as StartedAt, SystemTime},
@@ -10,7 +9,6 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, mpsc, watch},
     time::Instant,
 };
@@ -23,6 +21,7 @@ use crate::{
         config::Loaded,
         privileges,
         server_stats::{ServerStats, ViewStats},
+        signals::Signals,
         views::{Followed, Served, log_files},
     },
     cluster::{self, Local, Start},
@@ -475,37 +474,6 @@ async fn superseded(status: &mut watch::Receiver<Status>) -> Duration {
         Ok(Status::Superseded(deadline)) => deadline,
         // No agent, nobody to be superseded by.
         _ => std::future::pending().await,
-    }
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    reopen: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            reopen: signal(SignalKind::user_defined1())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for a signal to end and gives its name; meanwhile SIGUSR1 reopens the access logs, and SIGHUP, which
-    /// Envoy ignores, is ignored.
-    async fn end(&mut self, reopener: &Reopener) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.reopen.recv() => reopener.reopen(),
-                _ = self.hangup.recv() => {}
-            }
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! they come. What is offered and is no good is refused, and the old value stays.
 
 mod asks;
+mod chosen;
 mod clusters;
 mod feed;
 mod notes;

@@ -16,7 +16,7 @@ use weir_tests::{
 use crate::{
     Protocol,
     proxy::Start,
-    resources::{one, routes},
+    resources::{managed, one, routes},
     scenario::Who,
     served::{each, verdict},
 };
@@ -26,23 +26,7 @@ const ADS: &str = "{ ads: {}, resource_api_version: V3 }";
 
 /// A listener on any port: `routes` and `filters` of its connection manager.
 fn listener(routes: &str, filters: &str) -> Any {
-    one(&format!(
-        r#"- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
-  name: l
-  address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
-  filter_chains:
-  - filters:
-    - name: http
-      typed_config:
-        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-        stat_prefix: l
-        {routes}
-        http_filters:
-        {filters}
-        - name: router
-          typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
-"#
-    ))
+    managed(&[routes], filters)
 }
 
 const ANSWERS: &str = "route_config: { name: inline, virtual_hosts: [ { name: all, domains: [\"*\"], routes: [ { match: { \

@@ -24,7 +24,7 @@ use weir_tests::{
 use crate::{
     Protocol,
     proxy::{PATIENCE, Proxy, Start, get},
-    resources::{cluster, endpoints, listener, one, patient_cluster, routed, routes},
+    resources::{cluster, endpoints, listener, managed, one, patient_cluster, routed, routes},
     scenario::Who,
     secrets::{LISTENER, connect, secret},
     through::{Authority, Certified},
@@ -41,26 +41,10 @@ fn each(of: impl Fn(&'static str) -> Vec<Any>) -> Ads {
 
 /// A listener `l` with routes to the cluster `a`, of which this is said besides; `filters` come before the router.
 fn filtered(manager: &str, route: &str, filters: &str) -> Any {
-    one(&format!(
-        r#"- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
-  name: l
-  address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
-  filter_chains:
-  - filters:
-    - name: http
-      typed_config:
-        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-        stat_prefix: l
-        {manager}
-        route_config:
-          name: inline
-          virtual_hosts: [ {{ name: all, domains: ["*"], routes: [ {{ match: {{ prefix: / }}, route: {{ cluster: a, {route} }} }} ] }} ]
-        http_filters:
-        {filters}
-        - name: router
-          typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
-"#
-    ))
+    let hosts = format!(
+        "{{ name: all, domains: [\"*\"], routes: [ {{ match: {{ prefix: / }}, route: {{ cluster: a, {route} }} }} ] }}"
+    );
+    managed(&[manager, &format!("route_config: {{ name: inline, virtual_hosts: [ {hosts} ] }}")], filters)
 }
 
 /// Certificates of the views' nodes by one authority: `node.test` and so on.

@@ -18,7 +18,7 @@ use weir_tests::{
 use crate::{
     Protocol,
     proxy::{PATIENCE, Proxy, Start},
-    resources::one,
+    resources::{managed, one},
     scenario::Who,
     served::verdict,
     traffic::backend,
@@ -36,24 +36,7 @@ fn both(run: impl Fn(Who)) {
 
 /// A listener on any port: `routes`, `filters` and further `settings` of its connection manager.
 fn listener(routes: &str, filters: &str, settings: &str) -> Any {
-    one(&format!(
-        r#"- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
-  name: l
-  address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
-  filter_chains:
-  - filters:
-    - name: http
-      typed_config:
-        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-        stat_prefix: l
-        {routes}
-        {settings}
-        http_filters:
-        {filters}
-        - name: router
-          typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
-"#
-    ))
+    managed(&[routes, settings], filters)
 }
 
 /// A virtual host that answers by itself.

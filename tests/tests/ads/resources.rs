@@ -187,3 +187,25 @@ pub fn internal(name: &str, cluster: &str) -> Any {
     let address = "address: { socket_address: { address: 127.0.0.1, port_value: 0 } }";
     one(&routed_yaml(name, "127.0.0.1", 0, cluster, "").replace(address, "internal_listener: {}"))
 }
+
+/// A listener `l` on any port: what its connection manager says besides, routes among it, and the filters before the router.
+pub fn managed(manager: &[&str], filters: &str) -> Any {
+    let manager = manager.join("\n        ");
+    one(&format!(
+        r#"- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+  name: l
+  address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
+  filter_chains:
+  - filters:
+    - name: http
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+        stat_prefix: l
+        {manager}
+        http_filters:
+        {filters}
+        - name: router
+          typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+"#
+    ))
+}

@@ -1,48 +1,15 @@
 //! Names that requests ask a cell for: what is in it is only known once somebody has asked.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// Clients choose the names: where there are so many, those that lead nowhere are forgotten. More that lead somewhere, or are
-/// waited for, are not asked for, and what a server says of them is what it says unasked.
-pub(super) const MOST: usize = 10_000;
-/// Nor are longer ones: hosts have 253 bytes at most. All that are forgotten at once fit into a message of 4 MiB, which is as
-/// much as servers of gRPC take.
-pub(super) const LONGEST: usize = 384;
-/// Between two looks for names to forget.
-const LOOKS: Duration = Duration::from_secs(1);
+use super::chosen::Chosen;
 
 /// What has been asked for.
 #[derive(Debug, Default)]
-pub(super) struct Asks(Mutex<Names>);
-
-#[derive(Debug, Default)]
-struct Names {
-    asked: HashMap<Arc<str>, Ask>,
-    looks: Looks,
-}
-
-/// How often names to forget are looked for, among very many.
-#[derive(Debug, Default)]
-pub(super) struct Looks(Option<Instant>);
-
-impl Looks {
-    /// Whether it is time.
-    pub(super) fn due(&mut self) -> bool {
-        let now = Instant::now();
-        let due = self.0.is_none_or(|last| now.duration_since(last) >= LOOKS);
-        if due {
-            self.0 = Some(now);
-        }
-        due
-    }
-}
+pub(super) struct Asks(Mutex<Chosen<Ask>>);
 
 #[derive(Debug)]
 enum Ask {
@@ -77,29 +44,21 @@ impl Asks {
     /// Asks for a name. Who is the first to do so has it noted, and names that nothing is to be said of any more: before
     /// anybody else can ask. None: there is nothing to wait for.
     pub(super) fn ask(&self, name: &Arc<str>, note: impl FnOnce(Vec<Arc<str>>)) -> Option<Asked> {
-        let Names { asked, looks } = &mut *self.0.lock();
-        match asked.get(name) {
+        let mut asks = self.0.lock();
+        match asks.get_mut(name) {
             Some(Ask::Answered { .. }) => return None,
             Some(Ask::Open(answer)) => return Some(Asked(answer.subscribe())),
-            None if name.len() > LONGEST => return None,
             None => {}
         }
-        let forgotten = match asked.len() >= MOST && looks.due() {
-            true => asked.extract_if(|_, ask| ask.is_idle()).map(|(name, _)| name).collect(),
-            false => Vec::new(),
-        };
-        if asked.len() >= MOST {
-            return None;
-        }
         let (answer, waiting) = watch::channel(false);
-        asked.insert(name.clone(), Ask::Open(answer));
+        let (_, forgotten) = asks.add(name, Ask::Open(answer), Ask::is_idle)?;
         note(forgotten);
         Some(Asked(waiting))
     }
 
     /// The source has answered: whoever waits for this name goes on. What nobody has asked for is of no interest.
     pub(super) fn answer(&self, name: &str, found: bool) {
-        if let Some(ask) = self.0.lock().asked.get_mut(name)
+        if let Some(ask) = self.0.lock().get_mut(name)
             && let Ask::Open(answer) = std::mem::replace(ask, Ask::Answered { found })
         {
             answer.send_replace(true);
@@ -110,6 +69,7 @@ impl Asks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::cell::chosen::MOST;
 
     /// Asks, and gives what is noted, if anything.
     fn ask(asks: &Asks, name: &str) -> Option<(Asked, Option<Vec<Arc<str>>>)> {
@@ -137,7 +97,7 @@ mod tests {
     fn there_is_an_end_to_the_names_that_are_asked_for() {
         let asks = Asks::default();
         let ask = |name: usize| ask(&asks, &name.to_string());
-        let look = || asks.0.lock().looks = Looks::default();
+        let look = || asks.0.lock().look();
         let mut asked: Vec<_> = (0..MOST).map(ask).collect();
         assert!(asked.iter().all(|asked| asked.as_ref().is_some_and(|(_, noted)| noted.is_some())));
         assert!(ask(MOST).is_none());
@@ -158,12 +118,5 @@ mod tests {
         assert!(noted.is_some());
         look();
         assert!(ask(MOST + 1).is_none());
-    }
-
-    #[test]
-    fn names_that_are_no_hosts_are_not_asked_for() {
-        let asks = Asks::default();
-        assert!(ask(&asks, &"x".repeat(LONGEST)).is_some());
-        assert!(ask(&asks, &"x".repeat(LONGEST + 1)).is_none());
     }
 }

@@ -1,24 +1,15 @@
 //! Clusters that requests ask for, by name.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{
-    asks::{LONGEST, Looks, MOST},
-    subject::Source,
-};
+use super::{chosen::Chosen, subject::Source};
 
 /// What has been asked for.
 #[derive(Debug, Default)]
-pub(super) struct AskedClusters(Mutex<Clusters>);
-
-#[derive(Debug, Default)]
-struct Clusters {
-    asked: HashMap<Arc<str>, Asking>,
-    looks: Looks,
-}
+pub(super) struct AskedClusters(Mutex<Chosen<Asking>>);
 
 #[derive(Debug, Default)]
 struct Asking {
@@ -27,6 +18,13 @@ struct Asking {
     sources: Vec<Source>,
     /// There is such a cluster.
     found: bool,
+}
+
+impl Asking {
+    /// Nobody would miss it.
+    fn is_idle(&self) -> bool {
+        !self.found && self.news.receiver_count() == 0
+    }
 }
 
 /// A cluster that was asked for.
@@ -49,18 +47,12 @@ impl AskedClusters {
         name: &Arc<str>,
         note: impl FnOnce(Vec<Arc<str>>),
     ) -> Option<AskedCluster> {
-        let Clusters { asked, looks } = &mut *self.0.lock();
+        let mut asked = self.0.lock();
         let mut forgotten = Vec::new();
-        if !asked.contains_key(name) {
-            if asked.len() >= MOST && looks.due() {
-                let idle = |asking: &Asking| !asking.found && asking.news.receiver_count() == 0;
-                forgotten.extend(asked.extract_if(|_, asking| idle(asking)).map(|(name, _)| name));
-            }
-            if asked.len() >= MOST || name.len() > LONGEST {
-                return None;
-            }
+        if asked.get_mut(name).is_none() {
+            (_, forgotten) = asked.add(name, Asking::default(), Asking::is_idle)?;
         }
-        let asking = asked.entry(name.clone()).or_default();
+        let asking = asked.get_mut(name)?;
         if !asking.sources.contains(source) {
             asking.sources.push(source.clone());
             note(forgotten);
@@ -70,7 +62,7 @@ impl AskedClusters {
 
     /// Something is known of a cluster.
     pub(super) fn answer(&self, name: &str, found: bool) {
-        if let Some(asking) = self.0.lock().asked.get_mut(name) {
+        if let Some(asking) = self.0.lock().get_mut(name) {
             asking.found = found;
             asking.news.send_replace(());
         }
@@ -80,6 +72,7 @@ impl AskedClusters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::cell::chosen::MOST;
 
     /// Asks, and gives what is noted, if anything.
     fn ask(asked: &AskedClusters, source: &Source, name: &str) -> Option<(AskedCluster, Option<Vec<Arc<str>>>)> {
@@ -107,7 +100,7 @@ mod tests {
     fn names_that_lead_nowhere_make_room() {
         let asked = AskedClusters::default();
         let ask = |name: usize| ask(&asked, &Source::Ads, &name.to_string());
-        let look = || asked.0.lock().looks = Looks::default();
+        let look = || asked.0.lock().look();
         let mut waiting: Vec<_> = (0..MOST).map(ask).collect();
         assert!(ask(MOST).is_none());
         asked.answer("1", true);
