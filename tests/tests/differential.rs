@@ -14,7 +14,6 @@
 //! # A case file
 //!
 //! ```yaml
-//! pending: what weir lacks          # the file is not run yet
 //! bootstrap: |                      # with placeholders; or `bootstrap_of: other.yaml`
 //!   admin: { address: { socket_address: { address: 127.0.0.1, port_value: "${port:admin}" } } }   # if stats or admin are asked
 //!   static_resources: ...
@@ -65,7 +64,6 @@
 //!   stats: ["cluster\\.up\\.upstream_rq_.*", "listener\\.127\\.0\\.0\\.1_<main>\\.downstream_cx_total"]
 //!   unordered: true                 # upstreams' requests and log lines come in no particular order
 //!   skip: ["body"]                  # what differs between two runs of one proxy (never: between Envoy and weir)
-//!   faults: ["log main #1"]         # what weir does wrong, to be mended: label or end of label
 //!   differs: [{ what: "response status", id: http-1.0, weir: "HTTP/1.1 505" }]
 //! configurations:                   # each a changed bootstrap, run with --mode validate
 //! - { name: no domains, find: 'domains: ["*"]', replace: "domains: []", accepted: false, message: "domains" }
@@ -78,9 +76,6 @@
 //! `differs` is for deliberate differences only: `id` is a row of the table in docs/envoy-differences.md, and what weir
 //! does instead is asserted. Such things are not counted as equal. A row that no case meets is an error, as is an entry
 //! without a row, and a difference that is none any more.
-//!
-//! `faults: [labels]` is for what weir does wrong and shall do right: such a case can land before the mend. Faults are
-//! printed, not counted as equal, and no failure; when they are mended the runner says so and the entry goes.
 //!
 //! Before texts are compared, ports become `<main>`, `<upstream up>` or `<ephemeral>`, and what no two requests share
 //! (date, request ids, service times) a word. Headers are sorted by name unless `ordered`.
@@ -169,11 +164,6 @@ fn main() -> ExitCode {
             let verdict = if good { "ok" } else { "FAILED" };
             println!("test {name} ... {verdict} ({} comparisons, {:.1} s)", tally.equal, took.as_secs_f64());
             tally.failures.iter().for_each(|failure| println!("    {}", failure.trim_end().replace('\n', "\n    ")));
-            tally
-                .faults
-                .iter()
-                .for_each(|fault| println!("    known fault: {}", fault.trim_end().replace('\n', "\n    ")));
-            tally.mended.iter().for_each(|fault| println!("    mended, take it out of `faults`: {fault}"));
             sum.add(tally);
         }
     });
@@ -184,10 +174,9 @@ fn main() -> ExitCode {
         mistakes.iter().for_each(|mistake| println!("    {mistake}"));
     }
     println!(
-        "\ndifferential: {} comparisons equal, {} differ deliberately, {} are known faults, {} do not agree",
+        "\ndifferential: {} comparisons equal, {} differ deliberately, {} do not agree",
         sum.equal,
         sum.deliberate,
-        sum.faults.len(),
         sum.failures.len()
     );
     println!(

@@ -1,10 +1,8 @@
 //! Which HTTP a client speaks, from its first bytes, without taking them off the socket.
 
 use super::peek::{self, Stuck};
-use crate::{config::http::Codec, tls::PeerTls, wire::io::Io};
+use crate::{config::http::Codec, http::PREFACE, tls::PeerTls, wire::io::Io};
 
-/// How an HTTP/2 connection with prior knowledge begins (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A request line is looked for in this many bytes.
 const LOOK: usize = 64 * 1024;
 /// Longest method name.

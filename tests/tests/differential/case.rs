@@ -10,8 +10,6 @@ use serde_json::Value;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// What weir still lacks for this file: it is not run, which is printed.
-    pub pending: Option<String>,
     /// The bootstrap, with placeholders.
     #[serde(default)]
     pub bootstrap: String,
@@ -81,8 +79,6 @@ pub struct After {
     pub unordered: bool,
     /// Deliberate differences.
     pub differs: Vec<Difference>,
-    /// Known faults of weir's, to be mended: labels or ends of labels of what differs.
-    pub faults: Vec<String>,
 }
 
 /// A deliberate difference.
@@ -341,7 +337,7 @@ impl Case {
             self.name = name;
         }
         let mut after = serde_json::Map::new();
-        for key in ["logs", "seen", "stats", "replace", "skip", "unordered", "differs", "faults"] {
+        for key in ["logs", "seen", "stats", "replace", "skip", "unordered", "differs"] {
             if let Some(value) = fields.remove(key) {
                 after.insert(key.to_owned(), value);
             }

@@ -31,10 +31,6 @@ pub struct Tally {
     pub equal: usize,
     /// Things that differ on purpose, as documented.
     pub deliberate: usize,
-    /// Known faults.
-    pub faults: Vec<String>,
-    /// Known faults that are none any more.
-    pub mended: Vec<String>,
     /// Rows of the table of differences that were met.
     pub met: BTreeSet<String>,
     /// What is wrong.
@@ -45,8 +41,6 @@ impl Tally {
     pub fn add(&mut self, other: Self) {
         self.equal += other.equal;
         self.deliberate += other.deliberate;
-        self.faults.extend(other.faults);
-        self.mended.extend(other.mended);
         self.met.extend(other.met);
         self.failures.extend(other.failures);
     }
@@ -56,7 +50,6 @@ impl Tally {
         if SHOW.load(Ordering::Relaxed) {
             println!("    {case}: {what}: {envoy:?}");
         }
-        let known = after.faults.iter().any(|fault| what.ends_with(fault));
         let deliberate = after.differs.iter().find(|difference| what.ends_with(&difference.what));
         match deliberate {
             Some(difference) if envoy == weir => self.failures.push(format!(
@@ -71,11 +64,6 @@ impl Tally {
                 "{case}: {what}: differs as `{}` says, but weir's does not contain {:?}: {weir:?}",
                 difference.id, difference.weir
             )),
-            None if known && envoy == weir => {
-                self.equal += 1;
-                self.mended.push(format!("{case}: {what}"));
-            }
-            None if known => self.faults.push(format!("{case}: {what}\n{}", shown(envoy, weir))),
             None if envoy == weir => self.equal += 1,
             None => self.failures.push(format!("{case}: {what}\n{}", shown(envoy, weir))),
         }
@@ -100,10 +88,6 @@ pub static SHOW: AtomicBool = AtomicBool::new(false);
 /// Runs a case file.
 pub async fn run(name: &str, file: &File, only: Option<&str>) -> Tally {
     let mut tally = Tally::default();
-    if let Some(lacking) = &file.pending {
-        tally.faults.push(format!("{name}: not run: {lacking}"));
-        return tally;
-    }
     let root = tempfile::tempdir().expect("a directory");
     let certificates = root.path().join("certificates");
     certificates::make(&file.certificates, &certificates);

@@ -149,8 +149,11 @@ impl Field {
             Self::Protocol => write_bytes(out, entry.protocol.map(str::as_bytes)),
             Self::UpstreamProtocol => write_bytes(out, entry.upstream_protocol.map(str::as_bytes)),
             Self::ResponseCode => write_number(out, u64::from(entry.response_code)),
-            Self::Details { spaces: false } => write_unspaced(out, &entry.details),
-            Self::Details { spaces: true } => write_text(out, &entry.details),
+            Self::Details { spaces } => {
+                let write = if *spaces { write_text } else { write_unspaced };
+                // As in Envoy: what lacks a filter's configuration is answered with details, empty ones.
+                write(out, &entry.details) || entry.flags.contains(&Flag::NoFilterConfigFound)
+            }
             Self::TerminationDetails => write_text(out, &entry.termination_details),
             Self::TransportFailure => write_text(out, &entry.transport_failure),
             Self::LocalCloseReason => write_text(out, &entry.local_close_reason),

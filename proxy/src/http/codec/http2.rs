@@ -1,4 +1,7 @@
-//! What went wrong on a connection of HTTP/2, looked for in what hyper says.
+//! How a connection of HTTP/2 begins, and what went wrong on one, looked for in what hyper says.
+
+/// What a client begins with (RFC 9113 section 3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The error of HTTP/2 that an error is made of, if it is.
 pub(in crate::http) fn error_of(error: &hyper::Error) -> Option<&h2::Error> {

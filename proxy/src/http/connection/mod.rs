@@ -63,7 +63,7 @@ pub async fn serve(open: Open, downstream: Box<Downstream>, codec: Codec) {
     });
     // A connection is as large as the largest that may become of it. What few become stands apart.
     if connection.multiplexed {
-        Box::pin(serve_http2(&connection, TokioIo::new(watched), drained)).await;
+        Box::pin(serve_http2(&connection, watched, drained)).await;
     } else {
         serve_http1(&connection, watched, drained).await;
     }
@@ -192,8 +192,22 @@ async fn end_http1(connection: &Rc<Connection>, ended: Ended, watched: Box<Watch
     }
 }
 
-async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Box<Watched>>, drain: impl Future<Output = ()>) {
+async fn serve_http2(connection: &Rc<Connection>, mut watched: Box<Watched>, drain: impl Future<Output = ()>) {
     let manager = &connection.manager;
+    let mut drain = std::pin::pin!(Seldom::new(drain));
+    let begins = tokio::select! {
+        begins = watched.begins() => begins,
+        () = &mut drain => None,
+    };
+    match begins {
+        Some(true) => {}
+        Some(false) => {
+            tracing::debug!(connection = connection.id, peer = %connection.peer, "the client does not speak HTTP/2");
+            protocol_broken(connection);
+            return linger(connection, watched.stream).await;
+        }
+        None => return,
+    }
     let streams = Streams::new(connection.id);
     let service = {
         let (connection, streams) = (connection.clone(), streams.clone());
@@ -213,9 +227,8 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Box<Watched>>, dra
             .keep_alive_interval(manager.http2.keepalive.map(|keepalive| keepalive.interval))
             .keep_alive_timeout(manager.http2.keepalive.map(|keepalive| keepalive.timeout).unwrap_or_default())
             .max_header_list_size(u32::try_from(manager.max_head_bytes).unwrap_or(u32::MAX))
-            .serve_connection(io, service)
+            .serve_connection(TokioIo::new(watched), service)
     );
-    let mut drain = std::pin::pin!(Seldom::new(drain));
     let mut blocked = std::pin::pin!(Seldom::new(limits::blocked(connection)));
     let mut draining = false;
     loop {
@@ -225,7 +238,7 @@ async fn serve_http2(connection: &Rc<Connection>, io: TokioIo<Box<Watched>>, dra
                 if let Err(error) = ended {
                     tracing::debug!(connection = connection.id, peer = %connection.peer, %error, "connection ended");
                     if broke_protocol(&error) {
-                        connection.worker.stats.inc(connection.manager.stats.own.downstream_cx_protocol_error);
+                        protocol_broken(connection);
                     }
                 }
                 return;
@@ -300,13 +313,18 @@ fn log_unfinished_head(connection: &Connection) {
     drop(Record::new(&connection.open, entry, false, Rc::default()));
 }
 
+/// The client has broken the protocol.
+fn protocol_broken(connection: &Connection) {
+    connection.protocol_error();
+    connection.worker.stats.inc(connection.manager.stats.own.downstream_cx_protocol_error);
+}
+
 fn log_protocol_error(connection: &Connection, error: &hyper::Error) {
     let mut entry = connection.entry();
     entry.protocol = Some("HTTP/1.1");
     entry.response_code = if error.is_parse_too_large() { 431 } else { 400 };
     entry.raise(Flag::DownstreamProtocolError);
-    connection.protocol_error();
-    connection.worker.stats.inc(connection.manager.stats.own.downstream_cx_protocol_error);
+    protocol_broken(connection);
     entry.details = "http1.codec_error".into();
     let worker = &connection.worker;
     access_log::write(&worker.log, &worker.runtime, &connection.manager.access_log, LogType::DownstreamEnd, &entry);

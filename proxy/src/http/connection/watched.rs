@@ -2,6 +2,7 @@
 //! (`framing`) before hyper sees what comes.
 
 use std::{
+    future::poll_fn,
     io,
     pin::Pin,
     rc::Rc,
@@ -16,7 +17,10 @@ use tokio::{
 
 use crate::{
     http::{
-        codec::framing::{Framing, Passed},
+        codec::{
+            framing::{Framing, Passed},
+            http2::PREFACE,
+        },
         stream::connection::Connection,
     },
     wire::io::Io,
@@ -63,6 +67,18 @@ impl Watched {
         if !unread.is_empty() {
             self.passed = [unread, std::mem::take(&mut self.passed)].concat().into();
         }
+    }
+
+    /// Whether a connection of HTTP/2 begins as one does. hyper sees what was read of it; none: the client has gone.
+    pub async fn begins(&mut self) -> Option<bool> {
+        let mut first = [0; PREFACE.len()];
+        let mut length = 0;
+        while length < first.len() && PREFACE.starts_with(&first[..length]) {
+            let mut buffer = ReadBuf::new(&mut first[length..]);
+            length += poll_fn(|cx| self.poll_stream(cx, &mut buffer)).await.ok().filter(|read| *read > 0)?;
+        }
+        self.passed = Bytes::copy_from_slice(&first[..length]);
+        Some(PREFACE.starts_with(&first[..length]))
     }
 
     /// Gives hyper what passed in other words.

@@ -262,8 +262,8 @@ impl Connection {
     pub fn protocol_error(&self) {
         if let Some(told) = &self.told {
             told.protocol_error.set(true);
-            // The request that breaks it is counted.
-            told.unintelligible.set(self.activity.requests() <= 1);
+            // The request of HTTP/1 that breaks it is counted.
+            told.unintelligible.set(self.activity.requests() <= u32::from(!self.multiplexed));
         }
     }
 
