@@ -9,3 +9,10 @@ pub(crate) fn close_by_reset(socket: &impl AsFd, reset: bool) {
     // A socket that cannot be set is gone already.
     let _ = SockRef::from(socket).set_linger(reset.then_some(Duration::ZERO));
 }
+
+/// Has what is written from here on wait for more, or for the end, which goes in the same packet then. The kernel waits for
+/// 200 ms (tcp(7), `TCP_CORK`).
+pub(crate) fn write_with_the_end(socket: &impl AsFd) {
+    // One that cannot be set sends at once.
+    let _ = SockRef::from(socket).set_tcp_cork(true);
+}

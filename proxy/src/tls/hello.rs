@@ -16,6 +16,7 @@ pub const MAX_HELLO: usize = 16 * 1024;
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const STATUS_REQUEST: u16 = 5;
+const PRE_SHARED_KEY: u16 = 41;
 const TLS13: u16 = 0x0304;
 
 /// What is known after some bytes.
@@ -42,6 +43,8 @@ pub struct Hello {
     pub tls13: bool,
     /// A stapled OCSP response is asked for.
     pub wants_staple: bool,
+    /// A session of TLS 1.3 is to go on.
+    pub resumes: bool,
     /// Those that were wanted; none: none were.
     pub fingerprints: Option<Arc<Fingerprints>>,
 }
@@ -143,6 +146,7 @@ fn parse(mut body: Reader<'_>, wanted: Wanted) -> Option<Hello> {
             SERVER_NAME => hello.server_name = server_name(content)?,
             ALPN => hello.protocols = protocols(content)?,
             STATUS_REQUEST => hello.wants_staple = true,
+            PRE_SHARED_KEY => hello.resumes = true,
             SUPPORTED_VERSIONS => hello.tls13 = offers_tls13(content)?,
             _ => {}
         }
@@ -216,7 +220,7 @@ mod tests {
         }
         let protocols = vec!["h2".into(), "http/1.1".into()];
         let hello =
-            Hello { server_name: "a.test".into(), protocols, tls13: true, wants_staple: true, fingerprints: None };
+            Hello { server_name: "a.test".into(), protocols, tls13: true, wants_staple: true, ..Hello::default() };
         assert_eq!(look(&bytes), Seen::Hello(hello.clone()));
         // The same in records of 100 bytes.
         let mut split = Vec::new();

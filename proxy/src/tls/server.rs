@@ -27,6 +27,8 @@ use crate::wire::{bare::Bare, io::Io};
 const SESSIONS: usize = 20 * 1024;
 /// Tickets that a TLS 1.3 handshake gives: BoringSSL's number.
 const TICKETS: usize = 2;
+/// Tickets that one gives which goes on with a session: as OpenSSL, one for the one that the client has spent.
+const TICKETS_AGAIN: usize = 1;
 
 /// A certificate with its key.
 #[derive(Debug)]
@@ -110,12 +112,37 @@ pub struct ServerContext {
     key_log: Option<(Arc<KeyLogFile>, KeyLogRange)>,
 }
 
-/// A certificate, and the configuration that shows it.
+/// Configurations that differ in what they make of a client.
+#[derive(Debug)]
+struct Configs {
+    /// For one that is new, and one that goes on with a session.
+    own_order: [Arc<ServerConfig>; 2],
+    /// The same, but the client's order of cipher suites counts.
+    client_order: [Arc<ServerConfig>; 2],
+}
+
+impl Configs {
+    fn new(config: &ServerConfig, client_order: bool) -> Self {
+        let with = |ignore_client_order, tickets| {
+            let mut config = config.clone();
+            config.ignore_client_order = ignore_client_order;
+            config.send_tls13_tickets = config.send_tls13_tickets.min(tickets);
+            Arc::new(config)
+        };
+        let both = |ignore| [with(ignore, TICKETS), with(ignore, TICKETS_AGAIN)];
+        Self { own_order: both(!client_order), client_order: both(false) }
+    }
+
+    fn of(&self, client_order: bool, resumes: bool) -> &Arc<ServerConfig> {
+        let configs = if client_order { &self.client_order } else { &self.own_order };
+        &configs[usize::from(resumes)]
+    }
+}
+
+/// A certificate, and the configurations that show it.
 #[derive(Debug)]
 struct Choice {
-    config: Arc<ServerConfig>,
-    /// The same, but the client's order of cipher suites counts.
-    client_order: Arc<ServerConfig>,
+    configs: Configs,
     certificate: Certificate,
     names: Vec<String>,
     ecdsa: bool,
@@ -164,8 +191,6 @@ impl ServerContext {
                 true => sessions.clone(),
                 false => Arc::new(NoServerSessionStorage {}),
             };
-            let client_order = config.clone();
-            config.ignore_client_order = !settings.client_order;
             let content = certificate.content();
             let mut names: Vec<String> = content.dns().map(str::to_ascii_lowercase).collect();
             if names.is_empty() {
@@ -174,8 +199,7 @@ impl ServerContext {
             }
             let ecdsa = content.key.is_ecdsa();
             choices.push(Choice {
-                config: Arc::new(config),
-                client_order: Arc::new(client_order),
+                configs: Configs::new(&config, settings.client_order),
                 certificate,
                 names,
                 ecdsa,
@@ -226,14 +250,13 @@ impl ServerContext {
         }
         let tls13 = self.tls13 && hello.tls13;
         let follow = tls13 && prefers_chacha20(asked.cipher_suites());
-        let mut config = if follow { choice.client_order.clone() } else { choice.config.clone() };
+        let mut config = choice.configs.of(follow, hello.resumes).clone();
         if let Some((file, _)) = self.key_log.as_ref().filter(|(_, range)| range.contains(local, remote)) {
             Arc::make_mut(&mut config).key_log = file.clone();
         }
-        let ours = &choice.config.alpn_protocols;
         if let Some(mut offered) = asked.alpn()
-            && !ours.is_empty()
-            && !offered.any(|offered| ours.iter().any(|known| known == offered))
+            && !config.alpn_protocols.is_empty()
+            && !offered.any(|offered| config.alpn_protocols.iter().any(|known| known == offered))
         {
             // As Envoy: who offers nothing known goes on without. rustls would refuse.
             Arc::make_mut(&mut config).alpn_protocols.clear();

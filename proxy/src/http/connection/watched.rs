@@ -23,6 +23,7 @@ use crate::{
         },
         stream::connection::Connection,
     },
+    linger::write_with_the_end,
     wire::io::Io,
 };
 
@@ -42,6 +43,8 @@ pub(super) struct Watched {
     came_early: bool,
     /// The client closed its side.
     pub saw_end: bool,
+    /// What is written waits for the end.
+    corked: bool,
     /// Over HTTP/2: until when the client may close its side, which this side has done.
     closing: Option<Pin<Box<Sleep>>>,
 }
@@ -49,7 +52,16 @@ pub(super) struct Watched {
 impl Watched {
     pub fn new(stream: Io, connection: Rc<Connection>) -> Self {
         let framing = connection.framing();
-        Self { stream, connection, framing, passed: Bytes::new(), came_early: false, saw_end: false, closing: None }
+        Self {
+            stream,
+            connection,
+            framing,
+            passed: Bytes::new(),
+            came_early: false,
+            saw_end: false,
+            corked: false,
+            closing: None,
+        }
     }
 
     /// Whether part of a request's head has come.
@@ -105,6 +117,16 @@ impl Watched {
             }
         }
         Poll::Ready(Ok(length))
+    }
+
+    /// The connection ends with what is written now, and that goes in the packet that says so.
+    fn before_write(&mut self) {
+        if !self.corked && self.connection.writes_last() {
+            self.corked = true;
+            if let Some(socket) = self.stream.tcp() {
+                write_with_the_end(socket);
+            }
+        }
     }
 
     fn note(&self, written: &Poll<io::Result<usize>>) {
@@ -168,6 +190,7 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.before_write();
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.note(&written);
         written
@@ -209,6 +232,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.before_write();
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.note(&written);
         written

@@ -21,6 +21,7 @@ use super::{
     filter::{self, Passed, chain::Chain, exchange::Exchange, local_reply},
     headers::{
         forwarded::{self, NOT_DETECTED, X_FORWARDED_PROTO},
+        nominated,
         request_id::{self, Trace},
         rewrite,
     },
@@ -74,6 +75,9 @@ pub(super) async fn handle(
         // What follows its head is not HTTP.
         Some(Verdict::Upgrade) => stream.connection.ends_with_request(),
         Some(Verdict::Fragment) | None => {}
+    }
+    if nominated::has(&parts.headers, "close") {
+        stream.connection.wants_end();
     }
     let manager = stream.connection.manager.clone();
     let Connection { peer, local, .. } = *stream.connection;

@@ -235,12 +235,7 @@ fn wanted_upgrade(parts: &mut Parts) -> Option<Box<str>> {
         return None;
     }
     let upgrade = parts.headers.get(header::UPGRADE)?.to_str().ok()?.trim();
-    let asked = parts
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    let asked = nominated::has(&parts.headers, "upgrade");
     if asked && upgrade.eq_ignore_ascii_case("h2c") {
         // As in Envoy, which does not upgrade to HTTP/2 and goes on without.
         parts.headers.remove("http2-settings");

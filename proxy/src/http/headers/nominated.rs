@@ -14,6 +14,13 @@ const TE_TOO_LONG: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) struct Rejected;
 
+/// Whether `connection` has an option, or names a header, in any case.
+pub(in crate::http) fn has(headers: &HeaderMap, option: &str) -> bool {
+    let mut options =
+        headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    options.any(|token| token.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
+}
+
 /// Removes the headers that `connection` names, and not itself. A client that could remove what proxies before this one
 /// say of it would hide from those behind it: that is refused.
 pub(in crate::http) fn remove(headers: &mut HeaderMap) -> Result<(), Rejected> {

@@ -92,6 +92,8 @@ pub(in crate::http) struct Connection {
     pub activity: Rc<Activity>,
     /// Whether the next response is the last.
     ending: Cell<Ending>,
+    /// The response under way says that it is the last, or its request did, of HTTP/1.
+    last: Cell<bool>,
     drains: tokio::sync::Notify,
     upgrade: RefCell<Option<Accepted>>,
     /// Trailers of the response that is being written, if HTTP/1 sends any.
@@ -141,6 +143,7 @@ impl Connection {
             multiplexed,
             activity: open.activity.clone(),
             ending: Cell::new(Ending::No),
+            last: Cell::new(false),
             drains: tokio::sync::Notify::new(),
             upgrade: RefCell::new(None),
             trailers,
@@ -329,7 +332,7 @@ impl Connection {
             self.worker.stats.inc(self.manager.stats.own.downstream_rq_rx_reset);
         }
         if unread && !self.multiplexed {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            self.say_last(headers);
             return;
         }
         let drained = match self.ending.get() {
@@ -342,8 +345,23 @@ impl Connection {
             self.drain();
         }
         if self.ending.get() == Ending::Draining && !self.multiplexed {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            self.say_last(headers);
         }
+    }
+
+    fn say_last(&self, headers: &mut HeaderMap) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        self.last.set(true);
+    }
+
+    /// A request has come that wants its response to be the last.
+    pub fn wants_end(&self) {
+        self.last.set(!self.multiplexed);
+    }
+
+    /// Whether nothing follows what is written now: all of the last response has been made.
+    pub fn writes_last(&self) -> bool {
+        self.last.get() && self.activity.active() == 0 && self.upgrade.borrow().is_none()
     }
 
     /// Counts a request in, which may be the last.
