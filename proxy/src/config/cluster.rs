@@ -20,6 +20,7 @@ mod tally;
 mod zones;
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -54,6 +55,7 @@ use super::{cell::Source, heads::HeadLimits, http1::Http1, http2::Http2};
 use crate::{
     access_log::ClusterNames,
     config::tls::Transports,
+    tls::client::Asked,
     view::ViewId,
     wire::{race::Preference, socket::SocketSettings},
 };
@@ -228,6 +230,17 @@ pub struct AutoNames {
     pub validate: bool,
     /// This header's value instead of the host (`override_auto_sni_header`).
     pub header: Option<http::HeaderName>,
+}
+
+impl AutoNames {
+    /// What TLS asks for because of a host without its port.
+    pub fn asked<'a>(&self, host: &'a str) -> Asked<'a> {
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        // Of an address there is no SNI.
+        let address = host.parse::<IpAddr>().is_ok();
+        let server_name = Some(host).filter(|host| self.server_name && !host.is_empty() && !address);
+        Asked { server_name, validate: self.validate.then_some(host), ..Asked::default() }
+    }
 }
 
 /// Which HTTP an upstream speaks.

@@ -70,13 +70,25 @@ struct Checked {
     verifier: Arc<Verifier>,
 }
 
+impl Checked {
+    /// The same for one connection, whose peer must be `name` too. It goes on with no session: those are found by what is
+    /// sent, and may have been checked for another name.
+    fn only_for(&self, name: &str) -> Self {
+        let verifier = Arc::new(self.verifier.of_servers_named(name));
+        let mut config = ClientConfig::clone(&self.config);
+        config.dangerous().set_certificate_verifier(verifier.clone());
+        config.resumption = Resumption::disabled();
+        Self { config: Arc::new(config), verifier }
+    }
+}
+
 /// What one connection asks for beyond the configuration.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Asked<'a> {
     /// SNI instead of the configured one (`auto_sni`).
     pub server_name: Option<&'a str>,
-    /// The certificate must be for this name (`auto_san_validation`).
-    pub validate: bool,
+    /// The certificate must be for this name or address (`auto_san_validation`).
+    pub validate: Option<&'a str>,
     /// The endpoint's hostname; empty: none.
     pub hostname: &'a str,
     /// ALPN, where none is configured.
@@ -146,8 +158,21 @@ impl ClientContext {
     pub async fn connect(&self, bare: Bare, asked: Asked<'_>) -> Result<(Io, PeerTls), Failure> {
         let host = Some(asked.hostname).filter(|host| self.host_server_name && !host.is_empty());
         let name = asked.server_name.or(host).and_then(server_name).or_else(|| self.server_name.clone());
-        let Checked { config, verifier } =
-            if asked.validate || self.validate_server_name { &self.named } else { &self.configured };
+        let sent: Option<Arc<str>> = match &name {
+            Some(ServerName::DnsName(name)) => Some(name.as_ref().into()),
+            _ => None,
+        };
+        let validate = asked.validate.or(sent.as_deref().filter(|_| self.validate_server_name));
+        let of_its_own;
+        let Checked { config, verifier } = match validate {
+            None => &self.configured,
+            // Sessions are found by what is sent, and so checked for the same name.
+            Some(name) if sent.as_deref() == Some(name) => &self.named,
+            Some(name) => {
+                of_its_own = self.configured.only_for(name);
+                &of_its_own
+            }
+        };
         let mut config = config.clone();
         let addresses = bare.tcp().and_then(|tcp| Some((tcp.local_addr().ok()?, tcp.peer_addr().ok()?)));
         if let (Some((file, range)), Some((local, remote))) = (&self.key_log, addresses)
@@ -159,10 +184,6 @@ impl ClientContext {
             (Some(names), _) => names.iter().map(|name| name.as_bytes().to_vec()).collect(),
             (None, true) => Vec::new(),
             (None, false) => asked.protocols.iter().map(|name| name.as_bytes().to_vec()).collect(),
-        };
-        let sent: Option<Arc<str>> = match &name {
-            Some(ServerName::DnsName(name)) => Some(name.as_ref().into()),
-            _ => None,
         };
         // Without a name none is sent: an address is the way to say so.
         let name = name.unwrap_or(ServerName::IpAddress(IpAddr::from([0, 0, 0, 0]).into()));

@@ -1,5 +1,7 @@
 //! Matching a peer's subject alternative names: `match_typed_subject_alt_names`.
 
+use std::net::IpAddr;
+
 use super::certificate::{Content, Name};
 use crate::matcher::{StringMatcher, StringPattern};
 
@@ -29,6 +31,14 @@ impl NameMatcher {
     /// An exact DNS name, wildcards of the certificate included.
     pub fn dns(name: &str) -> Self {
         Self { kind: NameType::Dns, pattern: StringMatcher::exact(name) }
+    }
+
+    /// A name, or an address, that a host is known by.
+    pub fn of_host(host: &str) -> Self {
+        match host.parse::<IpAddr>() {
+            Ok(ip) => Self { kind: NameType::Ip, pattern: StringMatcher::exact(&ip.to_string()) },
+            Err(_) => Self::dns(host),
+        }
     }
 
     /// Whether some name of the certificate matches.

@@ -285,9 +285,17 @@ async fn a_name_that_is_asked_for_must_be_the_certificates() {
     let server = ServerContext::new(&server(&[&theirs], Arc::default(), false)).unwrap();
     let client = ClientContext::new(client(None, trust(&ca), "")).unwrap();
     for (name, good) in [("a.test", true), ("b.test", false)] {
-        let asked = Asked { server_name: Some(name), validate: true, ..Asked::default() };
+        let asked = Asked { server_name: Some(name), validate: Some(name), ..Asked::default() };
         let (_, at_client) = shake(&server, &client, asked).await;
         assert_eq!(at_client.is_ok(), good, "{name}");
+    }
+    // Whatever is sent, and a session of it from before.
+    for (name, good) in [("a.test", true), ("b.test", false), ("127.0.0.1", false), ("", false)] {
+        for server_name in [None, Some("a.test")] {
+            let asked = Asked { server_name, validate: Some(name), ..Asked::default() };
+            let (_, at_client) = shake(&server, &client, asked).await;
+            assert_eq!(at_client.is_ok(), good, "{name} {server_name:?}");
+        }
     }
     let unasked = Asked { server_name: Some("b.test"), ..Asked::default() };
     let (at_server, at_client) = shake(&server, &client, unasked).await;

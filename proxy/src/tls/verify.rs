@@ -107,8 +107,18 @@ pub struct Verifier {
     mandatory: bool,
     /// Names of the roots, told to clients.
     hints: Vec<DistinguishedName>,
-    /// Of servers: the name that comes with the connection must be the certificate's too (`auto_san_validation`).
-    match_server_name: bool,
+    /// Of servers: a name that must be the certificate's too (`auto_san_validation`).
+    also: Also,
+}
+
+/// A name that a server's certificate must be for, whatever else it is for.
+#[derive(Debug)]
+enum Also {
+    None,
+    /// The one that was sent.
+    Sent,
+    /// A name or an address.
+    Named(Box<str>),
 }
 
 impl Verifier {
@@ -118,7 +128,14 @@ impl Verifier {
         algorithms: WebPkiSupportedAlgorithms,
         match_server_name: bool,
     ) -> Self {
-        Self { validation, role: Role::Server, algorithms, mandatory: true, hints: Vec::new(), match_server_name }
+        let also = if match_server_name { Also::Sent } else { Also::None };
+        Self { validation, role: Role::Server, algorithms, mandatory: true, hints: Vec::new(), also }
+    }
+
+    /// Checks servers as this one does, whose certificates must be for `name` too.
+    pub fn of_servers_named(&self, name: &str) -> Self {
+        let (validation, algorithms) = (self.validation.clone(), self.algorithms);
+        Self { also: Also::Named(name.into()), ..Self::of_servers(validation, algorithms, false) }
     }
 
     /// Checks clients.
@@ -130,7 +147,7 @@ impl Verifier {
     ) -> Self {
         let roots = validation.roots.iter().filter(|_| tell_roots);
         let hints = roots.map(|root| DistinguishedName::in_sequence(&root.anchor.subject)).collect();
-        Self { validation, role: Role::Client, algorithms, mandatory, hints, match_server_name: false }
+        Self { validation, role: Role::Client, algorithms, mandatory, hints, also: Also::None }
     }
 
     /// What is asked of peers.
@@ -167,7 +184,11 @@ impl Verifier {
         if !validation.roots.is_empty() {
             self.check_chain(leaf, rest, now)?;
         }
-        let asked = name.filter(|_| self.match_server_name);
+        let asked = match &self.also {
+            Also::None => None,
+            Also::Sent => name,
+            Also::Named(name) => Some(&**name),
+        };
         let names = &validation.names;
         if asked.is_none() && names.is_empty() && validation.hashes.is_empty() && validation.keys.is_empty() {
             return Ok(());
@@ -175,7 +196,7 @@ impl Verifier {
         let certificate = Certificate::from(leaf.clone().into_owned());
         let content = certificate.content();
         let presented = || content.names.iter().map(Name::text).collect::<Vec<_>>().join(", ");
-        if let Some(asked) = asked.filter(|asked| !NameMatcher::dns(asked).matches(content)) {
+        if let Some(asked) = asked.filter(|asked| !NameMatcher::of_host(asked).matches(content)) {
             return Err(Untrusted::Asked { asked: asked.into(), presented: presented() });
         }
         if !names.is_empty() && !names.iter().any(|matcher| matcher.matches(content)) {

@@ -46,14 +46,8 @@ impl Dial for Through {
             };
             self.next.set(next.wrapping_add(1));
             let auto = cluster.auto_names.as_ref();
-            let address = self.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
-            let asked = Asked {
-                server_name: auto.filter(|auto| auto.server_name && !address).map(|_| self.host.as_str()),
-                validate: auto.is_some_and(|auto| auto.validate),
-                hostname: &endpoint.hostname,
-                protocols: PROTOCOLS,
-                overrides: None,
-            };
+            let asked = auto.map_or_else(Asked::default, |auto| auto.asked(&self.host));
+            let asked = Asked { hostname: &endpoint.hostname, protocols: PROTOCOLS, ..asked };
             let way = cluster.way(endpoint, &Dialer::HOST, asked, None, &self.shard);
             let secured = way.connect().await.map_err(|error| format!("{}: {error}", endpoint.address))?;
             if cluster.socket.keepalive.is_none()

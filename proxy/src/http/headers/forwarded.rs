@@ -20,7 +20,7 @@ const X_ENVOY_DOWNSTREAM_NODE: HeaderName = HeaderName::from_static("x-envoy-dow
 const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
 /// Headers by which a client of the mesh itself may steer it; from outside they are removed.
-const INTERNAL_ONLY: [HeaderName; 14] = [
+const INTERNAL_ONLY: [HeaderName; 15] = [
     HeaderName::from_static("x-envoy-retriable-status-codes"),
     HeaderName::from_static("x-envoy-retriable-header-names"),
     HeaderName::from_static("x-envoy-retry-on"),
@@ -30,6 +30,7 @@ const INTERNAL_ONLY: [HeaderName; 14] = [
     HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
     HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
     HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
+    HeaderName::from_static("x-envoy-upstream-stream-duration-ms"),
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
     HeaderName::from_static("x-envoy-force-trace"),
     HeaderName::from_static("x-envoy-ip-tags"),
