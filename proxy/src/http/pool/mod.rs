@@ -56,7 +56,7 @@ struct Key {
     priority: RoutingPriority,
     /// Where upstreams are told whose connection it is.
     client: Option<Client>,
-    /// SNI where it follows the request.
+    /// What TLS sends or verifies, where that follows the request: both are made of one name.
     server_name: Option<Arc<str>>,
     /// ALPN where it follows the request.
     alpn: Option<Arc<[Box<str>]>>,
@@ -146,7 +146,7 @@ impl Pools {
 
     fn host(&self, want: &Want<'_>) -> Rc<Host> {
         let mut hosts = self.hosts.borrow_mut();
-        let server_name = want.asked.server_name;
+        let server_name = want.asked.validate.or(want.asked.server_name);
         let client = want.transport.proxy_header().map(|_| want.client);
         let name = matches!(want.cluster.discovery, Discovery::ForwardProxy(_)).then_some(&want.endpoint.hostname);
         let key = KeyRef {
