@@ -66,6 +66,8 @@ enum Pattern {
     Parts(Vec<&'static str>),
     /// The first group is taken out; the second one, or else the first, is the tag's value.
     Regex(Regex),
+    /// The same, of an expression that looks around.
+    LookAround(fancy_regex::Regex),
 }
 
 /// What a pattern found: the bytes to take out of the name, and the value.
@@ -100,10 +102,14 @@ impl TagRules {
     /// A tag found by a regular expression; an empty one means the default of that name.
     pub fn extract(&mut self, tag: &str, pattern: &str) -> Result<(), TagError> {
         if !pattern.is_empty() {
-            let pattern_ =
-                compile(pattern).map_err(|problem| TagError::Regex { pattern: pattern.to_owned(), problem })?;
-            let extractor =
-                Extractor { tag: tag.to_owned(), pattern: Pattern::Regex(pattern_), must: "", must_not: "" };
+            let compiled = match compile(pattern) {
+                Ok(regex) => Pattern::Regex(regex),
+                Err(problem) => match look_around(pattern) {
+                    Some(regex) => Pattern::LookAround(regex),
+                    None => return Err(TagError::Regex { pattern: pattern.to_owned(), problem }),
+                },
+            };
+            let extractor = Extractor { tag: tag.to_owned(), pattern: compiled, must: "", must_not: "" };
             self.add(prefix_of(pattern), extractor);
             return Ok(());
         }
@@ -182,6 +188,13 @@ impl Extractor {
                 let value = captures.get_group(2).unwrap_or(out);
                 Some(Found { out: (out.start, out.end), value: &name[value.range()] })
             }
+            Pattern::LookAround(regex) => {
+                // One that takes too many steps has found nothing.
+                let captures = regex.captures(name).ok()??;
+                let out = captures.get(1)?;
+                let value = captures.get(2).unwrap_or(out);
+                Some(Found { out: (out.start(), out.end()), value: &name[value.range()] })
+            }
         }
     }
 }
@@ -232,6 +245,11 @@ fn compile(pattern: &str) -> Result<Regex, String> {
             Some(syntax) => syntax.to_string().lines().last().unwrap_or("bad syntax").to_owned(),
             None => error.to_string(),
         })
+}
+
+/// An expression of std::regex, which Envoy takes here, that no automaton is made of.
+fn look_around(pattern: &str) -> Option<fancy_regex::Regex> {
+    fancy_regex::RegexBuilder::new(pattern).delegate_size_limit(REGEX_SIZE_LIMIT).build().ok()
 }
 
 /// The part of the name up to the first dot, if the pattern fixes it: `^cluster\.`.

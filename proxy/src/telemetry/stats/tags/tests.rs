@@ -59,6 +59,7 @@ fn own_tags() {
     let mut rules = TagRules::new(false);
     rules.fix("env", "test");
     rules.extract("envoy.cluster_name", "").unwrap();
+    rules.extract("ahead", r"^listener(?=\.).*?\.http\.(((?:[_.[:digit:]]*))\.)").unwrap();
     rules.extract("phase", r"^cluster\.[^.]+\.(phase_(\w+)\.)").unwrap();
     let tagged = rules.apply("cluster.c.phase_two.count");
     let tags: Vec<_> = tagged.tags.iter().map(|(tag, value)| (&**tag, &**value)).collect();
@@ -66,6 +67,9 @@ fn own_tags() {
         (&*tagged.name, tags),
         ("cluster.count", vec![("env", "test"), ("envoy.cluster_name", "c"), ("phase", "two")])
     );
+    let tagged = rules.apply("listener.0.0.0.0_80.http.0.0.0.0_8080.downstream_rq_total");
+    assert_eq!(tagged.name, "listener.0.0.0.0_80.http.downstream_rq_total");
+    assert_eq!(tagged.tags[1], ("ahead".into(), "0.0.0.0_8080".into()));
 }
 
 #[test]
