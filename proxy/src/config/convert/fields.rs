@@ -72,9 +72,16 @@ pub(super) fn type_name(any: &prost_types::Any) -> &str {
     any.type_url.rsplit('/').next().unwrap_or_default()
 }
 
+/// The longest `google.protobuf.Duration`, about 10,000 years. Times of day and of the process can be that far away.
+const LONGEST: Duration = Duration::from_secs(315_576_000_000);
+
 /// A duration that is not negative.
 pub(super) fn duration(message: &prost_types::Duration, at: &str) -> Result<Duration, Error> {
-    Duration::try_from(*message).map_err(|_| Error::at(at, "expected a duration of at least 0"))
+    let duration = Duration::try_from(*message).map_err(|_| Error::at(at, "expected a duration of at least 0"))?;
+    if duration > LONGEST {
+        return Err(Error::at(at, format!("expected a duration of at most {} s", LONGEST.as_secs())));
+    }
+    Ok(duration)
 }
 
 /// A duration of which 0 means "never", and an absent one `default`.
@@ -181,4 +188,22 @@ pub(super) fn header_name(name: &str, path: &str) -> Result<HeaderName, Error> {
 /// The header names of a list.
 pub(super) fn header_names(names: &[String], at: &str, field: &str) -> Result<Vec<HeaderName>, Error> {
     names.iter().enumerate().map(|(index, name)| header_name(name, &item(at, field, index))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_an_end() {
+        let read = |seconds, nanos| {
+            let message = prost_types::Duration { seconds, nanos };
+            duration(&message, "x.idle_timeout").map_err(|error| error.to_string())
+        };
+        assert_eq!(read(1, 500_000_000), Ok(Duration::from_millis(1500)));
+        assert_eq!(read(315_576_000_000, 0), Ok(LONGEST));
+        let refused = |what: &str| Err(format!("x.idle_timeout: expected a duration of at {what}"));
+        assert_eq!(read(i64::MAX, 0), refused("most 315576000000 s"));
+        assert_eq!(read(-1, 0), refused("least 0"));
+    }
 }
