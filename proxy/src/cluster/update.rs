@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     sync::{Arc, Weak, atomic::Ordering},
 };
 
@@ -29,7 +30,7 @@ impl Cluster {
     /// Replaces the endpoints. Hosts whose address stays keep their health and counters. Whether anything changed.
     pub fn replace(&self, endpoints: Vec<Endpoint>, weights: &LocalityWeights, policy: AssignmentPolicy) -> bool {
         let current = self.endpoints.load_full();
-        let mut known: HashMap<_, _> = current.iter().map(|known| (known.address, known)).collect();
+        let (mut known, mut leaving) = by_address(&current);
         let mut endpoints = endpoints;
         let mut seen = HashSet::new();
         endpoints.retain(|endpoint| seen.insert(endpoint.address));
@@ -40,7 +41,7 @@ impl Cluster {
             self.count_match(endpoint);
             let priority = endpoint.template.priority;
             match known.remove(&endpoint.address) {
-                Some(known) if known.template.locality == endpoint.template.locality => {
+                Some(known) if self.is_same(known, endpoint) => {
                     endpoint.host = Arc::clone(&known.host);
                     let owned = HealthFlags::OF_EDS.and(HealthFlags::PENDING_REMOVAL);
                     health_changed |= endpoint.host.assign(owned, endpoint.template.health);
@@ -48,13 +49,10 @@ impl Cluster {
                         changed.extend([known.template.priority, priority]);
                     }
                 }
-                moved => {
-                    // In another place it is another host.
-                    if let Some(moved) = moved {
-                        self.forget(moved);
-                        changed.insert(moved.template.priority);
-                    }
+                other => {
                     endpoint.host = Arc::new(self.new_host(endpoint));
+                    let gone = other.and_then(|other| self.supersede(other, endpoint, &mut leaving));
+                    changed.extend(gone.map(|gone| gone.template.priority));
                     changed.insert(priority);
                 }
             }
@@ -63,7 +61,7 @@ impl Cluster {
             let most = endpoints.iter().map(|endpoint| endpoint.template.weight).max().unwrap_or(1);
             self.stats.set(self.stats.max_host_weight, u64::from(most));
         }
-        for endpoint in known.into_values() {
+        for endpoint in known.into_values().chain(leaving.into_values()) {
             if self.outlives(endpoint) {
                 endpoint.host.set(HealthFlags::PENDING_REMOVAL);
                 endpoints.push(Endpoint::clone(endpoint));
@@ -78,16 +76,45 @@ impl Cluster {
         }
         self.drops.store(drops(&set), Ordering::Relaxed);
         self.endpoints.store(Arc::new(set));
-        if !changed.is_empty() {
-            // Counted by priority, as in Envoy.
-            changed.iter().for_each(|_| self.stats.inc(self.stats.membership_change));
-            self.changed_now(changed.len());
-            self.membership.send_replace(());
-        } else {
-            // What an assignment says of hosts is told at once, too, as in Envoy.
-            self.changed_now(1);
-        }
+        // Counted by priority, as in Envoy.
+        changed.iter().for_each(|_| self.stats.inc(self.stats.membership_change));
+        // What an assignment says of hosts that stay is told at once, too, as in Envoy.
+        self.changed_now(changed.len().max(1));
+        self.membership.send_replace(());
         true
+    }
+
+    /// Another host comes to the address of one that is known: that leaves, perhaps later. Which one has left.
+    fn supersede<'a>(
+        &self,
+        known: &'a Arc<Endpoint>,
+        heard: &Endpoint,
+        leaving: &mut ByAddress<'a>,
+    ) -> Option<&'a Arc<Endpoint>> {
+        if self.is_checked_alike(known, heard) {
+            heard.host.clear(HealthFlags::OF_CHECKS);
+            heard.host.set(known.host.flags().only(HealthFlags::OF_CHECKS));
+        }
+        let stays = known.template.locality == heard.template.locality;
+        let gone = if stays { leaving.insert(known.address, known) } else { Some(known) };
+        if let Some(gone) = gone {
+            self.forget(gone);
+        }
+        gone
+    }
+
+    /// Whether a host that is known is the one that is heard of at its address: in another place it is another, and so
+    /// it is where it is checked elsewhere, or is no longer, or is now.
+    fn is_same(&self, known: &Endpoint, heard: &Endpoint) -> bool {
+        known.template.locality == heard.template.locality && self.is_checked_alike(known, heard)
+    }
+
+    /// Whether what checks say of the one is true of the other.
+    fn is_checked_alike(&self, known: &Endpoint, heard: &Endpoint) -> bool {
+        self.health.as_ref().is_none_or(|check| {
+            check.address(known) == check.address(heard)
+                && known.template.check.disabled == heard.template.check.disabled
+        })
     }
 
     /// Whether the next request is to be turned away (`drop_overloads`).
@@ -296,6 +323,25 @@ pub(super) async fn merge(cluster: Weak<Cluster>) {
             cluster.tell();
         }
     }
+}
+
+/// Endpoints by address.
+type ByAddress<'a> = HashMap<SocketAddr, &'a Arc<Endpoint>>;
+
+/// The endpoints, and those at the address of another that are on their way out.
+fn by_address(set: &EndpointSet) -> (ByAddress<'_>, ByAddress<'_>) {
+    let leaves = |endpoint: &Endpoint| endpoint.host.flags().any(HealthFlags::PENDING_REMOVAL);
+    let (mut known, mut leaving) = (HashMap::new(), HashMap::new());
+    for endpoint in set.iter() {
+        let one = match known.insert(endpoint.address, endpoint) {
+            Some(other) if leaves(endpoint) => known.insert(endpoint.address, other),
+            other => other,
+        };
+        if let Some(one) = one {
+            leaving.insert(one.address, one);
+        }
+    }
+    (known, leaving)
 }
 
 /// How many of [`Drops::ALL`] requests a set of endpoints has turned away.

@@ -5,14 +5,15 @@ mod probe;
 mod tracker;
 
 use std::{
-    net::SocketAddr,
+    cell::{Cell, RefCell},
     pin::pin,
+    rc::Rc,
     sync::{Arc, Weak, atomic::Ordering::Relaxed},
 };
 
 use hashbrown::HashMap;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, watch},
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
@@ -28,75 +29,105 @@ use crate::config::cluster::{
 };
 
 /// Checks the hosts of a cluster as they come and go, until it is gone. `checked` is told once every host of the
-/// first set has been checked.
+/// first set has been checked, or has left.
 pub(super) async fn watch(cluster: Weak<Cluster>, checked: watch::Sender<bool>) {
     let Some(mut changes) = cluster.upgrade().map(|cluster| cluster.membership.subscribe()) else { return };
-    let mut tasks = JoinSet::new();
-    // By address, with the host that each is about: in another locality an address is another host.
-    let mut running: HashMap<SocketAddr, (Weak<Host>, AbortHandle)> = HashMap::new();
-    let (done, mut first) = mpsc::channel::<()>(1);
-    let mut waiting: Option<usize> = None;
+    let mut checks = Checks::default();
     loop {
         changes.borrow_and_update();
         {
             let Some(cluster) = cluster.upgrade() else { return };
-            let endpoints = cluster.endpoints.load_full();
-            let wanted: HashMap<_, _> = endpoints
-                .iter()
-                .filter(|endpoint| !endpoint.template.check.disabled)
-                .map(|endpoint| (endpoint.address, endpoint))
-                .collect();
-            running.retain(|address, (host, task)| {
-                let stays = wanted.get(address).is_some_and(|endpoint| host.as_ptr() == Arc::as_ptr(&endpoint.host));
-                if !stays {
-                    task.abort();
-                }
-                stays
-            });
-            for (address, endpoint) in wanted {
-                running.entry(address).or_insert_with(|| {
-                    let task = tasks.spawn_local(follow(Arc::downgrade(&cluster), endpoint.clone(), done.clone()));
-                    (Arc::downgrade(&endpoint.host), task)
-                });
-            }
-            if waiting.is_none() && endpoints.iter().next().is_some() {
-                waiting = Some(running.len());
-            }
+            checks.take(&cluster);
         }
-        let changed = async {
-            loop {
-                tokio::select! {
-                    changed = changes.changed() => return changed,
-                    Some(()) = first.recv() => {
-                        waiting = waiting.map(|left| left.saturating_sub(1));
-                        if waiting == Some(0) {
-                            checked.send_replace(true);
-                        }
-                    }
-                    Some(_) = tasks.join_next() => {}
-                }
+        loop {
+            if checks.begun && checks.running.values().all(Followed::is_known) {
+                checked.send_if_modified(|checked| !std::mem::replace(checked, true));
             }
-        };
-        if changed.await.is_err() {
-            return;
+            tokio::select! {
+                changed = changes.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                () = checks.first.notified() => {}
+                Some(_) = checks.tasks.join_next() => {}
+            }
         }
     }
 }
 
+/// The checks of a cluster's hosts.
+#[derive(Default)]
+struct Checks {
+    tasks: JoinSet<()>,
+    /// By where the host is kept, as an address may be that of two while one of them leaves.
+    running: HashMap<*const Host, Followed>,
+    /// There have been hosts, checked or not.
+    begun: bool,
+    /// A host has been checked for the first time.
+    first: Rc<Notify>,
+}
+
+/// A host that is checked.
+struct Followed {
+    described: Described,
+    task: AbortHandle,
+    /// It is one of the first, for whose checks the cluster waits.
+    awaited: bool,
+    checked: Rc<Cell<bool>>,
+}
+
+/// How a host is described now. It keeps the host.
+type Described = Rc<RefCell<Arc<Endpoint>>>;
+
+impl Followed {
+    /// Whether the cluster does not wait for it.
+    fn is_known(&self) -> bool {
+        !self.awaited || self.checked.get()
+    }
+}
+
+impl Checks {
+    /// Checks the hosts that the cluster has now, and no others.
+    fn take(&mut self, cluster: &Arc<Cluster>) {
+        let endpoints = cluster.endpoints.load_full();
+        let wanted: HashMap<_, _> = endpoints
+            .iter()
+            .filter(|endpoint| !endpoint.template.check.disabled)
+            .map(|endpoint| (Arc::as_ptr(&endpoint.host), endpoint))
+            .collect();
+        self.running.retain(|host, followed| {
+            match wanted.get(host) {
+                Some(endpoint) => drop(followed.described.replace(Arc::clone(endpoint))),
+                None => followed.task.abort(),
+            }
+            wanted.contains_key(host)
+        });
+        for (host, endpoint) in wanted {
+            self.running.entry(host).or_insert_with(|| {
+                let described = Rc::new(RefCell::new(endpoint.clone()));
+                let checked = Rc::new(Cell::new(false));
+                let following = follow(Arc::downgrade(cluster), described.clone(), checked.clone(), self.first.clone());
+                let task = self.tasks.spawn_local(following);
+                Followed { described, task, awaited: !self.begun, checked }
+            });
+        }
+        self.begun |= endpoints.iter().next().is_some();
+    }
+}
+
 /// Checks one host again and again.
-async fn follow(cluster: Weak<Cluster>, endpoint: Arc<Endpoint>, first: mpsc::Sender<()>) {
+async fn follow(cluster: Weak<Cluster>, described: Described, checked: Rc<Cell<bool>>, first: Rc<Notify>) {
     let mut tracker = Tracker::new();
     let mut kept = None;
-    let mut first = Some(first);
     let initial = cluster.upgrade().and_then(|cluster| Some(cluster.health.as_ref()?.intervals.initial_jitter));
     if let Some(jitter) = initial.filter(|jitter| !jitter.is_zero()) {
         sleep(jitter.mul_f64(fastrand::f64())).await;
     }
     loop {
+        let endpoint = described.borrow().clone();
         let Some(pause) = once(&cluster, &endpoint, &mut tracker, &mut kept).await else { return };
-        if let Some(first) = first.take() {
-            // Nobody waits any more: that is fine.
-            let _ = first.send(()).await;
+        if !checked.replace(true) {
+            first.notify_one();
         }
         let mut pause = pin!(sleep(pause));
         loop {

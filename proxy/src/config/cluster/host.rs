@@ -60,6 +60,10 @@ impl HealthFlags {
     /// Those that EDS owns.
     pub const OF_EDS: Self = Self(Self::FAILED_EDS.0 | Self::DEGRADED_EDS.0 | Self::DRAINING_EDS.0);
 
+    /// Those that active health checks own.
+    pub const OF_CHECKS: Self =
+        Self(Self::FAILED_ACTIVE.0 | Self::DEGRADED_ACTIVE.0 | Self::PENDING_ACTIVE.0 | Self::ACTIVE_TIMEOUT.0);
+
     /// Whether any of `flags` is set.
     pub fn any(self, flags: Self) -> bool {
         self.0 & flags.0 != 0
@@ -69,6 +73,12 @@ impl HealthFlags {
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// Those of them that are among `flags`.
+    #[must_use]
+    pub const fn only(self, flags: Self) -> Self {
+        Self(self.0 & flags.0)
     }
 
     /// What they come to.
