@@ -9,12 +9,9 @@ use std::{
 use hashbrown::{HashMap, HashSet};
 
 use super::clock;
-use crate::{
-    config::cluster::{
-        AssignmentPolicy, Cluster, Discovery, Drops, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights,
-        Told, Zones,
-    },
-    telemetry::stats::Counter,
+use crate::config::cluster::{
+    AssignmentPolicy, Cluster, Discovery, Drops, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights,
+    Told, Zones,
 };
 
 /// Why a request is turned away.
@@ -230,18 +227,21 @@ impl Cluster {
     /// Tells workers and statistics that health has changed: workers perhaps a little later, with other such changes.
     pub fn changed(&self) {
         self.count_members();
+        if !self.in_force.load(Ordering::Relaxed) {
+            return self.tell();
+        }
         let told = self.merge.decide(clock::now());
         // Envoy has every priority anew.
         let priorities = self.endpoints.load().priorities().len();
         let manager = &self.stats.manager;
         if let Told::Outside { cancelled } = told {
-            self.count_updates(manager.update_out_of_merge_window, priorities);
+            self.stats.add(manager.update_out_of_merge_window, priorities as u64);
             if cancelled {
-                self.count_updates(manager.update_merge_cancelled, priorities);
+                self.stats.add(manager.update_merge_cancelled, priorities as u64);
             }
         }
         if told != Told::Later {
-            self.count_updates(manager.cluster_updated, priorities);
+            self.stats.add(manager.cluster_updated, priorities as u64);
             self.tell();
         }
     }
@@ -249,19 +249,15 @@ impl Cluster {
     /// Tells workers and statistics at once that hosts of so many priorities have come or gone.
     pub(super) fn changed_now(&self, priorities: usize) {
         self.count_members();
-        let manager = &self.stats.manager;
-        self.count_updates(manager.cluster_updated, priorities);
-        if self.merge.tell_all(clock::now()) {
-            self.count_updates(manager.update_merge_cancelled, priorities);
+        // What there is at first is no change: as in Envoy, neither counts nor windows begin before it is in force.
+        if self.in_force.load(Ordering::Relaxed) {
+            let manager = &self.stats.manager;
+            self.stats.add(manager.cluster_updated, priorities as u64);
+            if self.merge.tell_all(clock::now()) {
+                self.stats.add(manager.update_merge_cancelled, priorities as u64);
+            }
         }
         self.tell();
-    }
-
-    /// Before it is in force, Envoy counts none.
-    fn count_updates(&self, counter: Counter, priorities: usize) {
-        if self.in_force.load(Ordering::Relaxed) {
-            self.stats.add(counter, priorities as u64);
-        }
     }
 
     /// Makes workers look again.
@@ -319,7 +315,7 @@ pub(super) async fn merge(cluster: Weak<Cluster>) {
         if cluster.merge.elapsed().await {
             cluster.merge.tell_all(clock::now());
             let priorities = cluster.endpoints.load().priorities().len();
-            cluster.count_updates(cluster.stats.manager.cluster_updated_via_merge, priorities);
+            cluster.stats.add(cluster.stats.manager.cluster_updated_via_merge, priorities as u64);
             cluster.tell();
         }
     }
