@@ -24,6 +24,7 @@
 //!   safe: { certificate: server, client_authority: ca, alpn: [h2, http/1.1] }     # TLS; ALPN h2 makes it HTTP/2
 //!   said: { proxy_protocol: true }  # reads a PROXY header first
 //!   names: { protocol: dns }        # a name server: NAME.test is 127.0.0.1, others are not; see dns.rs
+//!                                   # rules: `path` begins the name, `status` is a response code (3: there is no such name)
 //! certificates:                     # ${cert:server} ${key:server} ${crl:ca} in the bootstrap
 //!   ca: { authority: true, revokes: [client] }
 //!   server: { issuer: ca, names: [a.test, "*.b.test", 127.0.0.1, "spiffe://c/d"] }      # also common_name, expired, usages, key, first_version

@@ -249,7 +249,7 @@ pub enum Protocol {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rule {
-    /// For paths that start so.
+    /// For paths (names, of a name server) that start so.
     pub path: String,
     /// For so many requests.
     pub times: Option<usize>,
@@ -259,7 +259,7 @@ pub struct Rule {
     /// Waits between head and body.
     #[serde(deserialize_with = "duration")]
     pub body_delay: Option<Duration>,
-    /// 200 by default.
+    /// 200 by default. Of a name server: a response code.
     pub status: Option<u16>,
     /// `name: value`.
     pub headers: Vec<String>,

@@ -99,7 +99,9 @@ impl Server {
         if self.shared.script.protocol == Protocol::Dns {
             let socket = self.port.datagrams()?;
             socket.set_nonblocking(true)?;
-            let task = tokio::spawn(name_server::serve(UdpSocket::from_std(socket)?, dns::verdict));
+            let shared = self.shared.clone();
+            let judge = move |name: &str, kind| dns::verdict(shared.rule(name), name, kind);
+            let task = tokio::spawn(name_server::serve(UdpSocket::from_std(socket)?, judge));
             *self.running.lock().expect("the server's task") = Some(task.abort_handle());
             return Ok(());
         }

@@ -1,13 +1,16 @@
 //! Endpoints from DNS: one task per cluster on the control runtime, which stores new sets as answers change.
 //!
-//! Addresses stay in use while resolution fails. A failing name is tried again with exponential pauses.
+//! Names are resolved independently of each other. Addresses stay in use while resolution fails, but not where the
+//! answer is that there are none. A failing name is tried again with exponential pauses.
 
 use std::{
+    cell::{Cell, RefCell},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use hickory_resolver::{
     TokioResolver,
     config::{LookupIpStrategy, NameServerConfig, ProtocolConfig, ResolverConfig, ResolverOpts},
@@ -136,48 +139,74 @@ fn at_port(address: SocketAddr) -> NameServerConfig {
     server
 }
 
-/// Resolves a cluster's names again and again, and says when it has done so first.
+/// Resolves a cluster's names again and again, each at its own times, and says when one has been resolved first.
 pub(in crate::cluster) async fn follow(cluster: Arc<Cluster>, resolver: impl Resolve, answered: oneshot::Sender<()>) {
     let Discovery::Dns(dns) = &cluster.discovery else { return };
-    let mut answered = Some(answered);
-    let mut known: Vec<Option<Answer>> = vec![None; dns.names.len()];
-    let mut pause = dns.failure_refresh.0;
-    loop {
-        cluster.stats.inc(cluster.stats.update_attempt);
-        let mut failed = false;
-        let mut shortest = None;
-        for (name, known) in dns.names.iter().zip(&mut known) {
-            match resolver.resolve(&name.host).await {
+    let names = Names {
+        cluster: &cluster,
+        dns,
+        resolver,
+        known: RefCell::new(vec![None; dns.names.len()]),
+        answered: Cell::new(Some(answered)),
+    };
+    join_all((0..dns.names.len()).map(|index| names.follow(index))).await;
+}
+
+/// The names of a cluster.
+struct Names<'a, R> {
+    cluster: &'a Cluster,
+    dns: &'a Dns,
+    resolver: R,
+    /// What was last heard, by name.
+    known: RefCell<Vec<Option<Answer>>>,
+    answered: Cell<Option<oneshot::Sender<()>>>,
+}
+
+impl<R: Resolve> Names<'_, R> {
+    /// Resolves one of them again and again.
+    async fn follow(&self, index: usize) {
+        let Self { cluster, dns, .. } = self;
+        let name = &dns.names[index];
+        let mut pause = dns.failure_refresh.0;
+        loop {
+            cluster.stats.inc(cluster.stats.update_attempt);
+            let sleep = match held(self.resolver.resolve(&name.host).await, dns.strict) {
                 Ok(answer) => {
-                    shortest = Some(shortest.map_or(answer.ttl, |ttl: Duration| ttl.min(answer.ttl)));
-                    *known = Some(answer);
+                    pause = dns.failure_refresh.0;
+                    let refresh = refresh(dns, &answer);
+                    cluster.stats.inc(cluster.stats.update_success);
+                    self.known.borrow_mut()[index] = Some(answer);
+                    store(cluster, dns, &self.known.borrow());
+                    refresh + dns.jitter.mul_f64(fastrand::f64())
                 }
                 Err(error) => {
-                    failed = true;
+                    cluster.stats.inc(cluster.stats.update_failure);
                     tracing::warn!(cluster = %cluster.name, name = %name.host, %error, "DNS resolution failed");
+                    let now = pause;
+                    pause = (pause * 2).min(dns.failure_refresh.1);
+                    now.mul_f64(0.5 + fastrand::f64() / 2.0)
                 }
-            }
-        }
-        cluster.stats.inc(if failed { cluster.stats.update_failure } else { cluster.stats.update_success });
-        store(&cluster, dns, &known);
-        if let Some(answered) = answered.take() {
-            // Nobody waits any more: that is fine.
-            let _ = answered.send(());
-        }
-        let sleep = if failed {
-            let now = pause;
-            pause = (pause * 2).min(dns.failure_refresh.1);
-            now.mul_f64(0.5 + fastrand::f64() / 2.0)
-        } else {
-            pause = dns.failure_refresh.0;
-            let refresh = match shortest {
-                Some(ttl) if dns.respect_ttl => ttl.max(SHORTEST_REFRESH),
-                _ => dns.refresh,
             };
-            refresh + dns.jitter.mul_f64(fastrand::f64())
-        };
-        tokio::time::sleep(sleep).await;
+            if let Some(answered) = self.answered.take() {
+                // Nobody waits any more: that is fine.
+                let _ = answered.send(());
+            }
+            tokio::time::sleep(sleep).await;
+        }
     }
+}
+
+/// What an answer comes to: that there are no addresses is one, unless the cluster is a single host, which stays.
+fn held(answer: Result<Answer, Unresolved>, strict: bool) -> Result<Answer, Unresolved> {
+    match answer {
+        Err(error) if error.nothing && strict => Ok(Answer { addresses: Vec::new(), ttl: Duration::ZERO }),
+        answer => answer,
+    }
+}
+
+/// How long an answer is good for.
+fn refresh(dns: &Dns, answer: &Answer) -> Duration {
+    if dns.respect_ttl && !answer.addresses.is_empty() { answer.ttl.max(SHORTEST_REFRESH) } else { dns.refresh }
 }
 
 /// Stores what is known, unless it is what is stored.
@@ -224,16 +253,15 @@ mod tests {
     use super::*;
     use crate::config::cluster::{AssignmentPolicy, EndpointSet};
 
-    struct Script(RefCell<Vec<Result<&'static [u8], &'static str>>>);
+    struct Script(RefCell<Vec<Result<&'static [u8], Unresolved>>>);
 
     impl Resolve for Script {
         async fn resolve(&self, _: &str) -> Result<Answer, Unresolved> {
-            let next = self.0.borrow_mut().pop().unwrap_or(Err("over"));
+            let next = self.0.borrow_mut().pop().unwrap_or(Err(Unresolved::unasked("over")));
             next.map(|last| Answer {
                 addresses: last.iter().map(|last| IpAddr::from([10, 0, 0, *last])).collect(),
                 ttl: Duration::from_secs(2),
             })
-            .map_err(Unresolved::unasked)
         }
     }
 
@@ -258,7 +286,7 @@ mod tests {
         cluster.endpoints.load().iter().map(|endpoint| endpoint.address.to_string()).collect()
     }
 
-    async fn run(cluster: &Arc<Cluster>, mut script: Vec<Result<&'static [u8], &'static str>>, seconds: u64) {
+    async fn run(cluster: &Arc<Cluster>, mut script: Vec<Result<&'static [u8], Unresolved>>, seconds: u64) {
         script.reverse();
         let (answered, _answer) = oneshot::channel();
         let follow = follow(cluster.clone(), Script(RefCell::new(script)), answered);
@@ -278,8 +306,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn addresses_stay_while_resolution_fails() {
         let cluster = cluster(true, false);
-        run(&cluster, vec![Ok(&[1]), Err("servfail"), Err("servfail")], 12).await;
+        let failed = || Err(Unresolved::unasked("servfail"));
+        run(&cluster, vec![Ok(&[1]), failed(), failed()], 12).await;
         assert_eq!(addresses(&cluster), ["10.0.0.1:80"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_go_with_their_name_but_not_the_single_host() {
+        let strict = cluster(true, false);
+        run(&strict, vec![Ok(&[1]), Err(Unresolved::unknown())], 6).await;
+        assert!(addresses(&strict).is_empty());
+        let logical = cluster(false, false);
+        run(&logical, vec![Ok(&[1]), Err(Unresolved::unknown())], 6).await;
+        assert_eq!(addresses(&logical), ["10.0.0.1:80"]);
     }
 
     #[tokio::test(start_paused = true)]
