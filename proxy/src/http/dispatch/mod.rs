@@ -187,6 +187,7 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
                 filters = &filters[filters.len() - left..];
                 stream.forget_route();
                 (routed, redirected) = choose(&mut stream, &parts, prepared);
+                chain.reroute(filters, routed.as_ref());
                 timers = limits(&stream, routed.as_ref(), &parts);
                 timers.moved();
             }

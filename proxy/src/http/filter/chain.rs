@@ -23,10 +23,13 @@ use crate::{
     },
 };
 
-/// What filters have to do when the response comes, in their order.
+/// What filters have to do when the response comes.
 #[derive(Debug, Default)]
 pub(in crate::http) struct Chain {
-    states: SmallVec<[State; 2]>,
+    /// In the filters' order, with how many filters come after each.
+    states: SmallVec<[(usize, State); 2]>,
+    /// How many come after the one that a request is at.
+    pub(super) after: usize,
     /// Slows the response's body down.
     pub throttle: Option<Throttle>,
 }
@@ -48,21 +51,34 @@ impl Chain {
     /// What applies to the response even if the request passes no filter.
     pub fn new(filters: &[HttpFilter], routed: Option<&Routed>) -> Self {
         let mut chain = Self::default();
-        for filter in filters {
+        chain.reroute(filters, routed);
+        chain
+    }
+
+    /// The same of the filters that are left, as another route says it.
+    pub fn reroute(&mut self, left: &[HttpFilter], routed: Option<&Routed>) {
+        self.states.retain(|(after, state)| *after >= left.len() || !matches!(state, State::HeaderMutation(_)));
+        for (index, filter) in left.iter().enumerate() {
             if let Some(FilterKind::HeaderMutation(own)) = filter.kind.current().as_deref() {
                 let said = said(&filter.name, routed);
                 if !said.disabled.unwrap_or(filter.disabled) {
                     let lists = Lists::new(own, &filter.name, levels(routed));
-                    chain.states.push(State::HeaderMutation(lists));
+                    self.insert(left.len() - index - 1, State::HeaderMutation(lists));
                 }
             }
         }
-        chain
     }
 
-    /// Keeps what a filter has to do when the response comes.
+    /// Keeps what the filter that a request is at has to do when the response comes.
     pub(super) fn keep(&mut self, left: Option<State>) {
-        self.states.extend(left);
+        if let Some(state) = left {
+            self.insert(self.after, state);
+        }
+    }
+
+    fn insert(&mut self, after: usize, state: State) {
+        let place = self.states.partition_point(|(known, _)| *known >= after);
+        self.states.insert(place, (after, state));
     }
 
     /// Whether no filter has anything to do with the response.
@@ -79,7 +95,7 @@ impl Chain {
     ) -> Option<Box<TrailerChanges>> {
         let of = if response.is_some() { Of::Response } else { Of::Request };
         let mut lists: SmallVec<[&Lists; 2]> = SmallVec::new();
-        lists.extend(self.states.iter().filter_map(|state| match state {
+        lists.extend(self.states.iter().filter_map(|(_, state)| match state {
             State::HeaderMutation(lists) => Some(lists),
             _ => None,
         }));
@@ -105,7 +121,7 @@ impl Chain {
         }
         let view = View::live(&stream.record.entry, stream.live(parts));
         let mut counting = None;
-        for state in self.states.iter_mut().rev() {
+        for (_, state) in self.states.iter_mut().rev() {
             match state {
                 State::Cors(allowed) => allowed.on_response(headers),
                 State::HeaderMutation(lists) => lists.on_response(headers, &view),

@@ -65,13 +65,14 @@ pub(super) async fn on_request(
             let reply = Reply::new(StatusCode::INTERNAL_SERVER_ERROR, "", Flag::NoFilterConfigFound, "");
             return Passed::Answered(reply);
         };
+        chain.after = filters.len() - index - 1;
         if let Some(reply) = pass(&filter.name, &kind, said, stream, chain, exchange).await {
             return Passed::Answered(reply);
         }
         if std::mem::take(&mut stream.reroute) {
             // What has come may need more.
             let again = usize::from(matches!(*kind, FilterKind::OnDemand(_)));
-            return Passed::Reroute(filters.len() - index - 1 + again);
+            return Passed::Reroute(chain.after + again);
         }
     }
     Passed::All
