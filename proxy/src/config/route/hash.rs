@@ -7,6 +7,7 @@ use xxhash_rust::xxh64::xxh64;
 
 use crate::{
     config::request::{RequestView, cookies},
+    filter_state::{FilterState, Value},
     matcher::{MatchedHeader, RegexRewrite, query_value},
 };
 
@@ -39,8 +40,10 @@ pub enum HashInput {
     SourceIp,
     /// A query parameter.
     Query(Box<str>),
-    /// Something that no filter here sets.
-    FilterState,
+    /// An object of the filter state that has a hash.
+    FilterState(Box<str>),
+    /// Nothing at all: `connection_properties` that ask for none.
+    Nothing,
 }
 
 /// The hash of a request.
@@ -54,7 +57,7 @@ pub struct Hashed {
 
 /// The hash of a request by several policies, as Envoy combines them. `local` is the address that the client connected
 /// to; with `random`, a cookie is made.
-pub fn hash(policies: &[HashPolicy], request: &RequestView<'_>, remote: IpAddr) -> Hashed {
+pub fn hash(policies: &[HashPolicy], request: &RequestView<'_>, remote: IpAddr, state: Option<&FilterState>) -> Hashed {
     let mut hashed = Hashed::default();
     for policy in policies {
         let new = match &policy.input {
@@ -75,7 +78,11 @@ pub fn hash(policies: &[HashPolicy], request: &RequestView<'_>, remote: IpAddr) 
             HashInput::Query(name) => {
                 query_value(request.uri.query().unwrap_or_default(), name).map(|value| xxh64(value.as_bytes(), 0))
             }
-            HashInput::FilterState => None,
+            HashInput::FilterState(key) => match state.and_then(|state| state.get(key)) {
+                Some(Value::Keyed(text)) => Some(xxh64(text.as_bytes(), 0)),
+                _ => None,
+            },
+            HashInput::Nothing => None,
         };
         if let Some(new) = new {
             // Rotating keeps two equal hashes from cancelling out.

@@ -17,5 +17,6 @@ pub(super) fn hashed(stream: &Stream, cluster: &Cluster, forward: &Forward, part
     if policies.is_empty() || !cluster.hashes() {
         return Hashed::default();
     }
-    route::hash(policies, &stream.view(parts), stream.record.entry.downstream_remote.ip())
+    let entry = &stream.record.entry;
+    route::hash(policies, &stream.view(parts), entry.downstream_remote.ip(), entry.filter_state.as_deref())
 }

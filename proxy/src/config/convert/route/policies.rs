@@ -91,7 +91,8 @@ fn hash_policy(cx: &mut Context, message: &proto::route_action::HashPolicy, at: 
             }
         }
         Some(Specifier::ConnectionProperties(properties)) if properties.source_ip => HashInput::SourceIp,
-        Some(Specifier::ConnectionProperties(_)) | Some(Specifier::FilterState(_)) => HashInput::FilterState,
+        Some(Specifier::ConnectionProperties(_)) => HashInput::Nothing,
+        Some(Specifier::FilterState(state)) => HashInput::FilterState(state.key.as_str().into()),
         Some(Specifier::QueryParameter(query)) => HashInput::Query(query.name.as_str().into()),
         None => return Err(Error::at(at, "expected one of header, cookie, connection_properties, query_parameter")),
     };
