@@ -2,7 +2,7 @@
 //!
 //! In that form the target is a path and query only, and `host` holds the authority, whichever protocol they came by.
 
-use std::net::SocketAddr;
+use std::{borrow::Cow, net::SocketAddr};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery,
@@ -114,7 +114,8 @@ fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: Sock
     } else if !host.as_bytes().iter().all(|byte| framing::is_authority(*byte)) {
         return Err(Box::new(Reply::protocol_error(StatusCode::BAD_REQUEST, "http.invalid_authority")));
     }
-    let mut stripped = host.as_bytes();
+    let dotless = if manager.strip_trailing_host_dot { without_dot(host.as_bytes()) } else { host.as_bytes().into() };
+    let mut stripped = &*dotless;
     match manager.strip_port {
         // Where a tunnel leads is nothing without it.
         _ if parts.method == Method::CONNECT => {}
@@ -127,14 +128,20 @@ fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: Sock
             }
         }
     }
-    if manager.strip_trailing_host_dot {
-        stripped = stripped.strip_suffix(b".").unwrap_or(stripped);
-    }
     if stripped.len() != host.len() {
         let value = HeaderValue::from_bytes(stripped).map_err(|_| missing())?;
         parts.headers.insert(header::HOST, value);
     }
     Ok(())
+}
+
+/// A host without the dot at its end, or before its port.
+fn without_dot(host: &[u8]) -> Cow<'_, [u8]> {
+    match host.iter().rposition(|byte| *byte == b'.').map(|dot| (&host[..dot], &host[dot + 1..])) {
+        Some((name, [])) => name.into(),
+        Some((name, port @ [b':', ..])) => [name, port].concat().into(),
+        _ => host.into(),
+    }
 }
 
 /// Several hosts become one, which is none of them: as in Envoy, and no router takes it for one.
