@@ -67,13 +67,17 @@ pub(in crate::http) fn location(
         (None, None) => out.extend_from_slice(without_default_port(authority, scheme, new_scheme).as_bytes()),
     }
     let query = uri.query().filter(|_| !redirect.strip_query);
-    let (path, query): (Vec<u8>, _) = match &redirect.path {
+    let (mut path, query): (Vec<u8>, _) = match &redirect.path {
         None => (uri.path().into(), query),
         Some(RedirectPath::Whole(path)) if path.contains('?') => (path.as_bytes().to_vec(), None),
         Some(RedirectPath::Whole(path)) => (path.as_bytes().to_vec(), query),
         Some(RedirectPath::Prefix(prefix)) => (replace_prefix(uri.path(), matched, prefix).into(), query),
         Some(RedirectPath::Regex(regex)) => (regex.apply(uri.path().as_bytes()), query),
     };
+    // What stands in the configuration as it is to be stays.
+    if redirect.strip_query && !matches!(redirect.path, Some(RedirectPath::Whole(_))) {
+        path.truncate(path.iter().position(|byte| *byte == b'?').unwrap_or(path.len()));
+    }
     out.extend_from_slice(&path);
     if let Some(query) = query {
         out.push(b'?');
