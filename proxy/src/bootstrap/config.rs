@@ -306,19 +306,24 @@ fn place(given: &[Given], error: &config::Error) -> Error {
 
 /// The steps of a path as [`config::Error`] spells it, outermost first: `a.b[0]["key"]`.
 fn segments(path: &str) -> Vec<Segment> {
-    let mut segments = Vec::new();
-    for step in path.split('.') {
-        let mut parts = step.split('[');
-        if let Some(field) = parts.next().filter(|field| !field.is_empty()) {
-            segments.push(Segment::Field(field.to_owned()));
+    let (mut segments, mut rest) = (Vec::new(), path);
+    while !rest.is_empty() {
+        // A key may have anything in it.
+        let (segment, left) = if let Some(keyed) = rest.strip_prefix("[\"") {
+            let (key, left) = keyed.split_once("\"]").unwrap_or((keyed, ""));
+            (Segment::Key(key.to_owned()), left)
+        } else if let Some(indexed) = rest.strip_prefix('[') {
+            let (inside, left) = indexed.split_once(']').unwrap_or((indexed, ""));
+            (inside.parse().map_or_else(|_| Segment::Key(inside.to_owned()), Segment::Index), left)
+        } else {
+            let field = rest.strip_prefix('.').unwrap_or(rest);
+            let (field, left) = field.split_at(field.find(['.', '[']).unwrap_or(field.len()));
+            (Segment::Field(field.to_owned()), left)
+        };
+        if !matches!(&segment, Segment::Field(field) if field.is_empty()) {
+            segments.push(segment);
         }
-        for part in parts {
-            let inside = part.trim_end_matches(']');
-            segments.push(match inside.parse() {
-                Ok(index) => Segment::Index(index),
-                Err(_) => Segment::Key(inside.trim_matches('"').to_owned()),
-            });
-        }
+        rest = left;
     }
     segments
 }
@@ -364,6 +369,21 @@ mod tests {
         typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy\n          \
         stat_prefix: p\n          cluster: c\n";
     const CLUSTER: &str = "static_resources:\n  clusters:\n  - name: c\n    connect_timeout: 1s\n";
+
+    #[test]
+    fn keys_may_have_dots_and_brackets() {
+        let spelled = segments("a.b[0].options[\"x.y[1].z\"].c[\"\"]");
+        let expected = [
+            Segment::Field("a".into()),
+            Segment::Field("b".into()),
+            Segment::Index(0),
+            Segment::Field("options".into()),
+            Segment::Key("x.y[1].z".into()),
+            Segment::Field("c".into()),
+            Segment::Key(String::new()),
+        ];
+        assert_eq!(spelled, expected);
+    }
 
     #[test]
     fn a_missing_file_is_named() {
