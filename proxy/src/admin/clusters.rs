@@ -31,6 +31,10 @@ pub(super) struct ClusterView {
     thresholds: [Limits; 2],
     hosts: Vec<HostView>,
     policy: AssignmentPolicy,
+    /// What statistics call it.
+    observability: Arc<str>,
+    /// What its assignment is called, where that is configured.
+    service: Option<Arc<str>>,
     /// It did not come from the bootstrap.
     pub(super) added: bool,
 }
@@ -107,6 +111,11 @@ pub(super) fn views(view: &View) -> Vec<ClusterView> {
                 thresholds: [limits, high],
                 hosts: hosts.collect(),
                 policy: endpoints.policy.clone(),
+                observability: cluster.logged.observability.clone(),
+                service: match &cluster.discovery {
+                    Discovery::Eds(assignments) => assignments.named.then(|| assignments.service.clone()),
+                    _ => None,
+                },
                 added: added.contains_key(&cluster.name),
             }
         })
@@ -184,7 +193,7 @@ pub(super) fn answer(view: &View, query: &Query) -> Reply {
 impl ClusterView {
     fn text(&self) -> String {
         let name = &self.name;
-        let mut out = format!("{name}::observability_name::{name}\n");
+        let mut out = format!("{name}::observability_name::{}\n", self.observability);
         for (what, value) in self.outlier.iter().flatten() {
             out.push_str(&format!("{name}::outlier::{what}::{}\n", general(*value)));
         }
@@ -199,6 +208,9 @@ impl ClusterView {
             }
         }
         out.push_str(&format!("{name}::added_via_api::{}\n", self.added));
+        if let Some(service) = &self.service {
+            out.push_str(&format!("{name}::eds_service_name::{service}\n"));
+        }
         for host in &self.hosts {
             let mut numbers: Vec<_> = host.counters.iter().chain(&host.gauges).collect();
             numbers.sort();
@@ -248,7 +260,10 @@ impl ClusterView {
             })
             .collect();
         status.insert("circuit_breakers".into(), json!({"thresholds": thresholds}));
-        status.insert("observability_name".into(), self.name.clone().into());
+        status.insert("observability_name".into(), (*self.observability).into());
+        if let Some(service) = &self.service {
+            status.insert("eds_service_name".into(), (**service).into());
+        }
         status.into()
     }
 

@@ -217,6 +217,8 @@ pub struct Assignments {
     pub source: Source,
     /// The resource's name.
     pub service: Arc<str>,
+    /// It is configured, not just the cluster's.
+    pub named: bool,
     /// How long the cluster waits for the first; none: for ever.
     pub timeout: Option<Duration>,
 }

@@ -241,7 +241,7 @@ impl Clusters {
         number: u64,
         cluster: &Cluster,
     ) -> Subscription {
-        let Assignments { source, service, timeout } = assignments;
+        let Assignments { source, service, timeout, .. } = assignments;
         self.assigned.add(source, service, number);
         let handle = common.sources.handle(source, Kind::LoadAssignment, None);
         let stats = Some(SubscriptionStats::register(&cluster.stats.scope));

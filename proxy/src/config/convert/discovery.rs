@@ -134,8 +134,9 @@ fn eds(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<Discovery
         .as_ref()
         .ok_or_else(|| Error::at(at, "cannot create an EDS cluster without an EDS config"))?;
     let (source, timeout) = source(cx.cells.sources(), config.eds_config.as_ref(), &sub(at, "eds_config"))?;
-    let service = if config.service_name.is_empty() { &message.name } else { &config.service_name };
-    Ok(Discovery::Eds(Assignments { source, service: service.as_str().into(), timeout }))
+    let named = !config.service_name.is_empty();
+    let service = if named { &config.service_name } else { &message.name };
+    Ok(Discovery::Eds(Assignments { source, service: service.as_str().into(), named, timeout }))
 }
 
 fn noted_destination(message: &MetadataKey, at: &str) -> Result<NotedDestination, Error> {
