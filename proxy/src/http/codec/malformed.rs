@@ -5,7 +5,7 @@ use h2::Reason;
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 
 use super::framing;
-use crate::access_log::Flag;
+use crate::{access_log::Flag, config::http::Underscores};
 
 /// Why a request's stream is reset.
 #[derive(Debug, thiserror::Error)]
@@ -27,10 +27,14 @@ impl Malformed {
 }
 
 /// Whether a request may pass. More than `most` header fields may not; as in Envoy, pseudo-header fields count, and each
-/// cookie that comes as a field of its own.
-pub(in crate::http) fn check(parts: &Parts, most: usize) -> Result<(), Malformed> {
+/// cookie that comes as a field of its own. Names with underscores may not where they are refused.
+pub(in crate::http) fn check(parts: &Parts, most: usize, underscores: Underscores) -> Result<(), Malformed> {
+    let refused = |details| Err(Malformed::new(Reason::INTERNAL_ERROR, Flag::DownstreamRemoteReset, details));
+    if underscores == Underscores::Reject && parts.headers.keys().any(|name| name.as_str().contains('_')) {
+        return refused("http2.unexpected_underscore");
+    }
     if fields(parts) > most {
-        return Err(Malformed::new(Reason::INTERNAL_ERROR, Flag::DownstreamRemoteReset, "http2.too_many_headers"));
+        return refused("http2.too_many_headers");
     }
     let authority = parts.uri.authority();
     // Section 8.3.1 (an asterisk is for OPTIONS only, user information for nobody), section 8.5 (where a tunnel leads).
@@ -85,7 +89,7 @@ mod tests {
             ("CONNECT", "a.test:80", true),
             ("CONNECT", "/", false),
         ] {
-            assert_eq!(check(&parts(method, uri), 100).is_ok(), passes, "{method} {uri}");
+            assert_eq!(check(&parts(method, uri), 100, Underscores::Reject).is_ok(), passes, "{method} {uri}");
         }
     }
 
@@ -104,7 +108,7 @@ mod tests {
             for host in hosts {
                 parts.headers.append(header::HOST, HeaderValue::from_bytes(host).unwrap());
             }
-            assert_eq!(check(&parts, 100).is_ok(), passes, "{hosts:?}");
+            assert_eq!(check(&parts, 100, Underscores::Drop).is_ok(), passes, "{hosts:?}");
         }
     }
 
@@ -113,13 +117,13 @@ mod tests {
         let mut parts = parts("GET", "http://a.test/");
         parts.headers.append("x", "1".parse().unwrap());
         parts.headers.append("x", "2".parse().unwrap());
-        assert!(check(&parts, 6).is_ok());
-        assert_eq!(check(&parts, 5).unwrap_err().details, "http2.too_many_headers");
+        assert!(check(&parts, 6, Underscores::Drop).is_ok());
+        assert_eq!(check(&parts, 5, Underscores::Drop).unwrap_err().details, "http2.too_many_headers");
     }
 
     #[test]
     fn the_reason_is_where_hyper_looks_for_it() {
-        let malformed = check(&parts("GET", "*"), 100).unwrap_err();
+        let malformed = check(&parts("GET", "*"), 100, Underscores::Drop).unwrap_err();
         let reset = std::error::Error::source(&malformed).and_then(|source| source.downcast_ref::<h2::Error>());
         assert_eq!(reset.and_then(h2::Error::reason), Some(Reason::PROTOCOL_ERROR));
     }

@@ -66,9 +66,12 @@ pub(super) async fn handle(
     let verdict = connection.verdict();
     let (mut parts, incoming) = request.into_parts();
     let mut stream = Stream::new(connection, running, &parts, !incoming.is_end_stream());
-    if multiplexed && let Err(malformed) = malformed::check(&parts, stream.connection.manager.max_headers) {
-        stream.reset(&malformed);
-        return Err(malformed.into());
+    if multiplexed {
+        let manager = &stream.connection.manager;
+        if let Err(malformed) = malformed::check(&parts, manager.max_headers, manager.underscores) {
+            stream.reset(&malformed);
+            return Err(malformed.into());
+        }
     }
     match verdict {
         Some(Verdict::Refused(refusal)) => return Ok(local_reply::refuse(stream, Reply::refused(refusal))),

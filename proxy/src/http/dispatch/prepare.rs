@@ -211,12 +211,9 @@ fn replace_path(parts: &mut Parts, path: String) -> Result<(), Box<Reply>> {
 fn check_underscores(action: Underscores, parts: &mut Parts) -> Result<u64, Box<Reply>> {
     let underscored: Vec<HeaderName> =
         parts.headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    // A stream of HTTP/2 has been reset before.
     if action == Underscores::Reject && !underscored.is_empty() {
-        let details = if parts.version >= Version::HTTP_2 {
-            "http2.unexpected_underscore"
-        } else {
-            "http1.unexpected_underscore"
-        };
+        let details = "http1.unexpected_underscore";
         return Err(refusal(StatusCode::BAD_REQUEST, "Bad Request", Flag::DownstreamProtocolError, details));
     }
     let before = parts.headers.len();
