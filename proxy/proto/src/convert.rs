@@ -110,6 +110,7 @@ pub fn to_json<T: Message + Name>(message: &T) -> Result<serde_json::Value, Conf
     nesting::check_all(&message)?;
     message
         .serialize_with_options(serde_json::value::Serializer, &options)
+        .map(whole_numbers)
         .map_err(|error| ConfigError::new(error.to_string()))
 }
 
@@ -123,7 +124,31 @@ pub fn json_of(name: &str, bytes: &[u8]) -> Result<serde_json::Value, ConfigErro
     let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(true);
     message
         .serialize_with_options(serde_json::value::Serializer, &options)
+        .map(whole_numbers)
         .map_err(|error| ConfigError::new(error.to_string()))
+}
+
+/// The same value, with whole numbers as such: JSON of protobuf spells them so, and fields of integers take no others.
+#[must_use]
+pub fn whole_numbers(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+
+    /// Up to here every whole number has a double of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            #[expect(clippy::cast_possible_truncation, reason = "it is whole, and small enough")]
+            Some(whole) if whole.fract() == 0.0 && whole.abs() < EXACT => (whole as i64).into(),
+            _ => Value::Number(number),
+        },
+        Value::Array(list) => list.into_iter().map(whole_numbers).collect(),
+        Value::Object(members) => members
+            .into_iter()
+            .map(|(name, value)| (name, whole_numbers(value)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        other => other,
+    }
 }
 
 /// The bytes of a message of any type that JSON spells.

@@ -25,7 +25,7 @@ mod generated;
 
 pub use convert::{
     any_from_json, bytes_of, from_json, from_yaml, from_yaml_known, from_yaml_unvalidated, json_of, locate, set_fields,
-    to_json, type_name, unpack, validate, validate_encoded,
+    to_json, type_name, unpack, validate, validate_encoded, whole_numbers,
 };
 pub use descriptors::{Keeping, forget, keep, pool};
 pub use error::{ConfigError, FieldPath, Position, Segment};

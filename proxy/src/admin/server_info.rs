@@ -9,7 +9,7 @@ use super::{
     reply::{Reply, Status},
     state::Admin,
 };
-use crate::{lifecycle::State, telemetry::log};
+use crate::{dynamic::resources::AGENT, lifecycle::State, telemetry::log};
 
 pub(super) fn ready(admin: &Admin) -> Reply {
     let state = admin.lifecycle.state();
@@ -20,8 +20,9 @@ pub(super) fn ready(admin: &Admin) -> Reply {
 
 pub(super) fn answer(admin: &Admin) -> Reply {
     let uptime = format!("{}s", admin.started.elapsed().as_secs());
-    let bootstrap = admin.own().bootstrap.node.as_ref();
-    let node = bootstrap.and_then(|node| weir_proto::to_json(node).ok()).unwrap_or_else(|| json!({}));
+    let mut node = admin.own().bootstrap.node.clone().unwrap_or_default();
+    AGENT.clone_into(&mut node.user_agent_name);
+    let node = weir_proto::to_json(&node).unwrap_or_else(|_| json!({}));
     Reply::pretty(&json!({
         "version": version(),
         "state": admin.lifecycle.state().name(),

@@ -41,7 +41,7 @@ pub struct Resources {
 }
 
 /// What weir says of itself to management servers.
-const AGENT: &str = "weir";
+pub(crate) const AGENT: &str = "weir";
 
 impl Resources {
     /// Reads them. The static clusters are known to be right.

@@ -23,6 +23,8 @@ pub(super) enum Buckets {
 pub(super) struct Wanted {
     pub used_only: bool,
     pub filter: Option<(Regex, bool)>,
+    /// Hidden ones are asked for: no metric is.
+    pub hidden_only: bool,
     pub kind: Option<Kind>,
     pub buckets: Buckets,
     pub text_readouts: bool,
@@ -38,11 +40,15 @@ impl Wanted {
                     .map_err(|error| Reply::text(Status::BAD_REQUEST, format!("Invalid re2 regex: {error}")))?,
             ),
         };
-        // No metric is hidden.
-        if !matches!(query.get("hidden"), None | Some("" | "include" | "only" | "exclude")) {
-            return Err(Reply::text(Status::BAD_REQUEST, "usage: /stats?hidden=(include|only|exclude)\n\n"));
-        }
+        let hidden_only = match query.get("hidden") {
+            None | Some("" | "include" | "exclude") => false,
+            Some("only") => true,
+            Some(_) => {
+                return Err(Reply::text(Status::BAD_REQUEST, "usage: /stats?hidden=(include|only|exclude)\n\n"));
+            }
+        };
         Ok(Self {
+            hidden_only,
             used_only: query.get("usedonly").is_some(),
             filter: filter.map(|filter| (filter, query.get("invert_filter").is_some())),
             kind: match query.get("type") {
@@ -70,7 +76,7 @@ impl Wanted {
 
     /// The metrics of one kind, sorted by name.
     pub fn read(&self, store: &Store, kind: Kind) -> Vec<(String, Metric)> {
-        if self.kind.is_some_and(|wanted| wanted != kind) {
+        if self.hidden_only || self.kind.is_some_and(|wanted| wanted != kind) {
             return Vec::new();
         }
         let metrics = store.read(kind, |name| {

@@ -39,32 +39,11 @@ pub(super) fn typed<'a>(any: &'a Any, at: &str) -> Result<Cow<'a, Any>, Error> {
         _ => return Ok(Cow::Borrowed(any)),
     };
     let members = value.as_ref().map(object).unwrap_or_default();
-    let text = whole_numbers(members.into()).to_string();
+    let text = weir_proto::whole_numbers(members.into()).to_string();
     let spelled = weir_proto::any_from_json(&type_url, &text);
     let spelled = spelled.map_err(|error| Error::at(sub(at, "value"), error.to_string()))?;
     // One of an unknown type is refused by that type's name.
     Ok(Cow::Owned(spelled.unwrap_or(Any { type_url, value: Vec::new() })))
-}
-
-/// The same, with whole numbers as such: fields of integers take no others.
-fn whole_numbers(value: serde_json::Value) -> serde_json::Value {
-    use serde_json::Value;
-    /// Up to here every whole number has a double of its own.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    match value {
-        Value::Number(number) => match number.as_f64() {
-            #[expect(clippy::cast_possible_truncation, reason = "it is whole, and small enough")]
-            Some(whole) if whole.fract() == 0.0 && whole.abs() < EXACT => (whole as i64).into(),
-            _ => Value::Number(number),
-        },
-        Value::Array(list) => list.into_iter().map(whole_numbers).collect(),
-        Value::Object(members) => members
-            .into_iter()
-            .map(|(name, value)| (name, whole_numbers(value)))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
-        other => other,
-    }
 }
 
 /// The message name in an `Any`'s type URL.
