@@ -13,7 +13,7 @@ use super::{fields::sub, secrets::Secrets};
 use crate::{
     config::{
         cell::{Feed, Registry},
-        cluster::{DnsCaches, LocalZones, Locality},
+        cluster::{DnsCaches, LocalZones, Locality, NameServers},
         error::Error,
         filter::local_ratelimit::Bucket,
         listener::{Ceiling, FilterChain},
@@ -82,6 +82,8 @@ pub(super) struct Context {
     pub bind: SocketSettings,
     /// Connections that the process may have open.
     pub ceiling: Arc<Ceiling>,
+    /// Who is asked for names where a cluster does not say so itself.
+    pub name_servers: NameServers,
     /// Token buckets that several filters share, by key and configuration.
     pub buckets: Buckets,
     /// Caches of names, which clusters and filters share.

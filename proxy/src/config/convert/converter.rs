@@ -11,7 +11,7 @@ use super::{
 };
 use crate::config::{
     cell::Feed,
-    cluster::Cluster,
+    cluster::{Cluster, NameServers},
     error::Error,
     listener::{Ceiling, Listener},
 };
@@ -28,6 +28,11 @@ impl Converter {
     /// Connections that the process may have open.
     pub(super) fn ceiling(&self) -> Arc<Ceiling> {
         self.0.ceiling.clone()
+    }
+
+    /// Who is asked for names where a cluster does not say so itself.
+    pub(super) fn name_servers(&self) -> NameServers {
+        self.0.name_servers.clone()
     }
 
     /// Makes a cluster, which waits for cells that it names. Paths of errors begin at the message.

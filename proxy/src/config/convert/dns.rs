@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use weir_proto::envoy::{
-    config::{cluster::v3 as proto, core::v3 as core},
+    config::{bootstrap::v3::Bootstrap, cluster::v3 as proto, core::v3 as core},
     extensions::{
         clusters::dns::v3::DnsCluster,
         network::dns_resolver::{cares::v3::CaresDnsResolverConfig, getaddrinfo::v3::GetAddrInfoDnsResolverConfig},
@@ -64,19 +64,42 @@ pub(super) fn replaced(
     Ok((kind, replaced))
 }
 
-/// Who is asked: what the system says, or what the configuration does.
+/// What says who is asked for names.
+struct Said<'a> {
+    typed: Option<&'a core::TypedExtensionConfig>,
+    older: Option<&'a core::DnsResolutionConfig>,
+    tcp: bool,
+}
+
+/// Who is asked for names by all that do not say so themselves: what the system says, or what the bootstrap does.
 #[expect(deprecated, reason = "published configurations use them")]
-fn name_servers(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<NameServers, Error> {
-    let mut servers = NameServers { tcp: message.use_tcp_for_dns_lookups, ..NameServers::default() };
+pub(super) fn of_process(cx: &mut Context, message: &Bootstrap) -> Result<NameServers, Error> {
+    let (typed, older) = (message.typed_dns_resolver_config.as_ref(), message.dns_resolution_config.as_ref());
+    name_servers(cx, &Said { typed, older, tcp: message.use_tcp_for_dns_lookups }, "")
+}
+
+/// The same of a cluster.
+#[expect(deprecated, reason = "published configurations use them")]
+fn of_cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> Result<NameServers, Error> {
+    let (typed, older) = (message.typed_dns_resolver_config.as_ref(), message.dns_resolution_config.as_ref());
+    let tcp = message.use_tcp_for_dns_lookups;
+    if typed.is_none() && older.is_none() {
+        return Ok(NameServers { tcp: tcp || cx.name_servers.tcp, ..cx.name_servers.clone() });
+    }
+    name_servers(cx, &Said { typed, older, tcp }, at)
+}
+
+fn name_servers(cx: &mut Context, said: &Said<'_>, at: &str) -> Result<NameServers, Error> {
+    let mut servers = NameServers { tcp: said.tcp, ..NameServers::default() };
     let addresses = |addresses: &[core::Address], at: &str| -> Result<Vec<_>, Error> {
         let numbered = addresses.iter().enumerate();
         numbered.map(|(index, address)| socket_address(Some(address), &item(at, "resolvers", index))).collect()
     };
-    if let Some(config) = &message.dns_resolution_config {
+    if let Some(config) = said.older {
         servers.addresses = addresses(&config.resolvers, &sub(at, "dns_resolution_config"))?;
         servers.options(config.dns_resolver_options.as_ref());
     }
-    let Some(config) = &message.typed_dns_resolver_config else { return Ok(servers) };
+    let Some(config) = said.typed else { return Ok(servers) };
     let at = sub(at, "typed_dns_resolver_config.typed_config");
     let any = config.typed_config.as_ref().ok_or_else(|| Error::at(&at, "a configuration is required"))?;
     match type_name(any) {
@@ -147,7 +170,7 @@ pub(super) fn dns(
             (base, max)
         }
     };
-    let servers = name_servers(cx, message, at)?;
+    let servers = of_cluster(cx, message, at)?;
     let (family, respect_ttl) = (message.dns_lookup_family(), message.respect_dns_ttl);
     Ok(Dns {
         strict,

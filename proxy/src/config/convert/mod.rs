@@ -85,7 +85,7 @@ use super::{
 use crate::{telemetry::stats::Scope, view::ViewId, wire::named::NamedAddress};
 
 /// Fields of the bootstrap that mean something; some are read elsewhere.
-const BOOTSTRAP: [&str; 11] = [
+const BOOTSTRAP: [&str; 14] = [
     "bootstrap_extensions",
     "node",
     "dynamic_resources",
@@ -97,20 +97,22 @@ const BOOTSTRAP: [&str; 11] = [
     "admin",
     "enable_dispatcher_stats",
     "overload_manager",
+    "typed_dns_resolver_config",
+    "dns_resolution_config",
+    "use_tcp_for_dns_lookups",
 ];
 
 /// Those of them that a view has of its own. The others are the process's.
 const OF_VIEWS: [&str; 4] = ["node", "dynamic_resources", "static_resources", "cluster_manager"];
 
 /// They tune what Envoy is made of, or watch over it.
-const BOOTSTRAP_HARMLESS: [&str; 13] = [
+const BOOTSTRAP_HARMLESS: [&str; 12] = [
     "node_context_params",
     "flags_path",
     "watchdog",
     "watchdogs",
     "deferred_stat_options",
     "stats_server_version_override",
-    "use_tcp_for_dns_lookups",
     "default_socket_interface",
     "default_regex_engine",
     "perf_tracing_file_path",
@@ -170,12 +172,13 @@ fn cluster_manager(cx: &mut Context, message: &ClusterManager, at: &str) -> Resu
 /// Makes the model of a bootstrap's `static_resources`, whose objects register their statistics under `stats`. The
 /// message has passed its protoc-gen-validate rules.
 pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Error> {
-    let mut cx = context(bootstrap, stats, ViewId::OWN);
+    let mut cx = context(bootstrap, stats, ViewId::OWN, Context::default());
     cx.only(bootstrap, "", &BOOTSTRAP, &BOOTSTRAP_HARMLESS)?;
     bootstrap_extensions(bootstrap)?;
     if let Some(manager) = &bootstrap.overload_manager {
         cx.ceiling = Arc::new(overload::ceiling(&mut cx, manager, "overload_manager")?);
     }
+    cx.name_servers = dns::of_process(&mut cx, bootstrap)?;
     build(cx, bootstrap)
 }
 
@@ -192,11 +195,12 @@ pub fn of_view(
         let message = format!("a view has no such field of its own: expected {}", OF_VIEWS.join(", "));
         return Err(Error::at(&*field, message));
     }
-    build(Context { ceiling: own.ceiling(), for_pods, ..context(bootstrap, stats, view) }, bootstrap)
+    let of_process = Context { ceiling: own.ceiling(), name_servers: own.name_servers(), ..Context::default() };
+    build(Context { for_pods, ..context(bootstrap, stats, view, of_process) }, bootstrap)
 }
 
-/// What conversions begin with.
-fn context(bootstrap: &Bootstrap, stats: &Scope, view: ViewId) -> Context {
+/// What conversions begin with, besides what holds in the process.
+fn context(bootstrap: &Bootstrap, stats: &Scope, view: ViewId, of_process: Context) -> Context {
     let local_cluster = bootstrap.cluster_manager.as_ref().map_or("", |manager| &manager.local_cluster_name);
     Context {
         view,
@@ -205,7 +209,7 @@ fn context(bootstrap: &Bootstrap, stats: &Scope, view: ViewId) -> Context {
         local_cluster: Some(local_cluster).filter(|name| !name.is_empty()).map(Into::into),
         service_node: bootstrap.node.as_ref().map(|node| node.id.clone()).unwrap_or_default(),
         service_cluster: bootstrap.node.as_ref().map(|node| node.cluster.clone()).unwrap_or_default(),
-        ..Context::default()
+        ..of_process
     }
 }
 
