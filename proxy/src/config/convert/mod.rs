@@ -72,7 +72,7 @@ pub use self::{
 };
 use self::{
     context::Context,
-    fields::{item, sub, type_name},
+    fields::{item, sub, type_name, typed},
     secrets::Secrets,
 };
 pub(crate) use self::{endpoints::load_assignment, source::source as config_source};
@@ -122,14 +122,16 @@ const BOOTSTRAP_HARMLESS: [&str; 12] = [
 ];
 
 /// `bootstrap_extensions`: what there is, is there without them.
-fn bootstrap_extensions(bootstrap: &Bootstrap) -> Result<(), Error> {
+fn bootstrap_extensions(cx: &mut Context, bootstrap: &Bootstrap) -> Result<(), Error> {
     const INTERNAL: &str = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener";
     for (index, extension) in bootstrap.bootstrap_extensions.iter().enumerate() {
         let at = sub(&item("", "bootstrap_extensions", index), "typed_config");
         let any = extension.typed_config.as_ref().ok_or_else(|| Error::at(&at, "a configuration is required"))?;
-        match type_name(any) {
+        let any = typed(any, &at)?;
+        match type_name(&any) {
             INTERNAL if any.value.is_empty() => {}
-            INTERNAL => return Err(Error::at(sub(&at, "buffer_size_kb"), "not supported yet")),
+            // Its only field: how much an internal connection holds.
+            INTERNAL => cx.ignored.push(sub(&at, "buffer_size_kb")),
             other => return Err(Error::at(at, format!("extension {other} is not supported yet"))),
         }
     }
@@ -174,7 +176,7 @@ fn cluster_manager(cx: &mut Context, message: &ClusterManager, at: &str) -> Resu
 pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Error> {
     let mut cx = context(bootstrap, stats, ViewId::OWN, Context::default());
     cx.only(bootstrap, "", &BOOTSTRAP, &BOOTSTRAP_HARMLESS)?;
-    bootstrap_extensions(bootstrap)?;
+    bootstrap_extensions(&mut cx, bootstrap)?;
     if let Some(manager) = &bootstrap.overload_manager {
         cx.ceiling = Arc::new(overload::ceiling(&mut cx, manager, "overload_manager")?);
     }
