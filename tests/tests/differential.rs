@@ -21,6 +21,8 @@
 //!   up: {}                          # HTTP/1 with the built-in script
 //!   two: { protocol: h2, rules: [{ path: /late, delay: 200ms, status: 503, trailers: ["grpc-status: 14"] }] }
 //!   bytes: { protocol: tcp, echo: true }
+//!   early: { rules: [{ path: /early, early: true, status: 413 }] }               # at a request's head; see case.rs
+//!   slow: { certificate: server, handshake_delay: 1s }
 //!   safe: { certificate: server, client_authority: ca, alpn: [h2, http/1.1] }     # TLS; ALPN h2 makes it HTTP/2
 //!   said: { proxy_protocol: true }  # reads a PROXY header first
 //!   names: { protocol: dns }        # a name server: NAME.test is 127.0.0.1, others are not; see dns.rs
@@ -53,6 +55,7 @@
 //!   - { request: "GET /x", first: "50524f..." }                   # bytes in hexadecimal before all else; `send: "hex:00ff"`
 //!   - { request: "GET /x", http: 2, trailers: ["x-t: 1"] }        # HTTP/2 with prior knowledge
 //!   - { request: "GET /slow/9000", abandon: true }                # gone once a scripted server has it
+//!   - { request: "POST /x\n\nabc", http: 2, open: true }         # the body's end is not sent
 //!   - concurrent: [{ request: "GET /slow/300" }, { request: "GET /slow/300" }]
 //!   - { admin: "GET /clusters", lines: "^up::.*cx_total" }        # without `lines`: the whole answer
 //!   - { wait: { "cluster.up.membership_healthy": 1 } }            # until a stat has the value, on both

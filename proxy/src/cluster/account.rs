@@ -1,6 +1,7 @@
 //! What is counted of one endpoint: connections and requests, on the worker's shard and on the host.
 
 use std::{
+    any::Any,
     cell::Cell,
     io::{self, IoSlice},
     pin::Pin,
@@ -178,6 +179,8 @@ pub struct Counted {
     pub io: Io,
     /// Where.
     pub account: Option<Rc<Account>>,
+    /// What is to be kept while it is open.
+    pub kept: Option<Rc<dyn Any>>,
 }
 
 impl Counted {

@@ -121,6 +121,8 @@ pub struct Step {
     pub trailers: Vec<String>,
     pub read: Option<Read>,
     pub abandon: bool,
+    /// Of a request of HTTP/2 that has a body the end is not sent.
+    pub open: bool,
     pub repeat: Option<usize>,
     pub expect: Option<u16>,
     pub end: Option<End>,
@@ -214,6 +216,9 @@ pub struct Upstream {
     pub certificate: Option<String>,
     /// Who signs its clients' certificates; without it none is asked for.
     pub client_authority: Option<String>,
+    /// Waits before it shakes hands.
+    #[serde(deserialize_with = "duration")]
+    pub handshake_delay: Option<Duration>,
     /// ALPN protocols it knows.
     pub alpn: Vec<String>,
     /// Answers, the first that fits.
@@ -271,6 +276,8 @@ pub struct Rule {
     pub trailers: Vec<String>,
     /// Bytes instead of all the above (HTTP/1).
     pub raw: Option<String>,
+    /// Answers when it has the request's head. What becomes of the rest is seen: whether the other side ends it.
+    pub early: bool,
     /// How it ends.
     pub then: Then,
 }

@@ -22,6 +22,8 @@ pub struct Request {
     pub headers: Vec<Header>,
     pub body: Vec<u8>,
     pub trailers: Vec<Header>,
+    /// Its end is not sent.
+    pub open: bool,
 }
 
 /// A response, as far as it came.
@@ -48,6 +50,7 @@ impl Request {
             headers: lines.map(header).collect(),
             body: body_size.map_or_else(|| body.as_bytes().to_vec(), |size| vec![b'x'; size]),
             trailers: trailers.iter().map(|line| header(line)).collect(),
+            open: false,
         }
     }
 
@@ -219,7 +222,7 @@ impl Http2 {
         let mut send = self.send.clone().ready().await.map_err(|error| told(&error))?;
         let (coming, mut stream) = send.send_request(head, empty).map_err(|error| told(&error))?;
         if !request.body.is_empty() {
-            let last = request.trailers.is_empty();
+            let last = request.trailers.is_empty() && !request.open;
             stream.send_data(Bytes::from(request.body.clone()), last).map_err(|error| told(&error))?;
         }
         if !request.trailers.is_empty() {
@@ -229,7 +232,7 @@ impl Http2 {
     }
 
     async fn attempt(&mut self, request: &Request, secure: bool, into: &mut Response) -> Result<(), String> {
-        let (coming, _stream) = self.send(request, secure).await?;
+        let (coming, mut stream) = self.send(request, secure).await?;
         let (head, mut body) = coming.await.map_err(|error| told(&error))?.into_parts();
         into.status.push(head.status.as_u16().to_string());
         into.headers = headers_of(&head.headers);
@@ -240,6 +243,10 @@ impl Http2 {
         }
         if let Some(trailers) = body.trailers().await.map_err(|error| told(&error))? {
             into.trailers = headers_of(&trailers);
+        }
+        if request.open {
+            let reset = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+            into.end = Some(reset.map_or_else(|error| told(&error), |reason| format!("RST_STREAM {reason:?}")));
         }
         Ok(())
     }

@@ -251,6 +251,7 @@ impl Run<'_> {
 
     async fn request(&self, label: &str, step: &Step, text: &str, into: &mut Observed) {
         let request = Request::parse(&self.side.fill(text), step.body_size, &step.trailers);
+        let request = Request { open: step.open, ..request };
         let held = match &step.connection {
             Some(name) => self.held.lock().await.remove(name),
             None => None,

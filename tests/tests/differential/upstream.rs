@@ -145,6 +145,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     let wire = if script.certificate.is_none() {
         Wire::Tcp(stream)
     } else {
+        tokio::time::sleep(script.handshake_delay.unwrap_or_default()).await;
         match tls::accept(stream, script, &shared.certificates).await {
             Ok((wire, told, protocol)) => {
                 about.push(told);
@@ -181,6 +182,17 @@ impl Shared {
             *count += usize::from(fits);
             fits.then_some(rule)
         })
+    }
+
+    /// The rule of a path that is answered before its request has come whole.
+    pub fn early(&self, path: &str) -> Option<&Rule> {
+        self.script.rules.iter().find(|rule| path.starts_with(&rule.path)).filter(|rule| rule.early)
+    }
+
+    /// Remembers how a request ended that was answered before.
+    pub fn remember_end(&self, closed: bool) {
+        let line = if closed { "<ended>" } else { "<still open>" };
+        self.remember(Request { line: line.to_owned(), ..Request::default() });
     }
 
     /// How often this was asked for a key, this time included.
@@ -235,6 +247,14 @@ async fn serve_http1(wire: Wire, shared: &Shared, about: Vec<String>) -> Option<
         let upgrade = head.header("upgrade").is_some() && path.starts_with("/websocket");
         if head.header("expect").is_some() {
             connection.wire.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
+        }
+        if let Some(rule) = shared.early(&path) {
+            let request = Request { connection: about, line: head.line, headers: head.headers, ..Request::default() };
+            shared.remember(request.clone());
+            by_rule(&mut connection, rule, &request).await?;
+            connection.rest().await;
+            shared.remember_end(connection.ended.is_some());
+            return None;
         }
         let body = head.request_body(&mut connection).await;
         if !body.whole {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, Request as HttpRequest, Response as HttpResponse};
+use tokio::time::timeout;
 
 use super::{
     case::Then,
@@ -12,7 +13,7 @@ use super::{
     script::{self, Answer, Response},
     seen::Request,
     upstream::Shared,
-    wire::Wire,
+    wire::{PATIENCE, Wire},
 };
 
 /// Serves a connection to its end.
@@ -52,7 +53,8 @@ async fn answer(
         }
         return back.send_data(Bytes::new(), true).ok();
     }
-    let unread = parts.method == "CONNECT";
+    let early = rule.as_ref().is_some_and(|rule| rule.early);
+    let unread = early || parts.method == "CONNECT";
     while !unread && let Some(chunk) = stream.data().await {
         let chunk = chunk.ok()?;
         let _ = stream.flow_control().release_capacity(chunk.len());
@@ -80,8 +82,15 @@ async fn answer(
     }
     let mut head = HttpResponse::builder().status(response.status).body(()).ok()?;
     *head.headers_mut() = map_of(&response.headers);
-    let bodiless = response.body.is_empty() && response.trailers.is_empty() && then != Then::Reset;
+    let bodiless = !early && response.body.is_empty() && response.trailers.is_empty() && then != Then::Reset;
     let mut body = respond.send_response(head, bodiless).ok()?;
+    if early {
+        // What has come is not given room to be followed.
+        body.send_data(Bytes::from(response.body), true).ok()?;
+        let ended = async { while let Some(Ok(_)) = stream.data().await {} };
+        shared.remember_end(timeout(PATIENCE, ended).await.is_ok());
+        return Some(());
+    }
     if bodiless {
         return Some(());
     }

@@ -18,6 +18,9 @@ pub enum BodyError {
     /// Cut here.
     #[error("timed out")]
     TimedOut,
+    /// The response has come whole before it, or is not waited for.
+    #[error("the upstream is to get no more")]
+    Unwanted,
     /// The body goes with a later attempt.
     #[error("another attempt has begun")]
     Superseded,

@@ -1,5 +1,6 @@
 //! Request bodies on their way upstream: as they come from the client (`client`), kept for attempts that follow
-//! (`kept`), copied for mirrors (`copied`), and what looks on (`progress`, `counting`) or slows a body down (`throttle`).
+//! (`kept`), copied for mirrors (`copied`), what looks on (`progress`, `counting`) or slows a body down (`throttle`), and what
+//! ends the sending of one (`sending`).
 //!
 //! Below the pool, whose connections send them: nothing here knows of streams or of filters.
 
@@ -10,6 +11,7 @@ pub(in crate::http) mod error;
 pub(in crate::http) mod filled;
 pub(in crate::http) mod kept;
 pub(in crate::http) mod progress;
+pub(in crate::http) mod sending;
 pub(in crate::http) mod throttle;
 
 use std::{
@@ -28,6 +30,7 @@ use self::{
     copied::Copied,
     error::BodyError,
     kept::{Kept, Replay},
+    sending::Sending,
 };
 use super::codec::trailers::Sent;
 
@@ -48,6 +51,8 @@ pub(in crate::http) enum RequestBody {
     Copy(Rc<RefCell<Copied>>),
     /// One over HTTP/1, which has its way with trailers.
     Trailed(Box<RequestBody>, Sent),
+    /// One over HTTP/2, which may be ended.
+    Sending(Box<RequestBody>, Rc<Sending>),
 }
 
 impl RequestBody {
@@ -60,10 +65,15 @@ impl RequestBody {
         }
     }
 
-    /// With its trailers as they are.
-    pub fn untrailed(self) -> Self {
+    /// May be ended.
+    pub fn sent(self, sending: &Rc<Sending>) -> Self {
+        Self::Sending(Box::new(self), sending.clone())
+    }
+
+    /// As it was before a connection was to send it.
+    pub fn unsent(self) -> Self {
         match self {
-            Self::Trailed(body, _) => *body,
+            Self::Trailed(body, _) | Self::Sending(body, _) => *body,
             body => body,
         }
     }
@@ -111,7 +121,7 @@ impl ReadAhead for RequestBody {
             Self::Empty | Self::Copy(_) => Poll::Ready(()),
             Self::Stream(body) => body.poll_ahead(cx),
             Self::Kept(replay) => replay.poll_ahead(cx),
-            Self::Trailed(body, _) => body.poll_ahead(cx),
+            Self::Trailed(body, _) | Self::Sending(body, _) => body.poll_ahead(cx),
         }
     }
 }
@@ -181,6 +191,11 @@ impl Body for RequestBody {
                 },
                 Err(error) => Some(Err(error)),
             }),
+            Self::Sending(_, sending) if sending.is_over() => Poll::Ready(Some(Err(BodyError::Unwanted))),
+            Self::Sending(body, sending) => {
+                sending.begins();
+                Pin::new(&mut **body).poll_frame(cx)
+            }
         }
     }
 
@@ -191,6 +206,10 @@ impl Body for RequestBody {
             Self::Kept(replay) => replay.is_end_stream(),
             Self::Copy(copied) => copied.borrow().is_end_stream(),
             Self::Trailed(body, _) => body.is_end_stream(),
+            Self::Sending(body, sending) => {
+                sending.begins();
+                body.is_end_stream()
+            }
         }
     }
 
@@ -200,7 +219,7 @@ impl Body for RequestBody {
             Self::Stream(body) => body.size_hint(),
             Self::Kept(replay) => replay.size_hint(),
             Self::Copy(_) => SizeHint::default(),
-            Self::Trailed(body, _) => body.size_hint(),
+            Self::Trailed(body, _) | Self::Sending(body, _) => body.size_hint(),
         }
     }
 }

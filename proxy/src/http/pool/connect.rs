@@ -10,7 +10,7 @@ use std::{
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, sync::Notify};
 
 use super::host::{Connection, Host, Http1, Http2, PoolError, Room, Want};
 use crate::{
@@ -20,12 +20,15 @@ use crate::{
     },
     config::{self, heads::HeadLimits, http1::HeaderNames},
     http::{
-        body::RequestBody,
+        body::{
+            RequestBody,
+            sending::{Beginnings, Executor},
+        },
         codec::{http2::broke_protocol, trailers::Trailing},
     },
     telemetry::panics,
     tls::client::Asked,
-    wire::{dial::ConnectError, executor::LocalExecutor, seldom::Seldom},
+    wire::{dial::ConnectError, seldom::Seldom},
 };
 
 /// Dials for a connection that has its room.
@@ -66,14 +69,16 @@ pub(super) async fn start_http1(
     room: Room,
 ) -> Result<Http1, PoolError> {
     let number = secured.made.number;
-    let connection = Connection::new(want.cluster, &secured, room, want.cluster.http1.trailers);
-    let io = Counted { io: secured.io, account: host.account.clone() };
+    let room = Rc::new(room);
+    let connection = Connection::new(want.cluster, &secured, room.clone(), want.cluster.http1.trailers);
+    let io = Counted { io: secured.io, account: host.account.clone(), kept: Some(room) };
     let (sender, driver) = http1_builder(&want.cluster.http1, want.cluster.response_heads)
         .handshake(TokioIo::new(Trailing::new(io, connection.trailers.clone())))
         .await
         .map_err(|_| PoolError::Handshake)?;
     let host = Rc::downgrade(host);
     let shared = Rc::downgrade(&connection);
+    let done = connection.done.clone();
     let (idle_timeout, lifetime) = (want.cluster.idle_timeout, want.cluster.max_connection_duration);
     panics::spawn_for(number, async move {
         let mut driver = driver;
@@ -92,10 +97,14 @@ pub(super) async fn start_http1(
             () = Seldom::new(idle_too_long(&host, &shared, idle_timeout)) => idled(&host),
             () = Seldom::new(retired(&host, &shared, lifetime)) => {
                 // In use: its response ends first.
-                if shared.upgrade().is_some() {
-                    over = poll_fn(|cx| driver.poll_without_shutdown(cx)).await.is_ok();
+                tokio::select! {
+                    biased;
+                    ended = poll_fn(|cx| driver.poll_without_shutdown(cx)) => over = ended.is_ok(),
+                    () = Seldom::new(left(&shared, &done)) => {}
                 }
             }
+            // Whatever hyper has still to send.
+            () = Seldom::new(left(&shared, &done)) => {}
         }
         if over {
             end(driver, &shared).await;
@@ -123,6 +132,13 @@ async fn end(driver: http1::Connection<TokioIo<Trailing<Counted>>, RequestBody>,
     }
     // The other side may be gone: it was only to be told.
     let _ = counted.shutdown().await;
+}
+
+/// Resolves when nobody has a connection any more.
+async fn left(connection: &Weak<Connection>, done: &Notify) {
+    while connection.strong_count() > 0 {
+        done.notified().await;
+    }
 }
 
 /// Resolves when a connection is to take no more requests, because it is old or its host has failed; for HTTP/2 once
@@ -187,10 +203,12 @@ pub(super) async fn start_http2(
     room: Room,
 ) -> Result<Http2, PoolError> {
     let number = secured.made.number;
-    let connection = Connection::new(want.cluster, &secured, room, false);
-    let io = Counted { io: secured.io, account: host.account.clone() };
+    let room = Rc::new(room);
+    let connection = Connection::new(want.cluster, &secured, room.clone(), false);
+    let io = Counted { io: secured.io, account: host.account.clone(), kept: Some(room) };
     let settings = &want.cluster.http2;
-    let mut builder = http2::Builder::new(LocalExecutor { connection: Some(number) });
+    let beginnings = Rc::new(Beginnings::default());
+    let mut builder = http2::Builder::new(Executor { connection: number, beginnings: beginnings.clone() });
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(want.cluster.response_heads.list_size())
@@ -208,9 +226,10 @@ pub(super) async fn start_http2(
     let shared = Rc::downgrade(&connection);
     let host = Rc::downgrade(host);
     let (idle_timeout, lifetime) = (want.cluster.idle_timeout, want.cluster.max_connection_duration);
+    let begun = beginnings.clone();
     panics::spawn_for(number, async move {
         let driving = poll_fn(|cx| {
-            let ended = Pin::new(&mut driver).poll(cx);
+            let ended = begun.during(|| Pin::new(&mut driver).poll(cx));
             if let Some(connection) = shared.upgrade() {
                 let most = driver.current_max_send_streams().min(limit).max(1);
                 if most > connection.max_streams.replace(most)
@@ -247,7 +266,7 @@ pub(super) async fn start_http2(
             host.shared.borrow_mut().retain(|two| Rc::as_ptr(&two.connection) != shared.as_ptr());
         }
     });
-    Ok(Http2 { sender, connection })
+    Ok(Http2 { sender, beginnings, connection })
 }
 
 /// Why an HTTP/2 connection without streams is closed.

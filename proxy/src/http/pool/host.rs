@@ -23,7 +23,10 @@ use crate::{
         tls::Transport,
     },
     filter_state::FilterState,
-    http::{body::RequestBody, codec::trailers::Trailers},
+    http::{
+        body::{RequestBody, sending::Beginnings},
+        codec::trailers::Trailers,
+    },
     telemetry::stats::Shard,
     tls::{PeerTls, client::Asked},
     wire::{
@@ -66,6 +69,8 @@ pub(super) struct Http1 {
 #[derive(Debug)]
 pub(super) struct Http2 {
     pub sender: http2::SendRequest<RequestBody>,
+    /// What its driver begins to send.
+    pub beginnings: Rc<Beginnings>,
     pub connection: Rc<Connection>,
 }
 
@@ -84,9 +89,10 @@ pub(super) struct Connection {
     pub spent: Cell<bool>,
     /// It ended because the upstream broke the protocol of HTTP/2.
     pub broke_protocol: Cell<bool>,
-    /// Wakes the task when the connection is spent and idle.
+    /// Wakes the task when the connection is spent and idle, or nobody has it any more.
     pub done: Rc<tokio::sync::Notify>,
-    pub room: Room,
+    /// It is the connection's as long as that is open, too.
+    pub room: Rc<Room>,
     /// How large the heads of its responses may be.
     pub response_heads: HeadLimits,
     /// Trailers of the request that is being written, if any are sent.
@@ -388,6 +394,12 @@ impl Drop for Connecting<'_> {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.done.notify_one();
+    }
+}
+
 impl Connection {
     /// Another request goes over it.
     pub fn use_once(&self) {
@@ -419,7 +431,7 @@ impl Connection {
     }
 
     /// To `cluster`. `trailers`: they are sent.
-    pub fn new(cluster: &Cluster, secured: &Secured, room: Room, trailers: bool) -> Rc<Self> {
+    pub fn new(cluster: &Cluster, secured: &Secured, room: Rc<Room>, trailers: bool) -> Rc<Self> {
         Rc::new(Self {
             local: secured.io.local_addr().ok(),
             made: secured.made,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use http::{HeaderMap, header};
+use http_body::Body;
 use hyper::client::conn::TrySendError;
 use tokio::{sync::oneshot, time::Instant};
 
@@ -14,7 +15,7 @@ use crate::{
     cluster::{account::ActiveRequest, dial::Made},
     config::cluster::InUse,
     http::{
-        body::RequestBody,
+        body::{RequestBody, sending::Sending},
         codec::trailers::{Sent, Trailers},
     },
     tls::PeerTls,
@@ -35,6 +36,8 @@ pub struct Lease {
     pub(super) over: bool,
     /// Gets the connection's bytes if the upstream switches protocols.
     pub(super) switched: Option<oneshot::Receiver<Switched>>,
+    /// Ends the body that goes out over HTTP/2.
+    pub(super) sending: Option<Rc<Sending>>,
 }
 
 #[derive(Debug)]
@@ -117,12 +120,18 @@ impl Lease {
     ) -> Result<http::Response<hyper::body::Incoming>, TrySendError<http::Request<RequestBody>>> {
         match &mut self.sender {
             Sender::Http1(Some(one)) => {
-                let request = with_trailers(request, one.connection.trailers.as_ref());
+                let request = with_trailers(request.map(RequestBody::unsent), one.connection.trailers.as_ref());
                 one.sender.try_send_request(request).await
             }
             Sender::Http1(None) => std::future::pending().await,
-            // It may have been meant for HTTP/1 before.
-            Sender::Http2(two) => two.sender.clone().try_send_request(request.map(RequestBody::untrailed)).await,
+            Sender::Http2(two) => {
+                let mut request = request.map(RequestBody::unsent);
+                if !request.body().is_end_stream() {
+                    let sending = self.sending.insert(Sending::new(&two.beginnings));
+                    request = request.map(|body| body.sent(sending));
+                }
+                two.sender.clone().try_send_request(request).await
+            }
         }
     }
 
@@ -150,6 +159,8 @@ impl Lease {
     /// The response has been read to its end: the connection may serve another request.
     pub(in crate::http) fn release(mut self) {
         self.over = true;
+        // It has come whole, and the rest of it goes out.
+        self.sending = None;
         if let Sender::Http1(one) = &mut self.sender
             && let Some(one) = one.take()
             && let Some(host) = self.host.upgrade()
@@ -180,8 +191,11 @@ fn with_trailers(request: http::Request<RequestBody>, announced: Option<&Rc<Trai
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if let Some(sending) = &self.sending {
+            sending.end();
+        }
         match &mut self.sender {
-            // Not released: dropping the sender closes the connection, and somebody else may open one.
+            // Not released: its driver closes the connection, and then somebody else may open one.
             Sender::Http1(one) => {
                 if let Some(one) = one {
                     one.connection.interrupt();

@@ -231,6 +231,7 @@ async fn http1_lease(host: &Rc<Host>, want: &Want<'_>, mut pending: Option<Pendi
             reused,
             over: false,
             switched: None,
+            sending: None,
         })
     };
     loop {
@@ -318,7 +319,8 @@ fn lease_stream(host: &Rc<Host>, want: &Want<'_>, two: Rc<Http2>) -> Result<Leas
         account.shard.gauge_add(account.cluster.stats.codecs.http2().streams_active, 1);
     }
     let host = Rc::downgrade(host);
-    Ok(Lease { sender: Sender::Http2(two), _active, _in_use, host, max_requests, reused, over: false, switched: None })
+    let sender = Sender::Http2(two);
+    Ok(Lease { sender, _active, _in_use, host, max_requests, reused, over: false, switched: None, sending: None })
 }
 
 async fn http2_lease(host: &Rc<Host>, want: &Want<'_>, mut pending: Option<Pending>) -> Result<Lease, PoolError> {
