@@ -41,6 +41,7 @@ const DRAIN_LIMIT: u64 = 64 * 1024;
 const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 
 /// What an attempt brings: something to pass on, or why there is nothing.
+#[expect(clippy::large_enum_variant, reason = "most bring a response, and it is no longer kept than it takes to look")]
 pub(super) enum Attempted {
     Response(Response<Incoming>, Lease),
     /// A connection for the bytes of a tunnel that ends here.
