@@ -38,7 +38,7 @@ fn yaml_becomes_types() {
     // As in Envoy: floats in YAML are strings where no field says otherwise.
     assert_eq!(
         to_json::<Metadata>(routes[0].metadata.as_ref().unwrap()).unwrap(),
-        json!({ "filter_metadata": { "weir": { "share": "1.5", "count": 2.0, "none": null } } })
+        json!({ "filter_metadata": { "weir": { "share": "1.5", "count": 2, "none": null } } })
     );
     validate(&bootstrap).unwrap();
 }
@@ -84,7 +84,7 @@ typed_config:
     let config: weir_proto::envoy::config::core::v3::TypedExtensionConfig = from_yaml(text).unwrap();
     let json = to_json(&config).unwrap();
     assert_eq!(json["typed_config"]["type_url"], "type.googleapis.com/unknown.Filter");
-    assert_eq!(json["typed_config"]["value"], json!({ "a": [1.0, true, null] }));
+    assert_eq!(json["typed_config"]["value"], json!({ "a": [1, true, null] }));
 }
 
 #[test]
