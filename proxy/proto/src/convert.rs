@@ -105,13 +105,7 @@ fn read_as<T: Name>(descriptors: &Unpacked, tree: &Node) -> Result<DynamicMessag
 /// # Errors
 /// An `Any` in it has an unknown type or does not decode as its type, or messages are nested too deep.
 pub fn to_json<T: Message + Name>(message: &T) -> Result<serde_json::Value, ConfigError> {
-    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(true);
-    let message = to_dynamic(message)?;
-    nesting::check_all(&message)?;
-    message
-        .serialize_with_options(serde_json::value::Serializer, &options)
-        .map(whole_numbers)
-        .map_err(|error| ConfigError::new(error.to_string()))
+    spelled(&to_dynamic(message)?)
 }
 
 /// The same of a message of any type, by its full name and its bytes.
@@ -120,7 +114,11 @@ pub fn to_json<T: Message + Name>(message: &T) -> Result<serde_json::Value, Conf
 /// There is no such type, or the bytes are not one.
 pub fn json_of(name: &str, bytes: &[u8]) -> Result<serde_json::Value, ConfigError> {
     let message = DynamicMessage::decode(named(name)?, bytes).map_err(|error| ConfigError::new(error.to_string()))?;
-    nesting::check_all(&message)?;
+    spelled(&message)
+}
+
+fn spelled(message: &DynamicMessage) -> Result<serde_json::Value, ConfigError> {
+    nesting::check_all(message)?;
     let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(true);
     message
         .serialize_with_options(serde_json::value::Serializer, &options)

@@ -31,4 +31,5 @@ pub use descriptors::{Keeping, forget, keep, pool};
 pub use error::{ConfigError, FieldPath, Position, Segment};
 pub use generated::weir::{agent, handoff};
 pub use generated::{cel, envoy, google, io, istio, stats, udpa, xds};
+pub use read::MAX_DURATION_SECONDS;
 pub use validate::UnknownFields;

@@ -26,7 +26,7 @@ const ADS: &str = "{ ads: {}, resource_api_version: V3 }";
 
 /// A listener on any port: `routes` and `filters` of its connection manager.
 fn listener(routes: &str, filters: &str) -> Any {
-    managed(&[routes], filters)
+    managed("l", &[routes], filters)
 }
 
 const ANSWERS: &str = "route_config: { name: inline, virtual_hosts: [ { name: all, domains: [\"*\"], routes: [ { match: { \

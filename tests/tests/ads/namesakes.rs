@@ -44,7 +44,7 @@ fn filtered(manager: &str, route: &str, filters: &str) -> Any {
     let hosts = format!(
         "{{ name: all, domains: [\"*\"], routes: [ {{ match: {{ prefix: / }}, route: {{ cluster: a, {route} }} }} ] }}"
     );
-    managed(&[manager, &format!("route_config: {{ name: inline, virtual_hosts: [ {hosts} ] }}")], filters)
+    managed("l", &[manager, &format!("route_config: {{ name: inline, virtual_hosts: [ {hosts} ] }}")], filters)
 }
 
 /// Certificates of the views' nodes by one authority: `node.test` and so on.

@@ -36,7 +36,7 @@ fn both(run: impl Fn(Who)) {
 
 /// A listener on any port: `routes`, `filters` and further `settings` of its connection manager.
 fn listener(routes: &str, filters: &str, settings: &str) -> Any {
-    managed(&[routes, settings], filters)
+    managed("l", &[routes, settings], filters)
 }
 
 /// A virtual host that answers by itself.

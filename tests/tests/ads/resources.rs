@@ -46,22 +46,8 @@ pub fn endpoints(cluster: &str, port: u16) -> Any {
 
 /// A listener on any port, whose routes come from the same server.
 pub fn listener(name: &str, routes: &str) -> Any {
-    one(&format!(
-        r#"- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
-  name: {name}
-  address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
-  filter_chains:
-  - filters:
-    - name: http
-      typed_config:
-        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-        stat_prefix: {name}
-        rds: {{ route_config_name: {routes}, config_source: {{ ads: {{}}, resource_api_version: V3 }} }}
-        http_filters:
-        - name: router
-          typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
-"#
-    ))
+    let source = "config_source: { ads: {}, resource_api_version: V3 }";
+    managed(name, &[&format!("rds: {{ route_config_name: {routes}, {source} }}")], "")
 }
 
 /// Routes that answer by themselves, with a text.
@@ -188,19 +174,19 @@ pub fn internal(name: &str, cluster: &str) -> Any {
     one(&routed_yaml(name, "127.0.0.1", 0, cluster, "").replace(address, "internal_listener: {}"))
 }
 
-/// A listener `l` on any port: what its connection manager says besides, routes among it, and the filters before the router.
-pub fn managed(manager: &[&str], filters: &str) -> Any {
+/// A listener on any port: what its connection manager says besides, routes among it, and the filters before the router.
+pub fn managed(name: &str, manager: &[&str], filters: &str) -> Any {
     let manager = manager.join("\n        ");
     one(&format!(
         r#"- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
-  name: l
+  name: {name}
   address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
   filter_chains:
   - filters:
     - name: http
       typed_config:
         "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-        stat_prefix: l
+        stat_prefix: {name}
         {manager}
         http_filters:
         {filters}

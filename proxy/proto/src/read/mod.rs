@@ -12,6 +12,8 @@ mod own_json;
 mod scalar;
 mod wellknown;
 
+pub use wellknown::MAX_DURATION_SECONDS;
+
 use std::collections::{HashMap, HashSet};
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value as Field};

@@ -13,7 +13,7 @@ use crate::error::{ConfigError, Segment};
 use crate::tree::{Node, Value};
 
 /// About 10,000 years, the range of `google.protobuf.Duration`.
-const MAX_SECONDS: i64 = 315_576_000_000;
+pub const MAX_DURATION_SECONDS: i64 = 315_576_000_000;
 const NANOS_DIGITS: usize = 9;
 
 /// The message, if it is one of these and spelled in its own way; None where the ordinary spelling applies.
@@ -76,8 +76,8 @@ fn duration(node: &Node) -> Result<Duration, ConfigError> {
     }
     let whole: i64 = whole.parse().map_err(|_| wrong())?;
     let nanos: i32 = format!("{fraction:0<NANOS_DIGITS$}").parse().map_err(|_| wrong())?;
-    if whole > MAX_SECONDS {
-        return Err(ConfigError::new(format!("must be at most {MAX_SECONDS}s, not {}", node.shown())));
+    if whole > MAX_DURATION_SECONDS {
+        return Err(ConfigError::new(format!("must be at most {MAX_DURATION_SECONDS}s, not {}", node.shown())));
     }
     Ok(Duration { seconds: sign * whole, nanos: sign as i32 * nanos })
 }

@@ -51,8 +51,7 @@ impl Asks {
             None => {}
         }
         let (answer, waiting) = watch::channel(false);
-        let (_, forgotten) = asks.add(name, Ask::Open(answer), Ask::is_idle)?;
-        note(forgotten);
+        note(asks.add(name, Ask::Open(answer), Ask::is_idle)?);
         Some(Asked(waiting))
     }
 

@@ -34,14 +34,8 @@ impl<T> Chosen<T> {
         self.names.get_mut(name)
     }
 
-    /// Adds one that is not there yet. What nobody would miss makes room and is given, with what is known of the new one.
-    /// None: there is no room.
-    pub(super) fn add(
-        &mut self,
-        name: &Arc<str>,
-        new: T,
-        is_idle: impl Fn(&T) -> bool,
-    ) -> Option<(&mut T, Vec<Arc<str>>)> {
+    /// Adds one that is not there yet. What nobody would miss makes room and is given. None: there is no room.
+    pub(super) fn add(&mut self, name: &Arc<str>, new: T, is_idle: impl Fn(&T) -> bool) -> Option<Vec<Arc<str>>> {
         if name.len() > LONGEST {
             return None;
         }
@@ -56,7 +50,8 @@ impl<T> Chosen<T> {
                 return None;
             }
         }
-        Some((self.names.entry(name.clone()).or_insert(new), forgotten))
+        self.names.insert(name.clone(), new);
+        Some(forgotten)
     }
 
     /// Has the next to be added look for names to forget, however long ago that was.
@@ -79,7 +74,7 @@ mod tests {
         assert!(chosen.add(&"x".repeat(LONGEST + 1).into(), (), |()| true).is_none());
         assert!(chosen.get_mut("0").is_some());
         let longest = "x".repeat(LONGEST).into();
-        assert_eq!(chosen.add(&longest, (), |()| true).unwrap().1.len(), MOST);
+        assert_eq!(chosen.add(&longest, (), |()| true).unwrap().len(), MOST);
         assert!(chosen.get_mut("0").is_none() && chosen.get_mut(&longest).is_some());
     }
 }

@@ -50,7 +50,7 @@ impl AskedClusters {
         let mut asked = self.0.lock();
         let mut forgotten = Vec::new();
         if asked.get_mut(name).is_none() {
-            (_, forgotten) = asked.add(name, Asking::default(), Asking::is_idle)?;
+            forgotten = asked.add(name, Asking::default(), Asking::is_idle)?;
         }
         let asking = asked.get_mut(name)?;
         if !asking.sources.contains(source) {

@@ -51,8 +51,8 @@ pub(super) fn type_name(any: &prost_types::Any) -> &str {
     any.type_url.rsplit('/').next().unwrap_or_default()
 }
 
-/// The longest `google.protobuf.Duration`, about 10,000 years. Times of day and of the process can be that far away.
-const LONGEST: Duration = Duration::from_secs(315_576_000_000);
+/// Times of day and of the process can be as far away as this.
+const LONGEST: Duration = Duration::from_secs(weir_proto::MAX_DURATION_SECONDS.unsigned_abs());
 
 /// A duration that is not negative.
 pub(super) fn duration(message: &prost_types::Duration, at: &str) -> Result<Duration, Error> {
