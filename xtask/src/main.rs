@@ -11,6 +11,7 @@ mod image;
 mod kernel_matrix;
 mod machine;
 mod manifests;
+mod profile;
 mod proto;
 mod soak;
 mod test;
@@ -41,6 +42,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Measure weir beside other proxies
     Bench(bench::Args),
+    /// Record which code of weir-proxy runs under load, for release builds to go by
+    Profile(profile::Args),
     /// Load weir-proxy with everything at once, and see that it does not grow
     Soak(soak::Args),
     /// Boot Debian's 6.1 and 6.12 kernels under QEMU and redirect connections there
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Task::Image(args) => image::run(args),
         Task::Fuzz(args) => fuzz::run(args),
         Task::Bench(args) => bench::run(args),
+        Task::Profile(args) => profile::run(&args),
         Task::Soak(args) => soak::run(args),
         Task::KernelMatrix(args) => kernel_matrix::run(args),
     };

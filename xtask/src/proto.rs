@@ -104,6 +104,8 @@ const TYPED_ROOTS: &[&str] = &[
     "envoy/extensions/path/rewrite/uri_template/v3/uri_template_rewrite.proto",
     "envoy/extensions/request_id/uuid/v3/uuid.proto",
     "envoy/extensions/resource_monitors/downstream_connections/v3/downstream_connections.proto",
+    "envoy/extensions/resource_monitors/fixed_heap/v3/fixed_heap.proto",
+    "envoy/extensions/resource_monitors/injected_resource/v3/injected_resource.proto",
     "envoy/extensions/retry/host/omit_canary_hosts/v3/omit_canary_hosts.proto",
     "envoy/extensions/retry/host/omit_host_metadata/v3/omit_host_metadata_config.proto",
     "envoy/extensions/retry/host/previous_hosts/v3/previous_hosts.proto",

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::console;
+use crate::image::{self, build::Architecture};
 use crate::machine::{Machine, Need};
-use crate::workspace;
 use configuration::{Place, Proxy, ROWS};
 use process::Running;
 
@@ -121,8 +121,8 @@ pub fn weir(machine: &Machine, built: Option<&Path>) -> Result<PathBuf> {
     if let Some(program) = built {
         return Ok(program.to_owned());
     }
-    console::note("cargo build --release -p weir-proxy");
-    workspace::build(machine, &["--release", "-p", "weir-proxy", "--bin", "weir-proxy"])?.program("weir-proxy")
+    console::note("weir-proxy, as it is shipped");
+    Ok(image::build::release(machine, Architecture::native()?, &["weir-proxy"])?.join("weir-proxy"))
 }
 
 /// Ports that nothing listens on.

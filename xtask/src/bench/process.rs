@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -115,6 +117,15 @@ impl Running {
         }
         running.started = begun.elapsed();
         Ok(running)
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn end(mut self) -> Result<()> {
+        let id = i32::try_from(self.child.id()).context("its id")?;
+        kill(Pid::from_raw(id), Signal::SIGTERM).context("SIGTERM")?;
+        let status = self.child.wait().context("its end")?;
+        ensure!(status.success(), "it ended with {status}");
+        Ok(())
     }
 
     /// Time that its threads have spent on a CPU (the first field of schedstat, in nanoseconds).

@@ -9,8 +9,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Profile, elf, sbom};
+use super::{elf, sbom};
 use crate::machine::{Machine, output};
+use crate::profile;
 use crate::workspace;
 
 /// An architecture that images are made for.
@@ -53,6 +54,12 @@ impl Architecture {
         self.name() == env::consts::ARCH
     }
 
+    /// This machine's.
+    pub fn native() -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|architecture| architecture.is_native());
+        found.with_context(|| format!("no images are made for {}", env::consts::ARCH))
+    }
+
     pub fn target(self) -> String {
         format!("{}-unknown-linux-gnu", self.name())
     }
@@ -79,21 +86,46 @@ impl Architecture {
     }
 }
 
-/// Builds `packages` and gives the directory of their programs.
-pub fn build(machine: &Machine, architecture: Architecture, profile: Profile, packages: &[&str]) -> Result<PathBuf> {
-    let target = architecture.target();
+/// What the compiler goes by.
+#[derive(Clone, Debug)]
+pub enum By {
+    /// The code alone.
+    Code,
+    /// A record of what ran ([`profile`]).
+    Record(PathBuf),
+    /// The code, and has it count what runs, for a record in this directory.
+    Counting(PathBuf),
+}
+
+/// Builds `packages` as they are shipped, and gives the directory of their programs.
+pub fn release(machine: &Machine, architecture: Architecture, packages: &[&str]) -> Result<PathBuf> {
     let directory = target_directory();
-    let mut cargo = machine.command(workspace::cargo());
-    cargo.args(["build", "--locked", "--profile", profile.name(), "--target", &target]);
+    let by = profile::recorded(machine, architecture, &directory)?.map_or(By::Code, By::Record);
+    // Each by itself: what a library's functions are called depends on its features, and those on who else is built.
+    let mut programs = PathBuf::new();
     for package in packages {
-        cargo.args(["-p", package]);
+        programs = build(machine, architecture, &by, &directory, package)?;
     }
+    Ok(programs)
+}
+
+/// Builds a package in a target directory, and gives the directory of its programs.
+pub fn build(
+    machine: &Machine,
+    architecture: Architecture,
+    by: &By,
+    directory: &Path,
+    package: &str,
+) -> Result<PathBuf> {
+    let target = architecture.target();
+    let mut cargo = machine.command(workspace::cargo());
+    cargo.args(["build", "--locked", "--release", "--target", &target, "-p", package]);
     let status = cargo
         .current_dir(workspace::root())
-        .env("CARGO_TARGET_DIR", &directory)
+        .env("CARGO_TARGET_DIR", directory)
         .env_remove("RUSTFLAGS")
-        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags().join("\x1f"))
-        .env(format!("CFLAGS_{}", target.replace('-', "_")), c_flags(&directory).join(" "))
+        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(by).join("\x1f"))
+        .env(format!("CFLAGS_{}", target.replace('-', "_")), c_flags(directory).join(" "))
         .env(
             format!("CARGO_TARGET_{}_LINKER", target.replace('-', "_").to_uppercase()),
             OsString::from(architecture.compiler()),
@@ -101,7 +133,7 @@ pub fn build(machine: &Machine, architecture: Architecture, profile: Profile, pa
         .status()
         .context("cargo does not start")?;
     ensure!(status.success(), "the programs for {target} do not build");
-    Ok(directory.join(target).join(profile.name()))
+    Ok(directory.join(target).join("release"))
 }
 
 /// A built program, proved to be static.
@@ -145,10 +177,19 @@ fn prefixes() -> Vec<(PathBuf, &'static str)> {
     vec![(cargo, "/cargo"), (workspace::root().to_owned(), "/weir")]
 }
 
-fn rust_flags() -> Vec<String> {
+fn rust_flags(by: &By) -> Vec<String> {
     // Names of functions stay, for backtraces; lines go: they are two thirds of the bytes.
     let mut flags: Vec<String> =
         ["-C", "target-feature=+crt-static", "-C", "strip=debuginfo"].map(str::to_owned).to_vec();
+    match by {
+        By::Code => {}
+        By::Record(file) => {
+            flags.push(format!("-Cprofile-use={}", file.display()));
+            // Functions that have changed since: hundreds, and there is nothing to do about it but another record.
+            flags.push("-Cllvm-args=-no-pgo-warn-mismatch".to_owned());
+        }
+        By::Counting(directory) => flags.push(format!("-Cprofile-generate={}", directory.display())),
+    }
     flags.extend(prefixes().iter().map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display())));
     flags
 }

@@ -3,7 +3,7 @@
 //! From scratch: static programs, the users' names, a bill of materials, the licence. The same sources and toolchain
 //! give the same layers, bit for bit. `deploy/Dockerfile` makes images of the same layout with an engine.
 
-mod build;
+pub mod build;
 mod elf;
 mod oci;
 mod sbom;
@@ -28,9 +28,6 @@ const USER: &str = "65532:65532";
 /// Arguments of `cargo xtask image`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// How the programs are built: `release` is faster to make, `dist` is what is shipped
-    #[arg(long, value_enum, default_value = "release")]
-    profile: Profile,
     /// Directory of the archives [default: image in cargo's target directory]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -46,22 +43,6 @@ pub struct Args {
     /// Tag of the images [default: the workspace's version]
     #[arg(long)]
     tag: Option<String>,
-}
-
-/// A profile of cargo.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Profile {
-    Release,
-    Dist,
-}
-
-impl Profile {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Release => "release",
-            Self::Dist => "dist",
-        }
-    }
 }
 
 /// What an image holds.
@@ -91,7 +72,7 @@ pub fn run(args: Args) -> Result<()> {
     let packages: Vec<&str> = IMAGES.iter().flat_map(|image| image.programs).copied().collect();
     let mut built = Vec::new();
     for architecture in architectures {
-        built.push((architecture, build::build(&machine, architecture, args.profile, &packages)?));
+        built.push((architecture, build::release(&machine, architecture, &packages)?));
     }
     let source = Source::of(&machine);
     let tag = args.tag.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));

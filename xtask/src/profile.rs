@@ -1,0 +1,136 @@
+//! `cargo xtask profile`: records which code of weir-proxy runs under load, for compilers that go by it
+//! (profile-guided optimisation, rustc's `-C profile-use`): what runs often is inlined and lies together, what seldom does
+//! lies apart.
+//!
+//! The record is committed (`proxy/profile`), so that the same sources give the same programs. A compiler goes by the names
+//! of functions: what has changed since the record was made is optimised as if there were none. It is of use to the version
+//! of rustc that made it; others build without.
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::bench::{
+    certificates,
+    configuration::{self, Place, Proxy, ROWS},
+    load, ports,
+    process::{self, CPU, Running, on_cpu},
+};
+use crate::console;
+use crate::image::build::{self, Architecture, By};
+use crate::machine::{Machine, Need, output};
+use crate::workspace;
+
+/// The records, from the workspace's root: for each architecture the counts, and the compiler that they are for.
+const DIRECTORY: &str = "proxy/profile";
+/// What is recorded.
+const PROGRAM: &str = "weir-proxy";
+
+/// Arguments of `cargo xtask profile`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Seconds of load for each row of `cargo xtask bench proxy`
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+}
+
+/// Runs the task.
+pub fn run(args: &Args) -> Result<()> {
+    let machine = Machine::prepare(&[Need::Build, Need::Peers])?;
+    let architecture = Architecture::native()?;
+    let merge = llvm_profdata(&machine)?;
+    process::raise_open_files()?;
+    let scratch = tempfile::tempdir().context("a directory")?;
+    console::note("weir-proxy, built to count what runs");
+    let target = build::target_directory().join("profile");
+    // The program has its name in it: one that changed would have all built anew.
+    let raw = target.join("counts");
+    fs::create_dir_all(&raw)?;
+    for old in fs::read_dir(&raw)? {
+        fs::remove_file(old?.path())?;
+    }
+    let built = build::build(&machine, architecture, &By::Counting(raw.clone()), &target, PROGRAM)?;
+    let place = Place { directory: scratch.path().to_owned(), backend: ports(4)?, weir: built.join(PROGRAM) };
+    certificates::make(&machine, &place.directory)?;
+    let _backend = Running::backend(&machine, &place)?;
+    for row in &ROWS {
+        console::note(row.name);
+        let port = ports(1)?[0];
+        let file = place.directory.join(format!("{port}.yaml"));
+        fs::write(&file, configuration::of(Proxy::Weir, &place, row, port))?;
+        let mut command = on_cpu(&machine, CPU, &place.weir);
+        // It writes its counts as it ends: it must be let.
+        command.arg("-c").arg(&file).args(["--concurrency", "1", "-l", "warning", "--user", "0"]);
+        // A file for each: merging as they end takes calls that the proxy's own filter of system calls knows nothing of.
+        command.env("LLVM_PROFILE_FILE", raw.join("%p.profraw"));
+        let running = Running::start(&place.directory, "counting", command, port, false)?;
+        load::run(&machine, row, port, Duration::from_secs(args.seconds)).context(row.name)?;
+        running.end()?;
+    }
+    let files = fs::read_dir(&raw)?.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
+    ensure!(files.len() >= ROWS.len(), "weir-proxy has left {} records of {} runs", files.len(), ROWS.len());
+    let record = Record::of(architecture);
+    fs::create_dir_all(record.counts.parent().unwrap_or(&record.counts))?;
+    // Functions that never ran are as good as unknown, and most.
+    output(machine.command(merge).args(["merge", "--sparse", "-o"]).arg(&record.counts).args(&files))?;
+    fs::write(&record.compiler, compiler(&machine)?)?;
+    let size = fs::metadata(&record.counts)?.len();
+    println!("{}: {} KiB of {} runs", record.counts.display(), size / 1024, ROWS.len());
+    Ok(())
+}
+
+/// A record's files.
+struct Record {
+    counts: PathBuf,
+    compiler: PathBuf,
+}
+
+impl Record {
+    fn of(architecture: Architecture) -> Self {
+        let file = |extension| workspace::root().join(DIRECTORY).join(architecture.name()).with_extension(extension);
+        Self { counts: file("profdata"), compiler: file("rustc") }
+    }
+}
+
+/// What builds for an architecture go by, if there is a record for this compiler.
+pub fn recorded(machine: &Machine, architecture: Architecture, target: &Path) -> Result<Option<PathBuf>> {
+    let record = Record::of(architecture);
+    let Ok(made_by) = fs::read_to_string(&record.compiler) else {
+        console::note(&format!("{DIRECTORY} has nothing for {}: built without it", architecture.name()));
+        return Ok(None);
+    };
+    let here = compiler(machine)?;
+    if made_by != here {
+        console::note(&format!("{DIRECTORY} is for {}, and this is {}: built without it", made_by.trim(), here.trim()));
+        return Ok(None);
+    }
+    let counts = fs::read(&record.counts).with_context(|| record.counts.display().to_string())?;
+    // cargo knows flags, not what is in the files that they name.
+    let name: String = Sha256::digest(&counts).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let path = target.join(format!("{name}.profdata"));
+    if !path.exists() {
+        fs::create_dir_all(target)?;
+        fs::write(&path, counts).with_context(|| path.display().to_string())?;
+    }
+    Ok(Some(path))
+}
+
+/// `rustc 1.95.0 (59807616e 2026-04-14)`.
+fn compiler(machine: &Machine) -> Result<String> {
+    output(machine.command("rustc").arg("-V"))
+}
+
+/// LLVM's tool for records, as new as the compiler's LLVM.
+fn llvm_profdata(machine: &Machine) -> Result<PathBuf> {
+    let about = output(machine.command("rustc").arg("-vV"))?;
+    let field = |name: &str| about.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    let sysroot = output(machine.command("rustc").args(["--print", "sysroot"]))?;
+    let with_rustc = Path::new(sysroot.trim()).join("lib/rustlib").join(field("host:")).join("bin/llvm-profdata");
+    let major = field("LLVM version:").split('.').next().unwrap_or_default();
+    let installed = machine.find(&format!("llvm-profdata-{major}"));
+    Some(with_rustc).filter(|path| path.exists()).or(installed).with_context(|| {
+        format!("no llvm-profdata: `rustup component add llvm-tools` or `apt-get install llvm-{major}` brings it")
+    })
+}
