@@ -5,10 +5,11 @@
 
 use std::net::SocketAddr;
 
+use ::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 
 use crate::{
-    access_log::{Entry, View, format::Format},
+    access_log::{Entry, Live, View, format::Format},
     config, http, listener,
     telemetry::stats::Store,
     tls::hello::{self, Seen},
@@ -50,17 +51,30 @@ fn bootstrap(input: &[u8]) {
     }
 }
 
-/// A format, text or (when it starts with a brace) JSON, is refused or writes a line.
+/// A format, text or (when it starts with a brace) JSON, is refused or writes a line. What follows a zero is what clients
+/// say: their headers, their target, their server name.
 fn access_log_format(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else { return };
+    let (format, said) = match input.iter().position(|byte| *byte == 0) {
+        Some(zero) => (&input[..zero], &input[zero + 1..]),
+        None => (input, &b""[..]),
+    };
+    let Ok(text) = std::str::from_utf8(format) else { return };
     let format = match text.starts_with('{') {
         true => serde_json::from_str(text).ok().and_then(|value| Format::json(&value).ok()),
         false => Format::text(text).ok(),
     };
     let Some(format) = format else { return };
-    let entry = Entry::new(SocketAddr::from(([127, 0, 0, 1], 1)), SocketAddr::from(([127, 0, 0, 2], 2)));
+    let mut entry = Entry::new(SocketAddr::from(([127, 0, 0, 1], 1)), SocketAddr::from(([127, 0, 0, 2], 2)));
+    entry.requested_server_name = std::str::from_utf8(said).ok().map(Into::into);
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_bytes(said) {
+        let names = [header::HOST, header::USER_AGENT, header::COOKIE, header::REFERER];
+        headers.extend(names.map(|name| (name, value.clone())));
+    }
+    let uri = Uri::try_from(said).unwrap_or_default();
+    let live = Live { method: &Method::GET, uri: &uri, scheme: "http", headers: &headers };
     let mut line = Vec::new();
-    format.write_line(&mut line, &View::of(&entry));
+    format.write_line(&mut line, &View { response: Some(&headers), ..View::live(&entry, live) });
     if text.starts_with('{') {
         serde_json::from_slice::<serde_json::Value>(&line).expect("a line of a JSON log is JSON");
     }

@@ -27,6 +27,7 @@ pub mod listener;
 pub mod matcher;
 pub mod memory;
 pub mod options;
+pub mod overload;
 pub mod pod;
 pub mod queue;
 pub mod runtime;

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The floors of the crate, from the top.
-const CRATE: [&str; 30] = [
+const CRATE: [&str; 31] = [
     "fuzz",
     "bootstrap",
     "admin",
@@ -22,6 +22,7 @@ const CRATE: [&str; 30] = [
     "tcp",
     "cluster",
     "downstream",
+    "overload",
     "config",
     "access_log",
     "tls",

@@ -135,6 +135,7 @@ impl Proxy {
                 drain,
                 lifecycle: Arc::default(),
                 runtime: Arc::default(),
+                overload: Arc::default(),
                 rested: Default::default(),
             }
         };

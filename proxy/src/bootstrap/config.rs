@@ -17,6 +17,7 @@ use crate::{
         cell::Registry,
         cluster::DnsCaches,
         convert::{AdminSettings, Converter, DiscoveredLayer, StatsSettings, runtime_layers},
+        overload::Settings,
         snapshot::Snapshot,
     },
     dynamic::resources::Resources,
@@ -79,6 +80,8 @@ pub struct Loaded {
     pub runtime: Arc<Runtime>,
     /// Layers of them that come by themselves.
     pub layers: Vec<Arc<DiscoveredLayer>>,
+    /// What the overload manager is to do.
+    pub overload: Settings,
     /// The process's own view.
     pub own: LoadedView,
     /// The others, in their order.
@@ -170,7 +173,7 @@ fn load_view(
         Ok((stats, built, resources))
     };
     let (stats, built, resources) = build().map_err(|error| place(&given, &error))?;
-    let Built { snapshot, ignored, cells, converter, dns_caches } = built;
+    let Built { snapshot, ignored, cells, converter, dns_caches, .. } = built;
     let name = name.cloned();
     Ok(LoadedView { id, name, snapshot, ignored, stats, resources, converter, bootstrap, cells, dns_caches })
 }
@@ -257,7 +260,8 @@ fn build(bootstrap: Bootstrap, options: &Options, names: ViewNames) -> Result<Lo
     for (tag, value) in &options.stats_tag {
         stats_settings.tags.fix(tag, value);
     }
-    let Built { snapshot, ignored, cells, converter, dns_caches } = config::from_bootstrap(&bootstrap, &stats.root())?;
+    let built = config::from_bootstrap(&bootstrap, &stats.root())?;
+    let Built { snapshot, ignored, cells, converter, dns_caches, overload } = built;
     let resources = Resources::read(&bootstrap)?;
     let admin = AdminSettings::read(&bootstrap)?;
     let (runtime, layers) = runtime_layers(bootstrap.layered_runtime.as_ref(), &cells, &stats.root())?;
@@ -273,7 +277,7 @@ fn build(bootstrap: Bootstrap, options: &Options, names: ViewNames) -> Result<Lo
         cells,
         dns_caches,
     };
-    Ok(Loaded { stats, stats_settings, admin, runtime, layers, own, others: Vec::new(), names })
+    Ok(Loaded { stats, stats_settings, admin, runtime, layers, overload, own, others: Vec::new(), names })
 }
 
 /// Merges as protobuf does, which is how Envoy merges --config-yaml: single fields are replaced, messages merged,

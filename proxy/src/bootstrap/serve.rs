@@ -39,6 +39,7 @@ use crate::{
     lifecycle::Lifecycle,
     memory,
     options::{Options, WhenSuperseded},
+    overload,
     queue::Queue,
     runtime::Runtime,
     telemetry::{
@@ -65,7 +66,7 @@ const LEAST_CEILING: u64 = 256;
 
 /// Binds, gives up every privilege, serves until told to end.
 pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Result<(), Error> {
-    let Loaded { stats, stats_settings, admin, runtime, layers, own, others, names } = loaded;
+    let Loaded { stats, stats_settings, admin, runtime, layers, overload: pressures, own, others, names } = loaded;
     let loaded: Vec<_> = std::iter::once(own).chain(others).collect();
     let generation = since_boot().as_nanos() as u64;
     let open_files = privileges::raise_open_files()?;
@@ -101,15 +102,29 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     }
     let views = Views::new(served.iter().map(Served::in_force));
     let passthrough = Arc::new(Passthrough::new(passthrough_log.as_ref()));
+    let watcher = overload::Watcher::new(pressures, &stats);
     let workers = (0..options.workers()).map(|index| {
         let passthrough = passthrough.clone();
         let (views, log, stats, drain) =
             (views.clone(), writer.handle(stats.worker(index)), stats.worker(index), drain.watch());
-        let (lifecycle, runtime) = (lifecycle.clone(), runtime.clone());
+        let (lifecycle, runtime, overload) = (lifecycle.clone(), runtime.clone(), watcher.shared());
         move || {
             let balancers = Local::new(stats.clone());
             let (pools, rested) = (Pools::default(), Notify::new());
-            Worker { index, views, passthrough, pools, balancers, log, stats, drain, lifecycle, runtime, rested }
+            Worker {
+                index,
+                views,
+                passthrough,
+                pools,
+                balancers,
+                log,
+                stats,
+                drain,
+                lifecycle,
+                runtime,
+                overload,
+                rested,
+            }
         }
     });
     let workers = Rc::new(Workers::start(workers, options.file_flush_interval_msec)?);
@@ -184,6 +199,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
         workers: workers.clone(),
         stats: stats.clone(),
         drain,
+        overload: RefCell::new(Some(watcher)),
         reopener: writer.reopener(),
         ceiling: (open_files / POD_SHARE).max(LEAST_CEILING) as usize,
     };
@@ -236,6 +252,8 @@ struct Control<'a> {
     workers: Rc<Workers>,
     stats: Store,
     drain: Drain,
+    /// Looks for overload.
+    overload: RefCell<Option<overload::Watcher>>,
     /// Of the connections of inbound listeners, which may be drained alone.
     inbound_drain: Drain,
     listening: Arc<Listening>,
@@ -278,6 +296,9 @@ impl Control<'_> {
         let running_later = tokio::task::spawn_local(cluster::start_later(starts, endpoint_files::follow));
         let caches = self.served.iter().map(|view| cluster::keep_caches(view.dns_caches.clone()));
         let resolving = tokio::task::spawn_local(futures_util::future::join_all(caches));
+        if let Some(watcher) = self.overload.take() {
+            tokio::task::spawn_local(watcher.run());
+        }
         let discovery;
         tokio::select! {
             started = self.start(status, agent_drain) => discovery = started?,

@@ -6,9 +6,10 @@ use std::{
 };
 
 use crate::{
-    admin::{certs, memory},
+    admin::certs,
     config::{route::CopyStats, snapshot::Snapshot, views::Views},
     lifecycle::Lifecycle,
+    memory,
     runtime::Runtime,
     telemetry::stats::{Counter, Gauge, Scope, Store, Unit, process},
 };
@@ -217,7 +218,7 @@ impl ViewStats {
     }
 }
 
-/// Names of what never happens here, which dashboards expect: nothing is shed when memory runs short.
+/// Names that dashboards expect also where nothing happens: a stream is never reset for the memory that it takes.
 fn unused(root: &Scope) -> [Scope; 2] {
     let (overload, actions) = (root.scope("overload"), root.scope("envoy.overload_actions"));
     overload.histogram("refresh_interval_delay", Unit::Milliseconds);

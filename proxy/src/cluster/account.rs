@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     cluster::outlier::Outcome,
-    config::cluster::{Cluster, Endpoint},
+    config::cluster::{Cluster, Endpoint, InUse, RoutingPriority},
     telemetry::stats::Shard,
     wire::{dial::ConnectError, io::Io, socket::NotReady},
 };
@@ -39,7 +39,11 @@ pub struct ActiveRequest(Rc<Account>);
 
 /// A request that waits for a connection, until it is dropped.
 #[derive(Debug)]
-pub struct PendingRequest(Rc<Account>);
+pub struct PendingRequest {
+    account: Rc<Account>,
+    /// It has not gone by itself.
+    ended: bool,
+}
 
 /// A connection that is being made or made, until it is dropped.
 #[derive(Debug)]
@@ -68,27 +72,73 @@ impl Account {
         ActiveRequest(self.clone())
     }
 
+    /// A place among the connections that the cluster and the host may have.
+    pub fn place(&self, priority: RoutingPriority) -> Option<InUse> {
+        let (limits, usage) = self.cluster.limits(priority);
+        let of_host = self.endpoint.host.stats.cx_active.load(Relaxed);
+        let place = if of_host < u64::from(limits.max_connections_per_host) {
+            usage.connections.take(limits.max_connections)
+        } else {
+            None
+        };
+        if place.is_none() {
+            self.shard.inc(self.cluster.stats.upstream_cx_overflow);
+        }
+        place
+    }
+
+    /// The same for a connection that is not pooled, which waits for one of the host's to end, as in Envoy. A host that has
+    /// none gets it in any case.
+    pub async fn place_in_time(&self, priority: RoutingPriority) -> InUse {
+        let host = &self.endpoint.host;
+        loop {
+            let mut freed = std::pin::pin!(host.freed.notified());
+            freed.as_mut().enable();
+            if let Some(place) = self.place(priority) {
+                return place;
+            }
+            if host.stats.cx_active.load(Relaxed) == 0 {
+                return self.cluster.limits(priority).1.connections.regardless();
+            }
+            freed.await;
+        }
+    }
+
+    /// A place among the requests that may wait for a connection.
+    pub fn place_to_wait(&self, priority: RoutingPriority) -> Option<InUse> {
+        let (limits, usage) = self.cluster.limits(priority);
+        let place = usage.pending.take(limits.max_pending);
+        if place.is_none() {
+            self.shard.inc(self.cluster.stats.upstream_rq_pending_overflow);
+        }
+        place
+    }
+
     /// A request waits for a connection.
     pub fn pending(self: &Rc<Self>) -> PendingRequest {
         self.shard.inc(self.cluster.stats.upstream_rq_pending_total);
         self.shard.gauge_add(self.cluster.stats.upstream_rq_pending_active, 1);
-        PendingRequest(self.clone())
+        PendingRequest { account: self.clone(), ended: false }
     }
 
-    /// A connection is being made: HTTP/2, HTTP/1 or neither.
+    /// What a connection speaks: HTTP/2 or HTTP/1.
+    pub fn agreed(&self, http2: bool) {
+        let stats = &self.cluster.stats;
+        if http2 {
+            stats.codecs.http2_connection(&self.shard, false);
+            self.shard.inc(stats.upstream_cx_http2_total);
+        } else {
+            stats.codecs.http1();
+            self.shard.inc(stats.upstream_cx_http1_total);
+        }
+    }
+
+    /// A connection is being made: HTTP/2, HTTP/1, or neither as yet.
     pub fn connection(self: &Rc<Self>, http2: Option<bool>) -> OpenConnection {
         let (stats, host) = (&self.cluster.stats, &self.endpoint.host.stats);
         self.shard.inc(stats.upstream_cx_total);
-        match http2 {
-            Some(true) => {
-                stats.codecs.http2_connection(&self.shard, false);
-                self.shard.inc(stats.upstream_cx_http2_total);
-            }
-            Some(false) => {
-                stats.codecs.http1();
-                self.shard.inc(stats.upstream_cx_http1_total);
-            }
-            None => {}
+        if let Some(http2) = http2 {
+            self.agreed(http2);
         }
         self.shard.gauge_add(stats.upstream_cx_active, 1);
         host.cx_total.fetch_add(1, Relaxed);
@@ -114,9 +164,26 @@ impl Drop for ActiveRequest {
     }
 }
 
+impl PendingRequest {
+    /// It has its connection, or a limit keeps it from having one.
+    pub fn served(mut self) {
+        self.ended = true;
+    }
+
+    /// No connection could be made for it.
+    pub fn ejected(mut self) {
+        self.ended = true;
+        self.account.shard.inc(self.account.cluster.stats.upstream_rq_pending_failure_eject);
+    }
+}
+
 impl Drop for PendingRequest {
     fn drop(&mut self) {
-        self.0.shard.gauge_add(self.0.cluster.stats.upstream_rq_pending_active, -1);
+        let Account { cluster, shard, .. } = &*self.account;
+        shard.gauge_add(cluster.stats.upstream_rq_pending_active, -1);
+        if !self.ended {
+            shard.inc(cluster.stats.upstream_rq_cancelled);
+        }
     }
 }
 
@@ -136,7 +203,6 @@ impl OpenConnection {
             account.shard.inc(account.cluster.stats.bind_errors);
         }
         account.shard.inc(account.cluster.stats.upstream_cx_connect_fail);
-        account.shard.inc(account.cluster.stats.upstream_rq_pending_failure_eject);
         if timed_out {
             account.shard.inc(account.cluster.stats.upstream_cx_connect_timeout);
         }
@@ -150,6 +216,7 @@ impl Drop for OpenConnection {
         let stats = &cluster.stats;
         shard.gauge_add(stats.upstream_cx_active, -1);
         endpoint.host.stats.cx_active.fetch_sub(1, Relaxed);
+        endpoint.host.freed.notify_one();
         shard.record(stats.upstream_cx_length_ms, millis(self.began));
         if self.requests.get() > 0 {
             shard.record(stats.upstream_rq_per_cx, u64::from(self.requests.get()));

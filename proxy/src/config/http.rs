@@ -198,6 +198,10 @@ pub struct HttpConnectionManager {
     pub buffer_limit: usize,
     /// Connections go on while health checks are made to fail (the listener's `drain_type` MODIFY_ONLY).
     pub modify_only: bool,
+    /// What is done under pressure is not done here (the listener's `bypass_overload_manager`).
+    pub bypasses_overload: bool,
+    /// Answers that are for want of resources say so (`append_local_overload`).
+    pub tells_overload: bool,
     /// The cluster that this process belongs to; empty: none.
     pub service_cluster: HeaderValue,
     /// The node's id.

@@ -82,6 +82,8 @@ pub struct Listener {
     pub ceiling: Ceiling,
     /// Connections that the process may have open; none: this listener's do not count.
     pub process_ceiling: Option<Arc<Ceiling>>,
+    /// What is done under pressure is not done here.
+    pub bypasses_overload: bool,
     /// What it counts.
     pub stats: ListenerStats,
     /// What it names and comes by itself: a new listener waits for it.
@@ -125,6 +127,7 @@ impl Listener {
             access_log: Vec::new(),
             ceiling: Ceiling::unlimited(&format!("envoy.resource_limits.listener.{name}.connection_limit")),
             process_ceiling: None,
+            bypasses_overload: false,
             stats: ListenerStats::default(),
             waits: Vec::new(),
         }

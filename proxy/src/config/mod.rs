@@ -20,6 +20,7 @@ pub mod http2;
 pub mod listener;
 pub mod local_reply;
 pub mod network;
+pub mod overload;
 pub mod rbac;
 pub mod reload;
 pub mod request;

@@ -72,6 +72,8 @@ pub(super) fn manager() -> HttpConnectionManager {
         local_reply: None,
         buffer_limit: 1 << 20,
         modify_only: false,
+        bypasses_overload: false,
+        tells_overload: false,
         service_cluster: HeaderValue::from_static(""),
         service_node: HeaderValue::from_static(""),
     }

@@ -230,6 +230,9 @@ async fn nothing_is_in_use_when_all_is_done() {
         drop(gone);
         tokio::time::sleep(Duration::from_millis(50)).await;
         let cluster = proxy.worker.snapshot(ViewId::OWN).load().cluster("c").unwrap().clone();
+        // What was made for a client that has gone idles.
+        proxy.worker.pools.forget_cluster(&Arc::downgrade(&cluster));
+        tokio::time::sleep(Duration::from_millis(50)).await;
         let usage = &cluster.usage;
         for gauge in [&usage.connections, &usage.pending, &usage.requests, &usage.retries] {
             assert_eq!(gauge.load(), 0, "{usage:?}");

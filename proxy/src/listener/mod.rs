@@ -36,6 +36,7 @@ use crate::{
         http::Codec,
         listener::{FilterChain, Listener, Seat, Terminal},
         network::{CLUSTER_KEY, NetworkFilter},
+        overload::Remedy,
     },
     downstream::{Downstream, Origin},
     drain::Drain,
@@ -64,6 +65,14 @@ pub async fn serve(worker: Rc<Worker>, downstream: Box<Downstream>) {
         return;
     }
     match found(&worker, &downstream) {
+        Whose::Listener(listener) if rejects(&worker, &downstream, Some(&listener)) => {
+            worker.stats.inc(listener.stats.downstream_cx_overload_reject);
+        }
+        // As no listener could.
+        Whose::Nobody(_) if rejects(&worker, &downstream, None) => {
+            worker.stats.inc(process::OVERLOAD_CX_REFUSED);
+            downstream.stream.reset_on_close(true);
+        }
         // Connections that pass as they are need no room for this.
         Whose::Listener(listener) => Box::pin(serve_on(worker, downstream, listener)).await,
         Whose::Nobody(direction) => Box::pin(pass_through(worker, downstream, direction)).await,
@@ -422,6 +431,22 @@ async fn secured(
             Err(if late { Unsecured::Expired } else { Unsecured::Failed })
         }
     }
+}
+
+/// Whether a connection is closed before anything is known of it, as the process has too much to do. One that comes from
+/// within was let in before.
+fn rejects(worker: &Worker, downstream: &Downstream, listener: Option<&Listener>) -> bool {
+    let bypasses = listener.is_some_and(|listener| listener.bypasses_overload);
+    if bypasses || matches!(downstream.origin, Origin::Within { .. }) {
+        return false;
+    }
+    let strikes = |remedy| worker.overload.strikes(remedy, &worker.stats);
+    let rejects = strikes(Remedy::ShedAccepted) || strikes(Remedy::RejectConnections);
+    if rejects {
+        let listener = listener.map(|listener| &*listener.name);
+        tracing::debug!(connection = downstream.id, peer = %downstream.peer, listener, "closed for overload");
+    }
+    rejects
 }
 
 /// A connection's places below its limits.

@@ -4,7 +4,6 @@ use std::{
     any::Any,
     borrow::Cow,
     io,
-    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,7 +21,7 @@ use crate::{
     },
     config::{
         Cluster,
-        cluster::{Host, InUse},
+        cluster::{Host, InUse, RoutingPriority},
         snapshot::Snapshot,
         tcp::{Settings, Target, Tunneling, WeightedCluster},
         tls::Transport,
@@ -56,7 +55,7 @@ pub(super) struct Connected {
 #[derive(Debug)]
 pub(super) struct Held {
     account: Rc<Account>,
-    _permit: InUse,
+    _place: InUse,
     _request: ActiveRequest,
     opened: OpenConnection,
 }
@@ -179,9 +178,8 @@ pub(super) async fn through_tunnel(
 ) -> Result<Connected, Failed> {
     let Target::Clusters(clusters) = &settings.target else { return Err(Failed::NoCluster) };
     let cluster = cluster_of(&worker.snapshot(downstream.view()).load(), clusters, chosen, entry)?;
-    let mut tried = Vec::new();
     loop {
-        let context = context(downstream, settings, &tried);
+        let context = context(downstream, settings);
         let picked =
             worker.balancers.pick(&cluster, &context).ok_or_else(|| no_endpoint(worker, &cluster, &context))?;
         let (member, endpoint) = (picked.cluster(&cluster), &picked.endpoint);
@@ -201,10 +199,18 @@ pub(super) async fn through_tunnel(
                     worker.stats.inc(cluster.stats.upstream_cx_connect_attempts_exceeded);
                     return Err(Failed::Connect(error));
                 }
-                tried.push(endpoint.address);
             }
         }
     }
+}
+
+/// Whether a cluster may have one more connection; those that it may not have do not wait.
+fn has_room(worker: &Worker, cluster: &Cluster) -> Result<(), Failed> {
+    if cluster.usage.connections.load() < cluster.breakers.max_connections {
+        return Ok(());
+    }
+    worker.stats.inc(cluster.stats.upstream_cx_overflow);
+    Err(Failed::Overflow)
 }
 
 /// Counts that there is no endpoint. As in Envoy, a connection does not wait for a name to be resolved: those that come
@@ -217,7 +223,7 @@ fn no_endpoint(worker: &Worker, cluster: &Cluster, context: &PickContext<'_>) ->
 }
 
 /// What the choice of an endpoint goes by.
-fn context<'a>(downstream: &'a Downstream, settings: &Settings, tried: &'a [SocketAddr]) -> PickContext<'a> {
+fn context<'a>(downstream: &'a Downstream, settings: &Settings) -> PickContext<'a> {
     let hash = settings.hash_source.then(|| xxh64(downstream.peer.ip().to_string().as_bytes(), 0));
     PickContext {
         destination: downstream.original_destination(),
@@ -225,8 +231,6 @@ fn context<'a>(downstream: &'a Downstream, settings: &Settings, tried: &'a [Sock
         metadata: [None, downstream.metadata.as_deref()],
         filter_state: downstream.filter_state.as_deref(),
         hash,
-        avoid: tried,
-        repicks: u32::from(!tried.is_empty()),
         ..PickContext::default()
     }
 }
@@ -249,25 +253,14 @@ async fn to_cluster(
     settings: &Settings,
     entry: &mut Entry,
 ) -> Result<Connected, Failed> {
-    let mut tried = Vec::new();
     loop {
-        let permit = cluster.usage.connections.take(cluster.breakers.max_connections);
-        let Some(mut permit) = permit else {
-            worker.stats.inc(cluster.stats.upstream_cx_overflow);
-            return Err(Failed::Overflow);
-        };
-        let context = context(downstream, settings, &tried);
+        has_room(worker, cluster)?;
+        let context = context(downstream, settings);
         let picked = worker.balancers.pick(cluster, &context).ok_or_else(|| no_endpoint(worker, cluster, &context))?;
         let (chosen, endpoint) = (picked.cluster(cluster), &picked.endpoint);
         if picked.member.is_some() {
             // The connection counts where it goes.
-            permit = match chosen.usage.connections.take(chosen.breakers.max_connections) {
-                Some(permit) => permit,
-                None => {
-                    worker.stats.inc(chosen.stats.upstream_cx_overflow);
-                    return Err(Failed::Overflow);
-                }
-            };
+            has_room(worker, chosen)?;
         }
         let asked = Asked { hostname: &endpoint.hostname, ..Asked::default() };
         entry.tried.extend(entry.upstream.replace(endpoint.logged()));
@@ -278,29 +271,31 @@ async fn to_cluster(
         };
         let account =
             Rc::new(Account { cluster: chosen.clone(), endpoint: endpoint.clone(), shard: worker.stats.clone() });
-        let opened = account.connection(None);
+        let _waits = account.place_to_wait(RoutingPriority::Default).ok_or(Failed::Overflow)?;
         let pending = account.pending();
+        let place = account.place_in_time(RoutingPriority::Default).await;
+        let opened = account.connection(None);
         match attempt(worker, way, entry).await {
             Ok(Secured { io, tls, .. }) => {
                 chosen.report(endpoint, Outcome::ConnectedOnly);
                 opened.connected();
                 // However it ends: the connection is the request.
                 opened.interrupted.set(true);
-                drop(pending);
-                let held = Held { _permit: permit, _request: account.request(), opened, account };
+                pending.served();
+                let held = Held { _place: place, _request: account.request(), opened, account };
                 return Ok(Connected { stream: io, tls, held: Some(held), kept: None });
             }
             Err(error) => {
                 let timed_out = matches!(error, ConnectError::Timeout);
                 chosen.report(endpoint, if timed_out { Outcome::TimedOut(504) } else { Outcome::Failed });
                 opened.failed(&error);
+                pending.ejected();
                 entry.raise(Flag::UpstreamConnectionFailure);
                 if entry.attempts >= settings.max_connect_attempts {
                     worker.stats.inc(cluster.stats.upstream_cx_connect_attempts_exceeded);
                     return Err(Failed::Connect(error));
                 }
-                tried.push(endpoint.address);
-                drop((opened, pending, permit));
+                drop((opened, place));
                 if let Some((least, most)) = settings.backoff {
                     tokio::time::sleep(backoff(least, most, entry.attempts, fastrand::f64())).await;
                 }

@@ -194,6 +194,11 @@ pub(crate) struct Ways {
 }
 
 impl Ways {
+    /// Whether the upstream has ended its half, and all of that was delivered.
+    pub fn upstream_is_done(&self) -> bool {
+        self.down.done
+    }
+
     /// Those of a connection that another process has carried so far.
     pub fn with(undelivered: [Undelivered; 2], answered: bool, streams: bool) -> io::Result<Self> {
         let [up, down] = undelivered;

@@ -145,8 +145,24 @@ fn accept_what_has_come(worker: &Rc<Worker>, door: Door, source: &Source) {
 /// Accepts until the socket is destroyed.
 async fn accept(worker: &Rc<Worker>, door: &Door, source: &Source) {
     let mut complaints = Complaints::default();
+    let pauses = || async {
+        worker.overload.accepts_none().await;
+        if source.bypasses_overload(worker) {
+            std::future::pending().await
+        }
+    };
+    let mut paused = std::pin::pin!(Seldom::new(pauses()));
     loop {
-        let accepted = door.accept().await;
+        let accepted = tokio::select! {
+            biased;
+            () = &mut paused => {
+                // Connections wait in the socket meanwhile.
+                worker.overload.accepts_again().await;
+                paused.set(Seldom::new(pauses()));
+                continue;
+            }
+            accepted = door.accept() => accepted,
+        };
         match accepted {
             Ok(visitor) => take(worker, source, visitor, &mut complaints),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
@@ -279,6 +295,16 @@ pub(super) fn carry_on(worker: &Rc<Worker>, taken: Taken) -> io::Result<()> {
 }
 
 impl Source {
+    /// Whether it is for a listener that has nothing done under pressure.
+    fn bypasses_overload(&self, worker: &Worker) -> bool {
+        match self {
+            Self::Bound { view, listener, .. } => {
+                worker.snapshot(*view).load().listener(listener).is_some_and(|listener| listener.bypasses_overload)
+            }
+            Self::Pod { .. } => false,
+        }
+    }
+
     fn admit(&self, visitor: Visitor) -> Result<(Downstream, Option<Admitted>), Refusal> {
         let Visitor { stream, peer, path } = visitor;
         let accepted = Instant::now();

@@ -11,6 +11,7 @@ use crate::{
     drain::DrainWatch,
     http::pool::Pools,
     lifecycle::Lifecycle,
+    overload::Overload,
     runtime::Runtime,
     telemetry::{stats::Shard, writer::LogHandle},
     view::ViewId,
@@ -40,6 +41,8 @@ pub struct Worker {
     pub lifecycle: Arc<Lifecycle>,
     /// Runtime values.
     pub runtime: Arc<Runtime>,
+    /// What is being done under pressure.
+    pub overload: Arc<Overload>,
     /// Told when connections have given memory up.
     pub rested: Notify,
 }
@@ -69,6 +72,7 @@ impl Worker {
             drain,
             lifecycle: Arc::default(),
             runtime: Arc::default(),
+            overload: Arc::default(),
             rested: Notify::default(),
         }
     }

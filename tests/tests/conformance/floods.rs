@@ -26,7 +26,11 @@ pub fn cases() -> Vec<Case> {
     let resets: Vec<u8> = (0..5000_u32)
         .flat_map(|number| [headers(WHOLE, 2 * number + 1, &request("/slow/1000")), reset(2 * number + 1, 8)].concat())
         .collect();
+    let cancelled: Vec<u8> = (0..90_u32)
+        .flat_map(|number| [headers(WHOLE, 2 * number + 1, &request("/slow/1000")), reset(2 * number + 1, 8)].concat())
+        .collect();
     vec![
+        case("10.5", "90 requests, each reset, and one that is not", [cancelled, get(181)], "181: 200; goes on"),
         case("10.5", "a block of 800 kB", [long, frame(CONTINUATION, END_HEADERS, 1, &[])], "GOAWAY ENHANCE_YOUR_CALM")
             .envoy("h2-floods", "1: RST_STREAM INTERNAL_ERROR; goes on"),
         case("10.5", "a block without an end", endless, "GOAWAY ENHANCE_YOUR_CALM"),

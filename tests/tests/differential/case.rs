@@ -221,6 +221,8 @@ pub struct Upstream {
     pub handshake_delay: Option<Duration>,
     /// ALPN protocols it knows.
     pub alpn: Vec<String>,
+    /// Those that it knows on its first connection, if others.
+    pub alpn_first: Vec<String>,
     /// Answers, the first that fits.
     pub rules: Vec<Rule>,
     /// What a TCP server says first.

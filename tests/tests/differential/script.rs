@@ -3,7 +3,8 @@
 //! `/status/CODE`, `/slow/MS`, `/delay/SECONDS`, `/flaky/N/KEY` (503 N times for this path), `/size/BYTES`, `/head/BYTES`
 //! (a header of so many bytes), `/heads/N` (so many headers), `/echo`
 //! (what it saw), `/headers` (as httpbin), `/special/KIND` (answers that break the rules, or keep seldom kept ones),
-//! `/websocket` (an echo after the upgrade; `/websocket/at-end` once the client has ended); everything else gets 200 and `ok`.
+//! `/websocket` (an echo after the upgrade; `/websocket/at-end` once the client has ended; `/websocket/leaves` and
+//! `/websocket/resets` end the connection after the first of it); everything else gets 200 and `ok`.
 
 use std::time::Duration;
 

@@ -172,6 +172,7 @@ pub async fn connect(tcp: TcpStream, how: &TlsClient, certificates: &Path) -> Re
 pub async fn accept(
     tcp: TcpStream,
     script: &Upstream,
+    protocols: &[String],
     certificates: &Path,
 ) -> Result<(Wire, String, Option<Vec<u8>>), String> {
     let file = |name: &str, kind: &str| certificates.join(format!("{name}.{kind}"));
@@ -191,7 +192,7 @@ pub async fn accept(
     };
     let name = script.certificate.as_deref().unwrap_or_default();
     let mut config = builder.with_cert_resolver(shown(&file(name, "pem"), &file(name, "key"))?);
-    config.alpn_protocols = script.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.clone().into_bytes()).collect();
     let stream = TlsAcceptor::from(Arc::new(config)).accept(tcp).await.map_err(|error| reason(&error))?;
     let state = stream.get_ref().1;
     let agreed = format!("{} sni={}", told(state, certificates), state.server_name().unwrap_or("-"));

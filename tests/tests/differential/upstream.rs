@@ -146,7 +146,9 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
         Wire::Tcp(stream)
     } else {
         tokio::time::sleep(script.handshake_delay.unwrap_or_default()).await;
-        match tls::accept(stream, script, &shared.certificates).await {
+        let first = !script.alpn_first.is_empty() && shared.count("connections") == 1;
+        let protocols = if first { &script.alpn_first } else { &script.alpn };
+        match tls::accept(stream, script, protocols, &shared.certificates).await {
             Ok((wire, told, protocol)) => {
                 about.push(told);
                 http2 = protocol.map_or(http2, |protocol| protocol == b"h2");
@@ -269,7 +271,7 @@ async fn serve_http1(wire: Wire, shared: &Shared, about: Vec<String>) -> Option<
         };
         shared.remember(request.clone());
         if upgrade {
-            return upgraded(&mut connection, path.ends_with("/at-end")).await;
+            return upgraded(&mut connection, &path).await;
         }
         if let Some(rule) = shared.rule(&path) {
             by_rule(&mut connection, rule, &request).await?;
@@ -291,17 +293,24 @@ async fn serve_http1(wire: Wire, shared: &Shared, about: Vec<String>) -> Option<
     }
 }
 
-/// Sends back what comes, as it comes or all of it once the other side has ended.
-async fn upgraded(connection: &mut Buffered, at_end: bool) -> Option<()> {
+/// Sends back what comes, as it comes or all of it once the other side has ended; or the first of it, and leaves.
+async fn upgraded(connection: &mut Buffered, path: &str) -> Option<()> {
     let head = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
     connection.wire.write_all(head).await.ok()?;
-    if at_end {
+    if path.ends_with("/at-end") {
         let all = connection.rest().await;
         return connection.wire.write_all(&all).await.ok();
     }
     loop {
         let bytes = std::mem::take(&mut connection.bytes);
         connection.wire.write_all(&bytes).await.ok()?;
+        if !bytes.is_empty() && path.ends_with("/leaves") {
+            return None;
+        }
+        if !bytes.is_empty() && path.ends_with("/resets") {
+            connection.wire.reset_on_close();
+            return None;
+        }
         if !connection.more().await {
             return None;
         }

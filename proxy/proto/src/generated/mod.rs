@@ -445,6 +445,16 @@ pub mod envoy {
                     include!("envoy.extensions.resource_monitors.downstream_connections.v3.rs");
                 }
             }
+            pub mod fixed_heap {
+                pub mod v3 {
+                    include!("envoy.extensions.resource_monitors.fixed_heap.v3.rs");
+                }
+            }
+            pub mod injected_resource {
+                pub mod v3 {
+                    include!("envoy.extensions.resource_monitors.injected_resource.v3.rs");
+                }
+            }
         }
         pub mod retry {
             pub mod host {

@@ -23,9 +23,9 @@ pub enum ErrorMatcher {
 
 impl ErrorMatcher {
     /// What a response counts as: an error as one of 5xx, anything else as a success.
-    pub fn judge(&self, code: u16, status: StatusCode, headers: &HeaderMap) -> u16 {
-        match (self.holds(status, headers), code) {
-            (true, 500..600) => code,
+    pub fn judge(&self, status: StatusCode, headers: &HeaderMap) -> u16 {
+        match (self.holds(status, headers), status.as_u16()) {
+            (true, code @ 500..600) => code,
             (true, _) => StatusCode::INTERNAL_SERVER_ERROR.as_u16(),
             (false, _) => StatusCode::OK.as_u16(),
         }
@@ -49,9 +49,8 @@ mod tests {
 
     #[test]
     fn what_matches_counts_as_an_error() {
-        let judge = |matcher: ErrorMatcher, code: u16| {
-            matcher.judge(code, StatusCode::from_u16(code).unwrap(), &HeaderMap::new())
-        };
+        let judge =
+            |matcher: ErrorMatcher, code: u16| matcher.judge(StatusCode::from_u16(code).unwrap(), &HeaderMap::new());
         assert_eq!([judge(ErrorMatcher::Always, 503), judge(ErrorMatcher::Always, 404)], [503, 500]);
         assert_eq!(judge(ErrorMatcher::Never, 503), 200);
         let not = |matcher| ErrorMatcher::Not(Box::new(matcher));

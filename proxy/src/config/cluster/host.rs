@@ -117,6 +117,8 @@ pub struct Host {
     pub healthy_since: AtomicU64,
     /// Told when it becomes unhealthy: pools close its connections once no request uses them.
     pub failed: Notify,
+    /// Told when a connection to it has ended: others may wait for its place.
+    pub freed: Notify,
     /// How often its own responses said that it fails, since its health check last looked.
     pub admitted: Admitted,
     /// Counted by workers, shown by `/clusters`.
@@ -246,6 +248,7 @@ impl Host {
             flags: AtomicU32::new(flags.0),
             healthy_since: AtomicU64::new(0),
             failed: Notify::new(),
+            freed: Notify::new(),
             admitted: Admitted::default(),
             stats: HostStats::default(),
             outlier: Monitor::default(),

@@ -66,6 +66,8 @@ pub(super) struct Context {
     pub http: Scope,
     /// The listener at hand drains only when it changes (`drain_type` MODIFY_ONLY).
     pub modify_only: bool,
+    /// The listener at hand has nothing done under pressure.
+    pub bypasses_overload: bool,
     /// The listener at hand is outbound.
     pub outbound: bool,
     /// The proxy's own locality.

@@ -36,7 +36,8 @@ use crate::{
     telemetry::stats::Scope,
 };
 
-const SUPPORTED: [&str; 47] = [
+const SUPPORTED: [&str; 48] = [
+    "append_local_overload",
     "tracing",
     "request_id_extension",
     "original_ip_detection_extensions",
@@ -87,12 +88,11 @@ const SUPPORTED: [&str; 47] = [
 ];
 
 /// They change when connections end, or say how to speak what is not spoken.
-const HARMLESS: [&str; 6] = [
+const HARMLESS: [&str; 5] = [
     "http3_protocol_options",
     "stream_flush_timeout",
     "drain_timeout_jitter",
     "add_proxy_protocol_connection_state",
-    "append_local_overload",
     "http1_safe_max_connection_duration",
 ];
 
@@ -255,6 +255,8 @@ pub(super) fn connection_manager(
         },
         buffer_limit,
         modify_only: cx.modify_only,
+        bypasses_overload: cx.bypasses_overload,
+        tells_overload: message.append_local_overload,
         service_cluster: text(&cx.service_cluster, "cluster")?,
         service_node: text(&cx.service_node, "node")?,
     })

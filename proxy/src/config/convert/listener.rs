@@ -21,7 +21,8 @@ use crate::{
     wire::named::NamedAddress,
 };
 
-const SUPPORTED: [&str; 28] = [
+const SUPPORTED: [&str; 29] = [
+    "bypass_overload_manager",
     "drain_type",
     "metadata",
     "name",
@@ -76,12 +77,11 @@ const OF_INTERNAL: [&str; 20] = [
     "per_connection_buffer_high_watermark_timeout",
 ];
 
-const HARMLESS: [&str; 6] = [
+const HARMLESS: [&str; 5] = [
     "stats_matcher",
     "connection_balance_config",
     "reuse_port",
     "max_connections_to_accept_per_socket_event",
-    "bypass_overload_manager",
     "per_connection_buffer_high_watermark_timeout",
 ];
 
@@ -94,6 +94,7 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
         cx.only(message, at, &OF_INTERNAL, &[])?;
     }
     // Envoy names listeners without a name by a random id; a stable one is more use in logs.
+    cx.bypasses_overload = message.bypass_overload_manager;
     cx.modify_only = message.drain_type() == proto::listener::DrainType::ModifyOnly;
     cx.outbound = message.traffic_direction() == core::TrafficDirection::Outbound;
     let name = if message.name.is_empty() { format!("listener_{index}") } else { message.name.clone() };
@@ -182,6 +183,7 @@ pub(super) fn listener(cx: &mut Context, message: &proto::Listener, index: usize
         default_filter_chain,
         access_log: access_log::access_logs(cx, &message.access_log, at, "access_log")?,
         process_ceiling: (!message.ignore_global_conn_limit).then(|| cx.ceiling.clone()),
+        bypasses_overload: message.bypass_overload_manager,
         stats: ListenerStats::new(stats),
         waits,
         ..Listener::named(&name)

@@ -80,6 +80,7 @@ use super::{
     cell::{Registry, Sources},
     cluster::DnsCaches,
     error::Error,
+    overload::Settings,
     snapshot::Snapshot,
 };
 use crate::{telemetry::stats::Scope, view::ViewId, wire::named::NamedAddress};
@@ -151,6 +152,8 @@ pub struct Built {
     pub converter: Converter,
     /// Caches of names: somebody is to resolve them.
     pub dns_caches: DnsCaches,
+    /// What the overload manager is to do.
+    pub overload: Settings,
 }
 
 /// What is said for all clusters.
@@ -177,11 +180,14 @@ pub fn from_bootstrap(bootstrap: &Bootstrap, stats: &Scope) -> Result<Built, Err
     let mut cx = context(bootstrap, stats, ViewId::OWN, Context::default());
     cx.only(bootstrap, "", &BOOTSTRAP, &BOOTSTRAP_HARMLESS)?;
     bootstrap_extensions(&mut cx, bootstrap)?;
+    let mut overload = Settings::default();
     if let Some(manager) = &bootstrap.overload_manager {
-        cx.ceiling = Arc::new(overload::ceiling(&mut cx, manager, "overload_manager")?);
+        let (ceiling, settings) = overload::manager(&mut cx, manager, "overload_manager")?;
+        cx.ceiling = ceiling;
+        overload = settings;
     }
     cx.name_servers = dns::of_process(&mut cx, bootstrap)?;
-    build(cx, bootstrap)
+    Ok(Built { overload, ..build(cx, bootstrap)? })
 }
 
 /// The same of the bootstrap of another view than the process's own, which is `own`. Its listeners are bound unless they are
@@ -225,7 +231,14 @@ fn build(mut cx: Context, bootstrap: &Bootstrap) -> Result<Built, Error> {
     let Some(resources) = &bootstrap.static_resources else {
         let (cells, dns_caches) = (cx.cells.clone(), cx.dns_caches.clone());
         let (snapshot, ignored) = (Snapshot::default(), Vec::new());
-        return Ok(Built { snapshot, ignored, cells, converter: Converter::new(cx), dns_caches });
+        return Ok(Built {
+            snapshot,
+            ignored,
+            cells,
+            converter: Converter::new(cx),
+            dns_caches,
+            overload: Settings::default(),
+        });
     };
     let at = "static_resources";
     cx.secrets = Arc::new(Secrets::new(&resources.secrets, at)?);
@@ -263,5 +276,5 @@ fn build(mut cx: Context, bootstrap: &Bootstrap) -> Result<Built, Error> {
     }
     let (ignored, cells, dns_caches) = (std::mem::take(&mut cx.ignored), cx.cells.clone(), cx.dns_caches.clone());
     let snapshot = Snapshot::new(listeners, clusters);
-    Ok(Built { snapshot, ignored, cells, converter: Converter::new(cx), dns_caches })
+    Ok(Built { snapshot, ignored, cells, converter: Converter::new(cx), dns_caches, overload: Settings::default() })
 }

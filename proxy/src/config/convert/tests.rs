@@ -219,8 +219,8 @@ fn what_is_refused_names_the_field() {
 
 #[test]
 fn harmless_fields_are_listed() {
-    let built = build("listener", "bypass_overload_manager: true").unwrap();
-    assert_eq!(built.ignored, ["static_resources.listeners[0].bypass_overload_manager"]);
+    let built = build("listener", "reuse_port: true").unwrap();
+    assert_eq!(built.ignored, ["static_resources.listeners[0].reuse_port"]);
 }
 
 #[test]

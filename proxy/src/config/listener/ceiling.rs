@@ -8,6 +8,8 @@ use crate::runtime::Runtime;
 #[derive(Debug)]
 pub struct Ceiling {
     open: AtomicU64,
+    /// How many were refused that nobody has asked for yet.
+    refused: AtomicU64,
     configured: u64,
     runtime_key: Box<str>,
 }
@@ -34,7 +36,7 @@ impl Ceiling {
 
     /// At most `configured`, unless the runtime says otherwise.
     pub fn of(configured: u64, runtime_key: &str) -> Self {
-        Self { open: AtomicU64::new(0), configured, runtime_key: runtime_key.into() }
+        Self { open: AtomicU64::new(0), refused: AtomicU64::new(0), configured, runtime_key: runtime_key.into() }
     }
 
     /// A place for one more connection, if there is one.
@@ -42,7 +44,21 @@ impl Ceiling {
         let most = runtime.integer(&self.runtime_key).unwrap_or(self.configured);
         let seat = Seat(self);
         // Counted before it is compared: two workers cannot both take the last one.
-        (self.open.fetch_add(1, Relaxed) < most).then_some(seat)
+        if self.open.fetch_add(1, Relaxed) >= most {
+            self.refused.fetch_add(1, Relaxed);
+            return None;
+        }
+        Some(seat)
+    }
+
+    /// How much of what is configured is taken: 1 is all.
+    pub fn pressure(&self) -> f64 {
+        self.open.load(Relaxed) as f64 / self.configured.max(1) as f64
+    }
+
+    /// How many have been refused since this was asked last.
+    pub fn take_refused(&self) -> u64 {
+        self.refused.swap(0, Relaxed)
     }
 }
 
@@ -62,6 +78,7 @@ mod tests {
         let ceiling = Ceiling::of(1, "key");
         let first = ceiling.admit(&runtime).unwrap();
         assert!(ceiling.admit(&runtime).is_none());
+        assert_eq!((ceiling.pressure(), ceiling.take_refused(), ceiling.take_refused()), (1.0, 1, 0));
         drop(first);
         assert!(ceiling.admit(&runtime).is_some());
         assert_eq!(ceiling.open.load(Relaxed), 0);

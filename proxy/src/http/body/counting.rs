@@ -82,7 +82,7 @@ pub(in crate::http) enum Side {
 impl CountedMethod {
     fn counter(&self, name: &str) -> Counter {
         // Names of methods are known when they are called, as in Envoy.
-        self.cluster.stats.scope.counter(&format!("{}{name}", self.prefix))
+        self.cluster.stats.scope.counter_seen(format_args!("{}{name}", self.prefix))
     }
 }
 

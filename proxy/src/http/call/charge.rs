@@ -12,12 +12,15 @@ use crate::{
     },
     http::{
         headers::forwarded::X_ENVOY_INTERNAL,
-        stream::{Stream, failure::Failure, timers::Expired},
+        stream::{
+            Stream,
+            failure::Failure,
+            timers::Expired,
+            verdict::{Asked, grpc_as_http},
+        },
     },
     telemetry::stats::Shard,
 };
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// A host's word for failing.
 const IMMEDIATE_FAIL: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
@@ -27,7 +30,11 @@ const DEGRADED: HeaderName = HeaderName::from_static("x-envoy-degraded");
 
 /// How an attempt ended.
 pub(in crate::http) enum Ended<'a> {
-    Response(StatusCode, &'a HeaderMap),
+    Response {
+        of: Asked,
+        status: StatusCode,
+        headers: &'a HeaderMap,
+    },
     Failed(&'a Failure),
     Expired(Expired),
     /// Not at all yet, though it has had its time.
@@ -46,9 +53,12 @@ pub(in crate::http) fn attempt(
 ) {
     let host = &endpoint.host.stats;
     match ended {
-        Ended::Response(status, headers) => {
-            let code = headers.get(GRPC_STATUS).and_then(grpc_as_http).unwrap_or(status.as_u16());
-            let code = chosen.errors.as_ref().map_or(code, |errors| errors.judge(code, status, headers));
+        Ended::Response { of, status, headers } => {
+            let code = match (of, &chosen.errors) {
+                (Asked::Grpc, _) => grpc_as_http(headers).unwrap_or(status.as_u16()),
+                (Asked::Http, Some(errors)) => errors.judge(status, headers),
+                (Asked::Http, None) => status.as_u16(),
+            };
             chosen.report(endpoint, Outcome::Response(code));
             if !(500..600).contains(&code) && headers.contains_key(DEGRADED) {
                 chosen.admits_degradation(endpoint);
@@ -56,8 +66,6 @@ pub(in crate::http) fn attempt(
             if headers.contains_key(IMMEDIATE_FAIL) {
                 chosen.admits_failure(endpoint);
             }
-            let counter = if status.is_server_error() { &host.rq_error } else { &host.rq_success };
-            counter.fetch_add(1, Relaxed);
         }
         Ended::Failed(Failure::Downstream) => {}
         Ended::Failed(failure) => {
@@ -132,6 +140,11 @@ impl By {
         Self { alternative, uncounted, ..Self::of(headers) }
     }
 
+    /// Whether the host hears of an error that the head of a response is.
+    pub fn counts(&self) -> bool {
+        !self.uncounted
+    }
+
     fn response<'a>(&'a self, code: u16, of: Option<&'a Template>) -> Response<'a> {
         Response {
             code,
@@ -178,24 +191,4 @@ pub(in crate::http) fn time(
         shard.record(group.responses.time(), millis);
     }
     cluster.stats.charge_time(shard, by.response(0, of), millis);
-}
-
-/// The HTTP status that a gRPC status stands for.
-fn grpc_as_http(status: &HeaderValue) -> Option<u16> {
-    const CODES: [u16; 17] = [200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401];
-    CODES.get(status.to_str().ok()?.parse::<usize>().ok()?).copied()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grpc_statuses_count_as_http_ones() {
-        let code = |status: &'static str| grpc_as_http(&HeaderValue::from_static(status));
-        assert_eq!(
-            [code("0"), code("14"), code("4"), code("99"), code("x")],
-            [Some(200), Some(503), Some(504), None, None]
-        );
-    }
 }

@@ -26,7 +26,12 @@ use super::{
     body::RequestBody,
     headers::forwarded,
     pool::{Lease, names::naming_header},
-    stream::{behalf::Behalf, failure::Failure, timers::Expired},
+    stream::{
+        behalf::Behalf,
+        failure::Failure,
+        timers::Expired,
+        verdict::{Asked, Verdict},
+    },
 };
 use crate::{
     cluster::{PickContext, Picked, Reach},
@@ -78,6 +83,7 @@ pub(in crate::http) async fn ask(
 ) -> Result<Answered, Unanswered> {
     let shard = &behalf.worker.stats;
     let by = By::of(&question.parts.headers);
+    let of_request = Asked::by(&question.parts.headers);
     let answered = |status, of| charge::answer(cluster, &[], shard, status, &by, of);
     if cluster.drops_one().is_some() {
         answered(StatusCode::SERVICE_UNAVAILABLE, None);
@@ -118,17 +124,25 @@ pub(in crate::http) async fn ask(
         }
         Some(Ok(exchanged)) => exchanged,
     };
-    attempted(Ended::Response(response.status(), response.headers()));
+    attempted(Ended::Response { of: of_request, status: response.status(), headers: response.headers() });
     answered(response.status(), of);
     charge::time(cluster, &[], shard, &by, of, began.elapsed());
     let (parts, body) = response.into_parts();
+    let verdict = of_request.verdict(parts.status, &parts.headers, body.is_end_stream());
+    verdict.charge(endpoint);
     match before(until, read(body, keep)).await {
         Some(Ok((body, trailers))) => {
+            if verdict == Verdict::Later {
+                Verdict::of_trailers(&trailers).charge(endpoint);
+            }
             lease.release();
             Ok(Answered { status: parts.status, headers: parts.headers, body, trailers })
         }
         Some(Err(Broken::TooLong)) => Err(Unanswered::TooLong),
         Some(Err(Broken::Off(error))) => {
+            if verdict == Verdict::Later {
+                Verdict::Error.charge(endpoint);
+            }
             let failure = Failure::of_body(&error, lease.is_http2());
             failure.end(&mut lease);
             Err(Unanswered::Failed(failure))

@@ -49,6 +49,10 @@ pub const LAST_REQUEST: Duration = Duration::from_millis(500);
 /// not hold it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Streams that a client may cancel before anything was done for them, at once: as many as Envoy looks at before it takes them for an
+/// attack (CVE-2023-44487).
+const CANCELLED: usize = 500;
+
 /// Serves a connection to its end. `codec` says which HTTP it speaks.
 pub async fn serve(open: Open, downstream: Box<Downstream>, codec: Codec) {
     let connection = Connection::new(open, &downstream, codec == Codec::Http2);
@@ -226,6 +230,7 @@ async fn serve_http2(connection: &Rc<Connection>, mut watched: Box<Watched>, dra
             .initial_connection_window_size(manager.http2.connection_window)
             .keep_alive_interval(manager.http2.keepalive.map(|keepalive| keepalive.interval))
             .keep_alive_timeout(manager.http2.keepalive.map(|keepalive| keepalive.timeout).unwrap_or_default())
+            .max_pending_accept_reset_streams(CANCELLED)
             .max_header_list_size(u32::try_from(manager.max_head_bytes).unwrap_or(u32::MAX))
             .serve_connection(TokioIo::new(watched), service)
     );

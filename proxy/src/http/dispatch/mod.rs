@@ -73,14 +73,25 @@ pub(super) async fn handle(
             return Err(malformed.into());
         }
     }
-    match verdict {
-        Some(Verdict::Refused(refusal)) => return Ok(local_reply::refuse(stream, Reply::refused(refusal))),
-        // What follows its head is not HTTP.
-        Some(Verdict::Upgrade) => stream.connection.ends_with_request(),
-        Some(Verdict::Fragment) | None => {}
+    if let Some(Verdict::Refused(refusal)) = verdict {
+        return Ok(local_reply::refuse(stream, Reply::refused(refusal)));
     }
     if nominated::has(&parts.headers, "close") {
         stream.connection.wants_end();
+    }
+    if stream.connection.sheds_requests() {
+        stream.keep_request(&parts);
+        let connection = stream.connection.clone();
+        let mut response = local_reply::reject(stream, Reply::overloaded(connection.manager.tells_overload));
+        if verdict.is_some() {
+            // What follows its head is not HTTP.
+            connection.say_last(response.headers_mut());
+        }
+        return Ok(response);
+    }
+    if verdict == Some(Verdict::Upgrade) {
+        // What follows its head is not HTTP.
+        stream.connection.ends_with_request();
     }
     let manager = stream.connection.manager.clone();
     let Connection { peer, local, .. } = *stream.connection;
@@ -295,4 +306,21 @@ fn located(scheme: &str, parts: &Parts) -> Option<(HeaderName, HeaderValue)> {
     location.extend_from_slice(parts.headers.get(header::HOST).map_or(b"", HeaderValue::as_bytes));
     location.extend_from_slice(parts.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
     HeaderValue::from_bytes(&location).ok().map(|location| (header::LOCATION, location))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a future of such a function takes.
+    fn size_of<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    #[test]
+    fn a_request_is_no_larger_than_most_become() {
+        // It is moved as a whole when it begins. What few become stands apart (`Box::pin`).
+        let size = size_of(handle);
+        assert!(size <= 12 * 1024, "{size}");
+    }
 }

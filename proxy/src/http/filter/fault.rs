@@ -203,7 +203,7 @@ pub(super) async fn on_request(
     let caller = caller.filter(|name| !fault.disable_downstream_cluster_stats && !name.is_empty());
     let by_caller = |what: &str| {
         if let Some(caller) = caller {
-            shard.inc(stats.scope.counter(&format!("{caller}.{what}")));
+            shard.inc(stats.scope.counter_seen(format_args!("{caller}.{what}")));
         }
     };
     let mut active = None;

@@ -11,7 +11,7 @@ use crate::{
             mutate::{self, Changes},
             response,
         },
-        stream::{Stream, reply::Reply, response_body::ResponseBody},
+        stream::{Stream, connection::Unread, reply::Reply, response_body::ResponseBody},
     },
 };
 
@@ -71,7 +71,11 @@ pub(in crate::http) fn answer(
     chain.on_response(&stream, reply.status, parts, &mut headers);
     let about = stream.about();
     let Stream { mut record, head, connection, endless, .. } = stream;
-    let unread = reply.close || endless || record.request_completed().is_none();
+    let unread = match reply.close || record.request_completed().is_none() {
+        _ if endless => Unread::Tunnel,
+        true => Unread::Rest,
+        false => Unread::Nothing,
+    };
     let entry = &mut record.entry;
     entry.response_code = reply.status.as_u16();
     response::finish(&connection.manager, &mut headers, false, about);

@@ -59,7 +59,7 @@ fn count(own: &Rbac, stream: &Stream, scope: &Scope, counter: Counter, kind: &st
     shard.inc(counter);
     if let (true, Some(policy)) = (own.track_policies, &verdict.policy) {
         let result = if verdict.allowed { "allowed" } else { "denied" };
-        shard.inc(scope.counter(&format!("policy.{policy}.{kind}{result}")));
+        shard.inc(scope.counter_seen(format_args!("policy.{policy}.{kind}{result}")));
     }
 }
 

@@ -192,8 +192,14 @@ fn within(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
+/// Where there are more elements Envoy looks at none of them.
+const MOST_ELEMENTS: usize = 20;
+
 /// The last address of `x-forwarded-for` that is in none of the networks, or else its first.
 fn first_untrusted(headers: &HeaderMap, networks: &[IpNet]) -> Option<IpAddr> {
+    if addresses(headers).filter(|element| !element.is_empty()).nth(MOST_ELEMENTS).is_some() {
+        return None;
+    }
     let mut last = None;
     for element in addresses(headers) {
         let address = address(element)?;

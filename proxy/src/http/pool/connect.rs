@@ -12,13 +12,10 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{io::AsyncWriteExt, sync::Notify};
 
-use super::host::{Connection, Host, Http1, Http2, PoolError, Room, Want};
+use super::host::{Connection, Host, Http1, Http2, PoolError, Room};
 use crate::{
-    cluster::{
-        account::Counted,
-        dial::{Secured, Way},
-    },
-    config::{self, heads::HeadLimits, http1::HeaderNames},
+    cluster::{account::Counted, dial::Secured},
+    config::{self, cluster::Cluster, heads::HeadLimits, http1::HeaderNames},
     http::{
         body::{
             RequestBody,
@@ -27,27 +24,8 @@ use crate::{
         codec::{http2::broke_protocol, trailers::Trailing},
     },
     telemetry::panics,
-    tls::client::Asked,
-    wire::{dial::ConnectError, seldom::Seldom},
+    wire::seldom::Seldom,
 };
-
-/// Dials for a connection that has its room.
-pub(super) async fn dial_for(want: &Want<'_>, room: &Room) -> Result<Secured, PoolError> {
-    let dialled = dial(want).await;
-    if let Some(counted) = &room.counted {
-        match &dialled {
-            Ok(_) => counted.connected(),
-            Err(error) => counted.failed(error),
-        }
-    }
-    dialled.map_err(PoolError::Connect)
-}
-
-pub(super) async fn dial(want: &Want<'_>) -> Result<Secured, ConnectError> {
-    let asked = Asked { protocols: want.speaks.protocols(), ..want.asked };
-    let way = want.cluster.way(want.endpoint, want.dialer, asked, Some(want.client), want.shard);
-    Way { transport: want.transport, filter_state: want.filter_state, ..way }.connect().await
-}
 
 fn http1_builder(settings: &config::http1::Http1, heads: HeadLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
@@ -64,22 +42,22 @@ fn http1_builder(settings: &config::http1::Http1, heads: HeadLimits) -> http1::B
 
 pub(super) async fn start_http1(
     host: &Rc<Host>,
-    want: &Want<'_>,
+    cluster: &Cluster,
     secured: Secured,
     room: Room,
 ) -> Result<Http1, PoolError> {
     let number = secured.made.number;
     let room = Rc::new(room);
-    let connection = Connection::new(want.cluster, &secured, room.clone(), want.cluster.http1.trailers);
+    let connection = Connection::new(cluster, &secured, room.clone(), cluster.http1.trailers);
     let io = Counted { io: secured.io, account: host.account.clone(), kept: Some(room) };
-    let (sender, driver) = http1_builder(&want.cluster.http1, want.cluster.response_heads)
+    let (sender, driver) = http1_builder(&cluster.http1, cluster.response_heads)
         .handshake(TokioIo::new(Trailing::new(io, connection.trailers.clone())))
         .await
         .map_err(|_| PoolError::Handshake)?;
     let host = Rc::downgrade(host);
     let shared = Rc::downgrade(&connection);
     let done = connection.done.clone();
-    let (idle_timeout, lifetime) = (want.cluster.idle_timeout, want.cluster.max_connection_duration);
+    let (idle_timeout, lifetime) = (cluster.idle_timeout, cluster.max_connection_duration);
     panics::spawn_for(number, async move {
         let mut driver = driver;
         let mut over = false;
@@ -198,20 +176,20 @@ async fn idle_too_long(host: &Weak<Host>, connection: &Weak<Connection>, timeout
 
 pub(super) async fn start_http2(
     host: &Rc<Host>,
-    want: &Want<'_>,
+    cluster: &Cluster,
     secured: Secured,
     room: Room,
 ) -> Result<Http2, PoolError> {
     let number = secured.made.number;
     let room = Rc::new(room);
-    let connection = Connection::new(want.cluster, &secured, room.clone(), false);
+    let connection = Connection::new(cluster, &secured, room.clone(), false);
     let io = Counted { io: secured.io, account: host.account.clone(), kept: Some(room) };
-    let settings = &want.cluster.http2;
+    let settings = &cluster.http2;
     let beginnings = Rc::new(Beginnings::default());
     let mut builder = http2::Builder::new(Executor { connection: number, beginnings: beginnings.clone() });
     builder
         .timer(TokioTimer::new())
-        .max_header_list_size(want.cluster.response_heads.list_size())
+        .max_header_list_size(cluster.response_heads.list_size())
         .initial_stream_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window);
     if let Some(keepalive) = settings.keepalive {
@@ -225,7 +203,7 @@ pub(super) async fn start_http2(
     connection.max_streams.set(limit.max(1));
     let shared = Rc::downgrade(&connection);
     let host = Rc::downgrade(host);
-    let (idle_timeout, lifetime) = (want.cluster.idle_timeout, want.cluster.max_connection_duration);
+    let (idle_timeout, lifetime) = (cluster.idle_timeout, cluster.max_connection_duration);
     let begun = beginnings.clone();
     panics::spawn_for(number, async move {
         let driving = poll_fn(|cx| {

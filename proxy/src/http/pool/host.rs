@@ -6,7 +6,7 @@ use std::{
     io,
     net::SocketAddr,
     rc::{Rc, Weak},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
 };
 
 use hyper::client::conn::{http1, http2};
@@ -41,15 +41,18 @@ use crate::{
 pub(super) struct Host {
     pub idle: RefCell<Vec<Http1>>,
     pub shared: RefCell<Vec<Rc<Http2>>>,
-    pub waiting: RefCell<VecDeque<oneshot::Sender<Option<Http1>>>>,
+    /// Who waits for a connection of HTTP/1, or to hear why there is none.
+    waiting: RefCell<VecDeque<oneshot::Sender<Result<Http1, PoolError>>>>,
+    /// There may be room for an attempt that one of them begins.
+    pub freed: tokio::sync::Notify,
     /// Who waits for a stream of HTTP/2.
     pub streams: Streams,
-    pub connecting: Cell<bool>,
+    /// Attempts under way, for those who wait for HTTP/1 and for streams.
+    attempts: [Cell<usize>; 2],
+    /// One of them is over.
     pub connected: tokio::sync::Notify,
-    /// Counts attempts at an HTTP/2 connection.
-    pub attempt: Cell<u64>,
-    /// The last attempt that failed, and why.
-    pub failure: RefCell<Option<(u64, PoolError)>>,
+    /// How many that were made for streams have failed, and why the last one did.
+    failures: RefCell<(u64, Option<PoolError>)>,
     /// What ALPN settled on last: whether it is HTTP/2.
     pub negotiated: Cell<Option<bool>>,
     /// Connections made or being made.
@@ -164,6 +167,25 @@ fn same(error: &io::Error) -> io::Error {
     }
 }
 
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A connection of HTTP/1.
+    Http1,
+    /// A stream of HTTP/2, or to know whether there are any.
+    Http2,
+}
+
+impl Kind {
+    /// The other one.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Http1 => Self::Http2,
+            Self::Http2 => Self::Http1,
+        }
+    }
+}
+
 /// Which HTTP a connection is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Speaks {
@@ -220,34 +242,30 @@ pub(in crate::http) struct Want<'a> {
 }
 
 impl Host {
-    /// Room for one more connection. A host without any has it in any case: the limit is shared with other hosts and
+    /// Of the endpoint that this counts.
+    pub fn of(account: Account) -> Self {
+        Self { account: Some(Rc::new(account)), ..Self::default() }
+    }
+
+    /// Room for one more connection, of HTTP/2, of HTTP/1 or of what is agreed on. A host without any has it in any case: the limit is shared with other hosts and
     /// other workers, whose connections ending would wake nobody here.
-    pub fn room(self: &Rc<Self>, cluster: &Cluster, priority: RoutingPriority, http2: bool) -> Option<Room> {
+    pub fn room(self: &Rc<Self>, cluster: &Cluster, priority: RoutingPriority, http2: Option<bool>) -> Option<Room> {
         let (limits, usage) = cluster.limits(priority);
         let gauge = &usage.connections;
-        let of_host = self.account.as_ref().map_or(0, |account| account.endpoint.host.stats.cx_active.load(Relaxed));
-        let taken = if of_host < u64::from(limits.max_connections_per_host) {
-            gauge.take(limits.max_connections)
-        } else {
-            None
+        let taken = match &self.account {
+            Some(account) => account.place(priority),
+            None => gauge.take(limits.max_connections),
         };
         let in_use = match taken {
             Some(in_use) => in_use,
-            None => {
-                if let Some(account) = &self.account {
-                    account.shard.inc(cluster.stats.upstream_cx_overflow);
-                }
-                if self.open.get() > 0 {
-                    return None;
-                }
-                gauge.regardless()
-            }
+            None if self.open.get() > 0 => return None,
+            None => gauge.regardless(),
         };
         if self.open.get() == 0 {
             *self.counted.borrow_mut() = Some(usage.pools.regardless());
         }
         self.open.set(self.open.get() + 1);
-        let counted = self.account.as_ref().map(|account| account.connection(Some(http2)));
+        let counted = self.account.as_ref().map(|account| account.connection(http2));
         Some(Room { in_use: Some(in_use), host: Rc::downgrade(self), counted })
     }
 
@@ -258,26 +276,63 @@ impl Host {
         http2
     }
 
+    /// Those who wait for a connection of HTTP/1 are to look for what there is instead.
+    pub fn turn_away(&self) {
+        self.waiting.borrow_mut().clear();
+    }
+
     pub fn offer(&self, one: Http1) {
         let mut one = one;
         while let Some(waiter) = self.waiting.borrow_mut().pop_front() {
-            match waiter.send(Some(one)) {
-                Ok(()) => return,
-                Err(back) => match back {
-                    Some(back) => one = back,
-                    None => return,
-                },
+            match waiter.send(Ok(one)) {
+                Err(Ok(back)) => one = back,
+                _ => return,
             }
         }
         self.idle.borrow_mut().push(one);
     }
 
-    /// Lets one waiter try to connect.
-    pub fn wake_one(&self) {
-        while let Some(waiter) = self.waiting.borrow_mut().pop_front() {
-            if waiter.send(None).is_ok() {
-                return;
+    /// How many wait for a connection of HTTP/1.
+    pub fn waiting(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    /// Attempts under way.
+    pub fn attempts(&self, kind: Kind) -> &Cell<usize> {
+        &self.attempts[kind as usize]
+    }
+
+    /// An attempt has failed, and with it all who wait for what it was to make.
+    pub fn fail(&self, kind: Kind, error: &PoolError) {
+        match kind {
+            Kind::Http1 => {
+                for waiter in self.waiting.take() {
+                    // One that has just gone need not know.
+                    let _ = waiter.send(Err(error.again()));
+                }
             }
+            Kind::Http2 => {
+                let mut failures = self.failures.borrow_mut();
+                *failures = (failures.0 + 1, Some(error.again()));
+            }
+        }
+    }
+
+    /// How many attempts have failed that were made for streams.
+    pub fn failures(&self) -> u64 {
+        self.failures.borrow().0
+    }
+
+    /// Why the last of them failed, if there are more than `known`.
+    pub fn failed_since(&self, known: u64) -> Option<PoolError> {
+        let (number, why) = &*self.failures.borrow();
+        why.as_ref().filter(|_| *number > known).map(PoolError::again)
+    }
+
+    /// Lets one who waits begin an attempt.
+    pub fn wake_one(&self) {
+        if self.waiting() > 0 {
+            self.freed.notify_one();
         }
     }
 
@@ -340,57 +395,60 @@ impl Streams {
         }
     }
 
-    /// Lets all who wait look: it is known now what the upstream speaks.
-    pub fn wake_all(&self) {
-        self.woken.notify_waiters();
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.get()
     }
 
+    /// A place among those who wait.
+    pub fn queue(&self) -> Place<'_> {
+        self.waiting.set(self.waiting.get() + 1);
+        Place(self)
+    }
+}
+
+/// A place among those who wait for a stream.
+pub(super) struct Place<'a>(&'a Streams);
+
+impl Place<'_> {
     /// Waits for a turn. One that is not taken, as who waited is gone, goes to the next.
     pub async fn turn(&self) {
-        struct Place<'a>(&'a Cell<usize>);
-        impl Drop for Place<'_> {
-            fn drop(&mut self) {
-                self.0.set(self.0.get() - 1);
-            }
-        }
-        self.waiting.set(self.waiting.get() + 1);
-        let _place = Place(&self.waiting);
-        self.woken.notified().await;
+        self.0.woken.notified().await;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
     }
 }
 
 /// A place in the queue for a connection. What was given to a request that is gone goes to the next.
 pub(super) struct Waiting<'a> {
-    pub host: &'a Host,
-    pub given: oneshot::Receiver<Option<Http1>>,
+    host: &'a Host,
+    pub given: oneshot::Receiver<Result<Http1, PoolError>>,
+}
+
+impl<'a> Waiting<'a> {
+    /// The last one.
+    pub fn new(host: &'a Host) -> Self {
+        let (waiter, given) = oneshot::channel();
+        host.waiting.borrow_mut().push_back(waiter);
+        Self { host, given }
+    }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        if self.given.is_terminated() {
+            return;
+        }
         self.given.close();
         match self.given.try_recv() {
-            Ok(Some(one)) => self.host.offer(one),
-            Ok(None) => self.host.wake_one(),
-            Err(_) => {}
+            Ok(Ok(one)) => self.host.offer(one),
+            Ok(Err(_)) => {}
+            Err(_) => self.host.waiting.borrow_mut().retain(|waiter| !waiter.is_closed()),
         }
-    }
-}
-
-/// An HTTP/2 connection is being made.
-pub(super) struct Connecting<'a>(&'a Host);
-
-impl<'a> Connecting<'a> {
-    pub fn new(host: &'a Host) -> Self {
-        host.connecting.set(true);
-        host.attempt.set(host.attempt.get() + 1);
-        Self(host)
-    }
-}
-
-impl Drop for Connecting<'_> {
-    fn drop(&mut self) {
-        self.0.connecting.set(false);
-        self.0.connected.notify_waiters();
     }
 }
 
@@ -455,20 +513,35 @@ impl Connection {
 mod tests {
     use super::*;
 
-    fn wait(host: &Host) -> Waiting<'_> {
-        let (waiter, given) = oneshot::channel();
-        host.waiting.borrow_mut().push_back(waiter);
-        Waiting { host, given }
+    use std::future::Future;
+
+    #[test]
+    fn who_is_gone_waits_no_more() {
+        let host = Host::default();
+        let (first, mut second) = (Waiting::new(&host), Waiting::new(&host));
+        drop(first);
+        assert_eq!(host.waiting(), 1);
+        host.fail(Kind::Http1, &PoolError::Handshake);
+        assert!(matches!(second.given.try_recv(), Ok(Err(PoolError::Handshake))));
+        assert_eq!(host.waiting(), 0);
     }
 
     #[test]
-    fn what_is_given_to_a_request_that_is_gone_goes_to_the_next() {
+    fn who_waits_in_vain_looks_again() {
         let host = Host::default();
-        let (first, mut second) = (wait(&host), wait(&host));
-        host.wake_one();
-        assert!(second.given.try_recv().is_err());
-        drop(first);
-        assert!(matches!(second.given.try_recv(), Ok(None)));
+        let mut waiting = Waiting::new(&host);
+        host.turn_away();
+        assert!(waiting.given.try_recv().is_err());
+        assert_eq!(host.waiting(), 0);
+    }
+
+    #[test]
+    fn failures_are_told_to_those_who_waited_by_then() {
+        let host = Host::default();
+        let before = host.failures();
+        host.fail(Kind::Http2, &PoolError::Handshake);
+        assert!(matches!(host.failed_since(before), Some(PoolError::Handshake)));
+        assert!(host.failed_since(host.failures()).is_none());
     }
 
     #[test]
@@ -476,12 +549,15 @@ mod tests {
         let host = Rc::new(Host::default());
         let mut cluster = Cluster::fixed("c", Default::default());
         cluster.breakers.max_connections = 1;
-        let room = host.room(&cluster, RoutingPriority::Default, false).unwrap();
-        assert!(host.room(&cluster, RoutingPriority::Default, false).is_none());
-        let mut waiting = wait(&host);
+        let room = host.room(&cluster, RoutingPriority::Default, Some(false)).unwrap();
+        assert!(host.room(&cluster, RoutingPriority::Default, Some(false)).is_none());
+        let _waiting = Waiting::new(&host);
+        let mut freed = std::pin::pin!(host.freed.notified());
+        let mut polled = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(freed.as_mut().poll(&mut polled).is_pending());
         drop(room);
-        assert!(matches!(waiting.given.try_recv(), Ok(None)));
-        assert!(host.room(&cluster, RoutingPriority::Default, false).is_some());
+        assert!(freed.as_mut().poll(&mut polled).is_ready());
+        assert!(host.room(&cluster, RoutingPriority::Default, Some(false)).is_some());
     }
 
     #[test]
@@ -490,12 +566,12 @@ mod tests {
         cluster.breakers.max_connections = 1;
         let (one, other) = (Rc::new(Host::default()), Rc::new(Host::default()));
         let _rooms = (
-            one.room(&cluster, RoutingPriority::Default, false).unwrap(),
-            other.room(&cluster, RoutingPriority::Default, false).unwrap(),
+            one.room(&cluster, RoutingPriority::Default, Some(false)).unwrap(),
+            other.room(&cluster, RoutingPriority::Default, Some(false)).unwrap(),
         );
         assert!(
-            one.room(&cluster, RoutingPriority::Default, false).is_none()
-                && other.room(&cluster, RoutingPriority::Default, false).is_none()
+            one.room(&cluster, RoutingPriority::Default, Some(false)).is_none()
+                && other.room(&cluster, RoutingPriority::Default, Some(false)).is_none()
         );
         assert_eq!(cluster.usage.connections.load(), 2);
     }

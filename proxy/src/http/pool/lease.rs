@@ -36,14 +36,13 @@ pub struct Lease {
     pub(super) over: bool,
     /// Gets the connection's bytes if the upstream switches protocols.
     pub(super) switched: Option<oneshot::Receiver<Switched>>,
-    /// Ends the body that goes out over HTTP/2.
-    pub(super) sending: Option<Rc<Sending>>,
 }
 
 #[derive(Debug)]
 pub(super) enum Sender {
     Http1(Option<Http1>),
-    Http2(Rc<Http2>),
+    /// What ends the body that goes out, if there is one.
+    Http2(Rc<Http2>, Option<Rc<Sending>>),
 }
 
 impl Lease {
@@ -51,7 +50,7 @@ impl Lease {
     pub(crate) fn local(&self) -> Option<SocketAddr> {
         match &self.sender {
             Sender::Http1(one) => one.as_ref().and_then(|one| one.connection.local),
-            Sender::Http2(two) => two.connection.local,
+            Sender::Http2(two, _) => two.connection.local,
         }
     }
 
@@ -59,7 +58,7 @@ impl Lease {
     pub(crate) fn made(&self) -> Option<&Made> {
         match &self.sender {
             Sender::Http1(one) => one.as_ref().map(|one| &one.connection.made),
-            Sender::Http2(two) => Some(&two.connection.made),
+            Sender::Http2(two, _) => Some(&two.connection.made),
         }
     }
 
@@ -67,26 +66,26 @@ impl Lease {
     pub(crate) fn tls(&self) -> Option<&Rc<PeerTls>> {
         match &self.sender {
             Sender::Http1(one) => one.as_ref().and_then(|one| one.connection.tls.as_ref()),
-            Sender::Http2(two) => two.connection.tls.as_ref(),
+            Sender::Http2(two, _) => two.connection.tls.as_ref(),
         }
     }
 
     /// Whether the connection ended because the upstream broke the protocol of HTTP/2.
     pub(in crate::http) fn broke_protocol(&self) -> bool {
-        matches!(&self.sender, Sender::Http2(two) if two.connection.broke_protocol.get())
+        matches!(&self.sender, Sender::Http2(two, _) if two.connection.broke_protocol.get())
     }
 
     /// Whether the head of a response is one that the cluster takes. That of HTTP/1 was judged as it came.
     pub(in crate::http) fn takes(&self, headers: &HeaderMap) -> bool {
         match &self.sender {
             Sender::Http1(_) => true,
-            Sender::Http2(two) => two.connection.response_heads.take(headers),
+            Sender::Http2(two, _) => two.connection.response_heads.take(headers),
         }
     }
 
     /// Whether it is HTTP/2.
     pub(in crate::http) fn is_http2(&self) -> bool {
-        matches!(self.sender, Sender::Http2(_))
+        matches!(self.sender, Sender::Http2(..))
     }
 
     /// The request that follows may have the upstream switch protocols. HTTP/2 switches none.
@@ -124,10 +123,10 @@ impl Lease {
                 one.sender.try_send_request(request).await
             }
             Sender::Http1(None) => std::future::pending().await,
-            Sender::Http2(two) => {
+            Sender::Http2(two, sending) => {
                 let mut request = request.map(RequestBody::unsent);
                 if !request.body().is_end_stream() {
-                    let sending = self.sending.insert(Sending::new(&two.beginnings));
+                    let sending = sending.insert(Sending::new(&two.beginnings));
                     request = request.map(|body| body.sent(sending));
                 }
                 two.sender.clone().try_send_request(request).await
@@ -143,7 +142,7 @@ impl Lease {
         {
             let stats = &account.cluster.stats;
             account.shard.inc(stats.upstream_rq_rx_reset);
-            if matches!(self.sender, Sender::Http2(_)) {
+            if matches!(self.sender, Sender::Http2(..)) {
                 account.shard.inc(stats.codecs.http2().rx_reset);
             }
         }
@@ -159,8 +158,10 @@ impl Lease {
     /// The response has been read to its end: the connection may serve another request.
     pub(in crate::http) fn release(mut self) {
         self.over = true;
-        // It has come whole, and the rest of it goes out.
-        self.sending = None;
+        if let Sender::Http2(_, sending) = &mut self.sender {
+            // The request has come whole, and the rest of it goes out.
+            *sending = None;
+        }
         if let Sender::Http1(one) = &mut self.sender
             && let Some(one) = one.take()
             && let Some(host) = self.host.upgrade()
@@ -191,9 +192,6 @@ fn with_trailers(request: http::Request<RequestBody>, announced: Option<&Rc<Trai
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(sending) = &self.sending {
-            sending.end();
-        }
         match &mut self.sender {
             // Not released: its driver closes the connection, and then somebody else may open one.
             Sender::Http1(one) => {
@@ -201,7 +199,10 @@ impl Drop for Lease {
                     one.connection.interrupt();
                 }
             }
-            Sender::Http2(two) => {
+            Sender::Http2(two, sending) => {
+                if let Some(sending) = sending {
+                    sending.end();
+                }
                 if let Some(host) = self.host.upgrade() {
                     if let Some(account) = &host.account {
                         let (shard, stats) = (&account.shard, &account.cluster.stats);

@@ -1,11 +1,13 @@
 //! Upstream HTTP connections of one worker, kept by cluster, endpoint and network namespace.
 //!
 //! An HTTP/1 connection serves one request at a time and comes back when its response has been read; an HTTP/2
-//! connection is shared. Each is driven by a task of its own, which closes it when it idles too long. The circuit
+//! connection is shared. Each is made by a task of its own (`attempt`), and driven by another, which closes it when it idles
+//! too long. The circuit
 //! breakers' counters are the cluster's, shared with the other workers.
 //!
 //! Below streams, whose responses hold its connections: nothing here knows of streams, or of why a request is sent.
 
+mod attempt;
 mod connect;
 mod host;
 mod lease;
@@ -20,14 +22,11 @@ use std::{
     sync::Arc,
 };
 
-use hashbrown::{Equivalent, HashMap};
-use tokio::sync::oneshot;
-
 pub(super) use self::host::{PoolError, Speaks, Switched, Want};
 pub use self::lease::Lease;
 use self::{
-    connect::{dial_for, start_http1, start_http2},
-    host::{Connecting, Host, Http1, Http2, Room, Waiting},
+    attempt::begin_if_needed,
+    host::{Host, Http1, Http2, Kind, Waiting},
     lease::Sender,
 };
 use crate::{
@@ -37,6 +36,7 @@ use crate::{
     view::ViewId,
     wire::{dial::PoolScope, proxy_header::Client},
 };
+use hashbrown::{Equivalent, HashMap};
 
 /// Connections of this worker.
 #[derive(Debug, Default)]
@@ -124,10 +124,29 @@ impl Pools {
     /// A connection, pooled or new.
     pub(super) async fn acquire(&self, want: Want<'_>) -> Result<Lease, PoolError> {
         let host = self.host(&want);
-        match (want.speaks, host.negotiated.get()) {
-            (Speaks::Http1, _) | (Speaks::Negotiated, Some(false)) => http1_lease(&host, &want, None).await,
-            (Speaks::Http2, _) | (Speaks::Negotiated, Some(true)) => http2_lease(&host, &want, None).await,
-            (Speaks::Negotiated, None) => Box::pin(negotiated_lease(&host, &want)).await,
+        let mut pending = None;
+        loop {
+            let taken = match (want.speaks, host.negotiated.get()) {
+                (Speaks::Http1, _) | (Speaks::Negotiated, Some(false)) => http1_turn(&host, &want, &mut pending).await,
+                (Speaks::Http2, _) | (Speaks::Negotiated, _) => http2_turn(&host, &want, &mut pending).await,
+            };
+            match taken {
+                Ok(None) => {}
+                Ok(Some(lease)) => {
+                    if let Some(pending) = pending {
+                        pending.served();
+                    }
+                    return Ok(lease);
+                }
+                Err(error) => {
+                    match (pending, &error) {
+                        (Some(pending), PoolError::Overflow) => pending.served(),
+                        (Some(pending), _) => pending.ejected(),
+                        (None, _) => {}
+                    }
+                    return Err(error);
+                }
+            }
         }
     }
 
@@ -184,7 +203,7 @@ impl Pools {
         };
         let account =
             Account { cluster: want.cluster.clone(), endpoint: want.endpoint.clone(), shard: want.shard.clone() };
-        let host = Rc::new(Host { account: Some(Rc::new(account)), ..Host::default() });
+        let host = Rc::new(Host::of(account));
         hosts.insert(key, host.clone());
         host
     }
@@ -200,106 +219,90 @@ fn admit(want: &Want<'_>) -> Result<InUse, PoolError> {
 }
 
 /// A place among the requests that wait for a connection.
-type Pending = (InUse, Option<PendingRequest>);
-
-/// Takes such a place.
-fn queue(host: &Rc<Host>, want: &Want<'_>) -> Result<Pending, PoolError> {
-    let (limits, usage) = want.cluster.limits(want.priority);
-    let Some(place) = usage.pending.take(limits.max_pending) else {
-        want.shard.inc(want.cluster.stats.upstream_rq_pending_overflow);
-        return Err(PoolError::Overflow);
-    };
-    Ok((place, host.account.as_ref().map(Account::pending)))
+struct Pending {
+    _place: InUse,
+    counted: Option<PendingRequest>,
 }
 
-async fn http1_lease(host: &Rc<Host>, want: &Want<'_>, mut pending: Option<Pending>) -> Result<Lease, PoolError> {
-    let lease = |one: Http1, reused: bool| {
-        let _in_use = match admit(want) {
-            Ok(in_use) => in_use,
-            Err(error) => {
-                host.offer(one);
-                return Err(error);
-            }
+impl Pending {
+    /// Takes one, if that has not been done.
+    fn queue(pending: &mut Option<Self>, host: &Rc<Host>, want: &Want<'_>) -> Result<(), PoolError> {
+        if pending.is_some() {
+            return Ok(());
+        }
+        let (limits, usage) = want.cluster.limits(want.priority);
+        let Some(_place) = usage.pending.take(limits.max_pending) else {
+            want.shard.inc(want.cluster.stats.upstream_rq_pending_overflow);
+            return Err(PoolError::Overflow);
         };
-        one.connection.use_once();
-        Ok(Lease {
-            sender: Sender::Http1(Some(one)),
-            _active: host.account.as_ref().map(Account::request),
-            _in_use,
-            host: Rc::downgrade(host),
-            max_requests: want.cluster.max_requests_per_connection,
-            reused,
-            over: false,
-            switched: None,
-            sending: None,
-        })
+        *pending = Some(Self { _place, counted: host.account.as_ref().map(Account::pending) });
+        Ok(())
+    }
+
+    /// It waits no more: it has what it waited for, or is not to have it.
+    fn served(self) {
+        if let Some(counted) = self.counted {
+            counted.served();
+        }
+    }
+
+    /// It waits no more: no connection could be made.
+    fn ejected(self) {
+        if let Some(counted) = self.counted {
+            counted.ejected();
+        }
+    }
+}
+
+/// The use of a connection of HTTP/1.
+fn lease_connection(host: &Rc<Host>, want: &Want<'_>, one: Http1, reused: bool) -> Result<Lease, PoolError> {
+    let _in_use = match admit(want) {
+        Ok(in_use) => in_use,
+        Err(error) => {
+            host.offer(one);
+            return Err(error);
+        }
     };
+    one.connection.use_once();
+    Ok(Lease {
+        sender: Sender::Http1(Some(one)),
+        _active: host.account.as_ref().map(Account::request),
+        _in_use,
+        host: Rc::downgrade(host),
+        max_requests: want.cluster.max_requests_per_connection,
+        reused,
+        over: false,
+        switched: None,
+    })
+}
+
+/// Takes a connection that idles, or waits for one; none: it is to be tried again.
+async fn http1_turn(
+    host: &Rc<Host>,
+    want: &Want<'_>,
+    pending: &mut Option<Pending>,
+) -> Result<Option<Lease>, PoolError> {
+    if let Some(mut one) = host.idle() {
+        return match one.sender.is_ready() || one.sender.ready().await.is_ok() {
+            true => lease_connection(host, want, one, true).map(Some),
+            false => Ok(None),
+        };
+    }
+    Pending::queue(pending, host, want)?;
+    let mut waiting = Waiting::new(host);
     loop {
-        if let Some(mut one) = host.idle() {
-            if one.sender.is_ready() || one.sender.ready().await.is_ok() {
-                return lease(one, true);
+        begin_if_needed(host, want, Kind::Http1);
+        tokio::select! {
+            biased;
+            given = &mut waiting.given => {
+                let Ok(given) = given else { return Ok(None) };
+                let one = given?;
+                let reused = one.connection.requests.get() > 0;
+                return lease_connection(host, want, one, reused).map(Some);
             }
-            continue;
-        }
-        if pending.is_none() {
-            pending = Some(queue(host, want)?);
-        }
-        match host.room(want.cluster, want.priority, false) {
-            Some(room) => {
-                return lease(Box::pin(connect_http1(host, want, room)).await?, false);
-            }
-            None => {
-                let (waiter, given) = oneshot::channel();
-                host.waiting.borrow_mut().push_back(waiter);
-                let mut waiting = Waiting { host, given };
-                if let Ok(Some(one)) = (&mut waiting.given).await {
-                    return lease(one, true);
-                }
-            }
+            () = host.freed.notified() => {}
         }
     }
-}
-
-/// The first connection, which finds out what the upstream speaks.
-async fn negotiated_lease(host: &Rc<Host>, want: &Want<'_>) -> Result<Lease, PoolError> {
-    let pending = queue(host, want)?;
-    let room = loop {
-        if let Some(room) = host.room(want.cluster, want.priority, true) {
-            break room;
-        }
-        host.streams.turn().await;
-        match host.negotiated.get() {
-            Some(true) => return http2_lease(host, want, Some(pending)).await,
-            Some(false) => return http1_lease(host, want, Some(pending)).await,
-            None => {}
-        }
-    };
-    let secured = dial_for(want, &room).await?;
-    if host.learn(&secured) {
-        let two = start_http2(host, want, secured, room).await?;
-        host.shared.borrow_mut().push(Rc::new(two));
-        host.streams.wake_all();
-        http2_lease(host, want, Some(pending)).await
-    } else {
-        host.offer(start_http1(host, want, secured, room).await?);
-        host.streams.wake_all();
-        http1_lease(host, want, Some(pending)).await
-    }
-}
-
-/// Boxed where it is awaited, as others that connect: most requests find a connection, and their futures stay small.
-async fn connect_http1(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<Http1, PoolError> {
-    let secured = dial_for(want, &room).await?;
-    start_http1(host, want, secured, room).await
-}
-
-async fn connect_http2(host: &Rc<Host>, want: &Want<'_>, room: Room) -> Result<Http2, PoolError> {
-    let secured = dial_for(want, &room).await?;
-    if want.speaks == Speaks::Negotiated && !host.learn(&secured) {
-        // It has changed its mind: the next request speaks HTTP/1.1.
-        return Err(PoolError::Handshake);
-    }
-    start_http2(host, want, secured, room).await
 }
 
 /// A stream of a connection that has room for it.
@@ -319,45 +322,33 @@ fn lease_stream(host: &Rc<Host>, want: &Want<'_>, two: Rc<Http2>) -> Result<Leas
         account.shard.gauge_add(account.cluster.stats.codecs.http2().streams_active, 1);
     }
     let host = Rc::downgrade(host);
-    let sender = Sender::Http2(two);
-    Ok(Lease { sender, _active, _in_use, host, max_requests, reused, over: false, switched: None, sending: None })
+    let sender = Sender::Http2(two, None);
+    Ok(Lease { sender, _active, _in_use, host, max_requests, reused, over: false, switched: None })
 }
 
-async fn http2_lease(host: &Rc<Host>, want: &Want<'_>, mut pending: Option<Pending>) -> Result<Lease, PoolError> {
-    loop {
-        // Who comes now has none before those who wait.
-        let barred = pending.is_none() && host.streams.are_waited_for();
-        if let Some(two) = host.shared().filter(|_| !barred) {
-            let leased = lease_stream(host, want, two);
-            if host.streams.are_waited_for() && host.shared().is_some() {
-                // There is one more.
-                host.streams.wake_one();
-            }
-            return leased;
+/// Takes a stream of a connection that has room for one, or waits; none: it is to be tried again, perhaps by HTTP/1.
+async fn http2_turn(
+    host: &Rc<Host>,
+    want: &Want<'_>,
+    pending: &mut Option<Pending>,
+) -> Result<Option<Lease>, PoolError> {
+    // Who comes now has none before those who wait.
+    let barred = pending.is_none() && host.streams.are_waited_for();
+    if let Some(two) = host.shared().filter(|_| !barred) {
+        let leased = lease_stream(host, want, two);
+        if host.streams.are_waited_for() && host.shared().is_some() {
+            // There is one more.
+            host.streams.wake_one();
         }
-        if pending.is_none() {
-            pending = Some(queue(host, want)?);
-        }
-        if host.connecting.get() {
-            // One attempt serves all who wait, and fails all; who comes too late for its streams makes the next.
-            let attempt = host.attempt.get();
-            host.connected.notified().await;
-            match &*host.failure.borrow() {
-                Some((failed, error)) if *failed == attempt => return Err(error.again()),
-                _ => continue,
-            }
-        }
-        let Some(room) = host.room(want.cluster, want.priority, true) else {
-            host.streams.turn().await;
-            continue;
-        };
-        let _connecting = Connecting::new(host);
-        match Box::pin(connect_http2(host, want, room)).await {
-            Ok(two) => host.shared.borrow_mut().push(Rc::new(two)),
-            Err(error) => {
-                *host.failure.borrow_mut() = Some((host.attempt.get(), error.again()));
-                return Err(error);
-            }
-        }
+        return leased.map(Some);
     }
+    Pending::queue(pending, host, want)?;
+    let (failures, place) = (host.failures(), host.streams.queue());
+    begin_if_needed(host, want, Kind::Http2);
+    tokio::select! {
+        () = host.connected.notified() => {}
+        () = place.turn() => {}
+    }
+    // All fail who wait for an attempt.
+    host.failed_since(failures).map_or(Ok(None), Err)
 }

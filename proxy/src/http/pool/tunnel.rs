@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, rc::Rc};
 
 use super::{
-    connect::dial,
+    attempt::connect_for,
     host::{PoolError, Want},
 };
 use crate::{
@@ -46,17 +46,19 @@ pub(in crate::http) struct Tunnel {
 
 /// Dials.
 pub(in crate::http) async fn connect(want: Want<'_>) -> Result<Tunnel, PoolError> {
-    let (limits, usage) = want.cluster.limits(want.priority);
-    let place = usage.connections.take(limits.max_connections).ok_or(PoolError::Overflow)?;
     let account =
         Rc::new(Account { cluster: want.cluster.clone(), endpoint: want.endpoint.clone(), shard: want.shard.clone() });
+    let _waits = account.place_to_wait(want.priority).ok_or(PoolError::Overflow)?;
     let pending = account.pending();
+    let place = account.place_in_time(want.priority).await;
     let connection = account.connection(None);
-    let secured = dial(&want).await;
-    drop(pending);
-    let secured = match secured {
-        Ok(secured) => secured,
+    let secured = match connect_for(&want).await {
+        Ok(secured) => {
+            pending.served();
+            secured
+        }
         Err(error) => {
+            pending.ejected();
             connection.failed(&error);
             return Err(PoolError::Connect(error));
         }

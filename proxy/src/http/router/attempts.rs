@@ -2,21 +2,19 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, request::Parts};
 use hyper::body::Body;
 use smallvec::SmallVec;
 
 use super::{
-    hashing::hashed,
     retry::{self, Outcome},
     timeouts::Timeouts,
     upstream::{Attempted, drain, exchange, open},
 };
 use crate::{
     access_log::Flag,
-    cluster::{PickContext, Reach},
     config::{
-        cluster::{Cluster, Discovery, Endpoint, InUse, RoutingPriority, Template},
+        cluster::{Cluster, Endpoint, InUse, RoutingPriority, Template},
         filter::alpn::Names,
         retry::{RateLimitedBackOff, RetryPolicy},
         route::{Connect, Forward, Hashed, HostRewrite, RequestHandles, RequestStats},
@@ -41,6 +39,7 @@ use crate::{
             route::Routed,
             timers::{Expired, Timers},
             tracking::{Limits, Tracking},
+            verdict::{Asked, Verdict},
         },
     },
     telemetry::stats::Counter,
@@ -90,18 +89,6 @@ pub(super) enum Wants<'a> {
     Switch,
     /// A connection: the tunnel ends here.
     Connection(&'a Connect),
-}
-
-/// Where a request says that it goes, if its cluster asks it.
-fn named_destination<'a>(cluster: &Cluster, headers: &'a HeaderMap) -> Option<&'a str> {
-    let Discovery::OriginalDestination { header: Some(name), .. } = &cluster.discovery else { return None };
-    headers.get(name)?.to_str().ok()
-}
-
-/// The host that a request is for, if its cluster asks it.
-fn named_host<'a>(cluster: &Cluster, headers: &'a HeaderMap) -> Option<&'a str> {
-    let Discovery::ForwardProxy(_) = &cluster.discovery else { return None };
-    headers.get(header::HOST)?.to_str().ok()
 }
 
 /// What the connection of an attempt is wanted for.
@@ -176,33 +163,6 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Waits until the host that is meant has been resolved, if the cluster is one of a dynamic forward proxy. What comes
-    /// back instead of an attempt: it can't be.
-    pub async fn reach(&mut self, body: &mut BodySource) -> Option<Attempted> {
-        let context = PickContext {
-            host: named_host(&self.cluster, &self.parts.headers),
-            filter_state: self.stream.record.entry.filter_state.as_deref(),
-            ..PickContext::default()
-        };
-        match self.cluster.reach(&context) {
-            Reach::Known => {}
-            Reach::Failed(why) => self.unresolved = Some(why),
-            Reach::Wait(resolving) => {
-                let resolving = body.ahead_while(resolving.failure());
-                match self.stream.record.within(&mut self.timers, resolving).await {
-                    Ok(None) => {}
-                    Ok(why) => {
-                        self.unresolved = why;
-                        self.stream.keep_request(&self.parts);
-                        return Some(Attempted::NoHost);
-                    }
-                    Err(expired) => return Some(Attempted::Expired(expired)),
-                }
-            }
-        }
-        None
-    }
-
     /// Picks the endpoint of the next attempt, and makes the request what it is to get.
     pub fn next(&mut self) -> Option<Arc<Endpoint>> {
         self.stream.record.entry.attempts = self.retries + 1;
@@ -228,14 +188,21 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Makes no use of what an attempt has brought.
+    /// Makes no use of what an attempt has brought, which is an error of the host, whatever it says.
     pub fn discard(&self, attempted: Attempted) {
+        let Attempted::Response(response, lease) = attempted else { return };
+        if let Some(endpoint) = &self.endpoint {
+            Verdict::Error.charge(endpoint);
+        }
         // A request that is still being sent keeps its connection busy: no use to others.
-        if let Attempted::Response(response, lease) = attempted
-            && self.stream.record.request_completed().is_some()
-        {
+        if self.stream.record.request_completed().is_some() {
             drain(response.into_body(), lease);
         }
+    }
+
+    /// How responses to the request are to be read.
+    pub fn asked(&self) -> Asked {
+        if self.stream.is_grpc() { Asked::Grpc } else { Asked::Http }
     }
 
     /// Logs how an attempt ended, and charges it to the endpoint and its cluster.
@@ -243,8 +210,10 @@ impl<'a> Attempts<'a> {
         attempted.tell(&self.stream, endpoint.address);
         let headless = HeaderMap::new();
         let ended = match attempted {
-            Attempted::Response(response, ..) => Ended::Response(response.status(), response.headers()),
-            Attempted::Tunnel(_) => Ended::Response(StatusCode::OK, &headless),
+            Attempted::Response(response, ..) => {
+                Ended::Response { of: self.asked(), status: response.status(), headers: response.headers() }
+            }
+            Attempted::Tunnel(_) => Ended::Response { of: Asked::Http, status: StatusCode::OK, headers: &headless },
             Attempted::Failed(failure) => {
                 let flag = Some(failure.flag()).filter(|_| *failure != Failure::Downstream);
                 self.stream.record.upstream_ended(flag);
@@ -383,48 +352,6 @@ impl<'a> Attempts<'a> {
     pub fn back_off(&self, asked: Option<Duration>) -> Duration {
         let of_policy = || self.policy.as_ref().map(|policy| policy.pause(self.retries, fastrand::f64()));
         asked.or_else(of_policy).unwrap_or_default()
-    }
-
-    fn pick(&mut self) -> Option<Arc<Endpoint>> {
-        if self.retries > 0 {
-            // As in Envoy, each attempt makes a cookie of its own where the client has none.
-            let again = hashed(&self.stream, &self.cluster, self.forward, &self.parts);
-            self.hashed.hash = again.hash;
-            self.hashed.cookies.extend(again.cookies);
-        }
-        let connection = &self.stream.connection;
-        let mut context = PickContext {
-            destination: connection.original_destination(),
-            destination_header: named_destination(&self.cluster, &self.parts.headers),
-            host: named_host(&self.cluster, &self.parts.headers),
-            metadata: [self.stream.record.entry.metadata.as_deref(), connection.metadata.as_deref()],
-            filter_state: self.stream.record.entry.filter_state.as_deref(),
-            hash: self.hashed.hash,
-            ..PickContext::default()
-        };
-        if let Some(policy) = self.policy.as_deref().filter(|_| !self.tried.is_empty()) {
-            context.repicks = policy.repicks;
-            context.avoid = if policy.avoid_previous_hosts { &self.tried } else { &[] };
-            context.omit_canaries = policy.omit_canaries;
-            context.omit_metadata = policy.omit_metadata.as_deref();
-            // The priorities of the attempts since the load was last spread anew.
-            if let Some(frequency) = policy.previous_priorities {
-                let known = self.priorities.len() - self.priorities.len() % frequency as usize;
-                context.previous_priorities = &self.priorities[..known];
-            }
-        }
-        let picked = connection.worker.balancers.pick(&self.cluster, &context)?;
-        if picked.anew {
-            self.priorities.clear();
-        }
-        self.priorities.push(picked.priority);
-        self.member = picked.member;
-        Some(picked.endpoint)
-    }
-
-    /// The cluster that the endpoint of the last attempt is of.
-    pub fn chosen(&self) -> &Arc<Cluster> {
-        self.member.as_ref().unwrap_or(&self.cluster)
     }
 
     fn prepare_attempt(&mut self, endpoint: &Endpoint) {

@@ -23,12 +23,14 @@ use crate::{
         headers::{mutate, response},
         pool::Lease,
         stream::{
+            connection::Unread,
             failure::Failure,
             late::Late,
             reply::Reply,
             response_body::{FromUpstream, ResponseBody},
             timers::Expired,
             tracking,
+            verdict::Verdict,
         },
     },
 };
@@ -130,13 +132,15 @@ impl Attempts<'_> {
         self.timers.responded();
         let connection = self.stream.connection.clone();
         let (mut parts, incoming) = response.into_parts();
-        let counting = self.finish_head(&mut parts, false);
+        let verdict = self.asked().verdict(parts.status, &parts.headers, incoming.is_end_stream());
+        let counting = self.finish_head(&mut parts, verdict, false);
         let throttle = self.chain.throttle.take();
         let changes = self.chain.trailer_changes(&self.stream, &self.parts, Some(&parts.headers));
         if let (Some(counting), true) = (&counting, incoming.is_end_stream()) {
             counting.ended(self.stream.record.request_completed().map(|completed| completed.elapsed()));
         }
-        connection.before_response(&mut parts.headers, self.stream.record.request_completed().is_none());
+        let unread = if self.stream.record.request_completed().is_none() { Unread::Rest } else { Unread::Nothing };
+        connection.before_response(&mut parts.headers, unread);
         if incoming.is_end_stream() {
             self.stream.record.upstream_complete();
             // The client has got nothing of it yet, as its line tells.
@@ -158,7 +162,9 @@ impl Attempts<'_> {
         let from = FromUpstream {
             incoming,
             lease: Some(lease),
-            late: self.endpoint.map(|endpoint| Late::new(self.cluster.clone(), self.member, endpoint, &self.groups)),
+            late: self.endpoint.map(|endpoint| {
+                Late::new(self.cluster.clone(), self.member, endpoint, &self.groups, verdict == Verdict::Later)
+            }),
             trailers,
             sent,
             throttle,
@@ -172,12 +178,18 @@ impl Attempts<'_> {
     }
 
     /// Charges a response, and makes its head what the client is to get. `switched`: what follows it is not HTTP.
-    pub fn finish_head(&mut self, parts: &mut Parts, switched: bool) -> Option<Box<Counting>> {
+    pub fn finish_head(&mut self, parts: &mut Parts, verdict: Verdict, switched: bool) -> Option<Box<Counting>> {
         let connection = self.stream.connection.clone();
         let manager = &connection.manager;
         let shard = &connection.worker.stats;
-        if !self.stream.record.health_check {
+        let counted = !self.stream.record.health_check;
+        if counted {
             charge::answer(&self.cluster, &self.groups, shard, parts.status, &self.by, self.template());
+        }
+        if let Some(endpoint) = &self.endpoint
+            && (!parts.status.is_server_error() || (counted && self.by.counts()))
+        {
+            verdict.charge(endpoint);
         }
         let now = std::time::Instant::now();
         let about = self.stream.about();

@@ -122,7 +122,7 @@ impl Earlier<'_> {
     fn poll(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Exchanged> {
         let polled = self.flight.exchanging.as_mut().poll(cx);
         if self.flight.sights.has_news() {
-            self.known(stream, |flight, stream| flight.sights.tell(stream));
+            self.known(stream, |flight, stream| _ = flight.sights.tell(stream));
         }
         polled
     }
@@ -201,6 +201,8 @@ impl<'a> Attempts<'a> {
         let attempt_body = body.next();
         let endpoint = self.next()?;
         let (request, errand) = self.begin(&endpoint, attempt_body, false);
+        // Others go on beside it: its limits do not wait until it has a connection.
+        self.timers.attached();
         let connection = self.stream.connection.clone();
         let sights = Rc::new(Sights::new(connection.clone(), &self.groups, endpoint.address));
         let (cluster, chosen) = (self.cluster.clone(), self.chosen().clone());
@@ -270,6 +272,7 @@ impl<'a> Attempts<'a> {
             let shard = &self.stream.connection.worker.stats;
             charge::answer(&self.cluster, &self.groups, shard, failure.status(), &self.by, self.template());
         }
+        self.discard(attempted);
         None
     }
 

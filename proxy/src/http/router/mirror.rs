@@ -1,6 +1,6 @@
 //! Copies of requests, sent to other clusters, whose answers nobody sees.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, header, request::Parts};
 
@@ -11,7 +11,7 @@ use crate::{
         body::{RequestBody, client::ClientBody, copied::Copied},
         call::{self, Question},
         headers::{forwarded, lines::Of, mutate},
-        stream::{Stream, connection::Connection},
+        stream::{Stream, behalf::Kept},
     },
     telemetry::panics,
 };
@@ -58,9 +58,11 @@ fn copy(
             copy(stream, &cluster.policies.mirrors, &parts, body, timeout, through);
             through.pop();
         }
-        let connection = stream.connection.clone();
+        let connection = &stream.connection;
         connection.worker.stats.inc(mirror.stats.handles.rq_total);
-        panics::spawn_for(connection.id, send(connection, cluster, parts, copied, timeout));
+        let scheme = if connection.tls.is_some() { "https" } else { "http" };
+        let question = Question { parts, body: copied, scheme, timeout, keep: None };
+        panics::spawn_for(connection.id, send(connection.behalf().kept(&connection.worker), cluster, question));
     }
 }
 
@@ -89,17 +91,10 @@ fn shadow_host(host: &[u8]) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&[bare, b"-shadow", port].concat()).ok()
 }
 
-/// Sends a copy, reads the answer, if there is one, to its end, and counts what came of it.
-async fn send(
-    connection: Rc<Connection>,
-    cluster: Arc<Cluster>,
-    parts: Parts,
-    body: RequestBody,
-    timeout: Option<Duration>,
-) {
-    let scheme = if connection.tls.is_some() { "https" } else { "http" };
+/// Sends a copy, reads the answer, if there is one, to its end, and counts what came of it. The client may have gone by then.
+async fn send(client: Kept, cluster: Arc<Cluster>, question: Question) {
     // Nobody sees it.
-    let _ = call::ask(connection.behalf(), &cluster, Question { parts, body, scheme, timeout, keep: None }).await;
+    let _ = call::ask(client.behalf(), &cluster, question).await;
 }
 
 #[cfg(test)]

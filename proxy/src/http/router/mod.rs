@@ -9,6 +9,7 @@
 
 pub(in crate::http) mod answer;
 mod attempts;
+mod choosing;
 mod finish;
 mod handshake;
 mod hashing;

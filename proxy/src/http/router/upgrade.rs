@@ -13,9 +13,11 @@ use crate::{
         codec::meters,
         pool::{Lease, tunnel::Tunnel},
         stream::{
+            connection::Unread,
             payload::Payload,
             response_body::ResponseBody,
             upgraded::{Accepted, Held, Upstream},
+            verdict::Verdict,
         },
     },
     telemetry::panics,
@@ -57,7 +59,7 @@ impl Attempts<'_> {
                 running.begin(self.timers);
                 let payload = Payload::new(tunnel.io, (connection, body), running, tunnel.counted);
                 // The bodies of the request and of its response are the tunnel.
-                self.stream.connection.before_response(&mut head.headers, false);
+                self.stream.connection.before_response(&mut head.headers, Unread::Nothing);
                 self.stream.record.meter_response(head.status, &head.headers, meters::Body::Chunked);
                 Response::from_parts(head, ResponseBody::payload(payload, self.stream.record))
             }
@@ -68,7 +70,7 @@ impl Attempts<'_> {
     fn accepted(&mut self, head: &mut response::Parts) {
         self.timers.responded();
         // What looks at a response's body has nothing to look at.
-        let _ = self.finish_head(head, true);
+        let _ = self.finish_head(head, Verdict::Success, true);
         head.version = http::Version::HTTP_11;
         head.extensions.clear();
     }

@@ -41,7 +41,6 @@ const DRAIN_LIMIT: u64 = 64 * 1024;
 const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 
 /// What an attempt brings: something to pass on, or why there is nothing.
-#[expect(clippy::large_enum_variant, reason = "most bring a response, and it is no longer kept than it takes to look")]
 pub(super) enum Attempted {
     Response(Response<Incoming>, Lease),
     /// A connection for the bytes of a tunnel that ends here.
@@ -117,13 +116,16 @@ pub(super) async fn exchange(
     let mut exchanging = pin!(once::exchange(connection.behalf(), want, (asks, stream.scheme), request, &sights));
     let watching = poll_fn(|cx| {
         let polled = exchanging.as_mut().poll(cx);
-        sights.tell(stream);
+        if sights.tell(stream) {
+            timers.attached();
+        }
         if polled.is_pending() {
             stream.record.poll_log(cx);
+            return timers.poll(cx).map(Err);
         }
-        polled
+        polled.map(Ok)
     });
-    match timers.during(watching).await {
+    match watching.await {
         Err(expired) => Attempted::Expired(expired),
         Ok(exchanged) => Attempted::of(stream, exchanged, switch),
     }
@@ -138,7 +140,8 @@ pub(super) async fn open(
     connect: &Connect,
 ) -> Attempted {
     let want = Want { speaks: Speaks::Http1, ..want };
-    let opening = async {
+    // Few become one: in a place of its own, all requests would be as large.
+    let opening = Box::pin(async {
         let mut tunnel = pool::tunnel::connect(want).await?;
         if let Some(header) = &connect.proxy_header {
             let header = header.bytes(Some(want.client), want.client);
@@ -146,7 +149,7 @@ pub(super) async fn open(
             tunnel.counted.passed(header.len() as u64, 0);
         }
         Ok(tunnel)
-    };
+    });
     let tunnel = match stream.record.within(timers, opening).await {
         Err(expired) => return Attempted::Expired(expired),
         Ok(Err(failure)) => return Attempted::Failed(failure),
@@ -207,8 +210,8 @@ impl<'a> Sights<'a> {
         self.connection.manager.wanted.times.then(Instant::now)
     }
 
-    /// Tells the record what is new.
-    pub fn tell(&self, stream: &mut Stream) {
+    /// Tells the record what is new; whether that is a connection.
+    pub fn tell(&self, stream: &mut Stream) -> bool {
         let News { asked, ready, attached, sent } = &mut *self.news.borrow_mut();
         let entry = &mut stream.record.entry;
         if let Some(asked) = asked.take() {
@@ -217,7 +220,7 @@ impl<'a> Sights<'a> {
         if let Some(ready) = ready.take() {
             entry.timing.ready = ready;
         }
-        let Some(attached) = attached.take() else { return };
+        let Some(attached) = attached.take() else { return false };
         entry.upstream_local = attached.local;
         entry.upstream_tls = attached.tls;
         if let Some(made) = attached.made {
@@ -235,6 +238,7 @@ impl<'a> Sights<'a> {
         );
         stream.record.upstream_ready();
         stream.record.entry.meters.upstream_sent += std::mem::take(sent);
+        true
     }
 }
 

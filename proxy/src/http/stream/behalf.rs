@@ -1,6 +1,9 @@
 //! On whose behalf a cluster is asked: a client's connection, whatever it speaks.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+};
 
 use crate::{
     view::ViewId,
@@ -32,4 +35,52 @@ pub(crate) struct Behalf<'a> {
     pub client: Client,
     /// The address that this process calls its own in `x-forwarded-for`.
     pub node: IpAddr,
+}
+
+impl Behalf<'_> {
+    /// The same for what may outlast the connection; `worker` is its worker.
+    pub(in crate::http) fn kept(&self, worker: &Rc<Worker>) -> Kept {
+        Kept {
+            worker: worker.clone(),
+            id: self.id,
+            view: self.view,
+            destination: self.destination,
+            dialer: self.dialer.clone(),
+            scope: self.scope.clone(),
+            multiplexed: self.multiplexed,
+            client: self.client,
+            node: self.node,
+        }
+    }
+}
+
+/// What is known of a connection that may have ended.
+#[derive(Debug)]
+pub(in crate::http) struct Kept {
+    worker: Rc<Worker>,
+    id: u64,
+    view: ViewId,
+    destination: Option<SocketAddr>,
+    dialer: Dialer,
+    scope: PoolScope,
+    multiplexed: bool,
+    client: Client,
+    node: IpAddr,
+}
+
+impl Kept {
+    /// On its behalf clusters are asked.
+    pub fn behalf(&self) -> Behalf<'_> {
+        Behalf {
+            worker: &self.worker,
+            id: self.id,
+            view: self.view,
+            destination: self.destination,
+            dialer: &self.dialer,
+            scope: &self.scope,
+            multiplexed: self.multiplexed,
+            client: self.client,
+            node: self.node,
+        }
+    }
 }

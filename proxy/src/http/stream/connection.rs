@@ -21,6 +21,7 @@ use crate::{
     config::{
         filter::local_ratelimit::{Identity, LocalRateLimit},
         http::HttpConnectionManager,
+        overload::Remedy,
         request::TlsView,
         snapshot::Snapshot,
     },
@@ -51,6 +52,17 @@ enum Ending {
     /// What it was accepted on drains, which the client has not been told.
     Untold,
     Draining,
+}
+
+/// What of a request is not read when its response begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Unread {
+    /// Nothing: it is complete.
+    Nothing,
+    /// Its rest.
+    Rest,
+    /// What would go through the tunnel that it asks for.
+    Tunnel,
 }
 
 /// What the streams of a connection share.
@@ -326,17 +338,25 @@ impl Connection {
 
     /// The last word on a response's headers: whether the connection ends with it. `unread`: the request is not
     /// complete, and HTTP/1 cannot leave its rest.
-    pub fn before_response(&self, headers: &mut HeaderMap, unread: bool) {
-        if unread {
-            self.worker.stats.inc(self.manager.stats.own.downstream_rq_response_before_rq_complete);
-            self.worker.stats.inc(self.manager.stats.own.downstream_rq_rx_reset);
+    pub fn before_response(&self, headers: &mut HeaderMap, unread: Unread) {
+        let own = &self.manager.stats.own;
+        if unread != Unread::Nothing {
+            self.worker.stats.inc(own.downstream_rq_response_before_rq_complete);
         }
-        if unread && !self.multiplexed {
+        // As Envoy counts: a tunnel over HTTP/2 that is refused is not reset.
+        if unread == Unread::Rest || (unread == Unread::Tunnel && !self.multiplexed) {
+            self.worker.stats.inc(own.downstream_rq_rx_reset);
+        }
+        let unread = unread != Unread::Nothing;
+        let overloaded = self.ending.get() == Ending::No && self.suffers(Remedy::DisableKeepalive);
+        if overloaded {
+            self.worker.stats.inc(self.manager.stats.own.downstream_cx_overload_disable_keepalive);
+        } else if unread && !self.multiplexed {
             self.say_last(headers);
             return;
         }
         let drained = match self.ending.get() {
-            Ending::No => !self.manager.modify_only && self.worker.lifecycle.health_check_failed(),
+            Ending::No => overloaded || (!self.manager.modify_only && self.worker.lifecycle.health_check_failed()),
             Ending::Untold => true,
             Ending::Draining => false,
         };
@@ -349,7 +369,22 @@ impl Connection {
         }
     }
 
-    fn say_last(&self, headers: &mut HeaderMap) {
+    /// What is to be done with what comes, for want of resources.
+    fn suffers(&self, remedy: Remedy) -> bool {
+        !self.manager.bypasses_overload && self.worker.overload.strikes(remedy, &self.worker.stats)
+    }
+
+    /// Whether the request that has come is turned away, as the process has too much to do.
+    pub fn sheds_requests(&self) -> bool {
+        let sheds = self.suffers(Remedy::ShedRequests) || self.suffers(Remedy::StopRequests);
+        if sheds {
+            self.worker.stats.inc(self.manager.stats.own.downstream_rq_overload_close);
+        }
+        sheds
+    }
+
+    /// A response is the last of HTTP/1.
+    pub fn say_last(&self, headers: &mut HeaderMap) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         self.last.set(true);
     }

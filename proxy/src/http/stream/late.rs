@@ -1,11 +1,12 @@
-//! A response that takes too long after its headers: what that adds to statistics and to outlier detection.
+//! What becomes of a response after its headers, which statistics and outlier detection hear of: it takes too long, or its
+//! trailers tell what came of a call of gRPC.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use smallvec::SmallVec;
 
-use super::timers::Expired;
+use super::{timers::Expired, verdict::Verdict};
 use crate::{
     cluster::Outcome,
     config::{
@@ -23,6 +24,8 @@ pub(in crate::http) struct Late {
     member: Option<Arc<Cluster>>,
     endpoint: Arc<Endpoint>,
     groups: SmallVec<[Counter; 2]>,
+    /// Whether the host has done well is not known yet.
+    open: bool,
 }
 
 impl Late {
@@ -32,9 +35,19 @@ impl Late {
         member: Option<Arc<Cluster>>,
         endpoint: Arc<Endpoint>,
         groups: &[&RequestStats],
+        open: bool,
     ) -> Self {
         let groups = groups.iter().map(|group| group.handles.upstream_rq_timeout).collect();
-        Self { cluster, member, endpoint, groups }
+        Self { cluster, member, endpoint, groups, open }
+    }
+
+    /// The response has ended, with trailers or without. Whether that tells what nothing before did.
+    pub fn ended(&mut self, trailers: Option<&HeaderMap>) -> bool {
+        let open = std::mem::take(&mut self.open);
+        if open {
+            trailers.map_or(Verdict::Error, Verdict::of_trailers).charge(&self.endpoint);
+        }
+        open
     }
 
     /// A limit has passed. The stream's own limits are none of the cluster's.

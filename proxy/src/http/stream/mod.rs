@@ -22,6 +22,7 @@ pub(in crate::http) mod timers;
 pub(in crate::http) mod tracking;
 pub(in crate::http) mod upgraded;
 pub(in crate::http) mod upstream_line;
+pub(in crate::http) mod verdict;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 

@@ -2,6 +2,7 @@
 //! (`connect_config.allow_post`).
 
 use std::{
+    cell::RefCell,
     io,
     pin::Pin,
     rc::Rc,
@@ -24,6 +25,11 @@ use crate::{
 
 /// Bytes read at once.
 const PIECE: usize = 16 * 1024;
+
+thread_local! {
+    /// Where they are read.
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into());
+}
 
 /// Why a payload breaks off.
 #[derive(Debug)]
@@ -65,21 +71,19 @@ impl Payload {
         if let Poll::Ready(Err(broken)) = self.poll_up(cx) {
             return Poll::Ready(Some(Err(broken)));
         }
-        let mut piece = vec![0; PIECE];
-        let mut buffer = ReadBuf::new(&mut piece);
-        match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
-            Poll::Ready(Err(error)) => Poll::Ready(Some(Err(Broken::Upstream(error)))),
-            Poll::Ready(Ok(())) => {
-                let read = buffer.filled().len();
-                if read == 0 {
-                    return Poll::Ready(None);
-                }
+        let read = READ.with_borrow_mut(|piece| {
+            let mut buffer = ReadBuf::new(piece);
+            let read = Pin::new(&mut self.io).poll_read(cx, &mut buffer);
+            read.map_ok(|()| Bytes::copy_from_slice(buffer.filled()))
+        });
+        match ready!(read) {
+            Err(error) => Poll::Ready(Some(Err(Broken::Upstream(error)))),
+            Ok(piece) if piece.is_empty() => Poll::Ready(None),
+            Ok(piece) => {
                 self.running.moved();
-                self.received += read as u64;
-                piece.truncate(read);
-                Poll::Ready(Some(Ok(piece.into())))
+                self.received += piece.len() as u64;
+                Poll::Ready(Some(Ok(piece)))
             }
-            Poll::Pending => Poll::Pending,
         }
     }
 

@@ -22,6 +22,7 @@ use crate::{
 const DEADLINE_EXCEEDED: u8 = 4;
 
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+const LOCAL_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-local-overloaded");
 const DROP_OVERLOAD: HeaderName = HeaderName::from_static("x-envoy-drop-overload");
 const UNCONDITIONAL_DROP_OVERLOAD: HeaderName = HeaderName::from_static("x-envoy-unconditional-drop-overload");
 
@@ -113,6 +114,15 @@ impl Reply {
         let mut reply = Self::new(StatusCode::SERVICE_UNAVAILABLE, body, flag, details);
         if named {
             reply.headers.insert(header, HeaderValue::from_static("true"));
+        }
+        reply
+    }
+
+    /// This process has too much to do. `named`: a header says so.
+    pub fn overloaded(named: bool) -> Self {
+        let mut reply = Self::new(StatusCode::SERVICE_UNAVAILABLE, "envoy overloaded", None, "overload");
+        if named {
+            reply.headers.insert(LOCAL_OVERLOADED, HeaderValue::from_static("true"));
         }
         reply
     }

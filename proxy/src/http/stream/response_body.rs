@@ -102,8 +102,11 @@ impl FromUpstream {
         }
     }
 
-    /// Counts gRPC messages and outcomes, where a filter wants that.
+    /// Counts gRPC messages and outcomes: for the host, and where a filter wants that.
     fn count(&mut self, frame: &Frame<Bytes>, record: Option<&Record>) {
+        if let (Some(late), Some(trailers)) = (&mut self.late, frame.trailers_ref()) {
+            late.ended(Some(trailers));
+        }
         let Some(counting) = &mut self.counting else { return };
         if let Some(data) = frame.data_ref() {
             counting.passed(data);
@@ -162,12 +165,16 @@ impl ResponseBody {
 
     fn ended(&mut self) {
         self.stop();
-        if let Source::Upstream(from) = &mut self.source
-            && let Some(lease) = from.lease.take()
+        if let Source::Upstream(from) = &mut self.source {
+            if let Some(late) = &mut from.late {
+                late.ended(None);
+            }
             // A request that is still being sent keeps its connection busy: no use to others.
-            && self.record.as_ref().is_some_and(|record| record.request_completed().is_some())
-        {
-            lease.release();
+            if let Some(lease) = from.lease.take()
+                && self.record.as_ref().is_some_and(|record| record.request_completed().is_some())
+            {
+                lease.release();
+            }
         }
         if let Some(record) = &mut self.record {
             record.upstream_complete();
@@ -193,9 +200,21 @@ impl ResponseBody {
         if let Some(record) = self.record.as_mut().filter(|_| expired.is_of_upstream()) {
             record.upstream_complete();
         }
+        if matches!(expired, Expired::PerTry | Expired::PerTryIdle) {
+            self.upstream_broke();
+        }
         let (flag, details) = after_expiry(expired);
         self.broke(flag, details);
         Some(BodyError::TimedOut)
+    }
+
+    /// It is the upstream that breaks it off, which may be what comes of a call of gRPC.
+    fn upstream_broke(&mut self) {
+        if let (Source::Upstream(from), Some(record)) = (&mut self.source, &self.record)
+            && from.late.as_mut().is_some_and(|late| late.ended(None))
+        {
+            record.shard().inc(record.manager.stats.own.rq_reset_after_downstream_response_started);
+        }
     }
 
     fn broke(&mut self, flag: impl Into<Option<Flag>>, details: impl Into<Cow<'static, str>>) {
@@ -278,6 +297,7 @@ impl Body for ResponseBody {
             if let Some(lease) = &mut from.lease {
                 failure.end(lease);
             }
+            this.upstream_broke();
             this.broke(failure.flag(), failure.details_after_headers());
             return Poll::Ready(Some(Err(error)));
         }

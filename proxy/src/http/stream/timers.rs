@@ -49,6 +49,8 @@ pub(in crate::http) struct Timers {
     idle: Option<Duration>,
     /// Like `idle`, for this attempt.
     per_try_idle: Option<(Duration, Instant)>,
+    /// Both, of an attempt that has no connection yet.
+    awaited: (Option<Duration>, Option<Duration>),
     max_duration: Option<Instant>,
     /// Until when this attempt and its response may last.
     stream_by: Option<Instant>,
@@ -80,6 +82,7 @@ impl Timers {
             global,
             per_try: None,
             per_try_idle: None,
+            awaited: (None, None),
             idle,
             max_duration: max_duration.map(|limit| start + limit),
             stream_by: None,
@@ -115,16 +118,23 @@ impl Timers {
         (self.idle, self.max_duration)
     }
 
-    /// An attempt begins, with a timeout of its own.
+    /// An attempt begins, with timeouts of its own, which run once it has a connection.
     pub fn attempt(&mut self, timeout: Option<Duration>, idle: Option<Duration>) {
+        self.forget_attempt();
+        self.awaited = (timeout, idle);
+        self.stream_by = None;
+    }
+
+    /// The attempt has its connection.
+    pub fn attached(&mut self) {
+        let (timeout, idle) = self.awaited;
         self.per_try = timeout.map(|timeout| (timeout, Instant::now()));
         self.per_try_idle = idle.map(|idle| (idle, Instant::now()));
-        self.stream_by = None;
     }
 
     /// The attempt has had its time, and goes on.
     pub fn forget_attempt(&mut self) {
-        (self.per_try, self.per_try_idle) = (None, None);
+        (self.per_try, self.per_try_idle, self.awaited) = (None, None, (None, None));
     }
 
     /// The attempt that has begun may last so long, with its response.
@@ -227,6 +237,8 @@ mod tests {
         assert_eq!(passed(&mut timers).await, (Expired::Global, 15_000));
         let mut timers = Timers::new(Instant::now(), None, None, seconds(300), seconds(400));
         timers.attempt(seconds(2), None);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        timers.attached();
         assert_eq!(passed(&mut timers).await, (Expired::PerTry, 2_000));
         timers.responded();
         assert_eq!(passed(&mut timers).await, (Expired::Idle, 300_000));

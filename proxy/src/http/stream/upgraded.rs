@@ -3,6 +3,7 @@
 use std::{cell::Cell, io, rc::Rc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::TryFutureExt;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -103,6 +104,7 @@ impl Accepted {
 
     async fn carry(self, mut client: End, read: Bytes) {
         let Self { mut record, upstream, idle, until, held, drain } = self;
+        let over_http = !matches!(upstream, Upstream::Tunnel(_));
         let Some((mut upstream, first)) = upstream.end().await else { return };
         let meter = record.tunnel.insert(Rc::default()).clone();
         meter.add(read.len() as u64, first.len() as u64);
@@ -111,9 +113,11 @@ impl Accepted {
             meter.add(received, sent);
             last.set(Instant::now());
         };
+        // The upstream has ended its half, whatever became of the client's.
+        let upstream_done = Cell::new(false);
         let passing = async {
             tokio::select! {
-                ended = pass(&mut client, &mut upstream, (&read, &first), moved) => ended,
+                ended = pass(&mut client, &mut upstream, (&read, &first), moved, &upstream_done) => ended,
                 () = idle_for(idle, &last) => Ended::Idle,
                 () = Seldom::new(drain.forced_within(CUT)) => Ended::Cut,
             }
@@ -142,7 +146,11 @@ impl Accepted {
                 record.entry.raise(Flag::StreamIdleTimeout);
                 record.entry.details = "stream_idle_timeout".into();
             }
-            Ended::Failed(Side::Downstream, _) if !record.multiplexed => {
+            // The end of HTTP's connection is none that was asked for.
+            Ended::Finished { last: Side::Downstream } if over_http => upstream_ended(&mut record),
+            Ended::Failed(Side::Downstream, _) if over_http && upstream_done.get() => upstream_ended(&mut record),
+            Ended::Failed(Side::Upstream, _) => upstream_ended(&mut record),
+            Ended::Failed(Side::Downstream, _) | Ended::Finished { last: Side::Upstream } if !record.multiplexed => {
                 record.entry.raise(Flag::DownstreamConnectionTermination);
                 record.entry.details = "downstream_remote_disconnect".into();
             }
@@ -158,8 +166,19 @@ impl Accepted {
     }
 }
 
+fn upstream_ended(record: &mut Record) {
+    record.entry.raise(Flag::UpstreamConnectionTermination);
+    record.entry.details = "upstream_reset_after_response_started{connection_termination}".into();
+}
+
 /// Passes bytes both ways, after those that were read already, of the client (`read`) and of the upstream (`first`).
-async fn pass(client: &mut End, upstream: &mut End, (read, first): (&[u8], &[u8]), moved: impl Fn(u64, u64)) -> Ended {
+async fn pass(
+    client: &mut End,
+    upstream: &mut End,
+    (read, first): (&[u8], &[u8]),
+    moved: impl Fn(u64, u64),
+    upstream_done: &Cell<bool>,
+) -> Ended {
     let early = async {
         tokio::try_join!(write((Side::Downstream, &mut *client), first), write((Side::Upstream, &mut *upstream), read))
     };
@@ -170,14 +189,22 @@ async fn pass(client: &mut End, upstream: &mut End, (read, first): (&[u8], &[u8]
         let never = std::future::pending();
         let moved = |copied: Copied| moved(copied.received, copied.sent);
         let (mut ways, ends) = (Ways::default(), (client, upstream));
-        return copy::both_ways(&mut ways, ends, None, never, None::<&Unwatched>, moved).await;
+        let ended = copy::both_ways(&mut ways, ends, None, never, None::<&Unwatched>, moved).await;
+        upstream_done.set(ways.upstream_is_done());
+        return ended;
     }
     let (from_client, to_client) = tokio::io::split(client);
     let (from_upstream, to_upstream) = tokio::io::split(upstream);
+    let last = Cell::new(Side::Upstream);
     let up = pass_on((Side::Downstream, from_client), (Side::Upstream, to_upstream), |bytes| moved(bytes, 0));
     let down = pass_on((Side::Upstream, from_upstream), (Side::Downstream, to_client), |bytes| moved(0, bytes));
+    let up = up.inspect_ok(|()| last.set(Side::Downstream));
+    let down = down.inspect_ok(|()| {
+        last.set(Side::Upstream);
+        upstream_done.set(true);
+    });
     match tokio::try_join!(up, down) {
-        Ok(_) => Ended::Finished { last: Side::Upstream },
+        Ok(_) => Ended::Finished { last: last.get() },
         Err((side, error)) => Ended::Failed(side, error),
     }
 }

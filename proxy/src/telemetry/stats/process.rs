@@ -71,6 +71,8 @@ numbered! {
     Counter STATE_SAVE_FAILED = 24, "weir.state_save_failed";
     /// Connections closed because their view's listeners are not known, or the one that they may be for was refused.
     Counter VIEW_CX_REFUSED = 25, "weir.view_cx_refused";
+    /// Pods' connections that no listener is for, closed because the process has too much to do.
+    Counter OVERLOAD_CX_REFUSED = 26, "weir.overload_cx_refused";
 }
 
 /// Registers them, first of all; the scope keeps them.

@@ -1,7 +1,10 @@
 //! Scopes: prefixes of names, and who still uses what was registered under them.
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     fmt::{self, Write as _},
+    mem,
     sync::{Arc, Weak},
 };
 
@@ -15,6 +18,25 @@ use super::{
 
 /// By so many a claim grows.
 const STEP: usize = 16;
+/// So many counters does a thread know by names that traffic has brought; then it begins anew.
+const MOST_SEEN: usize = 4096;
+
+thread_local! {
+    /// Counters that this thread has had by their names.
+    static SEEN: RefCell<Seen> = RefCell::default();
+}
+
+/// Counters by name.
+type Named = HashMap<Box<str>, Counter>;
+
+/// Counters by claim and by name. A claim that is known here keeps its address to itself, also when it has ended.
+#[derive(Default)]
+struct Seen {
+    claims: HashMap<usize, (Weak<Claim>, Named)>,
+    count: usize,
+    /// Where names are spelled.
+    name: String,
+}
 
 /// A prefix of names, and the claim to the names registered through it. Clones share the claim; it ends with the last
 /// one, and with it the handles.
@@ -66,9 +88,33 @@ impl Scope {
         &self.0.prefix
     }
 
-    /// A counter. May also be called on a worker for a name that is known late; keep the handle, for this takes a lock.
+    /// A counter. Keep the handle: this takes a lock. What only a request can name has [`counter_seen`](Self::counter_seen).
     pub fn counter(&self, name: &str) -> Counter {
         Counter(self.register(Kind::Counter, name, Unit::Unspecified))
+    }
+
+    /// A counter whose name traffic brings. A thread that has had it before takes no lock for it.
+    pub fn counter_seen(&self, name: fmt::Arguments<'_>) -> Counter {
+        SEEN.with_borrow_mut(|seen| {
+            let mut text = mem::take(&mut seen.name);
+            text.clear();
+            let _ = text.write_fmt(name);
+            let key = Arc::as_ptr(&self.0) as usize;
+            let known = seen.claims.get(&key).and_then(|(_, names)| names.get(&*text)).copied();
+            let counter = known.unwrap_or_else(|| {
+                if seen.count >= MOST_SEEN {
+                    seen.claims.clear();
+                    seen.count = 0;
+                }
+                seen.count += 1;
+                let counter = self.counter(&text);
+                let (_, names) = seen.claims.entry(key).or_insert_with(|| (Arc::downgrade(&self.0), Named::new()));
+                names.insert(text.as_str().into(), counter);
+                counter
+            });
+            seen.name = text;
+            counter
+        })
     }
 
     /// A gauge; see [`counter`](Self::counter).
@@ -128,4 +174,32 @@ impl Drop for Claim {
 /// Envoy replaces `:` in names, and NUL.
 fn sanitised(name: &str) -> std::borrow::Cow<'_, str> {
     if name.contains([':', '\0']) { name.replace([':', '\0'], "_").into() } else { name.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::stats::Store;
+
+    #[test]
+    fn names_that_traffic_brings_are_those_that_are_registered() {
+        let store = Store::new(1);
+        let count = |scope: &Scope| {
+            store.worker(0).inc(scope.counter_seen(format_args!("policy.{}", "a")));
+            store.total(scope.counter("policy.a"))
+        };
+        let scope = store.root().scope("s");
+        assert_eq!((count(&scope), count(&scope)), (1, 2));
+        drop(scope);
+        // One that has ended leaves nothing to the next, wherever that lies.
+        assert_eq!(count(&store.root().scope("s")), 1);
+    }
+
+    #[test]
+    fn there_may_be_any_number_of_them() {
+        let store = Store::new(1);
+        let scope = store.root().scope("s");
+        let all = || (0..MOST_SEEN + 10).map(|number| scope.counter_seen(format_args!("{number}"))).collect::<Vec<_>>();
+        assert_eq!(all(), all());
+    }
 }

@@ -349,11 +349,14 @@ impl Loading {
             }
             Some(_) => return Err(Error::at(at, "certificate providers are not supported yet")),
         };
-        let offered = message.alpn_protocols.iter().filter(|name| **name != *istio::PEER_EXCHANGE);
-        let protocols = offered.map(|name| name.as_bytes().to_vec()).collect();
-        if let Some(index) = message.alpn_protocols.iter().position(|name| name.is_empty() || name.len() > 255) {
-            return Err(Error::at(item(at, "alpn_protocols", index), "expected 1 to 255 bytes"));
+        // As in Envoy, one text may name several.
+        let names = |list: &'_ String| list.split(',').all(|name| (1..=255).contains(&name.len()));
+        if let Some(index) = message.alpn_protocols.iter().position(|list| !names(list)) {
+            return Err(Error::at(item(at, "alpn_protocols", index), "expected names of 1 to 255 bytes"));
         }
+        let offered = message.alpn_protocols.iter().flat_map(|list| list.split(','));
+        let offered = offered.filter(|name| *name != istio::PEER_EXCHANGE);
+        let protocols = offered.map(|name| name.as_bytes().to_vec()).collect();
         let key_log = match &message.key_log {
             None => None,
             Some(message) => Some(self.key_log(message, &sub(at, "key_log"))?),
