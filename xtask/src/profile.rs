@@ -1,6 +1,7 @@
 //! `cargo xtask profile`: records which code of weir-proxy runs under load, for compilers that go by it
-//! (profile-guided optimisation, rustc's `-C profile-use`): what runs often is inlined and lies together, what seldom does
-//! lies apart.
+//! (profile-guided optimisation, rustc's `-C profile-use`): what runs often is inlined and lies together, what never does
+//! is small and lies apart. The load is that of `cargo xtask bench proxy`, which is what must be fast, and that of
+//! `cargo xtask soak`, which is there so that what a proxy does every day is not taken for what never runs.
 //!
 //! The record is committed (`proxy/profile`), so that the same sources give the same programs. A compiler goes by the names
 //! of functions: what has changed since the record was made is optimised as if there were none. It is of use to the version
@@ -10,6 +11,8 @@ use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bench::{
@@ -21,12 +24,15 @@ use crate::bench::{
 use crate::console;
 use crate::image::build::{self, Architecture, By};
 use crate::machine::{Machine, Need, output};
+use crate::soak;
 use crate::workspace;
 
 /// The records, from the workspace's root: for each architecture the counts, and the compiler that they are for.
 const DIRECTORY: &str = "proxy/profile";
 /// What is recorded.
 const PROGRAM: &str = "weir-proxy";
+/// A record is packed seldom, and cloned by everyone.
+const ZSTD_LEVEL: i32 = 19;
 
 /// Arguments of `cargo xtask profile`.
 #[derive(clap::Args)]
@@ -34,11 +40,14 @@ pub struct Args {
     /// Seconds of load for each row of `cargo xtask bench proxy`
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// Minutes of the load of `cargo xtask soak`
+    #[arg(long, default_value_t = 1)]
+    minutes: u64,
 }
 
 /// Runs the task.
 pub fn run(args: &Args) -> Result<()> {
-    let machine = Machine::prepare(&[Need::Build, Need::Peers])?;
+    let machine = Arc::new(Machine::prepare(&[Need::Build, Need::Peers])?);
     let architecture = Architecture::native()?;
     let merge = llvm_profdata(&machine)?;
     process::raise_open_files()?;
@@ -61,24 +70,34 @@ pub fn run(args: &Args) -> Result<()> {
         let file = place.directory.join(format!("{port}.yaml"));
         fs::write(&file, configuration::of(Proxy::Weir, &place, row, port))?;
         let mut command = on_cpu(&machine, CPU, &place.weir);
-        // It writes its counts as it ends: it must be let.
-        command.arg("-c").arg(&file).args(["--concurrency", "1", "-l", "warning", "--user", "0"]);
-        // A file for each: merging as they end takes calls that the proxy's own filter of system calls knows nothing of.
-        command.env("LLVM_PROFILE_FILE", raw.join("%p.profraw"));
+        command.arg("-c").arg(&file).args(["--concurrency", "1", "-l", "warning"]);
+        counts(&mut command, &raw);
         let running = Running::start(&place.directory, "counting", command, port, false)?;
         load::run(&machine, row, port, Duration::from_secs(args.seconds)).context(row.name)?;
         running.end()?;
     }
+    console::note("everything at once");
+    soak::exercise(&machine, &place.weir, Duration::from_secs(60 * args.minutes), |command| counts(command, &raw))?;
     let files = fs::read_dir(&raw)?.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
-    ensure!(files.len() >= ROWS.len(), "weir-proxy has left {} records of {} runs", files.len(), ROWS.len());
+    ensure!(files.len() > ROWS.len(), "weir-proxy has left {} records of {} runs", files.len(), ROWS.len());
     let record = Record::of(architecture);
     fs::create_dir_all(record.counts.parent().unwrap_or(&record.counts))?;
-    // Functions that never ran are as good as unknown, and most.
-    output(machine.command(merge).args(["merge", "--sparse", "-o"]).arg(&record.counts).args(&files))?;
+    // With those that never ran: that, too, is worth knowing.
+    let merged = scratch.path().join("merged");
+    output(machine.command(merge).args(["merge", "-o"]).arg(&merged).args(&files))?;
+    let packed = zstd::encode_all(&fs::read(&merged)?[..], ZSTD_LEVEL)?;
+    fs::write(&record.counts, &packed)?;
     fs::write(&record.compiler, compiler(&machine)?)?;
-    let size = fs::metadata(&record.counts)?.len();
-    println!("{}: {} KiB of {} runs", record.counts.display(), size / 1024, ROWS.len());
+    println!("{}: {} KiB of {} runs", record.counts.display(), packed.len() / 1024, files.len());
     Ok(())
+}
+
+/// Has a weir-proxy leave its counts in a directory.
+fn counts(command: &mut Command, directory: &Path) {
+    // It writes them as it ends: it must be let.
+    command.args(["--user", "0"]);
+    // A file for each: merging as they end takes calls that the proxy's own filter of system calls knows nothing of.
+    command.env("LLVM_PROFILE_FILE", directory.join("%p.profraw"));
 }
 
 /// A record's files.
@@ -90,7 +109,7 @@ struct Record {
 impl Record {
     fn of(architecture: Architecture) -> Self {
         let file = |extension| workspace::root().join(DIRECTORY).join(architecture.name()).with_extension(extension);
-        Self { counts: file("profdata"), compiler: file("rustc") }
+        Self { counts: file("profdata.zst"), compiler: file("rustc") }
     }
 }
 
@@ -106,12 +125,13 @@ pub fn recorded(machine: &Machine, architecture: Architecture, target: &Path) ->
         console::note(&format!("{DIRECTORY} is for {}, and this is {}: built without it", made_by.trim(), here.trim()));
         return Ok(None);
     }
-    let counts = fs::read(&record.counts).with_context(|| record.counts.display().to_string())?;
+    let packed = fs::read(&record.counts).with_context(|| record.counts.display().to_string())?;
     // cargo knows flags, not what is in the files that they name.
-    let name: String = Sha256::digest(&counts).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let name: String = Sha256::digest(&packed).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let path = target.join(format!("{name}.profdata"));
     if !path.exists() {
         fs::create_dir_all(target)?;
+        let counts = zstd::decode_all(&packed[..]).with_context(|| record.counts.display().to_string())?;
         fs::write(&path, counts).with_context(|| path.display().to_string())?;
     }
     Ok(Some(path))

@@ -138,7 +138,7 @@ pub enum Read {
     Response,
     /// Nothing.
     Nothing,
-    /// Until the other side closes.
+    /// Until the other side closes, to which this side says its own end, unless `end` says how it comes.
     End,
     /// As much as there was sent.
     Echo,

@@ -16,8 +16,10 @@ use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 use crate::Silent;
 use crate::bench::process::{self, Running};
@@ -64,25 +66,74 @@ pub fn run(args: Args) -> Result<()> {
     runtime.block_on(soak(machine, weir, Duration::from_secs(60 * args.minutes)))
 }
 
+/// The same load on a proxy that is somebody else's subject: nothing is judged but that it goes on. `prepare` has the
+/// last word on how it is started, and it is let end by itself.
+pub fn exercise(
+    machine: &Arc<Machine>,
+    weir: &Path,
+    during: Duration,
+    prepare: impl FnOnce(&mut Command),
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let stage = Stage::set(machine, weir).await?;
+        let mut command = stage.command(machine);
+        prepare(&mut command);
+        let proxy = stage.start(command)?;
+        let loads = Loads::start(stage.place.clone(), machine.clone(), SLICE.min(during / 60));
+        tokio::time::sleep(during).await;
+        for tally in loads.stop().await? {
+            ensure!(tally.done() > 0, "{}: nothing was done", tally.name);
+        }
+        proxy.end()
+    })
+}
+
+/// All that a run needs but the proxy.
+struct Stage {
+    directory: TempDir,
+    place: Arc<Place>,
+    weir: PathBuf,
+    bootstrap: PathBuf,
+    _backend: Running,
+}
+
+impl Stage {
+    async fn set(machine: &Machine, weir: &Path) -> Result<Self> {
+        let scratch = tempfile::tempdir().context("a directory")?;
+        let directory = scratch.path();
+        certificates::make(machine, directory)?;
+        open_to_all(directory)?;
+        let ports = bench::ports(9)?;
+        let backend = ports[5..].to_vec();
+        let backend = bench::configuration::Place { directory: directory.to_owned(), backend, weir: weir.to_owned() };
+        let running = Running::backend(machine, &backend)?;
+        let place = Arc::new(Place {
+            ports: Ports { web: ports[0], tls: ports[1], mutual: ports[2], tcp: ports[3], admin: ports[4] },
+            directory: directory.to_owned(),
+        });
+        let upstreams = upstream::start().await?;
+        let nginx = Backend { plain: backend.backend[0], http2: backend.backend[2] };
+        let bootstrap = directory.join("soak.json");
+        fs::write(&bootstrap, configuration::bootstrap(directory, &place.ports, &nginx, &upstreams).to_string())?;
+        Ok(Self { directory: scratch, place, weir: backend.weir, bootstrap, _backend: running })
+    }
+
+    fn command(&self, machine: &Machine) -> Command {
+        let mut command = machine.command(&self.weir);
+        command.arg("-c").arg(&self.bootstrap).args(["--concurrency", "2", "-l", "warning"]);
+        command
+    }
+
+    fn start(&self, command: Command) -> Result<Running> {
+        Running::start(self.directory.path(), "weir", command, self.place.ports.web, true)
+    }
+}
+
 async fn soak(machine: Arc<Machine>, weir: PathBuf, during: Duration) -> Result<()> {
-    let directory = tempfile::tempdir().context("a directory")?;
-    let directory = directory.path();
-    certificates::make(&machine, directory)?;
-    open_to_all(directory)?;
-    let ports = bench::ports(9)?;
-    let backend = bench::configuration::Place { directory: directory.to_owned(), backend: ports[5..].to_vec(), weir };
-    let _backend = Running::backend(&machine, &backend)?;
-    let place = Arc::new(Place {
-        ports: Ports { web: ports[0], tls: ports[1], mutual: ports[2], tcp: ports[3], admin: ports[4] },
-        directory: directory.to_owned(),
-    });
-    let upstreams = upstream::start().await?;
-    let nginx = Backend { plain: backend.backend[0], http2: backend.backend[2] };
-    let file = directory.join("soak.json");
-    fs::write(&file, configuration::bootstrap(directory, &place.ports, &nginx, &upstreams).to_string())?;
-    let mut command = machine.command(&backend.weir);
-    command.arg("-c").arg(&file).args(["--concurrency", "2", "-l", "warning"]);
-    let proxy = Running::start(directory, "weir", command, place.ports.web, true)?;
+    let stage = Stage::set(&machine, &weir).await?;
+    let place = &stage.place;
+    let proxy = stage.start(stage.command(&machine))?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let before = used(&proxy, Duration::ZERO)?;
 
@@ -90,9 +141,10 @@ async fn soak(machine: Arc<Machine>, weir: PathBuf, during: Duration) -> Result<
     let samples = watch(&proxy, &loads, during).await;
     let tallies = loads.stop().await?;
     let samples = samples?;
-    let settled = settle(&proxy, &place, &before).await;
+    let settled = settle(&proxy, place, &before).await;
     let after = used(&proxy, during)?;
-    let said = fs::read_to_string(directory.join(format!("weir-{}.log", place.ports.web))).unwrap_or_default();
+    let log = stage.directory.path().join(format!("weir-{}.log", place.ports.web));
+    let said = fs::read_to_string(log).unwrap_or_default();
     let course = Course::of(&samples, WARM_UP.min(during / 4)).context("too few samples")?;
     let good = judge(&Outcome { before, after, course, tallies, settled, said });
     if good { Ok(()) } else { Err(Silent("the soak has found something").into()) }
