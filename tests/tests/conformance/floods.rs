@@ -1,16 +1,43 @@
 //! What costs a client little and could cost a server much: RFC 9113 section 10.5.
 
 use super::{
-    case::{Case, case, get, post, request},
+    case::{Case, Steps, case, get, post, request},
     frame::{
         CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, WHOLE, block, data, frame, headers, priority,
         reset, settings, window_update,
     },
-    outcome::Step::{Ended, Send},
+    outcome::Step::{self, Begin, Ended, Send},
 };
 
 fn times(count: usize, frame: &[u8]) -> Vec<u8> {
     frame.repeat(count)
+}
+
+/// The listener that does not wait long for heads.
+pub const IMPATIENT: &str = "impatient";
+
+/// Heads that take too long, alone and beside a request that is answered later.
+pub fn slow_heads() -> Vec<Case> {
+    let begun = |stream| frame(HEADERS, END_STREAM, stream, &block(&request("/never"))[..4]);
+    let unfinished = |stream| {
+        let head = headers(WHOLE, stream, &request("/never"));
+        head[..head.len() - 1].to_vec()
+    };
+    let slow = || headers(WHOLE, 1, &request("/slow/700"));
+    let case = |name, steps: Vec<Step>, demanded| case("10.5", name, Steps(steps), demanded).on(IMPATIENT);
+    vec![
+        case("a head without an end", vec![Begin(begun(1)), Ended(1)], "GOAWAY NO_ERROR")
+            .envoy("h2-slow-heads", "1: 408 RST_STREAM NO_ERROR; GOAWAY PROTOCOL_ERROR"),
+        case("a frame of a head without an end", vec![Begin(unfinished(1)), Ended(1)], "GOAWAY NO_ERROR")
+            .envoy("h2-slow-heads", "1: 408 RST_STREAM NO_ERROR; GOAWAY PROTOCOL_ERROR"),
+        case(
+            "a head without an end beside a request",
+            vec![Begin([slow(), begun(3)].concat()), Ended(3), Ended(1)],
+            "1: 200; GOAWAY NO_ERROR",
+        )
+        .envoy("h2-slow-heads", "1: 200; 3: 408 RST_STREAM NO_ERROR; GOAWAY PROTOCOL_ERROR"),
+        case("a request that takes longer than its head may", vec![Send(slow()), Ended(1)], "1: 200; goes on"),
+    ]
 }
 
 pub fn cases() -> Vec<Case> {

@@ -30,30 +30,44 @@ const A_WHILE: Duration = Duration::from_millis(700);
 
 #[test]
 fn frames_and_streams() {
-    run(frames::cases());
+    drop(run(frames::cases()));
 }
 
 /// The same where ALPN has settled on HTTP/2.
 #[test]
 fn frames_and_streams_over_tls() {
     let cases = frames::cases().into_iter().filter(|case| case.listener == "main");
-    run(cases.map(|case| case.on(SECURE)).collect());
+    drop(run(cases.map(|case| case.on(SECURE)).collect()));
 }
 
 #[test]
 fn messages_and_header_compression() {
-    run(messages::cases());
+    drop(run(messages::cases()));
 }
 
 #[test]
 fn floods() {
-    run(floods::cases());
+    drop(run(floods::cases()));
+}
+
+/// What becomes of them is logged alike.
+#[test]
+fn heads_that_take_too_long() {
+    let place = run(floods::slow_heads());
+    let [envoy, weir] = place.sides().map(|side| {
+        let log = std::fs::read_to_string(side.log(floods::IMPATIENT)).expect("its access log");
+        let mut lines: Vec<String> = log.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    });
+    assert_eq!(weir.iter().filter(|line| line.contains("|408 ")).count(), 3, "{weir:?}");
+    assert_eq!(weir, envoy);
 }
 
 /// Every row of the table that the documentation has, and no other, is met by a case.
 #[test]
 fn the_table_of_differences() {
-    let all = [frames::cases(), messages::cases(), floods::cases(), downgrade::cases()].concat();
+    let all = [frames::cases(), messages::cases(), floods::cases(), floods::slow_heads(), downgrade::cases()].concat();
     let mut met: BTreeSet<String> =
         all.iter().flat_map(|case| [case.weir, case.envoy]).flatten().map(|instead| instead.row.to_owned()).collect();
     met.extend(bad_server::rows());
@@ -66,7 +80,7 @@ fn the_table_of_differences() {
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn run(cases: Vec<Case>) {
+async fn run(cases: Vec<Case>) -> Arc<Place> {
     let place = Arc::new(Place::start("http2", |_| {}).await);
     let count = cases.len();
     let failures: Vec<String> = stream::iter(cases)
@@ -85,6 +99,7 @@ async fn run(cases: Vec<Case>) {
     }
     assert!(failures.is_empty(), "{} of {count} cases fail:\n{}", failures.len(), failures.join("\n"));
     figure!("{count} cases alike");
+    place
 }
 
 async fn check(place: &Place, case: &Case) -> Option<String> {

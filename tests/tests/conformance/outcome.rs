@@ -23,6 +23,8 @@ const PROBE_REQUEST: [(&str, &str); 4] =
 pub enum Step {
     /// Sends bytes.
     Send(Vec<u8>),
+    /// Sends bytes that end in the midst of a head: nothing else may be sent from then on.
+    Begin(Vec<u8>),
     /// Waits until a stream has ended.
     Ended(u32),
     /// Waits until so many bytes of a stream's body have come.
@@ -77,6 +79,8 @@ pub struct Client {
     open_block: bool,
     /// The connection's window is opened again for what comes.
     reads: bool,
+    /// What comes is not answered.
+    mute: bool,
 }
 
 impl Client {
@@ -90,6 +94,7 @@ impl Client {
             goaway: None,
             open_block: false,
             reads: true,
+            mute: false,
         }
     }
 
@@ -107,6 +112,12 @@ impl Client {
         let _ = self.connection.wire.flush().await;
     }
 
+    async fn answer(&mut self, bytes: &[u8]) {
+        if !self.mute {
+            self.send(bytes).await;
+        }
+    }
+
     fn is_over(&self, stream: u32) -> bool {
         self.streams.get(&stream).is_some_and(Stream::over)
     }
@@ -115,6 +126,10 @@ impl Client {
     pub async fn step(&mut self, step: &Step) {
         match step {
             Step::Send(bytes) => self.send(bytes).await,
+            Step::Begin(bytes) => {
+                self.send(bytes).await;
+                self.mute = true;
+            }
             Step::Ended(stream) => while !self.is_over(*stream) && self.next().await {},
             Step::Body(stream, bytes) => {
                 let enough = |client: &Self| client.streams.get(stream).is_some_and(|stream| stream.body >= *bytes);
@@ -149,10 +164,10 @@ impl Client {
             SETTINGS if frame.has(ACK) => self.acknowledged += 1,
             SETTINGS => {
                 self.settings = true;
-                self.send(&frame::frame(SETTINGS, ACK, 0, &[])).await;
+                self.answer(&frame::frame(SETTINGS, ACK, 0, &[])).await;
             }
             PING if frame.has(ACK) => self.pongs.push(frame.payload),
-            PING => self.send(&frame::frame(PING, ACK, 0, &frame.payload)).await,
+            PING => self.answer(&frame::frame(PING, ACK, 0, &frame.payload)).await,
             GOAWAY => self.goaway = Some(frame.error()),
             RST_STREAM => self.streams.entry(frame.stream).or_default().reset = Some(frame.error()),
             HEADERS => {
@@ -171,7 +186,7 @@ impl Client {
                 stream.ended |= frame.ends();
                 stream.body += frame.payload.len();
                 if self.reads && !frame.payload.is_empty() {
-                    self.send(&window_update(0, frame.payload.len() as u32)).await;
+                    self.answer(&window_update(0, frame.payload.len() as u32)).await;
                 }
             }
             WINDOW_UPDATE => {}

@@ -12,6 +12,9 @@ use crate::{
     http::stream::{connection::Connection, timers::Expired},
 };
 
+/// Between two looks at what ends without telling.
+const LOOKS: Duration = Duration::from_millis(100);
+
 /// Which limit passed that a client overstepped.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Limit {
@@ -92,7 +95,7 @@ fn head_limit(manager: &HttpConnectionManager) -> Option<(Duration, SlowHead)> {
 }
 
 /// Resolves when a request's head has been coming for too long.
-async fn slow_head(connection: &Connection) -> SlowHead {
+pub(super) async fn slow_head(connection: &Connection) -> SlowHead {
     let Some((timeout, slow)) = head_limit(&connection.manager) else { return std::future::pending().await };
     loop {
         match connection.activity.head_began() {
@@ -104,6 +107,13 @@ async fn slow_head(connection: &Connection) -> SlowHead {
                 }
             }
         }
+    }
+}
+
+/// Resolves when no request is under way, or soon after.
+pub(super) async fn at_rest(connection: &Connection) {
+    while connection.activity.active() > 0 {
+        tokio::time::sleep(LOOKS).await;
     }
 }
 

@@ -10,7 +10,7 @@ mod watched;
 use std::{future::poll_fn, pin::Pin, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Version};
 use http_body_util::{BodyExt, Collected};
 use hyper::{
     server::conn::{http1, http2},
@@ -235,7 +235,8 @@ async fn serve_http2(connection: &Rc<Connection>, mut watched: Box<Watched>, dra
             .serve_connection(TokioIo::new(watched), service)
     );
     let mut blocked = std::pin::pin!(Seldom::new(limits::blocked(connection)));
-    let mut draining = false;
+    let mut slow_head = std::pin::pin!(Seldom::new(limits::slow_head(connection)));
+    let (mut draining, mut overdue) = (false, false);
     loop {
         tokio::select! {
             biased;
@@ -256,6 +257,15 @@ async fn serve_http2(connection: &Rc<Connection>, mut watched: Box<Watched>, dra
                 tracing::debug!(connection = connection.id, peer = %connection.peer, "client does not read");
                 return;
             }
+            slow = &mut slow_head, if !overdue => {
+                tracing::debug!(connection = connection.id, peer = %connection.peer, "request headers took too long");
+                // hyper knows of no stream that the answer could go to.
+                drop(slow_head_answer(connection, slow).await);
+                (draining, overdue) = (true, true);
+                serving.as_mut().graceful_shutdown();
+            }
+            // A client in the midst of a head can say nothing else: it has had all that it asked for.
+            () = limits::at_rest(connection), if overdue => return,
         }
     }
 }
@@ -279,7 +289,20 @@ async fn linger(connection: &Connection, mut stream: Io) {
 
 /// A request's head has been coming for too long. hyper answers nothing that it has not seen whole.
 async fn answer_slow_head(connection: &Rc<Connection>, slow: SlowHead, mut stream: Io) {
-    let parts = http::Request::new(()).into_parts().0;
+    let answer = slow_head_answer(connection, slow).await;
+    connection.count_written(answer.len());
+    let limit = connection.manager.delayed_close_timeout.unwrap_or(LAST_WORDS);
+    if let Ok(Ok(())) = tokio::time::timeout(limit, stream.write_all(&answer)).await {
+        linger(connection, stream).await;
+    }
+}
+
+/// What such a request is answered, and counted and logged with, as HTTP/1 writes it.
+async fn slow_head_answer(connection: &Rc<Connection>, slow: SlowHead) -> Vec<u8> {
+    let mut parts = http::Request::new(()).into_parts().0;
+    if connection.multiplexed {
+        parts.version = Version::HTTP_2;
+    }
     let stream_of_head = Stream::new(connection.clone(), Rc::default(), &parts, true);
     let reply = match slow {
         SlowHead::Itself => {
@@ -287,12 +310,7 @@ async fn answer_slow_head(connection: &Rc<Connection>, slow: SlowHead, mut strea
         }
         SlowHead::Stream(expired) => stream_of_head.expired(expired),
     };
-    let answer = written(local_reply::refuse(stream_of_head, reply)).await;
-    connection.count_written(answer.len());
-    let limit = connection.manager.delayed_close_timeout.unwrap_or(LAST_WORDS);
-    if let Ok(Ok(())) = tokio::time::timeout(limit, stream.write_all(&answer)).await {
-        linger(connection, stream).await;
-    }
+    written(local_reply::refuse(stream_of_head, reply)).await
 }
 
 /// A response as HTTP/1 writes it.

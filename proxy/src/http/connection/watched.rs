@@ -19,7 +19,7 @@ use crate::{
     http::{
         codec::{
             framing::{Framing, Passed},
-            http2::PREFACE,
+            http2::{Heads, PREFACE},
         },
         stream::connection::Connection,
     },
@@ -37,6 +37,8 @@ pub(super) struct Watched {
     connection: Rc<Connection>,
     /// None: it is not HTTP/1.
     framing: Option<Framing>,
+    /// None: it is not HTTP/2.
+    heads: Option<Box<Heads>>,
     /// What framing let pass in other words and hyper has not taken.
     passed: Bytes,
     /// Part of a head came while the last response was still on its way: hyper reads no head before that is gone.
@@ -52,10 +54,12 @@ pub(super) struct Watched {
 impl Watched {
     pub fn new(stream: Io, connection: Rc<Connection>) -> Self {
         let framing = connection.framing();
+        let heads = connection.multiplexed.then(|| Box::new(Heads::new()));
         Self {
             stream,
             connection,
             framing,
+            heads,
             passed: Bytes::new(),
             came_early: false,
             saw_end: false,
@@ -90,7 +94,27 @@ impl Watched {
             length += poll_fn(|cx| self.poll_stream(cx, &mut buffer)).await.ok().filter(|read| *read > 0)?;
         }
         self.passed = Bytes::copy_from_slice(&first[..length]);
+        self.look_for_heads(&first[..length]);
         Some(PREFACE.starts_with(&first[..length]))
+    }
+
+    /// Over HTTP/1: part of a head has come, and no request is under way.
+    fn head_comes(&self) {
+        if self.connection.activity.active() == 0 {
+            self.connection.activity.head_comes();
+        }
+    }
+
+    /// Over HTTP/2: notes when a request's head is coming, and when it has come.
+    fn look_for_heads(&mut self, came: &[u8]) {
+        let Some(heads) = &mut self.heads else { return };
+        let another = heads.feed(came);
+        if another || !heads.in_head() {
+            self.connection.activity.head_came();
+        }
+        if heads.in_head() {
+            self.connection.activity.head_comes();
+        }
     }
 
     /// Gives hyper what passed in other words.
@@ -169,12 +193,13 @@ impl AsyncRead for Watched {
                 if this.in_head() {
                     this.came_early = this.connection.unflushed.get();
                     if !this.came_early {
-                        this.connection.activity.head_comes();
+                        this.head_comes();
                     }
                 }
                 return Poll::Pending;
             };
             let length = length?;
+            this.look_for_heads(&buffer.filled()[before..]);
             let Some(framing) = this.framing.as_mut().filter(|_| length > 0) else { return Poll::Ready(Ok(())) };
             match framing.feed(&buffer.filled()[before..]) {
                 Passed::Unchanged => return Poll::Ready(Ok(())),
@@ -200,7 +225,7 @@ impl AsyncWrite for Watched {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         self.connection.unflushed.set(flushed.is_pending());
         if flushed.is_ready() && std::mem::take(&mut self.came_early) {
-            self.connection.activity.head_comes();
+            self.head_comes();
         }
         flushed
     }

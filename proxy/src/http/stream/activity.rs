@@ -45,20 +45,24 @@ impl Activity {
         }
     }
 
-    /// Counts a request in: its head is complete.
+    /// Counts a request in.
     pub fn begin(self: &Rc<Self>) -> Active {
         self.active.set(self.active.get() + 1);
         self.requests.set(self.requests.get().saturating_add(1));
-        self.head_began.set(None);
         Active(self.clone())
     }
 
     /// Part of a head has come, and more is waited for.
     pub fn head_comes(&self) {
-        if self.active.get() == 0 && self.head_began.get().is_none() {
+        if self.head_began.get().is_none() {
             self.head_began.set(Some(Instant::now()));
             self.head_begins.notify_one();
         }
+    }
+
+    /// It is complete.
+    pub fn head_came(&self) {
+        self.head_began.set(None);
     }
 
     /// The client takes no bytes just now.

@@ -402,6 +402,10 @@ impl Connection {
     /// Counts a request in, which may be the last.
     pub fn begin_request(&self) -> Active {
         let active = self.activity.begin();
+        // Of HTTP/2 the next may be coming already.
+        if !self.multiplexed {
+            self.activity.head_came();
+        }
         let most = self.manager.max_requests_per_connection;
         if most > 0 && self.activity.requests() >= most {
             self.worker.stats.inc(self.manager.stats.own.downstream_cx_max_requests_reached);
