@@ -27,7 +27,7 @@
 //!   said: { proxy_protocol: true }  # reads a PROXY header first
 //!   names: { protocol: dns }        # a name server: NAME.test is 127.0.0.1, others are not; see dns.rs
 //!                                   # rules: `path` begins the name, `status` is a response code (3: there is no such name)
-//! certificates:                     # ${cert:server} ${key:server} ${crl:ca} in the bootstrap
+//! certificates:                     # ${cert:server} ${key:server} ${crl:ca} in the bootstrap, ${hash:server} and ${pin:server}: SHA-256 of it and its key
 //!   ca: { authority: true, revokes: [client] }
 //!   server: { issuer: ca, names: [a.test, "*.b.test", 127.0.0.1, "spiffe://c/d"] }      # also common_name, expired, usages, key, first_version
 //!                                 # in requests: ${x:70000} is so many x, ${headers:150} so many header lines

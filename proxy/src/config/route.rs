@@ -201,7 +201,7 @@ impl RouteTable {
             return self.domains.any.map(|index| &self.virtual_hosts[index]);
         }
         let authority = authority?;
-        let authority = if self.ignore_port { without_port(authority) } else { authority };
+        let authority = if self.ignore_port { before_colon(authority) } else { authority };
         let host = std::str::from_utf8(authority).ok()?;
         let found = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             self.domains.find(&host.to_ascii_lowercase())
@@ -263,6 +263,14 @@ impl Domains {
             .or_else(|| self.prefixes.iter().find(|(prefix, _)| fits(prefix) && host.starts_with(&**prefix)))
             .map(|(_, index)| *index)
             .or(self.any)
+    }
+}
+
+/// An authority without what stands where ports do, whatever it is.
+fn before_colon(authority: &[u8]) -> &[u8] {
+    match authority.iter().rposition(|byte| matches!(byte, b':' | b']')) {
+        Some(colon) if authority.get(colon) == Some(&b':') => &authority[..colon],
+        _ => authority,
     }
 }
 

@@ -3,12 +3,14 @@
 
 use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
 
+use aws_lc_rs::digest;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P521_SHA512, PKCS_ED25519,
     PKCS_RSA_SHA256, RevokedCertParams, SanType, SerialNumber, SigningKey as _, date_time_ymd,
 };
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use weir_proxy::tls::der;
 
 use super::case::Certificate;
@@ -50,6 +52,20 @@ pub fn make(certificates: &BTreeMap<String, Certificate>, directory: &Path) {
             write(name, "crl", revocations(certificates, name, &keys));
         }
     }
+}
+
+/// The SHA-256 of a certificate in a file, in hexadecimal.
+pub fn hash(path: &Path) -> String {
+    read(path).sha256()
+}
+
+/// The SHA-256 of the public key of a certificate in a file, in base64.
+pub fn pin(path: &Path) -> String {
+    STANDARD.encode(digest::digest(&digest::SHA256, &read(path).content().public_key))
+}
+
+fn read(path: &Path) -> weir_proxy::tls::certificate::Certificate {
+    CertificateDer::from_pem_file(path).expect("a certificate of this test").into()
 }
 
 fn key(kind: Option<&str>) -> KeyPair {

@@ -17,6 +17,7 @@ use weir_tests::{
 
 use super::{
     case::File,
+    certificates,
     seen::Normal,
     upstream::Server,
     wire::{PATIENCE, Port},
@@ -194,6 +195,8 @@ impl Side {
                     "cert" => self.certificate(name, "pem").display().to_string(),
                     "key" => self.certificate(name, "key").display().to_string(),
                     "crl" => self.certificate(name, "crl").display().to_string(),
+                    "hash" => certificates::hash(&self.certificate(name, "pem")),
+                    "pin" => certificates::pin(&self.certificate(name, "pem")),
                     _ => panic!("unknown placeholder `{}`", &found[0]),
                 }
             })

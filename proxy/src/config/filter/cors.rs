@@ -10,6 +10,8 @@ use crate::{
 /// `CorsPolicy`. What is not set here is taken from a less specific one.
 #[derive(Clone, Debug, Default)]
 pub struct CorsPolicy {
+    /// It is of the field that routes and virtual hosts had before: what is said by filters' names replaces all of these.
+    pub old: bool,
     /// Origins that may read responses: any of these.
     pub allow_origin: Vec<StringMatcher>,
     /// `access-control-allow-methods`.

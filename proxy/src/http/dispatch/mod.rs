@@ -274,9 +274,7 @@ fn limits(stream: &Stream, routed: Option<&Routed>, parts: &Parts) -> Timers {
     let manager = &stream.connection.manager;
     let forward = routed.and_then(Routed::forward);
     let idle = forward.and_then(|forward| forward.idle_timeout).unwrap_or(manager.stream_idle_timeout);
-    let lasts = forward.and_then(|forward| {
-        router::timeouts::stream_deadline(forward, &parts.headers).map(Some).or(forward.max_stream_duration)
-    });
+    let lasts = forward.and_then(|forward| router::timeouts::stream_lasts(forward, &parts.headers));
     stream.timers(idle, lasts.unwrap_or(manager.max_stream_duration))
 }
 

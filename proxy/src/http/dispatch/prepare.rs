@@ -120,10 +120,11 @@ fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: Sock
         // Where a tunnel leads is nothing without it.
         _ if parts.method == Method::CONNECT => {}
         StripPort::Never => {}
-        StripPort::Any => stripped = without_port(stripped),
-        StripPort::Matching => {
+        mode => {
             let bare = without_port(stripped);
-            if stripped.len() > bare.len() && stripped[bare.len() + 1..] == *local.port().to_string().as_bytes() {
+            let port =
+                stripped.get(bare.len() + 1..).and_then(|port| std::str::from_utf8(port).ok()?.parse::<u32>().ok());
+            if port.is_some_and(|port| mode == StripPort::Any || port == u32::from(local.port())) {
                 stripped = bare;
             }
         }

@@ -45,12 +45,15 @@ pub(super) fn on_request(
     if exchange.routed.and_then(Routed::forward).is_none() {
         return Decided::PASSED;
     }
-    let policies: Vec<&CorsPolicy> = levels(exchange.routed)
+    let mut policies: Vec<&CorsPolicy> = levels(exchange.routed)
         .filter_map(|overrides| match overrides.get(name)?.config.as_ref()? {
             RouteFilter::Cors(policy) => Some(&**policy),
             _ => None,
         })
         .collect();
+    if policies.iter().any(|policy| !policy.old) {
+        policies.retain(|policy| !policy.old);
+    }
     let Some(most_specific) = policies.first() else { return Decided::PASSED };
     let origin = exchange.parts.headers.get(header::ORIGIN).filter(|origin| !origin.is_empty());
     let Some(origin) = origin.cloned() else { return Decided::PASSED };

@@ -1,6 +1,6 @@
 //! Who the client is, and what the `x-forwarded-*` and `x-envoy-*` headers of its request say afterwards.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use ipnet::IpNet;
@@ -270,7 +270,8 @@ fn append_xff(headers: &mut HeaderMap, node: IpAddr, peer: Option<IpAddr>) {
     // Who has no such address is not added.
     let Some(peer) = peer else { return };
     // The loopback address says nothing to other hosts: Envoy sends its node's own.
-    let address = if peer.is_loopback() { node } else { peer };
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].contains(&peer);
+    let address = if loopback { node } else { peer };
     let mut value = Vec::new();
     for known in forwarded_for(headers) {
         value.extend_from_slice(known);

@@ -11,6 +11,7 @@ pub(in crate::http) fn set_reason<B>(response: &mut Response<B>) {
     let reason = match response.status() {
         StatusCode::NON_AUTHORITATIVE_INFORMATION => ReasonPhrase::from_static(b"Non-Authoritative Information"),
         StatusCode::IM_A_TEAPOT | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => ReasonPhrase::from_static(b"Unknown"),
+        status if status.as_u16() == 599 => ReasonPhrase::from_static(b"Last Unassigned Server Error Code"),
         status if status.canonical_reason().is_none() => ReasonPhrase::from_static(b"Unknown"),
         _ => return,
     };

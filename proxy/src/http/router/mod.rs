@@ -34,7 +34,7 @@ use self::{
     retry::{RETRY_GRPC_ON, RETRY_ON},
     timeouts::{
         ALTERNATIVE, GRPC_TIMEOUT, HEDGE_ON_PER_TRY_TIMEOUT, PER_TRY_TIMEOUT, STREAM_DURATION, TIMEOUT, Timeouts,
-        stream_deadline, to_grpc_timeout,
+        stream_lasts, to_grpc_timeout,
     },
 };
 use super::{
@@ -117,8 +117,10 @@ pub(super) async fn forward(
     let policy = retry_policy(configured, &stream, &parts, steered);
     let respects = stream.connection.manager.router.respect_expected_rq_timeout;
     let mut timeouts = Timeouts::of(forward, stream.is_grpc(), &parts.headers, (steered, respects));
-    if let Some(deadline) = stream_deadline(forward, &parts.headers) {
-        parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(deadline));
+    if stream.is_grpc()
+        && let Some(Some(lasts)) = stream_lasts(forward, &parts.headers)
+    {
+        parts.headers.insert(GRPC_TIMEOUT, to_grpc_timeout(lasts));
     }
     let hashed = hashed(&stream, &cluster, forward, &parts);
     let alternative = if steered { parts.headers.get(ALT_STAT_NAME).cloned() } else { None };

@@ -108,8 +108,14 @@ impl Timeouts {
 }
 
 /// How long a stream may last whose client asks for that by `grpc-timeout`, where the route has it so.
-pub(in crate::http) fn stream_deadline(forward: &Forward, headers: &HeaderMap) -> Option<Duration> {
+fn stream_deadline(forward: &Forward, headers: &HeaderMap) -> Option<Duration> {
     forward.grpc_stream.and_then(|deadline| Some(deadline.apply(asked_by_grpc(headers)?)))
+}
+
+/// How long a stream may last by its route, if that says so; `Some(None)`: as long as it wants.
+#[expect(clippy::option_option, reason = "not set and set to never differ")]
+pub(in crate::http) fn stream_lasts(forward: &Forward, headers: &HeaderMap) -> Option<Option<Duration>> {
+    stream_deadline(forward, headers).map(Some).or(forward.max_stream_duration)
 }
 
 /// What `grpc-timeout` asks for.

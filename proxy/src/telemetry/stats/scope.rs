@@ -90,10 +90,10 @@ impl Scope {
 
     /// A counter. Keep the handle: this takes a lock. What only a request can name has [`counter_seen`](Self::counter_seen).
     pub fn counter(&self, name: &str) -> Counter {
-        Counter(self.register(Kind::Counter, name, Unit::Unspecified))
+        Counter(self.register(Kind::Counter, &sanitised(name), Unit::Unspecified))
     }
 
-    /// A counter whose name traffic brings. A thread that has had it before takes no lock for it.
+    /// A counter whose name traffic brings, and is not sanitised. A thread that has had it before takes no lock for it.
     pub fn counter_seen(&self, name: fmt::Arguments<'_>) -> Counter {
         SEEN.with_borrow_mut(|seen| {
             let mut text = mem::take(&mut seen.name);
@@ -107,7 +107,7 @@ impl Scope {
                     seen.count = 0;
                 }
                 seen.count += 1;
-                let counter = self.counter(&text);
+                let counter = Counter(self.register(Kind::Counter, &text, Unit::Unspecified));
                 let (_, names) = seen.claims.entry(key).or_insert_with(|| (Arc::downgrade(&self.0), Named::new()));
                 names.insert(text.as_str().into(), counter);
                 counter
@@ -119,17 +119,17 @@ impl Scope {
 
     /// A gauge; see [`counter`](Self::counter).
     pub fn gauge(&self, name: &str) -> Gauge {
-        Gauge(self.register(Kind::Gauge, name, Unit::Unspecified))
+        Gauge(self.register(Kind::Gauge, &sanitised(name), Unit::Unspecified))
     }
 
     /// A histogram; see [`counter`](Self::counter).
     pub fn histogram(&self, name: &str, unit: Unit) -> Histogram {
-        Histogram(self.register(Kind::Histogram, name, unit))
+        Histogram(self.register(Kind::Histogram, &sanitised(name), unit))
     }
 
     /// A text; see [`counter`](Self::counter).
     pub fn text_readout(&self, name: &str) -> TextReadout {
-        TextReadout(self.register(Kind::TextReadout, name, Unit::Unspecified))
+        TextReadout(self.register(Kind::TextReadout, &sanitised(name), Unit::Unspecified))
     }
 
     /// What its handles lead to, while that is there.
@@ -139,13 +139,12 @@ impl Scope {
 
     fn register(&self, kind: Kind, name: &str, unit: Unit) -> u32 {
         let Some(store) = self.0.store.upgrade() else { return NOWHERE };
-        let name = sanitised(name);
-        if store.rejects(&self.0.prefix, &name) {
+        if store.rejects(&self.0.prefix, name) {
             return NOWHERE;
         }
         let mut numbers = self.0.numbers.lock();
         let mut registry = store.registry.lock();
-        let number = registry.register(kind, &self.0.prefix, &name, unit);
+        let number = registry.register(kind, &self.0.prefix, name, unit);
         if numbers.contains(&(kind, number)) {
             registry.release(kind, number);
             return number;

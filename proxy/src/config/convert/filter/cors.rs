@@ -36,6 +36,7 @@ const FIELDS: [&str; 10] = [
 pub(super) fn policy(cx: &mut Context, message: &proto::CorsPolicy, at: &str) -> Result<CorsPolicy, Error> {
     cx.only(message, at, &FIELDS, &[])?;
     Ok(CorsPolicy {
+        old: false,
         allow_origin: origins(&message.allow_origin_string_match, at)?,
         allow_methods: value(&message.allow_methods, at, "allow_methods")?,
         allow_headers: value(&message.allow_headers, at, "allow_headers")?,
@@ -59,6 +60,7 @@ pub(in crate::config::convert) fn old_policy(
     let at = &sub(at, "cors");
     cx.only(message, at, &FIELDS, &[])?;
     let policy = CorsPolicy {
+        old: true,
         allow_origin: origins(&message.allow_origin_string_match, at)?,
         allow_methods: value(&message.allow_methods, at, "allow_methods")?,
         allow_headers: value(&message.allow_headers, at, "allow_headers")?,

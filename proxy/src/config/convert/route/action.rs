@@ -235,8 +235,7 @@ fn weighted(
     inherited: &Inherited,
     at: &str,
 ) -> Result<Clusters, Error> {
-    #[expect(deprecated, reason = "published configurations use it")]
-    let expected = message.total_weight;
+    // What they are said to sum up to counts no more, in Envoy either.
     cx.only(message, at, &["clusters", "total_weight", "header_name", "runtime_key_prefix"], &[])?;
     let prefix = &message.runtime_key_prefix;
     use proto::weighted_cluster::RandomValueSpecifier;
@@ -276,9 +275,6 @@ fn weighted(
     }
     if total > u64::from(u32::MAX) {
         return Err(Error::at(at, format!("sum of weights in the weighted_cluster must not exceed {}", u32::MAX)));
-    }
-    if expected.is_some_and(|expected| u64::from(expected) != total) {
-        return Err(Error::at(sub(at, "total_weight"), format!("the weights sum up to {total}")));
     }
     Ok(Clusters::Weighted { clusters, total, random, runtime: !prefix.is_empty() })
 }
