@@ -22,6 +22,16 @@ use crate::{
     wire::{dial::ConnectError, io::Io, socket::NotReady},
 };
 
+/// A place among the requests that may wait for a connection of a cluster.
+pub fn place_to_wait(cluster: &Cluster, priority: RoutingPriority, shard: &Shard) -> Option<InUse> {
+    let (limits, usage) = cluster.limits(priority);
+    let place = usage.pending.take(limits.max_pending);
+    if place.is_none() {
+        shard.inc(cluster.stats.upstream_rq_pending_overflow);
+    }
+    place
+}
+
 /// Where the connections and requests of one endpoint are counted.
 #[derive(Debug)]
 pub struct Account {
@@ -102,16 +112,6 @@ impl Account {
             }
             freed.await;
         }
-    }
-
-    /// A place among the requests that may wait for a connection.
-    pub fn place_to_wait(&self, priority: RoutingPriority) -> Option<InUse> {
-        let (limits, usage) = self.cluster.limits(priority);
-        let place = usage.pending.take(limits.max_pending);
-        if place.is_none() {
-            self.shard.inc(self.cluster.stats.upstream_rq_pending_overflow);
-        }
-        place
     }
 
     /// A request waits for a connection.

@@ -16,7 +16,7 @@ use crate::{
     access_log::{ClusterNames, Entry, Flag, Upstream},
     cluster::{
         Outcome, PickContext, Reach,
-        account::{Account, ActiveRequest, OpenConnection},
+        account::{Account, ActiveRequest, OpenConnection, place_to_wait},
         dial::{Secured, Way},
     },
     config::{
@@ -271,7 +271,8 @@ async fn to_cluster(
         };
         let account =
             Rc::new(Account { cluster: chosen.clone(), endpoint: endpoint.clone(), shard: worker.stats.clone() });
-        let _waits = account.place_to_wait(RoutingPriority::Default).ok_or(Failed::Overflow)?;
+        let _waits =
+            place_to_wait(&account.cluster, RoutingPriority::Default, &account.shard).ok_or(Failed::Overflow)?;
         let pending = account.pending();
         let place = account.place_in_time(RoutingPriority::Default).await;
         let opened = account.connection(None);

@@ -15,6 +15,8 @@ fn times(count: usize, frame: &[u8]) -> Vec<u8> {
 
 /// The listener that does not wait long for heads.
 pub const IMPATIENT: &str = "impatient";
+/// How many requests its log has after [`slow_heads`].
+pub const IMPATIENT_LINES: usize = 6;
 
 /// Heads that take too long, alone and beside a request that is answered later.
 pub fn slow_heads() -> Vec<Case> {

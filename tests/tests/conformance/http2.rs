@@ -1,6 +1,11 @@
 //! Runs the cases of raw frames on both proxies: weir does what is demanded, and so does Envoy where nothing else is said.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, stream};
 use weir_tests::figure;
@@ -55,13 +60,25 @@ fn floods() {
 fn heads_that_take_too_long() {
     let place = run(floods::slow_heads());
     let [envoy, weir] = place.sides().map(|side| {
-        let log = std::fs::read_to_string(side.log(floods::IMPATIENT)).expect("its access log");
-        let mut lines: Vec<String> = log.lines().map(str::to_owned).collect();
+        let mut lines = written(&side.log(floods::IMPATIENT), floods::IMPATIENT_LINES);
         lines.sort();
         lines
     });
     assert_eq!(weir.iter().filter(|line| line.contains("|408 ")).count(), 3, "{weir:?}");
     assert_eq!(weir, envoy);
+}
+
+/// The lines of an access log once it has `count` of them, as both proxies write theirs after a while.
+fn written(log: &Path, count: usize) -> Vec<String> {
+    let begun = Instant::now();
+    loop {
+        let text = std::fs::read_to_string(log).expect("its access log");
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        if lines.len() >= count || begun.elapsed() > PATIENCE {
+            return lines;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Every row of the table that the documentation has, and no other, is met by a case.

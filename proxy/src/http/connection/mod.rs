@@ -260,7 +260,7 @@ async fn serve_http2(connection: &Rc<Connection>, mut watched: Box<Watched>, dra
             slow = &mut slow_head, if !overdue => {
                 tracing::debug!(connection = connection.id, peer = %connection.peer, "request headers took too long");
                 // hyper knows of no stream that the answer could go to.
-                drop(slow_head_answer(connection, slow).await);
+                let _ = slow_head_answer(connection, slow).into_body().collect().await;
                 (draining, overdue) = (true, true);
                 serving.as_mut().graceful_shutdown();
             }
@@ -289,7 +289,7 @@ async fn linger(connection: &Connection, mut stream: Io) {
 
 /// A request's head has been coming for too long. hyper answers nothing that it has not seen whole.
 async fn answer_slow_head(connection: &Rc<Connection>, slow: SlowHead, mut stream: Io) {
-    let answer = slow_head_answer(connection, slow).await;
+    let answer = written(slow_head_answer(connection, slow)).await;
     connection.count_written(answer.len());
     let limit = connection.manager.delayed_close_timeout.unwrap_or(LAST_WORDS);
     if let Ok(Ok(())) = tokio::time::timeout(limit, stream.write_all(&answer)).await {
@@ -297,8 +297,8 @@ async fn answer_slow_head(connection: &Rc<Connection>, slow: SlowHead, mut strea
     }
 }
 
-/// What such a request is answered, and counted and logged with, as HTTP/1 writes it.
-async fn slow_head_answer(connection: &Rc<Connection>, slow: SlowHead) -> Vec<u8> {
+/// What such a request is answered. It is counted and logged when the answer has been read.
+fn slow_head_answer(connection: &Rc<Connection>, slow: SlowHead) -> Response<ResponseBody> {
     let mut parts = http::Request::new(()).into_parts().0;
     if connection.multiplexed {
         parts.version = Version::HTTP_2;
@@ -310,7 +310,7 @@ async fn slow_head_answer(connection: &Rc<Connection>, slow: SlowHead) -> Vec<u8
         }
         SlowHead::Stream(expired) => stream_of_head.expired(expired),
     };
-    written(local_reply::refuse(stream_of_head, reply)).await
+    local_reply::refuse(stream_of_head, reply)
 }
 
 /// A response as HTTP/1 writes it.

@@ -2,8 +2,7 @@
 //!
 //! An HTTP/1 connection serves one request at a time and comes back when its response has been read; an HTTP/2
 //! connection is shared. Each is made by a task of its own (`attempt`), and driven by another, which closes it when it idles
-//! too long. The circuit
-//! breakers' counters are the cluster's, shared with the other workers.
+//! too long. The circuit breakers' counters are the cluster's, shared with the other workers.
 //!
 //! Below streams, whose responses hold its connections: nothing here knows of streams, or of why a request is sent.
 
@@ -22,6 +21,8 @@ use std::{
     sync::Arc,
 };
 
+use hashbrown::{Equivalent, HashMap};
+
 pub(super) use self::host::{PoolError, Speaks, Switched, Want};
 pub use self::lease::Lease;
 use self::{
@@ -30,13 +31,12 @@ use self::{
     lease::Sender,
 };
 use crate::{
-    cluster::account::{Account, PendingRequest},
+    cluster::account::{Account, PendingRequest, place_to_wait},
     config::cluster::{Cluster, Discovery, InUse, RoutingPriority},
     filter_state::FilterState,
     view::ViewId,
     wire::{dial::PoolScope, proxy_header::Client},
 };
-use hashbrown::{Equivalent, HashMap};
 
 /// Connections of this worker.
 #[derive(Debug, Default)]
@@ -230,11 +230,7 @@ impl Pending {
         if pending.is_some() {
             return Ok(());
         }
-        let (limits, usage) = want.cluster.limits(want.priority);
-        let Some(_place) = usage.pending.take(limits.max_pending) else {
-            want.shard.inc(want.cluster.stats.upstream_rq_pending_overflow);
-            return Err(PoolError::Overflow);
-        };
+        let _place = place_to_wait(want.cluster, want.priority, want.shard).ok_or(PoolError::Overflow)?;
         *pending = Some(Self { _place, counted: host.account.as_ref().map(Account::pending) });
         Ok(())
     }
