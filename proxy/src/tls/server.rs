@@ -157,7 +157,8 @@ impl ServerContext {
         let verifier = Arc::new(Verifier::of_clients(
             settings.validation.clone(),
             settings.provider.signature_verification_algorithms,
-            settings.require_client_certificate || settings.validation.names_certificates(),
+            settings.require_client_certificate
+                || (settings.validation.names_certificates() && !settings.validation.accept_untrusted),
             settings.tell_roots,
         ));
         for (index, pair) in settings.certificates.iter().enumerate() {
@@ -172,7 +173,9 @@ impl ServerContext {
             let builder = ServerConfig::builder_with_provider(settings.provider.clone())
                 .with_protocol_versions(&versions)
                 .map_err(failed)?;
-            let builder = if settings.validation.asks() || settings.require_client_certificate {
+            let validation = &settings.validation;
+            let wanted = validation.asks() || validation.accept_untrusted || settings.require_client_certificate;
+            let builder = if wanted {
                 builder.with_client_cert_verifier(verifier.clone())
             } else {
                 builder.with_no_client_auth()

@@ -76,13 +76,13 @@ impl Validation {
         bytes
     }
 
-    /// Whether anything is asked: of clients, whether a certificate is asked for at all.
+    /// Whether anything is asked.
     pub fn asks(&self) -> bool {
         !self.roots.is_empty() || self.names_certificates()
     }
 
     /// Whether only certain certificates are good, by name or pin. A client without any is refused then, as by Envoy, also
-    /// where `require_client_certificate` is not set.
+    /// where `require_client_certificate` is not set, unless anybody is accepted.
     pub fn names_certificates(&self) -> bool {
         !self.names.is_empty() || !self.hashes.is_empty() || !self.keys.is_empty()
     }

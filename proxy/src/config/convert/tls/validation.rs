@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+/// How long a SHA-256 hash is with a colon between its bytes, where Envoy knows them.
+const WITH_COLONS: usize = 95;
+
 impl Loading {
     /// What is asked, and whether clients are told the names of the roots.
     pub(super) fn validation(
@@ -68,7 +71,7 @@ impl Loading {
             only_leaf_crl: message.only_verify_leaf_cert_crl,
             names,
             hashes: pins(&message.verify_certificate_hash, at, "verify_certificate_hash", |text| {
-                decode_hex(&text.replace(':', ""))
+                if text.len() == WITH_COLONS { decode_hex(&text.replace(':', "")) } else { decode_hex(text) }
             })?,
             keys: pins(&message.verify_certificate_spki, at, "verify_certificate_spki", |text| {
                 BASE64.decode(text).ok()
