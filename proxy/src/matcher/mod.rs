@@ -5,7 +5,10 @@ pub mod metadata;
 pub mod structs;
 pub mod tree;
 
+use std::borrow::Cow;
+
 use http::HeaderName;
+use percent_encoding::percent_decode_str;
 
 /// A regular expression that must match the whole string, in time linear in it.
 #[derive(Clone, Debug)]
@@ -274,8 +277,17 @@ pub struct QueryMatcher {
 impl QueryMatcher {
     /// Whether a query string (without `?`) matches.
     pub fn matches(&self, query: &str) -> bool {
-        match (&self.value, query_value(query, &self.name)) {
-            (Some(matcher), Some(value)) => matcher.matches(value.as_bytes()),
+        self.judges(query_value(query, &self.name).map(str::as_bytes))
+    }
+
+    /// Whether it matches once its escapes are decoded.
+    pub fn matches_decoded(&self, query: &str) -> bool {
+        self.judges(decoded_query_value(query, &self.name).as_deref())
+    }
+
+    fn judges(&self, value: Option<&[u8]>) -> bool {
+        match (&self.value, value) {
+            (Some(matcher), Some(value)) => matcher.matches(value),
             (Some(_), None) => false,
             (None, value) => value.is_some() == self.present,
         }
@@ -287,6 +299,14 @@ pub fn query_value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (key == name).then_some(value)
+    })
+}
+
+/// The same of parameters whose names and values are percent-decoded.
+pub fn decoded_query_value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        percent_decode_str(key).eq(name.bytes()).then(|| percent_decode_str(value).into())
     })
 }
 

@@ -20,7 +20,9 @@ use crate::{
         headers::Addition,
         request::{RequestView, header_matches},
     },
-    matcher::{HeaderMatcher, MatchedHeader, QueryMatcher, fraction::RuntimeFraction, metadata::Metadata},
+    matcher::{
+        HeaderMatcher, MatchedHeader, QueryMatcher, decoded_query_value, fraction::RuntimeFraction, metadata::Metadata,
+    },
 };
 
 /// `LocalRateLimit`.
@@ -318,8 +320,10 @@ impl RateLimitAction {
             },
             Self::Query { name, key, skip_if_absent } => {
                 let query = facts.request.uri.query().unwrap_or_default();
-                match crate::matcher::query_value(query, name) {
-                    Some(value) if !value.is_empty() => Made::Entry(key.clone(), value.into()),
+                match decoded_query_value(query, name) {
+                    Some(value) if !value.is_empty() => {
+                        Made::Entry(key.clone(), String::from_utf8_lossy(&value).into())
+                    }
                     _ => absent(*skip_if_absent),
                 }
             }
@@ -338,7 +342,7 @@ impl RateLimitAction {
             }
             Self::QueryMatch(key, value, expected, queries) => {
                 let query = facts.request.uri.query().unwrap_or_default();
-                let matched = queries.iter().all(|matcher| matcher.matches(query));
+                let matched = queries.iter().all(|matcher| matcher.matches_decoded(query));
                 if matched == *expected { Made::Entry(key.clone(), value.clone()) } else { Made::Nothing }
             }
             Self::Metadata { key, namespace, path, default, of_route, skip_if_absent } => {

@@ -28,10 +28,17 @@ pub(super) struct Shown(Bucket);
 impl Shown {
     pub fn on_response(&self, headers: &mut HeaderMap) {
         let now = Instant::now();
-        headers.insert(LIMIT, HeaderValue::from(self.0.max));
-        headers.insert(REMAINING, HeaderValue::from(self.0.left(now)));
-        headers.insert(RESET, HeaderValue::from(self.0.seconds_to_next(now)));
+        tell(headers, LIMIT, HeaderValue::from(self.0.max));
+        tell(headers, REMAINING, HeaderValue::from(self.0.left(now)));
+        tell(headers, RESET, HeaderValue::from(self.0.seconds_to_next(now)));
     }
+}
+
+/// Adds to what others have said, in one line as Envoy does.
+fn tell(headers: &mut HeaderMap, name: HeaderName, number: HeaderValue) {
+    let said =
+        headers.get_all(&name).iter().chain([&number]).map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b',');
+    headers.insert(name, HeaderValue::from_bytes(&said).unwrap_or(number));
 }
 
 /// What a request was found to be, and how many tokens that costs.
@@ -51,7 +58,9 @@ fn decide(limit: &LocalRateLimit, descriptors: &[Made], now: Instant) -> (bool, 
     let first = matched.into_iter().next().map(|(bucket, _)| bucket);
     match &limit.bucket {
         Some(bucket) if first.is_none() || limit.always_consume_default => {
-            (bucket.take(1, now), Some(first.unwrap_or_else(|| bucket.clone())))
+            let allowed = bucket.take(1, now);
+            // The one that refuses is told of.
+            (allowed, Some(first.filter(|_| allowed).unwrap_or_else(|| bucket.clone())))
         }
         _ => (true, first),
     }
