@@ -11,7 +11,7 @@ use hashbrown::{HashMap, HashSet};
 use super::clock;
 use crate::config::cluster::{
     AssignmentPolicy, Cluster, Discovery, Drops, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights,
-    Told, Zones,
+    Told, Zones, health::HealthCheck,
 };
 
 /// Why a request is turned away.
@@ -108,10 +108,9 @@ impl Cluster {
 
     /// Whether what checks say of the one is true of the other.
     fn is_checked_alike(&self, known: &Endpoint, heard: &Endpoint) -> bool {
-        self.health.as_ref().is_none_or(|check| {
-            check.address(known) == check.address(heard)
+        self.health.is_none()
+            || HealthCheck::address(known) == HealthCheck::address(heard)
                 && known.template.check.disabled == heard.template.check.disabled
-        })
     }
 
     /// Whether the next request is to be turned away (`drop_overloads`).

@@ -173,7 +173,7 @@ async fn ask(cluster: &Cluster, check: &HealthCheck, endpoint: &Endpoint, kept: 
     let way = Way {
         view: cluster.view,
         socket: &cluster.socket,
-        to: check.address(endpoint),
+        to: HealthCheck::address(endpoint),
         transport: cluster.transports.choose(endpoint.template.metadata.as_deref()),
         hostname: &endpoint.hostname,
         timeout: check.timeout,

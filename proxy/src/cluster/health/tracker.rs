@@ -118,7 +118,8 @@ impl Tracker {
                 step.transition = Transition::Pending;
             }
         }
-        if check.log_successes {
+        // That it is healthy now says it already.
+        if check.log_successes && step.transition != Transition::Changed {
             step.events.push(Event::Succeeded);
         }
         if degraded != flags.any(HealthFlags::DEGRADED_ACTIVE) {
@@ -213,7 +214,6 @@ mod tests {
             },
             unhealthy_threshold: 2,
             healthy_threshold: 2,
-            alt_port: None,
             reuse_connection: true,
             ignore_new_hosts: false,
             logs: Vec::new(),

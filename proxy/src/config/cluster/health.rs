@@ -28,8 +28,6 @@ pub struct HealthCheck {
     pub unhealthy_threshold: u32,
     /// Successes in a row until a host is healthy.
     pub healthy_threshold: u32,
-    /// Another port than the endpoint's.
-    pub alt_port: Option<u16>,
     /// One connection for many checks.
     pub reuse_connection: bool,
     /// New hosts do not count before their first check.
@@ -171,10 +169,10 @@ impl CheckStats {
 
 impl HealthCheck {
     /// Where an endpoint is checked.
-    pub fn address(&self, endpoint: &Endpoint) -> SocketAddr {
+    pub fn address(endpoint: &Endpoint) -> SocketAddr {
         let own = &endpoint.template.check;
         let mut address = own.address.unwrap_or(endpoint.address);
-        if let Some(port) = own.port.or(self.alt_port.filter(|_| own.address.is_none())) {
+        if let Some(port) = own.port {
             address.set_port(port);
         }
         address

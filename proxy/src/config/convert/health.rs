@@ -25,7 +25,7 @@ use crate::{
     telemetry::stats::Scope,
 };
 
-const SUPPORTED: [&str; 22] = [
+const SUPPORTED: [&str; 21] = [
     "timeout",
     "interval",
     "initial_jitter",
@@ -33,7 +33,6 @@ const SUPPORTED: [&str; 22] = [
     "interval_jitter_percent",
     "unhealthy_threshold",
     "healthy_threshold",
-    "alt_port",
     "reuse_connection",
     "no_traffic_interval",
     "no_traffic_healthy_interval",
@@ -72,7 +71,8 @@ pub(super) fn health(
         }
     };
     let at = item(at, "health_checks", 0);
-    cx.only(message, &at, &SUPPORTED, &[])?;
+    // Envoy has it in its API only: the port of a check is the endpoint's to say.
+    cx.only(message, &at, &SUPPORTED, &["alt_port"])?;
     let time = |message: &Option<prost_types::Duration>, field: &str, default: Duration| match message {
         None => Ok(default),
         Some(message) => duration(message, &sub(&at, field)),
@@ -101,10 +101,6 @@ pub(super) fn health(
     let threshold = |threshold: Option<u32>, field: &str| {
         threshold.ok_or_else(|| Error::at(sub(&at, field), "a threshold is required"))
     };
-    let alt_port = message
-        .alt_port
-        .map(|port| u16::try_from(port).map_err(|_| Error::at(sub(&at, "alt_port"), format!("{port} is not a port"))))
-        .transpose()?;
     let mut logs = Vec::new();
     #[expect(deprecated, reason = "published configurations use it")]
     let path = &message.event_log_path;
@@ -126,7 +122,6 @@ pub(super) fn health(
         intervals,
         unhealthy_threshold: threshold(message.unhealthy_threshold, "unhealthy_threshold")?,
         healthy_threshold: threshold(message.healthy_threshold, "healthy_threshold")?,
-        alt_port,
         reuse_connection: message.reuse_connection.unwrap_or(true),
         ignore_new_hosts,
         logs,
