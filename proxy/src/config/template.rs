@@ -17,16 +17,15 @@ pub struct PathTemplate {
 
 impl PathTemplate {
     /// Parses a template: it begins with a slash; `*`, `**` and `{name}` or `{name=pattern}` stand for whole segments,
-    /// and nothing follows a `**`.
+    /// in the last one for what is before a literal, and only literals follow a `**`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let body = text.strip_prefix('/').ok_or_else(|| format!("\"{text}\" must begin with a slash"))?;
         let (mut pattern, mut variables, mut ended) = (String::new(), Vec::<String>::new(), false);
-        for segment in split(body)? {
-            if ended {
-                return Err(format!("nothing may follow ** in \"{text}\""));
-            }
+        let mut segments = split(body)?.into_iter().peekable();
+        while let Some(segment) = segments.next() {
             pattern.push('/');
-            if let Some(variable) = segment.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')) {
+            let (segment, suffix) = with_suffix(segment);
+            let parts = if let Some(variable) = segment.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')) {
                 let (name, inner) = variable.split_once('=').unwrap_or((variable, "*"));
                 let valid = name.starts_with(|c: char| c.is_ascii_alphabetic())
                     && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
@@ -34,19 +33,24 @@ impl PathTemplate {
                     return Err(format!("\"{name}\" is not a name, or is there twice"));
                 }
                 variables.push(name.to_owned());
-                pattern.push('(');
-                for (index, part) in inner.split('/').enumerate() {
-                    if index > 0 {
-                        pattern.push('/');
-                    }
-                    ended |= part == "**";
-                    pattern.push_str(&segment_pattern(part)?);
-                }
-                pattern.push(')');
+                inner
             } else {
-                ended = segment == "**";
-                pattern.push_str(&segment_pattern(segment)?);
+                segment
+            };
+            pattern.push_str(if parts == segment { "" } else { "(" });
+            for (index, part) in parts.split('/').enumerate() {
+                if ended && part.starts_with('*') {
+                    return Err(format!("only literals may follow ** in \"{text}\""));
+                }
+                ended |= part == "**";
+                pattern.push_str(if index > 0 { "/" } else { "" });
+                pattern.push_str(&segment_pattern(part)?);
             }
+            pattern.push_str(if parts == segment { "" } else { ")" });
+            if !suffix.is_empty() && segments.peek().is_some() {
+                return Err(format!("nothing may follow \"{suffix}\" in \"{text}\""));
+            }
+            pattern.push_str(&segment_pattern(suffix)?);
         }
         let regex = Regex::new(&pattern)?;
         Ok(Self { pattern, regex, variables })
@@ -100,6 +104,17 @@ fn split(text: &str) -> Result<Vec<&str>, String> {
     if depth > 0 { Err(format!("\"{text}\" has a {{ without a }}")) } else { Ok(segments) }
 }
 
+/// A segment's `*`, `**` or variable, and what follows it.
+fn with_suffix(segment: &str) -> (&str, &str) {
+    let length = match segment.as_bytes() {
+        [b'*', b'*', ..] => 2,
+        [b'*', ..] => 1,
+        [b'{', ..] => segment.find('}').map_or(segment.len(), |end| end + 1),
+        _ => segment.len(),
+    };
+    segment.split_at(length)
+}
+
 fn segment_pattern(segment: &str) -> Result<String, String> {
     match segment {
         "*" => Ok(SEGMENT.into()),
@@ -116,6 +131,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_literal_follows_in_the_last_segment() {
+        let template = PathTemplate::parse("/videos/*/{file}.m4s").unwrap();
+        assert!(template.to_regex().is_match(b"/videos/a/b.m4s"));
+        assert!(!template.to_regex().is_match(b"/videos/a/b.mp4"));
+        assert_eq!(template.rewrite("/{file}").unwrap().apply(b"/videos/a/b.m4s"), b"/b");
+        assert!(PathTemplate::parse("/{path=**}/end.m4s").unwrap().to_regex().is_match(b"/a/b/end.m4s"));
+    }
+
+    #[test]
     fn templates_match_and_rewrite() {
         let template = PathTemplate::parse("/users/{id}/*/{rest=**}").unwrap();
         assert!(template.to_regex().is_match(b"/users/7/x/a/b"));
@@ -123,7 +147,7 @@ mod tests {
         let rewrite = template.rewrite("/v2/{rest}/of/{id}").unwrap();
         assert_eq!(rewrite.apply(b"/users/7/x/a/b"), b"/v2/a/b/of/7");
         assert_eq!(template.rewrite("/{no}").unwrap_err(), "the path template has no variable \"no\"");
-        for bad in ["users", "/a*b", "/{id", "/**/x", "/{a}/{a}"] {
+        for bad in ["users", "/a*b", "/{id", "/**/*", "/**/{x}", "/{a}/{a}", "/*.x/y", "/*{a}"] {
             assert!(PathTemplate::parse(bad).is_err(), "{bad}");
         }
     }
