@@ -89,6 +89,8 @@ pub(super) enum Failed {
     NoEndpoint,
     #[error("the cluster has as many connections as it may")]
     Overflow,
+    #[error("as many wait for a connection of the cluster as may")]
+    NoWaiting,
     #[error(transparent)]
     Connect(ConnectError),
 }
@@ -100,6 +102,7 @@ impl Failed {
             Self::NoCluster => Flag::NoClusterFound,
             Self::NoEndpoint => Flag::NoHealthyUpstream,
             Self::Overflow => Flag::UpstreamOverflow,
+            Self::NoWaiting => Flag::UpstreamRetryLimitExceeded,
             Self::Connect(_) => Flag::UpstreamConnectionFailure,
         }
     }
@@ -107,7 +110,7 @@ impl Failed {
     /// Envoy's number for it, in `%DOWNSTREAM_LOCAL_CLOSE_REASON%`.
     pub(super) fn number(&self) -> u8 {
         match self {
-            Self::Connect(_) => 0,
+            Self::Connect(_) | Self::NoWaiting => 0,
             Self::NoEndpoint => 1,
             Self::Overflow => 2,
             Self::NoCluster => 3,
@@ -271,8 +274,15 @@ async fn to_cluster(
         };
         let account =
             Rc::new(Account { cluster: chosen.clone(), endpoint: endpoint.clone(), shard: worker.stats.clone() });
-        let _waits =
-            place_to_wait(&account.cluster, RoutingPriority::Default, &account.shard).ok_or(Failed::Overflow)?;
+        let Some(_waits) = place_to_wait(&account.cluster, RoutingPriority::Default, &account.shard) else {
+            // As in Envoy an attempt, which no host has.
+            entry.attempts += 1;
+            entry.tried.extend(entry.upstream.take());
+            if another_follows(worker, cluster, settings, entry.attempts).await {
+                continue;
+            }
+            return Err(Failed::NoWaiting);
+        };
         let pending = account.pending();
         let place = account.place_in_time(RoutingPriority::Default).await;
         let opened = account.connection(None);
@@ -292,17 +302,25 @@ async fn to_cluster(
                 opened.failed(&error);
                 pending.ejected();
                 entry.raise(Flag::UpstreamConnectionFailure);
-                if entry.attempts >= settings.max_connect_attempts {
-                    worker.stats.inc(cluster.stats.upstream_cx_connect_attempts_exceeded);
-                    return Err(Failed::Connect(error));
-                }
                 drop((opened, place));
-                if let Some((least, most)) = settings.backoff {
-                    tokio::time::sleep(backoff(least, most, entry.attempts, fastrand::f64())).await;
+                if !another_follows(worker, cluster, settings, entry.attempts).await {
+                    return Err(Failed::Connect(error));
                 }
             }
         }
     }
+}
+
+/// Whether another attempt may follow those that have failed; it is time for it then.
+async fn another_follows(worker: &Worker, cluster: &Cluster, settings: &Settings, attempts: u32) -> bool {
+    if attempts >= settings.max_connect_attempts {
+        worker.stats.inc(cluster.stats.upstream_cx_connect_attempts_exceeded);
+        return false;
+    }
+    if let Some((least, most)) = settings.backoff {
+        tokio::time::sleep(backoff(least, most, attempts, fastrand::f64())).await;
+    }
+    true
 }
 
 async fn attempt(worker: &Worker, way: Way<'_>, entry: &mut Entry) -> Result<Secured, ConnectError> {

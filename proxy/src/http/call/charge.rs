@@ -73,7 +73,7 @@ pub(in crate::http) fn attempt(
                 shard.inc(chosen.stats.upstream_cx_protocol_error);
             }
             chosen.report(endpoint, Outcome::Failed);
-            if !matches!(failure, Failure::Overflow) {
+            if !failure.is_overflow() {
                 host.rq_error.fetch_add(1, Relaxed);
             }
         }

@@ -84,7 +84,7 @@ pub(in crate::http) async fn exchange(
                 onlooker.has(None);
                 let failure = Failure::from(error);
                 // In Envoy a connection fails, if at once, after what has come with the head was read.
-                if failure != Failure::Overflow {
+                if !failure.is_overflow() {
                     request.body_mut().read_arrived().await;
                 }
                 return Err(failure);

@@ -134,8 +134,10 @@ impl Drop for Room {
 /// Why there is no connection.
 #[derive(Debug)]
 pub(in crate::http) enum PoolError {
-    /// A circuit breaker is open.
+    /// There are as many requests as there may be.
     Overflow,
+    /// As many wait for a connection as may.
+    NoWaiting,
     /// It could not be made.
     Connect(ConnectError),
     /// It was made and HTTP could not be started on it.
@@ -147,6 +149,7 @@ impl PoolError {
     pub fn again(&self) -> Self {
         match self {
             Self::Overflow => Self::Overflow,
+            Self::NoWaiting => Self::NoWaiting,
             Self::Handshake => Self::Handshake,
             Self::Connect(ConnectError::Timeout) => Self::Connect(ConnectError::Timeout),
             Self::Connect(ConnectError::Local(reason)) => Self::Connect(ConnectError::Local(reason.clone())),

@@ -230,7 +230,7 @@ impl Pending {
         if pending.is_some() {
             return Ok(());
         }
-        let _place = place_to_wait(want.cluster, want.priority, want.shard).ok_or(PoolError::Overflow)?;
+        let _place = place_to_wait(want.cluster, want.priority, want.shard).ok_or(PoolError::NoWaiting)?;
         *pending = Some(Self { _place, counted: host.account.as_ref().map(Account::pending) });
         Ok(())
     }

@@ -48,7 +48,7 @@ pub(in crate::http) struct Tunnel {
 pub(in crate::http) async fn connect(want: Want<'_>) -> Result<Tunnel, PoolError> {
     let account =
         Rc::new(Account { cluster: want.cluster.clone(), endpoint: want.endpoint.clone(), shard: want.shard.clone() });
-    let _waits = place_to_wait(want.cluster, want.priority, want.shard).ok_or(PoolError::Overflow)?;
+    let _waits = place_to_wait(want.cluster, want.priority, want.shard).ok_or(PoolError::NoWaiting)?;
     let pending = account.pending();
     let place = account.place_in_time(want.priority).await;
     let connection = account.connection(None);

@@ -147,7 +147,7 @@ impl<'a> Attempts<'a> {
                 _ => self.attempt(&endpoint, attempt_body, last).await,
             };
             if let (BodySource::After(early), Attempted::Failed(failure)) = (&mut *body, &attempted)
-                && *failure != Failure::Overflow
+                && !failure.is_overflow()
             {
                 early.read_arrived().await;
             }
@@ -217,6 +217,9 @@ impl<'a> Attempts<'a> {
             Attempted::Failed(failure) => {
                 let flag = Some(failure.flag()).filter(|_| *failure != Failure::Downstream);
                 self.stream.record.upstream_ended(flag);
+                if *failure == Failure::NoWaiting {
+                    self.stream.record.entry.upstream = None;
+                }
                 Ended::Failed(failure)
             }
             Attempted::Expired(expired) => {

@@ -39,7 +39,7 @@ pub(super) fn wanted(policy: &RetryPolicy, outcome: Outcome<'_>) -> bool {
             wanted_response(policy, status, headers)
         }
         Outcome::TimedOut => on.any(RetryOn::SERVER_ERROR.and(RetryOn::GATEWAY_ERROR).and(RetryOn::RESET)),
-        Outcome::Failed(Failure::Overflow | Failure::Downstream) => false,
+        Outcome::Failed(Failure::Overflow | Failure::NoWaiting | Failure::Downstream) => false,
         Outcome::Failed(failure) => {
             on.any(RetryOn::SERVER_ERROR.and(RetryOn::GATEWAY_ERROR).and(RetryOn::RESET))
                 || (on.any(RetryOn::CONNECT_FAILURE.and(RetryOn::RESET_BEFORE_REQUEST)) && failure.before_connection())

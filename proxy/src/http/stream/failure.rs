@@ -16,8 +16,10 @@ use crate::{
 /// An attempt that brought no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Failure {
-    /// A circuit breaker is open.
+    /// A circuit breaker is open: the host would have too many requests.
     Overflow,
+    /// A circuit breaker is open: too many would wait for a connection, and no host gets the request.
+    NoWaiting,
     /// The connection was refused or failed otherwise; how.
     Connect(String),
     /// The socket could not be made ready; how.
@@ -101,7 +103,7 @@ impl Failure {
     /// The reason in bodies and details.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Overflow => "overflow",
+            Self::Overflow | Self::NoWaiting => "overflow",
             Self::Connect(_) | Self::Tls(_) => "remote connection failure",
             Self::Local(_) => "local connection failure",
             Self::ConnectTimeout => "connection timeout",
@@ -135,7 +137,7 @@ impl Failure {
     /// The response flag.
     pub fn flag(&self) -> Flag {
         match self {
-            Self::Overflow => Flag::UpstreamOverflow,
+            Self::Overflow | Self::NoWaiting => Flag::UpstreamOverflow,
             Self::Connect(_) | Self::Local(_) | Self::Tls(_) | Self::ConnectTimeout => Flag::UpstreamConnectionFailure,
             Self::Terminated => Flag::UpstreamConnectionTermination,
             Self::Protocol => Flag::UpstreamProtocolError,
@@ -152,6 +154,11 @@ impl Failure {
         }
     }
 
+    /// A circuit breaker is open.
+    pub fn is_overflow(&self) -> bool {
+        matches!(self, Self::Overflow | Self::NoWaiting)
+    }
+
     /// The connection was never made.
     pub fn before_connection(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::Local(_) | Self::Tls(_) | Self::ConnectTimeout)
@@ -162,6 +169,7 @@ impl From<PoolError> for Failure {
     fn from(error: PoolError) -> Self {
         match error {
             PoolError::Overflow => Self::Overflow,
+            PoolError::NoWaiting => Self::NoWaiting,
             PoolError::Connect(ConnectError::Timeout) => Self::ConnectTimeout,
             PoolError::Connect(ConnectError::Io(error)) => {
                 Self::Connect(format!("delayed_connect_error: {}", why(&error)))

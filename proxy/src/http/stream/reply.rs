@@ -133,7 +133,7 @@ impl Reply {
         let body = format!("upstream connect error or disconnect/reset before headers. {how}: {}", failure.reason());
         let mut reply =
             Self { body: Bytes::from(body), ..Self::new(failure.status(), "", failure.flag(), failure.details()) };
-        if *failure == Failure::Overflow {
+        if failure.is_overflow() {
             reply.headers.insert(OVERLOADED, HeaderValue::from_static("true"));
         }
         reply
