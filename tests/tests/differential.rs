@@ -60,7 +60,8 @@
 //!   - { admin: "GET /clusters", lines: "^up::.*cx_total" }        # without `lines`: the whole answer
 //!   - { wait: { "cluster.up.membership_healthy": 1 } }            # until a stat has the value, on both
 //!   - { write: { endpoints.json: "..." } }                        # replaces a file by renaming
-//!   - { close: c }                  # or `reset: c`: the end of a held connection
+//!   - { request: "POST /x\n\nabc", http: 2, open: true, read: echo, connection: c }      # the stream stays open, too
+//!   - { close: c }                  # or `reset: c`: the end of a held connection (of HTTP/2 `reset` is its stream's)
 //!   - { upstream: { up: stop } }                                  # or start
 //!   - { request: "GET /", repeat: 3, from: 127.0.0.9, body_size: 100000, ordered: true }
 //!   logs: { main: 5, tcp: 1 }       # lines to wait for; default: of the file's log, one a `request`

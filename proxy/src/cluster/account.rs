@@ -19,7 +19,7 @@ use crate::{
     cluster::outlier::Outcome,
     config::cluster::{Cluster, Endpoint, InUse, RoutingPriority},
     telemetry::stats::Shard,
-    wire::{dial::ConnectError, io::Io, socket::NotReady},
+    wire::{dial::ConnectError, frames::Frames, io::Io, socket::NotReady},
 };
 
 /// A place among the requests that may wait for a connection of a cluster.
@@ -248,6 +248,8 @@ pub struct Counted {
     pub account: Option<Rc<Account>>,
     /// What is to be kept while it is open.
     pub kept: Option<Rc<dyn Any>>,
+    /// What comes of frames, if it is HTTP/2.
+    pub frames: Option<Box<Frames>>,
 }
 
 impl Counted {
@@ -260,11 +262,15 @@ impl Counted {
 
 impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
-        if let Some(account) = &self.account {
-            let read = buffer.filled().len() - before;
-            account.shard.add(account.cluster.stats.upstream_cx_rx_bytes_total, read as u64);
+        ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        if let Some(account) = &this.account {
+            let read = &buffer.filled()[before..];
+            account.shard.add(account.cluster.stats.upstream_cx_rx_bytes_total, read.len() as u64);
+            if let Some(frames) = &mut this.frames {
+                account.cluster.stats.codecs.got_resets(&account.shard, frames.resets(read));
+            }
         }
         Poll::Ready(Ok(()))
     }

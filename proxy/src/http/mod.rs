@@ -28,5 +28,3 @@ pub(crate) mod stream;
 mod testing;
 #[cfg(test)]
 mod tests;
-
-pub(crate) use codec::http2::PREFACE;

@@ -1,7 +1,11 @@
 //! Which HTTP a client speaks, from its first bytes, without taking them off the socket.
 
 use super::peek::{self, Stuck};
-use crate::{config::http::Codec, http::PREFACE, tls::PeerTls, wire::io::Io};
+use crate::{
+    config::http::Codec,
+    tls::PeerTls,
+    wire::{frames::PREFACE, io::Io},
+};
 
 /// A request line is looked for in this many bytes.
 const LOOK: usize = 64 * 1024;

@@ -5,6 +5,7 @@ pub mod bare;
 pub mod deferring;
 pub mod dial;
 pub(crate) mod executor;
+pub mod frames;
 pub(crate) mod grpc;
 pub mod io;
 pub mod named;

@@ -121,7 +121,7 @@ pub struct Step {
     pub trailers: Vec<String>,
     pub read: Option<Read>,
     pub abandon: bool,
-    /// Of a request of HTTP/2 that has a body the end is not sent.
+    /// Of a request of HTTP/2 that has a body the end is not sent. With `read: echo` its stream is held like the connection.
     pub open: bool,
     pub repeat: Option<usize>,
     pub expect: Option<u16>,
@@ -455,15 +455,25 @@ fn fill(value: &mut Value, values: &[(String, Value)]) {
                     *value = replacement.clone();
                     return;
                 }
-                let replacement = match replacement {
-                    Value::String(text) => text.clone(),
-                    other => other.to_string(),
-                };
-                *text = text.replace(&placeholder, &replacement);
+                *text = text.replace(&placeholder, &plain(replacement));
             }
         }
         Value::Array(elements) => elements.iter_mut().for_each(|element| fill(element, values)),
-        Value::Object(fields) => fields.values_mut().for_each(|field| fill(field, values)),
+        Value::Object(fields) => {
+            let filled = std::mem::take(fields).into_iter().map(|(mut name, mut field)| {
+                for (key, replacement) in values {
+                    name = name.replace(&format!("${{{key}}}"), &plain(replacement));
+                }
+                fill(&mut field, values);
+                (name, field)
+            });
+            *fields = filled.collect();
+        }
         _ => {}
     }
+}
+
+/// A value within a text.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

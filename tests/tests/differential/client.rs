@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request as HttpRequest, Uri};
-use tokio::{io::AsyncWriteExt, time::timeout};
+use tokio::{io::AsyncWriteExt, task::AbortHandle, time::timeout};
 
 use super::{
     case::End,
@@ -155,9 +155,21 @@ pub async fn exchange(connection: &mut Buffered, bytes: &[u8], method: &str, end
 }
 
 /// An HTTP/2 connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Http2 {
     send: h2::client::SendRequest<Bytes>,
+    /// A stream that stays open.
+    stream: Option<(h2::SendStream<Bytes>, h2::RecvStream)>,
+    driver: AbortHandle,
+}
+
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        // The stream ends with the connection, unannounced.
+        if self.stream.is_some() {
+            self.driver.abort();
+        }
+    }
 }
 
 impl Http2 {
@@ -167,10 +179,41 @@ impl Http2 {
             .await
             .map_err(|_| "no HTTP/2 handshake".to_owned())?
             .map_err(|error| told(&error))?;
-        tokio::spawn(async move {
+        let driver = tokio::spawn(async move {
             let _ = connection.await;
         });
-        Ok(Self { send })
+        Ok(Self { send, stream: None, driver: driver.abort_handle() })
+    }
+
+    /// Sends a request that does not end, and reads as much of its response as it has sent: the stream stays open.
+    pub async fn begin(&mut self, request: &Request, secure: bool) -> Response {
+        let mut response = Response::default();
+        match timeout(PATIENCE, self.until_echoed(request, secure, &mut response)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => response.end = Some(error),
+            Err(_) => response.end = Some("did not come".to_owned()),
+        }
+        response
+    }
+
+    async fn until_echoed(&mut self, request: &Request, secure: bool, into: &mut Response) -> Result<(), String> {
+        let (coming, stream) = self.send(request, secure).await?;
+        let (head, mut body) = coming.await.map_err(|error| told(&error))?.into_parts();
+        into.status.push(head.status.as_u16().to_string());
+        into.headers = headers_of(&head.headers);
+        while into.body.len() < request.body.len() {
+            let Some(chunk) = body.data().await else { return Err("ended".to_owned()) };
+            into.body.extend_from_slice(&chunk.map_err(|error| told(&error))?);
+        }
+        self.stream = Some((stream, body));
+        Ok(())
+    }
+
+    /// Resets the stream that is open.
+    pub fn reset(&mut self) {
+        if let Some((mut stream, _)) = self.stream.take() {
+            stream.send_reset(h2::Reason::CANCEL);
+        }
     }
 
     /// Sends a request; the response as far as it comes.

@@ -203,9 +203,14 @@ impl Run<'_> {
         } else if let Some(name) = &step.close {
             self.held.lock().await.remove(name);
         } else if let Some(name) = &step.reset {
-            match self.held.lock().await.remove(name) {
+            let mut held = self.held.lock().await;
+            match held.remove(name) {
                 Some(Held::Http1(connection)) => connection.wire.reset_on_close(),
-                _ => self.fail(format!("no connection of HTTP/1 is held as `{name}`")).await,
+                Some(Held::Http2(mut connection)) => {
+                    connection.reset();
+                    held.insert(name.clone(), Held::Http2(connection));
+                }
+                None => self.fail(format!("no connection is held as `{name}`")).await,
             }
         } else if let Some(steps) = &step.concurrent {
             let labels: Vec<_> = (1..=steps.len()).map(|number| format!("{label}/{number}")).collect();
@@ -273,6 +278,9 @@ impl Run<'_> {
         }
         let response = match &mut held {
             Held::Http1(connection) => exchange(connection, &request.bytes(), &request.method, step.end).await,
+            Held::Http2(connection) if step.read == Some(Read::Echo) => {
+                connection.begin(&request, step.tls.is_some()).await
+            }
             Held::Http2(connection) => connection.exchange(&request, step.tls.is_some()).await,
         };
         self.check(step, &response).await;

@@ -1,11 +1,11 @@
 //! A scripted server's connections in HTTP/2.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, Request as HttpRequest, Response as HttpResponse};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{
     case::Then,
@@ -16,6 +16,9 @@ use super::{
     wire::{PATIENCE, Wire},
 };
 
+/// After so long what was said has gone out.
+const SAID: Duration = Duration::from_millis(50);
+
 /// Serves a connection to its end.
 pub async fn serve(wire: Wire, shared: Arc<Shared>, about: Vec<String>) {
     let mut builder = h2::server::Builder::new();
@@ -25,7 +28,7 @@ pub async fn serve(wire: Wire, shared: Arc<Shared>, about: Vec<String>) {
         // Without a task of its own: a connection that is closed instead of an answer ends here.
         let rule = shared.rule(&path).cloned();
         if let Some(rule) = rule.as_ref().filter(|rule| rule.then == Then::CloseAtOnce) {
-            tokio::time::sleep(rule.delay.unwrap_or_default()).await;
+            sleep(rule.delay.unwrap_or_default()).await;
             shared.remember(told(&request.into_parts().0, &about));
             return;
         }
@@ -50,8 +53,18 @@ async fn answer(
         while let Some(Ok(chunk)) = stream.data().await {
             let _ = stream.flow_control().release_capacity(chunk.len());
             back.send_data(chunk, false).ok()?;
+            if parts.uri.path().ends_with("/resets") {
+                sleep(SAID).await;
+                back.send_reset(Reason::INTERNAL_ERROR);
+                return None;
+            }
+            if parts.uri.path().ends_with("/leaves") {
+                break;
+            }
         }
-        return back.send_data(Bytes::new(), true).ok();
+        back.send_data(Bytes::new(), true).ok()?;
+        while let Some(Ok(_)) = stream.data().await {}
+        return Some(());
     }
     let early = rule.as_ref().is_some_and(|rule| rule.early);
     let unread = early || parts.method == "CONNECT";
@@ -67,7 +80,7 @@ async fn answer(
     shared.remember(seen.clone());
     let (response, then) = match &rule {
         Some(rule) => {
-            tokio::time::sleep(rule.delay.unwrap_or_default()).await;
+            sleep(rule.delay.unwrap_or_default()).await;
             (Response::of(rule), rule.then)
         }
         None => match script::answer(&path, &seen, shared).await {
@@ -94,14 +107,13 @@ async fn answer(
     if bodiless {
         return Some(());
     }
-    tokio::time::sleep(response.body_delay.unwrap_or_default()).await;
+    sleep(response.body_delay.unwrap_or_default()).await;
     if !response.body.is_empty() {
         let last = response.trailers.is_empty() && then != Then::Reset;
         body.send_data(Bytes::from(response.body), last).ok()?;
     }
     if then == Then::Reset {
-        // After what was said has gone out.
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        sleep(SAID).await;
         body.send_reset(Reason::INTERNAL_ERROR);
     } else if !response.trailers.is_empty() {
         body.send_trailers(map_of(&response.trailers)).ok()?;

@@ -133,7 +133,8 @@ pub struct HttpStats {
     of_listener: OfListener,
     /// Requests that could be traced.
     pub tracing: Tracing,
-    codecs: CodecStats,
+    /// Of its connections' codecs.
+    pub codecs: CodecStats,
     /// Names live as long as these.
     _scopes: Vec<Scope>,
 }
@@ -234,17 +235,20 @@ impl HttpStats {
         self.codecs.underscores(shard, http2, Some(headers));
     }
 
-    /// A request ends after `lasted`, answered with `status` (0: not at all), for the reason `details`. `apart`: it is
+    /// A request ends after `lasted` (none: its response broke off), answered with `status` (0: not at all), for the reason `details`. `apart`: it is
     /// in no statistics of responses, as in Envoy health checks that are answered here.
-    pub fn ended(&self, shard: &Shard, (status, details): (u16, &str), lasted: Duration, http2: bool, apart: bool) {
+    pub fn ended(
+        &self,
+        shard: &Shard,
+        (status, details): (u16, &str),
+        lasted: Option<Duration>,
+        http2: bool,
+        apart: bool,
+    ) {
         let own = &self.own;
         shard.gauge_add(own.downstream_rq_active, -1);
         if http2 {
-            let codec = self.codecs.http2();
-            shard.gauge_add(codec.streams_active, -1);
-            if details == "http2.remote_reset" {
-                shard.inc(codec.rx_reset);
-            }
+            shard.gauge_add(self.codecs.http2().streams_active, -1);
         }
         if details.ends_with(".unexpected_underscore") {
             self.codecs.underscores(shard, http2, None);
@@ -282,7 +286,9 @@ impl HttpStats {
         };
         shard.inc(here);
         shard.inc(there);
-        shard.record(own.downstream_rq_time, millis(lasted));
+        if let Some(lasted) = lasted {
+            shard.record(own.downstream_rq_time, millis(lasted));
+        }
     }
 }
 
@@ -301,9 +307,9 @@ mod tests {
         let stats = HttpStats::new(&store.root(), &store.root().scope("listener.l"), "in");
         let shard = store.worker(0);
         stats.began(&shard, false);
-        stats.ended(&shard, (404, "route_not_found"), Duration::from_millis(3), false, false);
+        stats.ended(&shard, (404, "route_not_found"), Some(Duration::from_millis(3)), false, false);
         stats.began(&shard, true);
-        stats.ended(&shard, (0, "http2.remote_reset"), Duration::ZERO, true, false);
+        stats.ended(&shard, (0, "http2.remote_reset"), None, true, false);
         let total = |counter| store.total(counter);
         assert_eq!((total(stats.own.downstream_rq_4xx), total(stats.own.no_route)), (1, 1));
         assert_eq!((total(stats.own.downstream_rq_completed), total(stats.own.downstream_rq_rx_reset)), (1, 1));

@@ -1,8 +1,7 @@
 //! How a connection of HTTP/2 begins, when a request's head is coming on it, which hyper does not tell, and what went wrong
 //! on one, looked for in what hyper says.
 
-/// What a client begins with (RFC 9113 section 3.4).
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use crate::wire::frames::{CONTINUATION, END_HEADERS, Frames, HEADERS};
 
 /// The error of HTTP/2 that an error is made of, if it is.
 pub(in crate::http) fn error_of(error: &hyper::Error) -> Option<&h2::Error> {
@@ -20,82 +19,59 @@ pub(in crate::http) fn broke_protocol(error: &hyper::Error) -> bool {
     error_of(error).is_some_and(h2::Error::is_library)
 }
 
-/// The length of a frame's own header (RFC 9113 section 4.1).
-const FRAME_HEAD: usize = 9;
-/// Types of frames (section 6).
-const HEADERS: u8 = 0x1;
-const CONTINUATION: u8 = 0x9;
-/// Flag of both.
-const END_HEADERS: u8 = 0x4;
-
-/// The heads of requests in what a client sends. Frames are only counted through: whether they are as they must be is for hyper to
-/// say.
+/// The heads of requests in what a client sends.
 #[derive(Debug)]
 pub(in crate::http) struct Heads {
-    /// So many bytes before the next frame: of the preface, or of a payload.
-    skip: usize,
-    head: [u8; FRAME_HEAD],
-    /// How much of the frame's header has come.
-    came: usize,
+    frames: Frames,
     /// The frame under way, or the last one, is of a request's head.
     of_head: bool,
     /// And no other follows it.
     is_last: bool,
     /// The stream of the last request.
     last: u32,
+    /// A head began in what came last.
+    began: bool,
 }
 
 impl Heads {
     /// Before the preface.
     pub fn new() -> Self {
-        Self { skip: PREFACE.len(), head: [0; FRAME_HEAD], came: 0, of_head: false, is_last: false, last: 0 }
+        Self { frames: Frames::of_client(), of_head: false, is_last: false, last: 0, began: false }
     }
 
-    /// Takes in what has come. Whether part of a head is left that began in it.
-    pub fn feed(&mut self, mut bytes: &[u8]) -> bool {
-        let mut began = false;
-        loop {
-            let skipped = self.skip.min(bytes.len());
-            self.skip -= skipped;
-            bytes = &bytes[skipped..];
-            let wanted = (FRAME_HEAD - self.came).min(bytes.len());
-            if self.skip > 0 || wanted == 0 {
-                return began && self.in_head();
+    /// Takes in what has come. How many streams it resets.
+    pub fn feed(&mut self, bytes: &[u8]) -> u64 {
+        let mut resets = 0;
+        self.began = false;
+        self.frames.feed(bytes, |frame| {
+            // What comes on a stream that there is already are trailers.
+            let begins = frame.kind == HEADERS && frame.stream > self.last;
+            if begins {
+                self.last = frame.stream;
+                self.began = true;
             }
-            self.head[self.came..self.came + wanted].copy_from_slice(&bytes[..wanted]);
-            self.came += wanted;
-            bytes = &bytes[wanted..];
-            if self.came == FRAME_HEAD {
-                self.came = 0;
-                began |= self.begin_frame();
-            }
-        }
-    }
-
-    /// A frame begins; whether a head does with it.
-    fn begin_frame(&mut self) -> bool {
-        let [high, middle, low, kind, flags, stream @ ..] = self.head;
-        self.skip = u32::from_be_bytes([0, high, middle, low]) as usize;
-        let stream = u32::from_be_bytes(stream) & 0x7fff_ffff;
-        // What comes on a stream that there is already are trailers.
-        let begins = kind == HEADERS && stream > self.last;
-        if begins {
-            self.last = stream;
-        }
-        self.of_head = begins || self.of_head && kind == CONTINUATION;
-        self.is_last = flags & END_HEADERS != 0;
-        begins
+            self.of_head = begins || self.of_head && frame.kind == CONTINUATION;
+            self.is_last = frame.flags & END_HEADERS != 0;
+            resets += u64::from(frame.is_reset());
+        });
+        resets
     }
 
     /// Whether part of a request's head has come, and more is to.
     pub fn in_head(&self) -> bool {
-        self.of_head && !(self.is_last && self.skip == 0)
+        self.of_head && !(self.is_last && !self.frames.in_payload())
+    }
+
+    /// Whether that head began in what came last.
+    pub fn begins_another(&self) -> bool {
+        self.began && self.in_head()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::frames::{FRAME_HEAD, PREFACE};
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -129,17 +105,20 @@ mod tests {
     #[test]
     fn trailers_and_other_frames_are_no_heads() {
         let mut heads = Heads::new();
-        heads.feed(PREFACE);
-        assert!(!heads.feed(&frame(HEADERS, END_HEADERS, 3, b"abc")));
-        assert!(!heads.feed(&frame(HEADERS, 0, 3, b"trailer")));
-        assert!(!heads.in_head());
-        assert!(!heads.feed(&frame(CONTINUATION, 0, 3, b"more")) && !heads.in_head());
+        let mut begins_in = |bytes: &[u8]| {
+            assert_eq!(heads.feed(bytes), 0);
+            (heads.begins_another(), heads.in_head())
+        };
+        assert_eq!(begins_in(PREFACE), (false, false));
+        assert_eq!(begins_in(&frame(HEADERS, END_HEADERS, 3, b"abc")), (false, false));
+        assert_eq!(begins_in(&frame(HEADERS, 0, 3, b"trailer")), (false, false));
+        assert_eq!(begins_in(&frame(CONTINUATION, 0, 3, b"more")), (false, false));
         // The end of one head and the beginning of the next.
         let (one, next) = (frame(HEADERS, 0, 5, b"abc"), frame(HEADERS, END_HEADERS, 7, b"abc"));
-        assert!(heads.feed(&one) && heads.in_head());
-        assert!(!heads.feed(&[]) && heads.in_head());
+        assert_eq!(begins_in(&one), (true, true));
+        assert_eq!(begins_in(&[]), (false, true));
         let both = [frame(CONTINUATION, END_HEADERS, 5, b"d"), next[..next.len() - 1].to_vec()].concat();
-        assert!(heads.feed(&both) && heads.in_head());
-        assert!(!heads.feed(b"c") && !heads.in_head());
+        assert_eq!(begins_in(&both), (true, true));
+        assert_eq!(begins_in(b"c"), (false, false));
     }
 }

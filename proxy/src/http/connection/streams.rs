@@ -36,7 +36,7 @@ impl Streams {
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Streams {
     fn execute(&self, stream: F) {
         let running = self.newest.take().unwrap_or_default();
-        panics::spawn_for(self.connection, Limited { stream, running });
+        panics::spawn_for(self.connection, Limited { stream, running, newest: self.newest.clone() });
     }
 }
 
@@ -46,6 +46,7 @@ pin_project_lite::pin_project! {
         #[pin]
         stream: F,
         running: Rc<Running>,
+        newest: Rc<Cell<Option<Rc<Running>>>>,
     }
 }
 
@@ -54,6 +55,16 @@ impl<F: Future<Output = ()>> Future for Limited<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        this.running.poll_beside(cx, |cx| this.stream.as_mut().poll(cx)).map(|_| ())
+        if this.running.is_cut() {
+            return Poll::Ready(());
+        }
+        let drive = |cx: &mut Context<'_>| {
+            // What passes on the bytes of an upgrade is begun here, and belongs to the same stream.
+            this.newest.set(Some(this.running.clone()));
+            let polled = this.stream.as_mut().poll(cx);
+            this.newest.set(None);
+            polled
+        };
+        this.running.poll_beside(cx, drive).map(|_| ())
     }
 }

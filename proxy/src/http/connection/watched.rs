@@ -19,16 +19,27 @@ use crate::{
     http::{
         codec::{
             framing::{Framing, Passed},
-            http2::{Heads, PREFACE},
+            http2::Heads,
         },
         stream::connection::Connection,
     },
     linger::write_with_the_end,
-    wire::io::Io,
+    wire::{
+        frames::{Frames, PREFACE},
+        io::Io,
+    },
 };
 
 /// How many bytes are taken after an upgrade's head before the upgrade is accepted.
 const EARLY: usize = 64 * 1024;
+
+/// Frames of HTTP/2.
+#[derive(Debug)]
+struct BothWays {
+    /// Those that come.
+    heads: Heads,
+    sent: Frames,
+}
 
 /// A client's stream.
 #[derive(Debug)]
@@ -38,7 +49,7 @@ pub(super) struct Watched {
     /// None: it is not HTTP/1.
     framing: Option<Framing>,
     /// None: it is not HTTP/2.
-    heads: Option<Box<Heads>>,
+    frames: Option<Box<BothWays>>,
     /// What framing let pass in other words and hyper has not taken.
     passed: Bytes,
     /// Part of a head came while the last response was still on its way: hyper reads no head before that is gone.
@@ -54,12 +65,13 @@ pub(super) struct Watched {
 impl Watched {
     pub fn new(stream: Io, connection: Rc<Connection>) -> Self {
         let framing = connection.framing();
-        let heads = connection.multiplexed.then(|| Box::new(Heads::new()));
+        let frames =
+            connection.multiplexed.then(|| Box::new(BothWays { heads: Heads::new(), sent: Frames::default() }));
         Self {
             stream,
             connection,
             framing,
-            heads,
+            frames,
             passed: Bytes::new(),
             came_early: false,
             saw_end: false,
@@ -94,7 +106,6 @@ impl Watched {
             length += poll_fn(|cx| self.poll_stream(cx, &mut buffer)).await.ok().filter(|read| *read > 0)?;
         }
         self.passed = Bytes::copy_from_slice(&first[..length]);
-        self.look_for_heads(&first[..length]);
         Some(PREFACE.starts_with(&first[..length]))
     }
 
@@ -106,10 +117,9 @@ impl Watched {
     }
 
     /// Over HTTP/2: notes when a request's head is coming, and when it has come.
-    fn look_for_heads(&mut self, came: &[u8]) {
-        let Some(heads) = &mut self.heads else { return };
-        let another = heads.feed(came);
-        if another || !heads.in_head() {
+    fn look_for_heads(&self) {
+        let Some(BothWays { heads, .. }) = self.frames.as_deref() else { return };
+        if heads.begins_another() || !heads.in_head() {
             self.connection.activity.head_came();
         }
         if heads.in_head() {
@@ -134,6 +144,10 @@ impl Watched {
         let length = buffer.filled().len() - before;
         let connection = &self.connection;
         connection.count_read(length);
+        if let Some(frames) = &mut self.frames {
+            let resets = frames.heads.feed(&buffer.filled()[before..]);
+            connection.manager.stats.codecs.got_resets(&connection.worker.stats, resets);
+        }
         if length == 0 {
             self.saw_end = buffer.remaining() > 0;
             if self.saw_end {
@@ -153,7 +167,7 @@ impl Watched {
         }
     }
 
-    fn note(&self, written: &Poll<io::Result<usize>>) {
+    fn note(&mut self, slices: &[io::IoSlice<'_>], written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Pending => {
                 self.connection.unflushed.set(true);
@@ -161,7 +175,12 @@ impl Watched {
             }
             Poll::Ready(written) => {
                 self.connection.activity.written();
-                self.connection.count_written(written.as_ref().map_or(0, |bytes| *bytes));
+                let bytes = written.as_ref().map_or(0, |bytes| *bytes);
+                self.connection.count_written(bytes);
+                if let Some(frames) = &mut self.frames {
+                    let resets = frames.sent.resets_in(slices, bytes);
+                    self.connection.manager.stats.codecs.sent_resets(&self.connection.worker.stats, resets);
+                }
             }
         }
     }
@@ -199,7 +218,7 @@ impl AsyncRead for Watched {
                 return Poll::Pending;
             };
             let length = length?;
-            this.look_for_heads(&buffer.filled()[before..]);
+            this.look_for_heads();
             let Some(framing) = this.framing.as_mut().filter(|_| length > 0) else { return Poll::Ready(Ok(())) };
             match framing.feed(&buffer.filled()[before..]) {
                 Passed::Unchanged => return Poll::Ready(Ok(())),
@@ -217,7 +236,7 @@ impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.before_write();
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.note(&written);
+        self.note(&[io::IoSlice::new(bytes)], &written);
         written
     }
 
@@ -259,7 +278,7 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         self.before_write();
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.note(&written);
+        self.note(slices, &written);
         written
     }
 }

@@ -49,7 +49,7 @@ pub(super) async fn start_http1(
     let number = secured.made.number;
     let room = Rc::new(room);
     let connection = Connection::new(cluster, &secured, room.clone(), cluster.http1.trailers);
-    let io = Counted { io: secured.io, account: host.account.clone(), kept: Some(room) };
+    let io = Counted { io: secured.io, account: host.account.clone(), kept: Some(room), frames: None };
     let (sender, driver) = http1_builder(&cluster.http1, cluster.response_heads)
         .handshake(TokioIo::new(Trailing::new(io, connection.trailers.clone())))
         .await
@@ -183,7 +183,7 @@ pub(super) async fn start_http2(
     let number = secured.made.number;
     let room = Rc::new(room);
     let connection = Connection::new(cluster, &secured, room.clone(), false);
-    let io = Counted { io: secured.io, account: host.account.clone(), kept: Some(room) };
+    let io = Counted { io: secured.io, account: host.account.clone(), kept: Some(room), frames: Some(Box::default()) };
     let settings = &cluster.http2;
     let beginnings = Rc::new(Beginnings::default());
     let mut builder = http2::Builder::new(Executor { connection: number, beginnings: beginnings.clone() });

@@ -142,9 +142,6 @@ impl Lease {
         {
             let stats = &account.cluster.stats;
             account.shard.inc(stats.upstream_rq_rx_reset);
-            if matches!(self.sender, Sender::Http2(..)) {
-                account.shard.inc(stats.codecs.http2().rx_reset);
-            }
         }
     }
 
@@ -152,6 +149,13 @@ impl Lease {
     pub(in crate::http) fn broken_off(&self) {
         if let Sender::Http1(Some(one)) = &self.sender {
             one.connection.ended_here();
+        }
+    }
+
+    /// The upstream has ended the connection that switched protocols.
+    pub(in crate::http) fn ended_remotely(&self) {
+        if let Sender::Http1(Some(one)) = &self.sender {
+            one.connection.ended_remotely();
         }
     }
 

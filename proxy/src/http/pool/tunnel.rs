@@ -21,7 +21,7 @@ use crate::{
 pub(in crate::http) struct Counted {
     _place: InUse,
     account: Rc<Account>,
-    _connection: OpenConnection,
+    connection: OpenConnection,
     _request: ActiveRequest,
 }
 
@@ -31,6 +31,12 @@ impl Counted {
         let Account { cluster, shard, .. } = &*self.account;
         shard.add(cluster.stats.upstream_cx_tx_bytes_total, sent);
         shard.add(cluster.stats.upstream_cx_rx_bytes_total, received);
+    }
+
+    /// The upstream has ended it; `early`: before its client.
+    pub fn ended_remotely(&self, early: bool) {
+        self.connection.remote.set(true);
+        self.connection.interrupted.set(early);
     }
 }
 
@@ -66,9 +72,8 @@ pub(in crate::http) async fn connect(want: Want<'_>) -> Result<Tunnel, PoolError
     connection.connected();
     // Whoever ends it ends the request, too.
     connection.interrupted.set(true);
-    connection.requests.set(1);
     let request = account.request();
     let local = secured.io.local_addr().ok();
-    let counted = Counted { _place: place, account, _connection: connection, _request: request };
+    let counted = Counted { _place: place, account, connection, _request: request };
     Ok(Tunnel { io: secured.io, local, tls: secured.tls, made: secured.made, counted })
 }

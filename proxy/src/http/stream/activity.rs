@@ -90,8 +90,13 @@ impl Activity {
 
     /// The client has ended the connection, or had it end.
     pub fn client_ended(&self) {
+        self.client_ended_during(self.active());
+    }
+
+    /// The same, with so many requests under way.
+    pub fn client_ended_during(&self, requests: usize) {
         if self.left.get().is_none() {
-            self.left.set(Some(self.active()));
+            self.left.set(Some(requests));
         }
     }
 

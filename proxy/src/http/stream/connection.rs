@@ -340,11 +340,9 @@ impl Connection {
     /// complete, and HTTP/1 cannot leave its rest.
     pub fn before_response(&self, headers: &mut HeaderMap, unread: Unread) {
         let own = &self.manager.stats.own;
-        if unread != Unread::Nothing {
-            self.worker.stats.inc(own.downstream_rq_response_before_rq_complete);
-        }
         // As Envoy counts: a tunnel over HTTP/2 that is refused is not reset.
         if unread == Unread::Rest || (unread == Unread::Tunnel && !self.multiplexed) {
+            self.worker.stats.inc(own.downstream_rq_response_before_rq_complete);
             self.worker.stats.inc(own.downstream_rq_rx_reset);
         }
         let unread = unread != Unread::Nothing;

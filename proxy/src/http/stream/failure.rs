@@ -85,6 +85,14 @@ impl Failure {
         Self::of_stream(error).unwrap_or(if http2 { Self::Terminated } else { Self::Protocol })
     }
 
+    /// Of an upgraded connection, or of a tunnel.
+    pub fn of_tunnel(error: &std::io::Error) -> Self {
+        let cause = error.get_ref();
+        let reset = cause.and_then(|cause| cause.downcast_ref::<h2::Error>()).is_some_and(h2::Error::is_reset)
+            || cause.and_then(|cause| cause.downcast_ref()).and_then(http2::error_of).is_some_and(h2::Error::is_reset);
+        if reset { Self::Reset } else { Self::Terminated }
+    }
+
     /// It ended what was under way over `lease`.
     pub fn end(&self, lease: &mut Lease) {
         match self {

@@ -58,6 +58,8 @@ pub(in crate::http) struct Record {
     /// When the next line is due, if lines are written while the request lasts.
     ticks: Option<Box<Interval>>,
     complete: bool,
+    /// Its response broke off.
+    broken: bool,
     /// The client speaks HTTP/2.
     pub multiplexed: bool,
     /// The response's body goes out in chunks.
@@ -93,6 +95,7 @@ impl Record {
             tracking: None,
             ticks,
             complete: false,
+            broken: false,
             multiplexed,
             health_check: false,
             redirected: false,
@@ -240,9 +243,29 @@ impl Record {
     }
 
     /// The response breaks off here.
-    pub fn resets(&self) {
-        self.worker.stats.inc(self.manager.stats.own.downstream_rq_rx_reset);
+    pub fn resets(&mut self) {
+        self.broken = true;
+        self.request_breaks_off();
         self.worker.stats.inc(self.manager.stats.own.downstream_rq_tx_reset);
+    }
+
+    /// Nothing more of the request is read.
+    pub fn request_breaks_off(&self) {
+        self.worker.stats.inc(self.manager.stats.own.downstream_rq_rx_reset);
+    }
+
+    /// What the request became ends before its client has ended it.
+    pub fn response_ends_first(&self) {
+        self.worker.stats.inc(self.manager.stats.own.downstream_rq_response_before_rq_complete);
+    }
+
+    /// The client has ended the connection that switched protocols.
+    pub fn left(&mut self) {
+        self.activity.client_ended_during(1);
+        self.broken = true;
+        self.entry.raise(Flag::DownstreamConnectionTermination);
+        self.entry.details = "downstream_remote_disconnect".into();
+        self.complete();
     }
 
     /// Reckons what a response's head is on the wire.
@@ -346,6 +369,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         // What panicked here is not the client's doing.
         if !self.complete && !std::thread::panicking() {
+            self.broken = true;
             if self.multiplexed && self.activity.left().is_none() {
                 self.entry.raise(Flag::DownstreamRemoteReset);
                 self.entry.details = "http2.remote_reset".into();
@@ -368,7 +392,7 @@ impl Drop for Record {
         self.manager.stats.ended(
             &self.worker.stats,
             (entry.response_code, &entry.details),
-            lasted,
+            (!self.broken).then_some(lasted),
             self.multiplexed,
             self.health_check || self.redirected,
         );

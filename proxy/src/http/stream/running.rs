@@ -13,6 +13,7 @@ use super::timers::{Expired, Timers};
 pub(in crate::http) struct Running {
     timers: RefCell<Option<Timers>>,
     expired: Cell<Option<Expired>>,
+    cut: Cell<bool>,
 }
 
 impl Running {
@@ -38,6 +39,16 @@ impl Running {
     /// Which of its limits has passed, if one has.
     pub fn expired(&self) -> Option<Expired> {
         self.expired.get()
+    }
+
+    /// What became of the stream breaks off: hyper is not to end it in order.
+    pub fn cut(&self) {
+        self.cut.set(true);
+    }
+
+    /// Whether it is to be dropped as it is.
+    pub fn is_cut(&self) -> bool {
+        self.cut.get()
     }
 
     /// Drives what brings the response to its client, beside the limits. When one of them passes, it has one more turn to

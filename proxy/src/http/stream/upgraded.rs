@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::either::Either;
 
-use super::{activity::Active, record::Record};
+use super::{activity::Active, failure::Failure, record::Record};
 use crate::{
     access_log::Flag,
     drain::DrainWatch,
@@ -43,6 +43,26 @@ impl Held {
         match self {
             Self::Lease(lease) => lease.passed(sent, received),
             Self::Tunnel(counted) => counted.passed(sent, received),
+        }
+    }
+
+    /// The upstream has ended it, `failure` says how.
+    fn broke(&mut self, failure: &Failure) {
+        match self {
+            Self::Lease(lease) => {
+                lease.ended_remotely();
+                failure.end(lease);
+            }
+            Self::Tunnel(counted) => counted.ended_remotely(true),
+        }
+    }
+
+    /// Both sides have ended it in order, the upstream last.
+    fn finished(self) {
+        match self {
+            Self::Lease(lease) if lease.is_http2() => lease.release(),
+            Self::Lease(_) => {}
+            Self::Tunnel(counted) => counted.ended_remotely(false),
         }
     }
 }
@@ -103,8 +123,8 @@ impl Accepted {
     }
 
     async fn carry(self, mut client: End, read: Bytes) {
-        let Self { mut record, upstream, idle, until, held, drain } = self;
-        let over_http = !matches!(upstream, Upstream::Tunnel(_));
+        let Self { mut record, upstream, idle, until, mut held, drain } = self;
+        let ends_http = matches!(upstream, Upstream::Connection(_));
         let Some((mut upstream, first)) = upstream.end().await else { return };
         let meter = record.tunnel.insert(Rc::default()).clone();
         meter.add(read.len() as u64, first.len() as u64);
@@ -126,13 +146,9 @@ impl Accepted {
             ended = record.while_logging(passing) => Some(ended),
             () = Seldom::new(too_old(until)) => None,
         };
-        let Some(ended) = ended else {
-            record.entry.details = "max_duration_timeout".into();
-            held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
-            return record.complete();
-        };
-        if matches!(ended, Ended::Failed(..) | Ended::Cut) {
-            // Neither end may take what it has for the whole. A stream of HTTP/2 is reset when it is dropped.
+        held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
+        if matches!(ended, Some(Ended::Failed(..) | Ended::Cut)) {
+            // Neither end may take what it has for the whole.
             for end in [&client, &upstream] {
                 if let End::Left(connection) = end {
                     copy::reset_on_close(connection);
@@ -141,34 +157,69 @@ impl Accepted {
         }
         let (connection, stream) = (record.entry.connection, record.name());
         tracing::debug!(connection, stream, ?ended, "upgraded connection ended");
+        let in_order = matches!(ended, Some(Ended::Finished { .. }));
+        if !in_order {
+            // What was passed on before has a turn to go out.
+            tokio::task::yield_now().await;
+            record.running.cut();
+        }
+        if !(record.multiplexed && in_order) {
+            record.response_ends_first();
+        }
         match ended {
-            Ended::Idle => {
+            None => {
+                record.entry.details = "max_duration_timeout".into();
+                record.resets();
+            }
+            Some(Ended::Idle) => {
                 record.entry.raise(Flag::StreamIdleTimeout);
                 record.entry.details = "stream_idle_timeout".into();
+                record.resets();
+            }
+            Some(Ended::Failed(Side::Upstream, error)) => {
+                upstream_broke(&mut record, &mut held, &Failure::of_tunnel(&error))
             }
             // The end of HTTP's connection is none that was asked for.
-            Ended::Finished { last: Side::Downstream } if over_http => upstream_ended(&mut record),
-            Ended::Failed(Side::Downstream, _) if over_http && upstream_done.get() => upstream_ended(&mut record),
-            Ended::Failed(Side::Upstream, _) => upstream_ended(&mut record),
-            Ended::Failed(Side::Downstream, _) | Ended::Finished { last: Side::Upstream } if !record.multiplexed => {
-                record.entry.raise(Flag::DownstreamConnectionTermination);
-                record.entry.details = "downstream_remote_disconnect".into();
+            Some(Ended::Finished { last: Side::Downstream } | Ended::Failed(Side::Downstream, _))
+                if upstream_done.get() =>
+            {
+                if ends_http {
+                    upstream_broke(&mut record, &mut held, &Failure::Terminated);
+                } else if !(record.multiplexed && in_order) {
+                    record.request_breaks_off();
+                }
+                if in_order
+                    && let Held::Lease(lease) = held
+                    && lease.is_http2()
+                {
+                    lease.release();
+                }
             }
-            _ => {}
-        }
-        held.passed(meter.received.get(), meter.sent.get() - first.len() as u64);
-        if let (Held::Lease(lease), Ended::Finished { .. }) = (held, ended)
-            && lease.is_http2()
-        {
-            lease.release();
+            Some(Ended::Finished { .. }) if record.multiplexed => held.finished(),
+            Some(Ended::Failed(Side::Downstream, _) | Ended::Finished { .. }) => {
+                if in_order
+                    && let Held::Lease(lease) = held
+                    && lease.is_http2()
+                {
+                    lease.release();
+                }
+                // Dropped, the record tells what became of a stream.
+                return if !record.multiplexed {
+                    record.left()
+                };
+            }
+            Some(_) => record.resets(),
         }
         record.complete();
     }
 }
 
-fn upstream_ended(record: &mut Record) {
-    record.entry.raise(Flag::UpstreamConnectionTermination);
-    record.entry.details = "upstream_reset_after_response_started{connection_termination}".into();
+/// The upstream has ended what passed.
+fn upstream_broke(record: &mut Record, held: &mut Held, failure: &Failure) {
+    held.broke(failure);
+    record.entry.raise(failure.flag());
+    record.entry.details = failure.details_after_headers();
+    record.resets();
 }
 
 /// Passes bytes both ways, after those that were read already, of the client (`read`) and of the upstream (`first`).

@@ -113,6 +113,20 @@ impl CodecStats {
         }
     }
 
+    /// So many streams of HTTP/2 were reset from here.
+    pub fn sent_resets(&self, shard: &Shard, resets: u64) {
+        if resets > 0 {
+            shard.add(self.http2().tx_reset, resets);
+        }
+    }
+
+    /// So many were reset by the other side.
+    pub fn got_resets(&self, shard: &Shard, resets: u64) {
+        if resets > 0 {
+            shard.add(self.http2().rx_reset, resets);
+        }
+    }
+
     /// Names of headers of a request have underscores: it is refused, or so many are dropped.
     pub fn underscores(&self, shard: &Shard, http2: bool, dropped: Option<u64>) {
         let (refused, headers) = if http2 {
