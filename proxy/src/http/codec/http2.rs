@@ -59,7 +59,7 @@ impl Heads {
 
     /// Whether part of a request's head has come, and more is to.
     pub fn in_head(&self) -> bool {
-        self.of_head && !(self.is_last && !self.frames.in_payload())
+        self.of_head && (!self.is_last || self.frames.in_payload())
     }
 
     /// Whether that head began in what came last.

@@ -58,11 +58,18 @@ impl Held {
     }
 
     /// Both sides have ended it in order, the upstream last.
-    fn finished(self) {
-        match self {
-            Self::Lease(lease) if lease.is_http2() => lease.release(),
-            Self::Lease(_) => {}
-            Self::Tunnel(counted) => counted.ended_remotely(false),
+    fn finished(&self) {
+        if let Self::Tunnel(counted) = self {
+            counted.ended_remotely(false);
+        }
+    }
+
+    /// Both sides have ended it in order: a stream need not be reset.
+    fn release(self) {
+        if let Self::Lease(lease) = self
+            && lease.is_http2()
+        {
+            lease.release();
         }
     }
 }
@@ -123,7 +130,7 @@ impl Accepted {
     }
 
     async fn carry(self, mut client: End, read: Bytes) {
-        let Self { mut record, upstream, idle, until, mut held, drain } = self;
+        let Self { mut record, upstream, idle, until, held, drain } = self;
         let ends_http = matches!(upstream, Upstream::Connection(_));
         let Some((mut upstream, first)) = upstream.end().await else { return };
         let meter = record.tunnel.insert(Rc::default()).clone();
@@ -163,55 +170,49 @@ impl Accepted {
             tokio::task::yield_now().await;
             record.running.cut();
         }
-        if !(record.multiplexed && in_order) {
-            record.response_ends_first();
-        }
-        match ended {
-            None => {
-                record.entry.details = "max_duration_timeout".into();
-                record.resets();
-            }
-            Some(Ended::Idle) => {
-                record.entry.raise(Flag::StreamIdleTimeout);
-                record.entry.details = "stream_idle_timeout".into();
-                record.resets();
-            }
-            Some(Ended::Failed(Side::Upstream, error)) => {
-                upstream_broke(&mut record, &mut held, &Failure::of_tunnel(&error))
-            }
-            // The end of HTTP's connection is none that was asked for.
-            Some(Ended::Finished { last: Side::Downstream } | Ended::Failed(Side::Downstream, _))
-                if upstream_done.get() =>
-            {
-                if ends_http {
-                    upstream_broke(&mut record, &mut held, &Failure::Terminated);
-                } else if !(record.multiplexed && in_order) {
-                    record.request_breaks_off();
-                }
-                if in_order
-                    && let Held::Lease(lease) = held
-                    && lease.is_http2()
-                {
-                    lease.release();
-                }
-            }
-            Some(Ended::Finished { .. }) if record.multiplexed => held.finished(),
-            Some(Ended::Failed(Side::Downstream, _) | Ended::Finished { .. }) => {
-                if in_order
-                    && let Held::Lease(lease) = held
-                    && lease.is_http2()
-                {
-                    lease.release();
-                }
-                // Dropped, the record tells what became of a stream.
-                return if !record.multiplexed {
-                    record.left()
-                };
-            }
-            Some(_) => record.resets(),
-        }
-        record.complete();
+        conclude(record, held, ended, ends_http, upstream_done.get());
     }
+}
+
+/// Tells the record, and what counts the upstream's connection, how it `ended` (none: it was too old). `ends_http`: so ended
+/// the upstream's HTTP/1. `upstream_done`: the upstream has ended its half, and the client has all of that.
+fn conclude(mut record: Box<Record>, mut held: Held, ended: Option<Ended>, ends_http: bool, upstream_done: bool) {
+    let in_order = matches!(ended, Some(Ended::Finished { .. }));
+    let request_ended = record.multiplexed && in_order;
+    if !request_ended {
+        record.response_ends_first();
+    }
+    match ended {
+        None => {
+            record.entry.details = "max_duration_timeout".into();
+            record.resets();
+        }
+        Some(Ended::Idle) => {
+            record.entry.raise(Flag::StreamIdleTimeout);
+            record.entry.details = "stream_idle_timeout".into();
+            record.resets();
+        }
+        Some(Ended::Failed(Side::Upstream, error)) => {
+            upstream_broke(&mut record, &mut held, &Failure::of_tunnel(&error));
+        }
+        Some(Ended::Finished { last: Side::Downstream } | Ended::Failed(Side::Downstream, _)) if upstream_done => {
+            if ends_http {
+                // The end of HTTP's connection is none that was asked for.
+                upstream_broke(&mut record, &mut held, &Failure::Terminated);
+            } else if !request_ended {
+                record.request_breaks_off();
+            }
+        }
+        Some(Ended::Finished { .. }) if record.multiplexed => held.finished(),
+        Some(Ended::Finished { .. } | Ended::Failed(Side::Downstream, _)) if !record.multiplexed => record.left(),
+        // Dropped, the record tells what became of the stream.
+        Some(Ended::Failed(Side::Downstream, _)) => return,
+        Some(_) => record.resets(),
+    }
+    if in_order {
+        held.release();
+    }
+    record.complete();
 }
 
 /// The upstream has ended what passed.
