@@ -7,7 +7,10 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{
+            AtomicU32,
+            Ordering::{Acquire, Release},
+        },
     },
     time::{Duration, Instant},
 };
@@ -78,7 +81,7 @@ impl Overload {
     }
 
     fn share(&self, remedy: Remedy) -> f32 {
-        f32::from_bits(self.points[remedy as usize].share.load(Relaxed))
+        f32::from_bits(self.points[remedy as usize].share.load(Acquire))
     }
 
     fn is_whole(&self, remedy: Remedy) -> bool {
@@ -86,7 +89,7 @@ impl Overload {
     }
 
     fn set(&self, remedy: Remedy, share: f64) {
-        self.points[remedy as usize].share.store((share as f32).to_bits(), Relaxed);
+        self.points[remedy as usize].share.store((share as f32).to_bits(), Release);
         if remedy == Remedy::StopConnections {
             self.accepts.notify_waiters();
         }
@@ -126,7 +129,9 @@ struct Gauges {
 
 impl Watcher {
     /// One that has yet to look.
-    pub fn new(settings: Settings, store: &Store) -> Self {
+    pub fn new(mut settings: Settings, store: &Store) -> Self {
+        // Who is accepted again is not to meet what was decided before with it.
+        settings.remedies.sort_by_key(|configured| configured.remedy == Remedy::StopConnections);
         let scope = store.root().scope("overload");
         let monitored = |monitor: &Monitor| {
             let name = &monitor.name;

@@ -7,6 +7,10 @@ const SEGMENT: &str = "[a-zA-Z0-9\\-._~%!$&'()+,;:@=]+";
 /// What a `**` stands for: any characters of a path.
 const REST: &str = "[a-zA-Z0-9\\-._~%!$&'()+,;:@=/]*";
 
+/// How many variables a template may have, as in Envoy, and how long their names may be.
+const MOST_VARIABLES: usize = 5;
+const LONGEST_NAME: usize = 16;
+
 /// A template that paths match as a whole.
 #[derive(Clone, Debug)]
 pub struct PathTemplate {
@@ -31,6 +35,11 @@ impl PathTemplate {
                     && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
                 if !valid || variables.iter().any(|known| known == name) {
                     return Err(format!("\"{name}\" is not a name, or is there twice"));
+                }
+                if name.len() > LONGEST_NAME || variables.len() == MOST_VARIABLES {
+                    return Err(format!(
+                        "\"{text}\" may have {MOST_VARIABLES} variables, of at most {LONGEST_NAME} characters"
+                    ));
                 }
                 variables.push(name.to_owned());
                 inner
@@ -74,9 +83,6 @@ impl PathTemplate {
             let name = &rest[open + 1..close];
             let index = self.variables.iter().position(|known| known == name);
             let index = index.ok_or_else(|| format!("the path template has no variable \"{name}\""))? + 1;
-            if index > 9 {
-                return Err("more than nine variables are not supported".into());
-            }
             substitution.push_str(&format!("\\{index}"));
             rest = &rest[close + 1..];
         }
@@ -129,6 +135,14 @@ fn segment_pattern(segment: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_are_few_and_their_names_short() {
+        assert!(PathTemplate::parse("/{a}/{b}/{c}/{d}/{sixteen_are_fine}").is_ok());
+        for refused in ["/{a}/{b}/{c}/{d}/{e}/{f}", "/{seventeen_are_not}"] {
+            assert!(PathTemplate::parse(refused).unwrap_err().contains("may have 5 variables"), "{refused}");
+        }
+    }
 
     #[test]
     fn a_literal_follows_in_the_last_segment() {
