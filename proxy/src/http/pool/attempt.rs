@@ -6,7 +6,8 @@ use std::{rc::Rc, sync::Arc};
 
 use super::{
     connect::{start_http1, start_http2},
-    host::{Host, Kind, PoolError, Room, Speaks, Want},
+    error::PoolError,
+    host::{Host, Kind, Room, Speaks, Want},
 };
 use crate::{
     cluster::dial::{Secured, Way},

@@ -12,7 +12,10 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{io::AsyncWriteExt, sync::Notify};
 
-use super::host::{Connection, Host, Http1, Http2, PoolError, Room};
+use super::{
+    error::PoolError,
+    host::{Connection, Host, Http1, Http2, Room},
+};
 use crate::{
     cluster::{account::Counted, dial::Secured},
     config::{self, cluster::Cluster, heads::HeadLimits, http1::HeaderNames},

@@ -3,7 +3,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    io,
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::Arc,
@@ -12,6 +11,7 @@ use std::{
 use hyper::client::conn::{http1, http2};
 use tokio::{sync::oneshot, time::Instant};
 
+use super::{error::PoolError, streams::Streams};
 use crate::{
     cluster::{
         account::{Account, OpenConnection},
@@ -30,7 +30,7 @@ use crate::{
     telemetry::stats::Shard,
     tls::{PeerTls, client::Asked},
     wire::{
-        dial::{ConnectError, Dialer, PoolScope},
+        dial::{Dialer, PoolScope},
         io::Io,
         proxy_header::Client,
     },
@@ -128,45 +128,6 @@ impl Drop for Room {
             host.wake_one();
             host.streams.wake_one();
         }
-    }
-}
-
-/// Why there is no connection.
-#[derive(Debug)]
-pub(in crate::http) enum PoolError {
-    /// There are as many requests as there may be.
-    Overflow,
-    /// As many wait for a connection as may.
-    NoWaiting,
-    /// It could not be made.
-    Connect(ConnectError),
-    /// It was made and HTTP could not be started on it.
-    Handshake,
-}
-
-impl PoolError {
-    /// The same, for another who waited for the same connection.
-    pub fn again(&self) -> Self {
-        match self {
-            Self::Overflow => Self::Overflow,
-            Self::NoWaiting => Self::NoWaiting,
-            Self::Handshake => Self::Handshake,
-            Self::Connect(ConnectError::Timeout) => Self::Connect(ConnectError::Timeout),
-            Self::Connect(ConnectError::Local(reason)) => Self::Connect(ConnectError::Local(reason.clone())),
-            Self::Connect(ConnectError::Tls(reason)) => Self::Connect(ConnectError::Tls(reason.clone())),
-            Self::Connect(ConnectError::Io(error)) => Self::Connect(ConnectError::Io(same(error))),
-            Self::Connect(ConnectError::Pipe { path, source }) => {
-                Self::Connect(ConnectError::Pipe { path: path.clone(), source: same(source) })
-            }
-        }
-    }
-}
-
-/// An error once more.
-fn same(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::new(error.kind(), error.to_string()),
     }
 }
 
@@ -375,54 +336,6 @@ impl Host {
         self.idle.borrow_mut().retain(|one| !one.sender.is_closed());
         self.shared.borrow_mut().retain(|two| !two.sender.is_closed());
         self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
-    }
-}
-
-/// Requests that wait for a stream of HTTP/2, in their order.
-#[derive(Debug, Default)]
-pub(super) struct Streams {
-    waiting: Cell<usize>,
-    woken: tokio::sync::Notify,
-}
-
-impl Streams {
-    /// Whether somebody waits, who is to have what becomes free before who comes now.
-    pub fn are_waited_for(&self) -> bool {
-        self.waiting.get() > 0
-    }
-
-    /// Lets one who waits look for a stream, or for room for another connection.
-    pub fn wake_one(&self) {
-        if self.are_waited_for() {
-            self.woken.notify_one();
-        }
-    }
-
-    /// How many wait.
-    pub fn waiting(&self) -> usize {
-        self.waiting.get()
-    }
-
-    /// A place among those who wait.
-    pub fn queue(&self) -> Place<'_> {
-        self.waiting.set(self.waiting.get() + 1);
-        Place(self)
-    }
-}
-
-/// A place among those who wait for a stream.
-pub(super) struct Place<'a>(&'a Streams);
-
-impl Place<'_> {
-    /// Waits for a turn. One that is not taken, as who waited is gone, goes to the next.
-    pub async fn turn(&self) {
-        self.0.woken.notified().await;
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get() - 1);
     }
 }
 

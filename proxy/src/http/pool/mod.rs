@@ -8,9 +8,11 @@
 
 mod attempt;
 mod connect;
+mod error;
 mod host;
 mod lease;
 pub(super) mod names;
+mod streams;
 pub(super) mod tunnel;
 
 use std::{
@@ -23,12 +25,15 @@ use std::{
 
 use hashbrown::{Equivalent, HashMap};
 
-pub(super) use self::host::{PoolError, Speaks, Switched, Want};
 pub use self::lease::Lease;
 use self::{
     attempt::begin_if_needed,
     host::{Host, Http1, Http2, Kind, Waiting},
     lease::Sender,
+};
+pub(super) use self::{
+    error::PoolError,
+    host::{Speaks, Switched, Want},
 };
 use crate::{
     cluster::account::{Account, PendingRequest, place_to_wait},

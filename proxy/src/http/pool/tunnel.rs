@@ -2,10 +2,7 @@
 
 use std::{net::SocketAddr, rc::Rc};
 
-use super::{
-    attempt::connect_for,
-    host::{PoolError, Want},
-};
+use super::{attempt::connect_for, error::PoolError, host::Want};
 use crate::{
     cluster::{
         account::{Account, ActiveRequest, OpenConnection, place_to_wait},
