@@ -67,6 +67,13 @@ impl Kept {
         }
     }
 
+    /// The request is for another host.
+    pub fn rename_host(&mut self, host: &HeaderValue) {
+        if let Some(authority) = &mut self.authority {
+            authority.clone_from(host);
+        }
+    }
+
     /// Keeps what is wanted of a response as an upstream sent it.
     pub fn received_response(&mut self, wanted: &Wanted, headers: &HeaderMap) {
         self.response.clear();

@@ -166,6 +166,8 @@ pub struct HttpConnectionManager {
     pub max_stream_duration: Option<Duration>,
     /// Requests per connection, 0: any number.
     pub max_requests_per_connection: u32,
+    /// An HTTP/1 connection that is too old ends with its next response, not before.
+    pub http1_safe_max_duration: bool,
     /// Reset a stream on which nothing moved for so long.
     pub stream_idle_timeout: Option<Duration>,
     /// The request must be complete within.

@@ -56,6 +56,7 @@ pub(super) fn manager() -> HttpConnectionManager {
         delayed_close_timeout: Some(HttpConnectionManager::DEFAULT_DELAYED_CLOSE),
         max_stream_duration: None,
         max_requests_per_connection: 0,
+        http1_safe_max_duration: false,
         stream_idle_timeout: Some(HttpConnectionManager::DEFAULT_STREAM_IDLE),
         request_timeout: None,
         request_headers_timeout: None,

@@ -249,6 +249,10 @@ fn request(probe: &HttpProbe, host: &str) -> Option<Request<Message>> {
         headers.remove(name);
     }
     add(headers, &probe.add);
+    if probe.method == Method::OPTIONS && probe.send.is_empty() {
+        // It may have a body: as in Envoy, that it has none is said.
+        headers.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+    }
     Some(request)
 }
 

@@ -36,7 +36,7 @@ use crate::{
     telemetry::stats::Scope,
 };
 
-const SUPPORTED: [&str; 48] = [
+const SUPPORTED: [&str; 49] = [
     "append_local_overload",
     "tracing",
     "request_id_extension",
@@ -65,6 +65,7 @@ const SUPPORTED: [&str; 48] = [
     "request_headers_timeout",
     "access_log",
     "use_remote_address",
+    "http1_safe_max_connection_duration",
     "xff_num_trusted_hops",
     "internal_address_config",
     "skip_xff_append",
@@ -88,12 +89,11 @@ const SUPPORTED: [&str; 48] = [
 ];
 
 /// They change when connections end, or say how to speak what is not spoken.
-const HARMLESS: [&str; 5] = [
+const HARMLESS: [&str; 4] = [
     "http3_protocol_options",
     "stream_flush_timeout",
     "drain_timeout_jitter",
     "add_proxy_protocol_connection_state",
-    "http1_safe_max_connection_duration",
 ];
 
 pub(super) fn connection_manager(
@@ -209,6 +209,7 @@ pub(super) fn connection_manager(
         )?,
         max_stream_duration: common.max_stream_duration,
         max_requests_per_connection: common.max_requests,
+        http1_safe_max_duration: message.http1_safe_max_connection_duration,
         stream_idle_timeout: limit(
             message.stream_idle_timeout.as_ref(),
             Some(HttpConnectionManager::DEFAULT_STREAM_IDLE),

@@ -46,7 +46,7 @@ pub(super) async fn passed(connection: &Connection) -> Limit {
 pub(super) async fn drained(connection: &Connection) {
     let age = async {
         connection.open.too_old().await;
-        connection.drain();
+        connection.is_too_old();
         std::future::pending().await
     };
     let idleness = async {

@@ -8,7 +8,7 @@ pub(in crate::http) mod prepare;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::{Body, Incoming};
 
 use self::prepare::{NO_PATH, PATH_NOT_NORMAL, Prepared};
@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{
     access_log::{Flag, LogType},
-    config::route::{Action, RequireTls},
+    config::route::{Action, RequireTls, without_port},
 };
 
 /// Why a request has no answer.
@@ -78,6 +78,8 @@ pub(super) async fn handle(
     }
     if nominated::has(&parts.headers, "close") {
         stream.connection.wants_end();
+    } else if !multiplexed && nominated::is_last_by_proxy(&parts.headers) {
+        stream.connection.ends_with_request();
     }
     if stream.connection.sheds_requests() {
         stream.keep_request(&parts);
@@ -212,12 +214,18 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
     let Some(routed) = routed else {
         tracing::debug!(target: "router", connection = stream.connection.id, stream = stream.record.name(), "no route match for URL '{}'", parts.uri);
         stream.keep_request(&parts);
-        let reply = if redirected { https_redirect(&parts) } else { Reply::no_route() };
+        let reply = if redirected {
+            shard.inc(stats.rq_direct_response);
+            https_redirect(&parts)
+        } else {
+            Reply::no_route()
+        };
         return local_reply::answer(stream, chain, reply, None, &parts).into();
     };
     match &routed.route.action {
         Action::Forward(_) => {
             let upgrade = prepared.upgrade.is_some();
+            restore_port(&mut parts);
             router::forward((stream, timers), chain, &routed, parts, body, upgrade).await
         }
         Action::Direct(direct) => {
@@ -284,6 +292,22 @@ fn upgrade_allowed(by_manager: &[Box<str>], routed: Option<&Routed>, upgrade: &s
     match rules.iter().find(|rule| *rule.kind == *upgrade) {
         Some(rule) => rule.enabled,
         None => by_manager.iter().any(|kind| **kind == *upgrade),
+    }
+}
+
+/// Where a tunnel leads is nothing without the port, which only who chose its route did without.
+fn restore_port(parts: &mut Parts) {
+    if parts.method != Method::CONNECT {
+        return;
+    }
+    let port = parts.uri.authority().and_then(|authority| authority.port());
+    if let (Some(port), Some(host)) = (port, parts.headers.get(header::HOST))
+        && without_port(host.as_bytes()).len() == host.len()
+    {
+        let whole = [host.as_bytes(), b":", port.as_str().as_bytes()].concat();
+        if let Ok(whole) = HeaderValue::from_bytes(&whole) {
+            parts.headers.insert(header::HOST, whole);
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{borrow::Cow, net::SocketAddr};
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery,
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::{PathAndQuery, Scheme},
 };
 use hyper::ext::Protocol;
 
@@ -28,6 +28,8 @@ use crate::{
 
 /// Details of requests whose path has no form that routes are for, and of those that are sent where it has.
 pub(in crate::http) const PATH_NOT_NORMAL: &str = "path_normalization_failed";
+/// Details of requests by QUERY (draft-ietf-httpbis-safe-method-w-body section 2) that do not say what they ask in.
+const QUERY_WITHOUT_TYPE: &str = "query_missing_content_type";
 /// Details of a target that is no path, or must not be more than one (`allow_absolute_url`).
 pub(in crate::http) const NO_PATH: &str = "absolute_path_rejected";
 
@@ -49,6 +51,13 @@ pub(in crate::http) fn request(
     local: SocketAddr,
     scheme: &'static str,
 ) -> Result<Prepared, Box<Reply>> {
+    // Whoever is the first to be asked knows that nothing was encrypted.
+    let is_first = manager.use_remote_address && manager.xff_num_trusted_hops == 0;
+    let claims = parts.version < Version::HTTP_2 && parts.uri.scheme() == Some(&Scheme::HTTPS);
+    if is_first && claims && scheme != "https" {
+        let details = "http1.https_url_on_plaintext_connection";
+        return Err(refusal(StatusCode::FORBIDDEN, "Forbidden", Flag::DownstreamProtocolError, details));
+    }
     let dropped = match manager.underscores {
         Underscores::Allow => 0,
         action => check_underscores(action, parts)?,
@@ -63,6 +72,9 @@ pub(in crate::http) fn request(
         return Err(Box::new(Reply::protocol_error(StatusCode::BAD_REQUEST, "http1.connection_header_rejected")));
     }
     set_authority(manager, parts, local)?;
+    if parts.method.as_str() == "QUERY" && !parts.headers.contains_key(header::CONTENT_TYPE) {
+        return Err(refusal(StatusCode::BAD_REQUEST, "", None, QUERY_WITHOUT_TYPE));
+    }
     // A tunnel leads to an authority; it has no path.
     let tunnel = parts.method == Method::CONNECT;
     if !tunnel {
@@ -71,6 +83,7 @@ pub(in crate::http) fn request(
         return Err(Box::new(Reply::protocol_error(StatusCode::BAD_REQUEST, "http1.invalid_url")));
     }
     mutate::strip_hop_by_hop(&mut parts.headers, upgrade.is_some() && !tunnel);
+    mutate::keep_only_trailers_in_te(&mut parts.headers);
     if !manager.passes_expectations
         && parts
             .headers
@@ -117,8 +130,6 @@ fn set_authority(manager: &HttpConnectionManager, parts: &mut Parts, local: Sock
     let dotless = if manager.strip_trailing_host_dot { without_dot(host.as_bytes()) } else { host.as_bytes().into() };
     let mut stripped = &*dotless;
     match manager.strip_port {
-        // Where a tunnel leads is nothing without it.
-        _ if parts.method == Method::CONNECT => {}
         StripPort::Never => {}
         mode => {
             let bare = without_port(stripped);

@@ -134,7 +134,6 @@ pub(in crate::http) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) 
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
     headers.remove(header::TRANSFER_ENCODING);
-    keep_only_trailers_in_te(headers);
 }
 
 /// Adds this hop to `via`, in one line with those before it.
@@ -151,7 +150,7 @@ pub(in crate::http) fn append_via(headers: &mut HeaderMap, via: &HeaderValue) {
 }
 
 /// `te: trailers` concerns the whole path, for gRPC; anything else does not.
-fn keep_only_trailers_in_te(headers: &mut HeaderMap) {
+pub(in crate::http) fn keep_only_trailers_in_te(headers: &mut HeaderMap) {
     let Some(te) = headers.get(header::TE) else { return };
     let trailers = te.to_str().is_ok_and(|te| te.split(',').any(|token| token.trim() == "trailers"));
     if trailers {
@@ -168,6 +167,34 @@ pub(in crate::http) fn replace_host(headers: &mut HeaderMap, host: HeaderValue, 
             append_forwarded_host(headers, &old);
         }
         headers.insert(ORIGINAL_HOST, old);
+    }
+}
+
+/// What says which host a request is for.
+#[derive(Debug)]
+pub(in crate::http) struct Hosts([Option<HeaderValue>; 3]);
+
+impl Hosts {
+    const NAMES: [HeaderName; 3] = [header::HOST, ORIGINAL_HOST, X_FORWARDED_HOST];
+
+    /// As `headers` have it.
+    pub fn of(headers: &HeaderMap) -> Self {
+        Self(Self::NAMES.map(|name| headers.get(name).cloned()))
+    }
+
+    /// The host itself.
+    pub fn host(&self) -> Option<&HeaderValue> {
+        self.0[0].as_ref()
+    }
+
+    /// Has `headers` say so again.
+    pub fn restore(self, headers: &mut HeaderMap) {
+        for (name, value) in Self::NAMES.into_iter().zip(self.0) {
+            match value {
+                Some(value) => headers.insert(name, value),
+                None => headers.remove(name),
+            };
+        }
     }
 }
 

@@ -21,6 +21,11 @@ pub(in crate::http) fn has(headers: &HeaderMap, option: &str) -> bool {
     options.any(|token| token.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
 }
 
+/// Whether `proxy-connection`, which is of no standard, says that nothing follows.
+pub(in crate::http) fn is_last_by_proxy(headers: &HeaderMap) -> bool {
+    headers.get("proxy-connection").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
+}
+
 /// Removes the headers that `connection` names, and not itself. A client that could remove what proxies before this one
 /// say of it would hide from those behind it: that is refused.
 pub(in crate::http) fn remove(headers: &mut HeaderMap) -> Result<(), Rejected> {

@@ -28,7 +28,7 @@ use crate::{
         },
         filter::chain::Chain,
         headers::{
-            mutate::{self, Changes},
+            mutate::{self, Changes, Hosts},
             rewrite,
         },
         pool::{Want, names::naming_header},
@@ -79,6 +79,8 @@ pub(super) struct Attempts<'a> {
     /// Why the host that is meant can't be resolved.
     pub unresolved: Option<String>,
     pub wants: Wants<'a>,
+    /// What the request was for before the last attempt's host took its place.
+    pub before_rewrite: Option<Hosts>,
 }
 
 /// What a request wants of its upstream.
@@ -217,6 +219,9 @@ impl<'a> Attempts<'a> {
             Attempted::Failed(failure) => {
                 let flag = Some(failure.flag()).filter(|_| *failure != Failure::Downstream);
                 self.stream.record.upstream_ended(flag);
+                if failure.before_connection() || failure.is_overflow() {
+                    self.take_host_back();
+                }
                 if *failure == Failure::NoWaiting {
                     self.stream.record.entry.upstream = None;
                 }
@@ -363,6 +368,7 @@ impl<'a> Attempts<'a> {
                 rewrite::host(&HostRewrite::Auto, &self.parts.uri, &self.parts.headers, &endpoint.hostname)
         {
             // Of a retry, as in Envoy, the host that the attempt before had is what it was.
+            self.before_rewrite = Some(Hosts::of(&self.parts.headers));
             mutate::replace_host(&mut self.parts.headers, host, self.forward.append_forwarded_host);
         }
         if self.routed.virtual_host.attempt_count_in_request {
@@ -378,6 +384,15 @@ impl<'a> Attempts<'a> {
         entry.upstream_connection = 0;
         entry.upstream_tls = None;
         entry.transport_failure = "".into();
+    }
+
+    /// No host was asked: the request is for the one that it was for.
+    fn take_host_back(&mut self) {
+        let Some(hosts) = self.before_rewrite.take() else { return };
+        if let Some(host) = hosts.host() {
+            self.stream.record.entry.kept.rename_host(host);
+        }
+        hosts.restore(&mut self.parts.headers);
     }
 
     /// A retry has what is left of the whole request's time.

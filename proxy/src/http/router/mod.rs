@@ -29,7 +29,7 @@ use smallvec::SmallVec;
 
 use self::{
     answer::Answer,
-    attempts::{Attempts, Wants},
+    attempts::{ATTEMPT_COUNT, Attempts, Wants},
     hashing::hashed,
     retry::{RETRY_GRPC_ON, RETRY_ON},
     timeouts::{
@@ -145,6 +145,10 @@ pub(super) async fn forward(
     }
     let mirrors = if cluster.policies.mirrors.is_empty() { &forward.mirrors } else { &cluster.policies.mirrors };
     if matches!(wants, Wants::Response) && !mirrors.is_empty() {
+        if routed.virtual_host.attempt_count_in_request {
+            // Copies are of the first one.
+            parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(1_u32));
+        }
         mirror::start(&stream, mirrors, &parts, &mut body, timeouts.global);
     }
     let mut body = match wants {
@@ -176,6 +180,7 @@ pub(super) async fn forward(
         tries: false,
         unresolved: None,
         wants,
+        before_rewrite: None,
         chain,
         stream,
     };

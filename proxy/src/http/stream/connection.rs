@@ -51,6 +51,8 @@ enum Ending {
     No,
     /// What it was accepted on drains, which the client has not been told.
     Untold,
+    /// It is too old, and has to be told so with a response (`http1_safe_max_connection_duration`).
+    Old,
     Draining,
 }
 
@@ -356,13 +358,13 @@ impl Connection {
         let drained = match self.ending.get() {
             Ending::No => overloaded || (!self.manager.modify_only && self.worker.lifecycle.health_check_failed()),
             Ending::Untold => true,
-            Ending::Draining => false,
+            Ending::Old | Ending::Draining => false,
         };
         if drained {
             self.worker.stats.inc(self.manager.stats.own.downstream_cx_drain_close);
             self.drain();
         }
-        if self.ending.get() == Ending::Draining && !self.multiplexed {
+        if matches!(self.ending.get(), Ending::Old | Ending::Draining) && !self.multiplexed {
             self.say_last(headers);
         }
     }
@@ -423,6 +425,15 @@ impl Connection {
     pub fn drain(&self) {
         if self.ending.replace(Ending::Draining) != Ending::Draining {
             self.drains.notify_one();
+        }
+    }
+
+    /// It is too old: it ends, with its next response where that is safer.
+    pub fn is_too_old(&self) {
+        if self.manager.http1_safe_max_duration && !self.multiplexed && self.ending.get() == Ending::No {
+            self.ending.set(Ending::Old);
+        } else {
+            self.drain();
         }
     }
 

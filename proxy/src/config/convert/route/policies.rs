@@ -115,6 +115,9 @@ pub(super) fn named(cx: &Context, name: &str, check: bool, at: &str) -> Result<C
 
 /// The name of a cluster that the `cluster_header` of requests says.
 pub(super) fn named_by(header: &str, at: &str) -> Result<ClusterName, Error> {
+    if header == ":authority" {
+        return Ok(ClusterName::Header(http::header::HOST));
+    }
     header_name(header, &sub(at, "cluster_header")).map(ClusterName::Header)
 }
 
