@@ -28,7 +28,7 @@ use self::{
     inspect::Found,
     matching::{Facts, Protocols},
     refused::Refused,
-    sniff::{Protocol, sniff, sniff_tls},
+    sniff::{Protocol, sniff_codec, sniff_tls},
 };
 use crate::{
     access_log::Flag,
@@ -545,7 +545,7 @@ async fn wait_for_codec(downstream: &mut Downstream, open: &connection::Open) ->
     let spoken = async {
         match &downstream.tls {
             Some(tls) => sniff_tls(&mut downstream.stream, tls).await,
-            None => sniff(&downstream.stream).await.ok().flatten().map_or(Codec::Http1, Protocol::codec),
+            None => sniff_codec(&downstream.stream).await,
         }
     };
     tokio::select! {

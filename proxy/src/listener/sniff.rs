@@ -30,20 +30,20 @@ impl Protocol {
         }
     }
 
+    /// What speaks it.
+    pub fn codec(self) -> Codec {
+        match self {
+            Self::Http10 | Self::Http11 => Codec::Http1,
+            Self::Http2 => Codec::Http2,
+        }
+    }
+
     /// Among what is counted.
     pub fn index(self) -> usize {
         match self {
             Self::Http10 => 0,
             Self::Http11 => 1,
             Self::Http2 => 2,
-        }
-    }
-
-    /// What speaks it.
-    pub fn codec(self) -> Codec {
-        match self {
-            Self::Http10 | Self::Http11 => Codec::Http1,
-            Self::Http2 => Codec::Http2,
         }
     }
 }
@@ -67,6 +67,19 @@ pub(super) async fn sniff(stream: &Io) -> Result<Option<Protocol>, Stuck> {
         Ok(Guess::NotHttp | Guess::NeedsMore) | Err(Stuck::Full) => Ok(None),
         Err(stuck) => Err(stuck),
     }
+}
+
+/// Which HTTP a client speaks by how it begins, as soon as that can be told: limits on heads hold from their first byte.
+pub(super) async fn sniff_codec(stream: &Io) -> Codec {
+    let began = peek::until(stream, PREFACE.len(), |bytes| {
+        let common = bytes.len().min(PREFACE.len());
+        match bytes[..common] == PREFACE[..common] {
+            true => (common == PREFACE.len()).then_some(Codec::Http2),
+            false => Some(Codec::Http1),
+        }
+    });
+    // An error comes again when the connection is read.
+    began.await.unwrap_or(Codec::Http1)
 }
 
 /// Which HTTP a client speaks that has said so in the handshake, or else by its first bytes under TLS.

@@ -89,12 +89,8 @@ const SUPPORTED: [&str; 49] = [
 ];
 
 /// They change when connections end, or say how to speak what is not spoken.
-const HARMLESS: [&str; 4] = [
-    "http3_protocol_options",
-    "stream_flush_timeout",
-    "drain_timeout_jitter",
-    "add_proxy_protocol_connection_state",
-];
+const HARMLESS: [&str; 4] =
+    ["http3_protocol_options", "stream_flush_timeout", "drain_timeout_jitter", "add_proxy_protocol_connection_state"];
 
 pub(super) fn connection_manager(
     cx: &mut Context,

@@ -112,8 +112,8 @@ pub(super) async fn handle(
                 // A client that is sent elsewhere, or that asks for what is nowhere, is not at odds with this side.
                 NO_PATH => local_reply::reject(stream, *reply),
                 _ if reply.status.is_redirection() => local_reply::reject(stream, *reply),
-                // One that keeps to the protocol ends with the answer.
-                _ if reply.flag.is_none() && !manager.closes_on_bad_request => local_reply::reject(stream, *reply),
+                // Of one that keeps to the protocol nothing is cut off.
+                _ if reply.flag.is_none() => local_reply::reject(stream, *reply),
                 _ => local_reply::refuse(stream, *reply),
             });
         }
@@ -124,7 +124,7 @@ pub(super) async fn handle(
     }
     if verdict == Some(Verdict::Fragment) {
         stream.keep_request(&parts);
-        return Ok(local_reply::refuse(stream, Reply::new(StatusCode::BAD_REQUEST, "", None, PATH_NOT_NORMAL)));
+        return Ok(local_reply::reject(stream, Reply::new(StatusCode::BAD_REQUEST, "", None, PATH_NOT_NORMAL)));
     }
     if let Some(sampling) = &manager.tracing {
         let runtime = &stream.connection.worker.runtime;

@@ -5,7 +5,9 @@
 use std::{borrow::Cow, net::SocketAddr};
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::{PathAndQuery, Scheme},
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header,
+    request::Parts,
+    uri::{PathAndQuery, Scheme},
 };
 use hyper::ext::Protocol;
 

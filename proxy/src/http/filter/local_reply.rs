@@ -79,8 +79,15 @@ pub(in crate::http) fn answer(
     let entry = &mut record.entry;
     entry.response_code = reply.status.as_u16();
     response::finish(&connection.manager, &mut headers, false, about);
-    entry.kept.response(&connection.manager.wanted, &headers);
+    // As in Envoy, an end that neither side has asked for before is not among what is reckoned.
+    let ends = reply.close || connection.says_last();
+    if !ends {
+        entry.kept.response(&connection.manager.wanted, &headers);
+    }
     connection.before_response(&mut headers, unread);
+    if ends {
+        entry.kept.response(&connection.manager.wanted, &headers);
+    }
     let length = if head { 0 } else { reply.body.len() as u64 };
     record.meter_response(reply.status, &headers, meters::Body::Of(length));
     if !headers.contains_key(header::CONTENT_LENGTH) {

@@ -141,6 +141,7 @@ impl Attempts<'_> {
         }
         let unread = if self.stream.record.request_completed().is_none() { Unread::Rest } else { Unread::Nothing };
         connection.before_response(&mut parts.headers, unread);
+        self.stream.record.entry.kept.response(&connection.manager.wanted, &parts.headers);
         if incoming.is_end_stream() {
             self.stream.record.upstream_complete();
             // The client has got nothing of it yet, as its line tells.
@@ -218,7 +219,6 @@ impl Attempts<'_> {
         mutate::apply_to_response(&self.changes, &mut parts.headers, &view);
         let counting = self.chain.on_response(&self.stream, parts.status, &self.parts, &mut parts.headers);
         response::finish(manager, &mut parts.headers, switched, about);
-        self.stream.record.entry.kept.response(&manager.wanted, &parts.headers);
         counting
     }
 }

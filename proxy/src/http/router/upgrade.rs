@@ -71,6 +71,7 @@ impl Attempts<'_> {
         self.timers.responded();
         // What looks at a response's body has nothing to look at.
         let _ = self.finish_head(head, Verdict::Success, true);
+        self.stream.record.entry.kept.response(&self.stream.connection.manager.wanted, &head.headers);
         head.version = http::Version::HTTP_11;
         head.extensions.clear();
     }

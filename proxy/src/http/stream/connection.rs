@@ -364,7 +364,8 @@ impl Connection {
             self.worker.stats.inc(self.manager.stats.own.downstream_cx_drain_close);
             self.drain();
         }
-        if matches!(self.ending.get(), Ending::Old | Ending::Draining) && !self.multiplexed {
+        // hyper would say so where the client has asked for it, after what is sent was reckoned.
+        if self.last.get() || (matches!(self.ending.get(), Ending::Old | Ending::Draining) && !self.multiplexed) {
             self.say_last(headers);
         }
     }
@@ -387,6 +388,11 @@ impl Connection {
     pub fn say_last(&self, headers: &mut HeaderMap) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         self.last.set(true);
+    }
+
+    /// Whether a response is the last of HTTP/1, as its client wants it.
+    pub fn says_last(&self) -> bool {
+        self.last.get()
     }
 
     /// A request has come that wants its response to be the last.
