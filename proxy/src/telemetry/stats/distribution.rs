@@ -95,9 +95,9 @@ impl Distribution {
         Some(values.collect())
     }
 
-    /// How many values are at most `bound`, for certain: in bins that end there or before.
+    /// How many values are in bins that begin at `bound` or before, as Envoy counts: also those above it in its own bin.
     pub fn count_below(&self, bound: f64) -> u64 {
-        self.bins().take_while(|bin| bin.lower + bin.width <= bound).map(|bin| bin.count).sum()
+        self.bins().take_while(|bin| bin.lower <= bound).map(|bin| bin.count).sum()
     }
 }
 
@@ -174,13 +174,12 @@ mod tests {
         assert_eq!(Distribution::default().quantiles(&QUANTILES), None);
     }
 
+    /// As Envoy 1.40 printed them.
     #[test]
-    fn a_bin_counts_below_a_bound_once_it_ends_there() {
-        let distribution = Distribution::of(&[0, 1, 5, 10, 24, 25, 1000]);
-        assert_eq!(distribution.count_below(0.5), 1);
-        assert_eq!(distribution.count_below(5.0), 2);
-        assert_eq!(distribution.count_below(10.0), 3);
-        assert_eq!(distribution.count_below(25.0), 5);
-        assert_eq!(distribution.count_below(3_600_000.0), 7);
+    fn a_bin_counts_below_the_bound_that_it_begins_at() {
+        let distribution = Distribution::of(&[1, 4, 5, 6, 10, 25, 26, 100, 1000, 1001]);
+        let counts = [0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 3_600_000.0]
+            .map(|bound| distribution.count_below(bound));
+        assert_eq!(counts, [0, 1, 3, 5, 6, 7, 8, 8, 8, 10, 10]);
     }
 }
