@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::telemetry::stats::{CodecStats, Gauge, Scope, Shard, handles};
+use crate::telemetry::stats::{CodecStats, Counter, Gauge, Scope, Shard, handles};
 
 handles! {
     /// What whoever serves HTTP counts: connection managers and the admin server. Some of it never happens here: the names
@@ -230,6 +230,14 @@ impl HttpStats {
         }
     }
 
+    /// A client is told to go on with its request.
+    pub fn continued(&self, shard: &Shard) {
+        let (own, listener) = (&self.own, &self.of_listener);
+        let counters = [own.downstream_rq_completed, own.downstream_rq_1xx];
+        let there = [listener.downstream_rq_completed, listener.downstream_rq_1xx];
+        counters.into_iter().chain(there).for_each(|counter| shard.inc(counter));
+    }
+
     /// So many headers of a request were dropped for the underscores in their names.
     pub fn dropped_underscores(&self, shard: &Shard, http2: bool, headers: u64) {
         self.codecs.underscores(shard, http2, Some(headers));
@@ -282,7 +290,8 @@ impl HttpStats {
             2 => (own.downstream_rq_2xx, listener.downstream_rq_2xx),
             3 => (own.downstream_rq_3xx, listener.downstream_rq_3xx),
             4 => (own.downstream_rq_4xx, listener.downstream_rq_4xx),
-            _ => (own.downstream_rq_5xx, listener.downstream_rq_5xx),
+            5 => (own.downstream_rq_5xx, listener.downstream_rq_5xx),
+            _ => (Counter::default(), Counter::default()),
         };
         shard.inc(here);
         shard.inc(there);

@@ -22,6 +22,8 @@ use http_body::Frame;
 use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::interim::Interim;
+
 /// Length of the piece that stands for trailers.
 const LENGTH: usize = 16;
 
@@ -77,7 +79,7 @@ impl Sent {
     }
 }
 
-/// A stream to which hyper writes HTTP/1, with trailers.
+/// A stream to which hyper writes HTTP/1, with trailers; what it reads may be looked at.
 #[derive(Debug)]
 pub(in crate::http) struct Trailing<S> {
     inner: S,
@@ -87,12 +89,18 @@ pub(in crate::http) struct Trailing<S> {
     held: Vec<u8>,
     /// What is to be written before anything else.
     out: Bytes,
+    interim: Option<Rc<Interim>>,
 }
 
 impl<S> Trailing<S> {
     /// `trailers`: where they are announced; none: they are not sent.
     pub fn new(inner: S, trailers: Option<Rc<Trailers>>) -> Self {
-        Self { inner, trailers, held: Vec::new(), out: Bytes::new() }
+        Self { inner, trailers, held: Vec::new(), out: Bytes::new(), interim: None }
+    }
+
+    /// With notes of interim responses in `interim`.
+    pub fn noting(self, interim: Rc<Interim>) -> Self {
+        Self { interim: Some(interim), ..self }
     }
 
     pub fn into_inner(self) -> S {
@@ -140,7 +148,12 @@ impl<S: AsyncWrite + Unpin> Trailing<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Trailing<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        if let (Some(interim), Some(new)) = (&self.interim, buffer.filled().get(before..)) {
+            interim.pass(new);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

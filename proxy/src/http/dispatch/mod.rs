@@ -122,6 +122,10 @@ pub(super) async fn handle(
         let Connection { worker, multiplexed, .. } = &*stream.connection;
         manager.stats.dropped_underscores(&worker.stats, *multiplexed, prepared.dropped);
     }
+    // The codec says so where a body follows, if it is read before the response.
+    if prepared.expected && !multiplexed && !incoming.is_end_stream() {
+        manager.stats.continued(&stream.connection.worker.stats);
+    }
     if verdict == Some(Verdict::Fragment) {
         stream.keep_request(&parts);
         return Ok(local_reply::reject(stream, Reply::new(StatusCode::BAD_REQUEST, "", None, PATH_NOT_NORMAL)));

@@ -43,6 +43,8 @@ pub(in crate::http) struct Prepared {
     pub upgrade: Option<Box<str>>,
     /// Headers that were dropped for the underscores in their names.
     pub dropped: u64,
+    /// The client waits to be told that it may go on, which this hop does.
+    pub expected: bool,
 }
 
 /// Prepares a request that came from `peer` to `local`. Error: what it is answered.
@@ -86,12 +88,12 @@ pub(in crate::http) fn request(
     }
     mutate::strip_hop_by_hop(&mut parts.headers, upgrade.is_some() && !tunnel);
     mutate::keep_only_trailers_in_te(&mut parts.headers);
-    if !manager.passes_expectations
+    let expected = !manager.passes_expectations
         && parts
             .headers
             .get(header::EXPECT)
-            .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-    {
+            .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if expected {
         // This hop has said so, or will when the body is read.
         parts.headers.remove(header::EXPECT);
     }
@@ -101,7 +103,7 @@ pub(in crate::http) fn request(
         mutate::append_via(&mut parts.headers, via);
     }
     request_id::set(manager, &mut parts.headers, client);
-    Ok(Prepared { client, upgrade, dropped })
+    Ok(Prepared { client, upgrade, dropped, expected })
 }
 
 fn refusal(status: StatusCode, body: &'static str, flag: impl Into<Option<Flag>>, details: &'static str) -> Box<Reply> {

@@ -54,7 +54,7 @@ pub(super) async fn start_http1(
     let connection = Connection::new(cluster, &secured, room.clone(), cluster.http1.trailers);
     let io = Counted { io: secured.io, account: host.account.clone(), kept: Some(room), frames: None };
     let (sender, driver) = http1_builder(&cluster.http1, cluster.response_heads)
-        .handshake(TokioIo::new(Trailing::new(io, connection.trailers.clone())))
+        .handshake(TokioIo::new(Trailing::new(io, connection.trailers.clone()).noting(connection.interim.clone())))
         .await
         .map_err(|_| PoolError::Handshake)?;
     let host = Rc::downgrade(host);

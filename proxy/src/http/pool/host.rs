@@ -25,7 +25,7 @@ use crate::{
     filter_state::FilterState,
     http::{
         body::{RequestBody, sending::Beginnings},
-        codec::trailers::Trailers,
+        codec::{interim::Interim, trailers::Trailers},
     },
     telemetry::stats::Shard,
     tls::{PeerTls, client::Asked},
@@ -100,6 +100,8 @@ pub(super) struct Connection {
     pub response_heads: HeadLimits,
     /// Trailers of the request that is being written, if any are sent.
     pub trailers: Option<Rc<Trailers>>,
+    /// What came before the response to the request under way, over HTTP/1.
+    pub interim: Rc<Interim>,
     /// Who gets its bytes when the upstream switches protocols.
     pub switch: RefCell<Option<oneshot::Sender<Switched>>>,
 }
@@ -420,6 +422,7 @@ impl Connection {
             room,
             response_heads: cluster.response_heads,
             trailers: trailers.then(Rc::default),
+            interim: Rc::default(),
             switch: RefCell::default(),
         })
     }

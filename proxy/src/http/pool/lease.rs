@@ -5,7 +5,7 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, StatusCode, header};
 use http_body::Body;
 use hyper::client::conn::TrySendError;
 use tokio::{sync::oneshot, time::Instant};
@@ -83,6 +83,14 @@ impl Lease {
         }
     }
 
+    /// The interim response that came first; over HTTP/2 none is known.
+    pub(in crate::http) fn interim(&self) -> Option<StatusCode> {
+        match &self.sender {
+            Sender::Http1(one) => one.as_ref().and_then(|one| one.connection.interim.status()),
+            Sender::Http2(..) => None,
+        }
+    }
+
     /// Whether it is HTTP/2.
     pub(in crate::http) fn is_http2(&self) -> bool {
         matches!(self.sender, Sender::Http2(..))
@@ -119,6 +127,7 @@ impl Lease {
     ) -> Result<http::Response<hyper::body::Incoming>, TrySendError<http::Request<RequestBody>>> {
         match &mut self.sender {
             Sender::Http1(Some(one)) => {
+                one.connection.interim.begin();
                 let request = with_trailers(request.map(RequestBody::unsent), one.connection.trailers.as_ref());
                 one.sender.try_send_request(request).await
             }

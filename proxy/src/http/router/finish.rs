@@ -132,6 +132,12 @@ impl Attempts<'_> {
         self.timers.responded();
         let connection = self.stream.connection.clone();
         let (mut parts, incoming) = response.into_parts();
+        if let Some(status) = lease.interim()
+            && !self.stream.record.health_check
+        {
+            let shard = &connection.worker.stats;
+            charge::answer(&self.cluster, &self.groups, shard, status, &self.by, self.template());
+        }
         let verdict = self.asked().verdict(parts.status, &parts.headers, incoming.is_end_stream());
         let counting = self.finish_head(&mut parts, verdict, false);
         let throttle = self.chain.throttle.take();

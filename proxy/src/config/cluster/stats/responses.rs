@@ -9,6 +9,8 @@ use crate::telemetry::stats::{Codes, Counter, Histogram, Scope, Shard, Unit};
 pub struct Responses {
     codes: Codes,
     classes: [OnceLock<Counter>; 5],
+    /// Of no class.
+    unknown: OnceLock<Counter>,
     time: OnceLock<Histogram>,
     completed: OnceLock<Counter>,
     prefix: Box<str>,
@@ -42,6 +44,7 @@ impl Responses {
         Self {
             codes: Codes::new(scope, &format!("{prefix}upstream_rq_")),
             classes: Default::default(),
+            unknown: OnceLock::new(),
             time: OnceLock::new(),
             completed: OnceLock::new(),
             prefix: prefix.into(),
@@ -53,12 +56,14 @@ impl Responses {
     pub fn charge(&self, shard: &Shard, code: u16) {
         let completed = || self.scope.counter(&format!("{}upstream_rq_completed", self.prefix));
         shard.inc(*self.completed.get_or_init(completed));
-        shard.inc(self.codes.counter(code));
         let class = usize::from(code / 100);
-        if let Some(known) = class.checked_sub(1).and_then(|class| self.classes.get(class)) {
-            let register = || self.scope.counter(&format!("{}upstream_rq_{class}xx", self.prefix));
-            shard.inc(*known.get_or_init(register));
-        }
+        let Some(known) = class.checked_sub(1).and_then(|class| self.classes.get(class)) else {
+            let register = || self.scope.counter(&format!("{}upstream_rq_unknown", self.prefix));
+            return shard.inc(*self.unknown.get_or_init(register));
+        };
+        shard.inc(self.codes.counter(code));
+        let register = || self.scope.counter(&format!("{}upstream_rq_{class}xx", self.prefix));
+        shard.inc(*known.get_or_init(register));
     }
 
     /// The histogram of how long upstreams took.
