@@ -17,7 +17,7 @@ use super::{
     stats::number::general,
 };
 use crate::{
-    config::cluster::{AssignmentPolicy, Discovery, Endpoint, HealthFlags, Locality, outlier::Detector},
+    config::cluster::{AssignmentPolicy, Discovery, Endpoint, Health, HealthFlags, Locality, outlier::Detector},
     matcher::{Regex, metadata::EndpointMetadata},
     wire::named::NamedAddress,
 };
@@ -315,6 +315,15 @@ impl HostView {
         }
     }
 
+    /// Whatever its reasons are.
+    fn coarse_health(&self) -> &'static str {
+        match self.flags.health() {
+            Health::Unhealthy => "UNHEALTHY",
+            Health::Degraded => "DEGRADED",
+            Health::Healthy => "HEALTHY",
+        }
+    }
+
     /// As `envoy.admin.v3.HostHealthStatus`, whose fields are Envoy's flags.
     fn health_status(&self) -> Value {
         let mut status = Map::new();
@@ -394,7 +403,7 @@ impl HostView {
         if !self.hostname.is_empty() {
             endpoint.insert("hostname".into(), self.hostname.clone().into());
         }
-        let mut shown = json!({"endpoint": endpoint, "health_status": self.health()});
+        let mut shown = json!({"endpoint": endpoint, "health_status": self.coarse_health()});
         if let Some(metadata) = &self.metadata {
             shown["metadata"] = match metadata.is_empty() {
                 true => json!({}),

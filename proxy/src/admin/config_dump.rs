@@ -58,10 +58,8 @@ pub(super) fn answer(admin: &Admin, view: &View, query: &Query) -> Reply {
         Ok(names) => names,
         Err(error) => {
             let pattern = query.get("name_regex").unwrap_or_default();
-            return plain(
-                Status::BAD_REQUEST,
-                format!("INVALID_ARGUMENT: Error while parsing name_regex from {pattern}: {error}"),
-            );
+            let text = format!("INVALID_ARGUMENT: Error while parsing name_regex from {pattern}: {error}");
+            return Reply { insists: false, ..plain(Status::BAD_REQUEST, text) };
         }
     };
     let mask = query.get("mask").filter(|mask| !mask.is_empty());
@@ -91,7 +89,7 @@ pub(super) fn answer(admin: &Admin, view: &View, query: &Query) -> Reply {
 }
 
 fn plain(status: Status, text: String) -> Reply {
-    Reply { status, content_type: "text/plain", body: text, counted: false }
+    Reply { status, content_type: "text/plain", body: text, counted: false, insists: true }
 }
 
 /// The items of the list `resource` of the dump.

@@ -10,12 +10,14 @@ pub(super) struct Reply {
     pub(super) body: String,
     /// It is in the statistics: those that it shows.
     pub(super) counted: bool,
+    /// It says of its type twice that it is not to be guessed.
+    pub(super) insists: bool,
 }
 
 impl Reply {
     /// Plain text.
     pub(super) fn text(status: Status, body: impl Into<String>) -> Self {
-        Self { status, content_type: "text/plain; charset=UTF-8", body: body.into(), counted: false }
+        Self { status, content_type: "text/plain; charset=UTF-8", body: body.into(), counted: false, insists: false }
     }
 
     /// `OK` and the end of a line: something was done.
@@ -25,7 +27,7 @@ impl Reply {
 
     /// JSON text.
     pub(super) fn json(body: impl Into<String>) -> Self {
-        Self { status: Status::OK, content_type: "application/json", body: body.into(), counted: false }
+        Self { status: Status::OK, content_type: "application/json", body: body.into(), counted: false, insists: false }
     }
 
     /// JSON as Envoy's printer lays it out: one space a level, and an end of line.
@@ -35,7 +37,13 @@ impl Reply {
 
     /// A page.
     pub(super) fn html(body: impl Into<String>) -> Self {
-        Self { status: Status::OK, content_type: "text/html; charset=UTF-8", body: body.into(), counted: false }
+        Self {
+            status: Status::OK,
+            content_type: "text/html; charset=UTF-8",
+            body: body.into(),
+            counted: false,
+            insists: false,
+        }
     }
 }
 

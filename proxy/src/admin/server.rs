@@ -185,7 +185,7 @@ async fn answer(
     if form && query.is_empty() {
         query = String::from_utf8_lossy(&body).into_owned();
     }
-    let Reply { status, content_type, body, counted } =
+    let Reply { status, content_type, body, counted, insists } =
         routes::answer(admin, &head.method, head.uri.path(), &Query::parse(&query));
     if !counted {
         admin.counts.answered(status);
@@ -206,9 +206,12 @@ async fn answer(
     let mut response = Response::new(Answer::Text(Chunks::new(body, counting)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
+    if insists {
+        headers.append(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, max-age=0"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.append(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::SERVER, HeaderValue::from_static("envoy"));
     response
 }

@@ -48,16 +48,12 @@ impl ServerStats {
         let mut scopes = Vec::new();
         counters(
             &server,
-            &[
-                "debug_assertion_failures",
-                "dropped_stat_flushes",
-                "dynamic_unknown_fields",
-                "envoy_bug_failures",
-                "envoy_notifications",
-                "static_unknown_fields",
-                "wip_protos",
-            ],
+            &["debug_assertion_failures", "dropped_stat_flushes", "envoy_bug_failures", "envoy_notifications"],
         );
+        // Envoy adds what it found before its statistics were there, though it be nothing.
+        for name in ["dynamic_unknown_fields", "static_unknown_fields", "wip_protos"] {
+            store.show_unused(server.counter(name));
+        }
         for (name, value) in [
             ("compilation_settings.fips_mode", 0),
             ("concurrency", workers as u64),

@@ -50,7 +50,7 @@ fn list(items: impl Iterator<Item = String>) -> String {
 fn show_histograms(histograms: &[(String, Metric)], settings: &StatsSettings, buckets: Buckets) -> String {
     let levels = list(QUANTILES.iter().map(|quantile| number(percent(*quantile))));
     match buckets {
-        Buckets::Unset | Buckets::Summary => {
+        Buckets::Unset | Buckets::None | Buckets::Summary | Buckets::Native => {
             let computed = list(
                 histograms
                     .iter()

@@ -26,6 +26,14 @@ pub(super) fn stats(store: &Store, settings: &StatsSettings, counts: &Counts, qu
         Err(refusal) => return refusal,
     };
     let format = query.get("format");
+    let refused = match format {
+        None | Some("text" | "json" | "html" | "active-html") => wanted.refused_by_others(),
+        Some("prometheus") => wanted.refused_by_prometheus(),
+        Some(_) => None,
+    };
+    if let Some(refusal) = refused {
+        return refusal;
+    }
     if matches!(format, None | Some("text" | "json" | "prometheus" | "html" | "active-html")) {
         counts.answered(Status::OK);
     }
@@ -46,6 +54,9 @@ pub(super) fn stats(store: &Store, settings: &StatsSettings, counts: &Counts, qu
 pub(super) fn prometheus(store: &Store, settings: &StatsSettings, counts: &Counts, query: &Query) -> Reply {
     match Wanted::parse(query) {
         Ok(wanted) => {
+            if let Some(refusal) = wanted.refused_by_prometheus() {
+                return refusal;
+            }
             counts.answered(Status::OK);
             let reply = Reply::text(Status::OK, prometheus::render(store, settings, wanted));
             Reply { counted: true, ..reply }

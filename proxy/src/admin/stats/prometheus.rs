@@ -20,7 +20,8 @@ pub(super) fn render(store: &Store, settings: &StatsSettings, wanted: Wanted) ->
     if wanted.text_readouts {
         kinds.push((Kind::TextReadout, "gauge"));
     }
-    kinds.push((Kind::Histogram, if wanted.buckets == Buckets::Summary { "summary" } else { "histogram" }));
+    let summaries = matches!(wanted.buckets, Buckets::None | Buckets::Summary);
+    kinds.push((Kind::Histogram, if summaries { "summary" } else { "histogram" }));
     for (kind, shown) in kinds {
         let metrics = wanted.read(store, kind);
         let mut groups: BTreeMap<&str, Vec<(&str, &Metric)>> = BTreeMap::new();
@@ -41,9 +42,7 @@ pub(super) fn render(store: &Store, settings: &StatsSettings, wanted: Wanted) ->
                         let text = with(&tags, "text_value", text);
                         let _ = writeln!(out, "{name}{{{text}}} 0");
                     }
-                    Value::Histogram(_) if wanted.buckets == Buckets::Summary => {
-                        summary(&mut out, &name, &tags, metric)
-                    }
+                    Value::Histogram(_) if summaries => summary(&mut out, &name, &tags, metric),
                     Value::Histogram(_) => buckets(&mut out, &name, &tags, bounds(settings, whole), metric),
                 }
             }

@@ -53,7 +53,7 @@ fn show_histogram(out: &mut String, name: &str, metric: &Metric, settings: &Stat
         shown.collect::<Vec<_>>().join(" ")
     };
     match buckets {
-        Buckets::Unset | Buckets::Summary => line(out, name, &summary()),
+        Buckets::Unset | Buckets::None | Buckets::Summary | Buckets::Native => line(out, name, &summary()),
         Buckets::Detailed => {
             let _ = writeln!(
                 out,

@@ -13,10 +13,14 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Buckets {
     Unset,
+    /// Nothing but quantiles, also for Prometheus.
+    None,
     Summary,
     Cumulative,
     Disjoint,
     Detailed,
+    /// Of Prometheus' protobuf format, in which nothing is shown here.
+    Native,
 }
 
 /// What of the metrics is asked for.
@@ -60,18 +64,37 @@ impl Wanted {
                 Some(_) => return Err(Reply::text(Status::BAD_REQUEST, "invalid &type= param")),
             },
             buckets: match query.get("histogram_buckets") {
-                None | Some("" | "none") => Buckets::Unset,
+                None | Some("") => Buckets::Unset,
+                Some("none") => Buckets::None,
                 Some("summary") => Buckets::Summary,
                 Some("cumulative") => Buckets::Cumulative,
                 Some("disjoint") => Buckets::Disjoint,
                 Some("detailed") => Buckets::Detailed,
+                Some("prometheusnative") => Buckets::Native,
                 Some(_) => {
-                    let usage = "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary)\n";
+                    let usage =
+                        "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary|prometheusnative)\n";
                     return Err(Reply::text(Status::BAD_REQUEST, usage));
                 }
             },
             text_readouts: query.get("text_readouts").is_some(),
         })
+    }
+
+    /// Why Prometheus is shown no histograms so, if not.
+    pub fn refused_by_prometheus(&self) -> Option<Reply> {
+        let text = match self.buckets {
+            Buckets::Disjoint | Buckets::Detailed => "unsupported prometheus histogram bucket mode",
+            Buckets::Native => "unsupported prometheusnative histogram type when not using protobuf exposition format",
+            _ => return None,
+        };
+        Some(Reply::text(Status::BAD_REQUEST, text))
+    }
+
+    /// Why the formats but Prometheus' show no histograms so, if not.
+    pub fn refused_by_others(&self) -> Option<Reply> {
+        let text = "Invalid histogram_buckets type for non prometheus stats type";
+        (self.buckets == Buckets::Native).then(|| Reply::text(Status::BAD_REQUEST, text))
     }
 
     /// The metrics of one kind, sorted by name.

@@ -85,8 +85,8 @@ impl Numbers {
         match kind {
             Kind::Counter => {
                 let sum = self.sum(Counter(number));
-                let base = self.resets.lock().get(&number).copied().unwrap_or(0);
-                (sum > 0, Value::Counter(sum.wrapping_sub(base)))
+                let base = self.resets.lock().get(&number).copied();
+                (sum > 0 || base.is_some(), Value::Counter(sum.wrapping_sub(base.unwrap_or(0))))
             }
             Kind::Gauge => {
                 let value = self.gauge(Gauge(number));

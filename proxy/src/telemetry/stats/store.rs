@@ -135,11 +135,16 @@ impl Store {
         let numbers = self.numbers.registry.lock().names[Kind::Counter as usize].entries.len() as u32;
         let mut resets = self.numbers.resets.lock();
         for number in 1..=numbers {
-            match self.numbers.sum(Counter(number)) {
-                0 => resets.remove(&number),
-                sum => resets.insert(number, sum),
-            };
+            let sum = self.numbers.sum(Counter(number));
+            if sum > 0 {
+                resets.insert(number, sum);
+            }
         }
+    }
+
+    /// Shows a counter among those that were used, though it may still be 0.
+    pub fn show_unused(&self, counter: Counter) {
+        self.numbers.resets.lock().entry(counter.0).or_insert(0);
     }
 
     /// Ends the histograms' interval: what was recorded since the last call becomes what they show.
