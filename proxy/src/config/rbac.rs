@@ -62,6 +62,26 @@ pub struct Rules {
     pub policies: Vec<(Arc<str>, Policy)>,
 }
 
+impl Rules {
+    /// Whether any of them depends on a header of a request.
+    pub fn read_headers(&self) -> bool {
+        let mut conditions =
+            self.policies.iter().flat_map(|(_, policy)| policy.permissions.iter().chain(&policy.principals));
+        conditions.any(Condition::reads_headers)
+    }
+}
+
+impl Condition {
+    fn reads_headers(&self) -> bool {
+        match self {
+            Self::And(all) | Self::Or(all) => all.iter().any(Self::reads_headers),
+            Self::Not(condition) => condition.reads_headers(),
+            Self::Header(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// A policy.
 #[derive(Clone, Debug)]
 pub struct Policy {

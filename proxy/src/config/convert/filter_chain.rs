@@ -33,9 +33,21 @@ pub(super) fn filter_chain(
     stats: &Scope,
     at: &str,
 ) -> Result<FilterChain, Error> {
-    let supported =
-        ["filter_chain_match", "filters", "metadata", "name", "transport_socket", "transport_socket_connect_timeout"];
+    let supported = [
+        "filter_chain_match",
+        "filters",
+        "metadata",
+        "name",
+        "transport_socket",
+        "transport_socket_connect_timeout",
+        "use_proxy_proto",
+    ];
     cx.only(message, at, &supported, &[])?;
+    #[expect(deprecated, reason = "published configurations say that it is off")]
+    let proxied = message.use_proxy_proto == Some(true);
+    if proxied {
+        return Err(Error::at(sub(at, "use_proxy_proto"), "not supported yet: there is a listener filter for it"));
+    }
     let tls = tls::downstream(cx, message.transport_socket.as_ref(), stats, &sub(at, "transport_socket"))?;
     let timeout_at = sub(at, "transport_socket_connect_timeout");
     let handshake_timeout = limit(message.transport_socket_connect_timeout.as_ref(), None, &timeout_at)?;
@@ -92,8 +104,8 @@ fn filter_chain_match(
     let mut server_names = Vec::new();
     for (index, name) in message.server_names.iter().enumerate() {
         let at = item(at, "server_names", index);
-        let suffix = name.strip_prefix("*.").unwrap_or(name);
-        if suffix.contains('*') {
+        // As in Envoy, which looks no further once it has found the first label.
+        if !name.starts_with("*.") && name.contains('*') {
             return Err(Error::at(at, format!("partial wildcards are not supported: \"{name}\"")));
         }
         server_names.push(name.to_ascii_lowercase().into());
@@ -151,14 +163,15 @@ pub(super) fn matcher(
     tree::tree(cx, message, Inputs::Listener, &mut chosen, &sub(at, "filter_chain_matcher"))
 }
 
-/// No two filter chains may match the same.
+/// No two filter chains may match the same, and none the same twice.
 pub(super) fn tell_apart(chains: &[Arc<FilterChain>], at: &str) -> Result<(), Error> {
     let mut matches = HashMap::new();
     for (index, chain) in chains.iter().enumerate() {
         for rules in combinations(&chain.matches) {
-            let Some(earlier) = matches.insert(rules, index).filter(|earlier| *earlier != index) else { continue };
+            let Some(earlier) = matches.insert(rules, index) else { continue };
             let same = chains.get(earlier).is_some_and(|other| other.matches == chain.matches);
             let message = match same {
+                true if earlier == index => "a value that is there twice".to_owned(),
                 true => {
                     format!("the same matching rules as filter_chains[{earlier}]: every filter chain needs its own")
                 }

@@ -219,6 +219,9 @@ pub(super) fn connection_manager(
         )?,
         upgrades: upgrades(cx, &message.upgrade_configs, at)?,
         strip_port: match &message.strip_port_mode {
+            Some(manager::StripPortMode::StripAnyHostPort(true)) if message.strip_matching_host_port => {
+                return Err(Error::at(sub(at, "strip_any_host_port"), "not together with strip_matching_host_port"));
+            }
             Some(manager::StripPortMode::StripAnyHostPort(true)) => StripPort::Any,
             _ if message.strip_matching_host_port => StripPort::Matching,
             _ => StripPort::Never,
@@ -264,6 +267,11 @@ fn upgrades(cx: &mut Context, messages: &[manager::UpgradeConfig], at: &str) -> 
     for (index, upgrade) in messages.iter().enumerate() {
         let at = item(at, "upgrade_configs", index);
         cx.only(upgrade, &at, &["upgrade_type", "enabled"], &[])?;
+        let same = |other: &manager::UpgradeConfig| other.upgrade_type.eq_ignore_ascii_case(&upgrade.upgrade_type);
+        if messages.iter().take(index).any(same) {
+            let expected = format!("\"{}\" is there already", upgrade.upgrade_type);
+            return Err(Error::at(sub(&at, "upgrade_type"), expected));
+        }
         if upgrade.enabled.unwrap_or(true) {
             upgrades.push(upgrade.upgrade_type.to_ascii_lowercase().into());
         }
@@ -293,6 +301,9 @@ fn common(cx: &mut Context, message: Option<&core::HttpProtocolOptions>, at: &st
         "headers_with_underscores_action",
     ];
     cx.only(message, &at, &supported, &["max_response_headers_kb"])?;
+    if message.max_response_headers_kb.is_some() {
+        return Err(Error::at(sub(&at, "max_response_headers_kb"), "it is an upstream's"));
+    }
     use core::http_protocol_options::HeadersWithUnderscoresAction as Action;
     let underscores = match message.headers_with_underscores_action() {
         Action::Allow => Underscores::Allow,

@@ -53,28 +53,24 @@ pub(super) fn filters(
 
 fn kind(cx: &mut Context, message: &proto::ListenerFilter, at: &str) -> Result<ListenerFilterKind, Error> {
     match &message.config_type {
-        Some(ConfigType::TypedConfig(any)) => made(cx, type_name(any), Some(any), &sub(at, "typed_config")),
-        // Older configurations name a filter without configuring it.
-        None => made(cx, &message.name, None, at),
+        Some(ConfigType::TypedConfig(any)) => made(cx, any, &sub(at, "typed_config")),
+        None => Err(Error::at(sub(at, "typed_config"), "a configuration is required")),
         Some(ConfigType::ConfigDiscovery(discovery)) => {
             let of = ("tcp_listener_filter", message.name.as_str());
-            let make = |cx: &mut Context, any: &Any, at: &str| made(cx, type_name(any), Some(any), at);
-            let slot = extension(cx, of, discovery, &sub(at, "config_discovery"), make, nothing_further)?;
+            let slot = extension(cx, of, discovery, &sub(at, "config_discovery"), made, nothing_further)?;
             Ok(ListenerFilterKind::Discovered(slot))
         }
     }
 }
 
-fn made(cx: &mut Context, kind: &str, any: Option<&Any>, typed_at: &str) -> Result<ListenerFilterKind, Error> {
-    match kind {
-        "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" | "envoy.filters.listener.original_dst" => {
-            if let Some(any) = any {
-                cx.only(&unpack::<OriginalDst>(any, typed_at)?, typed_at, &[], &[])?;
-            }
+fn made(cx: &mut Context, any: &Any, typed_at: &str) -> Result<ListenerFilterKind, Error> {
+    match type_name(any) {
+        "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => {
+            cx.only(&unpack::<OriginalDst>(any, typed_at)?, typed_at, &[], &[])?;
             Ok(ListenerFilterKind::OriginalDestination)
         }
-        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" | "envoy.filters.listener.tls_inspector" => {
-            let message: TlsInspector = any.map(|any| unpack(any, typed_at)).transpose()?.unwrap_or_default();
+        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
+            let message: TlsInspector = unpack(any, typed_at)?;
             let supported = ["enable_ja3_fingerprinting", "enable_ja4_fingerprinting"];
             // The kernel keeps the bytes that are looked at: there is no buffer to size.
             cx.only(&message, typed_at, &supported, &["initial_read_buffer_size"])?;
@@ -84,16 +80,12 @@ fn made(cx: &mut Context, kind: &str, any: Option<&Any>, typed_at: &str) -> Resu
             };
             Ok(ListenerFilterKind::Tls(InspectorStats::new(&cx.stats), wanted))
         }
-        "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
-        | "envoy.filters.listener.http_inspector" => {
-            if let Some(any) = any {
-                cx.only(&unpack::<HttpInspector>(any, typed_at)?, typed_at, &[], &[])?;
-            }
+        "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => {
+            cx.only(&unpack::<HttpInspector>(any, typed_at)?, typed_at, &[], &[])?;
             Ok(ListenerFilterKind::Http(HttpInspectorStats::new(&cx.stats)))
         }
-        "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"
-        | "envoy.filters.listener.proxy_protocol" => {
-            let message = any.map(|any| unpack(any, typed_at)).transpose()?.unwrap_or_default();
+        "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => {
+            let message = unpack(any, typed_at)?;
             Ok(ListenerFilterKind::ProxyProtocol(Box::new(proxy_protocol(cx, &message, typed_at)?)))
         }
         other => Err(Error::at(typed_at, format!("listener filter {other} is not supported yet"))),

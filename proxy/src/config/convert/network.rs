@@ -35,6 +35,7 @@ use crate::{
         error::Error,
         listener::Terminal,
         network::{ConnectionLimit, ConnectionRate, NetworkFilter, NetworkRbac, RbacStats, Switch},
+        rbac::Engine,
     },
     telemetry::stats::Scope,
 };
@@ -187,7 +188,13 @@ fn network_rbac(cx: &mut Context, message: &RbacProto, at: &str) -> Result<Netwo
     cx.only(message, at, &supported, &[])?;
     let mut engine = |rules: Option<&_>, matcher: Option<&_>, fields: [&str; 2]| {
         let [rules_at, matcher_at] = fields.map(|field| sub(at, field));
-        rbac::engine(cx, rules, matcher, Inputs::Connection, [&rules_at, &matcher_at])
+        let engine = rbac::engine(cx, rules, matcher, Inputs::Connection, [&rules_at, &matcher_at])?;
+        match &engine {
+            Some(Engine::Rules(rules)) if rules.read_headers() => {
+                Err(Error::at(rules_at, "header: a connection has no headers"))
+            }
+            _ => Ok(engine),
+        }
     };
     let enforced = engine(message.rules.as_ref(), message.matcher.as_ref(), ["rules", "matcher"])?;
     let shadow_fields = ["shadow_rules", "shadow_matcher"];

@@ -100,6 +100,9 @@ pub fn layers(
                 flatten(fields, "", &mut values);
                 false
             }
+            Some(LayerSpecifier::AdminLayer(_)) if layers.iter().any(|other: &Layer| other.admin) => {
+                return Err(Error::at(format!("{at}.admin_layer"), "there is one already"));
+            }
             Some(LayerSpecifier::AdminLayer(_)) => true,
             Some(LayerSpecifier::DiskLayer(_)) => {
                 return Err(Error::at(format!("{at}.disk_layer"), "not supported yet"));
@@ -218,7 +221,11 @@ mod tests {
                 "layered_runtime.layers[0].disk_layer: not supported yet",
             ),
             (
-                "layered_runtime: { layers: [{ name: a, admin_layer: {} }, { name: a, admin_layer: {} }] }",
+                "layered_runtime: { layers: [{ name: a, admin_layer: {} }, { name: b, admin_layer: {} }] }",
+                "layered_runtime.layers[1].admin_layer: there is one already",
+            ),
+            (
+                "layered_runtime: { layers: [{ name: a, admin_layer: {} }, { name: a, static_layer: {} }] }",
                 "layered_runtime.layers[1].name: there are several layers \"a\"",
             ),
         ] {

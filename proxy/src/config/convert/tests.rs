@@ -181,9 +181,15 @@ fn what_is_refused_names_the_field() {
         ),
         (
             "listener",
-            "listener_filters: [{ name: envoy.filters.listener.local_ratelimit }]",
-            "static_resources.listeners[0].listener_filters[0]".into(),
-            "listener filter envoy.filters.listener.local_ratelimit is not supported yet",
+            "listener_filters: [{ name: envoy.filters.listener.tls_inspector }]",
+            "static_resources.listeners[0].listener_filters[0].typed_config".into(),
+            "a configuration is required",
+        ),
+        (
+            "listener",
+            "listener_filters: [{ name: l, typed_config: { \"@type\": type.googleapis.com/google.protobuf.StringValue, value: x } }]",
+            "static_resources.listeners[0].listener_filters[0].typed_config".into(),
+            "listener filter google.protobuf.StringValue is not supported yet",
         ),
         (
             "chain",

@@ -195,7 +195,6 @@ fn typed<'a>(
             "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => Ok(None),
             _ => Ok(Some((any, sub(at, "typed_config")))),
         },
-        None if message.name == "envoy.transport_sockets.raw_buffer" => Ok(None),
         None => Err(Error::at(sub(at, "typed_config"), "a configuration is required")),
     }
 }

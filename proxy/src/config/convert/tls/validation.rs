@@ -57,6 +57,10 @@ impl Loading {
             let message = "SAN-based verification of peer certificates without trusted CA is insecure and not allowed";
             return Err(Error::at(at, message));
         }
+        if message.allow_expired_certificate && roots.is_empty() {
+            let at = sub(at, "allow_expired_certificate");
+            return Err(Error::at(at, "the validity of certificates is not looked at without trusted_ca"));
+        }
         let crls = self.crls(message, at)?;
         if !crls.is_empty() && roots.is_empty() {
             return Err(Error::at(sub(at, "crl"), "a CRL needs trusted_ca"));
