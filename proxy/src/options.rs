@@ -62,7 +62,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE", default_value = "/dev/stdout")]
     pub passthrough_log_path: String,
     /// How much of an access log is gathered before it is written in any case, in KiB [default: 64]
-    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(1..=MAX_FLUSH_SIZE))]
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(0..=MAX_FLUSH_SIZE))]
     pub file_flush_min_size_kb: Option<u32>,
     /// Tag that every metric has; may be given several times
     #[arg(long, value_name = "TAG:VALUE", value_parser = stats_tag)]
@@ -101,8 +101,8 @@ pub struct Options {
     /// No effect: there is no hot restart
     #[arg(long)]
     pub use_dynamic_base_id: bool,
-    /// Only 0: there is no hot restart
-    #[arg(long, value_name = "EPOCH", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..1))]
+    /// No effect: there is no hot restart
+    #[arg(long, value_name = "EPOCH", default_value_t = 0)]
     pub restart_epoch: u32,
     /// Print the hot restart compatibility version, and end
     #[arg(long, exclusive = true)]
@@ -163,6 +163,9 @@ pub struct Ineffective {
     /// No effect: levels are those of components
     #[arg(long)]
     pub enable_fine_grain_logging: bool,
+    /// No effect: nothing runs that is not configured
+    #[arg(long, value_name = "NAME,...")]
+    pub disable_extensions: Option<String>,
     /// No effect: no stack traces are logged
     #[arg(long)]
     pub log_stacktrace_single_entry: bool,
@@ -175,6 +178,7 @@ impl Ineffective {
             (self.base_id_path.is_some(), "--base-id-path"),
             (self.enable_mutex_tracing, "--enable-mutex-tracing"),
             (self.enable_core_dump, "--enable-core-dump"),
+            (self.disable_extensions.is_some(), "--disable-extensions"),
             (self.enable_fine_grain_logging, "--enable-fine-grain-logging"),
         ]
         .into_iter()
@@ -383,7 +387,7 @@ fn log_format(text: &str) -> Result<String, String> {
 
 fn milliseconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err("expected a whole number of milliseconds, at least 1".into()),
+        Err(_) => Err("expected a whole number of milliseconds".into()),
         Ok(number) => Ok(Duration::from_millis(number)),
     }
 }
@@ -411,7 +415,7 @@ mod tests {
         assert_eq!(options.file_flush_interval_msec, Duration::from_millis(50));
         assert_eq!(options.drain_time(), Duration::ZERO);
         assert_eq!(parse(&["--handoff", "/run/weir/handoff.sock"]).unwrap().drain_time(), NODE_DRAIN);
-        let harmless = "--base-id 3 --restart-epoch 0 --disable-hot-restart --parent-shutdown-time-s 9 --drain-strategy \
+        let harmless = "--base-id 3 --restart-epoch 1 --disable-hot-restart --parent-shutdown-time-s 9 --drain-strategy \
             immediate --service-cluster c --service-node n --service-zone z --cpuset-threads \
             --ignore-unknown-dynamic-fields --component-log-level http:debug,router:trace --log-format %v -c a";
         let options = parse(&harmless.split_whitespace().collect::<Vec<_>>()).unwrap();
@@ -420,13 +424,15 @@ mod tests {
         assert_eq!(parse(&["-c", "a", "--concurrency", "0"]).unwrap().workers(), 1);
         let more = "-c a --stats-tag a:b --stats-tag c:d --file-flush-min-size-kb 8 --skip-hot-restart-on-no-parent \
             --skip-hot-restart-parent-stats --socket-path /s --socket-mode 600 --log-stacktrace-single-entry \
-            --enable-core-dump -- whatever --comes";
+            --enable-core-dump --disable-extensions envoy.filters.http.buffer,a -- whatever --comes";
         let options = parse(&more.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(options.stats_tag[1], ("c".to_owned(), "d".to_owned()));
         let views = parse(&["-c", "a", "--view", "shop=s.yaml", "--view", "a-1=x=y"]).unwrap().views;
         let views: Vec<_> = views.iter().map(|view| (&*view.name, view.path.to_str().unwrap())).collect();
         assert_eq!(views, [("shop", "s.yaml"), ("a-1", "x=y")]);
-        assert_eq!(options.ineffective.asked().collect::<Vec<_>>(), ["--enable-core-dump"]);
+        assert_eq!(options.ineffective.asked().collect::<Vec<_>>(), ["--enable-core-dump", "--disable-extensions"]);
+        let at_once = parse(&["-c", "a", "--file-flush-interval-msec", "0", "--file-flush-min-size-kb", "0"]).unwrap();
+        assert_eq!((at_once.file_flush_interval_msec, at_once.file_flush_min_size_kb), (Duration::ZERO, Some(0)));
     }
 
     #[test]
@@ -444,16 +450,15 @@ mod tests {
         let error = parse(&["-c", "a", "--concurrency", "many"]).unwrap_err();
         assert!(error.contains("invalid value 'many' for '--concurrency <N>'"), "{error}");
         let error = parse(&["-c", "a", "--file-flush-interval-msec", "1s"]).unwrap_err();
-        assert!(error.contains("expected a whole number of milliseconds, at least 1"), "{error}");
+        assert!(error.contains("expected a whole number of milliseconds"), "{error}");
         for (arguments, message) in [
             (&["-l", "loud"][..], "expected one of trace, debug, info, warning, error, critical, off"),
             (&["--component-log-level", "nope:info"], "unknown component \"nope\""),
             (&["--component-log-level", "http"], "http: expected one of trace"),
             (&["--log-format", "%q"], "unknown flag %q in a log format"),
-            (&["--restart-epoch", "1"], "1 is not in 0..1"),
             (&["--stats-tag", "a"], "expected letters or digits, a colon"),
             (&["--stats-tag", "a.b:c"], "expected letters or digits, a colon"),
-            (&["--file-flush-min-size-kb", "0"], "0 is not in 1..=1048576"),
+            (&["--file-flush-min-size-kb", "1048577"], "1048577 is not in 0..=1048576"),
             (&["--view", "shop"], "invalid value 'shop' for '--view <NAME=FILE>': expected NAME=FILE"),
             (&["--view", "Shop=f"], "\"Shop\" is no name of a view: expected that of a namespace"),
             (&["--view", "a.b=f"], "\"a.b\" is no name of a view"),

@@ -129,7 +129,7 @@ pub fn load(options: &Options) -> Result<Loaded, Error> {
     if let Some(path) = &source.config_path {
         given.push(Given::read(path)?);
     }
-    if let Some(text) = &source.config_yaml {
+    if let Some(text) = source.config_yaml.as_ref().filter(|text| !text.is_empty()) {
         given.push(Given { name: INLINE.to_owned(), form: Form::Text(text.clone()) });
     }
     let mut bootstrap = read_and_merge(&given)?;
@@ -393,6 +393,12 @@ mod tests {
     fn a_missing_file_is_named() {
         let message = load(&options(&["-c", "/nonexistent.yaml"])).unwrap_err().to_string();
         assert_eq!(message, "/nonexistent.yaml: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn an_empty_text_adds_nothing_to_a_file() {
+        let (options, _file) = source(Some("node: { id: own }\n"), Some(""));
+        assert_eq!(load(&options).map(drop).map_err(|error| error.to_string()), Ok(()));
     }
 
     #[test]

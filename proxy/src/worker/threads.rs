@@ -221,8 +221,11 @@ pub(crate) fn local_runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
 }
 
+/// How often access logs are written at most, whatever the command line says.
+const SHORTEST_FLUSH: Duration = Duration::from_millis(1);
+
 async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, flush_interval: Duration) {
-    let mut flush = tokio::time::interval(flush_interval);
+    let mut flush = tokio::time::interval(flush_interval.max(SHORTEST_FLUSH));
     flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tokio::task::spawn_local(give_memory_back(worker.clone()));
     tokio::task::spawn_local(accept::welcome(worker.clone(), within::door()));
