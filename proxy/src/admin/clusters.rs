@@ -17,7 +17,9 @@ use super::{
     stats::number::general,
 };
 use crate::{
-    config::cluster::{AssignmentPolicy, Discovery, Endpoint, Health, HealthFlags, Locality, outlier::Detector},
+    config::cluster::{
+        AssignmentPolicy, Discovery, Endpoint, Health, HealthFlags, Locality, RoutingPriority, outlier::Detector,
+    },
     matcher::{Regex, metadata::EndpointMetadata},
     wire::named::NamedAddress,
 };
@@ -87,7 +89,7 @@ pub(super) fn views(view: &View) -> Vec<ClusterView> {
                 connections: cluster.breakers.max_connections,
                 pending: cluster.breakers.max_pending,
                 requests: cluster.breakers.max_requests,
-                retries: cluster.breakers.max_retries,
+                retries: cluster.retry_limit(RoutingPriority::Default),
             };
             let endpoints = cluster.endpoints.load();
             let hosts = endpoints.iter().map(|endpoint| {
@@ -103,7 +105,7 @@ pub(super) fn views(view: &View) -> Vec<ClusterView> {
                 connections: high.max_connections,
                 pending: high.max_pending,
                 requests: high.max_requests,
-                retries: high.max_retries,
+                retries: cluster.retry_limit(RoutingPriority::High),
             };
             ClusterView {
                 name: cluster.name.to_string(),

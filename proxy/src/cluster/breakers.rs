@@ -40,7 +40,9 @@ impl Cluster {
                 self.stats.set(names.remaining_cx, left(0));
                 self.stats.set(names.remaining_pending, left(1));
                 self.stats.set(names.remaining_rq, left(2));
-                self.stats.set(names.remaining_retries, left(3));
+                // As in Envoy, there is no telling what a budget leaves once it was asked.
+                let of_budget = |_| if usage.retries.ever() { 0 } else { u64::from(limits.max_retries) };
+                self.stats.set(names.remaining_retries, limits.retry_budget.map_or_else(|| left(3), of_budget));
                 self.stats.set(names.remaining_cx_pools, UNLIMITED - u64::from(usage.pools.load()));
             }
         }

@@ -11,7 +11,7 @@ use hashbrown::{HashMap, HashSet};
 use super::clock;
 use crate::config::cluster::{
     AssignmentPolicy, Cluster, Discovery, Drops, Endpoint, EndpointSet, Health, HealthFlags, Host, LocalityWeights,
-    Told, Zones, health::HealthCheck,
+    Template, Told, Zones, health::HealthCheck,
 };
 
 /// Why a request is turned away.
@@ -27,17 +27,17 @@ impl Cluster {
     /// Replaces the endpoints. Hosts whose address stays keep their health and counters. Whether anything changed.
     pub fn replace(&self, endpoints: Vec<Endpoint>, weights: &LocalityWeights, policy: AssignmentPolicy) -> bool {
         let current = self.endpoints.load_full();
-        let (mut known, mut leaving) = by_address(&current);
+        let (mut known, mut leaving) = self.by_place(&current);
         let mut endpoints = endpoints;
         let mut seen = HashSet::new();
-        endpoints.retain(|endpoint| seen.insert(endpoint.address));
+        endpoints.retain(|endpoint| seen.insert(self.place(endpoint)));
         let mut health_changed = false;
         // Priorities that hosts have come to or left.
         let mut changed = BTreeSet::new();
         for endpoint in &mut endpoints {
             self.count_match(endpoint);
             let priority = endpoint.template.priority;
-            match known.remove(&endpoint.address) {
+            match known.remove(&self.place(endpoint)) {
                 Some(known) if self.is_same(known, endpoint) => {
                     endpoint.host = Arc::clone(&known.host);
                     let owned = HealthFlags::OF_EDS.and(HealthFlags::PENDING_REMOVAL);
@@ -86,14 +86,14 @@ impl Cluster {
         &self,
         known: &'a Arc<Endpoint>,
         heard: &Endpoint,
-        leaving: &mut ByAddress<'a>,
+        leaving: &mut ByPlace<'a>,
     ) -> Option<&'a Arc<Endpoint>> {
         if self.is_checked_alike(known, heard) {
             heard.host.clear(HealthFlags::OF_CHECKS);
             heard.host.set(known.host.flags().only(HealthFlags::OF_CHECKS));
         }
         let stays = known.template.locality == heard.template.locality;
-        let gone = if stays { leaving.insert(known.address, known) } else { Some(known) };
+        let gone = if stays { leaving.insert(self.place(known), known) } else { Some(known) };
         if let Some(gone) = gone {
             self.forget(gone);
         }
@@ -111,6 +111,29 @@ impl Cluster {
         self.health.is_none()
             || HealthCheck::address(known) == HealthCheck::address(heard)
                 && known.template.check.disabled == heard.template.check.disabled
+    }
+
+    /// What tells an endpoint from others.
+    fn place(&self, endpoint: &Endpoint) -> Place {
+        let resolved = matches!(self.discovery, Discovery::Dns(_));
+        (endpoint.address, resolved.then(|| Arc::as_ptr(&endpoint.template)))
+    }
+
+    /// The endpoints, and those in the place of another that are on their way out.
+    fn by_place<'a>(&self, set: &'a EndpointSet) -> (ByPlace<'a>, ByPlace<'a>) {
+        let leaves = |endpoint: &Endpoint| endpoint.host.flags().any(HealthFlags::PENDING_REMOVAL);
+        let (mut known, mut leaving) = (HashMap::new(), HashMap::new());
+        for endpoint in set.iter() {
+            let place = self.place(endpoint);
+            let one = match known.insert(place, endpoint) {
+                Some(other) if leaves(endpoint) => known.insert(place, other),
+                other => other,
+            };
+            if let Some(one) = one {
+                leaving.insert(place, one);
+            }
+        }
+        (known, leaving)
     }
 
     /// Whether the next request is to be turned away (`drop_overloads`).
@@ -320,24 +343,11 @@ pub(super) async fn merge(cluster: Weak<Cluster>) {
     }
 }
 
-/// Endpoints by address.
-type ByAddress<'a> = HashMap<SocketAddr, &'a Arc<Endpoint>>;
+/// What tells endpoints apart: the address, and in DNS the name that it is of, by what all its endpoints share.
+type Place = (SocketAddr, Option<*const Template>);
 
-/// The endpoints, and those at the address of another that are on their way out.
-fn by_address(set: &EndpointSet) -> (ByAddress<'_>, ByAddress<'_>) {
-    let leaves = |endpoint: &Endpoint| endpoint.host.flags().any(HealthFlags::PENDING_REMOVAL);
-    let (mut known, mut leaving) = (HashMap::new(), HashMap::new());
-    for endpoint in set.iter() {
-        let one = match known.insert(endpoint.address, endpoint) {
-            Some(other) if leaves(endpoint) => known.insert(endpoint.address, other),
-            other => other,
-        };
-        if let Some(one) = one {
-            leaving.insert(one.address, one);
-        }
-    }
-    (known, leaving)
-}
+/// Endpoints by what tells them apart.
+type ByPlace<'a> = HashMap<Place, &'a Arc<Endpoint>>;
 
 /// How many of [`Drops::ALL`] requests a set of endpoints has turned away.
 fn drops(set: &EndpointSet) -> u32 {

@@ -200,12 +200,15 @@ impl Members {
 }
 
 impl Discovery {
-    /// Whether `max_host_weight` is kept: as in Envoy, where several endpoints come and go together.
+    /// Whether `max_host_weight` is that of all endpoints: as in Envoy, where they come and go together.
     pub fn weighs(&self) -> bool {
         match self {
             Self::Eds(_) => true,
-            Self::Dns(dns) => dns.strict,
-            Self::Static | Self::OriginalDestination { .. } | Self::ForwardProxy(_) | Self::Aggregate { .. } => false,
+            Self::Static
+            | Self::Dns(_)
+            | Self::OriginalDestination { .. }
+            | Self::ForwardProxy(_)
+            | Self::Aggregate { .. } => false,
         }
     }
 }

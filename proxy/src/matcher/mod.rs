@@ -9,6 +9,8 @@ use std::borrow::Cow;
 
 use http::HeaderName;
 use percent_encoding::percent_decode_str;
+use regex_automata::util::syntax;
+use regex_syntax::hir::{Hir, HirKind};
 
 /// A regular expression that must match the whole string, in time linear in it.
 #[derive(Clone, Debug)]
@@ -16,6 +18,22 @@ pub struct Regex(regex_automata::meta::Regex);
 
 /// Largest compiled regular expression, bytes.
 const REGEX_SIZE_LIMIT: usize = 1 << 20;
+
+/// How often RE2 lets something be repeated, counted repetitions within each other multiplied.
+const MOST_REPETITIONS: u32 = 1000;
+
+/// Whether nothing in an expression is counted to more than `most`.
+fn repeats_within(expression: &Hir, most: u32) -> bool {
+    match expression.kind() {
+        HirKind::Repetition(repetition) => {
+            let left = most / repetition.max.unwrap_or(repetition.min).max(1);
+            left > 0 && repeats_within(&repetition.sub, left)
+        }
+        HirKind::Capture(capture) => repeats_within(&capture.sub, most),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().all(|part| repeats_within(part, most)),
+        HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => true,
+    }
+}
 
 impl Regex {
     /// Compiles a pattern to match whole strings.
@@ -29,15 +47,17 @@ impl Regex {
     }
 
     fn build(pattern: &str) -> Result<Self, String> {
+        let config = syntax::Config::new().unicode(false).utf8(false);
+        let parsed = syntax::parse_with(pattern, &config)
+            .map_err(|error| error.to_string().lines().last().unwrap_or("bad syntax").to_owned())?;
+        if !repeats_within(&parsed, MOST_REPETITIONS) {
+            return Err("invalid repetition size".to_owned());
+        }
         regex_automata::meta::Regex::builder()
             .configure(regex_automata::meta::Regex::config().nfa_size_limit(Some(REGEX_SIZE_LIMIT)).utf8_empty(false))
-            .syntax(regex_automata::util::syntax::Config::new().unicode(false).utf8(false))
-            .build(pattern)
+            .build_from_hir(&parsed)
             .map(Self)
-            .map_err(|error| match error.syntax_error() {
-                Some(syntax) => syntax.to_string().lines().last().unwrap_or("bad syntax").to_owned(),
-                None => error.to_string(),
-            })
+            .map_err(|error| error.to_string())
     }
 
     /// Whether it matches.

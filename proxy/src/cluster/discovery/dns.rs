@@ -177,6 +177,9 @@ impl<R: Resolve> Names<'_, R> {
                     cluster.stats.inc(cluster.stats.update_success);
                     self.known.borrow_mut()[index] = Some(answer);
                     store(cluster, dns, &self.known.borrow());
+                    if dns.strict {
+                        self.publish_weight(index);
+                    }
                     refresh + dns.jitter.mul_f64(fastrand::f64())
                 }
                 Err(error) => {
@@ -193,6 +196,16 @@ impl<R: Resolve> Names<'_, R> {
             }
             tokio::time::sleep(sleep).await;
         }
+    }
+}
+
+impl<R> Names<'_, R> {
+    /// As in Envoy, `max_host_weight` is of the name that was resolved last.
+    fn publish_weight(&self, index: usize) {
+        let known = self.known.borrow();
+        let found = known[index].as_ref().is_some_and(|answer| !answer.addresses.is_empty());
+        let weight = if found { self.dns.names[index].template.weight } else { 1 };
+        self.cluster.stats.set(self.cluster.stats.max_host_weight, u64::from(weight));
     }
 }
 

@@ -85,7 +85,7 @@ fn policy(cx: &mut Context, message: &proto::Cluster, hashing: Hashing, at: &str
             Policy::LeastRequest(LeastRequest {
                 choices: config.choice_count.unwrap_or(2),
                 full_scan: false,
-                bias: bias(config.active_request_bias.as_ref(), &at)?,
+                bias: bias(config.active_request_bias.as_ref()),
                 slow_start: config
                     .slow_start_config
                     .as_ref()
@@ -148,7 +148,7 @@ fn extension(cx: &mut Context, message: &proto::LoadBalancingPolicy, at: &str) -
                 let policy = LeastRequest {
                     choices: config.choice_count.unwrap_or(2),
                     full_scan: full_scan || config.selection_method() == SelectionMethod::FullScan,
-                    bias: bias(config.active_request_bias.as_ref(), &at)?,
+                    bias: bias(config.active_request_bias.as_ref()),
                     slow_start: new_slow_start(cx, config.slow_start_config.as_ref(), &at)?,
                 };
                 (Policy::LeastRequest(policy), localities(cx, config.locality_lb_config.as_ref(), &at)?)
@@ -284,12 +284,10 @@ fn consistent(cx: &mut Context, message: &common::ConsistentHashingLbConfig, at:
     })
 }
 
-fn bias(message: Option<&core::RuntimeDouble>, at: &str) -> Result<f64, Error> {
-    match message {
-        None => Ok(LeastRequest::default().bias),
-        Some(bias) if bias.default_value >= 0.0 => Ok(bias.default_value),
-        Some(_) => Err(Error::at(sub(at, "active_request_bias"), "must not be negative")),
-    }
+/// A bias of less than none is as good as none said, as in Envoy.
+fn bias(message: Option<&core::RuntimeDouble>) -> f64 {
+    let said = message.map(|bias| bias.default_value).filter(|bias| *bias >= 0.0);
+    said.unwrap_or(LeastRequest::default().bias)
 }
 
 fn slow_start(
@@ -316,10 +314,9 @@ fn new_slow_start(
 /// Without a window nothing starts slowly.
 fn start(cx: &mut Context, message: &common::SlowStartConfig, at: &str) -> Result<Option<SlowStart>, Error> {
     cx.only(message, at, &["slow_start_window", "aggression", "min_weight_percent"], &[])?;
-    let aggression = message.aggression.as_ref().map_or(1.0, |aggression| aggression.default_value);
-    if aggression <= 0.0 {
-        return Err(Error::at(sub(at, "aggression"), "must be greater than 0"));
-    }
+    // An aggression of none or less is as good as none said, as in Envoy.
+    let said = message.aggression.as_ref().map(|aggression| aggression.default_value);
+    let aggression = said.filter(|aggression| *aggression > 0.0).unwrap_or(1.0);
     let window = limit(message.slow_start_window.as_ref(), None, &sub(at, "slow_start_window"))?;
     Ok(window.map(|window| SlowStart {
         window,

@@ -37,7 +37,8 @@ use crate::{
     telemetry::stats::Scope,
 };
 
-const SUPPORTED: [&str; 46] = [
+const SUPPORTED: [&str; 47] = [
+    "lb_subset_config",
     "track_timeout_budgets",
     "track_cluster_stats",
     "close_connections_on_host_health_failure",
@@ -98,6 +99,10 @@ pub(super) fn cluster(cx: &mut Context, message: &proto::Cluster, at: &str) -> R
     cx.only(message, at, &SUPPORTED, &HARMLESS)?;
     if message.name.is_empty() {
         return Err(Error::at(sub(at, "name"), "a name is required"));
+    }
+    // Without selectors there are no subsets, and nothing to fall back from.
+    if message.lb_subset_config.as_ref().is_some_and(|subsets| !subsets.subset_selectors.is_empty()) {
+        return Err(Error::at(sub(at, "lb_subset_config.subset_selectors"), "not supported yet"));
     }
     network::of_cluster(cx, message, at)?;
     let stat_name = if message.alt_stat_name.is_empty() { &message.name } else { &message.alt_stat_name };

@@ -11,7 +11,7 @@ use weir_proto::envoy::{
 use super::{
     context::Context,
     dns,
-    endpoints::{Assigned, Assignment, with_addresses},
+    endpoints::{Assigned, Assignment, with_addresses, without_resolvers},
     fields::{duration, header_name, item, sub, type_name, unpack},
     forward,
     source::source,
@@ -34,6 +34,7 @@ pub(super) fn discovery(
     secure: bool,
     at: &str,
 ) -> Result<(Discovery, EndpointSet), Error> {
+    refuse_foreign(message, at)?;
     let Assignment { endpoints: assigned, weights, policy } = assignment;
     let replaced;
     let mut message = message;
@@ -87,6 +88,7 @@ pub(super) fn discovery(
                     "LOGICAL_DNS clusters must have a single locality_lb_endpoint and a single lb_endpoint",
                 ));
             }
+            without_resolvers(&assigned)?;
             let assignment = Assignment { endpoints: assigned, weights, policy };
             let dns = dns::dns(cx, message, kind == DiscoveryType::StrictDns, assignment, at)?;
             // The policy applies before there is an address.
@@ -109,6 +111,22 @@ pub(super) fn discovery(
             Ok((eds(cx, message, &sub(at, "eds_cluster_config"))?, EndpointSet::default()))
         }
     }
+}
+
+/// Refuses what only clusters of another type may say. As in Envoy, the type is the one that has a field of its own.
+fn refuse_foreign(message: &proto::Cluster, at: &str) -> Result<(), Error> {
+    use proto::cluster::{ClusterDiscoveryType, DiscoveryType};
+    let is = |kind: DiscoveryType| message.cluster_discovery_type == Some(ClusterDiscoveryType::Type(kind.into()));
+    if message.eds_cluster_config.is_some() && !is(DiscoveryType::Eds) {
+        return Err(Error::at(sub(at, "eds_cluster_config"), "eds_cluster_config set in a non-EDS cluster"));
+    }
+    let common = message.common_lb_config.as_ref();
+    let hashing = common.and_then(|common| common.consistent_hashing_lb_config.as_ref());
+    if hashing.is_some_and(|hashing| hashing.use_hostname_for_hashing) && !is(DiscoveryType::StrictDns) {
+        let at = sub(at, "common_lb_config.consistent_hashing_lb_config.use_hostname_for_hashing");
+        return Err(Error::at(at, "names of hosts are hashed in clusters of the type STRICT_DNS only"));
+    }
+    Ok(())
 }
 
 /// Other clusters. An assignment is of no use to it, and no mistake.

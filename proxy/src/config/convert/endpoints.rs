@@ -6,7 +6,7 @@ use weir_proto::envoy::config::{core::v3 as core, endpoint::v3 as endpoint};
 
 use super::{
     context::Context,
-    fields::{host_and_port, item, pipe_path, socket_address, sub},
+    fields::{host_and_port, item, known_resolver, pipe_path, socket_address, sub},
     matcher::fraction,
 };
 use crate::{
@@ -28,6 +28,8 @@ pub(super) struct Assigned {
     pub port: u16,
     pub hostname: String,
     pub template: Arc<Template>,
+    /// Who is to turn the host into an address.
+    resolver: Box<str>,
     at: String,
 }
 
@@ -148,6 +150,10 @@ fn lb_endpoint(
         let at = sub(&sub(&at_endpoint, "health_check_config"), "port_value");
         return Err(Error::at(at, "Invalid host configuration: non-zero port for non-IP address"));
     }
+    let resolver = match host.address.as_ref().and_then(|address| address.address.as_ref()) {
+        Some(core::address::Address::SocketAddress(socket)) => socket.resolver_name.as_str().into(),
+        _ => Box::default(),
+    };
     let additional = host
         .additional_addresses
         .iter()
@@ -163,6 +169,7 @@ fn lb_endpoint(
         host: address,
         port,
         hostname: host.hostname.clone(),
+        resolver,
         template: Arc::new(Template {
             weight: message.load_balancing_weight.unwrap_or(1).max(1),
             priority,
@@ -280,11 +287,20 @@ pub(crate) fn load_assignment(message: &endpoint::ClusterLoadAssignment, at: &st
     Ok(Endpoints { endpoints: with_addresses(endpoints)?, weights, policy })
 }
 
+/// Refuses names that have somebody else to turn them into addresses than DNS.
+pub(super) fn without_resolvers(assigned: &[Assigned]) -> Result<(), Error> {
+    match assigned.iter().find(|assigned| !assigned.resolver.is_empty()) {
+        Some(assigned) => Err(Error::at(&assigned.at, "clusters of DNS must not have a custom resolver name set")),
+        None => Ok(()),
+    }
+}
+
 /// Endpoints whose hosts are all addresses.
 pub(super) fn with_addresses(assigned: Vec<Assigned>) -> Result<Vec<Endpoint>, Error> {
     assigned
         .into_iter()
         .map(|assigned| {
+            known_resolver(&assigned.resolver, &assigned.at)?;
             let ip = assigned.host.parse().map_err(|_| {
                 let message = format!(
                     "\"{}\" is not an IP address; consider setting the cluster's type to STRICT_DNS or LOGICAL_DNS",

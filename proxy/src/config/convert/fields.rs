@@ -93,11 +93,27 @@ pub(super) fn cidr(message: &core::CidrRange, at: &str) -> Result<IpNet, Error> 
         .ok_or_else(|| Error::at(sub(at, "prefix_len"), format!("{length} is too long for {ip}")))
 }
 
+/// Who turns addresses into addresses: nobody, or what does nothing.
+const KNOWN_RESOLVERS: [&str; 2] = ["", "envoy.ip"];
+
 /// An IP address and port.
 pub(super) fn socket_address(message: Option<&core::Address>, at: &str) -> Result<SocketAddr, Error> {
     let (host, port, at) = host_and_port(message, at)?;
+    if let Some(core::address::Address::SocketAddress(socket)) =
+        message.and_then(|message| message.address.as_ref())
+    {
+        known_resolver(&socket.resolver_name, &at)?;
+    }
     let ip = host.parse().map_err(|_| Error::at(sub(&at, "address"), format!("\"{host}\" is not an IP address")))?;
     Ok(SocketAddr::new(ip, port))
+}
+
+/// Refuses who is not known to turn addresses into addresses.
+pub(super) fn known_resolver(name: &str, at: &str) -> Result<(), Error> {
+    match KNOWN_RESOLVERS.contains(&name) {
+        true => Ok(()),
+        false => Err(Error::at(sub(at, "resolver_name"), format!("Unknown address resolver: {name}"))),
+    }
 }
 
 /// A host and port, and the path of the socket address.

@@ -177,8 +177,8 @@ fn http_probe(cx: &mut Context, message: &proto::HttpHealthCheck, at: &str) -> R
         "method",
     ];
     cx.only(message, at, &supported, &[])?;
-    if message.path.is_empty() || !message.path.starts_with('/') {
-        return Err(Error::at(sub(at, "path"), "expected a path that begins with /"));
+    if message.path.is_empty() {
+        return Err(Error::at(sub(at, "path"), "a path is required"));
     }
     let remove = message.request_headers_to_remove.iter().enumerate();
     let expected = ranges(&message.expected_statuses, at, "expected_statuses")?;
@@ -188,6 +188,9 @@ fn http_probe(cx: &mut Context, message: &proto::HttpHealthCheck, at: &str) -> R
         method => Method::from_bytes(method.as_str_name().as_bytes())
             .map_err(|_| Error::at(sub(at, "method"), "is not a method"))?,
     };
+    if message.send.is_some() && [Method::GET, Method::HEAD, Method::DELETE, Method::TRACE].contains(&method) {
+        return Err(Error::at(sub(at, "send"), format!("a health check by {method} has no body")));
+    }
     let http2 = match message.codec_client_type() {
         CodecClientType::Http1 => false,
         CodecClientType::Http2 => true,

@@ -49,6 +49,9 @@ pub(super) fn string(message: &matcher::StringMatcher, at: &str) -> Result<Strin
         Some(MatchPattern::Prefix(text)) => StringPattern::Prefix(literal(text)),
         Some(MatchPattern::Suffix(text)) => StringPattern::Suffix(literal(text)),
         Some(MatchPattern::Contains(text)) => StringPattern::Contains(literal(text)),
+        Some(MatchPattern::SafeRegex(_)) if message.ignore_case => {
+            return Err(Error::at(sub(at, "ignore_case"), "ignore_case has no effect for safe_regex."));
+        }
         Some(MatchPattern::SafeRegex(message)) => StringPattern::Regex(regex(message, &sub(at, "safe_regex"))?),
         Some(MatchPattern::Custom(_)) => return Err(Error::at(sub(at, "custom"), "not supported yet")),
         None => return Err(Error::at(at, "a pattern is required")),

@@ -107,7 +107,10 @@ const BOOTSTRAP: [&str; 14] = [
 const OF_VIEWS: [&str; 4] = ["node", "dynamic_resources", "static_resources", "cluster_manager"];
 
 /// They tune what Envoy is made of, or watch over it.
-const BOOTSTRAP_HARMLESS: [&str; 12] = [
+const BOOTSTRAP_HARMLESS: [&str; 15] = [
+    "inline_headers",
+    "application_log_config",
+    "stats_flush_on_admin",
     "node_context_params",
     "flags_path",
     "watchdog",

@@ -52,6 +52,14 @@ pub(super) fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> 
         message.protocol_selection(),
         message.max_requests_per_connection,
     );
+    if message.typed_extension_protocol_options.is_empty()
+        && old_http1.is_some()
+        && old_http2.is_some()
+        && selection == proto::cluster::ClusterProtocolSelection::UseConfiguredProtocol
+    {
+        let message = "Both HTTP1 and HTTP2 options may only be configured with non-default 'protocol_selection' values";
+        return Err(Error::at(at, message));
+    }
     let mut protocol = Protocol {
         protocol: match (selection, old_http2) {
             (proto::cluster::ClusterProtocolSelection::UseDownstreamProtocol, _) => UpstreamProtocol::Downstream,

@@ -70,12 +70,8 @@ fn retry_policy(cx: &mut Context, message: &route::RetryPolicy, at: &str) -> Res
     }
     policy.per_try_timeout = limit(message.per_try_timeout.as_ref(), None, &sub(at, "per_try_timeout"))?;
     policy.per_try_idle_timeout = limit(message.per_try_idle_timeout.as_ref(), None, &sub(at, "per_try_idle_timeout"))?;
-    for (index, code) in message.retriable_status_codes.iter().enumerate() {
-        let code = u16::try_from(*code).ok().filter(|code| (100..600).contains(code));
-        policy
-            .status_codes
-            .push(code.ok_or_else(|| Error::at(item(at, "retriable_status_codes", index), "expected an HTTP status"))?);
-    }
+    // What is no status is none that comes.
+    policy.status_codes = message.retriable_status_codes.iter().filter_map(|code| u16::try_from(*code).ok()).collect();
     policy.response_headers = matcher::headers(cx, &message.retriable_headers, at, "retriable_headers")?;
     policy.request_headers = matcher::headers(cx, &message.retriable_request_headers, at, "retriable_request_headers")?;
     if let Some(back_off) = &message.retry_back_off {
@@ -97,28 +93,24 @@ fn retry_policy(cx: &mut Context, message: &route::RetryPolicy, at: &str) -> Res
     let attempts = u32::try_from(message.host_selection_retry_max_attempts).unwrap_or_default();
     for (index, predicate) in message.retry_host_predicate.iter().enumerate() {
         use route::retry_policy::retry_host_predicate::ConfigType;
-        let kind = match &predicate.config_type {
-            Some(ConfigType::TypedConfig(any)) => type_name(any),
-            None => predicate.name.as_str(),
+        let at = item(at, "retry_host_predicate", index);
+        let Some(ConfigType::TypedConfig(any)) = &predicate.config_type else {
+            return Err(Error::at(sub(&at, "typed_config"), "a configuration is required"));
         };
         policy.repicks = attempts.max(DEFAULT_HOST_SELECTION_ATTEMPTS);
-        match kind {
-            "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-            | "envoy.retry_host_predicates.previous_hosts" => {
+        match type_name(any) {
+            "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate" => {
                 policy.avoid_previous_hosts = true;
             }
-            "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate"
-            | "envoy.retry_host_predicates.omit_canary_hosts" => policy.omit_canaries = true,
+            "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate" => policy.omit_canaries = true,
             "envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig" => {
-                let at = sub(&item(at, "retry_host_predicate", index), "typed_config");
-                let Some(ConfigType::TypedConfig(any)) = &predicate.config_type else { continue };
+                let at = sub(&at, "typed_config");
                 let config: omit_host_metadata::OmitHostMetadataConfig = unpack(any, &at)?;
                 let metadata = config.metadata_match.as_ref().map(|message| &message.filter_metadata);
                 let wanted = metadata.and_then(|metadata| metadata.get("envoy.lb"));
                 policy.omit_metadata = wanted.map(|wanted| Arc::new(metadata::object(wanted)));
             }
             other => {
-                let at = item(at, "retry_host_predicate", index);
                 return Err(Error::at(at, format!("predicate {other} is not supported yet")));
             }
         }

@@ -61,7 +61,11 @@ pub(super) fn route_table(
         hedge: false,
         mirrors: Vec::new(),
         buffer_limit: None,
-        max_direct_body: message.max_direct_response_body_size_bytes.map_or(MAX_DIRECT_BODY, |size| size as usize),
+        max_direct_body: match message.max_direct_response_body_size_bytes {
+            None => MAX_DIRECT_BODY,
+            Some(0) => usize::MAX,
+            Some(size) => size as usize,
+        },
         check_clusters,
         stats: Scope::default(),
     };
@@ -156,6 +160,9 @@ fn virtual_host(
             clusters
                 .map(|(index, cluster)| {
                     let at = item(at, "virtual_clusters", index);
+                    if cluster.headers.is_empty() {
+                        return Err(Error::at(sub(&at, "headers"), "virtual clusters must define 'headers'"));
+                    }
                     let stats = inherited.stats.scope(&format!("vcluster.{}", cluster.name));
                     Ok(VirtualCluster {
                         name: cluster.name.as_str().into(),

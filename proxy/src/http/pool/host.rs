@@ -213,6 +213,11 @@ impl Host {
         Self { account: Some(Rc::new(account)), ..Self::default() }
     }
 
+    /// Whether it is that of an endpoint.
+    pub fn is_of(&self, endpoint: &Endpoint) -> bool {
+        self.account.as_ref().is_some_and(|account| Arc::ptr_eq(&account.endpoint.host, &endpoint.host))
+    }
+
     /// Room for one more connection, of HTTP/2, of HTTP/1 or of what is agreed on. A host without any has it in any case: the limit is shared with other hosts and
     /// other workers, whose connections ending would wake nobody here.
     pub fn room(self: &Rc<Self>, cluster: &Cluster, priority: RoutingPriority, http2: Option<bool>) -> Option<Room> {

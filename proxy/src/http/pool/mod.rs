@@ -24,6 +24,7 @@ use std::{
 };
 
 use hashbrown::{Equivalent, HashMap};
+use smallvec::{SmallVec, smallvec};
 
 pub use self::lease::Lease;
 use self::{
@@ -46,8 +47,11 @@ use crate::{
 /// Connections of this worker.
 #[derive(Debug, Default)]
 pub struct Pools {
-    hosts: RefCell<HashMap<Key, Rc<Host>>>,
+    hosts: RefCell<HashMap<Key, AtAddress>>,
 }
+
+/// Pools of the same address: a cluster may list one several times, as hosts of their own.
+type AtAddress = SmallVec<[Rc<Host>; 1]>;
 
 #[derive(Debug, PartialEq, Eq)]
 struct Key {
@@ -165,7 +169,10 @@ impl Pools {
         let is_of = |host: &Rc<Host>| {
             host.account.as_ref().is_some_and(|account| Arc::as_ptr(&account.cluster) == cluster.as_ptr())
         };
-        self.hosts.borrow_mut().retain(|_, host| !is_of(host));
+        self.hosts.borrow_mut().retain(|_, hosts| {
+            hosts.retain(|host| !is_of(host));
+            !hosts.is_empty()
+        });
     }
 
     fn host(&self, want: &Want<'_>) -> Rc<Host> {
@@ -185,14 +192,25 @@ impl Pools {
             alpn: want.asked.overrides,
             filter_state: want.filter_state,
         };
-        if let Some(host) = hosts.get(&key)
-            && host.account.as_ref().is_some_and(|account| Arc::ptr_eq(&account.endpoint.host, &want.endpoint.host))
-        {
-            return host.clone();
+        let account = || Account {
+            cluster: want.cluster.clone(),
+            endpoint: want.endpoint.clone(),
+            shard: want.shard.clone(),
+        };
+        if let Some(known) = hosts.get_mut(&key) {
+            if let Some(host) = known.iter().find(|host| host.is_of(&want.endpoint)) {
+                return host.clone();
+            }
+            // Whose host is gone, or was replaced by this one, is of no use.
+            let endpoints = want.cluster.endpoints.load();
+            known.retain(|host| endpoints.iter().any(|endpoint| host.is_of(endpoint)));
+            let host = Rc::new(Host::of(account()));
+            known.push(host.clone());
+            return host;
         }
         // Endpoints come and go: forget those without connections and users.
         if hosts.len() == hosts.capacity() {
-            hosts.retain(|_, host| Rc::strong_count(host) > 1 || !host.is_empty());
+            hosts.retain(|_, known| known.iter().any(|host| Rc::strong_count(host) > 1 || !host.is_empty()));
         }
         let key = Key {
             view: want.cluster.view,
@@ -206,10 +224,8 @@ impl Pools {
             alpn: want.asked.overrides.map(Arc::from),
             filter_state: want.filter_state.map(|state| Box::new(state.clone())),
         };
-        let account =
-            Account { cluster: want.cluster.clone(), endpoint: want.endpoint.clone(), shard: want.shard.clone() };
-        let host = Rc::new(Host::of(account));
-        hosts.insert(key, host.clone());
+        let host = Rc::new(Host::of(account()));
+        hosts.insert(key, smallvec![host.clone()]);
         host
     }
 }

@@ -1,6 +1,6 @@
 //! Limiting the rate of requests.
 
-use std::num::NonZeroUsize;
+use std::{collections::HashSet, num::NonZeroUsize};
 
 use http::StatusCode;
 use weir_proto::envoy::{
@@ -21,7 +21,7 @@ use crate::{
         },
         error::Error,
         filter::{
-            local_ratelimit::{Bucket, Descriptor, Identity, LocalRateLimit, RateLimit, RateLimitAction, VhostLimits},
+            local_ratelimit::{Bucket, Descriptor, Entries, Identity, LocalRateLimit, RateLimit, RateLimitAction, VhostLimits},
             stats::{self, Counted},
         },
     },
@@ -58,20 +58,32 @@ pub(super) fn local_ratelimit(
         "max_dynamic_descriptors",
     ];
     cx.only(message, at, &supported, &[])?;
+    for (index, limit) in message.rate_limits.iter().enumerate() {
+        let at = item(at, "rate_limits", index);
+        if limit.stage.is_some() || !limit.disable_key.is_empty() {
+            return Err(Error::at(at, "'stage' field and 'disable_key' field are not supported"));
+        }
+        if limit.limit.is_some() {
+            return Err(Error::at(sub(&at, "limit"), "'limit' field is not supported"));
+        }
+    }
     let status = message.status.as_ref().map_or(0, |status| status.code);
     let status = u16::try_from(status).ok().filter(|status| *status >= 400);
     let bucket = message.token_bucket.as_ref();
     let most = message.max_dynamic_descriptors.map_or(DYNAMIC_DESCRIPTORS, |most| {
         NonZeroUsize::new(usize::try_from(most).unwrap_or(usize::MAX)).unwrap_or(NonZeroUsize::MIN)
     });
-    let mut descriptors = Vec::new();
+    let (mut descriptors, mut known) = (Vec::new(), HashSet::new());
     for (index, descriptor) in message.descriptors.iter().enumerate() {
         let at = item(at, "descriptors", index);
         cx.only(descriptor, &at, &["entries", "token_bucket"], &[])?;
         let bucket_at = sub(&at, "token_bucket");
         let bucket = descriptor.token_bucket.as_ref().ok_or_else(|| Error::at(&bucket_at, "a bucket is required"))?;
         let entries = descriptor.entries.iter();
-        let entries = entries.map(|entry| (entry.key.as_str().into(), entry.value.as_str().into())).collect();
+        let entries: Entries = entries.map(|entry| (entry.key.as_str().into(), entry.value.as_str().into())).collect();
+        if !known.insert(entries.clone()) {
+            return Err(Error::at(sub(&at, "entries"), "duplicate descriptor in the local rate limit descriptor set"));
+        }
         descriptors.push(Descriptor::new(entries, self::bucket(bucket, &bucket_at)?, most));
     }
     // What is limited by its very values is not limited as any.

@@ -165,6 +165,10 @@ pub(super) fn overrides(cx: &mut Context, messages: &HashMap<String, Any>, at: &
             wrapped = unpack(any, &at)?;
             (disabled, optional) = (wrapped.disabled, wrapped.is_optional);
             match &wrapped.config {
+                None if !disabled => {
+                    let message = format!("Empty route/virtual host per filter configuration for {name} filter");
+                    return Err(Error::at(sub(&at, "config"), message));
+                }
                 // An empty one only switches a filter that is off by default on.
                 Some(config) if !disabled && !config.type_url.is_empty() => any = config,
                 _ => {

@@ -283,6 +283,7 @@ fn host_rewrite(message: &proto::RouteAction, at: &str) -> Result<Option<HostRew
     use proto::route_action::HostRewriteSpecifier as Specifier;
     Ok(match &message.host_rewrite_specifier {
         None | Some(Specifier::AutoHostRewrite(false)) => None,
+        Some(Specifier::HostRewriteHeader(name)) if name.is_empty() => None,
         Some(Specifier::AutoHostRewrite(true)) => Some(HostRewrite::Auto),
         Some(Specifier::HostRewriteLiteral(host)) => {
             Some(HostRewrite::Literal(authority(host, &sub(at, "host_rewrite_literal"))?))

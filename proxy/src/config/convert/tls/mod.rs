@@ -274,6 +274,10 @@ impl Loading {
         if self.missing {
             return Ok(None);
         }
+        if message.auto_sni_san_validation && validation.roots.is_empty() {
+            let message = "'auto_sni_san_validation' was configured without configuring a trusted CA";
+            return Err(Error::at(sub(at, "auto_sni_san_validation"), message));
+        }
         let Parameters { provider, tls12, tls13 } = parameters;
         let sessions = message.max_session_keys.unwrap_or(SESSIONS);
         ClientContext::new(client::Settings {
