@@ -99,9 +99,7 @@ const KNOWN_RESOLVERS: [&str; 2] = ["", "envoy.ip"];
 /// An IP address and port.
 pub(super) fn socket_address(message: Option<&core::Address>, at: &str) -> Result<SocketAddr, Error> {
     let (host, port, at) = host_and_port(message, at)?;
-    if let Some(core::address::Address::SocketAddress(socket)) =
-        message.and_then(|message| message.address.as_ref())
-    {
+    if let Some(core::address::Address::SocketAddress(socket)) = message.and_then(|message| message.address.as_ref()) {
         known_resolver(&socket.resolver_name, &at)?;
     }
     let ip = host.parse().map_err(|_| Error::at(sub(&at, "address"), format!("\"{host}\" is not an IP address")))?;

@@ -443,7 +443,9 @@ fn http_filters(
 }
 
 fn router(cx: &mut Context, message: &router::Router, at: &str) -> Result<Router, Error> {
+    protocol::only_codec(&message.upstream_http_filters, &sub(at, "upstream_http_filters"))?;
     let supported = [
+        "upstream_http_filters",
         "suppress_envoy_headers",
         "respect_expected_rq_timeout",
         "strict_check_headers",

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use weir_proto::envoy::{
     config::{cluster::v3 as proto, core::v3 as core},
-    extensions::upstreams::http::v3 as upstreams,
+    extensions::{
+        filters::network::http_connection_manager::v3::{HttpFilter, http_filter},
+        upstreams::http::v3 as upstreams,
+    },
 };
 
 use super::{
@@ -57,7 +60,8 @@ pub(super) fn protocol(cx: &mut Context, message: &proto::Cluster, at: &str) -> 
         && old_http2.is_some()
         && selection == proto::cluster::ClusterProtocolSelection::UseConfiguredProtocol
     {
-        let message = "Both HTTP1 and HTTP2 options may only be configured with non-default 'protocol_selection' values";
+        let message =
+            "Both HTTP1 and HTTP2 options may only be configured with non-default 'protocol_selection' values";
         return Err(Error::at(at, message));
     }
     let mut protocol = Protocol {
@@ -110,8 +114,10 @@ fn typed_protocol(
         "hash_policy",
         "request_mirror_policies",
         "outlier_detection",
+        "http_filters",
     ];
     cx.only(message, at, &supported, &["header_validation_config"])?;
+    only_codec(&message.http_filters, &sub(at, "http_filters"))?;
     protocol.policies = RoutePolicies {
         retry: retry(cx, message.retry_policy.as_ref(), at)?,
         hash: hash_policies(cx, &message.hash_policy, at)?,
@@ -175,6 +181,17 @@ fn typed_protocol(
         }
     }
     Ok(())
+}
+
+/// Refuses filters of requests to upstreams but the one that sends them, which there is in any case.
+pub(super) fn only_codec(filters: &[HttpFilter], at: &str) -> Result<(), Error> {
+    const CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
+    let is_codec = |filter: &HttpFilter| matches!(&filter.config_type, Some(http_filter::ConfigType::TypedConfig(any)) if type_name(any) == CODEC);
+    match filters {
+        [] => Ok(()),
+        [codec] if is_codec(codec) => Ok(()),
+        _ => Err(Error::at(at, "not supported yet but for the codec alone")),
+    }
 }
 
 fn auto_names(

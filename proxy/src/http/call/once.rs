@@ -149,6 +149,13 @@ async fn send_once(connection: u64, lease: &mut Lease, request: Request<RequestB
             lease.lost(false);
             Sent::Back(Box::new(unsent))
         }
-        _ => Sent::Failed(Failure::of_lease(&error, lease)),
+        _ => {
+            let failure = Failure::of_lease(&error, lease);
+            if error.is_parse() {
+                // The connection ends here, as nothing more of it can be read.
+                lease.broken_off();
+            }
+            Sent::Failed(failure)
+        }
     }
 }

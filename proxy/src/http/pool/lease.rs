@@ -154,6 +154,15 @@ impl Lease {
         }
     }
 
+    /// A message of HTTP/1 is not what it is to be, or not all of it: as in Envoy, that breaks the protocol.
+    pub(in crate::http) fn count_broken(&self) {
+        if !self.is_http2()
+            && let Some(account) = self.host.upgrade().as_ref().and_then(|host| host.account.as_ref())
+        {
+            account.shard.inc(account.cluster.stats.upstream_cx_protocol_error);
+        }
+    }
+
     /// The client's body broke off, and HTTP/1 has no other end for that than the connection's.
     pub(in crate::http) fn broken_off(&self) {
         if let Sender::Http1(Some(one)) = &self.sender {

@@ -192,11 +192,8 @@ impl Pools {
             alpn: want.asked.overrides,
             filter_state: want.filter_state,
         };
-        let account = || Account {
-            cluster: want.cluster.clone(),
-            endpoint: want.endpoint.clone(),
-            shard: want.shard.clone(),
-        };
+        let account =
+            || Account { cluster: want.cluster.clone(), endpoint: want.endpoint.clone(), shard: want.shard.clone() };
         if let Some(known) = hosts.get_mut(&key) {
             if let Some(host) = known.iter().find(|host| host.is_of(&want.endpoint)) {
                 return host.clone();

@@ -340,6 +340,9 @@ impl Body for ResponseBody {
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
+                if let Some(lease) = &from.lease {
+                    lease.count_broken();
+                }
                 from.breaks(Failure::of_body(&error, http2), BodyError::Upstream(error), cx);
                 Poll::Pending
             }

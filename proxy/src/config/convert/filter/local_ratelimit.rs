@@ -21,7 +21,9 @@ use crate::{
         },
         error::Error,
         filter::{
-            local_ratelimit::{Bucket, Descriptor, Entries, Identity, LocalRateLimit, RateLimit, RateLimitAction, VhostLimits},
+            local_ratelimit::{
+                Bucket, Descriptor, Entries, Identity, LocalRateLimit, RateLimit, RateLimitAction, VhostLimits,
+            },
             stats::{self, Counted},
         },
     },

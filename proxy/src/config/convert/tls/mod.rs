@@ -116,9 +116,6 @@ pub(super) fn transports(
     let mut matches = Vec::new();
     for (index, message) in message.transport_socket_matches.iter().enumerate() {
         let at = item(at, "transport_socket_matches", index);
-        if matches.iter().any(|one: &TransportMatch| *one.name == message.name) {
-            return Err(Error::at(sub(&at, "name"), format!("there are several matches \"{}\"", message.name)));
-        }
         let criteria = match message.r#match.as_ref().map(json_struct) {
             Some(serde_json::Value::Object(wanted)) => wanted,
             _ => serde_json::Map::new(),
