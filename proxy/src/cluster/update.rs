@@ -116,7 +116,7 @@ impl Cluster {
     /// What tells an endpoint from others.
     fn place(&self, endpoint: &Endpoint) -> Place {
         let resolved = matches!(self.discovery, Discovery::Dns(_));
-        (endpoint.address, resolved.then(|| Arc::as_ptr(&endpoint.template)))
+        (endpoint.address, resolved.then_some(Arc::as_ptr(&endpoint.template)))
     }
 
     /// The endpoints, and those in the place of another that are on their way out.

@@ -195,7 +195,7 @@ impl Pools {
         let account =
             || Account { cluster: want.cluster.clone(), endpoint: want.endpoint.clone(), shard: want.shard.clone() };
         if let Some(known) = hosts.get_mut(&key) {
-            if let Some(host) = known.iter().find(|host| host.is_of(&want.endpoint)) {
+            if let Some(host) = known.iter().find(|host| host.is_of(want.endpoint)) {
                 return host.clone();
             }
             // Whose host is gone, or was replaced by this one, is of no use.
