@@ -71,7 +71,13 @@ impl ConfigError {
 
     /// A field that the message does not have.
     pub(crate) fn unknown_field(name: &str, message: &str) -> Self {
-        Self { unknown_field: true, ..Self::new(format!("unknown field of {message}")) }.in_field(name)
+        let unknown = Self { unknown_field: true, ..Self::new(format!("unknown field of {message}")) };
+        // Whatever somebody has made of it, it is told in one line.
+        if name.contains(char::is_control) {
+            unknown.in_field(&name.escape_debug().to_string())
+        } else {
+            unknown.in_field(name)
+        }
     }
 
     /// It is a field that its message does not have, and nothing else.
@@ -158,5 +164,7 @@ mod tests {
             r#"line 14 column 7: static_resources.clusters[3]["a b"].name: must not be empty"#
         );
         assert_eq!(ConfigError::new("is empty").in_file("b.yaml"), "b.yaml: is empty");
+        let unknown = ConfigError::unknown_field("a\n\"b", "weir.M").in_field("c");
+        assert_eq!(unknown.to_string(), r#"c.a\n\"b: unknown field of weir.M"#);
     }
 }
