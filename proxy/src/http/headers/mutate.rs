@@ -272,6 +272,7 @@ mod tests {
             headers.insert(name, HeaderValue::from_static(value));
         }
         strip_hop_by_hop(&mut headers, false);
+        keep_only_trailers_in_te(&mut headers);
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["te", "x-end"]);
