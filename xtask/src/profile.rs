@@ -9,6 +9,7 @@
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,7 +31,7 @@ use crate::workspace;
 /// The records, from the workspace's root: for each architecture the counts, and the compiler that they are for.
 const DIRECTORY: &str = "proxy/profile";
 /// What is recorded.
-const PROGRAM: &str = "weir-proxy";
+pub const PROGRAM: &str = "weir-proxy";
 /// A record is packed seldom, and cloned by everyone.
 const ZSTD_LEVEL: i32 = 19;
 
@@ -137,6 +138,39 @@ pub fn recorded(machine: &Machine, architecture: Architecture, target: &Path) ->
     Ok(Some(path))
 }
 
+/// Says so if a record is not of a program as it is built now. Names of functions have in them what their crate is built of:
+/// another dependency or feature of weir-proxy, and a record knows none of them.
+pub fn check(programs: &Path, record: &Path) -> Result<()> {
+    let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
+    let (program, record) = (read(&programs.join(PROGRAM))?, read(record)?);
+    let (built, recorded) = (functions(&program), functions(&record));
+    let known = built.intersection(&recorded).count();
+    if 2 * known < built.len() {
+        console::note(&format!(
+            "{DIRECTORY} knows {known} of {} functions of {PROGRAM}: `cargo xtask profile` makes a record of them as they are",
+            built.len()
+        ));
+    }
+    Ok(())
+}
+
+/// The names in a file of functions that [`PROGRAM`] has of its own, as compilers write them
+/// (`_ZN10weir_proxy4main17h0123456789abcdefE`).
+fn functions(content: &[u8]) -> HashSet<&[u8]> {
+    const HASH: usize = "17h0123456789abcdefE".len();
+    let krate = PROGRAM.replace('-', "_");
+    let holds = |word: &[u8], part: &[u8]| word.windows(part.len()).any(|window| window == part);
+    content
+        .split(|byte| !(byte.is_ascii_alphanumeric() || b"_.$".contains(byte)))
+        .filter_map(|word| {
+            let name = &word[word.windows(3).position(|window| window == b"_ZN")?..];
+            let hash = name.windows(3).rposition(|window| window == b"17h")?;
+            name.get(..hash + HASH)
+        })
+        .filter(|name| holds(name, krate.as_bytes()))
+        .collect()
+}
+
 /// `rustc 1.95.0 (59807616e 2026-04-14)`.
 fn compiler(machine: &Machine) -> Result<String> {
     output(machine.command("rustc").arg("-V"))
@@ -153,4 +187,20 @@ fn llvm_profdata(machine: &Machine) -> Result<PathBuf> {
     Some(with_rustc).filter(|path| path.exists()).or(installed).with_context(|| {
         format!("no llvm-profdata: `rustup component add llvm-tools` or `apt-get install llvm-{major}` brings it")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::functions;
+
+    #[test]
+    fn finds_the_names_of_functions_in_programs_and_records() {
+        let own = "_ZN10weir_proxy6intake5bound6listen17h0123456789abcdefE";
+        let other = "_ZN5tokio7runtime4task3raw4poll17h0123456789abcdefE";
+        let program = format!("\0{other}\0{own}\0_ZN10weir_proxy\0");
+        let record = format!("\u{1}weir_proxy.79309583607ac188-cgu.0;{own}/j\u{2}{other}.llvm.1\u{3}{own}.llvm.17");
+        for content in [program, record] {
+            assert_eq!(functions(content.as_bytes()).into_iter().collect::<Vec<_>>(), [own.as_bytes()], "{content:?}");
+        }
+    }
 }

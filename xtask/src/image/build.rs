@@ -105,6 +105,11 @@ pub fn release(machine: &Machine, architecture: Architecture, packages: &[&str])
     let mut programs = PathBuf::new();
     for package in packages {
         programs = build(machine, architecture, &by, &directory, package)?;
+        if let By::Record(record) = &by
+            && *package == profile::PROGRAM
+        {
+            profile::check(&programs, record)?;
+        }
     }
     Ok(programs)
 }
