@@ -51,7 +51,7 @@ use crate::{
     telemetry::stats::{Gauge, Shard, process},
     tls::failure::Failure,
     view::{Awaited, ViewId},
-    wire::{io::Io, named::NamedAddress, seldom::Seldom},
+    wire::{in_place::in_place, io::Io, named::NamedAddress, seldom::Seldom},
     worker::state::Worker,
 };
 
@@ -74,8 +74,8 @@ pub async fn serve(worker: Rc<Worker>, downstream: Box<Downstream>) {
             downstream.stream.reset_on_close(true);
         }
         // Connections that pass as they are need no room for this.
-        Whose::Listener(listener) => Box::pin(serve_on(worker, downstream, listener)).await,
-        Whose::Nobody(direction) => Box::pin(pass_through(worker, downstream, direction)).await,
+        Whose::Listener(listener) => in_place(|| serve_on(worker, downstream, listener)).await,
+        Whose::Nobody(direction) => in_place(|| pass_through(worker, downstream, direction)).await,
         Whose::Refused => {
             worker.stats.inc(process::VIEW_CX_REFUSED);
             let (destination, view) = (downstream.destination, downstream.view());
@@ -232,7 +232,7 @@ async fn serve_seen(
     downstream.drain = downstream.drain.and(&drain);
     tokio::select! {
         biased;
-        () = Box::pin(serve_chain(worker, downstream, listener, chain, http, line)) => {}
+        () = in_place(|| serve_chain(worker, downstream, listener, chain, http, line)) => {}
         () = Seldom::new(drain.forced()) => {}
     }
 }
@@ -289,7 +289,7 @@ async fn serve_chain(
             }
         };
         // A connection is as large as the largest that may become of it. What it is for a while stands apart.
-        let secured = Box::pin(secured(&worker, &listener, &chain, *downstream, expired, line.as_deref_mut()));
+        let secured = in_place(|| secured(&worker, &listener, &chain, *downstream, expired, line.as_deref_mut()));
         downstream = match secured.await {
             Ok(downstream) => downstream,
             Err(Unsecured::Failed) => {
@@ -316,7 +316,7 @@ async fn serve_chain(
                 cluster: admitted.cluster.take().or_else(|| chosen.map(|name| name.to_string().into())),
                 limits,
             };
-            Box::pin(tcp::proxy(worker.clone(), downstream, proxy, asked, line)).await;
+            in_place(|| tcp::proxy(worker.clone(), downstream, proxy, asked, line)).await;
         }
         Terminal::Echo => {
             let gate = gate(&worker, &filters, &downstream);

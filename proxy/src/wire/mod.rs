@@ -7,6 +7,7 @@ pub mod dial;
 pub(crate) mod executor;
 pub mod frames;
 pub(crate) mod grpc;
+pub(crate) mod in_place;
 pub mod io;
 pub mod named;
 pub mod pipe;

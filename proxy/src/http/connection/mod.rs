@@ -38,7 +38,7 @@ use crate::{
     config::{http::Codec, http1::HeaderNames},
     downstream::Downstream,
     drain::DrainWatch,
-    wire::{io::Io, seldom::Seldom},
+    wire::{in_place::in_place, io::Io, seldom::Seldom},
 };
 
 /// How long a connection that drains is open for one more request, so that a client that is just sending one does not
@@ -67,7 +67,7 @@ pub async fn serve(open: Open, downstream: Box<Downstream>, codec: Codec) {
     });
     // A connection is as large as the largest that may become of it. What few become stands apart.
     if connection.multiplexed {
-        Box::pin(serve_http2(&connection, watched, drained)).await;
+        in_place(|| serve_http2(&connection, watched, drained)).await;
     } else {
         serve_http1(&connection, watched, drained).await;
     }
@@ -130,7 +130,7 @@ async fn serve_requests(
     let service = {
         let (connection, running) = (connection.clone(), running.clone());
         // hyper gives the connection back (for upgrades) only from services whose futures are not pinned in it.
-        service_fn(move |request| Box::pin(dispatch::handle(connection.clone(), running.clone(), request)))
+        service_fn(move |request| in_place(|| dispatch::handle(connection.clone(), running.clone(), request)))
     };
     let io = TokioIo::new(Trailing::new(watched, connection.trailers()));
     // Apart: here it would have its place also while the connection rests.
@@ -216,7 +216,7 @@ async fn serve_http2(connection: &Rc<Connection>, mut watched: Box<Watched>, dra
     let service = {
         let (connection, streams) = (connection.clone(), streams.clone());
         // hyper moves the future about, and into a task of its own.
-        service_fn(move |request| Box::pin(dispatch::handle(connection.clone(), streams.begin(), request)))
+        service_fn(move |request| in_place(|| dispatch::handle(connection.clone(), streams.begin(), request)))
     };
     let mut builder = http2::Builder::new(streams);
     if manager.http2.allow_connect {
