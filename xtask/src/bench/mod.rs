@@ -135,7 +135,7 @@ pub fn ports(count: usize) -> Result<Vec<u16>> {
 }
 
 /// The rows whose names contain `wanted`, by their numbers; those together that are measured in turns: the one with the
-/// access log and the one before, which it is compared with.
+/// access log takes along the one before, which it is compared with.
 fn in_turns(wanted: Option<&str>) -> Vec<Vec<usize>> {
     let mut together: Vec<Vec<usize>> = Vec::new();
     for (index, row) in ROWS.iter().enumerate() {
@@ -144,6 +144,7 @@ fn in_turns(wanted: Option<&str>) -> Vec<Vec<usize>> {
         }
         match together.last_mut() {
             Some(rows) if row.log && rows.last() == index.checked_sub(1).as_ref() => rows.push(index),
+            _ if row.log => together.push(vec![index - 1, index]),
             _ => together.push(vec![index]),
         }
     }
@@ -212,6 +213,7 @@ mod tests {
         let all = in_turns(None);
         assert_eq!(all[0], [0, 1]);
         assert_eq!(all.concat(), (0..ROWS.len()).collect::<Vec<_>>());
-        assert_eq!(in_turns(Some("access log")), [[1]]);
+        assert_eq!(in_turns(Some("access log")), [[0, 1]]);
+        assert_eq!(in_turns(Some("64 KiB")), [[3]]);
     }
 }
