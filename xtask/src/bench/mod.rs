@@ -42,7 +42,7 @@ enum What {
 /// Arguments of `cargo xtask bench proxy`.
 #[derive(clap::Args)]
 pub struct ProxyArgs {
-    /// Only rows whose name contains this
+    /// Only rows whose name contains this; the one with the access log takes along the one before
     row: Option<String>,
     /// Alternating rounds
     #[arg(long, default_value_t = 7)]

@@ -183,7 +183,7 @@ fn prefixes() -> Vec<(PathBuf, &'static str)> {
 }
 
 fn rust_flags(by: &By) -> Vec<String> {
-    // Names of functions stay, for backtraces; lines go: they are two thirds of the bytes.
+    // Names of functions stay, for backtraces and for the record to be compared with; lines go: they are two thirds of the bytes.
     let mut flags: Vec<String> =
         ["-C", "target-feature=+crt-static", "-C", "strip=debuginfo"].map(str::to_owned).to_vec();
     match by {
