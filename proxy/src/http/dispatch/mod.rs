@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_request_is_no_larger_than_most_become() {
-        // It is moved as a whole when it begins. What few become stands apart (`Box::pin`).
+        // Every request takes it as long as it lasts. What few become stands apart (`Box::pin`).
         let size = size_of(handle);
         assert!(size <= 12 * 1024, "{size}");
     }
