@@ -27,6 +27,7 @@ mod health;
 mod hosts;
 mod http;
 mod http1;
+mod http_filters;
 mod identity;
 mod istio;
 mod listener;
