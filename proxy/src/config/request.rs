@@ -1,10 +1,13 @@
 //! A request, as the configuration looks at it: routes, filters and access logs ask the same things of it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::IpAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
-use crate::matcher::{HeaderMatcher, MatchedHeader, metadata::Metadata};
+use crate::{
+    filter_state::FilterState,
+    matcher::{HeaderMatcher, MatchedHeader, metadata::Metadata},
+};
 
 /// What is known of the client's certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,10 @@ pub struct RequestView<'a> {
     pub tls: TlsView,
     /// Dynamic metadata.
     pub metadata: Option<&'a Metadata>,
+    /// The client's address.
+    pub remote: IpAddr,
+    /// Its filter state.
+    pub filter_state: Option<&'a FilterState>,
 }
 
 impl<'a> RequestView<'a> {

@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue};
 
 pub use self::{
     action::{
-        Action, ClusterName, Clusters, Connect, DirectResponse, Forward, GrpcDeadline, HostRewrite, Mirror,
+        Action, ChosenBy, ClusterName, Clusters, Connect, DirectResponse, Forward, GrpcDeadline, HostRewrite, Mirror,
         PathRewrite, Redirect, RedirectPath, UpgradeRule, WeightedCluster,
     },
     hash::{HashInput, HashPolicy, Hashed, hash},

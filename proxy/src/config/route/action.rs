@@ -6,13 +6,18 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use smallvec::SmallVec;
 
-use super::{hash::HashPolicy, internal_redirect::InternalRedirects, stats::CopyStats};
+use super::{
+    hash::{HashPolicy, hash_of_present},
+    internal_redirect::InternalRedirects,
+    stats::CopyStats,
+};
 use crate::{
     config::{
         cluster::limits::RoutingPriority,
         filter::{Overrides, header_mutation::Mutation, local_ratelimit::RateLimit},
         headers::HeaderChanges,
         local_reply::BodyFormat,
+        request::RequestView,
         retry::RetryPolicy,
     },
     matcher::{RegexRewrite, fraction::RuntimeFraction},
@@ -79,6 +84,16 @@ pub struct Forward {
 impl Forward {
     /// Envoy's default timeout of a route.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+
+    /// The cluster for a request, see [`Clusters::pick`].
+    pub fn pick(
+        &self,
+        request: &RequestView<'_>,
+        random: u64,
+        runtime: &Runtime,
+    ) -> Option<(Option<Arc<str>>, Option<usize>)> {
+        self.clusters.pick(request, &self.hash, random, runtime)
+    }
 
     /// How requests by a method end here, with their payload going to the upstream as it is; none: they do not.
     pub fn tunnel(&self, method: &Method) -> Option<&Connect> {
@@ -167,8 +182,8 @@ pub enum Clusters {
     One(ClusterName),
     /// Several, by weight.
     Weighted {
-        /// A header with a random number, instead of one drawn here.
-        random: Option<HeaderName>,
+        /// What chooses among them, where it is there; else a number drawn at random.
+        by: Option<ChosenBy>,
         /// The clusters.
         clusters: Vec<WeightedCluster>,
         /// The sum of the weights, not 0.
@@ -176,6 +191,29 @@ pub enum Clusters {
         /// Runtime values may change the weights.
         runtime: bool,
     },
+}
+
+/// What chooses one of several clusters.
+#[derive(Debug)]
+pub enum ChosenBy {
+    /// A header with a number.
+    Header(HeaderName),
+    /// The hash of the route's policies: what keeps a request on an endpoint keeps it on a cluster.
+    Hash,
+}
+
+impl ChosenBy {
+    /// The number that chooses for a request.
+    fn number(&self, request: &RequestView<'_>, policies: &[HashPolicy]) -> Option<u64> {
+        match self {
+            Self::Header(name) => {
+                let mut values = request.headers.get_all(name).iter();
+                let only = values.next().filter(|_| values.next().is_none())?;
+                only.to_str().ok()?.parse().ok()
+            }
+            Self::Hash => hash_of_present(policies, request),
+        }
+    }
 }
 
 /// One of several clusters.
@@ -198,17 +236,17 @@ pub struct WeightedCluster {
 impl Clusters {
     /// The cluster for a request, and the index of the weighted entry that it came from. No cluster: the header is
     /// absent. None at all: by the runtime, no cluster has a weight, or all together more than 32 bits.
-    pub fn pick(
+    fn pick(
         &self,
-        headers: &HeaderMap,
+        request: &RequestView<'_>,
+        policies: &[HashPolicy],
         random: u64,
         runtime: &Runtime,
     ) -> Option<(Option<Arc<str>>, Option<usize>)> {
         match self {
-            Self::One(name) => Some((name.resolve(headers), None)),
-            Self::Weighted { clusters, total, random: header, runtime: changing } => {
-                let given = header.as_ref().and_then(|name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok());
-                let random = given.unwrap_or(random);
+            Self::One(name) => Some((name.resolve(request.headers), None)),
+            Self::Weighted { clusters, total, by, runtime: changing } => {
+                let random = by.as_ref().and_then(|by| by.number(request, policies)).unwrap_or(random);
                 let chosen = if *changing {
                     // Read once: the sum is of the weights that are then compared.
                     let weights: SmallVec<[u64; 4]> = clusters.iter().map(|cluster| cluster.weight(runtime)).collect();
@@ -220,7 +258,7 @@ impl Clusters {
                 } else {
                     chosen(clusters.iter().map(|cluster| u64::from(cluster.weight)), random % total)
                 };
-                chosen.map(|index| (clusters[index].name.resolve(headers), Some(index)))
+                chosen.map(|index| (clusters[index].name.resolve(request.headers), Some(index)))
             }
         }
     }

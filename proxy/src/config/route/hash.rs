@@ -1,13 +1,13 @@
 //! What keeps requests on the same endpoint.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use xxhash_rust::xxh64::xxh64;
 
 use crate::{
     config::request::{RequestView, cookies},
-    filter_state::{FilterState, Value},
+    filter_state::Value,
     matcher::{MatchedHeader, RegexRewrite, query_value},
 };
 
@@ -55,30 +55,45 @@ pub struct Hashed {
     pub cookies: Vec<HeaderValue>,
 }
 
-/// The hash of a request by several policies, as Envoy combines them. `local` is the address that the client connected
-/// to; with `random`, a cookie is made.
-pub fn hash(policies: &[HashPolicy], request: &RequestView<'_>, remote: IpAddr, state: Option<&FilterState>) -> Hashed {
-    let mut hashed = Hashed::default();
+/// The hash of a request by several policies, as Envoy combines them. Absent cookies are made.
+pub fn hash(policies: &[HashPolicy], request: &RequestView<'_>) -> Hashed {
+    let mut cookies = Vec::new();
+    let hash = combined(policies, request, Some(&mut cookies));
+    Hashed { hash, cookies }
+}
+
+/// The hash of a request as it is: no cookie is made.
+pub fn hash_of_present(policies: &[HashPolicy], request: &RequestView<'_>) -> Option<u64> {
+    combined(policies, request, None)
+}
+
+/// The hash of a request, and in `made` the cookies that are made for it; none: none is.
+fn combined(
+    policies: &[HashPolicy],
+    request: &RequestView<'_>,
+    mut made: Option<&mut Vec<HeaderValue>>,
+) -> Option<u64> {
+    let mut hash: Option<u64> = None;
     for policy in policies {
         let new = match &policy.input {
             HashInput::Header(name, rewrite) => header_hash(name, rewrite.as_ref(), request),
             HashInput::Cookie { name, ttl, path, attributes } => {
                 let present = cookies(request.headers).find(|(known, _)| *known == name.as_bytes());
-                match (present, ttl) {
-                    (Some((_, value)), _) if !value.is_empty() => Some(xxh64(value, 0)),
-                    (_, Some(ttl)) => {
+                match (present, ttl, &mut made) {
+                    (Some((_, value)), ..) if !value.is_empty() => Some(xxh64(value, 0)),
+                    (_, Some(ttl), Some(made)) => {
                         let value = format!("{:016x}", fastrand::u64(..));
-                        hashed.cookies.extend(set_cookie(name, &value, *ttl, path, attributes));
+                        made.extend(set_cookie(name, &value, *ttl, path, attributes));
                         Some(xxh64(value.as_bytes(), 0))
                     }
                     _ => None,
                 }
             }
-            HashInput::SourceIp => Some(xxh64(remote.to_string().as_bytes(), 0)),
+            HashInput::SourceIp => Some(xxh64(request.remote.to_string().as_bytes(), 0)),
             HashInput::Query(name) => {
                 query_value(request.uri.query().unwrap_or_default(), name).map(|value| xxh64(value.as_bytes(), 0))
             }
-            HashInput::FilterState(key) => match state.and_then(|state| state.get(key)) {
+            HashInput::FilterState(key) => match request.filter_state.and_then(|state| state.get(key)) {
                 Some(Value::Keyed(text)) => Some(xxh64(text.as_bytes(), 0)),
                 _ => None,
             },
@@ -86,13 +101,13 @@ pub fn hash(policies: &[HashPolicy], request: &RequestView<'_>, remote: IpAddr, 
         };
         if let Some(new) = new {
             // Rotating keeps two equal hashes from cancelling out.
-            hashed.hash = Some(hashed.hash.map_or(0, |old| old.rotate_left(1)) ^ new);
+            hash = Some(hash.map_or(0, |old| old.rotate_left(1)) ^ new);
         }
-        if policy.terminal && hashed.hash.is_some() {
+        if policy.terminal && hash.is_some() {
             break;
         }
     }
-    hashed
+    hash
 }
 
 fn header_hash(name: &MatchedHeader, rewrite: Option<&RegexRewrite>, request: &RequestView<'_>) -> Option<u64> {

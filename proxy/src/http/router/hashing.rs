@@ -17,6 +17,5 @@ pub(super) fn hashed(stream: &Stream, cluster: &Cluster, forward: &Forward, part
     if policies.is_empty() || !cluster.hashes() {
         return Hashed::default();
     }
-    let entry = &stream.record.entry;
-    route::hash(policies, &stream.view(parts), entry.downstream_remote.ip(), entry.filter_state.as_deref())
+    route::hash(policies, &stream.view(parts))
 }

@@ -278,6 +278,8 @@ impl Stream {
             headers: &parts.headers,
             tls: self.connection.tls_view(),
             metadata: self.record.entry.metadata.as_deref(),
+            remote: self.record.entry.downstream_remote.ip(),
+            filter_state: self.record.entry.filter_state.as_deref(),
         }
     }
 

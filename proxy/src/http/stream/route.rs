@@ -66,7 +66,7 @@ pub(in crate::http) fn resolve(
     let Some(virtual_host) = table.virtual_host(domain).cloned() else { return (None, None) };
     let Some(route) = virtual_host.route(request, random, runtime).cloned() else { return (Some(virtual_host), None) };
     let (cluster, weighted) = match &route.action {
-        Action::Forward(forward) => match forward.clusters.pick(request.headers, fastrand::u64(..), runtime) {
+        Action::Forward(forward) => match forward.pick(request, fastrand::u64(..), runtime) {
             Some(picked) => picked,
             None => return (Some(virtual_host), None),
         },

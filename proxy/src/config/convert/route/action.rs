@@ -25,8 +25,8 @@ use crate::config::{
     },
     error::Error,
     route::{
-        Clusters, Connect, DirectResponse, Forward, GrpcDeadline, HostRewrite, PathRewrite, Redirect, RedirectPath,
-        UpgradeRule, WeightedCluster,
+        ChosenBy, Clusters, Connect, DirectResponse, Forward, GrpcDeadline, HostRewrite, PathRewrite, Redirect,
+        RedirectPath, UpgradeRule, WeightedCluster,
     },
 };
 use crate::wire::proxy_header::ProxyHeader;
@@ -236,12 +236,15 @@ fn weighted(
     at: &str,
 ) -> Result<Clusters, Error> {
     // What they are said to sum up to counts no more, in Envoy either.
-    cx.only(message, at, &["clusters", "total_weight", "header_name", "runtime_key_prefix"], &[])?;
+    cx.only(message, at, &["clusters", "total_weight", "header_name", "use_hash_policy", "runtime_key_prefix"], &[])?;
     let prefix = &message.runtime_key_prefix;
     use proto::weighted_cluster::RandomValueSpecifier;
-    let random = match &message.random_value_specifier {
-        Some(RandomValueSpecifier::HeaderName(name)) => Some(header_name(name, &sub(at, "header_name"))?),
-        _ => None,
+    let by = match &message.random_value_specifier {
+        Some(RandomValueSpecifier::HeaderName(name)) => {
+            Some(ChosenBy::Header(header_name(name, &sub(at, "header_name"))?))
+        }
+        Some(RandomValueSpecifier::UseHashPolicy(true)) => Some(ChosenBy::Hash),
+        Some(RandomValueSpecifier::UseHashPolicy(false)) | None => None,
     };
     let mut clusters = Vec::new();
     for (index, entry) in message.clusters.iter().enumerate() {
@@ -276,7 +279,7 @@ fn weighted(
     if total > u64::from(u32::MAX) {
         return Err(Error::at(at, format!("sum of weights in the weighted_cluster must not exceed {}", u32::MAX)));
     }
-    Ok(Clusters::Weighted { clusters, total, random, runtime: !prefix.is_empty() })
+    Ok(Clusters::Weighted { clusters, total, by, runtime: !prefix.is_empty() })
 }
 
 fn host_rewrite(message: &proto::RouteAction, at: &str) -> Result<Option<HostRewrite>, Error> {
