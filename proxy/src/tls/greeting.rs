@@ -1,9 +1,15 @@
 //! Reading a ClientHello to answer it: rustls is given the bytes, and they are looked at for what it does not tell.
 
-use std::{cell::RefCell, io};
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Poll, ready},
+};
 
 use rustls::server::Acceptor;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio_rustls::StartHandshake;
 
 use super::{
@@ -23,38 +29,17 @@ pub(super) async fn read(mut bare: Bare) -> Result<(StartHandshake<Deferring>, H
     let mut earlier = Vec::new();
     let mut read_last = 0;
     loop {
-        bare.readable().await.map_err(|error| Failure::of(&error))?;
-        let read: io::Result<Seen> = BYTES.with_borrow_mut(|bytes| {
-            let length = bare.try_read(bytes)?;
-            if length == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            read_last = length;
-            let mut rest = &bytes[..length];
-            while !rest.is_empty() {
-                if acceptor.read_tls(&mut rest)? == 0 {
-                    break;
-                }
-            }
-            Ok(match earlier.is_empty() {
-                true => match hello::look(&bytes[..length]) {
-                    Seen::NeedsMore => {
-                        earlier.extend_from_slice(&bytes[..length]);
-                        Seen::NeedsMore
-                    }
-                    seen => seen,
-                },
-                false => {
-                    earlier.extend_from_slice(&bytes[..length]);
-                    hello::look(&earlier)
-                }
+        // Polled, as a short read notes then that nothing more is there: the handshake does not ask once more in vain.
+        let read = poll_fn(|cx| {
+            BYTES.with_borrow_mut(|bytes| {
+                let mut buffer = ReadBuf::new(bytes);
+                ready!(Pin::new(&mut bare).poll_read(cx, &mut buffer))?;
+                let bytes = buffer.filled();
+                read_last = bytes.len();
+                Poll::Ready(take(bytes, &mut acceptor, &mut earlier))
             })
         });
-        let seen = match read {
-            Ok(seen) => seen,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(Failure::of(&error)),
-        };
+        let seen = read.await.map_err(|error| Failure::of(&error))?;
         match acceptor.accept() {
             Ok(Some(accepted)) => {
                 let hello = if let Seen::Hello(hello) = seen { hello } else { Hello::default() };
@@ -72,4 +57,26 @@ pub(super) async fn read(mut bare: Bare) -> Result<(StartHandshake<Deferring>, H
             }
         }
     }
+}
+
+/// Gives what came to rustls, and looks at all that has come.
+fn take(bytes: &[u8], acceptor: &mut Acceptor, earlier: &mut Vec<u8>) -> io::Result<Seen> {
+    if bytes.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        if acceptor.read_tls(&mut rest)? == 0 {
+            break;
+        }
+    }
+    if !earlier.is_empty() {
+        earlier.extend_from_slice(bytes);
+        return Ok(hello::look(earlier));
+    }
+    let seen = hello::look(bytes);
+    if matches!(seen, Seen::NeedsMore) {
+        earlier.extend_from_slice(bytes);
+    }
+    Ok(seen)
 }
