@@ -325,10 +325,8 @@ pub struct Redirect {
 pub enum RedirectPath {
     /// This; a query in it replaces the request's.
     Whole(Box<str>),
-    /// What the route matched is replaced.
-    Prefix(Box<str>),
-    /// Matches are replaced.
-    Regex(RegexRewrite),
+    /// The request's, changed.
+    Rewrite(PathRewrite),
 }
 
 /// A response made here.

@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{
     access_log::{Flag, LogType},
-    config::route::{Action, RequireTls, without_port},
+    config::route::{Action, RedirectPath, RequireTls, without_port},
 };
 
 /// Why a request has no answer.
@@ -249,10 +249,16 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
         Action::Redirect(redirect) => {
             // As Envoy counts them.
             shard.inc(stats.rq_direct_response);
-            stream.keep_request(&parts);
             let authority = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
             let location =
                 rewrite::location(redirect, &routed.route.matches.path, &parts.uri, authority, stream.scheme);
+            if let Some(RedirectPath::Rewrite(rewrite)) = &redirect.path {
+                let Parts { uri, headers, .. } = &mut parts;
+                let original = (!manager.router.suppress_envoy_headers).then_some(headers);
+                // It is told of in logs only: one that is too long for a request stays what it was there.
+                let _ = rewrite::apply(rewrite, &routed.route.matches.path, uri, original);
+            }
+            stream.keep_request(&parts);
             let mut reply = Reply::new(redirect.status, "", None, "direct_response");
             if let Ok(location) = HeaderValue::from_bytes(&location) {
                 reply.headers.insert(header::LOCATION, location);

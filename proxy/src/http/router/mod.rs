@@ -24,7 +24,7 @@ mod upstream;
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use smallvec::SmallVec;
 
 use self::{
@@ -45,7 +45,7 @@ use super::{
         forwarded::has_envoys_own,
         lines::Of,
         mutate::{self, Changes},
-        rewrite,
+        rewrite::{self, TooLong},
     },
     stream::{Stream, reply::Reply, route::Routed, timers::Timers},
 };
@@ -61,7 +61,6 @@ use crate::{
     matcher::HeaderMatcher,
 };
 
-const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const MAX_RETRIES: HeaderName = HeaderName::from_static("x-envoy-max-retries");
 const RETRIABLE_STATUS_CODES: HeaderName = HeaderName::from_static("x-envoy-retriable-status-codes");
 const RETRIABLE_HEADER_NAMES: HeaderName = HeaderName::from_static("x-envoy-retriable-header-names");
@@ -127,7 +126,11 @@ pub(super) async fn forward(
     if steered {
         remove_steering(&mut parts.headers);
     }
-    finalize(&stream, routed, &changes, forward, &timeouts, &mut parts);
+    if let Err(TooLong) = finalize(&stream, routed, &changes, forward, &timeouts, &mut parts) {
+        stream.keep_request(&parts);
+        let reply = Reply::new(StatusCode::URI_TOO_LONG, "", None, "rewritten_path_too_long");
+        return local_reply::answer(stream, chain, reply, Some(&changes), &parts).into();
+    }
     let wants = match forward.tunnel(&parts.method) {
         Some(connect) => Wants::Connection(connect),
         None if upgrade => Wants::Switch,
@@ -274,7 +277,7 @@ fn finalize(
     forward: &Forward,
     timeouts: &Timeouts,
     parts: &mut Parts,
-) {
+) -> Result<(), TooLong> {
     let router = &stream.connection.manager.router;
     timeouts.tell(&mut parts.headers, Duration::ZERO, !router.suppress_envoy_headers);
     let Parts { method, uri, headers, .. } = parts;
@@ -298,14 +301,11 @@ fn finalize(
     if let Some(host) = rewrite.and_then(|rewrite| rewrite::host(rewrite, uri, headers, "")) {
         mutate::replace_host(headers, host, forward.append_forwarded_host);
     }
-    if let Some(rewrite) = forward.path_rewrite.as_ref().filter(|_| uri.path_and_query().is_some())
-        && let Some(path) = rewrite::path(rewrite, &routed.route.matches.path, uri)
-    {
-        if !router.suppress_envoy_headers
-            && let Some(old) = uri.path_and_query().and_then(|old| HeaderValue::from_str(old.as_str()).ok())
-        {
-            headers.insert(ORIGINAL_PATH, old);
+    match &forward.path_rewrite {
+        Some(rewrite) => {
+            let original = (!router.suppress_envoy_headers).then_some(headers);
+            rewrite::apply(rewrite, &routed.route.matches.path, uri, original)
         }
-        *uri = Uri::from(path);
+        None => Ok(()),
     }
 }

@@ -340,9 +340,12 @@ pub(super) fn redirect(cx: &mut Context, message: &proto::RedirectAction, at: &s
         },
         path: match &message.path_rewrite_specifier {
             Some(PathRewriteSpecifier::PathRedirect(path)) => text(path).map(RedirectPath::Whole),
-            Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => Some(RedirectPath::Prefix(prefix.as_str().into())),
+            Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => {
+                text(prefix).map(|prefix| RedirectPath::Rewrite(PathRewrite::Prefix(prefix)))
+            }
             Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
-                Some(RedirectPath::Regex(matcher::rewrite(rewrite, &sub(at, "regex_rewrite"))?))
+                let rewrite = matcher::rewrite(rewrite, &sub(at, "regex_rewrite"))?;
+                Some(RedirectPath::Rewrite(PathRewrite::Regex(rewrite)))
             }
             Some(PathRewriteSpecifier::PathRewrite(_)) => {
                 return Err(Error::at(sub(at, "path_rewrite"), "not supported yet"));
