@@ -123,7 +123,7 @@ fn what_is_refused_names_the_field() {
             "action",
             "cluster: c, regex_rewrite: { pattern: { regex: \"(\" }, substitution: x }",
             format!("{route}.route.regex_rewrite.pattern.regex"),
-            "bad regular expression \"(\": error: unclosed group",
+            "bad regular expression \"(\": missing ): (",
         ),
         (
             "action",
