@@ -71,10 +71,7 @@ pub(super) fn forward(
         "priority",
     ];
     cx.only(message, at, &supported, &HARMLESS_ACTION)?;
-    let upgrades = message.upgrade_configs.iter().enumerate();
-    let upgrades = upgrades
-        .map(|(index, upgrade)| self::upgrade(cx, upgrade, &item(at, "upgrade_configs", index)))
-        .collect::<Result<_, _>>()?;
+    let upgrades = upgrades(cx, &message.upgrade_configs, at)?;
     #[expect(deprecated, reason = "published configurations use them")]
     let (max_grpc_timeout, offset) = (message.max_grpc_timeout.as_ref(), message.grpc_timeout_offset.as_ref());
     let max_grpc_timeout = optional_limit(max_grpc_timeout, &sub(at, "max_grpc_timeout"))?;
@@ -172,7 +169,26 @@ fn path_template_rewrite(
     rewrite.map(PathRewrite::Regex).map_err(|error| Error::at(sub(&at, "path_template_rewrite"), error))
 }
 
-/// An upgrade that a route allows or refuses.
+/// The upgrades that a route allows or refuses, each once.
+fn upgrades(
+    cx: &mut Context,
+    messages: &[proto::route_action::UpgradeConfig],
+    at: &str,
+) -> Result<Vec<UpgradeRule>, Error> {
+    let mut upgrades = Vec::<UpgradeRule>::new();
+    for (index, message) in messages.iter().enumerate() {
+        let at = item(at, "upgrade_configs", index);
+        let upgrade = upgrade(cx, message, &at)?;
+        if upgrades.iter().any(|other| other.kind == upgrade.kind) {
+            let expected = format!("\"{}\" is there already", message.upgrade_type);
+            return Err(Error::at(sub(&at, "upgrade_type"), expected));
+        }
+        upgrades.push(upgrade);
+    }
+    Ok(upgrades)
+}
+
+/// One of them.
 fn upgrade(cx: &mut Context, message: &proto::route_action::UpgradeConfig, at: &str) -> Result<UpgradeRule, Error> {
     cx.only(message, at, &["upgrade_type", "enabled", "connect_config"], &[])?;
     let connect = match &message.connect_config {
