@@ -15,7 +15,7 @@ use crate::{
 /// The namespace of the metadata that tells of verdicts.
 const NAMESPACE: &str = "envoy.filters.http.rbac";
 
-/// `own` is the filter's: it counts, also where a route has other rules.
+/// `own` is the filter's: it counts, also where a route has other rules. Those say what is counted by policy.
 pub(super) fn on_request(rbac: &Rbac, own: &Rbac, stream: &mut Stream, exchange: &Exchange<'_>) -> Option<Reply> {
     let evaluate = |rules: &Engine, stream: &Stream| {
         rules.evaluate(&Subject {
@@ -32,16 +32,16 @@ pub(super) fn on_request(rbac: &Rbac, own: &Rbac, stream: &mut Stream, exchange:
     };
     if let Some(rules) = &rbac.shadow {
         let verdict = evaluate(rules, stream);
-        note(stream, &rbac.shadow_prefix, "shadow", &verdict);
+        note(stream, prefix(&rbac.shadow_prefix, &own.shadow_prefix), "shadow", &verdict);
         let stats = &own.shadow_stats;
         let counter = if verdict.allowed { stats.shadow_allowed } else { stats.shadow_denied };
-        count(own, stream, &stats.scope, counter, "shadow_", &verdict);
+        count(rbac, stream, &stats.scope, counter, "shadow_", &verdict);
     }
     let rules = rbac.rules.as_ref()?;
     let verdict = evaluate(rules, stream);
     let counter = if verdict.allowed { own.stats.allowed } else { own.stats.denied };
-    count(own, stream, &own.stats.scope, counter, "", &verdict);
-    note(stream, &rbac.prefix, "enforced", &verdict);
+    count(rbac, stream, &own.stats.scope, counter, "", &verdict);
+    note(stream, prefix(&rbac.prefix, &own.prefix), "enforced", &verdict);
     if let Some(hint) = verdict.hint {
         stream.metadata_mut().set("envoy.common", "access_log_hint", hint);
     }
@@ -53,11 +53,16 @@ pub(super) fn on_request(rbac: &Rbac, own: &Rbac, stream: &mut Stream, exchange:
     Some(Reply::new(StatusCode::FORBIDDEN, "RBAC: access denied", None, details))
 }
 
+/// The prefix of metadata: the filter's where a route says none.
+fn prefix<'a>(of_route: &'a str, own: &'a str) -> &'a str {
+    if of_route.is_empty() { own } else { of_route }
+}
+
 /// Counts a verdict, and by policy where that is wanted.
-fn count(own: &Rbac, stream: &Stream, scope: &Scope, counter: Counter, kind: &str, verdict: &Verdict) {
+fn count(rbac: &Rbac, stream: &Stream, scope: &Scope, counter: Counter, kind: &str, verdict: &Verdict) {
     let shard = &stream.connection.worker.stats;
     shard.inc(counter);
-    if let (true, Some(policy)) = (own.track_policies, &verdict.policy) {
+    if let (true, Some(policy)) = (rbac.track_policies, &verdict.policy) {
         let result = if verdict.allowed { "allowed" } else { "denied" };
         shard.inc(scope.counter_seen(format_args!("policy.{policy}.{kind}{result}")));
     }
