@@ -177,7 +177,6 @@ async fn read_header(
         Seen::Disallowed(version) => {
             shard.inc(stats.versions[version].found);
             shard.inc(stats.versions[version].disallowed);
-            shard.inc(stats.errors);
             Err(Refused::NoHeader)
         }
         Seen::Malformed(version) => {
