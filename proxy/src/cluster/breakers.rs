@@ -20,17 +20,18 @@ impl Cluster {
         for (index, priority) in [RoutingPriority::Default, RoutingPriority::High].into_iter().enumerate() {
             let (limits, usage) = self.limits(priority);
             let (names, remaining) = (&self.stats.breakers[index], &self.stats.remaining[index]);
-            let retries = retry_limit(limits, usage);
             let parts = [
                 (names.cx_open, &usage.connections, limits.max_connections),
                 (names.rq_pending_open, &usage.pending, limits.max_pending),
                 (names.rq_open, &usage.requests, limits.max_requests),
-                (names.rq_retry_open, &usage.retries, retries),
+                (names.rq_retry_open, &usage.retries, limits.max_retries),
             ];
             for (gauge, used, limit) in parts.into_iter().filter(|(_, used, _)| used.ever()) {
-                // Where nothing may be used, nothing opens the breaker.
+                // Where nothing may be used, nothing opens the breaker. Of retries, none are used then but by a budget, which
+                // does not move this limit, as in Envoy.
                 let used = used.load();
-                self.stats.set(gauge, u64::from(used >= limit && (limit > 0 || used > 0)));
+                let by_budget = gauge == names.rq_retry_open && limits.retry_budget.is_some();
+                self.stats.set(gauge, u64::from(used >= limit && (limit > 0 || used > 0 || by_budget)));
             }
             if usage.pools.ever() {
                 self.stats.set(names.cx_pool_open, 0);
