@@ -285,7 +285,9 @@ const ROUTES: &[Route] = &[
         ],
         answer: |admin, query| {
             clusters::publish(admin);
-            stats::stats(&admin.stats, &admin.settings, &admin.counts, query)
+            let reply = stats::stats(&admin.stats, &admin.settings, &admin.counts, query);
+            stats::flush(&admin.stats, &admin.settings);
+            reply
         },
     },
     Route {
@@ -301,7 +303,9 @@ const ROUTES: &[Route] = &[
         ],
         answer: |admin, query| {
             clusters::publish(admin);
-            stats::prometheus(&admin.stats, &admin.settings, &admin.counts, query)
+            let reply = stats::prometheus(&admin.stats, &admin.settings, &admin.counts, query);
+            stats::flush(&admin.stats, &admin.settings);
+            reply
         },
     },
     Route {

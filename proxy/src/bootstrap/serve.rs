@@ -163,7 +163,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
     let _of_views: Vec<_> =
         others.map(|view| ViewStats::new(&view.stats, &view.snapshot.load(), options.workers())).collect();
     let (commands, commanded) = mpsc::channel(COMMANDS);
-    let flush_interval = stats_settings.flush_interval;
+    let (flush_interval, flush_on_admin) = (stats_settings.flush_interval, stats_settings.flush_on_admin);
     if let (Some(settings), Some(listener)) = (admin, admin_listener) {
         let admin = Admin {
             stats: stats.clone(),
@@ -191,6 +191,7 @@ pub(super) fn serve(options: &Options, loaded: Loaded, started: StartedAt) -> Re
         listening,
         following: RefCell::new(following),
         flush_interval,
+        flush_on_admin,
         commanded: RefCell::new(Some(commanded)),
         generation,
         served,
@@ -241,6 +242,8 @@ struct Control<'a> {
     runtime: Arc<Runtime>,
     server_stats: Rc<ServerStats>,
     flush_interval: Duration,
+    /// Histograms' intervals end when the admin server is asked for them.
+    flush_on_admin: bool,
     /// What the admin server asks for.
     commanded: RefCell<Option<mpsc::Receiver<Command>>>,
     generation: u64,
@@ -355,11 +358,15 @@ impl Control<'_> {
     fn flush_regularly(&self) -> tokio::task::JoinHandle<()> {
         let (stats, lifecycle, runtime) = (self.server_stats.clone(), self.lifecycle.clone(), self.runtime.clone());
         let views = self.views.clone();
+        let flush_on_admin = self.flush_on_admin;
         let mut ticks = tokio::time::interval(self.flush_interval);
         tokio::task::spawn_local(async move {
             loop {
                 ticks.tick().await;
                 stats.flush(&lifecycle, &runtime, &views);
+                if !flush_on_admin {
+                    stats.end_interval();
+                }
                 if weir_proto::forget() {
                     memory::give_back();
                 }

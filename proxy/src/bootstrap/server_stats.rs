@@ -125,7 +125,7 @@ impl ServerStats {
         self.stopped.set(count.max(before));
     }
 
-    /// Brings the gauges up to date, and ends the histograms' interval.
+    /// Brings the gauges up to date.
     pub(super) fn flush(&self, lifecycle: &Lifecycle, runtime: &Runtime, views: &Views) {
         let state = lifecycle.state();
         let (_, keys, overrides) = runtime.sizes();
@@ -144,6 +144,10 @@ impl ServerStats {
         if overrides > 0 || self.store.level(self.runtime_overrides) > 0 {
             self.store.set(self.runtime_overrides, u64::from(overrides > 0));
         }
+    }
+
+    /// Ends the histograms' interval.
+    pub(super) fn end_interval(&self) {
         self.store.merge_histograms();
     }
 }
@@ -251,6 +255,7 @@ mod tests {
         assert!(level("server.memory_physical_size") > 0);
         lifecycle.fail_health_checks(true);
         stats.flush(&lifecycle, &runtime, &Views::new([]));
+        stats.end_interval();
         assert_eq!((level("server.live"), level("server.state")), (0, 1));
         let histograms = store.read(Kind::Histogram, |name| name == "server.initialization_time_ms");
         assert!(histograms[0].used);

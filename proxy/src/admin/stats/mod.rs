@@ -19,6 +19,13 @@ use crate::{
     telemetry::stats::Store,
 };
 
+/// Ends the histograms' interval if that is done when somebody asks. As in Envoy, the answer does not show it yet.
+pub(super) fn flush(store: &Store, settings: &StatsSettings) {
+    if settings.flush_on_admin {
+        store.merge_histograms();
+    }
+}
+
 /// Answers `/stats`. `counts`: as in Envoy, the response is in what it shows.
 pub(super) fn stats(store: &Store, settings: &StatsSettings, counts: &Counts, query: &Query) -> Reply {
     let wanted = match Wanted::parse(query) {

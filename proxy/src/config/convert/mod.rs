@@ -87,7 +87,7 @@ use super::{
 use crate::{telemetry::stats::Scope, view::ViewId, wire::named::NamedAddress};
 
 /// Fields of the bootstrap that mean something; some are read elsewhere.
-const BOOTSTRAP: [&str; 14] = [
+const BOOTSTRAP: [&str; 15] = [
     "bootstrap_extensions",
     "node",
     "dynamic_resources",
@@ -95,6 +95,7 @@ const BOOTSTRAP: [&str; 14] = [
     "cluster_manager",
     "stats_config",
     "stats_flush_interval",
+    "stats_flush_on_admin",
     "layered_runtime",
     "admin",
     "enable_dispatcher_stats",
@@ -108,10 +109,9 @@ const BOOTSTRAP: [&str; 14] = [
 const OF_VIEWS: [&str; 4] = ["node", "dynamic_resources", "static_resources", "cluster_manager"];
 
 /// They tune what Envoy is made of, or watch over it.
-const BOOTSTRAP_HARMLESS: [&str; 15] = [
+const BOOTSTRAP_HARMLESS: [&str; 14] = [
     "inline_headers",
     "application_log_config",
-    "stats_flush_on_admin",
     "node_context_params",
     "flags_path",
     "watchdog",

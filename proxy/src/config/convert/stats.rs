@@ -1,9 +1,12 @@
-//! What a bootstrap says about statistics: `stats_config` and `stats_flush_interval`.
+//! What a bootstrap says about statistics: `stats_config`, and when it is flushed.
 
 use std::time::Duration;
 
 use weir_proto::envoy::{
-    config::{bootstrap::v3::Bootstrap, metrics::v3 as metrics},
+    config::{
+        bootstrap::v3::{Bootstrap, bootstrap::StatsFlush},
+        metrics::v3 as metrics,
+    },
     r#type::matcher::v3::ListStringMatcher,
 };
 
@@ -30,6 +33,8 @@ pub struct StatsSettings {
     pub buckets: Vec<(StringMatcher, Vec<f64>)>,
     /// A histogram's interval lasts so long.
     pub flush_interval: Duration,
+    /// It ends when statistics are asked for, instead.
+    pub flush_on_admin: bool,
     /// Whose names are told apart: what a view's are called in it is what is matched, and what tags are taken from.
     pub views: ViewNames,
     keep: Keep,
@@ -50,6 +55,7 @@ impl Default for StatsSettings {
             tags: TagRules::new(true),
             buckets: Vec::new(),
             flush_interval: FLUSH_INTERVAL,
+            flush_on_admin: false,
             views: ViewNames::default(),
             keep: Keep::All,
         }
@@ -60,8 +66,12 @@ impl StatsSettings {
     /// Reads a bootstrap that has passed its validation rules, and makes the store for `workers` workers and these views.
     pub fn read(bootstrap: &Bootstrap, workers: usize, views: ViewNames) -> Result<(Self, Store), Error> {
         let mut settings = Self { views: views.clone(), ..Self::default() };
+        settings.flush_on_admin = matches!(bootstrap.stats_flush, Some(StatsFlush::StatsFlushOnAdmin(true)));
         if let Some(interval) = &bootstrap.stats_flush_interval {
             settings.flush_interval = duration(interval, "stats_flush_interval")?;
+            if settings.flush_on_admin {
+                return Err(Error::at("stats_flush_on_admin", "only one of it and stats_flush_interval"));
+            }
         }
         if let Some(message) = &bootstrap.stats_config {
             settings.stats_config(message, "stats_config")?;
