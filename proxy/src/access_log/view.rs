@@ -47,6 +47,11 @@ impl<'a> View<'a> {
         Self { request: Some(request), ..Self::of(entry) }
     }
 
+    /// While a request is still at hand, if it ever was known.
+    pub fn perhaps_live(entry: &'a Entry, request: Option<Live<'a>>) -> Self {
+        Self { request, ..Self::of(entry) }
+    }
+
     /// Of a request to an upstream that has no connection, as Envoy does, little is said.
     pub fn is_unconnected(&self) -> bool {
         self.log_type.is_upstreams() && self.entry.protocol.is_none()

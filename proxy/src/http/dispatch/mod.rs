@@ -84,7 +84,7 @@ pub(super) async fn handle(
     if stream.connection.sheds_requests() {
         stream.keep_request(&parts);
         let connection = stream.connection.clone();
-        let mut response = local_reply::reject(stream, Reply::overloaded(connection.manager.tells_overload));
+        let mut response = local_reply::reject(stream, Reply::overloaded(connection.manager.tells_overload), &parts);
         if verdict.is_some() {
             // What follows its head is not HTTP.
             connection.say_last(response.headers_mut());
@@ -108,12 +108,12 @@ pub(super) async fn handle(
                 stream.keep_request(&parts);
             }
             return Ok(match &*reply.details {
-                NOT_DETECTED => local_reply::reject(stream, *reply),
+                NOT_DETECTED => local_reply::reject(stream, *reply, &parts),
                 // A client that is sent elsewhere, or that asks for what is nowhere, is not at odds with this side.
-                NO_PATH => local_reply::reject(stream, *reply),
-                _ if reply.status.is_redirection() => local_reply::reject(stream, *reply),
+                NO_PATH => local_reply::reject(stream, *reply, &parts),
+                _ if reply.status.is_redirection() => local_reply::reject(stream, *reply, &parts),
                 // Of one that keeps to the protocol nothing is cut off.
-                _ if reply.flag.is_none() => local_reply::reject(stream, *reply),
+                _ if reply.flag.is_none() => local_reply::reject(stream, *reply, &parts),
                 _ => local_reply::refuse(stream, *reply),
             });
         }
@@ -128,7 +128,8 @@ pub(super) async fn handle(
     }
     if verdict == Some(Verdict::Fragment) {
         stream.keep_request(&parts);
-        return Ok(local_reply::reject(stream, Reply::new(StatusCode::BAD_REQUEST, "", None, PATH_NOT_NORMAL)));
+        let reply = Reply::new(StatusCode::BAD_REQUEST, "", None, PATH_NOT_NORMAL);
+        return Ok(local_reply::reject(stream, reply, &parts));
     }
     if let Some(sampling) = &manager.tracing {
         let runtime = &stream.connection.worker.runtime;
@@ -242,7 +243,7 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
             }
             reply.body = direct.body.clone();
             if let Some(format) = &direct.format {
-                reply.fill(format, &stream.record.entry, stream.live(&parts), false);
+                reply.fill(format, &stream.record.entry, Some(stream.live(&parts)), false);
             }
             local_reply::answer(stream, chain, reply, Some(&routed.changes()), &parts).into()
         }

@@ -11,7 +11,7 @@ use super::{
     health_check, local_ratelimit, peer_metadata,
 };
 use crate::{
-    access_log::View,
+    access_log::{Live, View},
     config::filter::{FilterKind, HttpFilter},
     http::{
         body::{counting::Counting, throttle::Throttle},
@@ -113,13 +113,13 @@ impl Chain {
         &mut self,
         stream: &Stream,
         status: StatusCode,
-        parts: &Parts,
+        live: Option<Live<'_>>,
         headers: &mut HeaderMap,
     ) -> Option<Box<Counting>> {
         if self.is_empty() {
             return None;
         }
-        let view = View::live(&stream.record.entry, stream.live(parts));
+        let view = View::perhaps_live(&stream.record.entry, live);
         let mut counting = None;
         for (_, state) in self.states.iter_mut().rev() {
             match state {

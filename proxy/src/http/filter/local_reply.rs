@@ -1,10 +1,10 @@
 //! Answering a request here: the reply takes the way of a response, through the filters that the request has passed.
 
-use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderValue, Response, StatusCode, header, request::Parts};
 
 use super::chain::Chain;
 use crate::{
-    access_log::{Flag, View},
+    access_log::{Flag, Live, View},
     http::{
         codec::meters,
         headers::{
@@ -17,11 +17,23 @@ use crate::{
 
 /// Answers with a reply made here. The route's response headers, if there is one, are applied.
 pub(in crate::http) fn answer(
+    stream: Stream,
+    chain: Chain,
+    reply: Reply,
+    changes: Option<&Changes<'_>>,
+    parts: &Parts,
+) -> Response<ResponseBody> {
+    let live = stream.live(parts);
+    answer_to(stream, chain, reply, changes, Some(live))
+}
+
+/// The same; `live`: the request, if it is known.
+fn answer_to(
     mut stream: Stream,
     mut chain: Chain,
     mut reply: Reply,
     changes: Option<&Changes<'_>>,
-    parts: &Parts,
+    live: Option<Live<'_>>,
 ) -> Response<ResponseBody> {
     let changes = changes.filter(|_| !reply.verbatim);
     tracing::debug!(
@@ -33,20 +45,20 @@ pub(in crate::http) fn answer(
         details = %reply.details,
         "sending local reply"
     );
-    let live = stream.live(parts);
     let entry = &mut stream.record.entry;
     entry.details.clone_from(&reply.details);
-    if let Some(flag) = reply.flag {
+    // As in Envoy, that the protocol is broken is noted when the reply has been made.
+    let broken = reply.flag == Some(Flag::DownstreamProtocolError);
+    if broken {
+        stream.connection.protocol_error();
+    } else if let Some(flag) = reply.flag {
         entry.raise(flag);
-        if flag == Flag::DownstreamProtocolError {
-            stream.connection.protocol_error();
-        }
     }
     if reply.status == StatusCode::BAD_REQUEST {
         stream.connection.answers_bad_request();
     }
     if let Some(changes) = changes {
-        let view = View::live(entry, live);
+        let view = View::perhaps_live(entry, live);
         mutate::apply_to_response(changes, &mut reply.headers, &view);
     }
     if let Some(replies) = &stream.connection.manager.local_reply
@@ -68,7 +80,7 @@ pub(in crate::http) fn answer(
     let entry = &mut stream.record.entry;
     // Later than the route's headers: as in Envoy, %RESPONSE_CODE% in them is 0.
     entry.response_code = code_in_filters;
-    chain.on_response(&stream, reply.status, parts, &mut headers);
+    chain.on_response(&stream, reply.status, live, &mut headers);
     let about = stream.about();
     let Stream { mut record, head, connection, endless, .. } = stream;
     let unread = match reply.close || record.request_completed().is_none() {
@@ -78,6 +90,9 @@ pub(in crate::http) fn answer(
     };
     let entry = &mut record.entry;
     entry.response_code = reply.status.as_u16();
+    if broken {
+        entry.raise(Flag::DownstreamProtocolError);
+    }
     response::finish(&connection.manager, &mut headers, false, about);
     // As in Envoy, an end that neither side has asked for before is not among what is reckoned.
     let ends = reply.close || connection.says_last();
@@ -105,13 +120,13 @@ pub(in crate::http) fn answer(
 }
 
 /// Answers a request that comes to no filter.
-pub(in crate::http) fn reject(stream: Stream, reply: Reply) -> Response<ResponseBody> {
-    let parts = Request::new(()).into_parts().0;
+pub(in crate::http) fn reject(stream: Stream, reply: Reply, parts: &Parts) -> Response<ResponseBody> {
     let chain = Chain::new(&stream.connection.manager.filters, None);
-    answer(stream, chain, reply, None, &parts)
+    answer(stream, chain, reply, None, parts)
 }
 
-/// Answers a request that is not to be read any further, and ends its connection.
+/// Answers what is not known as a request and not to be read any further, and ends its connection.
 pub(in crate::http) fn refuse(stream: Stream, reply: Reply) -> Response<ResponseBody> {
-    reject(stream, Reply { close: true, ..reply })
+    let chain = Chain::new(&stream.connection.manager.filters, None);
+    answer_to(stream, chain, Reply { close: true, ..reply }, None, None)
 }

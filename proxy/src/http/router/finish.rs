@@ -223,7 +223,8 @@ impl Attempts<'_> {
         }
         let view = View::live(&self.stream.record.entry, self.stream.live(&self.parts));
         mutate::apply_to_response(&self.changes, &mut parts.headers, &view);
-        let counting = self.chain.on_response(&self.stream, parts.status, &self.parts, &mut parts.headers);
+        let live = Some(self.stream.live(&self.parts));
+        let counting = self.chain.on_response(&self.stream, parts.status, live, &mut parts.headers);
         response::finish(manager, &mut parts.headers, switched, about);
         counting
     }

@@ -179,11 +179,11 @@ impl Reply {
     }
 
     /// Changes it as the connection manager says. `entry` is the stream's, and has the reply's status.
-    pub fn rewrite(&mut self, replies: &LocalReplies, entry: &Entry, live: Live<'_>, runtime: &Runtime) {
+    pub fn rewrite(&mut self, replies: &LocalReplies, entry: &Entry, live: Option<Live<'_>>, runtime: &Runtime) {
         let mut format = replies.format.as_ref();
         let mut adds_content_type = false;
         let concerns = |mapper: &&ReplyMapper| {
-            let view = View { response: Some(&self.headers), ..View::live(entry, live) };
+            let view = View { response: Some(&self.headers), ..View::perhaps_live(entry, live) };
             mapper.filter.takes(&view, runtime)
         };
         if let Some(mapper) = replies.mappers.iter().find(concerns) {
@@ -193,7 +193,7 @@ impl Reply {
             }
             if !mapper.headers.is_empty() {
                 mutate::add(&mapper.headers, Of::Response, &mut self.headers, |out, format, headers| {
-                    let view = View { response: Some(headers), ..View::live(entry, live) };
+                    let view = View { response: Some(headers), ..View::perhaps_live(entry, live) };
                     format.write_header(out, &view);
                 });
             }
@@ -211,14 +211,14 @@ impl Reply {
     }
 
     /// Makes the body by a format. `known`: the format knows of the reply's status and details.
-    pub fn fill(&mut self, format: &BodyFormat, entry: &Entry, live: Live<'_>, known: bool) {
+    pub fn fill(&mut self, format: &BodyFormat, entry: &Entry, live: Option<Live<'_>>, known: bool) {
         let mut entry = entry.clone();
         if known {
             entry.response_code = self.status.as_u16();
             entry.details.clone_from(&self.details);
         }
         entry.local_reply = Some(self.body.clone());
-        let view = View { response: Some(&self.headers), ..View::live(&entry, live) };
+        let view = View { response: Some(&self.headers), ..View::perhaps_live(&entry, live) };
         let mut body = Vec::new();
         format.format.write_line(&mut body, &view);
         self.body = Bytes::from(body);
