@@ -64,8 +64,30 @@ pub struct OpenConnection {
     pub remote: Cell<bool>,
     /// A request was under way when it ended.
     pub interrupted: Cell<bool>,
+    /// What came after the last response, for which it ended.
+    pub unasked: Cell<Option<Unasked>>,
     /// Requests so far.
     pub requests: Cell<u32>,
+}
+
+/// What an upstream sends that nobody has asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unasked {
+    /// 408: it has waited long enough.
+    Timeout,
+    /// Anything else breaks the protocol.
+    Other,
+}
+
+impl Unasked {
+    /// What these bytes are.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [] => None,
+            _ if bytes.get(b"HTTP/1.1".len()..).is_some_and(|rest| rest.starts_with(b" 408")) => Some(Self::Timeout),
+            _ => Some(Self::Other),
+        }
+    }
 }
 
 impl Account {
@@ -151,6 +173,7 @@ impl Account {
             began: Instant::now(),
             remote: Cell::new(false),
             interrupted: Cell::new(false),
+            unasked: Cell::new(None),
             requests: Cell::new(0),
         }
     }
@@ -194,6 +217,11 @@ impl OpenConnection {
         account.shard.record(account.cluster.stats.upstream_cx_connect_ms, millis(self.began));
     }
 
+    /// The other side has said that it is going to end it.
+    pub fn close_notified(&self) {
+        self.account.shard.inc(self.account.cluster.stats.upstream_cx_close_notify);
+    }
+
     /// It could not be made.
     pub fn failed(&self, error: &ConnectError) {
         let account = &self.account;
@@ -222,7 +250,12 @@ impl Drop for OpenConnection {
             shard.record(stats.upstream_rq_per_cx, u64::from(self.requests.get()));
         }
         shard.inc(stats.upstream_cx_destroy);
-        let remote = self.remote.get();
+        // What came before the end of a response is that response's matter.
+        let unasked = self.unasked.get().filter(|_| !self.interrupted.get());
+        if unasked == Some(Unasked::Other) {
+            shard.inc(stats.upstream_cx_protocol_error);
+        }
+        let remote = self.remote.get() && unasked.is_none();
         shard.inc(if remote { stats.upstream_cx_destroy_remote } else { stats.upstream_cx_destroy_local });
         if self.interrupted.get() {
             shard.inc(stats.upstream_cx_destroy_with_active_rq);
@@ -250,13 +283,21 @@ pub struct Counted {
     pub kept: Option<Rc<dyn Any>>,
     /// What comes of frames, if it is HTTP/2.
     pub frames: Option<Box<Frames>>,
+    /// The other side has ended it.
+    pub ended: bool,
 }
 
 impl Counted {
-    fn written(&self, bytes: usize) {
-        if let Some(account) = &self.account {
-            account.shard.add(account.cluster.stats.upstream_cx_tx_bytes_total, bytes as u64);
+    /// Counts what was written, or sees that nothing can be any more.
+    fn wrote(&mut self, written: io::Result<usize>) -> Poll<io::Result<usize>> {
+        match (&written, &self.account) {
+            (Ok(bytes), Some(account)) => {
+                account.shard.add(account.cluster.stats.upstream_cx_tx_bytes_total, *bytes as u64);
+            }
+            (Ok(_), None) => {}
+            (Err(_), _) => self.ended = true,
         }
+        Poll::Ready(written)
     }
 }
 
@@ -264,9 +305,10 @@ impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut this.io).poll_read(cx, buffer)).inspect_err(|_| this.ended = true)?;
+        let read = &buffer.filled()[before..];
+        this.ended |= read.is_empty() && buffer.remaining() > 0;
         if let Some(account) = &this.account {
-            let read = &buffer.filled()[before..];
             account.shard.add(account.cluster.stats.upstream_cx_rx_bytes_total, read.len() as u64);
             if let Some(frames) = &mut this.frames {
                 account.cluster.stats.codecs.got_resets(&account.shard, frames.resets(read));
@@ -278,9 +320,8 @@ impl AsyncRead for Counted {
 
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
-        self.written(written);
-        Poll::Ready(Ok(written))
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes));
+        self.wrote(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -300,8 +341,7 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
-        self.written(written);
-        Poll::Ready(Ok(written))
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices));
+        self.wrote(written)
     }
 }

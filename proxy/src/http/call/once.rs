@@ -136,6 +136,7 @@ async fn send_once(connection: u64, lease: &mut Lease, request: Request<RequestB
             return Sent::Failed(failure);
         }
         Ok(mut response) => {
+            lease.answered(response.version(), response.headers());
             Of::Response.join(response.headers_mut());
             return Sent::Answered(response);
         }

@@ -1,6 +1,6 @@
 //! Headers that `connection` names: they end at this hop (RFC 9110 section 7.6.1), within limits.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, Version, header};
 
 use super::forwarded::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 
@@ -24,6 +24,15 @@ pub(in crate::http) fn has(headers: &HeaderMap, option: &str) -> bool {
 /// Whether `proxy-connection`, which is of no standard, says that nothing follows.
 pub(in crate::http) fn is_last_by_proxy(headers: &HeaderMap) -> bool {
     headers.get("proxy-connection").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
+}
+
+/// Whether no response follows this one of HTTP/1.
+pub(in crate::http) fn is_last_response(version: Version, headers: &HeaderMap) -> bool {
+    let ends = match version {
+        Version::HTTP_10 => !has(headers, "keep-alive"),
+        _ => has(headers, "close"),
+    };
+    ends || is_last_by_proxy(headers)
 }
 
 /// Removes the headers that `connection` names, and not itself. A client that could remove what proxies before this one

@@ -17,7 +17,10 @@ use super::{
     host::{Connection, Host, Http1, Http2, Room},
 };
 use crate::{
-    cluster::{account::Counted, dial::Secured},
+    cluster::{
+        account::{Counted, Unasked},
+        dial::Secured,
+    },
     config::{self, cluster::Cluster, heads::HeadLimits, http1::HeaderNames},
     http::{
         body::{
@@ -52,7 +55,8 @@ pub(super) async fn start_http1(
     let number = secured.made.number;
     let room = Rc::new(room);
     let connection = Connection::new(cluster, &secured, room.clone(), cluster.http1.trailers);
-    let io = Counted { io: secured.io, account: host.account.clone(), kept: Some(room), frames: None };
+    let io =
+        Counted { io: secured.io, account: host.account.clone(), kept: Some(room.clone()), frames: None, ended: false };
     let (sender, driver) = http1_builder(&cluster.http1, cluster.response_heads)
         .handshake(TokioIo::new(Trailing::new(io, connection.trailers.clone()).noting(connection.interim.clone())))
         .await
@@ -63,32 +67,27 @@ pub(super) async fn start_http1(
     let (idle_timeout, lifetime) = (cluster.idle_timeout, cluster.max_connection_duration);
     panics::spawn_for(number, async move {
         let mut driver = driver;
-        let mut over = false;
+        let mut ended = None;
         tokio::select! {
             biased;
-            ended = poll_fn(|cx| driver.poll_without_shutdown(cx)) => {
-                over = ended.is_ok();
-                if let Err(error) = &ended {
-                    tracing::debug!(connection = number, %error, "upstream connection ended");
-                    if let Some(connection) = shared.upgrade() {
-                        connection.ended_remotely();
-                    }
-                }
-            }
+            outcome = poll_fn(|cx| driver.poll_without_shutdown(cx)) => ended = Some(outcome),
             () = Seldom::new(idle_too_long(&host, &shared, idle_timeout)) => idled(&host),
             () = Seldom::new(retired(&host, &shared, lifetime)) => {
                 // In use: its response ends first.
                 tokio::select! {
                     biased;
-                    ended = poll_fn(|cx| driver.poll_without_shutdown(cx)) => over = ended.is_ok(),
+                    outcome = poll_fn(|cx| driver.poll_without_shutdown(cx)) => ended = Some(outcome),
                     () = Seldom::new(left(&shared, &done)) => {}
                 }
             }
             // Whatever hyper has still to send.
             () = Seldom::new(left(&shared, &done)) => {}
         }
-        if over {
-            end(driver, &shared).await;
+        if let Some(outcome) = ended {
+            if let Err(error) = &outcome {
+                tracing::debug!(connection = number, %error, "upstream connection ended");
+            }
+            end(driver, &shared, &room, outcome.is_ok()).await;
         }
         if let Some(host) = host.upgrade() {
             host.idle.borrow_mut().retain(|one| !one.sender.is_closed());
@@ -97,22 +96,31 @@ pub(super) async fn start_http1(
     Ok(Http1 { sender, connection })
 }
 
-/// What is done with a connection that HTTP is over on: another protocol goes on, or it closes.
-async fn end(driver: http1::Connection<TokioIo<Trailing<Counted>>, RequestBody>, connection: &Weak<Connection>) {
+/// What is done with a connection that HTTP is over on: another protocol goes on, or it closes. `well`: nothing is wrong
+/// with it.
+async fn end(
+    driver: http1::Connection<TokioIo<Trailing<Counted>>, RequestBody>,
+    connection: &Weak<Connection>,
+    room: &Room,
+    well: bool,
+) {
     let parts = driver.into_parts();
     let mut counted = parts.io.into_inner().into_inner();
-    if let Some(connection) = connection.upgrade() {
-        if let Some(switch) = connection.switch.take()
-            && !switch.is_closed()
-        {
-            let _ = switch.send((counted.io, parts.read_buf));
-            return;
-        }
-        // Who still has it has not ended it.
-        connection.ended_remotely();
+    if well
+        && let Some(switch) = connection.upgrade().and_then(|connection| connection.switch.take())
+        && !switch.is_closed()
+    {
+        let _ = switch.send((counted.io, parts.read_buf));
+        return;
     }
-    // The other side may be gone: it was only to be told.
-    let _ = counted.shutdown().await;
+    if let Some(opened) = &room.counted {
+        opened.remote.set(counted.ended);
+        opened.unasked.set(Unasked::of(&parts.read_buf));
+    }
+    if well {
+        // The other side may be gone: it was only to be told.
+        let _ = counted.shutdown().await;
+    }
 }
 
 /// Resolves when nobody has a connection any more.
@@ -186,7 +194,13 @@ pub(super) async fn start_http2(
     let number = secured.made.number;
     let room = Rc::new(room);
     let connection = Connection::new(cluster, &secured, room.clone(), false);
-    let io = Counted { io: secured.io, account: host.account.clone(), kept: Some(room), frames: Some(Box::default()) };
+    let io = Counted {
+        io: secured.io,
+        account: host.account.clone(),
+        kept: Some(room),
+        frames: Some(Box::default()),
+        ended: false,
+    };
     let settings = &cluster.http2;
     let beginnings = Rc::new(Beginnings::default());
     let mut builder = http2::Builder::new(Executor { connection: number, beginnings: beginnings.clone() });

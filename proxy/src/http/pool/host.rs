@@ -390,6 +390,14 @@ impl Connection {
         }
     }
 
+    /// The upstream has said that there is no response after this one.
+    pub fn close_notified(&self) {
+        self.spent.set(true);
+        if let Some(counted) = &self.room.counted {
+            counted.close_notified();
+        }
+    }
+
     /// The other side has ended it.
     pub fn ended_remotely(&self) {
         if let Some(counted) = &self.room.counted {

@@ -5,7 +5,7 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, Version, header};
 use http_body::Body;
 use hyper::client::conn::TrySendError;
 use tokio::{sync::oneshot, time::Instant};
@@ -17,6 +17,7 @@ use crate::{
     http::{
         body::{RequestBody, sending::Sending},
         codec::trailers::{Sent, Trailers},
+        headers::nominated,
     },
     tls::PeerTls,
 };
@@ -140,6 +141,15 @@ impl Lease {
                 }
                 two.sender.clone().try_send_request(request).await
             }
+        }
+    }
+
+    /// The upstream has answered, and may have said that nothing follows.
+    pub(in crate::http) fn answered(&self, version: Version, headers: &HeaderMap) {
+        if let Sender::Http1(Some(one)) = &self.sender
+            && nominated::is_last_response(version, headers)
+        {
+            one.connection.close_notified();
         }
     }
 
