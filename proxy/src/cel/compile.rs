@@ -59,8 +59,8 @@ impl Compiler {
                 Ok(Node::Has(attribute(map, Some(key))?))
             }
             ("matches", [text, Syntax::Literal(Value::Text(pattern))]) => {
-                let regex =
-                    Regex::search(pattern).map_err(|error| format!("bad regular expression \"{pattern}\": {error}"))?;
+                let regex = ascii_only(pattern).and_then(|()| Regex::search(pattern));
+                let regex = regex.map_err(|error| format!("bad regular expression \"{pattern}\": {error}"))?;
                 Ok(Node::Matches(Box::new(self.node(text)?), regex))
             }
             ("matches", _) => Err("regular expressions that are no string literals are not supported".into()),
@@ -104,4 +104,16 @@ fn attribute(operand: &Syntax, last: Option<&str>) -> Result<Attribute, String> 
     path.reverse();
     path.extend(last);
     Attribute::named(&path).ok_or_else(|| format!("attribute {} is not supported", path.join(".")))
+}
+
+/// Whether an expression asks for ASCII only: CEL's texts are UTF-8, in which what is beyond has more than one byte.
+fn ascii_only(pattern: &str) -> Result<(), String> {
+    let mut bytes = pattern.bytes();
+    while let Some(byte) = bytes.next() {
+        let beyond = !byte.is_ascii() || (byte == b'\\' && matches!(bytes.next(), Some(b'p' | b'P' | b'C')));
+        if beyond {
+            return Err("characters beyond ASCII are not supported".to_owned());
+        }
+    }
+    Ok(())
 }

@@ -74,6 +74,11 @@ fn what_is_refused() {
         ("{'a': 1} == {'a': 1}", "map literals are not supported"),
         ("request.headers[request.path] == 'a'", "keys that are no string literals are not supported"),
         ("request.path.matches('(')", "bad regular expression \"(\": "),
+        (
+            "request.path.matches('\\\\p{L}')",
+            "bad regular expression \"\\p{L}\": characters beyond ASCII are not supported",
+        ),
+        ("request.path.matches('[é]')", "bad regular expression \"[é]\": characters beyond ASCII are not supported"),
         ("request.path.matches(request.path)", "regular expressions that are no string literals are not supported"),
         ("string(1) == '1'", "function string with 1 arguments is not supported"),
     ] {

@@ -80,11 +80,12 @@ pub enum Unasked {
 }
 
 impl Unasked {
-    /// What these bytes are.
-    pub fn of(bytes: &[u8]) -> Option<Self> {
+    /// What these bytes are. `alone`: they came after the response, not with it.
+    pub fn of(bytes: &[u8], alone: bool) -> Option<Self> {
         match bytes {
             [] => None,
-            _ if bytes.get(b"HTTP/1.1".len()..).is_some_and(|rest| rest.starts_with(b" 408")) => Some(Self::Timeout),
+            _ if !alone => Some(Self::Other),
+            _ if bytes.starts_with(b"HTTP/1.1 408") || bytes.starts_with(b"HTTP/1.0 408") => Some(Self::Timeout),
             _ => Some(Self::Other),
         }
     }
@@ -285,6 +286,8 @@ pub struct Counted {
     pub frames: Option<Box<Frames>>,
     /// The other side has ended it.
     pub ended: bool,
+    /// How much the last read brought.
+    pub last: usize,
 }
 
 impl Counted {
@@ -308,6 +311,9 @@ impl AsyncRead for Counted {
         ready!(Pin::new(&mut this.io).poll_read(cx, buffer)).inspect_err(|_| this.ended = true)?;
         let read = &buffer.filled()[before..];
         this.ended |= read.is_empty() && buffer.remaining() > 0;
+        if !read.is_empty() {
+            this.last = read.len();
+        }
         if let Some(account) = &this.account {
             account.shard.add(account.cluster.stats.upstream_cx_rx_bytes_total, read.len() as u64);
             if let Some(frames) = &mut this.frames {
@@ -343,5 +349,25 @@ impl AsyncWrite for Counted {
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices));
         self.wrote(written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_has_asked_for() {
+        for (bytes, alone, unasked) in [
+            (b"".as_slice(), true, None),
+            (b"HTTP/1.1 408 Request Timeout\r\n\r\n", true, Some(Unasked::Timeout)),
+            (b"HTTP/1.0 408\r\n\r\n", true, Some(Unasked::Timeout)),
+            (b"HTTP/1.1 408 Request Timeout\r\n\r\n", false, Some(Unasked::Other)),
+            (b"HTTP/1.1 200 OK\r\n\r\n", true, Some(Unasked::Other)),
+            (b"nonsense 408", true, Some(Unasked::Other)),
+            (b"\r\n", true, Some(Unasked::Other)),
+        ] {
+            assert_eq!(Unasked::of(bytes, alone), unasked, "{} {alone}", bytes.escape_ascii());
+        }
     }
 }

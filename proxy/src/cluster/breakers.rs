@@ -21,16 +21,15 @@ impl Cluster {
             let (limits, usage) = self.limits(priority);
             let (names, remaining) = (&self.stats.breakers[index], &self.stats.remaining[index]);
             let parts = [
-                (names.cx_open, &usage.connections, limits.max_connections),
-                (names.rq_pending_open, &usage.pending, limits.max_pending),
-                (names.rq_open, &usage.requests, limits.max_requests),
-                (names.rq_retry_open, &usage.retries, limits.max_retries),
+                (names.cx_open, &usage.connections, limits.max_connections, false),
+                (names.rq_pending_open, &usage.pending, limits.max_pending, false),
+                (names.rq_open, &usage.requests, limits.max_requests, false),
+                // As in Envoy, a budget does not move this limit.
+                (names.rq_retry_open, &usage.retries, limits.max_retries, limits.retry_budget.is_some()),
             ];
-            for (gauge, used, limit) in parts.into_iter().filter(|(_, used, _)| used.ever()) {
-                // Where nothing may be used, nothing opens the breaker. Of retries, none are used then but by a budget, which
-                // does not move this limit, as in Envoy.
+            for (gauge, used, limit, by_budget) in parts.into_iter().filter(|(_, used, ..)| used.ever()) {
+                // Where nothing may be used, nothing opens the breaker, but what a budget lets be used all the same.
                 let used = used.load();
-                let by_budget = gauge == names.rq_retry_open && limits.retry_budget.is_some();
                 self.stats.set(gauge, u64::from(used >= limit && (limit > 0 || used > 0 || by_budget)));
             }
             if usage.pools.ever() {

@@ -75,7 +75,8 @@ fn rewritten(uri: &Uri) {
     let matched = PathMatch::Prefix("/a".into());
     for prefix in ["", "/", "/b", "/b/", "b", "/ b#"] {
         let mut uri = uri.clone();
-        if rewrite::apply(&PathRewrite::Prefix(prefix.into()), &matched, &mut uri, None).is_ok()
+        if let Some(path) = rewrite::path(&PathRewrite::Prefix(prefix.into()), &matched, &uri)
+            && rewrite::apply(path, &mut uri, None).is_ok()
             && let Some(path) = uri.path_and_query()
         {
             assert!(!path.as_str().bytes().any(|byte| byte <= b' '), "{path:?}");

@@ -12,7 +12,7 @@ use http::HeaderName;
 use percent_encoding::percent_decode_str;
 use regex_syntax::hir::{Hir, Look};
 
-/// A regular expression of RE2, which matches in time linear in the string.
+/// A regular expression of RE2, which is looked for in time linear in the string.
 #[derive(Clone, Debug)]
 pub struct Regex(regex_automata::meta::Regex);
 

@@ -5,15 +5,20 @@
 
 mod bytes;
 
-use regex_syntax::hir::{Capture, Hir, HirKind, Look, Repetition};
+use regex_syntax::hir::{Capture, Hir, Look, Repetition};
 
 use self::bytes::{ByteSet, posix_set, unicode_set};
 
 /// How often RE2 lets something be repeated, counted repetitions within each other multiplied.
 const MOST_REPETITIONS: u32 = 1000;
 
-/// How deep groups may be within each other: what comes after parsing is recursive.
-const MOST_NESTED: usize = 100;
+/// How deep groups and repetitions may be within each other: what comes after parsing is recursive.
+const MOST_NESTED: usize = 200;
+
+/// How many digits a count can have.
+const LONGEST_COUNT: usize = 9;
+
+const TOO_DEEP: &str = "expression nests too deeply";
 
 /// Parses a pattern. Errors are RE2's messages.
 pub fn parse(pattern: &str) -> Result<Hir, String> {
@@ -43,13 +48,42 @@ struct Group {
     /// Its alternatives before the current one.
     branches: Vec<Hir>,
     /// The current alternative.
-    parts: Vec<Hir>,
+    parts: Vec<(Hir, Extent)>,
+    /// The most of all that is in it.
+    extent: Extent,
+}
+
+/// What is limited of an expression.
+#[derive(Clone, Copy)]
+struct Extent {
+    /// How many groups and repetitions are within each other.
+    height: usize,
+    /// How often counted repetitions within each other repeat.
+    repetitions: u32,
+}
+
+impl Default for Extent {
+    fn default() -> Self {
+        Self { height: 0, repetitions: 1 }
+    }
+}
+
+impl Extent {
+    fn or(self, other: Self) -> Self {
+        Self { height: self.height.max(other.height), repetitions: self.repetitions.max(other.repetitions) }
+    }
+
+    /// Of what has this within it.
+    fn around(self, levels: usize) -> Result<Self, String> {
+        let height = self.height + levels;
+        if height > MOST_NESTED { Err(TOO_DEEP.to_owned()) } else { Ok(Self { height, ..self }) }
+    }
 }
 
 impl Group {
     fn end_branch(&mut self) {
-        let parts = std::mem::take(&mut self.parts);
-        self.branches.push(Hir::concat(parts));
+        let parts = std::mem::take(&mut self.parts).into_iter().map(|(part, _)| part);
+        self.branches.push(Hir::concat(parts.collect()));
     }
 
     fn into_hir(mut self) -> Hir {
@@ -74,6 +108,8 @@ struct Parser<'a> {
     captures: u32,
     /// Where the repetition operator begins that has just ended.
     repeated: Option<usize>,
+    /// From here on there is no `:]`: it is looked for once.
+    no_set_ends: bool,
 }
 
 impl Parser<'_> {
@@ -99,7 +135,12 @@ impl Parser<'_> {
     }
 
     fn push(&mut self, part: Hir) {
-        self.group.parts.push(part);
+        self.push_of(part, Extent::default());
+    }
+
+    fn push_of(&mut self, part: Hir, extent: Extent) {
+        self.group.extent = self.group.extent.or(extent);
+        self.group.parts.push((part, extent));
     }
 
     fn literal(&mut self, byte: u8) {
@@ -149,7 +190,7 @@ impl Parser<'_> {
 
     fn open_group(&mut self, capture: Option<u32>) -> Result<(), String> {
         if self.outer.len() == MOST_NESTED {
-            return Err("expression nests too deeply".to_owned());
+            return Err(TOO_DEEP.to_owned());
         }
         let group = Group { capture, flags: self.flags, ..Group::default() };
         self.outer.push(std::mem::replace(&mut self.group, group));
@@ -205,7 +246,8 @@ impl Parser<'_> {
         };
         let group = std::mem::replace(&mut self.group, outer);
         self.flags = group.flags;
-        self.push(group.into_hir());
+        let extent = group.extent.around(1)?;
+        self.push_of(group.into_hir(), extent);
         Ok(())
     }
 
@@ -218,25 +260,28 @@ impl Parser<'_> {
         if min.max(max.unwrap_or(0)) > MOST_REPETITIONS || max.is_some_and(|max| max < min) {
             return Err(self.error("invalid repetition size", start));
         }
-        let Some(sub) = self.group.parts.pop() else {
+        let Some((sub, mut extent)) = self.group.parts.pop() else {
             return Err(self.error("no argument for repetition operator", start));
         };
-        let repetition = Repetition { min, max, greedy, sub: Box::new(sub) };
-        if !repeats_within(&repetition, MOST_REPETITIONS) {
+        extent.repetitions = extent.repetitions.saturating_mul(max.unwrap_or(min).max(1));
+        if extent.repetitions > MOST_REPETITIONS {
             return Err(self.error("invalid repetition size", start));
         }
-        self.push(match max {
+        let (part, levels) = match max {
             // Its groups count, though nothing is ever in them.
-            Some(0) => Hir::alternation(vec![Hir::empty(), Hir::concat(vec![Hir::fail(), *repetition.sub])]),
-            _ => Hir::repetition(repetition),
-        });
+            Some(0) => (Hir::alternation(vec![Hir::empty(), Hir::concat(vec![Hir::fail(), sub])]), 2),
+            _ => (Hir::repetition(Repetition { min, max, greedy, sub: Box::new(sub) }), 1),
+        };
+        self.push_of(part, extent.around(levels)?);
         self.repeated = Some(start);
         Ok(())
     }
 
     /// The counts of `{n}`, `{n,}` or `{n,m}`. Other braces stand for themselves.
     fn counts(&mut self) -> Option<(u32, Option<u32>)> {
-        let length = self.rest().iter().position(|byte| *byte == b'}')?;
+        let inside = |byte: &&u8| byte.is_ascii_digit() || **byte == b',';
+        let length = self.rest().iter().take(2 * LONGEST_COUNT + 1).take_while(inside).count();
+        self.rest().get(length).filter(|byte| **byte == b'}')?;
         let text = std::str::from_utf8(&self.rest()[..length]).ok()?;
         let counts = match text.split_once(',') {
             None => (count(text)?, Some(count(text)?)),
@@ -416,7 +461,13 @@ impl Parser<'_> {
     /// `[:name:]` or `[:^name:]`, if one is here.
     fn posix_set(&mut self) -> Result<Option<ByteSet>, String> {
         let Some(rest) = self.rest().strip_prefix(b"[:") else { return Ok(None) };
-        let Some(length) = rest.windows(2).position(|end| end == b":]") else { return Ok(None) };
+        if self.no_set_ends {
+            return Ok(None);
+        }
+        let Some(length) = rest.windows(2).position(|end| end == b":]") else {
+            self.no_set_ends = true;
+            return Ok(None);
+        };
         let name = &rest[..length];
         let (name, negated) = name.strip_prefix(b"^").map_or((name, false), |name| (name, true));
         let (set, start) = (posix_set(name), self.at);
@@ -428,24 +479,9 @@ impl Parser<'_> {
 
 /// A count as RE2 reads it: a larger one, or one with a zero before it, is none.
 fn count(text: &str) -> Option<u32> {
-    let plain = text.len() < 10 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let plain = text.len() <= LONGEST_COUNT && text.bytes().all(|byte| byte.is_ascii_digit());
     let padded = text.len() > 1 && text.starts_with('0');
     if plain && !padded { text.parse().ok() } else { None }
-}
-
-/// Whether nothing in a repetition is counted to more than `most`.
-fn repeats_within(repetition: &Repetition, most: u32) -> bool {
-    let left = most / repetition.max.unwrap_or(repetition.min).max(1);
-    left > 0 && counts_within(&repetition.sub, left)
-}
-
-fn counts_within(expression: &Hir, most: u32) -> bool {
-    match expression.kind() {
-        HirKind::Repetition(repetition) => repeats_within(repetition, most),
-        HirKind::Capture(capture) => counts_within(&capture.sub, most),
-        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().all(|part| counts_within(part, most)),
-        HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => true,
-    }
 }
 
 fn hexadecimal_digit(byte: u8) -> Option<u8> {

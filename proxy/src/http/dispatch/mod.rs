@@ -251,13 +251,15 @@ async fn route(mut stream: Stream, mut parts: Parts, mut body: ClientBody, prepa
             // As Envoy counts them.
             shard.inc(stats.rq_direct_response);
             let authority = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-            let location =
-                rewrite::location(redirect, &routed.route.matches.path, &parts.uri, authority, stream.scheme);
-            if let Some(RedirectPath::Rewrite(rewrite)) = &redirect.path {
+            let rewritten = match &redirect.path {
+                Some(RedirectPath::Rewrite(rewrite)) => rewrite::path(rewrite, &routed.route.matches.path, &parts.uri),
+                _ => None,
+            };
+            let location = rewrite::location(redirect, rewritten.as_deref(), &parts.uri, authority, stream.scheme);
+            if let Some(path) = rewritten {
                 let Parts { uri, headers, .. } = &mut parts;
-                let original = (!manager.router.suppress_envoy_headers).then_some(headers);
                 // It is told of in logs only: one that is too long for a request stays what it was there.
-                let _ = rewrite::apply(rewrite, &routed.route.matches.path, uri, original);
+                let _ = rewrite::apply(path, uri, (!manager.router.suppress_envoy_headers).then_some(headers));
             }
             stream.keep_request(&parts);
             let mut reply = Reply::new(redirect.status, "", None, "direct_response");

@@ -4,6 +4,8 @@ use http::{HeaderMap, HeaderName, Version, header};
 
 use super::forwarded::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
 /// So many names are too many, as in Envoy.
 const TOO_MANY: usize = 10;
 
@@ -23,7 +25,7 @@ pub(in crate::http) fn has(headers: &HeaderMap, option: &str) -> bool {
 
 /// Whether `proxy-connection`, which is of no standard, says that nothing follows.
 pub(in crate::http) fn is_last_by_proxy(headers: &HeaderMap) -> bool {
-    headers.get("proxy-connection").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
+    headers.get(PROXY_CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
 /// Whether no response follows this one of HTTP/1.

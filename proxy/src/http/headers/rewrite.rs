@@ -6,50 +6,47 @@ use http::{
     uri::{PathAndQuery, Scheme},
 };
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
-
 use crate::config::route::{HostRewrite, PathMatch, PathRewrite, Redirect, RedirectPath, without_port};
+use percent_encoding::percent_encode_byte;
 
 /// What a rewritten path was before.
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 
-/// Besides controls and bytes beyond ASCII, what has no place in a target (RFC 3986 section 3).
-const NOT_IN_A_TARGET: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'`');
+/// Whether a byte has no place in a path (RFC 3986 section 3.3; a quotation mark is let pass, as elsewhere).
+fn is_out_of_place(byte: u8) -> bool {
+    matches!(byte, 0..=b' ' | b'#' | b'<' | b'>' | b'`' | 0x7f)
+}
 
 /// A rewrite gives a target that is longer than any can be.
 #[derive(Debug)]
 pub(in crate::http) struct TooLong;
 
-/// Rewrites a target's path; with `original`, what it was goes there.
-pub(in crate::http) fn apply(
-    rewrite: &PathRewrite,
-    matched: &PathMatch,
-    uri: &mut Uri,
-    original: Option<&mut HeaderMap>,
-) -> Result<(), TooLong> {
-    let Some(old) = uri.path_and_query() else { return Ok(()) };
-    let path = rewritten(rewrite, matched, uri);
-    if path.is_empty() {
-        // As in Envoy, there is nothing to go by.
-        return Ok(());
-    }
+/// Puts a rewritten path into a target; with `original`, what it was goes there.
+pub(in crate::http) fn apply(path: Vec<u8>, uri: &mut Uri, original: Option<&mut HeaderMap>) -> Result<(), TooLong> {
     let new = target(path, uri.query())?;
-    if let Some((headers, old)) = original.zip(HeaderValue::from_str(old.as_str()).ok()) {
+    let old = uri.path_and_query().and_then(|old| HeaderValue::from_str(old.as_str()).ok());
+    if let Some((headers, old)) = original.zip(old) {
         headers.insert(ORIGINAL_PATH, old);
     }
     *uri = Uri::from(new);
     Ok(())
 }
 
-fn rewritten(rewrite: &PathRewrite, matched: &PathMatch, uri: &Uri) -> Vec<u8> {
-    let path = uri.path();
-    match rewrite {
+/// The path of a target rewritten. None: it has no path, or, as in Envoy, the rewrite leaves nothing to go by.
+pub(in crate::http) fn path(rewrite: &PathRewrite, matched: &PathMatch, uri: &Uri) -> Option<Vec<u8>> {
+    let path = uri.path_and_query()?.path();
+    let rewritten = match rewrite {
         PathRewrite::Prefix(prefix) => {
             let rest = &path[matched.matched_len(path).min(path.len())..];
-            [prefix, rest].concat().into()
+            // With room for a slash and the query.
+            let mut rewritten = Vec::with_capacity(prefix.len() + rest.len() + uri.query().map_or(0, str::len) + 2);
+            rewritten.extend_from_slice(prefix.as_bytes());
+            rewritten.extend_from_slice(rest.as_bytes());
+            rewritten
         }
         PathRewrite::Regex(regex) => regex.apply(path.as_bytes()),
-    }
+    };
+    (!rewritten.is_empty()).then_some(rewritten)
 }
 
 /// A path and a query as a request may ask for them: with a slash in front, and escapes for what has no place there.
@@ -57,17 +54,24 @@ fn target(mut path: Vec<u8>, query: Option<&str>) -> Result<PathAndQuery, TooLon
     if !path.starts_with(b"/") {
         path.insert(0, b'/');
     }
-    let path = Bytes::from(path);
-    let as_it_is = match query {
-        None => PathAndQuery::from_maybe_shared(path.clone()).ok(),
-        Some(_) => with_query(path.to_vec(), query),
-    };
-    // A fragment would be cut off.
-    if let Some(target) = as_it_is.filter(|_| !path.contains(&b'#')) {
-        return Ok(target);
+    if path.iter().any(|byte| is_out_of_place(*byte)) || std::str::from_utf8(&path).is_err() {
+        path = escaped(&path);
     }
-    let escaped = percent_encode(&path, NOT_IN_A_TARGET).to_string();
-    with_query(escaped.into_bytes(), query).ok_or(TooLong)
+    with_query(path, query).ok_or(TooLong)
+}
+
+fn escaped(path: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(path.len() * 3);
+    for chunk in path.utf8_chunks() {
+        for byte in chunk.valid().bytes() {
+            match is_out_of_place(byte) {
+                true => escaped.extend_from_slice(percent_encode_byte(byte).as_bytes()),
+                false => escaped.push(byte),
+            }
+        }
+        escaped.extend(chunk.invalid().iter().flat_map(|byte| percent_encode_byte(*byte).bytes()));
+    }
+    escaped
 }
 
 /// A path with a query after it. None: it would not be valid.
@@ -94,10 +98,10 @@ pub(in crate::http) fn host(
     }
 }
 
-/// Where a redirect leads: an absolute URL.
+/// Where a redirect leads: an absolute URL. `rewritten`: the path, if the redirect rewrites the request's.
 pub(in crate::http) fn location(
     redirect: &Redirect,
-    matched: &PathMatch,
+    rewritten: Option<&[u8]>,
     uri: &Uri,
     authority: &str,
     scheme: &str,
@@ -120,10 +124,7 @@ pub(in crate::http) fn location(
         None => (uri.path().into(), query),
         Some(RedirectPath::Whole(path)) if path.contains('?') => (path.as_bytes().to_vec(), None),
         Some(RedirectPath::Whole(path)) => (path.as_bytes().to_vec(), query),
-        Some(RedirectPath::Rewrite(rewrite)) => match rewritten(rewrite, matched, uri) {
-            nothing if nothing.is_empty() => (uri.path().into(), query),
-            path => (path, query),
-        },
+        Some(RedirectPath::Rewrite(_)) => (rewritten.unwrap_or(uri.path().as_bytes()).into(), query),
     };
     // What stands in the configuration as it is to be stays.
     if redirect.strip_query && !matches!(redirect.path, Some(RedirectPath::Whole(_))) {
@@ -163,7 +164,9 @@ mod tests {
         let prefix = |prefix: &str, to: &str, from| {
             let matched = PathMatch::Prefix(prefix.into());
             let mut uri = uri(from);
-            apply(&PathRewrite::Prefix(to.into()), &matched, &mut uri, None).unwrap();
+            if let Some(path) = path(&PathRewrite::Prefix(to.into()), &matched, &uri) {
+                apply(path, &mut uri, None).unwrap();
+            }
             uri.to_string()
         };
         assert_eq!(prefix("/a", "/b", "/a/c?q=1"), "/b/c?q=1");
@@ -171,16 +174,19 @@ mod tests {
         assert_eq!(prefix("/a/", "x", "/a/c?q"), "/xc?q");
         assert_eq!(prefix("/a", "/b c#", "/a/d?q"), "/b%20c%23/d?q");
         assert_eq!(prefix("/a", "", "/a?q"), "/a?q");
-        let long = PathRewrite::Prefix("/x".repeat(40_000).into());
+        assert_eq!(prefix("/a", "/é", "/a"), "/é");
+        assert_eq!(prefix("/a", "/é ", "/a"), "/é%20");
+        assert_eq!(escaped(b"/\xff\xc3\xa9\x7f"), b"/%FF\xc3\xa9%7F");
         let mut unchanged = uri("/a");
-        assert!(apply(&long, &PathMatch::Prefix("/a".into()), &mut unchanged, None).is_err());
+        assert!(apply("/x".repeat(40_000).into(), &mut unchanged, None).is_err());
         assert_eq!(unchanged, "/a");
         let pattern = Regex::search("^/x/(.*)$").unwrap();
         let substitution = Substitution::parse("/\\1/y", 1).unwrap();
         let rewrite = PathRewrite::Regex(RegexRewrite { pattern, substitution });
         let mut uri = uri("/x/z?k");
         let mut headers = HeaderMap::new();
-        apply(&rewrite, &PathMatch::Prefix("/".into()), &mut uri, Some(&mut headers)).unwrap();
+        let path = path(&rewrite, &PathMatch::Prefix("/".into()), &uri).unwrap();
+        apply(path, &mut uri, Some(&mut headers)).unwrap();
         assert_eq!(uri, "/z/y?k");
         assert_eq!(headers["x-envoy-original-path"], "/x/z?k");
     }
@@ -193,7 +199,12 @@ mod tests {
     fn locations() {
         let matched = PathMatch::Prefix("/old".into());
         let location = |redirect: &Redirect, authority: &str| {
-            String::from_utf8(super::location(redirect, &matched, &uri("/old/p?q=1"), authority, "http")).unwrap()
+            let uri = uri("/old/p?q=1");
+            let rewritten = match &redirect.path {
+                Some(RedirectPath::Rewrite(rewrite)) => path(rewrite, &matched, &uri),
+                _ => None,
+            };
+            String::from_utf8(super::location(redirect, rewritten.as_deref(), &uri, authority, "http")).unwrap()
         };
         let https = Redirect { scheme: Some("https".into()), ..redirect() };
         assert_eq!(location(&https, "h:8080"), "https://h:8080/old/p?q=1");

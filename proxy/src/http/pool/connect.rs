@@ -55,8 +55,14 @@ pub(super) async fn start_http1(
     let number = secured.made.number;
     let room = Rc::new(room);
     let connection = Connection::new(cluster, &secured, room.clone(), cluster.http1.trailers);
-    let io =
-        Counted { io: secured.io, account: host.account.clone(), kept: Some(room.clone()), frames: None, ended: false };
+    let io = Counted {
+        io: secured.io,
+        account: host.account.clone(),
+        kept: Some(room.clone()),
+        frames: None,
+        ended: false,
+        last: 0,
+    };
     let (sender, driver) = http1_builder(&cluster.http1, cluster.response_heads)
         .handshake(TokioIo::new(Trailing::new(io, connection.trailers.clone()).noting(connection.interim.clone())))
         .await
@@ -115,7 +121,7 @@ async fn end(
     }
     if let Some(opened) = &room.counted {
         opened.remote.set(counted.ended);
-        opened.unasked.set(Unasked::of(&parts.read_buf));
+        opened.unasked.set(Unasked::of(&parts.read_buf, parts.read_buf.len() == counted.last));
     }
     if well {
         // The other side may be gone: it was only to be told.
@@ -200,6 +206,7 @@ pub(super) async fn start_http2(
         kept: Some(room),
         frames: Some(Box::default()),
         ended: false,
+        last: 0,
     };
     let settings = &cluster.http2;
     let beginnings = Rc::new(Beginnings::default());

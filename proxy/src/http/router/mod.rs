@@ -301,11 +301,9 @@ fn finalize(
     if let Some(host) = rewrite.and_then(|rewrite| rewrite::host(rewrite, uri, headers, "")) {
         mutate::replace_host(headers, host, forward.append_forwarded_host);
     }
-    match &forward.path_rewrite {
-        Some(rewrite) => {
-            let original = (!router.suppress_envoy_headers).then_some(headers);
-            rewrite::apply(rewrite, &routed.route.matches.path, uri, original)
-        }
+    let rewrite = forward.path_rewrite.as_ref();
+    match rewrite.and_then(|rewrite| rewrite::path(rewrite, &routed.route.matches.path, uri)) {
+        Some(path) => rewrite::apply(path, uri, (!router.suppress_envoy_headers).then_some(headers)),
         None => Ok(()),
     }
 }

@@ -151,4 +151,21 @@ fn nesting_is_limited() {
     let nested = |depth: usize| format!("{}a{}", "(".repeat(depth), ")*".repeat(depth));
     assert!(Regex::new(&nested(100)).unwrap().is_match(b"aaa"));
     assert_eq!(Regex::new(&nested(101)).unwrap_err(), "expression nests too deeply");
+    for again in ["(?)*", "(?)+", "(?)?", "(?){0}", "(?){1}", "(?){1,}", ")*", "){0}"] {
+        let pattern = match again.strip_prefix(')') {
+            Some(_) => format!("{}a{}", "(?:".repeat(100_000), again.repeat(100_000)),
+            None => format!("a*{}", again.repeat(100_000)),
+        };
+        assert_eq!(Regex::new(&pattern).unwrap_err(), "expression nests too deeply", "{again}");
+    }
+}
+
+#[test]
+fn long_patterns_are_read_once() {
+    let bytes = 256 << 10;
+    for unclosed in ["{", "{1,", "[:", "(?:a|"] {
+        let pattern = format!("[a{}", unclosed.repeat(bytes / unclosed.len()));
+        assert!(Regex::new(&pattern).is_err(), "{unclosed}");
+        assert!(Regex::new(&pattern[2..]).is_err(), "{unclosed}");
+    }
 }
