@@ -11,6 +11,7 @@ use weir_proto::envoy::config::bootstrap::v3::Bootstrap;
 use crate::{
     access_log::{Entry, Live, View, format::Format},
     config, http, listener,
+    matcher::Regex,
     telemetry::stats::Store,
     tls::hello::{self, Seen},
     xds,
@@ -20,7 +21,7 @@ use crate::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("access_log_format", access_log_format),
     ("bootstrap", bootstrap),
     ("client_hello", client_hello),
@@ -28,6 +29,7 @@ pub const TARGETS: [Target; 8] = [
     ("http1", http::fuzz::request_head),
     ("http1_framing", http::fuzz::framing),
     ("proxy_protocol", listener::proxy_protocol::fuzz::proxy_protocol),
+    ("regex", regex),
     ("xds_responses", xds::fuzz::responses),
 ];
 
@@ -86,6 +88,22 @@ fn client_hello(input: &[u8]) {
         for length in 0..input.len().min(64) {
             assert_eq!(hello::look(&input[..length]), Seen::NeedsMore, "at {length}");
         }
+    }
+}
+
+/// A regular expression is refused in one line, or matches a text as a whole only if it is found in it. The text is what
+/// follows a zero.
+fn regex(input: &[u8]) {
+    let zero = input.iter().position(|byte| *byte == 0).unwrap_or(input.len());
+    let Ok(pattern) = std::str::from_utf8(&input[..zero]) else { return };
+    let text = input.get(zero + 1..).unwrap_or_default();
+    match Regex::new(pattern) {
+        Ok(whole) => {
+            // To be looked for everywhere, it may be too large.
+            let found = Regex::search(pattern).map_or(true, |search| search.is_match(text));
+            assert!(found || !whole.is_match(text), "{pattern:?} matches all of the text and is not in it");
+        }
+        Err(error) => assert!(!error.is_empty()),
     }
 }
 
