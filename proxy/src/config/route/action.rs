@@ -85,7 +85,7 @@ impl Forward {
     /// Envoy's default timeout of a route.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
-    /// The cluster for a request, see [`Clusters::pick`].
+    /// The cluster for a request, and the index of the weighted entry it came from. None, no cluster: see what `clusters` says.
     pub fn pick(
         &self,
         request: &RequestView<'_>,
