@@ -91,7 +91,7 @@ fn client_hello(input: &[u8]) {
     }
 }
 
-/// A regular expression is refused in one line, or matches a text as a whole only if it is found in it. The text is what
+/// A regular expression is refused with a reason, or matches a text as a whole only if it is found in it. The text is what
 /// follows a zero.
 fn regex(input: &[u8]) {
     let zero = input.iter().position(|byte| *byte == 0).unwrap_or(input.len());

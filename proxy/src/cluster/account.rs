@@ -84,8 +84,9 @@ impl Unasked {
     pub fn of(bytes: &[u8], alone: bool) -> Option<Self> {
         match bytes {
             [] => None,
-            _ if !alone => Some(Self::Other),
-            _ if bytes.starts_with(b"HTTP/1.1 408") || bytes.starts_with(b"HTTP/1.0 408") => Some(Self::Timeout),
+            _ if alone && [b"HTTP/1.1 408", b"HTTP/1.0 408"].iter().any(|head| bytes.starts_with(*head)) => {
+                Some(Self::Timeout)
+            }
             _ => Some(Self::Other),
         }
     }
@@ -291,6 +292,11 @@ pub struct Counted {
 }
 
 impl Counted {
+    /// A connection on which nothing has been yet. `kept` lives as long.
+    pub fn new(io: Io, account: Option<Rc<Account>>, kept: Rc<dyn Any>, frames: Option<Box<Frames>>) -> Self {
+        Self { io, account, kept: Some(kept), frames, ended: false, last: 0 }
+    }
+
     /// Counts what was written, or sees that nothing can be any more.
     fn wrote(&mut self, written: io::Result<usize>) -> Poll<io::Result<usize>> {
         match (&written, &self.account) {

@@ -85,7 +85,8 @@ impl Forward {
     /// Envoy's default timeout of a route.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
-    /// The cluster for a request, and the index of the weighted entry it came from. None, no cluster: see what `clusters` says.
+    /// The cluster for a request, and the index of the weighted entry that it came from. No cluster: the header is
+    /// absent. None at all: by the runtime, no cluster has a weight, or all together more than 32 bits.
     pub fn pick(
         &self,
         request: &RequestView<'_>,
@@ -234,8 +235,7 @@ pub struct WeightedCluster {
 }
 
 impl Clusters {
-    /// The cluster for a request, and the index of the weighted entry that it came from. No cluster: the header is
-    /// absent. None at all: by the runtime, no cluster has a weight, or all together more than 32 bits.
+    /// See [`Forward::pick`], which knows the route's policies.
     fn pick(
         &self,
         request: &RequestView<'_>,

@@ -55,14 +55,7 @@ pub(super) async fn start_http1(
     let number = secured.made.number;
     let room = Rc::new(room);
     let connection = Connection::new(cluster, &secured, room.clone(), cluster.http1.trailers);
-    let io = Counted {
-        io: secured.io,
-        account: host.account.clone(),
-        kept: Some(room.clone()),
-        frames: None,
-        ended: false,
-        last: 0,
-    };
+    let io = Counted::new(secured.io, host.account.clone(), room.clone(), None);
     let (sender, driver) = http1_builder(&cluster.http1, cluster.response_heads)
         .handshake(TokioIo::new(Trailing::new(io, connection.trailers.clone()).noting(connection.interim.clone())))
         .await
@@ -200,14 +193,7 @@ pub(super) async fn start_http2(
     let number = secured.made.number;
     let room = Rc::new(room);
     let connection = Connection::new(cluster, &secured, room.clone(), false);
-    let io = Counted {
-        io: secured.io,
-        account: host.account.clone(),
-        kept: Some(room),
-        frames: Some(Box::default()),
-        ended: false,
-        last: 0,
-    };
+    let io = Counted::new(secured.io, host.account.clone(), room, Some(Box::default()));
     let settings = &cluster.http2;
     let beginnings = Rc::new(Beginnings::default());
     let mut builder = http2::Builder::new(Executor { connection: number, beginnings: beginnings.clone() });
