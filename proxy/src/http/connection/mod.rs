@@ -7,7 +7,14 @@ mod rest;
 mod streams;
 mod watched;
 
-use std::{future::poll_fn, pin::Pin, rc::Rc, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Response, StatusCode, Version};
@@ -17,7 +24,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use self::{
     limits::{Limit, SlowHead},
@@ -48,6 +55,9 @@ pub const LAST_REQUEST: Duration = Duration::from_millis(500);
 /// How long the last bytes of a connection may take where `delayed_close_timeout` is off: a client that does not read must
 /// not hold it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What Envoy calls the end of a connection that is not waited for.
+const ENDED: &str = "deferred_close_on_drained_connection";
 
 /// Streams that a client may cancel before anything was done for them, at once: as many as Envoy looks at before it takes them for an
 /// attack (CVE-2023-44487).
@@ -145,11 +155,17 @@ async fn serve_requests(
             .serve_connection(io, service),
     );
     let mut rests = std::pin::pin!(Seldom::new(rest::begins(connection)));
+    // Not looked for before there has been a moment without a request: a connection of one request has ended then, and
+    // has needed no timer.
+    let mut may_rest = false;
     let mut draining = false;
     let ended = loop {
         tokio::select! {
             biased;
-            ended = poll_fn(|cx| running.poll_beside(cx, |cx| serving.poll_without_shutdown(cx))) => {
+            ended = poll_fn(|cx| {
+                connection.activity.driven();
+                running.poll_beside(cx, |cx| serving.poll_without_shutdown(cx))
+            }) => {
                 break Some(ended.ok_or(Limit::Response));
             }
             () = &mut drain, if !draining => {
@@ -157,7 +173,10 @@ async fn serve_requests(
                 Pin::new(&mut *serving).graceful_shutdown();
             }
             limit = &mut limits => break Some(Err(limit)),
-            () = &mut rests, if !draining => break None,
+            () = poll_fn(|cx| {
+                may_rest |= connection.activity.active() == 0;
+                if may_rest { rests.as_mut().poll(cx) } else { Poll::Pending }
+            }), if !draining => break None,
         }
     };
     let parts = serving.into_parts();
@@ -172,7 +191,15 @@ async fn end_http1(connection: &Rc<Connection>, ended: Ended, watched: Box<Watch
                 let early = [&unread, watched.after_upgrade()].concat();
                 Box::pin(upgrade.run(watched.stream, early.into())).await;
             }
-            None if !watched.saw_end => linger(connection, watched.stream).await,
+            None if !watched.saw_end && connection.ends_with_response() && watched.is_complete() => {
+                close(connection, watched.stream).await;
+            }
+            None if !watched.saw_end => {
+                if connection.manager.delayed_close_timeout.is_none() && watched.is_complete() {
+                    connection.closes(ENDED);
+                }
+                linger(connection, watched.stream).await;
+            }
             None if watched.in_head() => log_unfinished_head(connection),
             None => {}
         },
@@ -267,6 +294,27 @@ async fn serve_http2(connection: &Rc<Connection>, mut watched: Box<Watched>, dra
             // A client in the midst of a head can say nothing else: it has had all that it asked for.
             () = limits::at_rest(connection), if overdue => return,
         }
+    }
+}
+
+/// Closes a connection whose client has nothing to send.
+async fn close(connection: &Connection, mut stream: Io) {
+    connection.closes(ENDED);
+    let closed = poll_fn(|cx| {
+        ready!(Pin::new(&mut stream).poll_shutdown(cx))?;
+        // What came all the same would have the kernel say so with a reset, which could overtake the response.
+        let mut sink = [0; 1024];
+        loop {
+            let mut sink = ReadBuf::new(&mut sink);
+            match Pin::new(&mut stream).poll_read(cx, &mut sink) {
+                Poll::Ready(Ok(())) if !sink.filled().is_empty() => {}
+                _ => return Poll::Ready(io::Result::Ok(())),
+            }
+        }
+    });
+    let limit = connection.manager.delayed_close_timeout;
+    if tokio::time::timeout(limit.unwrap_or(LAST_WORDS), closed).await.is_err() && limit.is_some() {
+        connection.close_is_delayed();
     }
 }
 

@@ -85,6 +85,11 @@ impl Watched {
         self.framing.as_ref().is_some_and(Framing::in_head)
     }
 
+    /// Whether the last request has come as a whole.
+    pub fn is_complete(&self) -> bool {
+        self.framing.as_ref().is_some_and(Framing::is_complete)
+    }
+
     /// What came after an upgrade's head and was not for hyper.
     pub fn after_upgrade(&self) -> &[u8] {
         self.framing.as_ref().map_or(&[], Framing::after_upgrade)
@@ -144,6 +149,9 @@ impl Watched {
         let length = buffer.filled().len() - before;
         let connection = &self.connection;
         connection.count_read(length);
+        if length > 0 {
+            connection.activity.bytes_come();
+        }
         if let Some(frames) = &mut self.frames {
             let resets = frames.heads.feed(&buffer.filled()[before..]);
             connection.manager.stats.codecs.got_resets(&connection.worker.stats, resets);

@@ -1,6 +1,6 @@
 //! Answering a request here: the reply takes the way of a response, through the filters that the request has passed.
 
-use http::{HeaderValue, Response, StatusCode, header, request::Parts};
+use http::{HeaderValue, Response, StatusCode, Version, header, request::Parts};
 
 use super::chain::Chain;
 use crate::{
@@ -112,7 +112,9 @@ fn answer_to(
     if connection.manager.wanted.times {
         record.entry.timing.reply_began = Some(std::time::Instant::now());
     }
+    let asked = if record.entry.protocol == Some("HTTP/1.0") { Version::HTTP_10 } else { Version::HTTP_11 };
     let mut response = Response::new(ResponseBody::local(reply.body, head, record));
+    *response.version_mut() = connection.response_version(asked);
     *response.status_mut() = reply.status;
     response::set_reason(&mut response);
     *response.headers_mut() = headers;

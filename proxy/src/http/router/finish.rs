@@ -146,6 +146,10 @@ impl Attempts<'_> {
             counting.ended(self.stream.record.request_completed().map(|completed| completed.elapsed()));
         }
         let unread = if self.stream.record.request_completed().is_none() { Unread::Rest } else { Unread::Nothing };
+        if self.parts.version == Version::HTTP_10 && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+            // Its end is that of its connection.
+            connection.wants_end();
+        }
         connection.before_response(&mut parts.headers, unread);
         self.stream.record.entry.kept.response(&connection.manager.wanted, &parts.headers);
         if incoming.is_end_stream() {
@@ -155,7 +159,7 @@ impl Attempts<'_> {
         }
         let body = incoming.size_hint().exact().map_or(meters::Body::Chunked, meters::Body::Of);
         self.stream.record.meter_response(parts.status, &parts.headers, body);
-        parts.version = Version::HTTP_11;
+        parts.version = connection.response_version(self.parts.version);
         match self.cluster.http1.names {
             // Names as they came are among them.
             HeaderNames::AsTheyCame { reason: true } => {}

@@ -16,6 +16,10 @@ pub(in crate::http) struct Activity {
     blocks: tokio::sync::Notify,
     /// The client ended the connection, with so many requests under way.
     left: Cell<Option<usize>>,
+    /// Bytes came since the connection was last driven.
+    came: Cell<bool>,
+    /// The last request ended before it was driven again.
+    ended_as_it_came: Cell<bool>,
 }
 
 /// A request under way on a connection.
@@ -27,6 +31,7 @@ impl Drop for Active {
         let activity = &self.0;
         activity.active.set(activity.active.get() - 1);
         activity.idle_since.set(Instant::now());
+        activity.ended_as_it_came.set(activity.came.get());
     }
 }
 
@@ -42,6 +47,8 @@ impl Activity {
             blocked_since: Cell::new(None),
             blocks: tokio::sync::Notify::new(),
             left: Cell::new(None),
+            came: Cell::new(false),
+            ended_as_it_came: Cell::new(false),
         }
     }
 
@@ -103,6 +110,21 @@ impl Activity {
     /// How many requests were under way when the client ended the connection; none: it has not.
     pub fn left(&self) -> Option<usize> {
         self.left.get()
+    }
+
+    /// The connection is driven: nothing has come yet.
+    pub fn driven(&self) {
+        self.came.set(false);
+    }
+
+    /// Bytes came.
+    pub fn bytes_come(&self) {
+        self.came.set(true);
+    }
+
+    /// Whether the last request ended while what came with it was being read: nothing was waited for.
+    pub fn ended_as_it_came(&self) -> bool {
+        self.ended_as_it_came.get()
     }
 
     /// Requests under way.

@@ -108,6 +108,8 @@ pub(in crate::http) struct Connection {
     ending: Cell<Ending>,
     /// The response under way says that it is the last, or its request did, of HTTP/1.
     last: Cell<bool>,
+    /// The last request has come, as its client or the limit on requests wants it. Not where something drains.
+    last_request: Cell<bool>,
     drains: tokio::sync::Notify,
     upgrade: RefCell<Option<Accepted>>,
     /// Trailers of the response that is being written, if HTTP/1 sends any.
@@ -158,6 +160,7 @@ impl Connection {
             activity: open.activity.clone(),
             ending: Cell::new(Ending::No),
             last: Cell::new(false),
+            last_request: Cell::new(false),
             drains: tokio::sync::Notify::new(),
             upgrade: RefCell::new(None),
             trailers,
@@ -390,6 +393,12 @@ impl Connection {
         self.last.set(true);
     }
 
+    /// The version to give a response of HTTP/1. To a client of 1.0 that wants the connection to stay, hyper adds to what
+    /// has a later one that it does.
+    pub fn response_version(&self, request: Version) -> Version {
+        if request == Version::HTTP_10 && self.says_last() { Version::HTTP_10 } else { Version::HTTP_11 }
+    }
+
     /// Whether a response is the last of HTTP/1, as its client wants it.
     pub fn says_last(&self) -> bool {
         self.last.get()
@@ -398,6 +407,18 @@ impl Connection {
     /// A request has come that wants its response to be the last.
     pub fn wants_end(&self) {
         self.last.set(!self.multiplexed);
+        self.is_last_request();
+    }
+
+    /// The request that has come is the last, as its client or a limit wants it.
+    pub fn is_last_request(&self) {
+        self.last_request.set(true);
+    }
+
+    /// Whether it ends with the response that was sent, and the client knows: it has nothing to send. Envoy does not wait
+    /// for it to close its side then, but for responses that it makes while the request is being read.
+    pub fn ends_with_response(&self) -> bool {
+        self.last_request.get() && !self.activity.ended_as_it_came()
     }
 
     /// Whether nothing follows what is written now: all of the last response has been made.
@@ -415,6 +436,7 @@ impl Connection {
         let most = self.manager.max_requests_per_connection;
         if most > 0 && self.activity.requests() >= most {
             self.worker.stats.inc(self.manager.stats.own.downstream_cx_max_requests_reached);
+            self.is_last_request();
             self.drain();
         }
         active

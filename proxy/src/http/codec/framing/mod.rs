@@ -128,6 +128,11 @@ impl Framing {
         matches!(self.state, State::Over | State::Broken)
     }
 
+    /// Whether the last request is.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.state, State::Head)
+    }
+
     /// Whether all that has come belongs to requests that are complete.
     pub fn between_requests(&self) -> bool {
         matches!(self.state, State::Head) && self.held.is_empty()
