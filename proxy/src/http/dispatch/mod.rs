@@ -8,7 +8,7 @@ pub(in crate::http) mod prepare;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::{Body, Incoming};
 
 use self::prepare::{NO_PATH, PATH_NOT_NORMAL, Prepared};
@@ -76,8 +76,7 @@ pub(super) async fn handle(
     if let Some(Verdict::Refused(refusal)) = verdict {
         return Ok(local_reply::refuse(stream, Reply::refused(refusal)));
     }
-    let keeps_10 = || nominated::has(&parts.headers, "keep-alive");
-    if nominated::has(&parts.headers, "close") || (parts.version == Version::HTTP_10 && !keeps_10()) {
+    if nominated::is_last(parts.version, &parts.headers) {
         stream.connection.wants_end();
     } else if !multiplexed && nominated::is_last_by_proxy(&parts.headers) {
         stream.connection.is_last_request();

@@ -28,13 +28,17 @@ pub(in crate::http) fn is_last_by_proxy(headers: &HeaderMap) -> bool {
     headers.get(PROXY_CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
-/// Whether no response follows this one of HTTP/1.
-pub(in crate::http) fn is_last_response(version: Version, headers: &HeaderMap) -> bool {
-    let ends = match version {
+/// Whether `connection` says that nothing follows, or that of HTTP/1.0 does not say that something may.
+pub(in crate::http) fn is_last(version: Version, headers: &HeaderMap) -> bool {
+    match version {
         Version::HTTP_10 => !has(headers, "keep-alive"),
         _ => has(headers, "close"),
-    };
-    ends || is_last_by_proxy(headers)
+    }
+}
+
+/// Whether no response follows this one of HTTP/1.
+pub(in crate::http) fn is_last_response(version: Version, headers: &HeaderMap) -> bool {
+    is_last(version, headers) || is_last_by_proxy(headers)
 }
 
 /// Removes the headers that `connection` names, and not itself. A client that could remove what proxies before this one
