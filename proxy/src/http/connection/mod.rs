@@ -164,7 +164,8 @@ async fn serve_requests(
             biased;
             ended = poll_fn(|cx| {
                 connection.activity.driven();
-                running.poll_beside(cx, |cx| serving.poll_without_shutdown(cx))
+                // With its end, which flushes: a drain ends it also where the last response is not on its way yet.
+                running.poll_beside(cx, |cx| Pin::new(&mut *serving).poll(cx))
             }) => {
                 break Some(ended.ok_or(Limit::Response));
             }
@@ -191,11 +192,11 @@ async fn end_http1(connection: &Rc<Connection>, ended: Ended, watched: Box<Watch
                 let early = [&unread, watched.after_upgrade()].concat();
                 Box::pin(upgrade.run(watched.stream, early.into())).await;
             }
-            None if !watched.saw_end && connection.ends_with_response() && watched.is_complete() => {
+            None if !watched.saw_end && connection.ends_at_once() && watched.awaits_no_body() => {
                 close(connection, watched.stream).await;
             }
             None if !watched.saw_end => {
-                if connection.manager.delayed_close_timeout.is_none() && watched.is_complete() {
+                if connection.manager.delayed_close_timeout.is_none() && watched.is_between_requests() {
                     connection.closes(ENDED);
                 }
                 linger(connection, watched.stream).await;
@@ -302,7 +303,8 @@ async fn close(connection: &Connection, mut stream: Io) {
     connection.closes(ENDED);
     let closed = poll_fn(|cx| {
         ready!(Pin::new(&mut stream).poll_shutdown(cx))?;
-        // What came all the same would have the kernel say so with a reset, which could overtake the response.
+        // The kernel resets what is closed with something unread, which may cost the client the response. What is known to
+        // have come is read; not more in one turn than tokio lets a task do.
         let mut sink = [0; 1024];
         loop {
             let mut sink = ReadBuf::new(&mut sink);

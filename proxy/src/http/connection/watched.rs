@@ -86,8 +86,13 @@ impl Watched {
     }
 
     /// Whether the last request has come as a whole.
-    pub fn is_complete(&self) -> bool {
-        self.framing.as_ref().is_some_and(Framing::is_complete)
+    pub fn awaits_no_body(&self) -> bool {
+        self.framing.as_ref().is_some_and(Framing::awaits_no_body)
+    }
+
+    /// Whether that is all that has come.
+    pub fn is_between_requests(&self) -> bool {
+        self.framing.as_ref().is_some_and(Framing::between_requests)
     }
 
     /// What came after an upgrade's head and was not for hyper.
@@ -259,6 +264,10 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.framing.is_some() {
+            // What closes a connection of HTTP/1 gets it back from hyper.
+            return Poll::Ready(Ok(()));
+        }
         if this.closing.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }

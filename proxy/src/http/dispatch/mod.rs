@@ -79,7 +79,7 @@ pub(super) async fn handle(
     if nominated::is_last(parts.version, &parts.headers) {
         stream.connection.wants_end();
     } else if !multiplexed && nominated::is_last_by_proxy(&parts.headers) {
-        stream.connection.is_last_request();
+        stream.connection.note_last_request();
         stream.connection.ends_with_request();
     }
     if stream.connection.sheds_requests() {

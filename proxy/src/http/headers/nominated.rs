@@ -30,10 +30,7 @@ pub(in crate::http) fn is_last_by_proxy(headers: &HeaderMap) -> bool {
 
 /// Whether `connection` says that nothing follows, or that of HTTP/1.0 does not say that something may.
 pub(in crate::http) fn is_last(version: Version, headers: &HeaderMap) -> bool {
-    match version {
-        Version::HTTP_10 => !has(headers, "keep-alive"),
-        _ => has(headers, "close"),
-    }
+    has(headers, "close") || (version == Version::HTTP_10 && !has(headers, "keep-alive"))
 }
 
 /// Whether no response follows this one of HTTP/1.
@@ -98,6 +95,26 @@ mod tests {
             headers.insert(name, HeaderValue::from_static("1"));
         }
         headers
+    }
+
+    #[test]
+    fn a_client_of_http_1_0_says_that_more_follows() {
+        let headers = |values: &[&'static str]| {
+            values
+                .iter()
+                .map(|value| (header::CONNECTION, http::HeaderValue::from_static(value)))
+                .collect::<HeaderMap>()
+        };
+        for (version, values, last) in [
+            (Version::HTTP_11, &[][..], false),
+            (Version::HTTP_11, &["x, Close"], true),
+            (Version::HTTP_11, &["x", "close"], true),
+            (Version::HTTP_10, &[], true),
+            (Version::HTTP_10, &["Keep-Alive"], false),
+            (Version::HTTP_10, &["keep-alive", "close"], true),
+        ] {
+            assert_eq!(is_last(version, &headers(values)), last, "{version:?} {values:?}");
+        }
     }
 
     #[test]

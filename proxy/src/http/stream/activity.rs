@@ -16,7 +16,7 @@ pub(in crate::http) struct Activity {
     blocks: tokio::sync::Notify,
     /// The client ended the connection, with so many requests under way.
     left: Cell<Option<usize>>,
-    /// Bytes came since the connection was last driven.
+    /// Bytes came since the connection was last driven, or a request from what had come before.
     came: Cell<bool>,
     /// The last request ended before it was driven again.
     ended_as_it_came: Cell<bool>,
@@ -56,6 +56,7 @@ impl Activity {
     pub fn begin(self: &Rc<Self>) -> Active {
         self.active.set(self.active.get() + 1);
         self.requests.set(self.requests.get().saturating_add(1));
+        self.came.set(true);
         Active(self.clone())
     }
 
@@ -150,5 +151,31 @@ impl Activity {
     /// Resolves when [`Self::head_began`] changes from none.
     pub async fn head_begins(&self) {
         self.head_begins.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_ends_as_it_comes_or_is_waited_for() {
+        let activity = Rc::new(Activity::new());
+        activity.driven();
+        activity.bytes_come();
+        drop(activity.begin());
+        assert!(activity.ended_as_it_came());
+
+        activity.driven();
+        activity.bytes_come();
+        let waits = activity.begin();
+        activity.driven();
+        drop(waits);
+        assert!(!activity.ended_as_it_came());
+
+        // From what had come with the one before.
+        activity.driven();
+        drop(activity.begin());
+        assert!(activity.ended_as_it_came());
     }
 }

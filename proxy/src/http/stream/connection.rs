@@ -108,7 +108,8 @@ pub(in crate::http) struct Connection {
     ending: Cell<Ending>,
     /// The response under way says that it is the last, or its request did, of HTTP/1.
     last: Cell<bool>,
-    /// The last request has come, as its client or the limit on requests wants it. Not where something drains.
+    /// The last request has come, as its client, the limit on requests or the connection's age wants it, or its response
+    /// ends with the connection. Not where something drains.
     last_request: Cell<bool>,
     drains: tokio::sync::Notify,
     upgrade: RefCell<Option<Accepted>>,
@@ -404,20 +405,20 @@ impl Connection {
         self.last.get()
     }
 
-    /// A request has come that wants its response to be the last.
+    /// The response to the request that has come is the last.
     pub fn wants_end(&self) {
         self.last.set(!self.multiplexed);
-        self.is_last_request();
+        self.note_last_request();
     }
 
-    /// The request that has come is the last, as its client or a limit wants it.
-    pub fn is_last_request(&self) {
+    /// The request that has come is the last.
+    pub fn note_last_request(&self) {
         self.last_request.set(true);
     }
 
-    /// Whether it ends with the response that was sent, and the client knows: it has nothing to send. Envoy does not wait
-    /// for it to close its side then, but for responses that it makes while the request is being read.
-    pub fn ends_with_response(&self) -> bool {
+    /// Whether it ends as soon as its last response has been sent: as in Envoy, nobody waits then for the client to close its
+    /// side, but after a response that was made while its request was being read.
+    pub fn ends_at_once(&self) -> bool {
         self.last_request.get() && !self.activity.ended_as_it_came()
     }
 
@@ -433,10 +434,13 @@ impl Connection {
         if !self.multiplexed {
             self.activity.head_came();
         }
+        if self.ending.get() == Ending::Old {
+            self.note_last_request();
+        }
         let most = self.manager.max_requests_per_connection;
         if most > 0 && self.activity.requests() >= most {
             self.worker.stats.inc(self.manager.stats.own.downstream_cx_max_requests_reached);
-            self.is_last_request();
+            self.note_last_request();
             self.drain();
         }
         active

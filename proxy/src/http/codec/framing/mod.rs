@@ -128,8 +128,8 @@ impl Framing {
         matches!(self.state, State::Over | State::Broken)
     }
 
-    /// Whether the last request is.
-    pub fn is_complete(&self) -> bool {
+    /// Whether what comes next is a head, or its rest: the request before it has come as a whole, if there was one.
+    pub fn awaits_no_body(&self) -> bool {
         matches!(self.state, State::Head)
     }
 
