@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -107,9 +108,15 @@ static_resources:
 
     /// A client's connection, served.
     async fn connect(&self) -> TcpStream {
+        self.connect_with(|_| {}).await
+    }
+
+    /// The same, with what `set` sets of its socket.
+    async fn connect_with(&self, set: impl FnOnce(SockRef<'_>)) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
+        set(SockRef::from(&stream));
         let local = stream.local_addr().unwrap();
         let origin = Origin::Bound { view: ViewId::OWN, listener: "l".into() };
         let downstream = Downstream::new(stream, peer, local, origin, Instant::now(), self.drain.watch());
@@ -257,6 +264,39 @@ async fn a_drain_lets_the_request_in_hand_finish_and_closes_idle_connections() {
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
         assert_eq!(idle.read(&mut [0; 1]).await.unwrap(), 0);
         assert_eq!(busy.read(&mut [0; 1]).await.unwrap(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_drain_leaves_a_slow_client_the_rest_of_its_response() {
+    /// What the proxy's side of the connection takes at once, so that lengths around it leave some to hyper.
+    const SENDS: usize = 64 * 1024;
+
+    async fn length_read(length: usize) -> usize {
+        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = upstream.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            let (mut stream, _) = upstream.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+            stream.write_all(&[head.as_bytes(), &vec![b'x'; length]].concat()).await.unwrap();
+        });
+        let limits = "drain_timeout: 0.05s\n          common_http_protocol_options: { max_requests_per_connection: 1 }";
+        let proxy = Proxy::new(address, limits, "", "");
+        let mut client = proxy.connect_with(|socket| socket.set_send_buffer_size(SENDS).unwrap()).await;
+        client.write_all(REQUEST.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let mut response = Vec::new();
+        client.read_to_end(&mut response).await.unwrap();
+        let head = response.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+        response.len() - head - 4
+    }
+
+    locally(async {
+        let lengths = (1..40).map(|times| times * SENDS);
+        let read = futures_util::future::join_all(lengths.clone().map(length_read)).await;
+        assert_eq!(read, lengths.collect::<Vec<_>>());
     })
     .await;
 }
