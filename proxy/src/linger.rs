@@ -1,6 +1,9 @@
-//! How a socket ends when its last file descriptor is closed.
+//! How a socket ends when its last file descriptor is closed, and what it has yet to send.
 
-use std::{os::fd::AsFd, time::Duration};
+use std::{
+    os::fd::{AsFd, AsRawFd},
+    time::Duration,
+};
 
 use socket2::SockRef;
 
@@ -15,4 +18,12 @@ pub(crate) fn close_by_reset(socket: &impl AsFd, reset: bool) {
 pub(crate) fn write_with_the_end(socket: &impl AsFd) {
     // One that cannot be set sends at once.
     let _ = SockRef::from(socket).set_tcp_cork(true);
+}
+
+/// How many bytes of what was written the peer has not acknowledged (tcp(7), `SIOCOUTQ`); none: the socket cannot tell.
+pub(crate) fn unacknowledged(socket: &impl AsRawFd) -> Option<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes a c_int to where the pointer leads, which outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    usize::try_from(bytes).ok().filter(|_| result == 0)
 }

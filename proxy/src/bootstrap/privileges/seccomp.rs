@@ -14,7 +14,7 @@ const MAP_ELEMENT_COMMANDS: [u64; 3] = [1, 2, 3];
 /// glibc and mimalloc name threads and memory areas; mimalloc asks for huge pages' state.
 const PRCTLS: [u64; 4] =
     [libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, libc::PR_SET_VMA as u64, libc::PR_GET_THP_DISABLE as u64];
-const IOCTLS: [u64; 5] = [libc::FIONBIO, libc::FIOCLEX, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
+const IOCTLS: [u64; 6] = [libc::FIONBIO, libc::FIOCLEX, libc::TIOCOUTQ, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
 const SOCKET_FAMILIES: [u64; 3] = [libc::AF_UNIX as u64, libc::AF_INET as u64, libc::AF_INET6 as u64];
 
 /// Allowed whatever their arguments.

@@ -118,21 +118,26 @@ pub(super) async fn at_rest(connection: &Connection) {
 }
 
 /// Resolves when the client has taken no bytes for as long as a stream may be idle, and no response is under way that has
-/// limits of its own: what is left is the last of one.
+/// limits of its own; or, of the rest of the last response, for `delayed_close_timeout`.
 pub(super) async fn blocked(connection: &Connection) {
-    let Some(timeout) = connection.manager.stream_idle_timeout else { return std::future::pending().await };
+    let HttpConnectionManager { stream_idle_timeout: idle, delayed_close_timeout: delay, .. } = *connection.manager;
+    let Some(look) = [idle, delay].into_iter().flatten().min() else { return std::future::pending().await };
+    // Since when it had taken nothing when only the rest of the last response was seen to be left.
+    let mut left = None;
     loop {
-        match connection.activity.blocked_since() {
-            None => connection.activity.blocks().await,
-            Some(since) => {
-                Box::pin(tokio::time::sleep_until(since + timeout)).await;
-                while connection.activity.blocked_since() == Some(since) {
-                    if connection.activity.active() == 0 {
-                        return;
-                    }
-                    Box::pin(tokio::time::sleep(timeout)).await;
-                }
+        let Some(since) = connection.activity.blocked_since() else {
+            connection.activity.blocks().await;
+            continue;
+        };
+        let last = connection.writes_last();
+        match (delay, idle) {
+            (Some(_), _) if last && left == Some(since) => return connection.close_is_delayed(),
+            (Some(delay), _) if last => {
+                left = Some(since);
+                Box::pin(tokio::time::sleep(delay)).await;
             }
+            (_, Some(idle)) if connection.activity.active() == 0 && since.elapsed() >= idle => return,
+            _ => Box::pin(tokio::time::sleep(look)).await,
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
         },
         stream::connection::Connection,
     },
-    linger::write_with_the_end,
+    linger::{unacknowledged, write_with_the_end},
     wire::{
         frames::{Frames, PREFACE},
         io::Io,
@@ -58,6 +58,8 @@ pub(super) struct Watched {
     pub saw_end: bool,
     /// What is written waits for the end.
     corked: bool,
+    /// How many bytes of the last response the socket held when it last took no more.
+    held: Option<usize>,
     /// Over HTTP/2: until when the client may close its side, which this side has done.
     closing: Option<Pin<Box<Sleep>>>,
 }
@@ -76,6 +78,7 @@ impl Watched {
             came_early: false,
             saw_end: false,
             corked: false,
+            held: None,
             closing: None,
         }
     }
@@ -180,11 +183,21 @@ impl Watched {
         }
     }
 
+    /// The client takes nothing just now. Of the rest of the last response, it may be taking what the socket holds, which asks
+    /// for more only when a third of it has gone.
+    fn blocked(&mut self) {
+        let held = self.stream.tcp().filter(|_| self.connection.writes_last()).and_then(unacknowledged);
+        if std::mem::replace(&mut self.held, held) != held {
+            self.connection.activity.written();
+        }
+        self.connection.activity.write_blocked();
+    }
+
     fn note(&mut self, slices: &[io::IoSlice<'_>], written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Pending => {
                 self.connection.unflushed.set(true);
-                self.connection.activity.write_blocked();
+                self.blocked();
             }
             Poll::Ready(written) => {
                 self.connection.activity.written();
@@ -256,6 +269,11 @@ impl AsyncWrite for Watched {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         self.connection.unflushed.set(flushed.is_pending());
+        match flushed {
+            Poll::Ready(_) => self.connection.activity.written(),
+            // TLS has taken more than its socket.
+            Poll::Pending => self.blocked(),
+        }
         if flushed.is_ready() && std::mem::take(&mut self.came_early) {
             self.head_comes();
         }

@@ -94,6 +94,11 @@ fn answer_to(
         entry.raise(Flag::DownstreamProtocolError);
     }
     response::finish(&connection.manager, &mut headers, false, about);
+    let asked = if entry.protocol == Some("HTTP/1.0") { Version::HTTP_10 } else { Version::HTTP_11 };
+    if asked == Version::HTTP_10 && reply.body.is_empty() && !headers.contains_key(header::CONTENT_LENGTH) {
+        // As Envoy sends it, it has no length: its end is that of its connection.
+        connection.wants_end();
+    }
     // As in Envoy, an end that neither side has asked for before is not among what is reckoned.
     let ends = reply.close || connection.says_last();
     if !ends {
@@ -112,7 +117,6 @@ fn answer_to(
     if connection.manager.wanted.times {
         record.entry.timing.reply_began = Some(std::time::Instant::now());
     }
-    let asked = if record.entry.protocol == Some("HTTP/1.0") { Version::HTTP_10 } else { Version::HTTP_11 };
     let mut response = Response::new(ResponseBody::local(reply.body, head, record));
     *response.version_mut() = connection.response_version(asked);
     *response.status_mut() = reply.status;

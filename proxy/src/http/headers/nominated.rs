@@ -1,6 +1,6 @@
 //! Headers that `connection` names: they end at this hop (RFC 9110 section 7.6.1), within limits.
 
-use http::{HeaderMap, HeaderName, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
 use super::forwarded::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 
@@ -18,14 +18,17 @@ pub(in crate::http) struct Rejected;
 
 /// Whether `connection` has an option, or names a header, in any case.
 pub(in crate::http) fn has(headers: &HeaderMap, option: &str) -> bool {
-    let mut options =
-        headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    headers.get_all(header::CONNECTION).iter().any(|value| lists(value, option))
+}
+
+fn lists(value: &HeaderValue, option: &str) -> bool {
+    let mut options = value.as_bytes().split(|byte| *byte == b',');
     options.any(|token| token.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
 }
 
 /// Whether `proxy-connection`, which is of no standard, says that nothing follows.
 pub(in crate::http) fn is_last_by_proxy(headers: &HeaderMap) -> bool {
-    headers.get(PROXY_CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
+    headers.get(PROXY_CONNECTION).is_some_and(|value| lists(value, "close"))
 }
 
 /// Whether `connection` says that nothing follows, or that of HTTP/1.0 does not say that something may.
