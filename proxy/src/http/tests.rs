@@ -268,35 +268,53 @@ async fn a_drain_lets_the_request_in_hand_finish_and_closes_idle_connections() {
     .await;
 }
 
+/// What the proxy's side of a connection takes at once, so that lengths around it leave some to hyper.
+const SENDS: usize = 64 * 1024;
+
+/// How much a client gets of a last response of some length that it reads late.
+async fn read_late(length: usize, manager: &str, late: Duration) -> usize {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = upstream.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        let (mut stream, _) = upstream.accept().await.unwrap();
+        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(&[head.as_bytes(), &vec![b'x'; length]].concat()).await.unwrap();
+    });
+    let manager = format!("common_http_protocol_options: {{ max_requests_per_connection: 1 }}\n          {manager}");
+    let proxy = Proxy::new(address, &manager, "", "");
+    let mut client = proxy.connect_with(|socket| socket.set_send_buffer_size(SENDS).unwrap()).await;
+    client.write_all(REQUEST.as_bytes()).await.unwrap();
+    tokio::time::sleep(late).await;
+    let mut response = Vec::new();
+    client.read_to_end(&mut response).await.unwrap();
+    let head = response.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    response.len() - head - 4
+}
+
 #[tokio::test]
 async fn a_drain_leaves_a_slow_client_the_rest_of_its_response() {
-    /// What the proxy's side of the connection takes at once, so that lengths around it leave some to hyper.
-    const SENDS: usize = 64 * 1024;
-
-    async fn length_read(length: usize) -> usize {
-        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = upstream.local_addr().unwrap();
-        tokio::task::spawn_local(async move {
-            let (mut stream, _) = upstream.accept().await.unwrap();
-            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
-            stream.write_all(&[head.as_bytes(), &vec![b'x'; length]].concat()).await.unwrap();
-        });
-        let limits = "drain_timeout: 0.05s\n          common_http_protocol_options: { max_requests_per_connection: 1 }";
-        let proxy = Proxy::new(address, limits, "", "");
-        let mut client = proxy.connect_with(|socket| socket.set_send_buffer_size(SENDS).unwrap()).await;
-        client.write_all(REQUEST.as_bytes()).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let mut response = Vec::new();
-        client.read_to_end(&mut response).await.unwrap();
-        let head = response.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
-        response.len() - head - 4
-    }
-
     locally(async {
+        let late = Duration::from_millis(300);
         let lengths = (1..40).map(|times| times * SENDS);
-        let read = futures_util::future::join_all(lengths.clone().map(length_read)).await;
-        assert_eq!(read, lengths.collect::<Vec<_>>());
+        let read = lengths.clone().map(|length| read_late(length, "drain_timeout: 0.05s", late));
+        assert_eq!(futures_util::future::join_all(read).await, lengths.collect::<Vec<_>>());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_last_response_is_not_waited_for() {
+    locally(async {
+        // What the sockets take of it leaves some to hyper, and hyper leaves nothing to the upstream.
+        let length = 8 * SENDS;
+        let read = async |delay| {
+            let limits = format!("stream_idle_timeout: 0s\n          delayed_close_timeout: {delay}");
+            read_late(length, &limits, Duration::from_secs(3)).await
+        };
+        let (short, long) = tokio::join!(read("0.3s"), read("60s"));
+        assert!(short < length, "{short} of {length}");
+        assert_eq!(long, length);
     })
     .await;
 }
