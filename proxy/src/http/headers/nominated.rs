@@ -102,12 +102,6 @@ mod tests {
 
     #[test]
     fn a_client_of_http_1_0_says_that_more_follows() {
-        let headers = |values: &[&'static str]| {
-            values
-                .iter()
-                .map(|value| (header::CONNECTION, http::HeaderValue::from_static(value)))
-                .collect::<HeaderMap>()
-        };
         for (version, values, last) in [
             (Version::HTTP_11, &[][..], false),
             (Version::HTTP_11, &["x, Close"], true),
