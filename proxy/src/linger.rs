@@ -1,7 +1,8 @@
-//! How a socket ends when its last file descriptor is closed, and what it has yet to send.
+//! How a socket ends when its last file descriptor is closed, and what it, or a pipe, still holds.
 
 use std::{
-    os::fd::{AsFd, AsRawFd},
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     time::Duration,
 };
 
@@ -22,8 +23,17 @@ pub(crate) fn write_with_the_end(socket: &impl AsFd) {
 
 /// How many bytes of what was written the peer has not acknowledged (tcp(7), `SIOCOUTQ`); none: the socket cannot tell.
 pub(crate) fn unacknowledged(socket: &impl AsRawFd) -> Option<usize> {
+    bytes_in(socket, libc::TIOCOUTQ).ok()
+}
+
+/// How many bytes are in a pipe.
+pub(crate) fn readable(pipe: &OwnedFd) -> io::Result<usize> {
+    bytes_in(pipe, libc::FIONREAD)
+}
+
+fn bytes_in(of: &impl AsRawFd, request: libc::Ioctl) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the request writes a c_int to where the pointer leads, which outlives the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-    usize::try_from(bytes).ok().filter(|_| result == 0)
+    // SAFETY: both requests write one c_int to where the pointer leads, which outlives the call.
+    let result = unsafe { libc::ioctl(of.as_raw_fd(), request, &raw mut bytes) };
+    if result == 0 { Ok(usize::try_from(bytes).unwrap_or_default()) } else { Err(io::Error::last_os_error()) }
 }

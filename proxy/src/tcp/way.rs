@@ -8,7 +8,7 @@ use std::{
     cell::RefCell,
     fs::File,
     io::{self, Read, Write},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::OwnedFd,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -23,7 +23,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{pod::passing::Undelivered, wire::io::Io};
+use crate::{linger::readable, pod::passing::Undelivered, wire::io::Io};
 
 /// The largest multiple of the loopback's segment size below 64 KiB: most copying is between a pod and this proxy over
 /// its loopback, and with TCP_NODELAY a remainder would go out as a segment of its own.
@@ -316,14 +316,6 @@ fn no_socket() -> io::Error {
 
 fn invalid(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-/// How many bytes are in a pipe.
-fn readable(pipe: &OwnedFd) -> io::Result<usize> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: FIONREAD writes one int, to one that lives until the call returns.
-    let result = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
-    if result == 0 { Ok(bytes as usize) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A pipe's end to read, with these bytes inside.

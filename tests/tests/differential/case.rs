@@ -120,6 +120,8 @@ pub struct Step {
     pub body_size: Option<usize>,
     pub trailers: Vec<String>,
     pub read: Option<Read>,
+    /// What is sent goes in one packet with this side's end, which `read: end` says.
+    pub with_end: bool,
     pub abandon: bool,
     /// Of a request of HTTP/2 that has a body the end is not sent. With `read: echo` its stream is held like the connection.
     pub open: bool,

@@ -333,6 +333,9 @@ impl Run<'_> {
                 response.tell(label, step.ordered, into);
             }
             read => {
+                if step.with_end {
+                    connection.wire.write_with_the_end();
+                }
                 let _ = connection.wire.write_all(&bytes).await;
                 let _ = connection.wire.flush().await;
                 let came = match read {

@@ -87,6 +87,11 @@ impl Wire {
         }
     }
 
+    /// Has what is written from here on wait for the end, with which it goes then.
+    pub fn write_with_the_end(&self) {
+        let _ = socket2::SockRef::from(self.tcp()).set_tcp_cork(true);
+    }
+
     /// Makes the coming close a reset.
     pub fn reset_on_close(&self) {
         let _ = socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));

@@ -75,9 +75,11 @@ async fn idle(connection: &Connection) {
     loop {
         let activity = &connection.activity;
         let since = activity.idle_since();
-        let deadline = if activity.active() > 0 { Instant::now() + timeout } else { since + timeout };
+        // A request begins with the first byte of its head.
+        let rests = || activity.active() == 0 && activity.head_began().is_none();
+        let deadline = if rests() { since + timeout } else { Instant::now() + timeout };
         tokio::time::sleep_until(deadline).await;
-        if activity.active() == 0 && activity.idle_since() == since {
+        if rests() && activity.idle_since() == since {
             return;
         }
     }

@@ -190,7 +190,7 @@ async fn end_http1(connection: &Rc<Connection>, ended: Ended, watched: Box<Watch
         Ok(Ok(())) => match connection.take_upgrade() {
             Some(upgrade) => {
                 let early = [&unread, watched.after_upgrade()].concat();
-                Box::pin(upgrade.run(watched.stream, early.into())).await;
+                Box::pin(upgrade.run(connection, watched.stream, early.into())).await;
             }
             None if !watched.saw_end && connection.ends_at_once() && watched.awaits_no_body() => {
                 close(connection, watched.stream).await;
@@ -201,13 +201,22 @@ async fn end_http1(connection: &Rc<Connection>, ended: Ended, watched: Box<Watch
                 }
                 linger(connection, watched.stream).await;
             }
-            None if watched.in_head() => log_unfinished_head(connection),
-            None => {}
+            None => {
+                if watched.in_head() {
+                    log_unfinished_head(connection);
+                }
+                answer_end(watched.stream).await;
+            }
         },
         Ok(Err(error)) => {
             tracing::debug!(connection = connection.id, peer = %connection.peer, %error, "connection ended");
             if error.is_parse() {
                 log_protocol_error(connection, &error);
+            }
+            if watched.saw_end {
+                answer_end(watched.stream).await;
+            } else if error.is_parse() || error.is_user() {
+                // The client has done something wrong, or the upstream: it gets what there is for it.
                 linger(connection, watched.stream).await;
             }
         }
@@ -236,7 +245,8 @@ async fn serve_http2(connection: &Rc<Connection>, mut watched: Box<Watched>, dra
         Some(false) => {
             tracing::debug!(connection = connection.id, peer = %connection.peer, "the client does not speak HTTP/2");
             protocol_broken(connection);
-            return linger(connection, watched.stream).await;
+            linger(connection, watched.stream).await;
+            return;
         }
         None => return,
     }
@@ -298,6 +308,14 @@ async fn serve_http2(connection: &Rc<Connection>, mut watched: Box<Watched>, dra
     }
 }
 
+/// Says the end under TLS to a client that has said its own.
+async fn answer_end(mut stream: Io) {
+    if matches!(stream, Io::Tls(_)) {
+        // It is no longer waited for: what its socket does not take at once is lost.
+        poll_fn(|cx| Poll::Ready(drop(Pin::new(&mut stream).poll_shutdown(cx)))).await;
+    }
+}
+
 /// Closes a connection whose client has nothing to send.
 async fn close(connection: &Connection, mut stream: Io) {
     connection.closes(ENDED);
@@ -320,30 +338,38 @@ async fn close(connection: &Connection, mut stream: Io) {
     }
 }
 
-/// Closes a connection whose client may still be sending: it must not lose the last response to a reset.
-async fn linger(connection: &Connection, mut stream: Io) {
+/// Closes a connection whose client may still be sending: it must not lose the last response to a reset. Whether the client
+/// has closed its side meanwhile.
+async fn linger(connection: &Connection, mut stream: Io) -> bool {
     let delay = connection.manager.delayed_close_timeout;
     let closed = async {
         if stream.shutdown().await.is_err() || delay.is_none() {
-            return;
+            return false;
         }
         // Not an array: it would be part of every connection, in all its life.
         let mut sink = vec![0; 4096];
         while matches!(stream.read(&mut sink).await, Ok(1..)) {}
+        true
     };
+    let closed = tokio::time::timeout(delay.unwrap_or(LAST_WORDS), closed).await;
     // Whoever still sends after this long does not read either.
-    if tokio::time::timeout(delay.unwrap_or(LAST_WORDS), closed).await.is_err() && delay.is_some() {
+    if closed.is_err() && delay.is_some() {
         connection.close_is_delayed();
     }
+    closed.unwrap_or(false)
 }
 
 /// A request's head has been coming for too long. hyper answers nothing that it has not seen whole.
 async fn answer_slow_head(connection: &Rc<Connection>, slow: SlowHead, mut stream: Io) {
     let answer = written(slow_head_answer(connection, slow)).await;
-    connection.count_written(answer.len());
+    connection.count(0, answer.len() as u64);
     let limit = connection.manager.delayed_close_timeout.unwrap_or(LAST_WORDS);
-    if let Ok(Ok(())) = tokio::time::timeout(limit, stream.write_all(&answer)).await {
-        linger(connection, stream).await;
+    if let Ok(Ok(())) = tokio::time::timeout(limit, stream.write_all(&answer)).await
+        && linger(connection, stream).await
+    {
+        // In Envoy such a connection is the client's to end.
+        connection.closes(ENDED);
+        connection.open.client_ended();
     }
 }
 
@@ -382,6 +408,10 @@ async fn written(response: Response<ResponseBody>) -> Vec<u8> {
 /// The client has gone in the middle of a request's head: that counts as a request.
 fn log_unfinished_head(connection: &Connection) {
     let mut entry = connection.entry();
+    if let Some(began) = connection.activity.head_began() {
+        entry.start_time -= began.elapsed();
+        entry.start = began.into_std();
+    }
     entry.protocol = Some("HTTP/1.1");
     drop(Record::new(&connection.open, entry, false, Rc::default()));
 }

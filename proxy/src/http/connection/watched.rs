@@ -152,25 +152,35 @@ impl Watched {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer)).inspect_err(|error| {
             self.connection.failed(error);
             // Also TLS that ends without a `close_notify`.
-            self.connection.open.client_ended();
+            self.client_ended();
         })?;
         let length = buffer.filled().len() - before;
         let connection = &self.connection;
-        connection.count_read(length);
         if length > 0 {
+            connection.count(length as u64, 0);
             connection.activity.bytes_come();
         }
         if let Some(frames) = &mut self.frames {
             let resets = frames.heads.feed(&buffer.filled()[before..]);
             connection.manager.stats.codecs.got_resets(&connection.worker.stats, resets);
         }
-        if length == 0 {
-            self.saw_end = buffer.remaining() > 0;
-            if self.saw_end {
-                connection.open.client_ended();
+        if length == 0 && buffer.remaining() > 0 {
+            if self.framing.is_some() && connection.activity.comes() {
+                // hyper would drop, unseen, the request that has come with it. It sees the end in its next turn.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
+            self.saw_end = true;
+            self.client_ended();
         }
         Poll::Ready(Ok(length))
+    }
+
+    /// The client has ended the connection, or had it end: in a request, also where only part of its head has come.
+    fn client_ended(&self) {
+        let activity = &self.connection.activity;
+        let in_first_head = self.framing.as_ref().is_some_and(Framing::in_head) && activity.active() == 0;
+        activity.client_ended_during(activity.active() + usize::from(in_first_head));
     }
 
     /// The connection ends with what is written now, and that goes in the packet that says so.
@@ -202,7 +212,7 @@ impl Watched {
             Poll::Ready(written) => {
                 self.connection.activity.written();
                 let bytes = written.as_ref().map_or(0, |bytes| *bytes);
-                self.connection.count_written(bytes);
+                self.connection.count(0, bytes as u64);
                 if let Some(frames) = &mut self.frames {
                     let resets = frames.sent.resets_in(slices, bytes);
                     self.connection.manager.stats.codecs.sent_resets(&self.connection.worker.stats, resets);

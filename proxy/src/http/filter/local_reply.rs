@@ -95,9 +95,9 @@ fn answer_to(
     }
     response::finish(&connection.manager, &mut headers, false, about);
     let asked = if entry.protocol == Some("HTTP/1.0") { Version::HTTP_10 } else { Version::HTTP_11 };
-    if asked == Version::HTTP_10 && reply.body.is_empty() && !headers.contains_key(header::CONTENT_LENGTH) {
-        // As Envoy sends it, it has no length: its end is that of its connection.
-        connection.wants_end();
+    if reply.body.is_empty() {
+        // As Envoy sends it: without a length.
+        connection.may_end_body(asked, &headers);
     }
     // As in Envoy, an end that neither side has asked for before is not among what is reckoned.
     let ends = reply.close || connection.says_last();

@@ -1,6 +1,6 @@
 //! What becomes of a request after its last attempt: the response is passed on, its redirect followed, or an answer given.
 
-use http::{HeaderName, HeaderValue, Response, Version, header, response::Parts};
+use http::{HeaderName, HeaderValue, Response, header, response::Parts};
 use hyper::{
     body::{Body, Incoming},
     ext::ReasonPhrase,
@@ -146,10 +146,7 @@ impl Attempts<'_> {
             counting.ended(self.stream.record.request_completed().map(|completed| completed.elapsed()));
         }
         let unread = if self.stream.record.request_completed().is_none() { Unread::Rest } else { Unread::Nothing };
-        if self.parts.version == Version::HTTP_10 && !parts.headers.contains_key(header::CONTENT_LENGTH) {
-            // Its end is that of its connection.
-            connection.wants_end();
-        }
+        connection.may_end_body(self.parts.version, &parts.headers);
         connection.before_response(&mut parts.headers, unread);
         self.stream.record.entry.kept.response(&connection.manager.wanted, &parts.headers);
         if incoming.is_end_stream() {

@@ -96,12 +96,7 @@ impl Activity {
         self.blocks.notified().await;
     }
 
-    /// The client has ended the connection, or had it end.
-    pub fn client_ended(&self) {
-        self.client_ended_during(self.active());
-    }
-
-    /// The same, with so many requests under way.
+    /// The client has ended the connection, or had it end, with so many requests under way.
     pub fn client_ended_during(&self, requests: usize) {
         if self.left.get().is_none() {
             self.left.set(Some(requests));
@@ -116,6 +111,11 @@ impl Activity {
     /// The connection is driven: nothing has come yet.
     pub fn driven(&self) {
         self.came.set(false);
+    }
+
+    /// Whether bytes came since.
+    pub fn comes(&self) -> bool {
+        self.came.get()
     }
 
     /// Bytes came.

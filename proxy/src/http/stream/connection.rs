@@ -135,7 +135,6 @@ impl Connection {
     pub fn new(open: Open, downstream: &Downstream, multiplexed: bool) -> Rc<Self> {
         let dialer = downstream.dialer();
         let trailers = (!multiplexed && open.manager.http1.trailers).then(Default::default);
-        open.speaks(multiplexed);
         Rc::new(Self {
             worker: open.worker.clone(),
             manager: open.manager.clone(),
@@ -263,19 +262,16 @@ impl Connection {
         Some(self.destination).filter(|_| self.restored)
     }
 
-    /// Bytes came from the client.
-    pub fn count_read(&self, bytes: usize) {
-        self.worker.stats.add(self.manager.stats.own.downstream_cx_rx_bytes_total, bytes as u64);
-        if let Some(told) = &self.told {
-            told.meter.add(bytes as u64, 0);
+    /// Bytes came from the client, and went there.
+    pub fn count(&self, received: u64, sent: u64) {
+        if received > 0 {
+            self.open.speaks(self.multiplexed);
         }
-    }
-
-    /// Bytes went to the client.
-    pub fn count_written(&self, bytes: usize) {
-        self.worker.stats.add(self.manager.stats.own.downstream_cx_tx_bytes_total, bytes as u64);
+        let own = &self.manager.stats.own;
+        self.worker.stats.add(own.downstream_cx_rx_bytes_total, received);
+        self.worker.stats.add(own.downstream_cx_tx_bytes_total, sent);
         if let Some(told) = &self.told {
-            told.meter.add(0, bytes as u64);
+            told.meter.add(received, sent);
         }
     }
 
@@ -392,6 +388,13 @@ impl Connection {
     pub fn say_last(&self, headers: &mut HeaderMap) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         self.last.set(true);
+    }
+
+    /// A response with these headers, to a request of `version`: of HTTP/1.0 one without a length ends with its connection.
+    pub fn may_end_body(&self, version: Version, headers: &HeaderMap) {
+        if version == Version::HTTP_10 && !headers.contains_key(header::CONTENT_LENGTH) {
+            self.wants_end();
+        }
     }
 
     /// The version to give a response of HTTP/1. To a client of 1.0 that wants the connection to stay, hyper adds to what

@@ -25,10 +25,12 @@ impl Open {
         Self { worker, manager, tls, http2: Cell::new(None), began: Instant::now(), activity: Rc::new(Activity::new()) }
     }
 
-    /// It speaks HTTP/2, or HTTP/1.
+    /// It speaks HTTP/2, or HTTP/1: said as often as something comes.
     pub(super) fn speaks(&self, http2: bool) {
-        self.http2.set(Some(http2));
-        self.manager.stats.speaks(&self.worker.stats, http2);
+        if self.http2.get().is_none() {
+            self.http2.set(Some(http2));
+            self.manager.stats.speaks(&self.worker.stats, http2);
+        }
     }
 
     /// Resolves, and is counted, when it has existed for as long as it may.
@@ -60,7 +62,7 @@ impl Open {
 
     /// The client ended it, or had it end.
     pub fn client_ended(&self) {
-        self.activity.client_ended();
+        self.activity.client_ended_during(self.activity.active());
     }
 }
 

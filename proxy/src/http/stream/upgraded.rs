@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::either::Either;
 
-use super::{activity::Active, failure::Failure, record::Record};
+use super::{activity::Active, connection::Connection, failure::Failure, record::Record};
 use crate::{
     access_log::Flag,
     drain::DrainWatch,
@@ -118,18 +118,19 @@ type End = Either<Io, TokioIo<Upgraded>>;
 
 impl Accepted {
     /// Carries bytes between the client's connection, of which `read` was read already, and the upstream.
-    pub async fn run(self, client: Io, read: Bytes) {
-        self.carry(End::Left(client), read).await;
+    pub async fn run(self, connection: &Connection, client: Io, read: Bytes) {
+        self.carry(End::Left(client), read, Some(connection)).await;
     }
 
     /// The same over a stream of the client's HTTP/2 connection, which is not idle meanwhile (`active`).
     pub async fn run_stream(self, client: OnUpgrade, active: Active) {
         let Ok(client) = client.await else { return };
-        self.carry(End::Right(TokioIo::new(client)), Bytes::new()).await;
+        self.carry(End::Right(TokioIo::new(client)), Bytes::new(), None).await;
         drop(active);
     }
 
-    async fn carry(self, mut client: End, read: Bytes) {
+    /// `connection`: the client's, where nothing else counts what passes over it; `read` is counted.
+    async fn carry(self, mut client: End, read: Bytes, connection: Option<&Connection>) {
         let Self { mut record, upstream, idle, until, held, drain } = self;
         let ends_http = matches!(upstream, Upstream::Connection(_));
         let Some((mut upstream, first)) = upstream.end().await else { return };
@@ -137,11 +138,17 @@ impl Accepted {
         meter.add(read.len() as u64, first.len() as u64);
         let last = Cell::new(Instant::now());
         let moved = |received, sent| {
+            if let Some(connection) = connection {
+                connection.count(received, sent);
+            }
             meter.add(received, sent);
             last.set(Instant::now());
         };
         // The upstream has ended its half, whatever became of the client's.
         let upstream_done = Cell::new(false);
+        if let Some(connection) = connection {
+            connection.count(0, first.len() as u64);
+        }
         let passing = async {
             tokio::select! {
                 ended = pass(&mut client, &mut upstream, (&read, &first), moved, &upstream_done) => ended,
@@ -162,8 +169,11 @@ impl Accepted {
                 }
             }
         }
-        let (connection, stream) = (record.entry.connection, record.name());
-        tracing::debug!(connection, stream, ?ended, "upgraded connection ended");
+        if let (Some(connection), Some(Ended::Failed(Side::Downstream, error))) = (connection, &ended) {
+            connection.failed(error);
+        }
+        let (id, stream) = (record.entry.connection, record.name());
+        tracing::debug!(connection = id, stream, ?ended, "upgraded connection ended");
         let in_order = matches!(ended, Some(Ended::Finished { .. }));
         if !in_order {
             // What was passed on before has a turn to go out.
