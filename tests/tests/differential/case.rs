@@ -122,6 +122,8 @@ pub struct Step {
     pub read: Option<Read>,
     /// What is sent goes in one packet with this side's end, which `read: end` says.
     pub with_end: bool,
+    /// That end is the end of TCP, under TLS without `close_notify`.
+    pub abrupt: bool,
     pub abandon: bool,
     /// Of a request of HTTP/2 that has a body the end is not sent. With `read: echo` its stream is held like the connection.
     pub open: bool,

@@ -343,7 +343,9 @@ impl Run<'_> {
                     Read::Line => connection.until(b"\n").await.unwrap_or_default(),
                     Read::End => {
                         // An end that is to come by itself must not find that this side has gone: a race.
-                        if step.end.is_none() {
+                        if step.end.is_none() && step.abrupt {
+                            connection.wire.end_tcp();
+                        } else if step.end.is_none() {
                             let _ = connection.wire.shutdown().await;
                         }
                         connection.rest().await

@@ -92,6 +92,11 @@ impl Wire {
         let _ = socket2::SockRef::from(self.tcp()).set_tcp_cork(true);
     }
 
+    /// Ends this side of TCP, whatever is said over it.
+    pub fn end_tcp(&self) {
+        let _ = socket2::SockRef::from(self.tcp()).shutdown(std::net::Shutdown::Write);
+    }
+
     /// Makes the coming close a reset.
     pub fn reset_on_close(&self) {
         let _ = socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));

@@ -17,6 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Response, StatusCode, Version};
 use http_body_util::{BodyExt, Collected};
 use hyper::{
@@ -140,7 +141,11 @@ async fn serve_requests(
     let service = {
         let (connection, running) = (connection.clone(), running.clone());
         // hyper gives the connection back (for upgrades) only from services whose futures are not pinned in it.
-        service_fn(move |request| in_place(|| dispatch::handle(connection.clone(), running.clone(), request)))
+        service_fn(move |request| {
+            // It is handled when hyper has read on: the client's end is not to be seen before.
+            connection.activity.comes();
+            in_place(|| dispatch::handle(connection.clone(), running.clone(), request))
+        })
     };
     let io = TokioIo::new(Trailing::new(watched, connection.trailers()));
     // Apart: here it would have its place also while the connection rests.
@@ -205,7 +210,7 @@ async fn end_http1(connection: &Rc<Connection>, ended: Ended, watched: Box<Watch
                 if watched.in_head() {
                     log_unfinished_head(connection);
                 }
-                answer_end(watched.stream).await;
+                answer_end(watched.stream);
             }
         },
         Ok(Err(error)) => {
@@ -213,11 +218,12 @@ async fn end_http1(connection: &Rc<Connection>, ended: Ended, watched: Box<Watch
             if error.is_parse() {
                 log_protocol_error(connection, &error);
             }
-            if watched.saw_end {
-                answer_end(watched.stream).await;
-            } else if error.is_parse() || error.is_user() {
-                // The client has done something wrong, or the upstream: it gets what there is for it.
+            if !watched.saw_end && (error.is_parse() || error.is_user()) {
+                // The client has done something wrong, or the upstream: it gets what there is for it, and an end in order, as
+                // in Envoy.
                 linger(connection, watched.stream).await;
+            } else {
+                answer_end(watched.stream);
             }
         }
         Err(Limit::Response) => {
@@ -308,11 +314,11 @@ async fn serve_http2(connection: &Rc<Connection>, mut watched: Box<Watched>, dra
     }
 }
 
-/// Says the end under TLS to a client that has said its own.
-async fn answer_end(mut stream: Io) {
+/// Says the end under TLS to a client that has ended its side, one way or another.
+fn answer_end(mut stream: Io) {
     if matches!(stream, Io::Tls(_)) {
-        // It is no longer waited for: what its socket does not take at once is lost.
-        poll_fn(|cx| Poll::Ready(drop(Pin::new(&mut stream).poll_shutdown(cx)))).await;
+        // It is not waited for: what its socket does not take at once is lost.
+        let _ = stream.shutdown().now_or_never();
     }
 }
 
@@ -348,8 +354,13 @@ async fn linger(connection: &Connection, mut stream: Io) -> bool {
         }
         // Not an array: it would be part of every connection, in all its life.
         let mut sink = vec![0; 4096];
-        while matches!(stream.read(&mut sink).await, Ok(1..)) {}
-        true
+        loop {
+            match stream.read(&mut sink).await {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
     };
     let closed = tokio::time::timeout(delay.unwrap_or(LAST_WORDS), closed).await;
     // Whoever still sends after this long does not read either.
@@ -362,7 +373,7 @@ async fn linger(connection: &Connection, mut stream: Io) -> bool {
 /// A request's head has been coming for too long. hyper answers nothing that it has not seen whole.
 async fn answer_slow_head(connection: &Rc<Connection>, slow: SlowHead, mut stream: Io) {
     let answer = written(slow_head_answer(connection, slow)).await;
-    connection.count(0, answer.len() as u64);
+    connection.count_written(answer.len() as u64);
     let limit = connection.manager.delayed_close_timeout.unwrap_or(LAST_WORDS);
     if let Ok(Ok(())) = tokio::time::timeout(limit, stream.write_all(&answer)).await
         && linger(connection, stream).await

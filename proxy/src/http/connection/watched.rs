@@ -52,8 +52,8 @@ pub(super) struct Watched {
     frames: Option<Box<BothWays>>,
     /// What framing let pass in other words and hyper has not taken.
     passed: Bytes,
-    /// Part of a head came while the last response was still on its way: hyper reads no head before that is gone.
-    came_early: bool,
+    /// How reading failed when something had just come, which is handled first.
+    failed: Option<io::Error>,
     /// The client closed its side.
     pub saw_end: bool,
     /// What is written waits for the end.
@@ -75,7 +75,7 @@ impl Watched {
             framing,
             frames,
             passed: Bytes::new(),
-            came_early: false,
+            failed: None,
             saw_end: false,
             corked: false,
             held: None,
@@ -122,9 +122,14 @@ impl Watched {
         Some(PREFACE.starts_with(&first[..length]))
     }
 
-    /// Over HTTP/1: part of a head has come, and no request is under way.
-    fn head_comes(&self) {
-        if self.connection.activity.active() == 0 {
+    /// Over HTTP/1: whether part of a head has come, and no request is under way.
+    fn begins_request(&self) -> bool {
+        self.in_head() && self.connection.activity.active() == 0
+    }
+
+    /// Over HTTP/1: notes that part of a head has come. While the last response is still on its way hyper reads no head.
+    fn look_for_head(&self) {
+        if self.begins_request() && !self.connection.unflushed.get() {
             self.connection.activity.head_comes();
         }
     }
@@ -149,29 +154,35 @@ impl Watched {
 
     fn poll_stream(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer)).inspect_err(|error| {
-            self.connection.failed(error);
+        let read = match self.failed.take() {
+            Some(error) => Err(error),
+            None => ready!(Pin::new(&mut self.stream).poll_read(cx, buffer)),
+        };
+        let length = buffer.filled().len() - before;
+        let ended = read.is_err() || (length == 0 && buffer.remaining() > 0);
+        if ended && self.framing.is_some() && self.connection.activity.has_come() {
+            // hyper would drop, unseen, the request that has come with it. It sees the end in its next turn.
+            self.failed = read.err();
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if ended {
             // Also TLS that ends without a `close_notify`.
             self.client_ended();
-        })?;
-        let length = buffer.filled().len() - before;
+        }
+        if let Err(error) = read {
+            self.connection.failed(&error);
+            return Poll::Ready(Err(error));
+        }
+        self.saw_end |= ended;
         let connection = &self.connection;
         if length > 0 {
-            connection.count(length as u64, 0);
-            connection.activity.bytes_come();
+            connection.count_read(length as u64);
+            connection.activity.comes();
         }
         if let Some(frames) = &mut self.frames {
             let resets = frames.heads.feed(&buffer.filled()[before..]);
             connection.manager.stats.codecs.got_resets(&connection.worker.stats, resets);
-        }
-        if length == 0 && buffer.remaining() > 0 {
-            if self.framing.is_some() && connection.activity.comes() {
-                // hyper would drop, unseen, the request that has come with it. It sees the end in its next turn.
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            self.saw_end = true;
-            self.client_ended();
         }
         Poll::Ready(Ok(length))
     }
@@ -179,8 +190,7 @@ impl Watched {
     /// The client has ended the connection, or had it end: in a request, also where only part of its head has come.
     fn client_ended(&self) {
         let activity = &self.connection.activity;
-        let in_first_head = self.framing.as_ref().is_some_and(Framing::in_head) && activity.active() == 0;
-        activity.client_ended_during(activity.active() + usize::from(in_first_head));
+        activity.client_ended_during(activity.active() + usize::from(self.begins_request()));
     }
 
     /// The connection ends with what is written now, and that goes in the packet that says so.
@@ -212,7 +222,7 @@ impl Watched {
             Poll::Ready(written) => {
                 self.connection.activity.written();
                 let bytes = written.as_ref().map_or(0, |bytes| *bytes);
-                self.connection.count(0, bytes as u64);
+                self.connection.count_written(bytes as u64);
                 if let Some(frames) = &mut self.frames {
                     let resets = frames.sent.resets_in(slices, bytes);
                     self.connection.manager.stats.codecs.sent_resets(&self.connection.worker.stats, resets);
@@ -245,12 +255,7 @@ impl AsyncRead for Watched {
             let Poll::Ready(length) = this.poll_stream(cx, buffer) else {
                 let between = this.framing.as_ref().is_some_and(Framing::between_requests);
                 this.connection.between_requests.set(between);
-                if this.in_head() {
-                    this.came_early = this.connection.unflushed.get();
-                    if !this.came_early {
-                        this.head_comes();
-                    }
-                }
+                this.look_for_head();
                 return Poll::Pending;
             };
             let length = length?;
@@ -284,9 +289,7 @@ impl AsyncWrite for Watched {
             // TLS has taken more than its socket.
             Poll::Pending => self.blocked(),
         }
-        if flushed.is_ready() && std::mem::take(&mut self.came_early) {
-            self.head_comes();
-        }
+        self.look_for_head();
         flushed
     }
 

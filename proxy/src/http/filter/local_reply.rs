@@ -97,7 +97,7 @@ fn answer_to(
     let asked = if entry.protocol == Some("HTTP/1.0") { Version::HTTP_10 } else { Version::HTTP_11 };
     if reply.body.is_empty() {
         // As Envoy sends it: without a length.
-        connection.may_end_body(asked, &headers);
+        connection.ends_with_unbounded(asked, &headers);
     }
     // As in Envoy, an end that neither side has asked for before is not among what is reckoned.
     let ends = reply.close || connection.says_last();

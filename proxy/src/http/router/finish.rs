@@ -146,7 +146,7 @@ impl Attempts<'_> {
             counting.ended(self.stream.record.request_completed().map(|completed| completed.elapsed()));
         }
         let unread = if self.stream.record.request_completed().is_none() { Unread::Rest } else { Unread::Nothing };
-        connection.may_end_body(self.parts.version, &parts.headers);
+        connection.ends_with_unbounded(self.parts.version, &parts.headers);
         connection.before_response(&mut parts.headers, unread);
         self.stream.record.entry.kept.response(&connection.manager.wanted, &parts.headers);
         if incoming.is_end_stream() {

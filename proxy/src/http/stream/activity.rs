@@ -108,18 +108,19 @@ impl Activity {
         self.left.get()
     }
 
-    /// The connection is driven: nothing has come yet.
+    /// The connection is driven: nothing has come yet. Said before each turn of what reads it: until then the client's end is
+    /// held back.
     pub fn driven(&self) {
         self.came.set(false);
     }
 
-    /// Whether bytes came since.
-    pub fn comes(&self) -> bool {
+    /// Whether something has come since: it is handled before the client's end is seen.
+    pub fn has_come(&self) -> bool {
         self.came.get()
     }
 
-    /// Bytes came.
-    pub fn bytes_come(&self) {
+    /// Bytes came, or a request out of what had come before.
+    pub fn comes(&self) {
         self.came.set(true);
     }
 
@@ -162,12 +163,12 @@ mod tests {
     fn a_request_ends_as_it_comes_or_is_waited_for() {
         let activity = Rc::new(Activity::new());
         activity.driven();
-        activity.bytes_come();
+        activity.comes();
         drop(activity.begin());
         assert!(activity.ended_as_it_came());
 
         activity.driven();
-        activity.bytes_come();
+        activity.comes();
         let waits = activity.begin();
         activity.driven();
         drop(waits);

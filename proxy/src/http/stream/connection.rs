@@ -262,16 +262,20 @@ impl Connection {
         Some(self.destination).filter(|_| self.restored)
     }
 
-    /// Bytes came from the client, and went there.
-    pub fn count(&self, received: u64, sent: u64) {
-        if received > 0 {
-            self.open.speaks(self.multiplexed);
-        }
-        let own = &self.manager.stats.own;
-        self.worker.stats.add(own.downstream_cx_rx_bytes_total, received);
-        self.worker.stats.add(own.downstream_cx_tx_bytes_total, sent);
+    /// Bytes came from the client: with the first it is one of HTTP/1 or HTTP/2, as in Envoy.
+    pub fn count_read(&self, bytes: u64) {
+        self.open.speaks(self.multiplexed);
+        self.worker.stats.add(self.manager.stats.own.downstream_cx_rx_bytes_total, bytes);
         if let Some(told) = &self.told {
-            told.meter.add(received, sent);
+            told.meter.add(bytes, 0);
+        }
+    }
+
+    /// Bytes went to the client.
+    pub fn count_written(&self, bytes: u64) {
+        self.worker.stats.add(self.manager.stats.own.downstream_cx_tx_bytes_total, bytes);
+        if let Some(told) = &self.told {
+            told.meter.add(0, bytes);
         }
     }
 
@@ -390,8 +394,8 @@ impl Connection {
         self.last.set(true);
     }
 
-    /// A response with these headers, to a request of `version`: of HTTP/1.0 one without a length ends with its connection.
-    pub fn may_end_body(&self, version: Version, headers: &HeaderMap) {
+    /// The end of a response of HTTP/1.0 without a length is that of its connection.
+    pub fn ends_with_unbounded(&self, version: Version, headers: &HeaderMap) {
         if version == Version::HTTP_10 && !headers.contains_key(header::CONTENT_LENGTH) {
             self.wants_end();
         }

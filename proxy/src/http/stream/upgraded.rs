@@ -139,7 +139,8 @@ impl Accepted {
         let last = Cell::new(Instant::now());
         let moved = |received, sent| {
             if let Some(connection) = connection {
-                connection.count(received, sent);
+                connection.count_read(received);
+                connection.count_written(sent);
             }
             meter.add(received, sent);
             last.set(Instant::now());
@@ -147,7 +148,7 @@ impl Accepted {
         // The upstream has ended its half, whatever became of the client's.
         let upstream_done = Cell::new(false);
         if let Some(connection) = connection {
-            connection.count(0, first.len() as u64);
+            connection.count_written(first.len() as u64);
         }
         let passing = async {
             tokio::select! {
