@@ -195,7 +195,13 @@ async fn end_http1(connection: &Rc<Connection>, ended: Ended, watched: Box<Watch
         Ok(Ok(())) => match connection.take_upgrade() {
             Some(upgrade) => {
                 let early = [&unread, watched.after_upgrade()].concat();
-                Box::pin(upgrade.run(connection, watched.stream, early.into())).await;
+                let counts = |received, sent| {
+                    connection.count_read(received);
+                    connection.count_written(sent);
+                };
+                if let Err(error) = Box::pin(upgrade.run(watched.stream, early.into(), counts)).await {
+                    connection.failed(&error);
+                }
             }
             None if !watched.saw_end && connection.ends_at_once() && watched.awaits_no_body() => {
                 close(connection, watched.stream).await;

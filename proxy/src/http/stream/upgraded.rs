@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::either::Either;
 
-use super::{activity::Active, connection::Connection, failure::Failure, record::Record};
+use super::{activity::Active, failure::Failure, record::Record};
 use crate::{
     access_log::Flag,
     drain::DrainWatch,
@@ -117,39 +117,35 @@ impl Upstream {
 type End = Either<Io, TokioIo<Upgraded>>;
 
 impl Accepted {
-    /// Carries bytes between the client's connection, of which `read` was read already, and the upstream.
-    pub async fn run(self, connection: &Connection, client: Io, read: Bytes) {
-        self.carry(End::Left(client), read, Some(connection)).await;
+    /// Carries bytes between the client's connection, of which `read` was read already, and the upstream. `counts` what else
+    /// comes from the client, and what goes there. An error is the client's connection's.
+    pub async fn run(self, client: Io, read: Bytes, counts: impl Fn(u64, u64)) -> io::Result<()> {
+        self.carry(End::Left(client), read, counts).await
     }
 
     /// The same over a stream of the client's HTTP/2 connection, which is not idle meanwhile (`active`).
     pub async fn run_stream(self, client: OnUpgrade, active: Active) {
         let Ok(client) = client.await else { return };
-        self.carry(End::Right(TokioIo::new(client)), Bytes::new(), None).await;
+        // What passes over its connection is counted there.
+        let _ = self.carry(End::Right(TokioIo::new(client)), Bytes::new(), |_, _| ()).await;
         drop(active);
     }
 
-    /// `connection`: the client's, where nothing else counts what passes over it; `read` is counted.
-    async fn carry(self, mut client: End, read: Bytes, connection: Option<&Connection>) {
+    async fn carry(self, mut client: End, read: Bytes, counts: impl Fn(u64, u64)) -> io::Result<()> {
         let Self { mut record, upstream, idle, until, held, drain } = self;
         let ends_http = matches!(upstream, Upstream::Connection(_));
-        let Some((mut upstream, first)) = upstream.end().await else { return };
+        let Some((mut upstream, first)) = upstream.end().await else { return Ok(()) };
         let meter = record.tunnel.insert(Rc::default()).clone();
         meter.add(read.len() as u64, first.len() as u64);
         let last = Cell::new(Instant::now());
         let moved = |received, sent| {
-            if let Some(connection) = connection {
-                connection.count_read(received);
-                connection.count_written(sent);
-            }
+            counts(received, sent);
             meter.add(received, sent);
             last.set(Instant::now());
         };
         // The upstream has ended its half, whatever became of the client's.
         let upstream_done = Cell::new(false);
-        if let Some(connection) = connection {
-            connection.count_written(first.len() as u64);
-        }
+        counts(0, first.len() as u64);
         let passing = async {
             tokio::select! {
                 ended = pass(&mut client, &mut upstream, (&read, &first), moved, &upstream_done) => ended,
@@ -170,24 +166,25 @@ impl Accepted {
                 }
             }
         }
-        if let (Some(connection), Some(Ended::Failed(Side::Downstream, error))) = (connection, &ended) {
-            connection.failed(error);
-        }
-        let (id, stream) = (record.entry.connection, record.name());
-        tracing::debug!(connection = id, stream, ?ended, "upgraded connection ended");
+        let (connection, stream) = (record.entry.connection, record.name());
+        tracing::debug!(connection, stream, ?ended, "upgraded connection ended");
         let in_order = matches!(ended, Some(Ended::Finished { .. }));
         if !in_order {
             // What was passed on before has a turn to go out.
             tokio::task::yield_now().await;
             record.running.cut();
         }
-        conclude(record, held, ended, ends_http, upstream_done.get());
+        conclude(record, held, ended.as_ref(), ends_http, upstream_done.get());
+        match ended {
+            Some(Ended::Failed(Side::Downstream, error)) => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 
 /// Tells the record, and what counts the upstream's connection, how it `ended` (none: it was too old). `ends_http`: so ended
 /// the upstream's HTTP/1. `upstream_done`: the upstream has ended its half, and the client has all of that.
-fn conclude(mut record: Box<Record>, mut held: Held, ended: Option<Ended>, ends_http: bool, upstream_done: bool) {
+fn conclude(mut record: Box<Record>, mut held: Held, ended: Option<&Ended>, ends_http: bool, upstream_done: bool) {
     let in_order = matches!(ended, Some(Ended::Finished { .. }));
     let request_ended = record.multiplexed && in_order;
     if !request_ended {
@@ -204,7 +201,7 @@ fn conclude(mut record: Box<Record>, mut held: Held, ended: Option<Ended>, ends_
             record.resets();
         }
         Some(Ended::Failed(Side::Upstream, error)) => {
-            upstream_broke(&mut record, &mut held, &Failure::of_tunnel(&error));
+            upstream_broke(&mut record, &mut held, &Failure::of_tunnel(error));
         }
         Some(Ended::Finished { last: Side::Downstream } | Ended::Failed(Side::Downstream, _)) if upstream_done => {
             if ends_http {
