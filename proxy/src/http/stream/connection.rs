@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Version, header};
 use super::{
     activity::{Active, Activity},
     behalf::Behalf,
+    ending::Ending,
     open::Open,
     upgraded::Accepted,
 };
@@ -44,17 +45,6 @@ use crate::{
     },
     worker::state::Worker,
 };
-
-/// Whether a connection ends with its next response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    No,
-    /// What it was accepted on drains, which the client has not been told.
-    Untold,
-    /// It is too old, and has to be told so with a response (`http1_safe_max_connection_duration`).
-    Old,
-    Draining,
-}
 
 /// What of a request is not read when its response begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

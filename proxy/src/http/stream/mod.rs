@@ -9,6 +9,7 @@
 pub(in crate::http) mod activity;
 pub(crate) mod behalf;
 pub(in crate::http) mod connection;
+mod ending;
 pub(in crate::http) mod failure;
 pub(in crate::http) mod late;
 pub(in crate::http) mod open;
