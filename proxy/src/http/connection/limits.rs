@@ -119,6 +119,13 @@ pub(super) async fn at_rest(connection: &Connection) {
     }
 }
 
+/// Resolves when a connection of HTTP/2 that began to drain has no requests any more, and is still there: before its last GOAWAY
+/// hyper waits for a PING to come back, which a client may never send.
+pub(super) async fn drained_in_vain(connection: &Connection) {
+    Box::pin(tokio::time::sleep(connection.manager.drain_timeout)).await;
+    at_rest(connection).await;
+}
+
 /// Resolves when the client has taken no bytes for as long as a stream may be idle, and no response is under way that has
 /// limits of its own; or, of the rest of the last response, for `delayed_close_timeout`.
 pub(super) async fn blocked(connection: &Connection) {

@@ -42,7 +42,7 @@ use super::{
     },
 };
 use crate::{
-    access_log::{self, Flag, LogType},
+    access_log::{self, Entry, Flag, LogType},
     config::{http::Codec, http1::HeaderNames},
     downstream::Downstream,
     drain::DrainWatch,
@@ -286,6 +286,7 @@ async fn serve_http2(connection: &Rc<Connection>, mut watched: Box<Watched>, dra
     );
     let mut blocked = std::pin::pin!(Seldom::new(limits::blocked(connection)));
     let mut slow_head = std::pin::pin!(Seldom::new(limits::slow_head(connection)));
+    let mut drained_in_vain = std::pin::pin!(Seldom::new(limits::drained_in_vain(connection)));
     let (mut draining, mut overdue) = (false, false);
     loop {
         tokio::select! {
@@ -302,6 +303,10 @@ async fn serve_http2(connection: &Rc<Connection>, mut watched: Box<Watched>, dra
             () = &mut drain, if !draining => {
                 draining = true;
                 serving.as_mut().graceful_shutdown();
+            }
+            () = &mut drained_in_vain, if draining => {
+                tracing::debug!(connection = connection.id, peer = %connection.peer, "client does not acknowledge the drain");
+                return;
             }
             () = &mut blocked => {
                 tracing::debug!(connection = connection.id, peer = %connection.peer, "client does not read");
@@ -396,7 +401,8 @@ fn slow_head_answer(connection: &Rc<Connection>, slow: SlowHead) -> Response<Res
     if connection.multiplexed {
         parts.version = Version::HTTP_2;
     }
-    let stream_of_head = Stream::new(connection.clone(), Rc::default(), &parts, true);
+    let mut stream_of_head = Stream::new(connection.clone(), Rc::default(), &parts, true);
+    begins_with_head(connection, &mut stream_of_head.record.entry);
     let reply = match slow {
         SlowHead::Itself => {
             Reply::new(StatusCode::REQUEST_TIMEOUT, "request header timeout", None, "request_header_timeout")
@@ -425,12 +431,17 @@ async fn written(response: Response<ResponseBody>) -> Vec<u8> {
 /// The client has gone in the middle of a request's head: that counts as a request.
 fn log_unfinished_head(connection: &Connection) {
     let mut entry = connection.entry();
+    begins_with_head(connection, &mut entry);
+    entry.protocol = Some("HTTP/1.1");
+    drop(Record::new(&connection.open, entry, false, Rc::default()));
+}
+
+/// A request whose head has not come as a whole began with the head's first byte.
+fn begins_with_head(connection: &Connection, entry: &mut Entry) {
     if let Some(began) = connection.activity.head_began() {
         entry.start_time -= began.elapsed();
         entry.start = began.into_std();
     }
-    entry.protocol = Some("HTTP/1.1");
-    drop(Record::new(&connection.open, entry, false, Rc::default()));
 }
 
 /// The client has broken the protocol.

@@ -54,7 +54,7 @@ pub(super) struct Watched {
     passed: Bytes,
     /// How reading failed when something had just come, which is handled first.
     failed: Option<io::Error>,
-    /// The client closed its side.
+    /// The client closed its side, or is gone.
     pub saw_end: bool,
     /// What is written waits for the end.
     corked: bool,
@@ -169,12 +169,12 @@ impl Watched {
         if ended {
             // Also TLS that ends without a `close_notify`.
             self.client_ended();
+            self.saw_end = true;
         }
         if let Err(error) = read {
             self.connection.failed(&error);
             return Poll::Ready(Err(error));
         }
-        self.saw_end |= ended;
         let connection = &self.connection;
         if length > 0 {
             connection.count_read(length as u64);
